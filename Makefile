@@ -1,0 +1,57 @@
+# Callgate. `make` lists the targets; everything runs in .venv, which `make install` sets up.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?=
+ONCE ?=
+
+.PHONY: help install demo dev test check lint format types contracts lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Set up .venv with the locked dependencies
+
+.venv/installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer")'
+	@echo "Setting up .venv (once, about a minute) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/installed ## Place a SIP call through the gateway and watch it (ONCE=1: then end; PORT=8080: another port)
+	@$(BIN)/callgate demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl-C
+	@$(BIN)/callgate dev $(if $(PORT),--port $(PORT))
+
+test: .venv/installed ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types contracts test ## Lint, types, import contracts and tests: what CI runs
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed ## Format the code and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+contracts: .venv/installed
+	$(BIN)/lint-imports
+
+lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
+
+clean: ## Remove .venv and the state folder .callgate with its database
+	@if [ -x $(BIN)/callgate ]; then $(BIN)/callgate clean; fi
+	@rm -rf .venv .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
