@@ -1,0 +1,1 @@
+"""A stand-in for Twilio's Calls resource, for development and tests only."""

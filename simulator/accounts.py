@@ -1,0 +1,73 @@
+"""Twilio accounts the simulator knows, and who may act on them (https://www.twilio.com/docs/iam/api)."""
+
+import re
+import secrets
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from simulator.errors import TwilioError
+
+ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`auth_token=None` without API keys is an account of open mode: whoever asks is let in."""
+
+    sid: str
+    auth_token: str | None = field(default=None, repr=False)
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secret by API key sid (`SK…`)."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.auth_token is None and not self.api_keys
+
+    def admits(self, username: str, password: str) -> bool:
+        if self.is_open:
+            return True
+        secret = self.auth_token if username == self.sid else self.api_keys.get(username)
+        return secret is not None and secrets.compare_digest(secret.encode(), password.encode())
+
+
+def basic_credentials(authorization: str | None) -> tuple[str, str] | None:
+    """User name and password of an `Authorization: Basic` header, None when there is nothing usable in it."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        username, colon, password = b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (username, password) if colon else None
+
+
+class Accounts:
+    def __init__(self, registered: Iterable[Account], *, open_mode: bool) -> None:
+        self._accounts = {account.sid: account for account in registered}
+        self._open_mode = open_mode
+
+    def register(self, account: Account) -> None:
+        """Adds the account or replaces its credentials, as rotating them at Twilio does."""
+        self._accounts[account.sid] = account
+
+    def authenticate(self, account_sid: str, authorization: str | None) -> Account:
+        """Raises 20003 when these credentials may not act on this account, 20404 when the sid cannot be one.
+
+        A registered account is checked in open mode too, so that wrong credentials can be tried there.
+        """
+        credentials = basic_credentials(authorization)
+        if credentials is None:
+            raise TwilioError(20003, message="Authentication Error - No credentials provided")
+        if not ACCOUNT_SID.fullmatch(account_sid):
+            raise TwilioError(20404, f"/2010-04-01/Accounts/{account_sid}")
+        account = self._accounts.get(account_sid)
+        if account is None and self._open_mode:
+            account = self._accounts[account_sid] = Account(account_sid)
+        if account is None or not account.admits(*credentials):
+            raise TwilioError(20003)
+        return account
+
+    def forget_unregistered(self) -> None:
+        self._accounts = {sid: account for sid, account in self._accounts.items() if not account.is_open}

@@ -1,0 +1,101 @@
+"""Twilio's routes: https://www.twilio.com/docs/voice/api/call-resource.
+
+Each exists also without `.json`, see negotiation. Decorators register from the bottom up, so the path
+without `.json` stands above: `/Calls/{sid}` matches `/Calls/CA….json` as well and must come second.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from simulator.accounts import Account
+from simulator.creation import CallCreation
+from simulator.errors import TwilioError
+from simulator.form import read_form
+from simulator.lifecycle import Progress, Status, hung_up, limited, progress
+from simulator.listing import list_calls
+from simulator.negotiation import require_json
+from simulator.parameters import UpdateParameters, validate_update
+from simulator.resource import current
+from simulator.state import Call, State
+
+router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
+
+
+def get_state(request: Request) -> State:
+    state: State = request.app.state.simulator
+    return state
+
+
+StateDep = Annotated[State, Depends(get_state)]
+
+
+def authenticate(account_sid: str, request: Request, state: StateDep) -> Account:
+    account = state.accounts.authenticate(account_sid, request.headers.get("authorization"))
+    require_json(request)
+    return account
+
+
+AccountDep = Annotated[Account, Depends(authenticate)]
+
+
+def get_call(sid: str, account: AccountDep, request: Request, state: StateDep) -> Call:
+    call = state.calls.get(account.sid, sid)
+    if call is None or call.deleted:
+        raise TwilioError(20404, request.url.path)
+    return call
+
+
+CallDep = Annotated[Call, Depends(get_call)]
+
+
+@router.post("/Calls", status_code=201, include_in_schema=False)
+@router.post("/Calls.json", status_code=201, summary="Create a call")
+async def create_call(account_sid: str, request: Request, state: StateDep) -> Response:
+    """Form body with Twilio's 38 parameters. Whom the call reaches goes by the user part of the SIP URI, see
+    docs/simulator.md."""
+    return await CallCreation(state).handle(request, account_sid)
+
+
+@router.get("/Calls", include_in_schema=False)
+@router.get("/Calls.json", summary="List calls")
+async def read_calls(account: AccountDep, request: Request, state: StateDep) -> dict[str, Any]:
+    """Twilio's ten filters (the operator of `StartTime>` is in its name), `PageSize`, `PageToken`."""
+    return list_calls(state.calls, account.sid, request.query_params, state.now())
+
+
+@router.get("/Calls/{sid}", include_in_schema=False)
+@router.get("/Calls/{sid}.json", summary="Fetch a call")
+async def fetch_call(call: CallDep, state: StateDep) -> dict[str, Any]:
+    return current(call, progress(call.plan, state.now()))
+
+
+@router.post("/Calls/{sid}", include_in_schema=False)
+@router.post("/Calls/{sid}.json", summary="Cancel, end or redirect a call")
+async def update_call(call: CallDep, request: Request, state: StateDep) -> dict[str, Any]:
+    """`Status=canceled` ends a call that is queued or ringing and leaves one in progress alone, `completed`
+    ends both; `Url` or `Twiml` redirect a call in progress. A call that has ended takes no update (21220)."""
+    parameters = validate_update(await read_form(request))
+    now = state.now()
+    _update(call, parameters, progress(call.plan, now), state)
+    return current(call, progress(call.plan, now))
+
+
+@router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)
+@router.delete("/Calls/{sid}.json", status_code=204, summary="Delete a call that has ended")
+async def delete_call(call: CallDep, state: StateDep) -> Response:
+    if not progress(call.plan, state.now()).has_ended:
+        raise TwilioError(20009)
+    call.deleted = True
+    return Response(status_code=204)
+
+
+def _update(call: Call, parameters: UpdateParameters, at: Progress, state: State) -> None:
+    if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
+        raise TwilioError(21220)
+    now = state.now()
+    if parameters.time_limit_s is not None:
+        call.plan = limited(call.plan, parameters.time_limit_s, now)
+    cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS
+    if cancels or parameters.status is Status.COMPLETED:
+        call.plan = hung_up(call.plan, now)

@@ -1,0 +1,35 @@
+"""What a simulator is started with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from simulator.accounts import Account
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorConfig:
+    speed: float = 1.0
+    """Call seconds that pass in one second of the clock. Durations are reported in call seconds: a call that
+    talks for 15 of them has the duration "15" at any speed."""
+    price_delay_s: float = 10.0
+    """Call seconds from the end of a call until its price appears."""
+    open_mode: bool = False
+    """Accept any user and password for an account that is not registered; it is created on first use."""
+    accounts: tuple[Account, ...] = ()
+    seed: int | None = None
+    """Makes sids and durations repeat from one start to the next. Whoever keeps records across restarts (sids
+    are unique there) leaves it None."""
+    max_calls: int = 200_000
+    """The oldest calls and ledger entries beyond this many are forgotten."""
+    clock: Clock = utc_now
+
+    def __post_init__(self) -> None:
+        if self.speed <= 0 or self.price_delay_s < 0 or self.max_calls < 1:
+            raise ValueError("speed and max_calls must be positive, price_delay_s not negative")

@@ -1,0 +1,83 @@
+"""What tests and `callgate dev` ask of the simulator itself. No authentication: for development only."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field, SecretStr
+
+from simulator.accounts import ACCOUNT_SID, Account
+from simulator.calls import StateDep
+from simulator.ledger import Entry
+
+router = APIRouter(prefix="/_simulator", tags=["control"])
+
+
+class Health(BaseModel):
+    status: str = "ok"
+    calls: int = Field(description="Calls in memory.")
+
+
+class Credentials(BaseModel):
+    auth_token: SecretStr | None = None
+    api_keys: dict[str, SecretStr] = Field(default_factory=dict, description="Secret by API key sid (SK…).")
+
+
+class RegisteredAccount(BaseModel):
+    sid: str
+    has_auth_token: bool
+    api_keys: list[str]
+
+
+class LedgerPage(BaseModel):
+    received: int = Field(description="All creations received since the start or the last reset, whatever the filters.")
+    accepted: int = Field(description="All creations accepted, that is, calls created, likewise.")
+    forgotten: int = Field(description="Entries no longer kept. Zero, or the entries below are not the whole story.")
+    entries: list[Entry]
+
+
+@router.get("/health", summary="Is it up?")
+async def health(state: StateDep) -> Health:
+    return Health(calls=len(state.calls))
+
+
+@router.get("/ledger", summary="Which creations were received, and which accepted")
+async def ledger(
+    state: StateDep,
+    account_sid: str | None = None,
+    to: str | None = None,
+    after: Annotated[int, Query(ge=0, description="Only entries with a higher sequence number.")] = 0,
+) -> LedgerPage:
+    """In order of receipt."""
+    entries = [
+        entry
+        for entry in state.ledger.entries()
+        if entry.sequence > after
+        and (account_sid is None or entry.account_sid == account_sid)
+        and (to is None or entry.to == to)
+    ]
+    return LedgerPage(
+        received=state.ledger.received,
+        accepted=state.ledger.accepted,
+        forgotten=state.ledger.forgotten,
+        entries=entries,
+    )
+
+
+@router.put("/accounts/{sid}", summary="Register an account, or replace its credentials")
+async def register_account(
+    sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], credentials: Credentials, state: StateDep
+) -> RegisteredAccount:
+    """Without any credential the account is open: whoever asks is let in."""
+    account = Account(
+        sid,
+        credentials.auth_token.get_secret_value() if credentials.auth_token else None,
+        {key: secret.get_secret_value() for key, secret in credentials.api_keys.items()},
+    )
+    state.accounts.register(account)
+    return RegisteredAccount(sid=sid, has_auth_token=account.auth_token is not None, api_keys=sorted(account.api_keys))
+
+
+@router.post("/reset", status_code=204, summary="Forget all calls and the ledger")
+async def reset(state: StateDep) -> None:
+    """Registered accounts stay."""
+    state.reset()

@@ -1,0 +1,80 @@
+"""`To` and `From`: what Twilio takes for an address, and what it answers when it does not.
+
+No stored source shows Twilio's answer to a malformed SIP URI; here it is 21211, as for any other `To` that is
+not an address.
+"""
+
+import re
+
+from simulator.errors import TwilioError
+
+MAX_SIP_ADDRESS = 254
+MAX_SIP_HEADERS = 1023
+
+SIP_ADDRESS = re.compile(
+    r"""sip:
+    (?:(?P<user>[^@:;?\s\x00-\x1f\x7f]+) [^@?\s\x00-\x1f\x7f]* @)?
+    (?:[A-Za-z0-9.-]+ | \[[0-9A-Fa-f:.]+\])
+    (?::\d{1,5})?
+    (?:;[^\s?\x00-\x1f\x7f]*)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+# RFC 3261, section 25.1: hname and hvalue without the escapes, which are checked by their own expression.
+SIP_HEADER_NAME = re.compile(r"(?:[\w.!~*'()\[\]/?:+$-]|%[0-9A-Fa-f]{2})+", re.ASCII)
+SIP_HEADER_VALUE = re.compile(r"(?:[\w.!~*'()\[\]/?:+$;,=@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+SIP_FROM = re.compile(r"[A-Za-z0-9+\-_.]+")
+PHONE_CHARACTERS = re.compile(r"\+?[0-9 ().-]+")
+PHONE_NUMBER = re.compile(r"\+?[1-9][0-9]{6,14}")
+NANP_NUMBER = re.compile(r"\+1(\d{3})(\d{3})(\d{4})")
+
+
+def is_sip(to: str) -> bool:
+    return to[:4].lower() == "sip:"
+
+
+def sip_user(to: str) -> str | None:
+    """The user part of a SIP URI, None for every other destination."""
+    match = SIP_ADDRESS.match(to)
+    return match["user"] if match else None
+
+
+def validate_to(to: str) -> None:
+    if is_sip(to):
+        _validate_sip_uri(to)
+    elif not to.startswith("client:"):
+        if not PHONE_CHARACTERS.fullmatch(to):
+            raise TwilioError(21211, to)
+        if not PHONE_NUMBER.fullmatch(re.sub(r"[ ().-]", "", to)):
+            raise TwilioError(21217, to)
+
+
+def validate_from(caller: str, *, to: str) -> None:
+    """For SIP it is the user part of the From header, and Twilio does not ask who owns it."""
+    if is_sip(to):
+        valid = SIP_FROM.fullmatch(caller) is not None
+    elif to.startswith("client:"):
+        valid = SIP_FROM.fullmatch(caller.removeprefix("client:")) is not None
+    else:
+        valid = caller.startswith("client:") or PHONE_CHARACTERS.fullmatch(caller) is not None
+    if not valid:
+        raise TwilioError(21212, caller)
+
+
+def _validate_sip_uri(to: str) -> None:
+    address, question_mark, headers = to.partition("?")
+    if len(address) > MAX_SIP_ADDRESS or not SIP_ADDRESS.fullmatch(address):
+        raise TwilioError(21211, to)
+    if len(headers) > MAX_SIP_HEADERS:
+        raise TwilioError(21227)
+    for header in headers.split("&") if question_mark else ():
+        name, _, value = header.partition("=")
+        if not SIP_HEADER_NAME.fullmatch(name):
+            raise TwilioError(21228, name)
+        if not SIP_HEADER_VALUE.fullmatch(value):
+            raise TwilioError(21229, name)
+
+
+def formatted(endpoint: str) -> str:
+    """The display form: national for North America, everything else as it is."""
+    match = NANP_NUMBER.fullmatch(endpoint)
+    return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

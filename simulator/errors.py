@@ -1,0 +1,62 @@
+"""Twilio's errors: the codes the simulator answers with, in Twilio's shape.
+
+Codes: https://www.twilio.com/docs/api/errors. HTTP statuses and texts are those of recorded answers where one
+was found; otherwise the status is 400 and the text our own.
+"""
+
+from collections.abc import Mapping
+
+from fastapi.responses import JSONResponse
+
+CATALOGUE: Mapping[int, tuple[int, str]] = {
+    20003: (401, "Authenticate"),
+    20004: (405, "Method not allowed"),
+    20007: (400, "Page size must be no more than {}"),
+    20009: (400, "Cannot delete this resource before it is complete"),
+    20404: (404, "The requested resource {} was not found"),
+    # Not Twilio's: the real service answers XML where the path does not end in .json.
+    20406: (406, "This simulator answers JSON only: add .json to the path or send Accept: application/json"),
+    20422: (400, "Invalid parameter: {}"),
+    21200: (400, "{} is not a valid URL"),
+    21201: (400, "No 'To' number is specified"),
+    21205: (400, "Url is not a valid URL: {}"),
+    21206: (400, "SendDigits is not valid: {}"),
+    21208: (400, "Timeout is not valid: {}"),
+    21209: (400, "{} is not a valid HTTP method: use GET or POST"),
+    21211: (400, "The phone number you are attempting to call, {}, is not valid."),
+    21212: (400, "The source 'From' provided, {}, is not valid."),
+    21213: (400, "No 'From' number is specified"),
+    21217: (400, "The phone number you are attempting to call, {}, does not appear to be valid"),
+    21218: (400, "ApplicationSid is not valid: {}"),
+    21220: (400, "Call is not in-progress. Cannot redirect."),
+    21221: (400, "SipAuthUsername must be fewer than 256 characters"),
+    21222: (400, "SipAuthUsername contains illegal characters"),
+    21223: (400, "SipAuthPassword must be fewer than 256 characters"),
+    21224: (400, "SipAuthPassword contains illegal characters"),
+    21225: (400, "SipAuthPassword is required when SipAuthUsername is given"),
+    21227: (400, "The headers portion of the SIP URI must be fewer than 1024 characters"),
+    21228: (400, "Invalid SIP header: illegal characters in the header name {}"),
+    21229: (400, "Invalid SIP header: illegal characters in the value of {}"),
+    32018: (400, "Twiml must be no more than 4000 characters"),
+}
+
+
+class TwilioError(Exception):
+    """An answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
+
+    def __init__(self, code: int, value: str = "", *, message: str | None = None) -> None:
+        status, text = CATALOGUE[code]
+        self.code = code
+        self.status = status
+        self.message = message or text.format(value)
+        super().__init__(f"{code}: {self.message}")
+
+    def response(self) -> JSONResponse:
+        body = {
+            "code": self.code,
+            "message": self.message,
+            "more_info": f"https://www.twilio.com/docs/errors/{self.code}",
+            "status": self.status,
+        }
+        headers = {"WWW-Authenticate": 'Basic realm="Twilio API"'} if self.status == 401 else None
+        return JSONResponse(body, self.status, headers)

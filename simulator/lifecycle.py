@@ -1,0 +1,159 @@
+"""What becomes of a call, and when.
+
+Nothing runs: a plan is drawn up when the call is created, and what a call looks like at an instant is a pure
+function of its plan and the instant.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from math import ceil
+from random import Random
+
+from simulator.destination import sip_user
+
+QUEUED_S = 1.0
+RINGS_S = (2, 6)
+TALKS_S = (5, 30)
+BUSY_AFTER_S = 1.0
+PRICE_PER_STARTED_MINUTE = Decimal("0.00750")
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RINGING = "ringing"
+    IN_PROGRESS = "in-progress"
+    COMPLETED = "completed"
+    BUSY = "busy"
+    FAILED = "failed"
+    NO_ANSWER = "no-answer"
+    CANCELED = "canceled"
+
+
+OUTCOME_BY_SIP_USER = {
+    "busy": Status.BUSY,
+    "failed": Status.FAILED,
+    "no-answer": Status.NO_ANSWER,
+    "noanswer": Status.NO_ANSWER,
+}
+SIP_USER_WHO_NEVER_HANGS_UP = "forever"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Moments are those of the clock. None: it never comes to that."""
+
+    outcome: Status
+    created_at: datetime
+    dialled_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    speed: float
+    price_delay: timedelta
+
+    def after(self, moment: datetime, call_seconds: float) -> datetime:
+        return moment + timedelta(seconds=call_seconds / self.speed)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    status: Status
+    start_time: datetime | None
+    end_time: datetime | None
+    duration_s: int | None
+    price: Decimal | None
+    updated_at: datetime
+
+    @property
+    def has_ended(self) -> bool:
+        return self.end_time is not None
+
+
+def plan_call(
+    to: str,
+    *,
+    timeout_s: int,
+    time_limit_s: int | None,
+    now: datetime,
+    speed: float,
+    price_delay_s: float,
+    random: Random,
+) -> Plan:
+    """The outcome goes by the user part of a SIP URI; every other call is answered and ends by itself."""
+    rings_s, talks_s = random.randint(*RINGS_S), random.randint(*TALKS_S)
+    user = sip_user(to) or ""
+    outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
+    price_delay = timedelta(seconds=price_delay_s / speed)
+    plan = Plan(outcome, now, None, None, None, speed, price_delay)
+    dialled_at = plan.after(now, QUEUED_S)
+    plan = replace(plan, dialled_at=dialled_at)
+    if outcome is Status.FAILED:
+        return replace(plan, ended_at=dialled_at)
+    if outcome is Status.BUSY:
+        return replace(plan, ended_at=plan.after(dialled_at, BUSY_AFTER_S))
+    if outcome is Status.NO_ANSWER or rings_s >= timeout_s:
+        return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.after(dialled_at, timeout_s))
+    answered_at = plan.after(dialled_at, rings_s)
+    ended_at = None if user == SIP_USER_WHO_NEVER_HANGS_UP else plan.after(answered_at, talks_s)
+    plan = replace(plan, answered_at=answered_at, ended_at=ended_at)
+    return limited(plan, time_limit_s, now) if time_limit_s is not None else plan
+
+
+def limited(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
+    """The plan with no more than so many seconds of talk; a limit already passed ends the call now."""
+    if plan.answered_at is None:
+        return plan
+    limit = max(plan.after(plan.answered_at, time_limit_s), now)
+    return replace(plan, ended_at=limit if plan.ended_at is None else min(plan.ended_at, limit))
+
+
+def hung_up(plan: Plan, now: datetime) -> Plan:
+    """The plan of a call, not yet ended, that is ended through the API now."""
+    if plan.answered_at is not None and plan.answered_at <= now:
+        return replace(plan, ended_at=now)
+    dialled_at = plan.dialled_at if plan.dialled_at is not None and plan.dialled_at <= now else None
+    return replace(plan, outcome=Status.CANCELED, dialled_at=dialled_at, answered_at=None, ended_at=now)
+
+
+def progress(plan: Plan, now: datetime) -> Progress:
+    """A call at an instant.
+
+    Only a completed call gets a price. Nobody is charged for one that was not answered, so `busy`, `failed`,
+    `no-answer` and `canceled` keep `price: null`, which is also the harder case for whoever waits for prices.
+    """
+    ended = plan.ended_at is not None and plan.ended_at <= now
+    dialled = plan.dialled_at is not None and plan.dialled_at <= now
+    answered = plan.answered_at is not None and plan.answered_at <= now
+    priced_at = None
+    if ended and plan.outcome is Status.COMPLETED and plan.ended_at is not None:
+        priced_at = plan.ended_at + plan.price_delay
+    priced = priced_at is not None and priced_at <= now
+    if ended:
+        status = plan.outcome
+    elif answered:
+        status = Status.IN_PROGRESS
+    else:
+        status = Status.RINGING if dialled else Status.QUEUED
+    duration_s = None
+    if dialled:
+        duration_s = _talked_s(plan) if ended else 0
+    moments = (plan.created_at, plan.dialled_at, plan.answered_at, plan.ended_at, priced_at)
+    return Progress(
+        status=status,
+        start_time=plan.dialled_at if dialled else None,
+        end_time=plan.ended_at if ended else None,
+        duration_s=duration_s,
+        price=_price(_talked_s(plan)) if priced else None,
+        updated_at=max(moment for moment in moments if moment is not None and moment <= now),
+    )
+
+
+def _talked_s(plan: Plan) -> int:
+    if plan.answered_at is None or plan.ended_at is None:
+        return 0
+    return round((plan.ended_at - plan.answered_at).total_seconds() * plan.speed)
+
+
+def _price(duration_s: int) -> Decimal:
+    return -PRICE_PER_STARTED_MINUTE * max(1, ceil(duration_s / 60))

@@ -1,0 +1,139 @@
+"""ListCall: ten filters, pages by token, and Twilio's envelope.
+
+Dates in filters are days in UTC, as the specification says, whatever time of day comes with them. A call that
+was not dialled yet has no start time, so no StartTime filter finds it.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import QueryParams
+
+from simulator.errors import TwilioError
+from simulator.lifecycle import Progress, Status, progress
+from simulator.resource import API_VERSION, current
+from simulator.state import Call, Calls
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+NEXT, PREVIOUS = "PA", "PB"
+"""First letters of a page token; the sid of the call that the page begins after, or ends before, follows."""
+
+TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
+START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
+DATE_FILTERS: dict[str, tuple[Callable[[Progress], datetime | None], Callable[[date, date], bool]]] = {
+    "StartTime": (START_TIME, operator.eq),
+    "StartTime<": (START_TIME, operator.lt),
+    "StartTime>": (START_TIME, operator.ge),
+    "EndTime": (END_TIME, operator.eq),
+    "EndTime<": (END_TIME, operator.lt),
+    "EndTime>": (END_TIME, operator.ge),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    texts: dict[str, str]
+    days: dict[str, date]
+
+    @classmethod
+    def parse(cls, query: QueryParams) -> "Filters":
+        texts = {name: query[name] for name in TEXT_FILTERS if query.get(name)}
+        if "Status" in texts and texts["Status"] not in list(Status):
+            raise TwilioError(20422, "Status")
+        return cls(texts, {name: _day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
+
+    def admit(self, call: Call, at: Progress) -> bool:
+        shown = {
+            "Status": at.status,
+            "To": call.parameters.to,
+            "From": call.parameters.from_,
+            "ParentCallSid": None,
+        }
+        return all(shown[name] == text for name, text in self.texts.items()) and all(
+            self._day_admits(name, day, at) for name, day in self.days.items()
+        )
+
+    def _day_admits(self, name: str, day: date, at: Progress) -> bool:
+        moment_of, compare = DATE_FILTERS[name]
+        moment = moment_of(at)
+        return moment is not None and compare(moment.date(), day)
+
+
+def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime) -> dict[str, Any]:
+    """Newest first."""
+    filters = Filters.parse(query)
+    page_size = _number(query, "PageSize", DEFAULT_PAGE_SIZE)
+    if page_size > MAX_PAGE_SIZE:
+        raise TwilioError(20007, str(MAX_PAGE_SIZE))
+    if page_size == 0:
+        raise TwilioError(20422, "PageSize")
+    page = _number(query, "Page", 0)
+    token = query.get("PageToken", "")
+    found, has_previous, has_next = _read_page(calls, account_sid, filters, token, page_size, now)
+
+    path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
+    wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
+
+    def uri(number: int, page_token: str = "") -> str:
+        paging = {"PageSize": page_size, "Page": number} | ({"PageToken": page_token} if page_token else {})
+        return f"{path}?{urlencode(wanted | paging)}"
+
+    return {
+        "calls": [current(call, progress(call.plan, now)) for call in found],
+        "end": page * page_size + max(len(found) - 1, 0),
+        "first_page_uri": uri(0),
+        "next_page_uri": uri(page + 1, NEXT + found[-1].sid) if has_next else None,
+        "page": page,
+        "page_size": page_size,
+        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS + found[0].sid) if has_previous else None,
+        "start": page * page_size,
+        "uri": uri(page, token),
+    }
+
+
+def _read_page(
+    calls: Calls, account_sid: str, filters: Filters, token: str, page_size: int, now: datetime
+) -> tuple[list[Call], bool, bool]:
+    """The calls of the page, and whether there are pages before and after it."""
+
+    def admitted(candidates: Iterable[Call]) -> Iterator[Call]:
+        return (call for call in candidates if filters.admit(call, progress(call.plan, now)))
+
+    if not token:
+        found = list(islice(admitted(calls.newest_first(account_sid)), page_size + 1))
+        return found[:page_size], False, len(found) > page_size
+    edge = calls.get(account_sid, token[2:])
+    if edge is None or token[:2] not in (NEXT, PREVIOUS):
+        raise TwilioError(20422, "PageToken")
+    if token.startswith(NEXT):
+        older = (call for call in calls.newest_first(account_sid) if call.sequence < edge.sequence)
+        found = list(islice(admitted(older), page_size + 1))
+        return found[:page_size], bool(found), len(found) > page_size
+    newer = (call for call in calls.oldest_first(account_sid) if call.sequence > edge.sequence)
+    found = list(islice(admitted(newer), page_size + 1))
+    return found[:page_size][::-1], len(found) > page_size, bool(found)
+
+
+def _number(query: QueryParams, name: str, default: int) -> int:
+    text = query.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()):
+        raise TwilioError(20422, name)
+    return int(text)
+
+
+def _day(name: str, text: str) -> date:
+    """`2026-11-23`, `2026-11-23T10:00:00Z`, and the `11/23/2026 …` that the specification's examples show."""
+    try:
+        if "/" in text:
+            return datetime.strptime(text[:10], "%m/%d/%Y").date()  # noqa: DTZ007 - a day, the zone is UTC
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC).date() if moment.tzinfo else moment.date()
+    except (ValueError, OverflowError):
+        raise TwilioError(20422, name) from None

@@ -1,0 +1,60 @@
+"""The simulator as an application: `uvicorn.Config(create_app(SimulatorConfig(...)))`."""
+
+from secrets import token_hex
+
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from simulator import calls, control
+from simulator.config import SimulatorConfig
+from simulator.errors import TwilioError
+from simulator.state import State
+
+DESCRIPTION = """\
+A stand-in for Twilio's Calls resource, for development and tests only. No phone rings.
+
+Point a client at it instead of `https://api.twilio.com`. What it answers, and which SIP user makes a call end
+how, is in `docs/simulator.md`; the routes under `/_simulator` tell what really arrived.
+"""
+
+
+class TwilioRequestId:
+    """`Twilio-Request-Id: RQ…` on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_request_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
+            await send(message)
+
+        await self.app(scope, receive, send_with_request_id)
+
+
+def create_app(config: SimulatorConfig) -> FastAPI:
+    app = FastAPIOffline(
+        title="Twilio simulator",
+        version="2010-04-01",
+        description=DESCRIPTION,
+        redirect_slashes=False,
+    )
+    app.state.simulator = State(config)
+    app.include_router(calls.router)
+    app.include_router(control.router)
+    app.add_middleware(TwilioRequestId)
+
+    @app.exception_handler(TwilioError)
+    async def answer_twilio_error(_request: Request, error: TwilioError) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def answer_unserved_route(request: Request, error: HTTPException) -> Response:
+        """Twilio's shape for what no route serves: 405 or 404."""
+        return TwilioError(20004 if error.status_code == 405 else 20404, request.url.path).response()
+
+    return app

@@ -1,0 +1,171 @@
+"""The parameters of CreateCall and UpdateCall: what Twilio refuses, with which code, and in which order.
+
+All 38 parameters of CreateCall are accepted. Unknown ones are ignored, as Twilio does (warning 20001).
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from simulator.destination import validate_from, validate_to
+from simulator.errors import TwilioError
+from simulator.form import Form
+from simulator.lifecycle import Status
+
+DEFAULT_TIMEOUT_S = 60
+MAX_TIMEOUT_S = 600
+MAX_TWIML = 4000
+MAX_SIP_AUTH = 255
+
+APPLICATION_SID = re.compile(r"AP[0-9a-fA-F]{32}")
+SEND_DIGITS = re.compile(r"[0-9A-D#*wW]{1,32}")
+# What a digest answer can carry in a quoted string without escapes.
+SIP_AUTH_USERNAME = re.compile(r"[!#-\[\]-~]+")
+SIP_AUTH_PASSWORD = re.compile(r"[ -~]+")
+
+RECORDING_AND_AMD_METHODS = ("RecordingStatusCallbackMethod", "AsyncAmdStatusCallbackMethod")
+RECORDING_AND_AMD_URLS = ("RecordingStatusCallback", "AsyncAmdStatusCallback", "ClientNotificationUrl")
+# These are ignored when an ApplicationSid is given: the application brings its own.
+APPLICATION_METHODS = ("Method", "FallbackMethod", "StatusCallbackMethod")
+APPLICATION_URLS = ("FallbackUrl", "StatusCallback")
+
+
+@dataclass(frozen=True, slots=True)
+class CallParameters:
+    to: str
+    from_: str
+    timeout_s: int
+    time_limit_s: int | None
+    answered_by: str | None
+    """What answering machine detection will find; None when it was not asked for."""
+    form: dict[str, list[str]]
+    """Everything that came, without the values of secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateParameters:
+    status: Status | None
+    redirects: bool
+    time_limit_s: int | None
+
+
+def validate_creation(form: Form) -> CallParameters:
+    to = form.get("To")
+    if to is None:
+        raise TwilioError(21201)
+    caller = form.get("From")
+    if caller is None:
+        raise TwilioError(21213)
+    _validate_instructions(form)
+    validate_to(to.strip())
+    validate_from(caller, to=to.strip())
+    _validate_sip_auth(form)
+    send_digits = form.get("SendDigits")
+    if send_digits is not None and not SEND_DIGITS.fullmatch(send_digits):
+        raise TwilioError(21206, send_digits)
+    # Twilio does not look for a machine while it sends digits.
+    detects_machine = form.get("MachineDetection") is not None and send_digits is None
+    return CallParameters(
+        to=to.strip(),
+        from_=caller,
+        timeout_s=_timeout(form),
+        time_limit_s=_time_limit(form),
+        answered_by="human" if detects_machine else None,
+        form=form.masked(),
+    )
+
+
+def validate_update(form: Form) -> UpdateParameters:
+    status = form.get("Status")
+    if status not in (None, Status.CANCELED, Status.COMPLETED):
+        raise TwilioError(20422, "Status")
+    _validate_twiml_source(form)
+    _validate_methods(form, APPLICATION_METHODS)
+    _validate_urls(form, APPLICATION_URLS)
+    return UpdateParameters(
+        status=Status(status) if status else None,
+        redirects=form.get("Url") is not None or form.get("Twiml") is not None,
+        time_limit_s=_time_limit(form),
+    )
+
+
+def _validate_instructions(form: Form) -> None:
+    """Where the TwiML comes from: Url, Twiml or ApplicationSid, at least one of them."""
+    application_sid = form.get("ApplicationSid")
+    if application_sid is None:
+        if form.get("Url") is None and form.get("Twiml") is None:
+            raise TwilioError(21205, message="Url parameter is required.")
+        _validate_methods(form, APPLICATION_METHODS)
+        _validate_urls(form, APPLICATION_URLS)
+    elif not APPLICATION_SID.fullmatch(application_sid):
+        raise TwilioError(21218, application_sid)
+    _validate_twiml_source(form)
+    _validate_methods(form, RECORDING_AND_AMD_METHODS)
+    _validate_urls(form, RECORDING_AND_AMD_URLS)
+
+
+def _validate_twiml_source(form: Form) -> None:
+    url, twiml = form.get("Url"), form.get("Twiml")
+    if url is not None and not _is_absolute_url(url):
+        raise TwilioError(21205, url)
+    if twiml is not None and len(twiml) > MAX_TWIML:
+        raise TwilioError(32018)
+
+
+def _validate_methods(form: Form, names: tuple[str, ...]) -> None:
+    for name in names:
+        if form.get(name) not in (None, "GET", "POST"):
+            raise TwilioError(21209, name)
+
+
+def _validate_urls(form: Form, names: tuple[str, ...]) -> None:
+    for name in names:
+        url = form.get(name)
+        if url is not None and not _is_absolute_url(url):
+            raise TwilioError(21200, name)
+
+
+def _is_absolute_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
+
+
+def _validate_sip_auth(form: Form) -> None:
+    username, password = form.get("SipAuthUsername"), form.get("SipAuthPassword")
+    if username is not None:
+        if len(username) > MAX_SIP_AUTH:
+            raise TwilioError(21221)
+        if not SIP_AUTH_USERNAME.fullmatch(username):
+            raise TwilioError(21222)
+        if password is None:
+            raise TwilioError(21225)
+    if password is not None:
+        if len(password) > MAX_SIP_AUTH:
+            raise TwilioError(21223)
+        if not SIP_AUTH_PASSWORD.fullmatch(password):
+            raise TwilioError(21224)
+
+
+def _timeout(form: Form) -> int:
+    timeout = form.get("Timeout")
+    if timeout is None:
+        return DEFAULT_TIMEOUT_S
+    if not _is_number(timeout) or not 0 < int(timeout) <= MAX_TIMEOUT_S:
+        raise TwilioError(21208, timeout)
+    return int(timeout)
+
+
+def _time_limit(form: Form) -> int | None:
+    time_limit = form.get("TimeLimit")
+    if time_limit is None:
+        return None
+    if not _is_number(time_limit) or int(time_limit) == 0:
+        raise TwilioError(20422, "TimeLimit")
+    return int(time_limit)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None

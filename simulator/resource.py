@@ -1,0 +1,82 @@
+"""A call as Twilio writes it: the 26 documented keys, and `annotation`, which real answers carry.
+
+Dates are RFC 2822, numbers are strings, money is a negative decimal with five places.
+"""
+
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Any
+
+from simulator.destination import formatted
+from simulator.lifecycle import Progress, Status
+from simulator.state import Call
+
+API_VERSION = "2010-04-01"
+SUBRESOURCES = {
+    "events": "Events",
+    "notifications": "Notifications",
+    "payments": "Payments",
+    "recordings": "Recordings",
+    "siprec": "Siprec",
+    "streams": "Streams",
+    "transcriptions": "Transcriptions",
+    "user_defined_message_subscriptions": "UserDefinedMessageSubscriptions",
+    "user_defined_messages": "UserDefinedMessages",
+}
+
+
+def created(call: Call) -> dict[str, Any]:
+    """The answer to a creation: nearly everything is null, also `date_created`."""
+    path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
+    parameters = call.parameters
+    return {
+        "account_sid": call.account_sid,
+        "annotation": None,
+        "answered_by": None,
+        "api_version": API_VERSION,
+        "caller_name": None,
+        "date_created": None,
+        "date_updated": None,
+        "direction": "outbound-api",
+        "duration": None,
+        "end_time": None,
+        "forwarded_from": None,
+        "from": parameters.from_,
+        "from_formatted": formatted(parameters.from_),
+        "group_sid": None,
+        "parent_call_sid": None,
+        "phone_number_sid": None,
+        "price": None,
+        "price_unit": "USD",
+        "queue_time": "0",
+        "sid": call.sid,
+        "start_time": None,
+        "status": Status.QUEUED,
+        "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCES.items()},
+        "to": parameters.to,
+        "to_formatted": formatted(parameters.to),
+        "trunk_sid": None,
+        "uri": f"{path}.json",
+    }
+
+
+def current(call: Call, progress: Progress) -> dict[str, Any]:
+    """The answer to everything later. Once dialled, what is not known is "" where it was null before."""
+    resource = created(call) | {
+        "status": progress.status,
+        "date_created": rfc2822(call.plan.created_at),
+        "date_updated": rfc2822(progress.updated_at),
+        "start_time": rfc2822(progress.start_time),
+        "end_time": rfc2822(progress.end_time),
+        "duration": None if progress.duration_s is None else str(progress.duration_s),
+        "price": None if progress.price is None else f"{progress.price:.5f}",
+    }
+    if progress.start_time is not None:
+        resource |= {"caller_name": "", "trunk_sid": ""}
+    if progress.status in (Status.IN_PROGRESS, Status.COMPLETED):
+        resource["answered_by"] = call.parameters.answered_by
+    return resource
+
+
+def rfc2822(moment: datetime | None) -> str | None:
+    return None if moment is None else format_datetime(moment)

@@ -1,0 +1,37 @@
+"""One simulator for all tests here."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from simulator.config import SimulatorConfig
+from tests.simulator.running import OPEN_SID, REGISTERED, START, Running, StandingClock, plain_client, serve
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    clock = StandingClock()
+    with serve(SimulatorConfig(open_mode=True, accounts=(REGISTERED,), clock=clock)) as url:
+        yield Running(url, clock)
+
+
+@pytest.fixture
+def simulator(running: Running) -> Running:
+    running.clock.now = START
+    with plain_client(running.url) as client:
+        client.post("/_simulator/reset").raise_for_status()
+    return running
+
+
+@pytest.fixture
+def calls(simulator: Running) -> Iterator[httpx.Client]:
+    """Speaks to the Calls of an account of open mode."""
+    with simulator.client(OPEN_SID, "any") as client:
+        yield client
+
+
+@pytest.fixture
+def control(simulator: Running) -> Iterator[httpx.Client]:
+    with plain_client(f"{simulator.url}/_simulator") as client:
+        yield client

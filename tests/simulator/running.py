@@ -1,0 +1,64 @@
+"""A simulator on a real socket, with a clock that moves only when a test moves it."""
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import uvicorn
+
+from simulator.accounts import Account
+from simulator.config import SimulatorConfig
+from simulator.main import create_app
+
+OPEN_SID = "AC" + "0" * 32
+REGISTERED = Account("AC" + "1" * 32, "the-auth-token", {"SK" + "1" * 32: "the-key-secret"})
+START = datetime(2026, 11, 23, 23, 50, tzinfo=UTC)
+
+
+# Reading the certificates of the machine takes longer than most tests here, and nothing here speaks TLS.
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def plain_client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
+    return httpx.Client(base_url=base_url, auth=auth, verify=NO_CERTIFICATES, trust_env=False)
+
+
+class StandingClock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    clock: StandingClock
+
+    def client(self, account_sid: str, auth_token: str) -> httpx.Client:
+        """Speaks to the Calls of an account."""
+        return plain_client(f"{self.url}/2010-04-01/Accounts/{account_sid}", auth=(account_sid, auth_token))
+
+
+@contextmanager
+def serve(config: SimulatorConfig) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(create_app(config), host="127.0.0.1", port=0, ws="none", log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
