@@ -1,0 +1,1 @@
+"""Call creations and their records: the reason for this service to exist."""

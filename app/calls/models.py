@@ -1,0 +1,131 @@
+"""Tables of calls and of what happened to them."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    PrimaryKeyConstraint,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+
+Time = DateTime(timezone=True)
+
+
+class Call(Base):
+    """One call creation. `id` is ours (UUIDv7: keys are time-ordered), `sid` is Twilio's.
+
+    One table, not partitioned: the uniqueness of (tenant, idempotency key) and of sid is what the promises rest on.
+    """
+
+    __tablename__ = "call"
+    __table_args__ = (
+        CheckConstraint("execution IN ('pending', 'started', 'not_started', 'unknown')", name="execution"),
+        CheckConstraint("(execution = 'started') = (sid IS NOT NULL)", name="sid_when_started"),
+        Index(
+            "uq_call_tenant_id_idempotency_key",
+            "tenant_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("ix_call_tenant_id_id", "tenant_id", "id"),
+        Index("ix_call_tenant_id_status_id", "tenant_id", "status", "id"),
+        Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
+        Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
+        Index("ix_call_pending_since", "pending_since", postgresql_where=text("execution = 'pending'")),
+        Index(
+            "ix_call_tenant_id_execution_id",
+            "tenant_id",
+            "execution",
+            "id",
+            postgresql_where=text("execution <> 'started'"),
+        ),
+        Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("twilio_account.id"))
+    created_at: Mapped[datetime] = mapped_column(Time)
+    updated_at: Mapped[datetime] = mapped_column(Time, server_default=func.now(), onupdate=func.now())
+
+    # What became of the creation.
+    execution: Mapped[str] = mapped_column(Text)
+    settled_by: Mapped[str | None] = mapped_column(Text)
+    settled_at: Mapped[datetime | None] = mapped_column(Time)
+    # Counts the times that this record was dialled (a retry under the same key is another); an outcome is written only
+    # over the attempt that it belongs to.
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    pending_since: Mapped[datetime] = mapped_column(Time)
+    problem: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+    # What was asked for; secrets left out.
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'"))
+    to: Mapped[str] = mapped_column(Text)
+    from_: Mapped[str] = mapped_column("from", Text)
+
+    # Twilio's resource, as last seen: null until started, and mostly null at first.
+    sid: Mapped[str | None] = mapped_column(Text, unique=True)
+    account_sid: Mapped[str] = mapped_column(Text)
+    status: Mapped[str | None] = mapped_column(Text)
+    direction: Mapped[str | None] = mapped_column(Text)
+    to_formatted: Mapped[str | None] = mapped_column(Text)
+    from_formatted: Mapped[str | None] = mapped_column(Text)
+    date_created: Mapped[datetime | None] = mapped_column(Time)
+    date_updated: Mapped[datetime | None] = mapped_column(Time)
+    start_time: Mapped[datetime | None] = mapped_column(Time)
+    end_time: Mapped[datetime | None] = mapped_column(Time)
+    duration: Mapped[int | None] = mapped_column(Integer)
+    # No fixed scale: Twilio's own digits are kept ("-0.03000"). asyncpg gives Decimal, never float.
+    price: Mapped[Decimal | None] = mapped_column(Numeric)
+    price_unit: Mapped[str | None] = mapped_column(Text)
+    answered_by: Mapped[str | None] = mapped_column(Text)
+    api_version: Mapped[str | None] = mapped_column(Text)
+    caller_name: Mapped[str | None] = mapped_column(Text)
+    forwarded_from: Mapped[str | None] = mapped_column(Text)
+    group_sid: Mapped[str | None] = mapped_column(Text)
+    parent_call_sid: Mapped[str | None] = mapped_column(Text)
+    phone_number_sid: Mapped[str | None] = mapped_column(Text)
+    queue_time: Mapped[int | None] = mapped_column(Integer)
+    trunk_sid: Mapped[str | None] = mapped_column(Text)
+    uri: Mapped[str | None] = mapped_column(Text)
+    subresource_uris: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    resource: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+    # When the worker looks at it next; null: never again. Moving it forward is also the lease of whoever looks.
+    refresh_at: Mapped[datetime | None] = mapped_column(Time)
+
+
+class CallEvent(Base):
+    """What happened to a call, in order. Range-partitioned by `at`, so that retention drops partitions."""
+
+    __tablename__ = "call_event"
+    __table_args__ = (
+        PrimaryKeyConstraint("call_id", "at", "id"),
+        {"postgresql_partition_by": "RANGE (at)"},
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid)
+    call_id: Mapped[UUID] = mapped_column(Uuid)
+    at: Mapped[datetime] = mapped_column(Time)
+    type: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB)

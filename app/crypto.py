@@ -1,0 +1,68 @@
+"""Seal and open stored secrets; keyed hashes. Knows keys and bytes, not what they protect.
+
+Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
+the associated data, so a ciphertext moved to another row does not open.
+"""
+
+import hashlib
+import hmac
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_VERSION = b"\x01"
+_KEY_ID_LENGTH = 4
+_NONCE_LENGTH = 12
+
+
+class SecretUnreadable(Exception):
+    """A sealed secret does not open: its key is not configured, or it belongs to another row, or it was changed."""
+
+
+class _Key:
+    def __init__(self, master: bytes) -> None:
+        self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_LENGTH]
+        self.cipher = AESGCM(_derive(master, b"seal"))
+        self.mac_key = _derive(master, b"mac")
+
+
+def _derive(master: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
+
+
+class Keyring:
+    """The configured keys, newest first. The newest seals and hashes; each of them opens and compares."""
+
+    def __init__(self, masters: list[bytes]) -> None:
+        keys = [_Key(master) for master in masters]
+        self._newest = keys[0]
+        self._by_id = {key.id: key for key in keys}
+
+    def seal(self, secret: str, *, identity: str) -> bytes:
+        nonce = os.urandom(_NONCE_LENGTH)
+        sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
+        return _VERSION + self._newest.id + nonce + sealed
+
+    def open(self, sealed: bytes, *, identity: str) -> str:
+        """Raises SecretUnreadable."""
+        header = len(_VERSION) + _KEY_ID_LENGTH
+        key = self._by_id.get(sealed[len(_VERSION) : header])
+        if key is None or sealed[: len(_VERSION)] != _VERSION:
+            raise SecretUnreadable("sealed with a key that is not among CALLGATE_SECRET_KEYS")
+        nonce, ciphertext = sealed[header : header + _NONCE_LENGTH], sealed[header + _NONCE_LENGTH :]
+        try:
+            return key.cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
+        except InvalidTag:
+            raise SecretUnreadable("does not open: changed, or moved from another row") from None
+
+    def keyed_hash(self, value: bytes) -> bytes:
+        """Key id (4 bytes) and HMAC-SHA256, made with the newest key."""
+        return self._newest.id + hmac.digest(self._newest.mac_key, value, "sha256")
+
+    def matches(self, stored: bytes, value: bytes) -> bool:
+        """Whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`. Constant time."""
+        key = self._by_id.get(stored[:_KEY_ID_LENGTH], self._newest)
+        return hmac.compare_digest(stored, key.id + hmac.digest(key.mac_key, value, "sha256"))

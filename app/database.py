@@ -1,0 +1,137 @@
+"""Engine, sessions and the declarative Base. Knows no table.
+
+A transaction is one visible `async with database.begin() as session:`; it commits at the end of the block. Whatever Postgres
+or the network to it does wrong leaves the block as DatabaseUnavailable; a mistake in our SQL does not.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+
+import asyncpg
+import structlog
+from sqlalchemy import MetaData, make_url, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from app.errors import DatabaseUnavailable
+
+# What services pass on to repositories.
+Session = AsyncSession
+
+logger = structlog.stdlib.get_logger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+POOL_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 15.0
+_UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
+
+
+class Base(DeclarativeBase):
+    """All tables; one naming convention, so that migrations can name every constraint."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def make_engine(url: str, *, pool_size: int) -> AsyncEngine:
+    """An engine on asyncpg. libpq's `sslmode` in the URL is understood, because that is what people paste."""
+    parsed = make_url(url)
+    if "sslmode" in parsed.query:
+        sslmode = parsed.query["sslmode"]
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": sslmode})
+    return create_async_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_recycle=1800,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": STATEMENT_TIMEOUT_S,
+            "server_settings": {"application_name": "callgate", "timezone": "UTC"},
+        },
+    )
+
+
+class Database:
+    """The pool of one process."""
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        self.engine = make_engine(url, pool_size=pool_size)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """One transaction. Raises DatabaseUnavailable; whether a commit that failed so took place is not known."""
+        try:
+            async with self._sessions.begin() as session:
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
+            raise self._unavailable(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated or _is_unmigrated(error):
+                raise self._unavailable(error) from error
+            raise
+
+    async def ping(self) -> None:
+        """Raises DatabaseUnavailable."""
+        async with self.begin() as session:
+            await session.execute(text("SELECT 1"))
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
+        # The class and SQLSTATE only: the text may hold the statement's values.
+        logger.warning(
+            "database_unavailable",
+            error=type(getattr(error, "orig", None) or error).__name__,
+            sqlstate=getattr(getattr(error, "orig", None) or error, "sqlstate", None),
+            hint="run `callgate migrate`" if _is_unmigrated(error) else None,
+        )
+        return DatabaseUnavailable(after_s=2)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def _is_unmigrated(error: Exception) -> bool:
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(error, ProgrammingError) and sqlstate in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN)
+
+
+async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
+    """Monthly partitions of `table` from this month on, where they are missing. Several workers may ask at once.
+
+    Rows that have gone into `<table>_default` meanwhile are moved: Postgres refuses a partition whose rows lie there.
+    """
+    await session.execute(text("SET LOCAL lock_timeout = '5s'"))
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
+    today = datetime.now(UTC).date()
+    for offset in range(months_ahead + 1):
+        first, following = _month(today, offset), _month(today, offset + 1)
+        partition, default = f"{table}_{first:%Y_%m}", f"{table}_default"
+        if await session.scalar(text("SELECT to_regclass(:name)"), {"name": partition}):
+            continue
+        moved = f"DELETE FROM {default} WHERE at >= '{first}' AND at < '{following}' RETURNING *"  # noqa: S608
+        for statement in (
+            f"LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE",
+            f"CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)",
+            f"WITH moved AS ({moved}) INSERT INTO {partition} SELECT * FROM moved",  # noqa: S608  # our own names
+            f"ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ('{first}') TO ('{following}')",
+        ):
+            await session.execute(text(statement))
+
+
+def _month(day: date, offset: int) -> date:
+    """The first day of the month `offset` months after that of `day`."""
+    months = day.year * 12 + day.month - 1 + offset
+    return date(months // 12, months % 12 + 1, 1)

@@ -1,0 +1,239 @@
+"""What can go wrong, drawn as a tree. Slug, HTTP status, execution and retry advice live on the class.
+
+CallgateError
+├── RequestError                  the request cannot be read, or asks for what may not be
+│   ├── MalformedBody             400
+│   ├── Unauthorized              401
+│   ├── TenantSuspended           403
+│   ├── RouteNotFound             404
+│   ├── CallNotFound              404
+│   ├── MethodNotAllowed          405
+│   ├── NoUsableCredentials       409
+│   ├── BodyTooLarge              413
+│   ├── UnsupportedMediaType      415
+│   └── InvalidRequest            422  every fault at once, each with a JSON pointer
+├── IdempotencyError              the key names another dial
+│   ├── CallPending               409
+│   └── IdempotencyKeyReused      422
+├── UpstreamError                 Twilio did not place the call, and that is proven
+│   ├── UpstreamRejected          422  lasting
+│   ├── UpstreamCredentialsRejected 502  passing
+│   ├── UpstreamThrottled         503  passing
+│   └── UpstreamUnreachable       503  passing
+└── ServiceError                  our own trouble; nothing was sent
+    ├── InternalError             500
+    ├── DatabaseUnavailable       503
+    ├── Overloaded                503
+    └── ShuttingDown              503
+
+An outcome that is not known is no error: it is an answer (202) with the record. So every 5xx of ours means that no call
+was started, and a client that blindly repeats it does no harm.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+Execution = Literal["pending", "started", "not_started", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of a request. `pointer` is an RFC 6901 JSON pointer into the body, or `?name`, or `Header-Name`."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What Twilio said, in Twilio's words."""
+
+    status: int | None = None
+    code: int | None = None
+    message: str | None = None
+    more_info: str | None = None
+    request_id: str | None = None
+
+
+class CallgateError(Exception):
+    """An answer that is not the wished one. `detail` reaches the caller: no secret, no exception text, no SQL."""
+
+    slug: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+    execution: ClassVar[Execution] = "not_started"
+    # May the same request be repeated without a second ring, and under the same Idempotency-Key?
+    safe: ClassVar[bool] = True
+    same_key: ClassVar[bool] = True
+    default_detail: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        call_id: UUID | None = None,
+        faults: tuple[Fault, ...] = (),
+        upstream: Upstream | None = None,
+        after_s: int | None = None,
+    ) -> None:
+        self.detail = detail or self.default_detail
+        self.call_id = call_id
+        self.faults = faults
+        self.upstream = upstream
+        self.after_s = after_s
+        super().__init__(self.detail)
+
+
+class RequestError(CallgateError):
+    pass
+
+
+class MalformedBody(RequestError):
+    slug, status, title = "malformed-body", 400, "The body cannot be read"
+    default_detail = "The body is not valid JSON: expecting value at line 1, column 8."
+
+
+class Unauthorized(RequestError):
+    slug, status, title = "unauthorized", 401, "No valid API key"
+    default_detail = "Send a Callgate API key as `Authorization: Bearer cgk_…`; it is missing, unknown, expired or revoked."
+
+
+class TenantSuspended(RequestError):
+    slug, status, title = "tenant-suspended", 403, "The tenant is suspended"
+    default_detail = "This tenant may not place calls until an operator resumes it; its records stay readable."
+
+
+class RouteNotFound(RequestError):
+    slug, status, title = "not-found", 404, "No such address"
+    default_detail = "Nothing is served at this path; /docs lists what is."
+
+
+class CallNotFound(RequestError):
+    slug, status, title = "call-not-found", 404, "No such call"
+    default_detail = "This tenant has no call with that id or CallSid."
+
+
+class MethodNotAllowed(RequestError):
+    slug, status, title = "method-not-allowed", 405, "The method is not allowed here"
+    default_detail = "This path does not take that method; the Allow header names those it takes."
+
+
+class NoUsableCredentials(RequestError):
+    slug, status, title = "no-usable-credentials", 409, "The tenant has no usable Twilio credentials"
+    default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
+
+
+class BodyTooLarge(RequestError):
+    slug, status, title = "body-too-large", 413, "The body is too large"
+    default_detail = "The body is longer than 65536 bytes."
+
+
+class UnsupportedMediaType(RequestError):
+    slug, status, title = "unsupported-media-type", 415, "The body is not of a type taken here"
+    default_detail = "Send the body as `Content-Type: application/json`."
+
+
+class InvalidRequest(RequestError):
+    slug, status, title = "invalid-request", 422, "The request is not valid"
+    default_detail = "Nothing was sent to Twilio; `errors` lists every fault."
+
+
+class IdempotencyError(CallgateError):
+    pass
+
+
+class CallPending(IdempotencyError):
+    slug, status, title = "call-pending", 409, "The first request with this key is still under way"
+    execution: ClassVar[Execution] = "unknown"
+    default_detail = "The call named by this Idempotency-Key is being placed; ask again in a moment."
+
+
+class IdempotencyKeyReused(IdempotencyError):
+    slug, status, title = "idempotency-key-reused", 422, "The Idempotency-Key names another request"
+    same_key = False
+    default_detail = "This Idempotency-Key already names the call in `call_id`, made by a different request."
+
+
+class UpstreamError(CallgateError):
+    pass
+
+
+class UpstreamRejected(UpstreamError):
+    slug, status, title = "upstream-rejected", 422, "Twilio refused the call"
+    same_key = False
+    default_detail = "Twilio refused to place the call; `upstream` says why."
+
+
+class UpstreamCredentialsRejected(UpstreamError):
+    slug, status, title = (
+        "upstream-credentials-rejected",
+        502,
+        "Twilio accepted none of the account's credentials",
+    )
+    default_detail = "Twilio refused every active credential of the account; an operator has to renew them."
+
+
+class UpstreamThrottled(UpstreamError):
+    slug, status, title = "upstream-throttled", 503, "Twilio is throttling the account"
+    default_detail = "Twilio answered 429 to every attempt; none was processed."
+
+
+class UpstreamUnreachable(UpstreamError):
+    slug, status, title = "upstream-unreachable", 503, "Twilio cannot be reached"
+    default_detail = "No connection to Twilio could be made; nothing was sent."
+
+
+class ServiceError(CallgateError):
+    pass
+
+
+class InternalError(ServiceError):
+    slug, status, title = "internal-error", 500, "Something went wrong inside"
+    default_detail = "The request failed before any call was placed; the request id finds it in the log."
+
+
+class DatabaseUnavailable(ServiceError):
+    slug, status, title = "database-unavailable", 503, "The database cannot be reached"
+    default_detail = "Without its database Callgate does nothing; no call was placed."
+
+
+class Overloaded(ServiceError):
+    slug, status, title = "overloaded", 503, "Too many creations are under way"
+    default_detail = "This process has as many creations in flight as it may have."
+
+
+class ShuttingDown(ServiceError):
+    slug, status, title = "shutting-down", 503, "The process is stopping"
+    default_detail = "This process finishes what it has begun and takes no new creation."
+
+
+def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
+    found = [leaf for child in cls.__subclasses__() for leaf in _leaves(child)]
+    return found or [cls]
+
+
+def all_errors() -> dict[str, type[CallgateError]]:
+    """Every error that can reach a caller, by slug."""
+    return {error.slug: error for error in _leaves(CallgateError)}
+
+
+def passing(slug: str) -> bool:
+    """Whether a creation that ended `not_started` for this reason is tried again under the same key."""
+    return slug in {
+        UpstreamUnreachable.slug,
+        UpstreamThrottled.slug,
+        UpstreamCredentialsRejected.slug,
+    }
+
+
+def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
+    """The error that `describe` wrote down, to be replayed."""
+    upstream = stored.get("upstream")
+    return all_errors()[stored["slug"]](
+        stored["detail"],
+        call_id=call_id,
+        upstream=Upstream(**upstream) if upstream else None,
+        after_s=stored.get("after_s"),
+    )

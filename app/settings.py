@@ -1,0 +1,149 @@
+"""Every setting, from the environment only: `CALLGATE_<NAME>`, or a file of that name (lower case) in /run/secrets.
+
+Nothing here is read at import: `load_settings()` is called once per process and the result is passed on.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CALLGATE_"
+SECRETS_DIR = Path("/run/secrets")
+
+
+class SettingsError(Exception):
+    """The environment cannot be used as it is; the message names every variable that is wrong."""
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Times are in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, case_sensitive=False, frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 14 or newer, e.g. `postgresql://user:password@host:5432/callgate`."
+    )
+    state_dir: Path = Field(
+        Path(".callgate"), description="Folder for what `callgate dev` and `callgate demo` keep between runs."
+    )
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="Encryption keys for stored secrets, newest first, comma separated; each is 32 random bytes in "
+        "base64 (`openssl rand -base64 32`).",
+    )
+    public_url: str | None = Field(
+        None,
+        description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
+    )
+    twilio_base_url: str = Field("https://api.twilio.com", description="Where Twilio's API is; an account may have its own.")
+    twilio_connect_timeout: float = Field(5.0, gt=0, le=60, description="Seconds to connect to Twilio, TLS included.")
+    twilio_read_timeout: float = Field(
+        35.0,
+        gt=0,
+        le=300,
+        description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
+    )
+    twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
+    request_budget: float = Field(
+        45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
+    )
+    database_pool_size: int = Field(10, ge=1, le=500, description="Database connections of one process.")
+    max_in_flight: int = Field(
+        200, ge=1, le=10_000, description="Creations that one process has on the way to Twilio at one time."
+    )
+    refresh_interval: float = Field(
+        2.0,
+        gt=0,
+        le=3600,
+        description="Seconds from a call's start to its first refresh; doubles up to 5 minutes.",
+    )
+    worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
+    log_format: Literal["json", "text"] = Field("json", description="`json` for machines, `text` for people.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        scheme, separator, rest = value.get_secret_value().partition("://")
+        if not separator or scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
+            raise ValueError("must start with postgresql://")
+        return SecretStr(f"postgresql+asyncpg://{rest}")
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _decode_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            decode_secret_keys(value)
+        return value
+
+    @field_validator("public_url", "twilio_base_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must have no user, query or fragment")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _budget_covers_one_attempt(self) -> "Settings":
+        attempt = self.twilio_pool_timeout + self.twilio_connect_timeout + self.twilio_read_timeout
+        if self.request_budget < attempt:
+            raise ValueError(
+                f"{PREFIX}REQUEST_BUDGET is {self.request_budget:g} s but the pool, connect and read timeouts of one "
+                f"attempt add up to {attempt:g} s"
+            )
+        return self
+
+    def require_database_url(self) -> str:
+        """The URL, or SettingsError when there is none."""
+        if self.database_url is None:
+            raise SettingsError(f"{PREFIX}DATABASE_URL is not set: give a PostgreSQL address, or start `callgate dev`")
+        return self.database_url.get_secret_value()
+
+    def require_secret_keys(self) -> list[bytes]:
+        """The encryption keys, newest first, or SettingsError when there are none."""
+        if self.secret_keys is None:
+            raise SettingsError(
+                f"{PREFIX}SECRET_KEYS is not set: stored secrets cannot be opened without it. Make a key with "
+                "`openssl rand -base64 32` and keep it safe"
+            )
+        return decode_secret_keys(self.secret_keys)
+
+
+def decode_secret_keys(value: SecretStr) -> list[bytes]:
+    """The keys in their order; ValueError (which names no key material) when one is not 32 bytes of base64."""
+    keys = []
+    for position, text in enumerate(value.get_secret_value().split(","), start=1):
+        try:
+            key = base64.b64decode(text.strip(), altchars=b"-_" if set(text) & set("-_") else None, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != 32:
+            raise ValueError(f"key {position} is not 32 bytes in base64")
+        keys.append(key)
+    return keys
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment; SettingsError names every wrong variable in one message."""
+    secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
+    try:
+        return Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_input=False, include_url=False):
+            name = "".join(PREFIX + str(part).upper() for part in fault["loc"][:1])
+            reason = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{name}: {reason}" if name else reason)
+        raise SettingsError("wrong settings: " + "; ".join(faults)) from None

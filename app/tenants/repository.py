@@ -1,0 +1,99 @@
+"""Every statement on tenants, accounts, credentials and API keys. Never commits."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+
+
+async def get_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
+    return await session.get(Tenant, tenant_id)
+
+
+async def list_tenants(session: AsyncSession) -> Sequence[Tenant]:
+    return (await session.scalars(select(Tenant).order_by(Tenant.id))).all()
+
+
+async def set_suspended(session: AsyncSession, tenant_id: str, *, suspended: bool) -> Tenant | None:
+    statement = (
+        update(Tenant)
+        .where(Tenant.id == tenant_id)
+        .values(suspended_at=func.coalesce(Tenant.suspended_at, func.now()) if suspended else None)
+        .returning(Tenant)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
+    statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id, TwilioAccount.account_sid == account_sid)
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def get_account_by_id(session: AsyncSession, account_id: UUID) -> TwilioAccount | None:
+    return await session.get(TwilioAccount, account_id)
+
+
+async def list_accounts(session: AsyncSession, tenant_id: str) -> Sequence[TwilioAccount]:
+    """Oldest first: the first is the tenant's default."""
+    statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id).order_by(TwilioAccount.id)
+    return (await session.scalars(statement)).all()
+
+
+async def list_credentials(session: AsyncSession, account_ids: Sequence[UUID]) -> Sequence[TwilioCredential]:
+    """Active ones, in the order in which they are to be tried."""
+    statement = (
+        select(TwilioCredential)
+        .where(TwilioCredential.account_id.in_(account_ids), TwilioCredential.revoked_at.is_(None))
+        .order_by(TwilioCredential.id)
+    )
+    return (await session.scalars(statement)).all()
+
+
+async def revoke_credential(session: AsyncSession, credential_id: UUID, *, tenant_id: str) -> TwilioCredential | None:
+    accounts = select(TwilioAccount.id).where(TwilioAccount.tenant_id == tenant_id)
+    statement = (
+        update(TwilioCredential)
+        .where(TwilioCredential.id == credential_id, TwilioCredential.account_id.in_(accounts))
+        .values(revoked_at=func.coalesce(TwilioCredential.revoked_at, func.now()))
+        .returning(TwilioCredential)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def list_keys(session: AsyncSession, tenant_id: str) -> Sequence[ApiKey]:
+    statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)
+    return (await session.scalars(statement)).all()
+
+
+async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
+    statement = (
+        update(ApiKey)
+        .where(ApiKey.prefix == prefix)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+        .returning(ApiKey)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def find_key(
+    session: AsyncSession, *, prefix: str
+) -> Row[tuple[UUID, str, bytes, datetime | None, datetime | None, datetime | None]] | None:
+    """A key and its tenant's state in one read: id, tenant, hash, expiry, revocation, suspension."""
+    statement: Any = (
+        select(
+            ApiKey.id,
+            ApiKey.tenant_id,
+            ApiKey.keyed_hash,
+            ApiKey.expires_at,
+            ApiKey.revoked_at,
+            Tenant.suspended_at,
+        )
+        .join(Tenant, Tenant.id == ApiKey.tenant_id)
+        .where(ApiKey.prefix == prefix)
+    )
+    return (await session.execute(statement)).one_or_none()

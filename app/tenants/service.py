@@ -1,0 +1,196 @@
+"""What operators do with tenants (`callgate tenants|accounts|keys`), and what a request asks about them."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from pydantic import SecretStr
+from uuid_utils.compat import uuid7
+
+from app.crypto import Keyring, SecretUnreadable
+from app.database import Database, Session
+from app.tenants import repository
+from app.tenants.errors import OperatorError
+from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+from app.twilio.schemas import AccountAccess
+
+logger = structlog.stdlib.get_logger(__name__)
+
+KEY_MARK = "cgk"
+_TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+_KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """An API key that was found to be genuine."""
+
+    key_id: UUID
+    tenant_id: str
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dialable:
+    """An account with its active credentials, in the order in which they are tried; never empty."""
+
+    account_id: UUID
+    account_sid: str
+    accesses: tuple[AccountAccess, ...]
+
+
+class TenantService:
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
+        if not _TENANT_ID.fullmatch(tenant_id):
+            raise OperatorError(f"{tenant_id!r} is no tenant id: use lower-case letters, digits and '-', at most 63")
+        async with self._database.begin() as session:
+            if await repository.get_tenant(session, tenant_id):
+                raise OperatorError(f"tenant {tenant_id} exists already")
+            tenant = Tenant(id=tenant_id, name=name)
+            session.add(tenant)
+        return tenant
+
+    async def list_tenants(self) -> Sequence[Tenant]:
+        async with self._database.begin() as session:
+            return await repository.list_tenants(session)
+
+    async def get_tenant(self, tenant_id: str) -> Tenant:
+        async with self._database.begin() as session:
+            return await self._require(session, tenant_id)
+
+    async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> Tenant:
+        """Suspended: creations are refused, records stay readable. Doing it twice changes nothing."""
+        async with self._database.begin() as session:
+            tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
+        if tenant is None:
+            raise _no_tenant(tenant_id)
+        return tenant
+
+    async def add_credential(
+        self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
+    ) -> TwilioCredential:
+        """Add an account with its first credential, or another credential to it (they are tried in order)."""
+        if not _ACCOUNT_SID.fullmatch(account_sid):
+            raise OperatorError("an account SID is AC and 32 hexadecimal digits")
+        if key_sid is not None and not _KEY_SID.fullmatch(key_sid):
+            raise OperatorError("an API key SID is SK and 32 hexadecimal digits")
+        async with self._database.begin() as session:
+            await self._require(session, tenant_id)
+            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
+            if account is None:
+                account = TwilioAccount(id=uuid7(), tenant_id=tenant_id, account_sid=account_sid)
+                session.add(account)
+            if base_url is not None:
+                account.base_url = base_url.rstrip("/")
+            credential = TwilioCredential(
+                id=uuid7(),
+                account_id=account.id,
+                kind="api_key" if key_sid else "auth_token",
+                username=key_sid or account_sid,
+            )
+            credential.sealed_secret = self._keyring.seal(secret, identity=credential.identity)
+            await session.flush()
+            session.add(credential)
+        return credential
+
+    async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
+        async with self._database.begin() as session:
+            await self._require(session, tenant_id)
+            accounts = await repository.list_accounts(session, tenant_id)
+            credentials = await repository.list_credentials(session, [account.id for account in accounts])
+        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
+
+    async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
+        async with self._database.begin() as session:
+            credential = await repository.revoke_credential(session, credential_id, tenant_id=tenant_id)
+        if credential is None:
+            raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
+        return credential
+
+    async def create_key(self, tenant_id: str, *, name: str | None, expires_at: datetime | None) -> tuple[ApiKey, str]:
+        """The key's row and the key itself, which is told this once and never again."""
+        prefix = f"{KEY_MARK}_{secrets.token_hex(6)}"
+        key = f"{prefix}_{secrets.token_urlsafe(32)}"
+        row = ApiKey(
+            id=uuid7(),
+            tenant_id=tenant_id,
+            name=name,
+            prefix=prefix,
+            keyed_hash=self._keyring.keyed_hash(key.encode()),
+            expires_at=expires_at,
+        )
+        async with self._database.begin() as session:
+            await self._require(session, tenant_id)
+            session.add(row)
+        return row, key
+
+    async def list_keys(self, tenant_id: str) -> Sequence[ApiKey]:
+        async with self._database.begin() as session:
+            await self._require(session, tenant_id)
+            return await repository.list_keys(session, tenant_id)
+
+    async def revoke_key(self, prefix: str) -> ApiKey:
+        async with self._database.begin() as session:
+            key = await repository.revoke_key(session, prefix="_".join(prefix.split("_")[:2]))
+        if key is None:
+            raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
+        return key
+
+    async def find_key(self, key: str) -> KnownKey | None:
+        """Who shows this API key; None when it is unknown, expired or revoked."""
+        prefix = "_".join(key.split("_")[:2])
+        async with self._database.begin() as session:
+            found = await repository.find_key(session, prefix=prefix)
+        if found is None or not self._keyring.matches(found.keyed_hash, key.encode()):
+            return None
+        if found.revoked_at is not None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
+            return None
+        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None)
+
+    async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
+        """The named account of the tenant, or its oldest one, with credentials that open; None when there is none."""
+        accounts = await self.list_accounts(tenant_id)
+        for account, credentials in accounts:
+            if account_sid not in (None, account.account_sid):
+                continue
+            accesses = tuple(self._accesses(account, credentials))
+            if accesses:
+                return Dialable(account.id, account.account_sid, accesses)
+        return None
+
+    async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
+        """The active credentials of an account in the order in which they are tried; empty when none opens."""
+        async with self._database.begin() as session:
+            account = await repository.get_account_by_id(session, account_id)
+            credentials = await repository.list_credentials(session, [account_id])
+        return tuple(self._accesses(account, credentials)) if account else ()
+
+    def _accesses(self, account: TwilioAccount, credentials: Sequence[TwilioCredential]) -> list[AccountAccess]:
+        accesses = []
+        for credential in credentials:
+            try:
+                secret = self._keyring.open(credential.sealed_secret, identity=credential.identity)
+            except SecretUnreadable as error:
+                logger.error("credential_unreadable", credential_id=str(credential.id), reason=str(error))
+                continue
+            accesses.append(AccountAccess(account.account_sid, credential.username, SecretStr(secret), account.base_url))
+        return accesses
+
+    async def _require(self, session: Session, tenant_id: str) -> Tenant:
+        tenant = await repository.get_tenant(session, tenant_id)
+        if tenant is None:
+            raise _no_tenant(tenant_id)
+        return tenant
+
+
+def _no_tenant(tenant_id: str) -> OperatorError:
+    return OperatorError(f"there is no tenant {tenant_id}: see `callgate tenants list`")

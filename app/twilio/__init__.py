@@ -1,0 +1,1 @@
+"""All knowledge of Twilio's REST API. Knows no tenant, no table and no route."""

@@ -1,0 +1,175 @@
+"""Speak HTTP with Twilio. One method per endpoint; foreign exceptions end here.
+
+What the fault matrix relies on: httpx raises ConnectError, ConnectTimeout and PoolTimeout only before the first byte of the
+request is written, and ProxyError only when a proxy refuses the tunnel. Everything else may have happened after it.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+
+from app.twilio.errors import (
+    Answer,
+    TwilioCredentialRejected,
+    TwilioError,
+    TwilioNotSent,
+    TwilioOutcomeUnknown,
+    TwilioRejected,
+    TwilioThrottled,
+)
+from app.twilio.schemas import AccountAccess, CallResource, form_fields, storable
+
+_ANSWER_LIMIT = 1024 * 1024
+_MESSAGE_LIMIT = 1000
+_CREDENTIALS_CODE = 20003
+
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+
+
+def make_http_client(
+    *, connect_timeout: float, read_timeout: float, pool_timeout: float, max_connections: int, user_agent: str
+) -> httpx.AsyncClient:
+    """The one HTTP client of a process: no redirects, no retries of its own, every timeout written out."""
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
+        limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+        follow_redirects=False,
+        headers={"Accept": "application/json", "User-Agent": user_agent},
+    )
+
+
+class TwilioClient:
+    """Twilio's 2010 API. Every method raises TwilioError and nothing else of the outside world."""
+
+    def __init__(self, http: httpx.AsyncClient, *, base_url: str) -> None:
+        self._http = http
+        self._base_url = base_url
+
+    async def create_call(self, access: AccountAccess, parameters: Mapping[str, Any], *, deadline_s: float) -> CallResource:
+        """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
+
+        Sends at most one POST. TwilioNotSent and TwilioAnswered prove that no call was created; TwilioOutcomeUnknown
+        proves nothing.
+        """
+        return _resource(await self._send("POST", access, "Calls.json", parameters, deadline_s))
+
+    async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
+        """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
+        return _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+
+    async def _send(
+        self,
+        method: str,
+        access: AccountAccess,
+        path: str,
+        parameters: Mapping[str, Any] | None,
+        deadline_s: float,
+    ) -> Any:
+        url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
+        form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
+        async with _translated(), asyncio.timeout(deadline_s):
+            request = self._http.build_request(
+                method,
+                url,
+                content=form,
+                headers={"Content-Type": "application/x-www-form-urlencoded"} if form is not None else None,
+            )
+            auth = httpx.BasicAuth(access.username, access.password.get_secret_value())
+            response = await self._http.send(request, auth=auth, stream=True)
+            try:
+                body = await _read(response)
+            finally:
+                await response.aclose()
+        return _classify(response, body)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except _NEVER_SENT as error:
+        raise TwilioNotSent(_reason(error)) from error
+    except (httpx.RequestError, httpx.StreamError, TimeoutError) as error:
+        raise TwilioOutcomeUnknown(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """`ReadTimeout` → `read_timeout`; a TimeoutError is the deadline of the whole attempt."""
+    name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _ANSWER_LIMIT:
+            raise TwilioOutcomeUnknown("answer_too_long")
+    return bytes(body)
+
+
+def _classify(response: httpx.Response, body: bytes) -> Any:
+    """DESIGN §3, the rows in which Twilio answered. Returns the JSON of a 2xx."""
+    status = response.status_code
+    document = _json(body)
+    answer = _answer(response, document)
+    if 200 <= status < 300:
+        if document is None:
+            raise TwilioOutcomeUnknown("unreadable_answer", answer)
+        return document
+    raise _refusal(status, answer)
+
+
+def _refusal(status: int, answer: Answer) -> TwilioError:
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return TwilioThrottled("throttled", answer)
+    # A 408 is sent by proxies (and by Twilio, for recordings) when the work took too long: it proves nothing.
+    if not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:
+        return TwilioOutcomeUnknown(f"status_{status}", answer)
+    if status in (401, 403) or answer.code == _CREDENTIALS_CODE:
+        return TwilioCredentialRejected("credential_rejected", answer)
+    return TwilioRejected("rejected", answer)
+
+
+def _resource(document: Any) -> CallResource:
+    resource = CallResource.read(document)
+    if resource is None:
+        raise TwilioOutcomeUnknown("answer_without_sid")
+    return resource
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return storable(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _answer(response: httpx.Response, document: Any) -> Answer:
+    fields = document if isinstance(document, dict) else {}
+    code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
+    return Answer(
+        status=response.status_code,
+        code=code if isinstance(code, int) else None,
+        message=message[:_MESSAGE_LIMIT] if isinstance(message, str) else None,
+        more_info=more_info[:_MESSAGE_LIMIT] if isinstance(more_info, str) else None,
+        request_id=response.headers.get("Twilio-Request-Id", "")[:64] or None,
+        retry_after_s=_seconds(response.headers.get("Retry-After")),
+    )
+
+
+def _seconds(value: str | None) -> float | None:
+    """Retry-After in seconds; the date form (RFC 9110 §10.2.3) is not worth a clock comparison here."""
+    return float(value) if value is not None and value.isascii() and value.isdigit() else None

@@ -1,0 +1,62 @@
+"""What an exchange with Twilio can come to, when it is not a good answer.
+
+TwilioError
+├── TwilioNotSent              the request never left us: no name, no connection, no TLS, no free connection in time
+├── TwilioOutcomeUnknown       it left us, or may have, and no trustworthy answer came back
+└── TwilioAnswered             Twilio said no
+    ├── TwilioThrottled        429: documented as never processed
+    ├── TwilioCredentialRejected  401, 403 or code 20003
+    └── TwilioRejected         every other 4xx
+
+One class per right reaction: repeat, never repeat, and "fix it first".
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Twilio's error body and the headers worth keeping. https://www.twilio.com/docs/usage/twilios-response"""
+
+    status: int
+    code: int | None = None
+    message: str | None = None
+    more_info: str | None = None
+    request_id: str | None = None
+    retry_after_s: float | None = None
+
+
+class TwilioError(Exception):
+    """`reason` is one constant word for logs, metrics and events; it never holds data of the request."""
+
+    def __init__(self, reason: str, answer: Answer | None = None) -> None:
+        self.reason = reason
+        self.answer = answer
+        super().__init__(reason)
+
+
+class TwilioNotSent(TwilioError):
+    pass
+
+
+class TwilioOutcomeUnknown(TwilioError):
+    pass
+
+
+class TwilioAnswered(TwilioError):
+    answer: Answer
+
+    def __init__(self, reason: str, answer: Answer) -> None:
+        super().__init__(reason, answer)
+
+
+class TwilioThrottled(TwilioAnswered):
+    pass
+
+
+class TwilioCredentialRejected(TwilioAnswered):
+    pass
+
+
+class TwilioRejected(TwilioAnswered):
+    pass

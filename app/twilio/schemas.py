@@ -1,0 +1,138 @@
+"""Twilio's shapes: access to an account, the Call resource read leniently, and parameters as a form.
+
+https://www.twilio.com/docs/voice/api/call-resource. Real answers differ from the documented example: nearly every field
+is null at first, "" means null, and keys may be added. A field that cannot be read is None here and stays in `raw`.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """One credential of one account, ready to be used: Basic auth of `username` and `password`."""
+
+    account_sid: str
+    username: str
+    password: SecretStr
+    base_url: str | None = None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _integer(value: object) -> int | None:
+    try:
+        number = int(value) if isinstance(value, str | int) else None
+    except ValueError:
+        return None
+    return number if number is not None and abs(number) <= _INT32_MAX else None
+
+
+def _money(value: object) -> Decimal | None:
+    try:
+        amount = Decimal(value) if isinstance(value, str | int) else None
+    except InvalidOperation:
+        return None
+    # A number that Postgres would refuse, or no price at all, must not lose the rest of the answer.
+    return amount if amount is not None and amount.is_finite() and abs(amount.adjusted()) < 20 else None
+
+
+def _time(value: object) -> datetime | None:
+    """RFC 2822, as the 2010 API writes it."""
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        time = parsedate_to_datetime(value)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _map(value: object) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+Text = Annotated[str | None, BeforeValidator(_text)]
+Integer = Annotated[int | None, BeforeValidator(_integer)]
+Money = Annotated[Decimal | None, BeforeValidator(_money)]
+Time = Annotated[datetime | None, BeforeValidator(_time)]
+UriMap = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
+
+
+class CallResource(BaseModel):
+    """What Twilio said of a call. `raw` is the whole answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sid: str
+    status: Text = None
+    direction: Text = None
+    to_formatted: Text = None
+    from_formatted: Text = None
+    date_created: Time = None
+    date_updated: Time = None
+    start_time: Time = None
+    end_time: Time = None
+    duration: Integer = None
+    price: Money = None
+    price_unit: Text = None
+    answered_by: Text = None
+    api_version: Text = None
+    caller_name: Text = None
+    forwarded_from: Text = None
+    group_sid: Text = None
+    parent_call_sid: Text = None
+    phone_number_sid: Text = None
+    queue_time: Integer = None
+    trunk_sid: Text = None
+    uri: Text = None
+    subresource_uris: UriMap = None
+    raw: dict[str, Any] = Field(exclude=True)
+
+    @classmethod
+    def read(cls, answer: object) -> "CallResource | None":
+        """The resource, or None when the answer is not one: without a CallSid nothing proves that a call exists."""
+        if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
+            return None
+        if not _CALL_SID.fullmatch(answer["sid"]):
+            return None
+        return cls(**{name: value for name, value in answer.items() if name in cls.model_fields}, raw=answer)
+
+
+def storable(value: Any) -> Any:
+    """JSON that Postgres can keep: it knows neither NUL nor lone surrogates in text, nor NaN and infinity."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    return value
+
+
+def form_name(name: str) -> str:
+    """`sip_auth_username` → `SipAuthUsername`: the one rule by which all of Twilio's parameters are named."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def form_fields(parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parameters as form fields: booleans as true/false, lists as repeated keys, as Twilio's SDKs send them."""
+    for name, value in parameters.items():
+        for item in value if isinstance(value, list) else [value]:
+            yield form_name(name), str(item).lower() if isinstance(item, bool) else str(item)

@@ -1,0 +1,1 @@
+"""Alembic migrations; run by `callgate migrate`, never when a service starts."""

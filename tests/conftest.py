@@ -1,0 +1,80 @@
+"""One real Postgres for the whole run, a database of its own for each test module, made from the migrated one."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.local.postgres import EmbeddedPostgres, remove
+from app.schema import migrate
+from tests.support.gateway import Gateway, running_gateway, settings_for
+
+_SERVER = "CALLGATE_TEST_SERVER"
+_TEMPLATE = "callgate_template"
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the controlling process only; xdist's workers inherit the address."""
+    if hasattr(config, "workerinput") or _SERVER in os.environ:
+        return
+    url = os.environ.get("CALLGATE_DATABASE_URL")
+    if url is None:
+        directory = Path(tempfile.mkdtemp(prefix="callgate-tests-"))
+        directory.chmod(0o755)  # root's Postgres runs as nobody
+        postgres = EmbeddedPostgres(directory, durable=False)
+        postgres.start()
+        config.add_cleanup(partial(_end, postgres, directory))
+        url = postgres.url
+    os.environ[_SERVER] = url
+    config.add_cleanup(partial(os.environ.__delitem__, _SERVER))
+    asyncio.run(_make(url, _TEMPLATE, "template0"))
+    migrate(_named(url, _TEMPLATE))
+
+
+def _end(postgres: EmbeddedPostgres, directory: Path) -> None:
+    postgres.stop()
+    remove(directory)
+    shutil.rmtree(directory)
+
+
+def _named(url: str, database: str) -> str:
+    return make_url(url).set(drivername="postgresql+asyncpg", database=database).render_as_string(hide_password=False)
+
+
+async def _make(server: str, database: str, template: str) -> str:
+    connection = await asyncpg.connect(make_url(server).set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        await connection.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        await connection.execute(f"CREATE DATABASE {database} TEMPLATE {template}")
+    finally:
+        await connection.close()
+    return _named(server, database)
+
+
+@pytest.fixture(scope="module")
+async def database_url() -> str:
+    """A migrated, empty database."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    return await _make(os.environ[_SERVER], f"callgate_{worker}_{next(_numbers)}", _TEMPLATE)
+
+
+@pytest.fixture
+async def empty_database_url() -> str:
+    """A database without any table."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    return await _make(os.environ[_SERVER], f"callgate_{worker}_{next(_numbers)}", "template0")
+
+
+@pytest.fixture(scope="module")
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url)) as running:
+        yield running

@@ -1,0 +1,49 @@
+"""Sealed secrets and keyed hashes."""
+
+import os
+
+import pytest
+
+from app.crypto import Keyring, SecretUnreadable
+
+OLD, NEW = os.urandom(32), os.urandom(32)
+
+
+def test_what_was_sealed_opens_for_the_same_row() -> None:
+    ring = Keyring([NEW])
+    assert ring.open(ring.seal("töken", identity="row:1"), identity="row:1") == "töken"
+
+
+def test_the_same_secret_never_looks_the_same() -> None:
+    ring = Keyring([NEW])
+    assert ring.seal("token", identity="row:1") != ring.seal("token", identity="row:1")
+
+
+def test_a_ciphertext_moved_to_another_row_does_not_open() -> None:
+    ring = Keyring([NEW])
+    with pytest.raises(SecretUnreadable):
+        ring.open(ring.seal("token", identity="row:1"), identity="row:2")
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 17, -1])
+def test_a_changed_byte_does_not_open(position: int) -> None:
+    ring = Keyring([NEW])
+    sealed = bytearray(ring.seal("token", identity="row:1"))
+    sealed[position] ^= 1
+    with pytest.raises(SecretUnreadable):
+        ring.open(bytes(sealed), identity="row:1")
+
+
+def test_an_older_key_still_opens_and_the_newest_seals() -> None:
+    before, after = Keyring([OLD]), Keyring([NEW, OLD])
+    assert after.open(before.seal("token", identity="row:1"), identity="row:1") == "token"
+    with pytest.raises(SecretUnreadable):
+        before.open(after.seal("token", identity="row:1"), identity="row:1")
+
+
+def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
+    before, after = Keyring([OLD]), Keyring([NEW, OLD])
+    stored = before.keyed_hash(b"value")
+    assert after.matches(stored, b"value")
+    assert not after.matches(stored, b"other")
+    assert not Keyring([NEW]).matches(stored, b"value")

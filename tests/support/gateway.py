@@ -1,0 +1,118 @@
+"""The API of a test, on a real socket over a real Postgres, and tenants made as an operator makes them."""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from app.crypto import Keyring
+from app.database import Database
+from app.main import create_app
+from app.settings import Settings
+from app.tenants.service import TenantService
+
+SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
+BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+
+_numbers = itertools.count(1)
+
+
+def settings_for(database_url: str, **values: Any) -> Settings:
+    """Short timeouts, so that a test of a silent upstream does not wait for long."""
+    defaults: dict[str, Any] = {
+        "database_url": database_url,
+        "secret_keys": SECRET_KEY,
+        "twilio_connect_timeout": 0.5,
+        "twilio_read_timeout": 0.7,
+        "twilio_pool_timeout": 0.5,
+        "request_budget": 4.0,
+        "log_level": "INFO",
+        "twilio_base_url": "http://127.0.0.1:9",
+    }
+    return Settings.model_validate(defaults | values)
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves the signals of the test process alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """The application on a free port of 127.0.0.1; the lifespan's end is awaited."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = QuietServer(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+@dataclass
+class Tenant:
+    """A tenant with one account at `base_url`, and a client that shows its API key."""
+
+    id: str
+    key: str
+    account_sid: str
+    auth_token: str
+    http: httpx.AsyncClient
+
+    async def create(self, key: str | None = None, **members: Any) -> httpx.Response:
+        """POST the guide's basic call, changed by `members`."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return await self.http.post("/v1/calls", json=BASIC | members, headers=headers)
+
+    async def events(self, call_id: str) -> list[dict[str, Any]]:
+        response = await self.http.get(f"/v1/calls/{call_id}/events")
+        events: list[dict[str, Any]] = response.raise_for_status().json()["events"]
+        return events
+
+
+@dataclass
+class Gateway:
+    url: str
+    settings: Settings
+    database: Database
+    tenants: TenantService
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:
+        number = next(_numbers)
+        tenant_id, account_sid, token = f"tenant-{number}", f"AC{number:032x}", f"token-{number}-" + "t" * 20
+        await self.tenants.create_tenant(tenant_id, name=f"Tenant {number}")
+        if with_account:
+            await self.tenants.add_credential(tenant_id, account_sid=account_sid, secret=token, key_sid=None, base_url=base_url)
+        _, key = await self.tenants.create_key(tenant_id, name=None, expires_at=None)
+        http = httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        self.clients.append(http)
+        return Tenant(tenant_id, key, account_sid, token, http)
+
+
+@asynccontextmanager
+async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    database = Database(settings.require_database_url(), pool_size=2)
+    tenants = TenantService(database, Keyring(settings.require_secret_keys()))
+    try:
+        async with served(create_app(settings)) as url:
+            running = Gateway(url, settings, database, tenants)
+            yield running
+            for client in running.clients:
+                await client.aclose()
+    finally:
+        await database.close()

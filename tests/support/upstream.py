@@ -1,0 +1,177 @@
+"""An upstream on a raw socket, in place of Twilio: reads a whole request, writes it down, then misbehaves as scripted."""
+
+import asyncio
+import base64
+import itertools
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+Behaviour = Callable[["Upstream", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Received:
+    method: str
+    path: str
+    headers: dict[str, str]
+    form: list[tuple[str, str]]
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        user, _, password = base64.b64decode(self.headers["authorization"].removeprefix("Basic ")).decode().partition(":")
+        return user, password
+
+
+@dataclass
+class Upstream:
+    """`script` is used up request by request; its last behaviour stays."""
+
+    url: str
+    script: list[Behaviour]
+    received: list[Received] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    @property
+    def posts(self) -> list[Received]:
+        return [request for request in self.received if request.method == "POST"]
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.add(writer)
+        try:
+            while request := await _read_request(reader):
+                self.received.append(request)
+                behaviour = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+                await behaviour(self, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+            self.connections.discard(writer)
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Received | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    method, path, _ = head[0].split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True))
+
+
+def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
+    """What Twilio really answers to a creation: almost everything null."""
+    sid = sid or f"CA{next(_numbers):032x}"
+    call = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls/{sid}"
+    return {
+        "sid": sid,
+        "status": "queued",
+        "direction": "outbound-api",
+        "api_version": "2010-04-01",
+        "price": None,
+        "price_unit": "USD",
+        "queue_time": "0",
+        "date_created": None,
+        "duration": None,
+        "trunk_sid": "",
+        "annotation": None,
+        "uri": f"{call}.json",
+        "subresource_uris": {"recordings": f"{call}/Recordings.json"},
+        **fields,
+    }
+
+
+def answer(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> Behaviour:
+    async def behave(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        content = json.dumps(document).encode() if body is None else body
+        lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        await writer.drain()
+
+    return behave
+
+
+def created(**fields: Any) -> Behaviour:
+    """A new call each time, with a sid of its own."""
+
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(201, call_resource(**fields))(upstream, reader, writer)
+
+    return behave
+
+
+def created_after_release(**fields: Any) -> Behaviour:
+    """Answers once the test says so: for what must happen meanwhile."""
+
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.released.wait()
+        await answer(201, call_resource(**fields))(upstream, reader, writer)
+
+    return behave
+
+
+def error(status: int, code: int, message: str = "No", *, headers: dict[str, str] | None = None) -> Behaviour:
+    more_info = f"https://www.twilio.com/docs/errors/{code}"
+    document = {"code": code, "message": message, "more_info": more_info, "status": status}
+    return answer(status, document, headers={"Twilio-Request-Id": "RQ" + "e" * 32, **(headers or {})})
+
+
+async def hang(upstream: Upstream, _: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    await upstream.released.wait()
+
+
+async def reset(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """RST, as a crashed host or a firewall sends it."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    raise ConnectionResetError
+
+
+async def close(_: Upstream, __: asyncio.StreamReader, ___: asyncio.StreamWriter) -> None:
+    """FIN without an answer."""
+    raise ConnectionError
+
+
+async def half_an_answer(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"sid": "CA')
+    await writer.drain()
+    raise ConnectionError
+
+
+async def not_http(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\x01\x02 this is not HTTP\r\n\r\n")
+    await writer.drain()
+    raise ConnectionError
+
+
+@asynccontextmanager
+async def running_upstream(*script: Behaviour) -> AsyncIterator[Upstream]:
+    upstream = Upstream("", list(script))
+    server = await asyncio.start_server(upstream.handle, "127.0.0.1", 0)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield upstream
+    finally:
+        upstream.released.set()
+        server.close()
+        for connection in list(upstream.connections):
+            connection.close()
+
+
+def refused_url() -> str:
+    """An address where nothing listens: the port was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
