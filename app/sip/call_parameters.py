@@ -1,0 +1,71 @@
+"""The other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
+
+import re
+from typing import Final, NamedTuple
+
+from app.sip.escapes import is_control, truncates_to_line_end
+from app.sip.findings import Finding, Report
+
+SIP_AUTH_LIMIT: Final = 256
+"""A user name or password must be shorter; in characters. Twilio errors 21221 and 21223."""
+
+# Twilio's guide "Making SIP Calls": alphanumeric characters and "+-_.". ASCII, since it becomes a SIP user.
+_NOT_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
+
+
+def check_from(text: str) -> tuple[Finding, ...]:
+    """What there is to say about `from` when a SIP address is called: the user of the From header, nothing else."""
+    report = Report()
+    if not text:
+        detail = "Give the caller's name or number, for example Jack or +14155550100."
+        report.add("FROM_EMPTY", 0, 0, detail)
+    for run in _NOT_IN_FROM.finditer(text):
+        detail = "Use only letters A-Z and a-z, digits and + - _ . here: a user name, not an address (21212)."
+        report.add("FROM_CHARACTER", run.start(), run.end(), detail)
+        if report.closed:
+            break
+    return report.findings()
+
+
+class SipAuthFindings(NamedTuple):
+    """Apart, so that a caller can point at the parameter. The ranges count the characters of each value."""
+
+    username: tuple[Finding, ...]
+    password: tuple[Finding, ...]
+
+
+def check_sip_auth(username: str | None, password: str | None) -> SipAuthFindings:
+    """What there is to say about the digest credentials of a call. No finding holds a part of either value."""
+    of_username, of_password = Report(), Report()
+    if username is not None:
+        if not username:
+            detail = "Give the user name, or leave out sip_auth_username."
+            of_username.add("SIP_AUTH_USERNAME_EMPTY", 0, 0, detail)
+        _judge_credential(username, "SIP_AUTH_USERNAME", "sip_auth_username (21221, 21222)", of_username)
+        if not password:
+            detail = "Give sip_auth_password as well: a user name needs one (21225)."
+            of_password.add("SIP_AUTH_PASSWORD_MISSING", 0, 0, detail)
+    elif password:
+        detail = "Give sip_auth_username as well: without it the password is not used."
+        of_username.add("SIP_AUTH_USERNAME_MISSING", 0, 0, detail)
+    if password:
+        _judge_credential(password, "SIP_AUTH_PASSWORD", "sip_auth_password (21223, 21224)", of_password)
+    return SipAuthFindings(of_username.findings(), of_password.findings())
+
+
+def _judge_credential(value: str, code: str, parameter: str, report: Report) -> None:
+    """RFC 3261 §25.1: a user name travels as a quoted-string, which holds no control character.
+
+    It may hold `"` and `\\` only as a quoted-pair, and UTF-8 for which digest had no agreed charset before RFC 7616.
+    """
+    if len(value) >= SIP_AUTH_LIMIT:
+        detail = f"Shorten {parameter} to at most {SIP_AUTH_LIMIT - 1} characters."
+        report.add(f"{code}_TOO_LONG", SIP_AUTH_LIMIT - 1, len(value), detail)
+        return
+    for at, character in enumerate(value):
+        if is_control(character) or truncates_to_line_end(character) or "\ud800" <= character <= "\udfff":
+            detail = f"Remove this character from {parameter}: it is not legal in SIP."
+            report.add(f"{code}_CHARACTER", at, at + 1, detail)
+        elif not character.isascii() or (character in '"\\' and code == "SIP_AUTH_USERNAME"):
+            detail = f"Prefer printable ASCII in {parameter}: SIP software does not agree on this character."
+            report.add(f"{code}_UNUSUAL", at, at + 1, detail)

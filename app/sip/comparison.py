@@ -1,0 +1,78 @@
+"""When two SIP URIs are equal: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
+
+import re
+from typing import Final, NamedTuple
+
+from app.sip.grammar import SIP_URI, parse_items
+from app.sip.hosts import canonical_host
+
+# "Characters other than those in the 'reserved' set (see RFC 2396) are equivalent to their encoding."
+_RESERVED: Final = ";/?:@&=+$,"
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+# The parameters that never match when only one URI has them. The RFC's text names user, ttl, method and maddr, and
+# its examples add transport.
+_NEVER_IGNORED: Final = ("transport", "user", "ttl", "method", "maddr")
+
+_Value = str | None
+
+
+class Comparable(NamedTuple):
+    fixed: tuple[object, ...]
+    """What equal URIs must share, and so all that a hash may use: equality ignores a parameter that only one has."""
+    parameters: dict[str, _Value]
+    """What must match where both URIs have it."""
+
+
+def comparable(text: str) -> Comparable | None:
+    """None for what is no SIP URI: outside the grammar, or with a parameter twice (§19.1.1)."""
+    match = SIP_URI.fullmatch(text)
+    if match is None:
+        return None
+    scheme, user, password, host, port, written_parameters, written_headers = match.groups()
+    items = [(_fold(name), value) for name, value in parse_items(written_parameters[1:], ";")]
+    # Method names are case-sensitive (§7.1); every other value is not, unless its definition says otherwise.
+    parameters = {name: _normalise(value) if name == "method" else _fold(value) for name, value in items}
+    if len(parameters) < len(items):
+        return None
+    # Order does not matter, but among headers of one name. Values are compared as written: those that Twilio passes
+    # hold case-sensitive users, or are the caller's own and have no rules that we could know.
+    headers = sorted(
+        ((_fold(name), _normalise(value)) for name, value in parse_items(written_headers, "&")),
+        key=lambda header: str(header[0]),
+    )
+    fixed = (
+        scheme.lower(),
+        _normalise(user),
+        _normalise(password),
+        canonical_host(host),
+        port and (port.lstrip("0") or "0"),
+        tuple((name, parameters[name]) for name in _NEVER_IGNORED if name in parameters),
+        tuple(headers),
+    )
+    return Comparable(fixed, {name or "": value for name, value in parameters.items()})
+
+
+def equal(a: str, b: str) -> bool:
+    if a == b:
+        return True
+    mine, theirs = comparable(a), comparable(b)
+    if mine is None or theirs is None or mine.fixed != theirs.fixed:
+        return False
+    shared = mine.parameters.keys() & theirs.parameters.keys()
+    return all(mine.parameters[name] == theirs.parameters[name] for name in shared)
+
+
+def _normalise(text: _Value) -> _Value:
+    return None if text is None else _ESCAPE.sub(_normalise_escape, text)
+
+
+def _fold(text: _Value) -> _Value:
+    return None if text is None else _ESCAPE.sub(_normalise_escape, text).lower()
+
+
+def _normalise_escape(escape: re.Match[str]) -> str:
+    """A character that is its escape's equal; of the others, and of "%" and the unprintable, the one escape."""
+    character = chr(int(escape[0][1:], 16))
+    if not "!" <= character <= "~" or character in _RESERVED or character == "%":
+        return escape[0].upper()
+    return character

@@ -1,0 +1,108 @@
+"""What can be said about an address: every code with its severity, and the list that one validation fills."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final
+
+MOST_FINDINGS: Final = 10
+"""An address with more faults than this is not explained further; see `Report`."""
+
+
+class Severity(StrEnum):
+    """`error` refuses the call, `policy` is accepted unless a tenant's policy says otherwise, `warning` is shown."""
+
+    ERROR = "error"
+    POLICY = "policy"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to say about a text. `code` is stable; `start` and `end` are a range of characters in that text.
+
+    `detail` is one sentence that says how to mend it. It never holds a password or the value of a header.
+    """
+
+    code: str
+    severity: Severity
+    start: int
+    end: int
+    detail: str
+
+
+_ERRORS = """
+    EMPTY ADDRESS_TOO_LONG HEADERS_TOO_LONG
+    CONTROL_CHAR NON_ASCII BAD_ESCAPE
+    BAD_SYNTAX BAD_SCHEME BAD_USER BAD_PASSWORD BAD_HOST BAD_PORT BAD_PARAM BAD_HEADER
+    PASSWORD_IN_URI
+    NOT_UTF8 LINE_SEPARATOR BYTE_TRUNCATION_CRLF DOUBLE_ESCAPED_CONTROL
+    NON_PUBLIC_HOST IPV4_COMPATIBLE_IPV6 NAT64_EMBEDDED_IPV4 LABEL_TOO_LONG
+    TWILIO_EDGE_IN_HOST TWILIO_DOMAIN_WITHOUT_USER
+    PORT_OUT_OF_RANGE
+    DUPLICATE_PARAM METHOD_PARAM MADDR_OVERRIDES_HOST ESCAPED_CONTROL_PARAM
+    TRANSPORT_NOT_SUPPORTED SECURE_NOT_SUPPORTED SECURE_TRANSPORT_CONTRADICTION SIPS_OVER_UDP
+    HEADER_NOT_PASSED BAD_HEADER_NAME ESCAPED_HEADER_NAME
+    FROM_EMPTY FROM_CHARACTER
+    SIP_AUTH_USERNAME_EMPTY SIP_AUTH_USERNAME_TOO_LONG SIP_AUTH_USERNAME_CHARACTER
+    SIP_AUTH_PASSWORD_MISSING SIP_AUTH_PASSWORD_TOO_LONG SIP_AUTH_PASSWORD_CHARACTER
+"""
+_POLICIES = """
+    SIPS_SCHEME NO_USER USER_LOOKS_LIKE_URI_PARTS ESCAPED_NON_ASCII
+    IPV6_HOST IP_LITERAL_HOST NOT_A_PUBLIC_NAME TRAILING_DOT TWILIO_PSTN_HOST TWILIO_LEGACY_HOST
+    PORT_WITH_LEADING_ZERO
+    OTHER_PARAM ESCAPED_PARAM_NAME TRANSPORT_WITHOUT_VALUE SECURE_NOT_LOWER_CASE UNKNOWN_EDGE UNKNOWN_REGION
+    HEADER_WITHOUT_X_PREFIX REPEATED_HEADER MANY_HEADERS
+    SIP_AUTH_USERNAME_UNUSUAL SIP_AUTH_PASSWORD_UNUSUAL
+"""
+_WARNINGS = """
+    MEDIA_NOT_ENCRYPTED TLS_ON_PORT_5060 NO_TLS_ON_PORT_5061 LEGACY_REGION PLUS_IS_NOT_SPACE
+    SIP_AUTH_USERNAME_MISSING
+"""
+
+SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
+    dict.fromkeys(_ERRORS.split(), Severity.ERROR)
+    | dict.fromkeys(_POLICIES.split(), Severity.POLICY)
+    | dict.fromkeys(_WARNINGS.split(), Severity.WARNING)
+)
+"""Every code there is. `docs/sip.md` explains each, and a test holds the two together."""
+
+
+class Report(list[Finding]):
+    """The findings of one validation.
+
+    At most MOST_FINDINGS are kept, so that an address made of faults costs no more than another; but the first
+    error is always kept, so that a cut-off list never makes an address look valid. A report that is `closed`
+    takes nothing more: it is full and holds an error, or the one finding in it says enough.
+    """
+
+    closed = False
+
+    def add(self, code: str, start: int, end: int, detail: str) -> None:
+        if self.closed:
+            return
+        severity = SEVERITIES[code]
+        if len(self) < MOST_FINDINGS or severity is Severity.ERROR:
+            self.append(Finding(code, severity, start, end, detail))
+            if len(self) >= MOST_FINDINGS:
+                self.closed = self.has_error
+
+    @property
+    def has_error(self) -> bool:
+        return any(finding.severity is Severity.ERROR for finding in self)
+
+    @property
+    def only_errors(self) -> bool:
+        """There is room for nothing but an error."""
+        return len(self) >= MOST_FINDINGS
+
+    def findings(self) -> tuple[Finding, ...]:
+        """In the order of the text."""
+        return tuple(sorted(self, key=attrgetter("start", "end")))
+
+
+def shown(name: str) -> str:
+    """A name as it is written in the URI, short enough for a `detail`."""
+    return name if len(name) <= 40 else name[:40] + "…"

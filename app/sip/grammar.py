@@ -1,0 +1,108 @@
+"""The grammar of a SIP URI: RFC 3261 §25.1, with the IPv4 and IPv6 productions that RFC 5954 §4.1 puts in their place.
+
+Each constant is the production it is named after. Every repetition is possessive or has a small bound, so that `SIP_URI`
+looks at a character at most a fixed number of times: matching is linear in the length of the text, whatever the text.
+None uses `\\d`, `$` or a case-insensitive match beyond ASCII, which accept more than they seem to.
+"""
+
+import re
+from typing import Final, Protocol
+
+_ALPHANUM = "A-Za-z0-9"
+_UNRESERVED = _ALPHANUM + r"\-_.!~*'()"  # unreserved = alphanum / mark
+_ESCAPED = "%[0-9A-Fa-f]{2}"  # escaped = "%" HEXDIG HEXDIG
+
+USER_CHARACTERS: Final = _UNRESERVED + "&=+$,;?/"  # unreserved / user-unreserved
+_PASSWORD_CHARACTERS = _UNRESERVED + "&=+$,"
+PARAM_CHARACTERS: Final = _UNRESERVED + r"\[\]/:&+$"  # unreserved / param-unreserved
+HEADER_CHARACTERS: Final = _UNRESERVED + r"\[\]/?:+$"  # unreserved / hnv-unreserved
+
+_TOKEN = rf"[{_ALPHANUM}\-.!%*_+`'~]++"  # token = 1*(alphanum / "-" / "." / "!" / "%" / …)
+
+
+def _one_or_more(characters: str) -> str:
+    return f"(?:[{characters}]++|{_ESCAPED})++"
+
+
+def _any_number(characters: str) -> str:
+    return f"(?:[{characters}]++|{_ESCAPED})*+"
+
+
+# user = 1*( unreserved / escaped / user-unreserved ). A telephone-subscriber is a subset of it (§19.1.6).
+USER: Final = _one_or_more(USER_CHARACTERS)
+PASSWORD: Final = _any_number(_PASSWORD_CHARACTERS)
+
+# domainlabel = alphanum / alphanum *( alphanum / "-" ) alphanum;  toplabel = ALPHA / ALPHA *( … ) alphanum
+_DOMAINLABEL = rf"[{_ALPHANUM}][{_ALPHANUM}\-]*+(?<!-)"
+_TOPLABEL = rf"[A-Za-z][{_ALPHANUM}\-]*+(?<!-)"
+# hostname = *( domainlabel "." ) toplabel [ "." ]: a label is not the last one when another follows its dot.
+_HOSTNAME = rf"(?:{_DOMAINLABEL}\.(?=[{_ALPHANUM}]))*+{_TOPLABEL}\.?+"
+
+# RFC 5954 §4.1: dec-octet as in RFC 3986, so that 256 and leading zeros are no address.
+_DEC_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"{_DEC_OCTET}(?:\.{_DEC_OCTET}){{3}}"
+_H16 = "[0-9A-Fa-f]{1,4}"
+_LS32 = f"(?:{_H16}:{_H16}|{_IPV4})"
+_IPV6 = (
+    "(?:"
+    + "|".join(
+        [
+            f"(?:{_H16}:){{6}}{_LS32}",
+            f"::(?:{_H16}:){{5}}{_LS32}",
+            f"(?:{_H16})?::(?:{_H16}:){{4}}{_LS32}",
+            f"(?:(?:{_H16}:){{0,1}}{_H16})?::(?:{_H16}:){{3}}{_LS32}",
+            f"(?:(?:{_H16}:){{0,2}}{_H16})?::(?:{_H16}:){{2}}{_LS32}",
+            f"(?:(?:{_H16}:){{0,3}}{_H16})?::{_H16}:{_LS32}",
+            f"(?:(?:{_H16}:){{0,4}}{_H16})?::{_LS32}",
+            f"(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}",
+            f"(?:(?:{_H16}:){{0,6}}{_H16})?::",
+        ]
+    )
+    + ")"
+)
+# host = hostname / IPv4address / IPv6reference;  IPv6reference = "[" IPv6address "]"
+HOST: Final = rf"(?:{_HOSTNAME}|{_IPV4}|\[{_IPV6}\])"
+PORT: Final = "[0-9]++"  # port = 1*DIGIT
+
+# uri-parameter = transport-param / user-param / method-param / ttl-param / maddr-param / lr-param / other-param.
+# The first three take a token, which may hold a bare "%" and "`"; whatever else they hold, and every ttl, maddr and
+# lr, is also an other-param = pname [ "=" pvalue ].
+PARAM: Final = (
+    rf"(?:(?i:transport|user|method)={_TOKEN}(?=[;?]|\Z)"
+    rf"|{_one_or_more(PARAM_CHARACTERS)}(?:={_one_or_more(PARAM_CHARACTERS)})?+)"
+)
+HEADER: Final = f"{_one_or_more(HEADER_CHARACTERS)}={_any_number(HEADER_CHARACTERS)}"  # header = hname "=" hvalue
+
+# SIP-URI / SIPS-URI = scheme ":" [ userinfo ] hostport uri-parameters [ headers ].
+# "@" is in no production but userinfo's end, so a text that holds one has its user before it, whatever it looks like.
+SIP_URI: Final = re.compile(
+    rf"(?P<scheme>[sS][iI][pP][sS]?):"
+    rf"(?:(?P<user>{USER})(?::(?P<password>{PASSWORD}))?+@)?+"
+    rf"(?P<host>{HOST})(?::(?P<port>{PORT}))?+"
+    rf"(?P<parameters>(?:;{PARAM})*+)"
+    rf"(?:\?(?P<headers>{HEADER}(?:&{HEADER})*+))?+",
+    re.ASCII,
+)
+
+Part = str
+"""The name of a group of `SIP_URI`."""
+
+
+class Split(Protocol):
+    """A text taken apart: the `re.Match` of `SIP_URI`, or what `diagnosis` could save of a text outside the grammar."""
+
+    def groups(self) -> tuple[str | None, ...]:
+        """scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""
+
+    def start(self, part: Part, /) -> int: ...
+
+    def span(self, part: Part, /) -> tuple[int, int]: ...
+
+
+def parse_items(part: str | None, separator: str) -> list[tuple[str, str | None]]:
+    """The names and values of a list as written. A value is None when there is no "="."""
+    if not part:
+        return []
+    return [
+        (name, value if equals else None) for name, equals, value in [item.partition("=") for item in part.split(separator)]
+    ]

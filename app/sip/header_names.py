@@ -1,0 +1,38 @@
+"""Which header fields of a SIP URI Twilio puts into the INVITE.
+
+<https://www.twilio.com/docs/voice/api/receiving-sip> and the error pages 13252 and 32113: every `X-…` but
+`X-Twilio…`, and four others. Standard names that are not among them are known to be dropped; for the rest, Twilio's
+pages contradict each other. All names here are in lower case, because header names are compared so (RFC 3261 §7.3.1).
+"""
+
+from typing import Final
+
+PASSED: Final = frozenset({"user-to-user", "remote-party-id", "p-preferred-identity", "p-called-party-id"})
+
+# The IANA registry "Header Fields" of SIP, without the P- names, which rules.py refuses as a family.
+_REGISTERED = """
+    accept accept-contact accept-encoding accept-language accept-resource-priority additional-identity alert-info
+    allow allow-events answer-mode attestation-info authentication-info authorization call-id call-info
+    cellular-network-info contact content-disposition content-encoding content-id content-language content-length
+    content-type cseq date dc-info encryption error-info event expires feature-caps flow-timer from geolocation
+    geolocation-error geolocation-routing hide history-info identity identity-info in-reply-to info-package join
+    max-breadth max-forwards mime-version min-expires min-se organization origination-id path permission-missing
+    policy-contact policy-id priority priority-share priority-verstat priv-answer-mode privacy proxy-authenticate
+    proxy-authorization proxy-require rack reason reason-phrase record-route recv-info refer-events-at refer-sub
+    refer-to referred-by reject-contact relayed-charge replaces reply-to request-disposition require
+    resource-priority resource-share response-key response-source restoration-info retry-after route rseq
+    security-client security-server security-verify server service-interact-info service-route session-expires
+    session-id sip-etag sip-if-match subject subscription-state supported suppress-if-match target-dialog timestamp
+    to trigger-consent unsupported user-agent via warning www-authenticate
+"""
+_COMPACT_FORMS = "a b c d e f i j k l m n o r s t u v x y"
+# Not registered but in wide use; "body" and "method" are RFC 3261 §19.1.1's own; the rest are names of URI
+# parameters, which change nothing after the "?".
+_OTHERS = "diversion body method maddr ttl lr transport secure edge region"
+
+NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_OTHERS}".split())
+
+
+def is_passed_custom_name(name: str) -> bool:
+    """`name` in lower case."""
+    return name.startswith("x-") and not name.startswith("x-twilio")

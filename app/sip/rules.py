@@ -1,0 +1,230 @@
+"""The gateway's rules for a URI that is in the grammar, part by part: what it means, and what Twilio makes of it."""
+
+import re
+from collections.abc import Mapping
+from itertools import permutations, product
+from typing import Final
+
+from app.sip.escapes import Pairs, decode_items, judge_escapes, unescape
+from app.sip.findings import Report, shown
+from app.sip.grammar import HEADER_CHARACTERS, Split
+from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
+
+Values = Mapping[str, str | None]
+"""The decoded values of uri-parameters, by lower-case name."""
+
+TRANSPORTS: Final = ("udp", "tcp", "tls")
+EDGES: Final = ("ashburn", "dublin", "frankfurt", "san-jose", "sao-paulo", "singapore", "sydney", "tokyo")
+REGIONS: Final = ("au1", "br1", "de1", "ie1", "jp1", "sg1", "us1", "us2")
+MANY_HEADERS: Final = 20  # Twilio refuses "too many" (13251) and gives no number.
+
+_CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": EDGES}
+
+# Most addresses hold nothing but these, and one look at a table or one match keeps them fast. The rules below have
+# nothing to say about what is listed or matches here; tests hold that.
+UNREMARKABLE_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
+UNREMARKABLE_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
+    "".join(f";{name}={value}" for name, value in zip(names, values, strict=True)): (
+        tuple(zip(names, values, strict=True)),
+        dict(zip(names, values, strict=True)),
+    )
+    for size in range(1, len(_CHOICES) + 1)
+    for names in permutations(_CHOICES, size)
+    for values in product(*(_CHOICES[name] for name in names))
+}
+_PLUS_EXCLUDED = HEADER_CHARACTERS.replace("+", "")
+UNREMARKABLE_HEADERS: Final = re.compile(
+    r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
+    # Every value without "+" whose escapes stand for printable ASCII but "%"; a space here was "%20".
+    rf"=((?:[ {_PLUS_EXCLUDED}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
+    re.ASCII,
+)
+
+_CONTROL_PARAMS = frozenset({"transport", "secure", "edge", "region"})
+_MEANINGFUL_PARAMS = _CONTROL_PARAMS | {"method", "maddr"}
+_LOOKS_LIKE_URI_PARTS = re.compile(r"[;?/=@]")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name = token
+_PLUS_BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])\+(?=[A-Za-z])")
+
+
+def judge_user(user: str, start: int, report: Report) -> None:
+    if _LOOKS_LIKE_URI_PARTS.search(unescape(user) or user):
+        detail = "Check the host: all that stands before the @ is the user, also what looks like a host or a parameter."
+        report.add("USER_LOOKS_LIKE_URI_PARTS", start, start + len(user), detail)
+    if "%" in user:
+        judge_escapes(user, start, report)
+
+
+def judge_password(password: str, start: int, report: Report) -> None:
+    detail = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
+    report.add("PASSWORD_IN_URI", start - 1, start + len(password), detail)
+    if "%" in password:
+        judge_escapes(password, start, report)
+
+
+def judge_port(port: str, start: int, report: Report) -> None:
+    significant = port.lstrip("0")
+    if not significant or len(significant) > 5 or int(significant) > 65535:
+        report.add("PORT_OUT_OF_RANGE", start, start + len(port), "Use a port from 1 to 65535.")
+    elif port[0] == "0":
+        detail = f"Write the port as {significant}, without leading zeros."
+        report.add("PORT_WITH_LEADING_ZERO", start, start + len(port), detail)
+
+
+def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Values]:
+    """Decode and judge uri-parameters, of which `written` is the list as it stands in the URI at `start`.
+
+    Returns them in order, and their values by lower-case name.
+    """
+    unremarkable = UNREMARKABLE_PARAMETERS.get(written)
+    if unremarkable:
+        return unremarkable
+    pairs: list[tuple[str, str | None]] = []
+    values: dict[str, str | None] = {}
+    end = start
+    for item in written[1:].split(";"):
+        if report.closed:
+            return decode_items(written[1:], ";"), {}
+        start = end + 1
+        end = start + len(item)
+        spelled_name, equals, spelled_value = item.partition("=")
+        name, value = spelled_name, spelled_value if equals else None
+        if "%" in item:
+            name, value = unescape(name) or name, value and unescape(value)
+        pairs.append((name, value))
+        key = name.lower()
+        if key in values:
+            detail = f"Leave out the second {shown(spelled_name)}: a parameter comes once."
+            report.add("DUPLICATE_PARAM", start, end, detail)
+        if key in _MEANINGFUL_PARAMS:
+            _judge_meaningful_parameter(key, value, start, end, report)
+        elif not report.only_errors:
+            _report_other_parameter(spelled_name, start, end, report)
+        if "%" in item:
+            if key in _CONTROL_PARAMS:
+                detail = f"Write {key} and its value without % escapes."
+                report.add("ESCAPED_CONTROL_PARAM", start, end, detail)
+            judge_escapes(spelled_name, start, report)
+            judge_escapes(spelled_value, start + len(spelled_name) + 1, report)
+        values[key] = value
+    return tuple(pairs), values
+
+
+def _judge_meaningful_parameter(key: str, value: str | None, start: int, end: int, report: Report) -> None:
+    lower = value.lower() if value else ""
+    match key:
+        case "method":
+            report.add("METHOD_PARAM", start, end, "Leave out method: a call is always an INVITE (RFC 3261 §19.1.1).")
+        case "maddr":
+            detail = "Leave out maddr and name that address as the host: maddr would send the call past the host."
+            report.add("MADDR_OVERRIDES_HOST", start, end, detail)
+        case "transport" if value is None:
+            report.add("TRANSPORT_WITHOUT_VALUE", start, end, "Write transport=udp, transport=tcp or transport=tls.")
+        case "transport" if lower not in TRANSPORTS:
+            detail = "Use udp, tcp or tls: Twilio supports no other transport (32114)."
+            report.add("TRANSPORT_NOT_SUPPORTED", start, end, detail)
+        case "secure" if lower not in ("true", "false"):
+            detail = "Write secure=true or secure=false: Twilio takes anything else for false (32114)."
+            report.add("SECURE_NOT_SUPPORTED", start, end, detail)
+        case "secure" if value != lower:
+            detail = f"Write secure={lower} in lower case, as Twilio documents it; an unknown value means false."
+            report.add("SECURE_NOT_LOWER_CASE", start, end, detail)
+        case "edge" if lower not in EDGES:
+            report.add("UNKNOWN_EDGE", start, end, f"Use one of Twilio's edges: {', '.join(EDGES)}.")
+        case "region" if lower not in REGIONS:
+            report.add("UNKNOWN_REGION", start, end, "Use the edge parameter: Twilio knows no such region.")
+        case "region":
+            report.add("LEGACY_REGION", start, end, "Prefer the edge parameter: Twilio calls region a legacy one.")
+        case _:
+            pass
+
+
+def _report_other_parameter(name: str, start: int, end: int, report: Report) -> None:
+    report.add("OTHER_PARAM", start, end, f"Leave out {shown(name)}: Twilio does not document this parameter.")
+    if "%" in name:
+        detail = "Write the parameter's name without % escapes."
+        report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
+
+
+def judge_security(sips: bool, port: str | None, values: Values, split: Split, report: Report) -> None:
+    """Whether scheme, transport, secure and port agree with each other. `values` are the parameters'."""
+    transport, secure = values.get("transport"), values.get("secure")
+    transport = transport and transport.lower()
+    encrypted = secure is not None and secure.lower() == "true"
+    tls = encrypted or sips or transport == "tls"
+    if encrypted and transport in ("udp", "tcp"):
+        detail = f"Leave out transport={transport}, or secure=true: SRTP needs its keys sent over TLS."
+        report.add("SECURE_TRANSPORT_CONTRADICTION", *split.span("parameters"), detail)
+    elif sips and transport == "udp":
+        detail = "Use transport=tls or leave transport out: sips never goes over UDP (RFC 3261 §26.2.2)."
+        report.add("SIPS_OVER_UDP", *split.span("parameters"), detail)
+    elif transport == "tls" and secure is None:
+        detail = "Add secure=true to encrypt the media as well, or secure=false to say that signalling is enough."
+        report.add("MEDIA_NOT_ENCRYPTED", *split.span("parameters"), detail)
+    if port == "5060" and tls:
+        report.add("TLS_ON_PORT_5060", *split.span("port"), "Check the port: TLS is usually served at 5061.")
+    elif port == "5061" and not tls:
+        detail = "Add transport=tls if 5061 is a TLS port, as it usually is."
+        report.add("NO_TLS_ON_PORT_5061", *split.span("port"), detail)
+
+
+def read_headers(written: str, start: int, report: Report) -> Pairs:
+    """Decode and judge headers, of which `written` is the list as it stands in the URI at `start`."""
+    size = written.count("&") + 1
+    spaced = written.replace("%20", " ")
+    unremarkable = UNREMARKABLE_HEADERS.findall(spaced)
+    if size == len(unremarkable) <= MANY_HEADERS and size == len({name.lower() for name, _ in unremarkable}):
+        return tuple([(name, unescape(value)) for name, value in unremarkable] if "%" in spaced else unremarkable)
+    if size > MANY_HEADERS:
+        detail = f"Send fewer headers: Twilio refuses too many (13251), and {size} may be."
+        report.add("MANY_HEADERS", start, start + len(written), detail)
+    pairs: list[tuple[str, str | None]] = []
+    seen: set[str] = set()
+    end = start - 1
+    for item in written.split("&"):
+        if report.closed:
+            return decode_items(written, "&")
+        start = end + 1
+        end = start + len(item)
+        spelled_name, _, spelled_value = item.partition("=")
+        name = unescape(spelled_name) or spelled_name
+        pairs.append((name, unescape(spelled_value)))
+        key = name.lower()
+        if key in seen:
+            detail = f"Send {shown(spelled_name)} once: Twilio asks to avoid repeated headers (13251)."
+            report.add("REPEATED_HEADER", start, end, detail)
+        _judge_header_name(name, key, start, start + len(spelled_name), report)
+        _judge_header_spelling(spelled_name, spelled_value, start, report)
+        seen.add(key)
+    return tuple(pairs)
+
+
+def _judge_header_spelling(name: str, value: str, start: int, report: Report) -> None:
+    value_start = start + len(name) + 1
+    if "%" in name:
+        report.add("ESCAPED_HEADER_NAME", start, value_start - 1, "Write the header's name without % escapes.")
+        judge_escapes(name, start, report)
+    if "%" in value:
+        judge_escapes(value, value_start, report)
+    if "+" in value and (plus := _PLUS_BETWEEN_WORDS.search(value)):
+        at = value_start + plus.start()
+        report.add("PLUS_IS_NOT_SPACE", at, at + 1, "Write %20 if a space is meant: in a SIP URI + is a plus.")
+
+
+def _judge_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
+    if is_passed_custom_name(key) and _HEADER_NAME.fullmatch(name):
+        return
+    if key in PASSED:
+        return
+    if not _HEADER_NAME.fullmatch(name):
+        detail = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
+        report.add("BAD_HEADER_NAME", start, end, detail)
+    elif key in ("transport", "secure", "edge", "region"):
+        detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
+        report.add("HEADER_NOT_PASSED", start, end, detail)
+    elif key in NEVER_PASSED or key.startswith(("p-", "x-twilio")):
+        detail = f"Leave out {shown(name)}: Twilio sets it itself or drops it (32113); use an X- name for your own data."
+        report.add("HEADER_NOT_PASSED", start, end, detail)
+    else:
+        detail = f"Call it X-{shown(name)}: Twilio's error pages say that other names are dropped (13252, 32113)."
+        report.add("HEADER_WITHOUT_X_PREFIX", start, end, detail)

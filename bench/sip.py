@@ -1,0 +1,106 @@
+"""Microseconds for one full validation of a SIP address: parse, decode, every rule, findings.
+
+    python -m bench.sip
+
+The yardstick, measured in the same run, is what every validation has to do at least: one compiled regex of the whole
+grammar that matches and hands out its groups. Two goals: a typical address costs at most 5 times the yardstick; a
+character of any address up to 100 kB costs at most 3 times a character of a typical one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from timeit import Timer
+
+from app.sip import SipUri
+from app.sip.grammar import SIP_URI
+
+TYPICAL = {
+    "guide's first example": "sip:michael@example.com",
+    "encrypted": "sip:jack@example.com;transport=tls;secure=true",
+    "number, port, transport": "sip:+14155550100@sip.example.com:5061;transport=tls;secure=true",
+    "with two headers": "sip:kate@example.com;transport=tcp?X-Order-Id=12345&X-Customer=Acme%20Corp",
+}
+LONGEST = {
+    "longest user": f"sip:{'u' * 238}@example.com",
+    "254 + 1023 characters": f"sip:{'u' * 238}@example.com?X-Data={'v' * 1016}",
+    "254 + 1023, all escapes": f"sip:{'u' * 238}@example.com?X-Data={'%41' * 338}vv",
+}
+HOSTILE_PERIODS = {
+    "labels": ("sip:a@", "a.", "com"),
+    "dashes": ("sip:a@", "a-", "a.com"),
+    "no host": ("sip:", "a", ""),
+    "digits": ("sip:a@example.com:", "9", ""),
+    "other parameters": ("sip:a@example.com", ";a", ""),
+    "distinct parameters": ("sip:a@example.com", ";{}", ""),
+    "transports": ("sip:a@example.com", ";transport=%", ""),
+    "escaped parameters": ("sip:a@example.com;x=", "%0d%0a", ""),
+    "empty parameters": ("sip:a@example.com", ";", ""),
+    "headers": ("sip:a@example.com?a=", "&a=", ""),
+    "header names": ("sip:a@example.com?X-A=", "&p-{}=", ""),
+    "bad escapes": ("sip:", "%0", "@example.com"),
+    "scattered illegal": ("sip:", "a^", "@example.com"),
+    "at signs": ("sip:a", "@", "example.com"),
+    "colons": ("sip:a@", ":", ""),
+    "brackets": ("sip:a@", "[", ""),
+    "not UTF-8": ("sip:a@example.com?X-A=", "%ff", ""),
+    "scattered control": ("sip:", "a\n", "@example.com"),
+    "emoji": ("sip:", "\U0001f600", "@example.com"),
+    "surrogates": ("sip:", "a\ud800", "@example.com"),
+}
+HOSTILE_LENGTHS = (250, 1_250, 20_000, 60_000, 100_000)
+
+
+def hostile(shape: tuple[str, str, str], length: int) -> str:
+    """A text of about `length` characters; `{}` in the repeated part is replaced by its number."""
+    head, period, tail = shape
+    size = len(period.format(1000)) if "{}" in period else len(period)
+    count = max(1, (length - len(head) - len(tail)) // size)
+    body = "".join(period.format(n) for n in range(count)) if "{}" in period else period * count
+    return head + body + tail
+
+
+def microseconds(action: Callable[[], object]) -> float:
+    """The least of several runs: what is slower than that is the machine doing something else."""
+    timer = Timer(action)
+    number = max(1, int(0.002 / max(timer.timeit(1), 1e-7)))
+    return min(timer.repeat(repeat=20, number=number)) / number * 1e6
+
+
+def least(text: str) -> object:
+    found = SIP_URI.fullmatch(text)
+    return found and found.groups()
+
+
+def measure(title: str, texts: dict[str, str], goal: float | None) -> list[float]:
+    """Print a table and return the nanoseconds for each text's characters."""
+    print(f"\n{title:<28}{'characters':>11}{'yardstick µs':>14}{'validation µs':>15}{'ratio':>7}{'ns/char':>9}")
+    costs = []
+    for name, text in texts.items():
+        yardstick, full = microseconds(partial(least, text)), microseconds(partial(SipUri.parse, text))
+        costs.append(full / len(text) * 1000)
+        ratio = full / yardstick
+        missed = "  over the goal" if goal is not None and ratio > goal else ""
+        print(f"  {name:<26}{len(text):>11}{yardstick:>14.2f}{full:>15.2f}{ratio:>7.1f}{costs[-1]:>9.1f}{missed}")
+    return costs
+
+
+def main() -> None:
+    typical = median(measure("typical (goal: ratio ≤ 5)", TYPICAL, goal=5))
+    measure("longest valid", LONGEST, goal=None)
+    print(f"\n{'hostile: ns/char (goal: ≤ ' + format(3 * typical, '.0f') + ')':<34}", end="")
+    print("".join(f"{length:>10}" for length in HOSTILE_LENGTHS))
+    worst = 0.0
+    for name, shape in HOSTILE_PERIODS.items():
+        print(f"  {name:<32}", end="")
+        for length in HOSTILE_LENGTHS:
+            text = hostile(shape, length)
+            cost = microseconds(partial(SipUri.parse, text)) / len(text) * 1000
+            worst = max(worst, cost)
+            print(f"{cost:>10.1f}", end="", flush=True)
+        print()
+    print(f"\ntypical {typical:.1f} ns/char, worst hostile {worst:.1f} ns/char: {worst / typical:.2f} times typical")
+
+
+if __name__ == "__main__":
+    main()
