@@ -1,0 +1,46 @@
+"""Who calls us. Routers only see `CallerDep`; a request without a genuine key never reaches a handler."""
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+import structlog
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.errors import Unauthorized
+from app.tenants.service import TenantService
+
+_KEY_LENGTH_LIMIT = 128
+
+bearer = HTTPBearer(
+    scheme_name="API key",
+    description="A Callgate API key (`cgk_…`), made with `callgate keys create TENANT`. It is never one of Twilio's.",
+    auto_error=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The authenticated internal service behind a request; it acts for one tenant."""
+
+    tenant_id: str
+    key_id: UUID
+    suspended: bool
+
+
+async def authenticate(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> Caller:
+    """Raises Unauthorized, which says neither whether a key exists nor what is wrong with it."""
+    if credentials is None or len(credentials.credentials) > _KEY_LENGTH_LIMIT:
+        raise Unauthorized
+    tenants: TenantService = request.state.tenants
+    known = await tenants.find_key(credentials.credentials)
+    if known is None:
+        raise Unauthorized
+    structlog.contextvars.bind_contextvars(tenant_id=known.tenant_id, key_id=str(known.key_id))
+    return Caller(known.tenant_id, known.key_id, known.suspended)
+
+
+CallerDep = Annotated[Caller, Depends(authenticate)]

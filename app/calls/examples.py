@@ -1,0 +1,122 @@
+"""Examples for the API's documentation: requests that work as they stand, and the record they come back as."""
+
+from typing import Any
+
+_TWIML_URL = "http://www.example.com/sipdial.xml"
+_ACCOUNT = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+_SID = "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+_CALL_URI = f"/2010-04-01/Accounts/{_ACCOUNT}/Calls/{_SID}"
+_SUBRESOURCES = (
+    "notifications",
+    "recordings",
+    "payments",
+    "events",
+    "siprec",
+    "streams",
+    "transcriptions",
+    "user_defined_message_subscriptions",
+    "user_defined_messages",
+)
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "basic": {
+        "summary": "Basic SIP dial",
+        "value": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL},
+    },
+    "authentication": {
+        "summary": "With SIP authentication",
+        "value": {
+            "to": "sip:kate@example.com",
+            "from": "Jack",
+            "url": _TWIML_URL,
+            "sip_auth_username": "jack",
+            "sip_auth_password": "secret",
+        },
+    },
+    "headers": {
+        "summary": "With a SIP header",
+        "description": "Headers are part of the URI, percent-encoded; only `X-…` names reach the endpoint for certain.",
+        "value": {"to": "sip:kate@example.com?X-hatchkey=4815162342", "from": "Jack", "url": _TWIML_URL},
+    },
+    "secure": {
+        "summary": "TLS and SRTP",
+        "description": "`transport=tls` encrypts signalling only; `secure=true` encrypts the audio too.",
+        "value": {"to": "sip:kate@example.com;secure=true", "from": "Jack", "url": _TWIML_URL},
+    },
+    "progress": {
+        "summary": "Inline TwiML, with progress callbacks",
+        "value": {
+            "to": "sip:kate@example.com;transport=tcp",
+            "from": "Jack",
+            "twiml": "<Response><Say>Hello Kate</Say></Response>",
+            "timeout": 30,
+            "status_callback": "https://calls.example.com/progress",
+            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
+        },
+    },
+}
+
+RECORD: dict[str, Any] = {
+    "id": "01a20722-82cb-7520-b5df-0e45ebf88f42",
+    "execution": "started",
+    "settled_by": "response",
+    "status": "queued",
+    "sid": _SID,
+    "account_sid": _ACCOUNT,
+    "to": "sip:kate@example.com",
+    "from": "Jack",
+    "direction": "outbound-api",
+    "start_time": None,
+    "end_time": None,
+    "duration": None,
+    "price": None,
+    "price_unit": "USD",
+    "answered_by": None,
+    "caller_name": None,
+    "to_formatted": "sip:kate@example.com",
+    "from_formatted": "Jack",
+    "forwarded_from": None,
+    "parent_call_sid": None,
+    "phone_number_sid": None,
+    "group_sid": None,
+    "trunk_sid": None,
+    "queue_time": 0,
+    "api_version": "2010-04-01",
+    "date_created": None,
+    "date_updated": None,
+    "uri": f"{_CALL_URI}.json",
+    "subresource_uris": {
+        name: f"{_CALL_URI}/{''.join(word.capitalize() for word in name.split('_'))}.json" for name in _SUBRESOURCES
+    },
+    "idempotency_key": "order-4711",
+    "parameters": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL},
+    "warnings": [],
+    "problem": None,
+    "created_at": "2026-11-23T09:30:00.123Z",
+    "updated_at": "2026-11-23T09:30:00.345Z",
+    "resource": {"sid": _SID, "status": "queued", "price": None, "price_unit": "USD"},
+}
+
+UNKNOWN_RECORD: dict[str, Any] = RECORD | {
+    "execution": "unknown",
+    "settled_by": None,
+    "status": None,
+    "sid": None,
+    "direction": None,
+    "price_unit": None,
+    "to_formatted": None,
+    "from_formatted": None,
+    "queue_time": None,
+    "api_version": None,
+    "uri": None,
+    "subresource_uris": None,
+    "resource": None,
+}
+
+# By reference, because FastAPI drops the nulls of an example that is part of a route's declaration.
+COMPONENTS: dict[str, Any] = {
+    "started": {"summary": "Started", "value": RECORD},
+    "unknown": {"summary": "Unknown", "value": UNKNOWN_RECORD},
+}
+STARTED = {"application/json": {"examples": {"started": {"$ref": "#/components/examples/started"}}}}
+UNKNOWN = {"application/json": {"examples": {"unknown": {"$ref": "#/components/examples/unknown"}}}}

@@ -1,0 +1,31 @@
+"""Ids that carry their time: UUIDv7 (RFC 9562 §5.7) begins with the Unix time in milliseconds."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from uuid import UUID
+
+_RANDOM_BITS = 80
+
+
+def created_at(call_id: UUID) -> datetime:
+    """When the id was made, to the millisecond; so that a bound on time is a bound on ids."""
+    return datetime.fromtimestamp((call_id.int >> _RANDOM_BITS) / 1000, UTC)
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """The least id that a call made at `moment` can have. Moments outside UUIDv7's range are brought into it."""
+    milliseconds = -int(-moment.timestamp() * 1000 // 1)
+    return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << _RANDOM_BITS)
+
+
+def cursor_of(call_id: UUID) -> str:
+    return base64.urlsafe_b64encode(call_id.bytes).decode().rstrip("=")
+
+
+def read_cursor(cursor: str) -> UUID | None:
+    """None when it is not one of ours."""
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,174 @@
+"""The parameters of Twilio's CreateCall in snake_case: types, limits and exclusions, each in one line.
+
+https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource. A new parameter of Twilio's is one line here; a
+test compares the names with those of the installed `twilio` package.
+"""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictBool,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _printable(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("null_character", "must not contain the NUL character")
+    return value
+
+
+def _http_url(value: str) -> str:
+    """Absolute http(s), as Twilio will fetch it; the caller's own spelling is kept."""
+    if any(character <= " " or character == "\x7f" for character in value):
+        raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise PydanticCustomError("url_syntax", "is not a URL") from None
+    if parts.scheme.lower() not in ("http", "https") or not host:
+        raise PydanticCustomError("url_not_absolute", "must be an absolute http:// or https:// URL")
+    return value
+
+
+def _callback_url(value: str) -> str:
+    if "_" in (urlsplit(value).hostname or ""):
+        raise PydanticCustomError("url_host_underscore", "must have a host without underscores: Twilio refuses others")
+    return value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise PydanticCustomError("repeated_item", "must not name an item twice")
+    return values
+
+
+def _passports(value: str) -> str:
+    if value.count(",") >= 5:
+        raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+HttpUrl = Annotated[Text, AfterValidator(_http_url)]
+CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
+HttpMethod = Literal["GET", "POST"]
+
+# Never stored, logged or echoed: used once, in the form that goes to Twilio.
+SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
+
+
+class CallParameters(BaseModel):
+    """What a caller may ask of Twilio. Parsing is strict: `"60"` is no number, unknown members are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    to: Text = Field(
+        description="Whom to call: a SIP URI (`sip:kate@example.com`), an E.164 number or `client:name`. "
+        "SIP headers are appended to the URI, percent-encoded (`?X-hatchkey=4815162342`)."
+    )
+    from_: Text = Field(
+        alias="from",
+        description="For a SIP call the user part of the From header: letters, digits and `+-_.` only. "
+        "For a phone number: an E.164 number that the account owns or has verified.",
+    )
+    url: HttpUrl | None = Field(None, description="Where Twilio fetches the TwiML once the call is answered.")
+    twiml: Text | None = Field(None, max_length=4000, description="TwiML itself; ignored by Twilio when `url` is given.")
+    application_sid: str | None = Field(
+        None,
+        pattern=r"^AP[0-9a-fA-F]{32}$",
+        description="A TwiML application that supplies URLs and callbacks.",
+    )
+    method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
+    fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
+    fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
+    status_callback: CallbackUrl | None = Field(None, description="Where the call's progress is told to.")
+    status_callback_event: (
+        Annotated[list[Literal["initiated", "ringing", "answered", "completed"]], AfterValidator(_distinct)] | None
+    ) = Field(None, min_length=1, description="Which events are told; only `completed` by default.")
+    status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
+    send_digits: str | None = Field(
+        None,
+        min_length=1,
+        max_length=32,
+        pattern=r"^[0-9A-D#*wW]+$",
+        description="DTMF after the answer: `0-9 A-D # *`, `w` waits half a second, `W` one.",
+    )
+    timeout: int | None = Field(None, ge=1, le=600, description="Seconds to let it ring; 60 by default.")
+    time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
+    record: bool | None = Field(None, description="Record the call; false by default.")
+    recording_channels: Literal["mono", "dual"] | None = Field(None, description="`mono` by default.")
+    recording_track: Literal["inbound", "outbound", "both"] | None = Field(None, description="`both` by default.")
+    recording_status_callback: CallbackUrl | None = Field(None, description="Where the recording is announced.")
+    recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
+    recording_status_callback_event: (
+        Annotated[list[Literal["in-progress", "completed", "absent"]], AfterValidator(_distinct)] | None
+    ) = Field(None, min_length=1, description="`completed` by default.")
+    recording_configuration_id: Text | None = Field(None, description="Which recording configuration to use.")
+    trim: Literal["trim-silence", "do-not-trim"] | None = Field(None, description="`trim-silence` by default.")
+    sip_auth_username: Text | None = Field(None, description="Answers the SIP endpoint's digest challenge.")
+    sip_auth_password: Secret | None = Field(
+        None, description="Goes with `sip_auth_username`. Used once; never stored, logged or shown."
+    )
+    caller_id: Text | None = Field(None, description="An E.164 number or `name@company.com` that made this call.")
+    machine_detection: Literal["Enable", "DetectMessageEnd"] | None = Field(
+        None, description="Answering machine detection; switched off by `send_digits`."
+    )
+    machine_detection_timeout: int | None = Field(None, ge=1, description="Seconds; 30 by default.")
+    machine_detection_speech_threshold: int | None = Field(None, ge=1000, le=6000, description="ms; 2400 by default.")
+    machine_detection_speech_end_threshold: int | None = Field(None, ge=500, le=5000, description="ms; 1200 by default.")
+    machine_detection_silence_timeout: int | None = Field(None, ge=2000, le=10_000, description="ms; 5000 by default.")
+    async_amd: StrictBool | Literal["true", "false"] | None = Field(
+        None, description="Detect while the call goes on; by default the call waits."
+    )
+    async_amd_status_callback: CallbackUrl | None = Field(None, description="Where the detection's result is told to.")
+    async_amd_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
+    byoc: str | None = Field(
+        None,
+        pattern=r"^BY[0-9a-fA-F]{32}$",
+        description="A BYOC trunk; ignored unless `to` is a phone number.",
+    )
+    call_reason: Text | None = Field(None, description="Why you call (branded calling).")
+    call_token: Secret | None = Field(
+        None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
+    )
+    client_notification_url: HttpUrl | None = Field(None, description="Push delivery for `client:` targets.")
+    passports: Annotated[Text, AfterValidator(_passports)] | None = Field(
+        None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
+    )
+
+    def for_twilio(self) -> dict[str, Any]:
+        """Every given parameter by its name, secrets revealed: for the form and nothing else."""
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
+        }
+
+    def for_record(self) -> dict[str, Any]:
+        """What is stored and shown: no secret, and no password in a URL."""
+        return {
+            name: _without_userinfo(value) if isinstance(value, str) else value
+            for name, value in self._given().items()
+            if name not in SECRET_PARAMETERS
+        }
+
+    def _given(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True, exclude_none=True, include=set(CallParameters.model_fields))
+
+
+def _without_userinfo(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return value
+    authority, slash, path = rest.partition("/")
+    if "@" not in authority:
+        return value
+    return f"{scheme}://***@{authority.rpartition('@')[2]}{slash}{path}"

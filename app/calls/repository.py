@@ -1,0 +1,184 @@
+"""Every statement on calls and their events. Never commits; every read for a tenant is filtered by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from app.calls.models import Call, CallEvent
+from app.calls.progress import resource_columns
+from app.twilio.schemas import CallResource
+
+# An outcome may still be written over these; a settled execution is never overwritten.
+_OPEN = ("pending", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class CallFilter:
+    """What a list shows. Time bounds are on our ids: a UUIDv7 begins with its creation time."""
+
+    status: str | None = None
+    execution: str | None = None
+    to: str | None = None
+    from_: str | None = None
+    since: UUID | None = None
+    until: UUID | None = None
+    before: UUID | None = None
+
+
+async def insert_intent(session: AsyncSession, values: dict[str, Any]) -> Call | None:
+    """The new call, `pending`; None when the tenant's idempotency key names a call already."""
+    statement = (
+        upsert(Call)
+        .values(**values, execution="pending", pending_since=func.now())
+        .on_conflict_do_nothing(
+            index_elements=[Call.tenant_id, Call.idempotency_key],
+            index_where=Call.idempotency_key.is_not(None),
+        )
+        .returning(Call)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def reopen(session: AsyncSession, call: Call, values: dict[str, Any]) -> Call | None:
+    """Make a `not_started` call pending for another attempt; None when somebody else was quicker."""
+    statement = (
+        update(Call)
+        .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
+        .values(
+            **values,
+            execution="pending",
+            pending_since=func.now(),
+            attempt=Call.attempt + 1,
+            problem=None,
+            settled_by=None,
+            settled_at=None,
+        )
+        .returning(Call)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def settle_started(
+    session: AsyncSession, call: Call, resource: CallResource, *, settled_by: str, refresh_in: timedelta
+) -> Call | None:
+    """Bind Twilio's call to ours. None when the execution was settled otherwise in the meantime."""
+    return await _settle(
+        session,
+        call,
+        execution="started",
+        settled_by=settled_by,
+        settled_at=func.now(),
+        refresh_at=func.now() + refresh_in,
+        sid=resource.sid,
+        **resource_columns(resource),
+    )
+
+
+async def settle_not_started(session: AsyncSession, call: Call, problem: dict[str, Any], *, settled_by: str) -> Call | None:
+    return await _settle(session, call, execution="not_started", problem=problem, settled_by=settled_by, settled_at=func.now())
+
+
+async def mark_unknown(session: AsyncSession, call: Call) -> Call | None:
+    return await _settle(session, call, execution="unknown")
+
+
+async def _settle(session: AsyncSession, call: Call, **values: Any) -> Call | None:
+    statement = (
+        update(Call)
+        .where(Call.id == call.id, Call.attempt == call.attempt, Call.execution.in_(_OPEN))
+        .values(**values)
+        .returning(Call)
+        .execution_options(populate_existing=True)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> Call | None:
+    statement = select(Call).where(Call.id == call_id, Call.tenant_id == tenant_id)
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) -> Call | None:
+    statement = select(Call).where(Call.sid == sid, Call.tenant_id == tenant_id)
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def get_call_by_key(session: AsyncSession, idempotency_key: str, *, tenant_id: str) -> Call | None:
+    statement = select(Call).where(Call.idempotency_key == idempotency_key, Call.tenant_id == tenant_id)
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def list_calls(session: AsyncSession, *, tenant_id: str, wanted: CallFilter, limit: int) -> Sequence[Call]:
+    """Newest first. A keyset page: its cost does not depend on how deep it lies."""
+    columns = {
+        Call.status: wanted.status,
+        Call.execution: wanted.execution,
+        Call.to: wanted.to,
+        Call.from_: wanted.from_,
+    }
+    conditions = [column == value for column, value in columns.items() if value is not None]
+    if wanted.since is not None:
+        conditions.append(Call.id >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(Call.id < wanted.until)
+    if wanted.before is not None:
+        conditions.append(Call.id < wanted.before)
+    statement = select(Call).where(Call.tenant_id == tenant_id, *conditions).order_by(Call.id.desc()).limit(limit)
+    return (await session.scalars(statement)).all()
+
+
+async def add_event(session: AsyncSession, call_id: UUID, type_: str, data: dict[str, Any]) -> None:
+    """`clock_timestamp()`, so that the events of one transaction keep their order."""
+    await session.execute(
+        insert(CallEvent).values(id=uuid7(), call_id=call_id, at=func.clock_timestamp(), type=type_, data=data)
+    )
+
+
+async def list_events(session: AsyncSession, call_id: UUID) -> Sequence[CallEvent]:
+    statement = select(CallEvent).where(CallEvent.call_id == call_id).order_by(CallEvent.at, CallEvent.id)
+    return (await session.scalars(statement)).all()
+
+
+async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
+    """Calls whose process died between the two commits; locked until the transaction ends."""
+    statement = (
+        select(Call)
+        .where(Call.execution == "pending", Call.pending_since < func.now() - older_than)
+        .order_by(Call.pending_since)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(statement)).all()
+
+
+async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Due calls, leased by moving their time forward: if the worker dies, they are due again when the lease ends."""
+    due = (
+        select(Call.id)
+        .where(Call.refresh_at <= func.now())
+        .order_by(Call.refresh_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    statement = update(Call).where(Call.id.in_(select(due.c.id))).values(refresh_at=func.now() + lease).returning(Call)
+    return (await session.scalars(statement)).all()
+
+
+async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
+    """The row, locked until the transaction ends, for a change that depends on what it holds."""
+    statement = select(Call).where(Call.id == call_id).with_for_update()
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def schedule_refresh(session: AsyncSession, call_id: UUID, refresh_in: timedelta | None) -> None:
+    """When to look at Twilio again; None: never."""
+    due = None if refresh_in is None else func.now() + refresh_in
+    await session.execute(update(Call).where(Call.id == call_id).values(refresh_at=due))

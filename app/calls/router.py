@@ -1,0 +1,224 @@
+"""HTTP for calls: bind, delegate, return."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+
+from app.auth import CallerDep
+from app.body import JsonBody
+from app.calls import examples, ids
+from app.calls.models import Call
+from app.calls.repository import CallFilter
+from app.calls.schemas import CallPage, CallRecord, CallSummary, EventList, EventRecord, Execution, Status
+from app.calls.service import CallService
+from app.errors import (
+    BodyTooLarge,
+    CallNotFound,
+    CallPending,
+    DatabaseUnavailable,
+    Fault,
+    IdempotencyKeyReused,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    NoUsableCredentials,
+    Overloaded,
+    ShuttingDown,
+    TenantSuspended,
+    Unauthorized,
+    UnsupportedMediaType,
+    UpstreamCredentialsRejected,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+)
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/calls", tags=["calls"])
+
+
+async def call_service(request: Request) -> CallService:
+    service: CallService = request.state.calls
+    return service
+
+
+CallServiceDep = Annotated[CallService, Depends(call_service)]
+IdOrSid = Annotated[
+    str,
+    Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.RECORD["id"]], max_length=64),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a request "
+        "under its key never rings a second time.",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        examples=["order-4711"],
+    ),
+]
+# Postgres knows no NUL in text.
+Wanted = Query(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")
+
+_READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
+
+
+@router.post(
+    "",
+    operation_id="create_call",
+    summary="Place a call",
+    status_code=201,
+    response_model=CallRecord,
+    response_description="Started: Twilio has created the call.",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/CallRequest"},
+                    "examples": examples.REQUESTS,
+                }
+            },
+        }
+    },
+    responses={
+        200: {
+            "model": CallRecord,
+            "description": "The Idempotency-Key names this call already; Twilio was not called. `Idempotent-Replayed: true`.",
+            "content": examples.STARTED,
+        },
+        201: {"content": examples.STARTED},
+        202: {
+            "model": CallRecord,
+            "description": "Unknown: the request reached Twilio, or may have, and no trustworthy answer came back. Do not "
+            "repeat it without its Idempotency-Key.",
+            "content": examples.UNKNOWN,
+        },
+        **responses(
+            MalformedBody,
+            Unauthorized,
+            TenantSuspended,
+            CallPending,
+            NoUsableCredentials,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            IdempotencyKeyReused,
+            UpstreamRejected,
+            InternalError,
+            UpstreamCredentialsRejected,
+            UpstreamThrottled,
+            UpstreamUnreachable,
+            DatabaseUnavailable,
+            Overloaded,
+            ShuttingDown,
+        ),
+    },
+)
+async def create_call(
+    caller: CallerDep,
+    service: CallServiceDep,
+    body: JsonBody,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Call:
+    """Ask Twilio for one call, and keep its record.
+
+    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx or 429 always means
+    that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
+    a crash (yours or ours) is answered with the record instead of a second ring.
+    """
+    creation = await service.create(caller, body, idempotency_key)
+    call = creation.call
+    response.status_code = 200 if creation.replayed else 201 if call.execution == "started" else 202
+    response.headers["Location"] = f"/v1/calls/{call.id}"
+    if creation.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    _log(call)
+    return call
+
+
+@router.get(
+    "",
+    operation_id="list_calls",
+    summary="List calls, newest first",
+    responses=responses(*_READ_ERRORS),
+)
+async def list_calls(
+    caller: CallerDep,
+    service: CallServiceDep,
+    status: Annotated[Status | None, Query(description="Twilio's word for the call's progress.")] = None,
+    execution: Annotated[Execution | None, Query(description="What became of the creation.")] = None,
+    to: Annotated[str | None, Wanted] = None,
+    from_: Annotated[str | None, Query(alias="from", min_length=1, max_length=2048, pattern=r"^[^\x00]+$")] = None,
+    created_after: Annotated[datetime | None, Query(description="RFC 3339; at or after.")] = None,
+    created_before: Annotated[datetime | None, Query(description="RFC 3339; before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=64)] = None,
+) -> CallPage:
+    """The tenant's own calls only. A page costs the same at any depth."""
+    wanted = CallFilter(
+        status=status,
+        execution=execution,
+        to=to,
+        from_=from_,
+        since=_bound("created_after", created_after),
+        until=_bound("created_before", created_before),
+        before=_before(cursor),
+    )
+    calls, next_cursor = await service.list(caller, wanted, limit=limit)
+    return CallPage(calls=[CallSummary.model_validate(call) for call in calls], next_cursor=next_cursor)
+
+
+@router.get(
+    "/{id_or_sid}",
+    operation_id="get_call",
+    summary="One call",
+    response_model=CallRecord,
+    responses={
+        200: {"content": examples.STARTED},
+        **responses(CallNotFound, *_READ_ERRORS),
+    },
+)
+async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
+    """The record as it is now, with Twilio's resource as it was last seen. Asks Postgres, never Twilio."""
+    call = await service.get(caller, id_or_sid)
+    _log(call)
+    return call
+
+
+@router.get(
+    "/{id_or_sid}/events",
+    operation_id="list_call_events",
+    summary="What happened to a call, in order",
+    responses=responses(CallNotFound, *_READ_ERRORS),
+)
+async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> EventList:
+    """Intent, every attempt to place it, its outcome, and each change of status and price since."""
+    events = await service.events(caller, id_or_sid)
+    return EventList(events=[EventRecord.model_validate(event) for event in events])
+
+
+def _log(call: Call) -> None:
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+
+
+def _bound(name: str, moment: datetime | None) -> Any:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise InvalidRequest(faults=(Fault(f"?{name}", "time_without_zone", "must say its zone, e.g. end in Z"),))
+    return ids.first_id_at(moment)
+
+
+def _before(cursor: str | None) -> Any:
+    if cursor is None:
+        return None
+    before = ids.read_cursor(cursor)
+    if before is None:
+        raise InvalidRequest(faults=(Fault("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page"),))
+    return before

@@ -1,0 +1,120 @@
+"""From a request's JSON to parameters that Twilio can be sent: every fault at once, and what is worth a warning.
+
+Works on plain mappings, so that each way in (JSON here, Twilio's own forms later) is checked by the same rules.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from app.calls.parameters import CallParameters
+from app.errors import Fault, InvalidRequest
+from app.faults import fault_of
+from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
+
+_E164 = re.compile(r"\+[1-9][0-9]{1,14}")
+_CLIENT = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
+
+_IGNORED_WITH_APPLICATION = (
+    "method",
+    "fallback_url",
+    "fallback_method",
+    "status_callback",
+    "status_callback_event",
+    "status_callback_method",
+)
+
+
+class CallRequest(CallParameters):
+    """A call to be placed: Twilio's 38 parameters, and which of the tenant's accounts pays."""
+
+    account_sid: str | None = Field(
+        None,
+        pattern=r"^AC[0-9a-fA-F]{32}$",
+        description="Which of the tenant's Twilio accounts places the call; its oldest one by default.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ValidCall:
+    request: CallRequest
+    warnings: tuple[Fault, ...]
+
+    def warnings_json(self) -> list[dict[str, Any]]:
+        return [asdict(warning) for warning in self.warnings]
+
+
+def validate_call(body: Mapping[str, Any]) -> ValidCall:
+    """Raises InvalidRequest with every fault. A fault's text never repeats a value."""
+    request, faults = _parse(body)
+    flagged = {fault.pointer for fault in faults}
+    found = [*_address_findings(body), *_source_findings(body)]
+    faults += [fault for fault, severity in found if severity is Severity.ERROR and fault.pointer not in flagged]
+    if request is None or faults:
+        raise InvalidRequest(faults=tuple(faults))
+    warnings = [fault for fault, severity in found if severity is not Severity.ERROR]
+    return ValidCall(request, (*warnings, *_ignored_parameters(request)))
+
+
+def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[Fault]]:
+    try:
+        return CallRequest.model_validate(body), []
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        faults = [fault_of(detail) for detail in details]
+        # A union (async_amd) reports once per member: one fault per place is enough.
+        return None, list({fault.pointer: fault for fault in reversed(faults)}.values())[::-1]
+
+
+def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity]]:
+    to, from_ = body.get("to"), body.get("from")
+    if not isinstance(to, str) or not to:
+        return
+    if _E164.fullmatch(to) or _CLIENT.fullmatch(to):
+        if isinstance(from_, str) and not (_E164.fullmatch(from_) or _CLIENT.fullmatch(from_)):
+            text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
+            yield Fault("/from", "from_not_callable", text), Severity.ERROR
+        return
+    if not to[:5].lower().startswith(("sip:", "sips:")):
+        text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
+        yield Fault("/to", "to_unknown_form", text), Severity.ERROR
+        return
+    yield from _as_faults("/to", SipUri.parse(to).findings)
+    if isinstance(from_, str) and from_:
+        yield from _as_faults("/from", check_from(from_))
+    username, password = body.get("sip_auth_username"), body.get("sip_auth_password")
+    auth = check_sip_auth(username if isinstance(username, str) else None, password if isinstance(password, str) else None)
+    yield from _as_faults("/sip_auth_username", auth.username)
+    yield from _as_faults("/sip_auth_password", auth.password)
+
+
+def _as_faults(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[Fault, Severity]]:
+    for finding in findings:
+        yield Fault(pointer, finding.code, finding.detail), finding.severity
+
+
+def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity]]:
+    if all(body.get(name) is None for name in ("url", "twiml", "application_sid")):
+        text = "one of url, twiml and application_sid is required: it says what happens once the call is answered"
+        yield Fault("/url", "missing", text), Severity.ERROR
+
+
+def _ignored_parameters(request: CallRequest) -> Iterator[Fault]:
+    """What Twilio accepts and then does not heed, so that nobody waits for it."""
+    if request.url and request.twiml:
+        yield Fault("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")
+    if request.application_sid:
+        for name in _IGNORED_WITH_APPLICATION:
+            if getattr(request, name) is not None:
+                yield Fault(f"/{name}", "ignored", "Twilio ignores this when application_sid is given")
+    if request.send_digits and request.machine_detection:
+        yield Fault("/machine_detection", "ignored", "Twilio switches machine detection off when send_digits is given")
+    if request.byoc and not request.to.startswith("+"):
+        yield Fault("/byoc", "ignored", "Twilio ignores byoc unless `to` is a phone number")
+    if not request.to[:4].lower().startswith("sip"):
+        for name in ("sip_auth_username", "sip_auth_password"):
+            if getattr(request, name) is not None:
+                yield Fault(f"/{name}", "ignored", "SIP credentials are used only when `to` is a SIP URI")

@@ -1,0 +1,21 @@
+"""Make the partitions of the coming months before they are needed."""
+
+from dataclasses import dataclass
+
+from app.calls.models import CallEvent
+from app.database import Database, make_partitions
+
+MONTHS_AHEAD = 3
+PARTITIONED = (CallEvent.__tablename__,)
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioner:
+    database: Database
+
+    async def step(self) -> bool:
+        """Always False: there is nothing more to do at once."""
+        async with self.database.begin() as session:
+            for table in PARTITIONED:
+                await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
+        return False

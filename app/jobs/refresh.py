@@ -1,0 +1,118 @@
+"""Keep started calls true: fetch those that are not terminal yet, and terminal ones without a price.
+
+The wait grows with the age of what is waited for, so that a call that lasts, or is never priced, is asked for ever less often.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import structlog
+
+from app.calls import repository
+from app.calls.models import Call
+from app.calls.progress import is_complete, take_resource
+from app.database import Database
+from app.observability import Metrics
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient
+from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioRejected
+from app.twilio.schemas import TERMINAL_STATUSES, CallResource
+
+logger = structlog.stdlib.get_logger(__name__)
+
+BATCH = 20
+_LONGEST_WAIT_ACTIVE = timedelta(seconds=60)
+_LONGEST_WAIT_PRICE = timedelta(hours=1)
+# Twilio ends calls after a day and keeps them queued for at most one; a price comes within minutes or never.
+_GIVE_UP_ACTIVE = timedelta(days=3)
+_GIVE_UP_PRICE = timedelta(days=1)
+# The resource is eventually consistent: a fresh call may not be found yet.
+_GIVE_UP_MISSING = timedelta(hours=1)
+_NOT_FOUND = 404
+
+Result = Literal["changed", "unchanged", "gone", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresher:
+    database: Database
+    tenants: TenantService
+    twilio: TwilioClient
+    metrics: Metrics
+    interval: timedelta
+    fetch_deadline_s: float
+
+    async def step(self) -> bool:
+        """Refresh a batch of due calls; False when there was none."""
+        # Longer than all that one refresh can take, so that no other worker does it again meanwhile.
+        lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
+        async with self.database.begin() as session:
+            due = await repository.claim_refreshes(session, lease=lease, limit=BATCH)
+        async with asyncio.TaskGroup() as refreshing:
+            for call in due:
+                refreshing.create_task(self._refresh(call))
+        return bool(due)
+
+    async def _refresh(self, call: Call) -> None:
+        try:
+            resource = await self._fetch(call)
+        except TwilioError as error:
+            gone = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
+            await self._postpone(call, gone=gone and _age(call) > _GIVE_UP_MISSING)
+            logger.warning("refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+        else:
+            await self._take(call, resource)
+
+    async def _fetch(self, call: Call) -> CallResource | None:
+        """What Twilio says now; None when no credential of the account is usable."""
+        rejected: TwilioCredentialRejected | None = None
+        for access in await self.tenants.accesses(call.account_id):
+            try:
+                return await self.twilio.fetch_call(access, call.sid or "", deadline_s=self.fetch_deadline_s)
+            except TwilioCredentialRejected as error:
+                rejected = error
+        if rejected:
+            raise rejected
+        return None
+
+    async def _take(self, call: Call, resource: CallResource | None) -> None:
+        if resource is None:
+            await self._postpone(call, gone=False)
+            return
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is None:
+                return
+            events = take_resource(locked, resource)
+            for type_, data in events:
+                await repository.add_event(session, call.id, type_, data)
+            await session.flush()
+            await repository.schedule_refresh(session, call.id, self._next(locked))
+        self._count("changed" if events else "unchanged")
+
+    async def _postpone(self, call: Call, *, gone: bool) -> None:
+        async with self.database.begin() as session:
+            await repository.schedule_refresh(session, call.id, None if gone else self._next(call))
+        self._count("gone" if gone else "failed")
+
+    def _next(self, call: Call) -> timedelta | None:
+        if is_complete(call):
+            return None
+        if call.status in TERMINAL_STATUSES:
+            waited = _age(call, since=call.end_time)
+            return _wait(waited / 2, self.interval, _LONGEST_WAIT_PRICE) if waited < _GIVE_UP_PRICE else None
+        waited = _age(call)
+        return _wait(waited / 4, self.interval, _LONGEST_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
+
+    def _count(self, result: Result) -> None:
+        self.metrics.refreshes.labels(result).inc()
+
+
+def _age(call: Call, *, since: datetime | None = None) -> timedelta:
+    return datetime.now(UTC) - (since or call.settled_at or call.created_at)
+
+
+def _wait(wished: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
+    return min(max(wished, shortest), max(longest, shortest))

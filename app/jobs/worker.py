@@ -1,0 +1,81 @@
+"""Run the jobs until told to stop. A job that fails is told and tried again; it never takes the others down."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from app.errors import DatabaseUnavailable
+from app.jobs.partitions import Partitioner
+from app.jobs.refresh import Refresher
+from app.jobs.resolve import Resolver
+from app.main import State, limits_of, services
+from app.observability import Metrics
+from app.settings import Settings
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_PARTITIONS_EVERY_S = 3600.0
+_AFTER_FAILURE_S = 2.0
+# What a creation may need beyond its budget: its two commits, and a clock that is not quite ours.
+_LIFE_MARGIN = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    name: str
+    step: Callable[[], Awaitable[bool]]
+    idle_s: float
+
+
+def jobs_of(settings: Settings, state: State, metrics: Metrics) -> list[Job]:
+    limits = limits_of(settings)
+    refresher = Refresher(
+        database=state["database"],
+        tenants=state["tenants"],
+        twilio=state["twilio"],
+        metrics=metrics,
+        interval=timedelta(seconds=settings.refresh_interval),
+        fetch_deadline_s=limits.budget.attempt,
+    )
+    resolver = Resolver(
+        database=state["database"],
+        metrics=metrics,
+        longest_life=timedelta(seconds=limits.budget.total) + _LIFE_MARGIN,
+    )
+    poll = settings.worker_poll_interval
+    return [
+        Job("refresh", refresher.step, poll),
+        Job("resolve", resolver.step, poll),
+        Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
+    ]
+
+
+async def run_worker(settings: Settings, stop: asyncio.Event) -> None:
+    """A whole worker: its own services, and every job until `stop` is set."""
+    metrics = Metrics()
+    async with services(settings, metrics) as state:
+        await run_jobs(jobs_of(settings, state, metrics), stop)
+
+
+async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
+    """Returns once `stop` is set and every step under way is finished."""
+    async with asyncio.TaskGroup() as running:
+        for job in jobs:
+            running.create_task(_repeat(job, stop))
+
+
+async def _repeat(job: Job, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            pause = 0.0 if await job.step() else job.idle_s
+        except* DatabaseUnavailable:
+            pause = _AFTER_FAILURE_S
+        except* Exception:
+            logger.exception("job_failed", job=job.name)
+            pause = _AFTER_FAILURE_S
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause) if pause else None

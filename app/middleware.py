@@ -1,0 +1,110 @@
+"""Around every request: its id, the limit on its body, its time, its one log line, and the answer of last resort."""
+
+import re
+import time
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import BodyTooLarge, CallgateError, InternalError
+from app.observability import Metrics
+from app.problems import problem_response
+
+BODY_LIMIT = 64 * 1024
+REQUEST_ID_HEADER = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# ReDoc asks a content network for its maker's logo; a cluster without internet, and its owner, want no such request.
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
+)
+# Asked every few seconds by Kubernetes and Prometheus: a line for each would drown the rest.
+_QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+class RequestMiddleware:
+    """Pure ASGI, outermost: nothing that happens within leaves as a traceback or as a body that is no problem+json."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answered = MutableHeaders(scope=message)
+                answered[REQUEST_ID_HEADER] = request_id
+                if answered.get("content-type", "").startswith("text/html"):
+                    answered["Content-Security-Policy"] = _PAGE_POLICY
+            await send(message)
+
+        async def answer(error: CallgateError) -> None:
+            self.metrics.refused.labels(error.slug).inc()
+            response = problem_response(error, instance=scope["path"], request_id=request_id)
+            await response(scope, receive, send_with_id)
+
+        try:
+            if _declared_length(headers) > BODY_LIMIT:
+                await answer(BodyTooLarge())
+            else:
+                await self.app(scope, _limited(receive), send_with_id)
+        except Exception:
+            logger.exception("unexpected_error")
+            if not status:
+                await answer(InternalError())
+        finally:
+            self._record(scope, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.requests.labels(method, route, str(status)).inc()
+        self.metrics.request_seconds.labels(method, route).observe(seconds)
+        if route not in _QUIET_ROUTES:
+            # The route's template, not the path and no query: both may hold phone numbers.
+            logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
+
+
+def _request_id(headers: Headers) -> str:
+    """The caller's own id when it is sane, so that its logs and ours can be joined."""
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _declared_length(headers: Headers) -> int:
+    value = headers.get("content-length", "0")
+    return int(value) if value.isascii() and value.isdigit() else 0
+
+
+def _limited(receive: Receive) -> Receive:
+    """Counts what really arrives: a chunked body declares no length."""
+    seen = 0
+
+    async def receive_counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > BODY_LIMIT:
+                raise BodyTooLarge
+        return message
+
+    return receive_counted

@@ -1,0 +1,170 @@
+"""Errors → RFC 9457 problem+json, in one function; and their description for OpenAPI."""
+
+from http import HTTPStatus
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from app.errors import (
+    CallgateError,
+    Fault,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    RouteNotFound,
+    Unauthorized,
+)
+from app.observability import Metrics
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:callgate:problem:"
+
+
+class Retry(BaseModel):
+    """May the same request be repeated?"""
+
+    safe: bool = Field(description="Repeating it can never ring a second phone.")
+    same_key: bool = Field(description="Repeat it under the same Idempotency-Key; false: take a new one.")
+    after_s: int | None = Field(None, description="Seconds to wait first.")
+
+
+class FaultDetail(BaseModel):
+    pointer: str = Field(description="RFC 6901 JSON pointer into the body; `?name` for a query parameter.")
+    code: str = Field(description="Stable.")
+    detail: str
+
+
+class UpstreamDetail(BaseModel):
+    """What Twilio said."""
+
+    status: int | None
+    code: int | None
+    message: str | None
+    more_info: str | None
+    request_id: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457, with what happened to the call and whether repeating the request is safe."""
+
+    type: str = Field(description="A stable URI; docs/errors.md has a section for each.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path of the request.")
+    execution: Literal["not_started", "started", "unknown"] = Field(
+        description="What this request did: `not_started` means that it placed no call."
+    )
+    retry: Retry
+    request_id: str
+    call_id: UUID | None = Field(None, description="The record, where there is one.")
+    errors: list[FaultDetail] | None = Field(None, description="Every fault of an invalid request.")
+    upstream: UpstreamDetail | None = None
+
+
+def problem_of(error: CallgateError, *, instance: str, request_id: str) -> Problem:
+    upstream = error.upstream
+    return Problem(
+        type=TYPE_PREFIX + error.slug,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=instance,
+        execution="unknown" if error.execution == "pending" else error.execution,
+        retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
+        request_id=request_id,
+        call_id=error.call_id,
+        errors=[FaultDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.faults] or None,
+        upstream=upstream
+        and UpstreamDetail(
+            status=upstream.status,
+            code=upstream.code,
+            message=upstream.message,
+            more_info=upstream.more_info,
+            request_id=upstream.request_id,
+        ),
+    )
+
+
+def problem_response(error: CallgateError, *, instance: str, request_id: str) -> JSONResponse:
+    problem = problem_of(error, instance=instance, request_id=request_id)
+    headers = {}
+    if error.after_s is not None:
+        headers["Retry-After"] = str(error.after_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="callgate"'
+    return JSONResponse(
+        problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()},
+        status_code=error.status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def install_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Every expected way out of a handler that is not an answer becomes a problem; the middleware answers the rest."""
+
+    async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> JSONResponse:
+        metrics.refused.labels(error.slug).inc()
+        structlog.contextvars.bind_contextvars(problem=error.slug)
+        if error.call_id:
+            structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
+        response = problem_response(error, instance=request.url.path, request_id=request.state.request_id)
+        response.headers.update(headers or {})
+        return response
+
+    async def on_callgate_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, CallgateError)  # noqa: S101  # registered for this class only
+        return await answer(request, error)
+
+    async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return await answer(request, InvalidRequest(faults=tuple(_fault(fault) for fault in error.errors())))
+
+    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        known = {404: RouteNotFound, 405: MethodNotAllowed, 400: MalformedBody}
+        translated = known.get(error.status_code, InternalError)
+        headers = dict(error.headers or {})
+        if translated is MethodNotAllowed:
+            # Starlette names the methods of one route only; a path may have several.
+            operations = app.openapi()["paths"].get(request.scope["route"].path, {})
+            headers["Allow"] = ", ".join(sorted(operations)).upper()
+        return await answer(request, translated(), headers)
+
+    app.add_exception_handler(CallgateError, on_callgate_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _fault(detail: dict[str, Any]) -> Fault:
+    """A query parameter, header or path segment that FastAPI refused."""
+    place, *names = detail["loc"]
+    marks = {"query": "?", "header": "", "path": "path/", "body": "/"}
+    return Fault(marks.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
+
+
+def responses(*errors: type[CallgateError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for these errors, an example each."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = documented.setdefault(
+            error.status,
+            {
+                "description": HTTPStatus(error.status).phrase,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        example = problem_of(error(), instance="/v1/calls", request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
+        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
+            "summary": error.title,
+            "value": example.model_dump(mode="json", exclude_none=True),
+        }
+    return documented

@@ -1,0 +1,105 @@
+"""`POST /v1/sip-uris`: parse and explain one SIP URI, without calling anybody."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.auth import CallerDep
+from app.body import JsonBody
+from app.errors import (
+    BodyTooLarge,
+    DatabaseUnavailable,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from app.faults import fault_of
+from app.problems import responses
+from app.sip import Severity, SipUri
+
+router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"])
+
+Pair = Annotated[list[str | None], Field(min_length=2, max_length=2)]
+
+
+class SipUriQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    uri: str = Field(description="Any text; it is explained whatever it is.")
+
+
+class SipFinding(BaseModel):
+    code: str = Field(description="Stable; docs/sip.md explains each.")
+    severity: Severity = Field(
+        description="`error` refuses a call; `policy` is accepted unless a tenant's policy says otherwise; `warning` is "
+        "accepted and shown."
+    )
+    start: int = Field(description="The finding is about the characters from here …")
+    end: int = Field(description="… to before here.")
+    detail: str = Field(description="How to mend it.")
+
+
+class SipUriParts(BaseModel):
+    """Decoded; null or empty where a fault leaves a part undetermined."""
+
+    scheme: str | None
+    user: str | None
+    password: str | None = Field(description="Never shown: `***` where there is one.")
+    host: str | None = Field(description="In the form that an allow-list compares.")
+    port: int | None
+    uri_parameters: list[Pair] = Field(description="Name and value, in order.")
+    headers: list[Pair] = Field(description="Name and value, in order.")
+
+
+class SipUriExplanation(BaseModel):
+    uri: str
+    valid: bool = Field(description="No finding is an error: a call to it would be sent to Twilio.")
+    findings: list[SipFinding]
+    parsed: SipUriParts
+
+
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "basic": {"summary": "A plain address", "value": {"uri": "sip:kate@example.com"}},
+    "guide": {
+        "summary": "Twilio's guide's own headers",
+        "value": {"uri": "sip:michael@example.com?mycustomheader=foo&myotherheader=bar"},
+    },
+    "contradiction": {"summary": "A contradiction", "value": {"uri": "sip:jack@example.com;secure=true;transport=tcp"}},
+    "injection": {"summary": "An injected header", "value": {"uri": "sip:kate@example.com?X-a=b%0d%0aEvil:%20c"}},
+}
+
+
+@router.post(
+    "",
+    operation_id="explain_sip_uri",
+    summary="Explain a SIP URI",
+    response_model=SipUriExplanation,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/SipUriQuestion"},
+                    "examples": _EXAMPLES,
+                }
+            },
+        }
+    },
+    responses=responses(
+        MalformedBody, Unauthorized, BodyTooLarge, UnsupportedMediaType, InvalidRequest, InternalError, DatabaseUnavailable
+    ),
+)
+async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
+    """The parts of the address and everything there is to say about it, by the rules that creations are held to.
+
+    The answer is 200 for an invalid address too: the explanation is what was asked for.
+    """
+    try:
+        question = SipUriQuestion.model_validate(body)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        raise InvalidRequest(faults=tuple(fault_of(detail) for detail in details)) from None
+    return SipUri.parse(question.uri).as_dict()

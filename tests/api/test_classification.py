@@ -1,0 +1,218 @@
+"""DESIGN §3, the classification table, row by row over real sockets: POSTs that arrived, answer, record, events."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import Gateway
+from tests.support.upstream import (
+    Behaviour,
+    answer,
+    close,
+    created,
+    error,
+    half_an_answer,
+    hang,
+    not_http,
+    refused_url,
+    reset,
+    running_upstream,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    script: tuple[Behaviour, ...]
+    posts: int
+    status: int
+    execution: str
+    slug: str | None = None
+    result: str | None = None
+
+
+def unknown(behaviour: Behaviour, result: str) -> Row:
+    return Row((behaviour,), posts=1, status=202, execution="unknown", result=result)
+
+
+ROWS = {
+    "2xx with a sid": Row((created(),), posts=1, status=201, execution="started", result="started"),
+    "200 with a sid": Row((answer(200, {"sid": "CA" + "7" * 32}),), posts=1, status=201, execution="started", result="started"),
+    "429 until the budget is used up": Row(
+        (error(429, 20429),), posts=5, status=503, execution="not_started", slug="upstream-throttled", result="throttled"
+    ),
+    "429 once, then created": Row((error(429, 20429), created()), posts=2, status=201, execution="started", result="started"),
+    "429 that asks for more than the budget holds": Row(
+        (error(429, 20429, headers={"Retry-After": "17"}),),
+        posts=1,
+        status=503,
+        execution="not_started",
+        slug="upstream-throttled",
+        result="throttled",
+    ),
+    "400": Row((error(400, 21211),), posts=1, status=422, execution="not_started", slug="upstream-rejected", result="rejected"),
+    "404": Row((error(404, 20404),), posts=1, status=422, execution="not_started", slug="upstream-rejected", result="rejected"),
+    "4xx that is not JSON": Row(
+        (answer(413, body=b"<html>too large</html>"),),
+        posts=1,
+        status=422,
+        execution="not_started",
+        slug="upstream-rejected",
+        result="rejected",
+    ),
+    "401": Row(
+        (error(401, 20003),),
+        posts=1,
+        status=502,
+        execution="not_started",
+        slug="upstream-credentials-rejected",
+        result="credential_rejected",
+    ),
+    "403": Row(
+        (error(403, 20008),),
+        posts=1,
+        status=502,
+        execution="not_started",
+        slug="upstream-credentials-rejected",
+        result="credential_rejected",
+    ),
+    "400 with code 20003": Row(
+        (error(400, 20003),),
+        posts=1,
+        status=502,
+        execution="not_started",
+        slug="upstream-credentials-rejected",
+        result="credential_rejected",
+    ),
+    "500": unknown(error(500, 20500), "status_500"),
+    "502": unknown(answer(502, body=b"bad gateway"), "status_502"),
+    "503": unknown(error(503, 20503), "status_503"),
+    "504": unknown(answer(504, body=b""), "status_504"),
+    "408, which proxies send": unknown(answer(408, body=b""), "status_408"),
+    "redirect": unknown(answer(307, body=b"", headers={"Location": "/elsewhere"}), "status_307"),
+    "read timeout": unknown(hang, "read_timeout"),
+    "reset after the request was read": unknown(reset, "read_error"),
+    "closed after the request was read": unknown(close, "remote_protocol_error"),
+    "half an answer": unknown(half_an_answer, "remote_protocol_error"),
+    "an answer that is not HTTP": unknown(not_http, "remote_protocol_error"),
+    "2xx that is not JSON": unknown(answer(201, body=b"<html>fine</html>"), "unreadable_answer"),
+    "2xx without a sid": unknown(answer(201, {"status": "queued"}), "answer_without_sid"),
+    "2xx with a sid that is none": unknown(answer(201, {"sid": "CA123"}), "answer_without_sid"),
+    "2xx with an empty body": unknown(answer(201, body=b""), "unreadable_answer"),
+    "2xx that is too long": unknown(answer(201, body=b"[" + b"1," * 700_000 + b"1]"), "answer_too_long"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+async def test_row_of_the_classification_table(gateway: Gateway, row: Row) -> None:
+    async with running_upstream(*row.script) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        response = await tenant.create()
+        assert response.status_code == row.status, response.text
+        assert len(upstream.posts) == row.posts
+        await _assert_told_and_recorded(tenant, response.json(), row)
+
+
+async def _assert_told_and_recorded(tenant: Any, body: dict[str, Any], row: Row) -> None:
+    assert body["execution"] == row.execution
+    call_id = body.get("call_id") or body["id"]
+    if row.slug:
+        assert body["type"] == f"urn:callgate:problem:{row.slug}"
+        assert body["retry"]["safe"] is True
+    record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
+    assert record["execution"] == row.execution
+    assert (record["problem"] or {}).get("slug") == row.slug
+    assert record["settled_by"] == (None if row.execution == "unknown" else "response")
+    assert (record["sid"] is not None) == (row.execution == "started")
+    pending, outcome = await tenant.events(call_id)
+    assert (pending["type"], outcome["type"]) == ("call.pending", f"call.{row.execution}")
+    assert outcome["data"]["attempts"][-1]["result"] == row.result
+    assert len(outcome["data"]["attempts"]) == row.posts
+
+
+UNREACHABLE = {
+    "connection refused": refused_url,
+    "no such name": lambda: "http://twilio.invalid",
+}
+
+
+@pytest.mark.parametrize("url", UNREACHABLE.values(), ids=UNREACHABLE.keys())
+async def test_unreachable_upstream_is_tried_again_and_then_told_as_not_started(gateway: Gateway, url: Any) -> None:
+    tenant = await gateway.add_tenant(url())
+    response = await tenant.create()
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    body = response.json()
+    assert (body["type"], body["execution"]) == ("urn:callgate:problem:upstream-unreachable", "not_started")
+    outcome = (await tenant.events(body["call_id"]))[-1]
+    results = {attempt["result"] for attempt in outcome["data"]["attempts"]}
+    assert len(outcome["data"]["attempts"]) > 1
+    assert results <= {"connect_error", "connect_timeout"}
+
+
+async def test_failed_tls_handshake_is_not_started_and_sends_nothing_readable(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url.replace("http://", "https://"))
+        response = await tenant.create()
+        assert response.status_code == 503
+        assert response.json()["type"] == "urn:callgate:problem:upstream-unreachable"
+        assert upstream.posts == []
+
+
+async def test_rejection_carries_twilios_own_words(gateway: Gateway) -> None:
+    async with running_upstream(error(400, 21211, "The number is not valid")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        body = (await tenant.create()).json()
+    assert body["upstream"] == {
+        "status": 400,
+        "code": 21211,
+        "message": "The number is not valid",
+        "more_info": "https://www.twilio.com/docs/errors/21211",
+        "request_id": "RQ" + "e" * 32,
+    }
+
+
+async def test_throttling_passes_on_how_long_to_wait(gateway: Gateway) -> None:
+    async with running_upstream(error(429, 20429, headers={"Retry-After": "17"})) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        response = await tenant.create()
+    assert response.headers["Retry-After"] == "17"
+    assert response.json()["retry"] == {"safe": True, "same_key": True, "after_s": 17}
+
+
+async def test_next_active_credential_is_tried_when_the_first_is_refused(gateway: Gateway) -> None:
+    async with running_upstream(error(401, 20003), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        key_sid = "SK" + "5" * 32
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=key_sid, base_url=None
+        )
+        response = await tenant.create()
+    assert response.status_code == 201
+    assert [request.credentials for request in upstream.posts] == [
+        (tenant.account_sid, tenant.auth_token),
+        (key_sid, "second"),
+    ]
+
+
+async def test_an_answer_postgres_could_not_keep_is_cleaned_rather_than_lost(gateway: Gateway) -> None:
+    sid = "CA" + "9" * 32
+    body = (
+        b'{"sid": "'
+        + sid.encode()
+        + b'", "caller_name": "a\\u0000b\\ud800", "price": "1e999999", "duration": "99999999999", "new": 1e400}'
+    )
+    async with running_upstream(answer(201, body=body)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+    assert (record["execution"], record["sid"]) == ("started", sid)
+    assert (record["caller_name"], record["price"], record["duration"]) == ("ab?", None, None)
+
+
+async def test_a_sid_that_is_bound_already_is_never_told_as_not_started(gateway: Gateway) -> None:
+    same = answer(201, {"sid": "CA" + "8" * 32, "status": "queued"})
+    async with running_upstream(same) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+        second = await tenant.create()
+    assert (second.status_code, second.json()["execution"]) == (202, "unknown")

@@ -1,0 +1,86 @@
+"""A tenant sees only its own calls, and nobody without a genuine key sees anything."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import created, running_upstream
+
+OPEN_ROUTES = {"/livez", "/readyz", "/metrics"}
+
+
+@pytest.fixture
+async def two_tenants(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenant, dict[str, str]]]:
+    """The owner of a call, a stranger, and the call's two names."""
+    async with running_upstream(created()) as upstream:
+        owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        record = (await owner.create("k")).json()
+        yield owner, stranger, record
+
+
+async def _operations(gateway: Gateway) -> list[tuple[str, str]]:
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods if path not in OPEN_ROUTES]
+
+
+async def test_every_operation_needs_a_key(gateway: Gateway) -> None:
+    operations = await _operations(gateway)
+    assert len(operations) >= 4
+    for authorization in ({}, {"Authorization": "Bearer cgk_000000000000_nonsense"}, {"Authorization": "Basic Zm9vOmJhcg=="}):
+        async with httpx.AsyncClient(base_url=gateway.url, headers=authorization) as http:
+            for method, path in operations:
+                response = await http.request(method, path.replace("{id_or_sid}", str(uuid4())), content=b"{not json")
+                assert response.status_code == 401, (method, path)
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                assert response.json()["type"] == "urn:callgate:problem:unauthorized"
+
+
+async def test_every_route_with_a_call_in_it_hides_the_calls_of_others(
+    gateway: Gateway, two_tenants: tuple[Tenant, Tenant, dict[str, str]]
+) -> None:
+    owner, stranger, record = two_tenants
+    routes = [(method, path) for method, path in await _operations(gateway) if "{id_or_sid}" in path]
+    assert len(routes) >= 2
+    for method, path in routes:
+        for name in (record["id"], record["sid"]):
+            own = await owner.http.request(method, path.replace("{id_or_sid}", name))
+            foreign = await stranger.http.request(method, path.replace("{id_or_sid}", name))
+            assert own.status_code == 200, (method, path)
+            assert foreign.status_code == 404, (method, path)
+            assert foreign.json()["type"] == "urn:callgate:problem:call-not-found"
+
+
+async def test_list_shows_own_calls_only(two_tenants: tuple[Tenant, Tenant, dict[str, str]]) -> None:
+    owner, stranger, record = two_tenants
+    assert [call["id"] for call in (await owner.http.get("/v1/calls")).json()["calls"]] == [record["id"]]
+    for query in ("", f"?to={record['to']}", f"?from={record['from']}", "?execution=started", "?status=queued"):
+        assert (await stranger.http.get(f"/v1/calls{query}")).json()["calls"] == []
+
+
+async def test_revoked_and_expired_keys_are_refused(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    assert (await tenant.http.get("/v1/calls")).status_code == 200
+    await gateway.tenants.revoke_key(tenant.key)
+    assert (await tenant.http.get("/v1/calls")).status_code == 401
+    _, expired = await gateway.tenants.create_key(tenant.id, name=None, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    response = await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer {expired}"})
+    assert response.status_code == 401
+
+
+async def test_a_key_with_another_keys_prefix_is_refused(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    forged = tenant.key[:-4] + "AAAA"
+    response = await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer {forged}"})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("name", ["nonsense", "CA123", "00000000-0000-0000-0000-00000000000g", "%00", "CA" + "0" * 31 + "%00"])
+async def test_names_that_are_none_are_not_found(gateway: Gateway, name: str) -> None:
+    tenant = await gateway.add_tenant()
+    response = await tenant.http.get(f"/v1/calls/{name}")
+    assert (response.status_code, response.json()["type"]) == (404, "urn:callgate:problem:call-not-found")

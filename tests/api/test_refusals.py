@@ -1,0 +1,293 @@
+"""Bad input gets a precise problem+json and changes nothing: nothing is stored, nothing is sent."""
+
+import inspect
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from twilio.rest.api.v2010.account.call import CallList
+
+from app.calls.parameters import CallParameters
+from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.upstream import Upstream, created, running_upstream
+
+DATA = Path(__file__).parent.parent / "data" / "twilio_create_call_parameters.json"
+NO_SOURCE = {"to": BASIC["to"], "from": BASIC["from"]}
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream(created()) as running:
+        yield running
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
+    return await gateway.add_tenant(upstream.url)
+
+
+async def _nothing_happened(tenant: Tenant, upstream: Upstream) -> None:
+    assert upstream.received == []
+    assert (await tenant.http.get("/v1/calls")).json() == {"calls": [], "next_cursor": None}
+
+
+FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing at all": ({}, {"/to", "/from", "/url"}),
+    "no from": ({"to": "sip:kate@example.com", "url": "http://e.example/"}, {"/from"}),
+    "no url, twiml or application_sid": (NO_SOURCE, {"/url"}),
+    "unknown members, by name": (BASIC | {"if_machine": "Hangup", "a/b~c": 1}, {"/if_machine", "/a~1b~0c"}),
+    "number as text": (BASIC | {"timeout": "60"}, {"/timeout"}),
+    "boolean as number": (BASIC | {"record": 1}, {"/record"}),
+    "timeout too long": (BASIC | {"timeout": 601}, {"/timeout"}),
+    "timeout zero": (BASIC | {"timeout": 0}, {"/timeout"}),
+    "twiml too long": (NO_SOURCE | {"twiml": "x" * 4001}, {"/twiml"}),
+    "twiml empty": (NO_SOURCE | {"twiml": ""}, {"/twiml"}),
+    "url not absolute": (BASIC | {"url": "/sipdial.xml"}, {"/url"}),
+    "url of another scheme": (BASIC | {"url": "ftp://e.example/"}, {"/url"}),
+    "url with a line break": (BASIC | {"url": "http://e.example/\r\nHost: x"}, {"/url"}),
+    "callback host with an underscore": (BASIC | {"status_callback": "https://a_b.example/"}, {"/status_callback"}),
+    "method PUT": (BASIC | {"method": "PUT"}, {"/method"}),
+    "unknown event": (BASIC | {"status_callback_event": ["ringing", "sung"]}, {"/status_callback_event/1"}),
+    "event named twice": (BASIC | {"status_callback_event": ["ringing", "ringing"]}, {"/status_callback_event"}),
+    "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
+    "digits that are none": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
+    "digits and a line break": (BASIC | {"send_digits": "12\n"}, {"/send_digits"}),
+    "too many digits": (BASIC | {"send_digits": "1" * 33}, {"/send_digits"}),
+    "application_sid of another kind": (NO_SOURCE | {"application_sid": "AC" + "0" * 32}, {"/application_sid"}),
+    "byoc of another kind": (BASIC | {"byoc": "XX"}, {"/byoc"}),
+    "channels": (BASIC | {"recording_channels": "stereo"}, {"/recording_channels"}),
+    "trim": (BASIC | {"trim": "yes"}, {"/trim"}),
+    "machine_detection": (BASIC | {"machine_detection": "enable"}, {"/machine_detection"}),
+    "speech threshold": (
+        BASIC | {"machine_detection_speech_threshold": 999, "machine_detection_speech_end_threshold": 5001},
+        {"/machine_detection_speech_threshold", "/machine_detection_speech_end_threshold"},
+    ),
+    "six passports": (BASIC | {"passports": "a,b,c,d,e,f"}, {"/passports"}),
+    "async_amd": (BASIC | {"async_amd": "yes"}, {"/async_amd"}),
+    "NUL in a text": (BASIC | {"call_reason": "a\0b"}, {"/call_reason"}),
+    "SIP URI without a host": (BASIC | {"to": "sip:kate@"}, {"/to"}),
+    "SIP URI with a space": (BASIC | {"to": "sip:ka te@example.com"}, {"/to"}),
+    "SIP URI with a line break": (BASIC | {"to": "sip:kate@example.com\r\nX: y"}, {"/to"}),
+    "SIP URI with an escaped line break": (BASIC | {"to": "sip:kate@example.com?X-a=b%0d%0aEvil:%20c"}, {"/to"}),
+    "SIP URI of 255 characters": (BASIC | {"to": "sip:" + "k" * 239 + "@example.com"}, {"/to"}),
+    "SIP headers of 1024 characters": (BASIC | {"to": "sip:kate@example.com?X-a=" + "b" * 1020}, {"/to"}),
+    "SIP transport sctp": (BASIC | {"to": "sip:kate@example.com;transport=sctp"}, {"/to"}),
+    "SIP secure=yes": (BASIC | {"to": "sip:kate@example.com;secure=yes"}, {"/to"}),
+    "from with a space, for SIP": (BASIC | {"from": "Jack B"}, {"/from"}),
+    "SIP user without password": (BASIC | {"sip_auth_username": "jack"}, {"/sip_auth_password"}),
+    "SIP user too long": (
+        BASIC | {"sip_auth_username": "j" * 256, "sip_auth_password": "p" * 256},
+        {"/sip_auth_username", "/sip_auth_password"},
+    ),
+    "to of no known form": (BASIC | {"to": "kate"}, {"/to"}),
+    "to as a number": (BASIC | {"to": 14155550100}, {"/to"}),
+    "phone number with spaces": (BASIC | {"to": "+1 415 555 0100"}, {"/to"}),
+    "from that cannot call a phone": (BASIC | {"to": "+14155550100", "from": "Jack"}, {"/from"}),
+    "account_sid of another kind": (BASIC | {"account_sid": "AC1"}, {"/account_sid"}),
+    "many faults at once": (
+        {"to": "sip:kate@", "from": "Jack B", "timeout": 0, "colour": "red"},
+        {"/to", "/from", "/timeout", "/colour", "/url"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "pointers"), FAULTS.values(), ids=FAULTS.keys())
+async def test_every_fault_is_named_by_its_pointer(
+    tenant: Tenant, upstream: Upstream, body: dict[str, Any], pointers: set[str]
+) -> None:
+    response = await tenant.http.post("/v1/calls", json=body)
+    assert response.status_code == 422, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["type"] == "urn:callgate:problem:invalid-request"
+    assert (problem["execution"], problem["retry"]["safe"]) == ("not_started", True)
+    assert {error["pointer"] for error in problem["errors"]} == pointers
+    assert all(error["code"] and error["detail"] for error in problem["errors"])
+    await _nothing_happened(tenant, upstream)
+
+
+BODIES: dict[str, tuple[bytes, str, int, str]] = {
+    "not JSON": (b'{"to": ', "application/json", 400, "malformed-body"),
+    "empty": (b"", "application/json", 400, "malformed-body"),
+    "not UTF-8": (b'{"to": "\xff"}', "application/json", 400, "malformed-body"),
+    "NaN": (b'{"timeout": NaN}', "application/json", 400, "malformed-body"),
+    "a member twice": (b'{"to": "sip:a@b.example", "to": "sip:c@d.example"}', "application/json", 400, "malformed-body"),
+    "nested too deeply": (b'{"a":' * 9000 + b"1" + b"}" * 9000, "application/json", 400, "malformed-body"),
+    "a lone surrogate": (b'{"to": "\\ud800"}', "application/json", 422, "invalid-request"),
+    "a number too long to read": (b'{"timeout": ' + b"9" * 5000 + b"}", "application/json", 400, "malformed-body"),
+    "an array": (b"[]", "application/json", 422, "invalid-request"),
+    "text": (b"{}", "text/plain", 415, "unsupported-media-type"),
+    "a form": (b"To=sip:a@b.example", "application/x-www-form-urlencoded", 415, "unsupported-media-type"),
+    "no type": (b"{}", "", 415, "unsupported-media-type"),
+    "too large": (b"{" + b" " * 70_000 + b"}", "application/json", 413, "body-too-large"),
+}
+
+
+@pytest.mark.parametrize(("body", "content_type", "status", "slug"), BODIES.values(), ids=BODIES.keys())
+async def test_body_that_cannot_be_read_is_refused(
+    tenant: Tenant, upstream: Upstream, body: bytes, content_type: str, status: int, slug: str
+) -> None:
+    response = await tenant.http.post("/v1/calls", content=body, headers={"Content-Type": content_type})
+    assert (response.status_code, response.json()["type"]) == (status, f"urn:callgate:problem:{slug}")
+    assert response.json()["execution"] == "not_started"
+    await _nothing_happened(tenant, upstream)
+
+
+async def test_chunked_body_that_is_too_large_is_refused_while_it_arrives(tenant: Tenant, upstream: Upstream) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b" " * 1024
+
+    response = await tenant.http.post("/v1/calls", content=chunks(), headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["type"]) == (413, "urn:callgate:problem:body-too-large")
+    await _nothing_happened(tenant, upstream)
+
+
+async def test_suspended_tenant_may_read_but_not_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    response = await tenant.create()
+    assert (response.status_code, response.json()["type"]) == (403, "urn:callgate:problem:tenant-suspended")
+    await _nothing_happened(tenant, upstream)
+    await gateway.tenants.suspend_tenant(tenant.id, suspended=False)
+    assert (await tenant.create()).status_code == 201
+
+
+async def test_tenant_without_usable_credentials_is_told_so(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant(with_account=False)
+    response = await tenant.create()
+    assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:no-usable-credentials")
+    assert (await tenant.http.get("/v1/calls")).json()["calls"] == []
+
+
+async def test_account_of_another_tenant_cannot_be_named(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    stranger = await gateway.add_tenant(upstream.url)
+    response = await tenant.create(account_sid=stranger.account_sid)
+    assert response.status_code == 409
+    await _nothing_happened(tenant, upstream)
+
+
+async def test_named_account_places_the_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    second = "AC" + "b" * 32
+    await gateway.tenants.add_credential(tenant.id, account_sid=second, secret="s", key_sid=None, base_url=upstream.url)
+    assert (await tenant.create()).json()["account_sid"] == tenant.account_sid
+    assert (await tenant.create(account_sid=second)).json()["account_sid"] == second
+    assert [request.path.split("/")[3] for request in upstream.posts] == [tenant.account_sid, second]
+
+
+async def test_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
+    await gateway.tenants.revoke_credential(tenant.id, credentials[0].id)
+    assert (await tenant.create()).status_code == 409
+    assert upstream.received == []
+
+
+async def test_unknown_path_and_method_are_problems_too(tenant: Tenant) -> None:
+    missing = await tenant.http.get("/v1/nothing")
+    assert (missing.status_code, missing.json()["type"]) == (404, "urn:callgate:problem:not-found")
+    wrong = await tenant.http.delete("/v1/calls")
+    assert (wrong.status_code, wrong.json()["type"]) == (405, "urn:callgate:problem:method-not-allowed")
+    assert "GET" in wrong.headers["Allow"]
+
+
+async def test_request_id_of_the_caller_is_kept_when_it_is_sane(tenant: Tenant) -> None:
+    kept = await tenant.http.get("/v1/nothing", headers={"X-Request-Id": "job-17:3"})
+    assert (kept.headers["X-Request-Id"], kept.json()["request_id"]) == ("job-17:3", "job-17:3")
+    replaced = await tenant.http.get("/v1/nothing", headers={"X-Request-Id": "a b" * 100})
+    assert len(replaced.headers["X-Request-Id"]) == 32
+
+
+EVERY_PARAMETER: dict[str, Any] = {
+    "to": "sip:kate@example.com;transport=tcp?X-hatchkey=4815162342",
+    "from": "Jack",
+    "method": "GET",
+    "fallback_url": "http://www.example.com/fallback.xml",
+    "fallback_method": "GET",
+    "status_callback": "https://www.example.com/progress",
+    "status_callback_event": ["initiated", "ringing", "answered", "completed"],
+    "status_callback_method": "POST",
+    "send_digits": "ww1234#A*W",
+    "timeout": 600,
+    "record": True,
+    "recording_channels": "dual",
+    "recording_status_callback": "https://www.example.com/recorded",
+    "recording_status_callback_method": "GET",
+    "recording_configuration_id": "configuration",
+    "sip_auth_username": "jack",
+    "sip_auth_password": "secret",
+    "machine_detection": "DetectMessageEnd",
+    "machine_detection_timeout": 30,
+    "recording_status_callback_event": ["in-progress", "absent"],
+    "trim": "do-not-trim",
+    "caller_id": "+14155550100",
+    "machine_detection_speech_threshold": 1000,
+    "machine_detection_speech_end_threshold": 500,
+    "machine_detection_silence_timeout": 2000,
+    "async_amd": "true",
+    "async_amd_status_callback": "https://www.example.com/amd",
+    "async_amd_status_callback_method": "POST",
+    "passports": "cGFzc3BvcnQ=",
+    "byoc": "BY" + "1" * 32,
+    "call_reason": "Your order is ready",
+    "call_token": "inbound-token",
+    "recording_track": "inbound",
+    "time_limit": 3600,
+    "client_notification_url": "https://www.example.com/push",
+    "url": "http://www.example.com/sipdial.xml",
+    "twiml": "<Response/>",
+    "application_sid": "AP" + "2" * 32,
+}
+
+
+async def test_every_parameter_of_the_installed_sdk_is_taken_and_sent_as_the_sdk_sends_it(
+    tenant: Tenant, upstream: Upstream
+) -> None:
+    ours = {field.alias or name for name, field in CallParameters.model_fields.items()}
+    sdk = {"from" if name == "from_" else name for name in inspect.signature(CallList.create).parameters} - {"self"}
+    assert ours == sdk == EVERY_PARAMETER.keys()
+    response = await tenant.http.post("/v1/calls", json=EVERY_PARAMETER)
+    assert response.status_code == 201, response.text
+    sent = upstream.posts[0].form
+    assert ("StatusCallbackEvent", "ringing") in sent
+    assert ("Record", "true") in sent
+    assert ("SipAuthPassword", "secret") in sent
+    assert ("To", EVERY_PARAMETER["to"]) in sent
+    lists = sum(len(value) - 1 for value in EVERY_PARAMETER.values() if isinstance(value, list))
+    assert len(sent) == len(EVERY_PARAMETER) + lists
+    spec = {_camel(name) for name in EVERY_PARAMETER}
+    assert {name for name, _ in sent} == spec
+
+
+async def test_what_twilio_would_ignore_is_warned_about(tenant: Tenant) -> None:
+    record = (await tenant.http.post("/v1/calls", json=EVERY_PARAMETER)).json()
+    ignored = {warning["pointer"] for warning in record["warnings"] if warning["code"] == "ignored"}
+    assert {"/twiml", "/status_callback", "/machine_detection", "/byoc"} <= ignored
+
+
+async def test_the_guides_header_without_x_is_accepted_with_a_warning(tenant: Tenant, upstream: Upstream) -> None:
+    to = "sip:michael@example.com?mycustomheader=foo&myotherheader=bar"
+    response = await tenant.create(to=to)
+    assert response.status_code == 201
+    assert {warning["pointer"] for warning in response.json()["warnings"]} == {"/to"}
+    assert ("To", to) in upstream.posts[0].form
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+async def test_phone_numbers_and_clients_can_be_called_too(tenant: Tenant) -> None:
+    assert (await tenant.create(to="+14155550100", **{"from": "+14155550199"})).status_code == 201
+    assert (await tenant.create(to="client:kate", **{"from": "client:jack"})).status_code == 201
+
+
+async def test_head_and_options_do_not_break(tenant: Tenant) -> None:
+    for response in (await tenant.http.head("/v1/calls"), await tenant.http.options("/v1/calls")):
+        assert response.status_code == httpx.codes.METHOD_NOT_ALLOWED
+
+
+def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:
+    names = json.loads(DATA.read_text())
+    assert {_camel(field.alias or name) for name, field in CallParameters.model_fields.items()} == set(names)

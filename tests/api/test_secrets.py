@@ -1,0 +1,99 @@
+"""A planted secret must appear nowhere: not in logs, errors, metrics, records, or any column of any table."""
+
+import io
+import logging
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.observability import configure_logging
+from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.upstream import created, error, hang, reset, running_upstream
+
+SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
+CALL_TOKEN = "pl4nted-c4ll-t0ken"
+URL_PASSWORD = "pl4nted-url-p4ssw0rd"
+AUTH_TOKEN = "pl4nted-twilio-t0ken"
+SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_PASSWORD, AUTH_TOKEN)
+PERSONAL = ("+14155550123", "kate.private")
+
+REQUEST = {
+    "to": "sip:kate.private@example.com",
+    "from": "Jack",
+    "url": f"https://user:{URL_PASSWORD}@www.example.com/dial.xml",
+    "sip_auth_username": "jack",
+    "sip_auth_password": SIP_PASSWORD,
+    "call_token": CALL_TOKEN,
+}
+
+
+@pytest.fixture
+async def logged(database_url: str) -> AsyncIterator[tuple[Gateway, io.StringIO]]:
+    """A gateway that logs everything it can, and what it logged."""
+    log = io.StringIO()
+    configure_logging(level="DEBUG", format_="json", stream=log)
+    async with running_gateway(settings_for(database_url, log_level="DEBUG")) as gateway:
+        yield gateway, log
+    logging.basicConfig(handlers=[], force=True)
+
+
+async def _every_cell(url: str) -> str:
+    connection = await asyncpg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert {"call", "call_event_default", "twilio_credential"} <= {table["tablename"] for table in tables}
+        rows = [row for (table,) in tables for row in await connection.fetch(f'SELECT t::text FROM "{table}" t')]  # noqa: S608
+    finally:
+        await connection.close()
+    return "\n".join(row for (row,) in rows)
+
+
+async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO], database_url: str) -> None:
+    gateway, log = logged
+    told: list[str] = []
+    echo = error(400, 21224, f"SipAuthPassword {SIP_PASSWORD} is bad, token {CALL_TOKEN}")
+    async with running_upstream(created(), echo, error(401, 20003), reset, hang, error(500, 20500)) as upstream:
+        tenant = await gateway.add_tenant()
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid="AC" + "f" * 32, secret=AUTH_TOKEN, key_sid=None, base_url=upstream.url
+        )
+        own = {"account_sid": "AC" + "f" * 32}
+        for key in "abcdef":
+            response = await tenant.http.post("/v1/calls", json=REQUEST | own, headers={"Idempotency-Key": key})
+            told += [response.text, str(response.headers)]
+        faulty = REQUEST | {
+            "to": f"sip:kate:{SIP_PASSWORD}@example.com",
+            "sip_auth_password": SIP_PASSWORD + "\x01",
+            "timeout": 0,
+        }
+        told.append((await tenant.http.post("/v1/calls", json=faulty)).text)
+        sent = upstream.posts[0].form
+    assert ("SipAuthPassword", SIP_PASSWORD) in sent
+    assert ("Url", REQUEST["url"]) in sent
+    assert upstream.posts[0].credentials[1] == AUTH_TOKEN
+    listed = await tenant.http.get("/v1/calls")
+    assert len(listed.json()["calls"]) == 6
+    told.append(listed.text)
+    told += [(await tenant.http.get(f"/v1/calls/{call['id']}/events")).text for call in listed.json()["calls"]]
+    told.append((await tenant.http.get("/metrics")).text)
+    stored = await _every_cell(database_url)
+    assert "kate.private" in stored
+    for secret in (*SECRETS, tenant.key):
+        assert secret not in log.getvalue()
+        assert secret not in stored
+        assert secret.encode().hex() not in stored
+        assert not any(secret in text for text in told)
+
+
+async def test_personal_data_is_not_logged(logged: tuple[Gateway, io.StringIO]) -> None:
+    gateway, log = logged
+    async with running_upstream(created(), reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create(to="+14155550123", **{"from": "+14155550123"})
+        await tenant.create(to="sip:kate.private@example.com")
+        await tenant.http.get("/v1/calls", params={"to": "+14155550123"})
+    assert '"route": "/v1/calls"' in log.getvalue()
+    for personal in PERSONAL:
+        assert personal not in log.getvalue()

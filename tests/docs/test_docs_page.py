@@ -1,0 +1,91 @@
+"""/docs in a real headless Chromium: authorize, execute the SIP example, see 201; no request leaves loopback."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Page, Request, async_playwright
+
+from tests.support.gateway import Gateway
+from tests.support.upstream import created, running_upstream
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Nothing of the browser's own may reach for the network, or the assertion below would be about the browser.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CALLGATE_REQUIRE_BROWSER"), reason="no Chromium on this machine"
+    ),
+]
+
+
+class Seen:
+    """What the page asked for and complained about."""
+
+    def __init__(self, page: Page) -> None:
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        page.on("requestfinished", self._remember)
+        page.on("requestfailed", self._remember)
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _remember(self, request: Request) -> None:
+        """data: and blob: addresses go nowhere, nor does what the page's own policy (CSP) forbids the browser to ask for."""
+        host = urlsplit(request.url).hostname
+        if host and request.failure != "csp":
+            self.hosts.add(host)
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield await browser.new_page(viewport={"width": 1280, "height": 1600})
+        finally:
+            await browser.close()
+
+
+async def test_sip_example_is_executed_from_the_docs_page(gateway: Gateway, page: Page, tmp_path: Path) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        seen = Seen(page)
+        await page.goto(f"{gateway.url}/docs")
+        await page.get_by_role("button", name="Authorize").first.click()
+        dialog = page.locator(".modal-ux")
+        await dialog.locator("input").fill(tenant.key)
+        await dialog.get_by_role("button", name="Apply credentials").click()
+        await dialog.get_by_role("button", name="Close").click()
+        operation = page.locator("#operations-calls-create_call")
+        await operation.locator(".opblock-summary").click()
+        await operation.get_by_role("button", name="Try it out").click()
+        await operation.get_by_role("button", name="Execute").click()
+        status = operation.locator(".live-responses-table .response-col_status").last
+        await status.wait_for()
+        assert (await status.inner_text()).startswith("201")
+        await page.screenshot(path=os.environ.get("CALLGATE_SCREENSHOT") or tmp_path / "docs.png")
+        assert dict(upstream.posts[0].form)["To"] == "sip:kate@example.com"
+    assert seen.hosts == {"127.0.0.1"}
+    assert seen.errors == []
+
+
+async def test_redoc_renders_without_leaving_loopback(gateway: Gateway, page: Page) -> None:
+    seen = Seen(page)
+    await page.goto(f"{gateway.url}/redoc")
+    await page.get_by_role("heading", name="Place a call").first.wait_for()
+    await page.wait_for_load_state("networkidle")
+    assert seen.hosts == {"127.0.0.1"}

@@ -1,0 +1,245 @@
+"""The worker over a real Postgres and the simulator on a real socket: records become true without anyone asking."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.jobs.partitions import Partitioner
+from app.jobs.refresh import Refresher
+from app.jobs.resolve import Resolver
+from app.observability import Metrics
+from app.twilio.client import TwilioClient, make_http_client
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import Gateway, Tenant, served
+from tests.support.upstream import answer, call_resource, created, error, hang, running_upstream
+
+
+class Clock:
+    """The simulator's time, moved by the test."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def simulated(gateway: Gateway, clock: Clock) -> AsyncIterator[Tenant]:
+    """A tenant whose Twilio is the simulator."""
+    async with served(create_simulator(SimulatorConfig(open_mode=True, clock=clock))) as url:
+        yield await gateway.add_tenant(url)
+
+
+@pytest.fixture
+async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
+    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
+    async with http:
+        yield Refresher(
+            database=gateway.database,
+            tenants=gateway.tenants,
+            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
+            metrics=Metrics(),
+            interval=timedelta(seconds=30),
+            fetch_deadline_s=1.0,
+        )
+
+
+async def _make_due(gateway: Gateway) -> None:
+    """As if the time to look again had come."""
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
+
+
+async def _forget_all(gateway: Gateway) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET refresh_at = NULL"))
+
+
+async def _refreshed(gateway: Gateway, refresher: Refresher, tenant: Tenant, call_id: str) -> dict[str, Any]:
+    await _make_due(gateway)
+    assert await refresher.step()
+    record: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
+    return record
+
+
+async def _refresh_at(gateway: Gateway, call_id: str) -> datetime | None:
+    async with gateway.database.begin() as session:
+        due: datetime | None = await session.scalar(text("SELECT refresh_at FROM call WHERE id = :id"), {"id": call_id})
+    return due
+
+
+async def test_record_follows_the_call_to_its_price(
+    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
+) -> None:
+    await _forget_all(gateway)
+    placed = (await simulated.create()).json()
+    call_id, seen = placed["id"], [placed["status"]]
+    for _ in range(200):
+        clock.move(seconds=1)
+        record = await _refreshed(gateway, refresher, simulated, call_id)
+        if record["status"] not in seen:
+            seen.append(record["status"])
+        if record["price"]:
+            break
+    assert seen == ["queued", "ringing", "in-progress", "completed"]
+    assert record["price"] == "-0.00750"
+    assert record["duration"] > 0
+    assert await _refresh_at(gateway, call_id) is None
+    events = await simulated.events(call_id)
+    statuses = [event["data"]["status"] for event in events if event["type"] == "call.status"]
+    assert statuses == ["ringing", "in-progress", "completed"]
+    assert events[-1]["type"] == "call.priced"
+
+
+@pytest.mark.parametrize("status", ["busy", "no-answer", "failed"])
+async def test_call_that_is_not_answered_ends_with_twilios_word(
+    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock, status: str
+) -> None:
+    await _forget_all(gateway)
+    call_id = (await simulated.create(to=f"sip:{status}@example.com")).json()["id"]
+    clock.move(minutes=5)
+    record = await _refreshed(gateway, refresher, simulated, call_id)
+    assert (record["execution"], record["status"]) == ("started", status)
+
+
+async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, refresher: Refresher) -> None:
+    sid = "CA" + "d" * 31 + "1"
+    course = [
+        call_resource(sid, status="ringing"),
+        call_resource(sid, status="queued"),
+        call_resource(sid, status="completed", duration="9", price="-0.02000"),
+        call_resource(sid, status="in-progress"),
+        call_resource(sid, status="busy"),
+        call_resource(sid, status="completed", duration=None, price=None),
+    ]
+    async with running_upstream(answer(201, call_resource(sid)), *(answer(200, state) for state in course)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        shown = []
+        for _ in course:
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = :id"), {"id": call_id})
+            await refresher.step()
+            record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
+            shown.append((record["status"], record["duration"], record["price"]))
+    done = ("completed", 9, "-0.02000")
+    assert shown == [("ringing", None, None)] * 2 + [done] * 4
+
+
+async def test_two_workers_share_the_work_and_do_each_piece_once(
+    gateway: Gateway, simulated: Tenant, refresher: Refresher
+) -> None:
+    await _forget_all(gateway)
+    for _ in range(30):
+        await simulated.create()
+    await _make_due(gateway)
+
+    async def work() -> None:
+        while await refresher.step():
+            pass
+
+    await asyncio.gather(work(), work(), work())
+    looked = sum(sample.value for metric in refresher.metrics.refreshes.collect() for sample in metric.samples)
+    created_samples = [s for m in refresher.metrics.refreshes.collect() for s in m.samples if s.name.endswith("_created")]
+    assert looked - sum(sample.value for sample in created_samples) == 30
+
+
+async def test_unreachable_twilio_is_asked_again_later(gateway: Gateway, refresher: Refresher) -> None:
+    async with running_upstream(created(), error(500, 20500)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        record = await _refreshed(gateway, refresher, tenant, call_id)
+    assert record["status"] == "queued"
+    due = await _refresh_at(gateway, call_id)
+    assert due is not None
+    assert due > datetime.now(UTC)
+
+
+async def test_a_claimed_call_is_leased_until_its_worker_can_no_longer_be_alive(gateway: Gateway, refresher: Refresher) -> None:
+    async with running_upstream(created(), hang) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        await _make_due(gateway)
+        working = asyncio.create_task(refresher.step())
+        while len(upstream.received) < 2:
+            await asyncio.sleep(0.01)
+        assert await refresher.step() is False
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    due = await _refresh_at(gateway, call_id)
+    assert due is not None
+    assert timedelta(0) < due - datetime.now(UTC) < timedelta(minutes=1)
+
+
+async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway) -> None:
+    async with running_upstream(hang) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["id"]
+        async with gateway.database.begin() as session:
+            await session.execute(
+                text("UPDATE call SET execution = 'pending', pending_since = now() - interval '1 hour' WHERE id = :id"),
+                {"id": call_id},
+            )
+        resolver = Resolver(gateway.database, Metrics(), longest_life=timedelta(minutes=2))
+        assert await resolver.step()
+        assert await resolver.step() is False
+        again = await tenant.create("k")
+        assert (again.status_code, again.json()["execution"]) == (200, "unknown")
+        assert len(upstream.posts) == 1
+    last = (await tenant.events(call_id))[-1]
+    assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
+
+
+async def test_young_pending_creation_is_left_alone(gateway: Gateway) -> None:
+    async with running_upstream(hang) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        async with gateway.database.begin() as session:
+            await session.execute(
+                text("UPDATE call SET execution = 'pending', pending_since = now() WHERE id = :id"), {"id": call_id}
+            )
+        assert await Resolver(gateway.database, Metrics(), longest_life=timedelta(minutes=2)).step() is False
+
+
+async def test_partitions_of_the_coming_months_are_made_once_also_by_several_workers(gateway: Gateway) -> None:
+    partitioner = Partitioner(gateway.database)
+    await asyncio.gather(partitioner.step(), partitioner.step())
+    await partitioner.step()
+    async with gateway.database.begin() as session:
+        found = await session.scalars(
+            text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'call_event'::regclass")
+        )
+    months = {datetime.now(UTC).date().replace(day=1)}
+    for _ in range(3):
+        months.add((max(months) + timedelta(days=31)).replace(day=1))
+    assert set(found) == {"call_event_default"} | {f"call_event_{month:%Y_%m}" for month in months}
+
+
+async def test_events_go_to_their_months_partition(gateway: Gateway) -> None:
+    await Partitioner(gateway.database).step()
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+    assert [event["type"] for event in await tenant.events(call_id)] == ["call.pending", "call.started"]
+    async with gateway.database.begin() as session:
+        where = await session.scalar(
+            text("SELECT tableoid::regclass::text FROM call_event WHERE call_id = :id LIMIT 1"), {"id": call_id}
+        )
+    assert where == f"call_event_{datetime.now(UTC):%Y_%m}"
