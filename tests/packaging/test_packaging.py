@@ -1,0 +1,210 @@
+"""The image, the compose file, the wheel and the hooks name commands, settings, routes and files: these have to exist."""
+
+import base64
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from app import __version__
+from app.cli import app as command_line
+from app.cli import processes
+from app.main import create_app
+from app.settings import PREFIX, Settings
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHIPPED = ("app", "migrations", "simulator")
+REQUIRED = {"CALLGATE_SECRET_KEYS": base64.b64encode(bytes(32)).decode(), "POSTGRES_PASSWORD": "0123456789abcdef"}
+
+
+def instructions() -> list[tuple[str, str]]:
+    """("FROM", "…"), ("RUN", "…"), … of the Dockerfile in order; a continued line is one."""
+    code = re.sub(r"^#.*\n", "", (REPOSITORY / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", " ", code).splitlines()
+    return [(name, value) for name, _, value in (line.partition(" ") for line in lines if line)]
+
+
+def final_stage() -> dict[str, str]:
+    names = [name for name, _ in instructions()]
+    return dict(instructions()[len(names) - names[::-1].index("FROM") :])
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """Of the compose file, with a value for each variable that it requires: `${NAME:?message}`."""
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    with_values = re.sub(r"\$\{(\w+):\?[^}]+\}", lambda variable: REQUIRED[variable[1]], text)
+    found: dict[str, dict[str, Any]] = yaml.safe_load(with_values)["services"]
+    return found
+
+
+def our_services() -> dict[str, dict[str, Any]]:
+    return {name: service for name, service in services().items() if "build" in service}
+
+
+def command_of(service: dict[str, Any]) -> list[str]:
+    default: list[str] = yaml.safe_load(final_stage()["CMD"])
+    command: list[str] = service.get("command", default)
+    return command
+
+
+def parameters(command: list[str]) -> dict[str, Any]:
+    """What `callgate COMMAND` would run with; raises what the command line would answer with exit code 2."""
+    callgate = get_command(command_line)
+    assert isinstance(callgate, TyperGroup)
+    name, *arguments = command
+    return callgate.commands[name].make_context(name, arguments).params
+
+
+def probed(healthcheck: str) -> tuple[int, str]:
+    match = re.search(r"http://127\.0\.0\.1:(\d+)(/[a-z_/]+)", healthcheck)
+    assert match
+    return int(match[1]), match[2]
+
+
+def settings(environment: dict[str, str]) -> Settings:
+    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in environment.items()})
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    user, group = final_stage()["USER"].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_every_stage_starts_from_the_same_pinned_python() -> None:
+    bases = {value.split(" ")[0] for name, value in instructions() if name == "FROM"}
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.\d+-slim-\w+", bases.pop())
+
+
+def test_the_image_builds_without_buildkit() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text()
+    assert not re.findall(r"<<|--link|--mount|^#\s*syntax", text, flags=re.MULTILINE)
+
+
+def test_the_image_tells_the_version_that_it_holds() -> None:
+    assert f'org.opencontainers.image.version="{__version__}"' in final_stage()["LABEL"]
+
+
+def test_the_image_serves_and_is_probed_on_the_port_that_it_exposes() -> None:
+    serving = parameters(command_of({}))
+    port, path = probed(final_stage()["HEALTHCHECK"])
+    assert (serving["host"], serving["port"], port) == ("0.0.0.0", int(final_stage()["EXPOSE"]), serving["port"])
+    assert path in create_app(Settings()).openapi()["paths"]
+
+
+def test_the_build_context_is_what_the_dockerfile_copies() -> None:
+    first, *others = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert first == "*"
+    allowed = {line.removeprefix("!") for line in others if line.startswith("!")}
+    copies = [value.split(" ")[:-1] for name, value in instructions() if name == "COPY" and "--from=" not in value]
+    assert allowed == {source for sources in copies for source in sources}
+
+
+def test_the_image_takes_the_whole_build_backend_from_the_lock() -> None:
+    extraction = re.search(r"\(([a-z|-]+)\)==", (REPOSITORY / "Dockerfile").read_text())
+    assert extraction
+    needed, missing = set[str](), {"hatchling"}
+    while missing:
+        needed |= missing
+        wanted = [Requirement(line) for name in missing for line in requires(name) or []]
+        missing = {each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})} - needed
+    assert set(extraction[1].split("|")) == needed
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    files = {file for package in SHIPPED for file in (REPOSITORY / package).rglob("*") if file.is_file()}
+    assert held == {file.relative_to(REPOSITORY).as_posix() for file in files if file.suffix != ".pyc"}
+    assert any(name.startswith("migrations/versions/") for name in held)
+
+
+def test_compose_has_postgres_the_migration_and_every_role() -> None:
+    roles = {name: command_of(service)[0] for name, service in our_services().items()}
+    assert roles == {"migrate": "migrate", "api": "serve", "worker": "worker", "simulator": "simulator"}
+    assert services().keys() - roles.keys() == {"postgres"}
+
+
+@pytest.mark.parametrize("name", our_services())
+def test_callgate_accepts_the_command_of_a_service(name: str) -> None:
+    parameters(command_of(our_services()[name]))
+
+
+@pytest.mark.parametrize("name", our_services())
+def test_every_variable_of_a_service_is_a_setting(name: str) -> None:
+    variables = our_services()[name].get("environment", {})
+    assert variables.keys() <= {PREFIX + field.upper() for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_a_service_has_what_it_would_refuse_to_start_without(name: str) -> None:
+    chosen = settings(our_services()[name]["environment"])
+    assert chosen.require_secret_keys()
+    assert REQUIRED["POSTGRES_PASSWORD"] in chosen.require_database_url()
+
+
+def test_the_migration_gets_the_database_and_no_key() -> None:
+    assert our_services()["migrate"]["environment"].keys() == {"CALLGATE_DATABASE_URL"}
+
+
+def test_calls_go_to_the_simulator_where_it_listens_and_is_probed() -> None:
+    service = our_services()["simulator"]
+    listening = parameters(command_of(service))
+    port, path = probed(service["healthcheck"]["test"][-1])
+    assert (listening["host"], listening["port"]) == ("0.0.0.0", port)
+    assert path in create_simulator(SimulatorConfig()).openapi()["paths"]
+    assert our_services()["api"]["environment"]["CALLGATE_TWILIO_BASE_URL"] == f"http://simulator:{port}"
+
+
+def test_nothing_starts_before_what_it_needs() -> None:
+    assert our_services()["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    for name in ("api", "worker"):
+        assert our_services()[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_a_service_is_not_killed_before_its_calls_are_drained(name: str) -> None:
+    grace = int(our_services()[name]["stop_grace_period"].removesuffix("s"))
+    assert grace >= Settings().request_budget + processes._DRAIN_MARGIN_S
+
+
+@pytest.mark.parametrize("name", services())
+def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+
+
+def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
+    published = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:8000:8000"]}
+
+
+def test_every_variable_of_the_compose_file_is_required_with_advice() -> None:
+    code = re.sub(r"^#.*", "", (REPOSITORY / "docker-compose.yml").read_text(), flags=re.MULTILINE)
+    variables = set(re.findall(r"\$.*?(?:\}|$)", code, flags=re.MULTILINE))
+    assert {re.sub(r":\?make one with .+\}$", "", variable) for variable in variables} == {"${" + name for name in REQUIRED}
+
+
+def test_the_hooks_are_the_commands_of_make_lint() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+    assert recipe
+    assert [hook["entry"] for hook in hooks] == recipe[1].replace("$(BIN)", ".venv/bin").replace("\t", "").splitlines()
