@@ -107,6 +107,7 @@ def test_an_ordinary_host_gets_no_finding(host: str) -> None:
         ("sip:ka<te@example.com", "BAD_USER", "<"),
         ("sip:kate@exa_mple.com:5060", "BAD_HOST", "exa_mple.com"),
         ("sip:kate@example.com:50x;lr", "BAD_PORT", ":50x"),
+        ("sip:kate@[2001:db8::1]5061;lr", "BAD_SYNTAX", "5061"),
         ("sip:kate@example.com;a;;b", "BAD_PARAM", ";"),
         ("sip:kate@example.com;a=b,c", "BAD_PARAM", ","),
         ("sip:kate@example.com?X-A=1&X-B", "BAD_HEADER", "X-B"),
