@@ -1,0 +1,195 @@
+"""What is written is true: README's commands answer as printed, every setting and error has its place, links lead somewhere."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from app import __version__
+from app.cli import app as command_line
+from app.errors import all_errors
+from app.settings import PREFIX, Settings
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import Gateway, Tenant, served
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+ERRORS = (ROOT / "docs" / "errors.md").read_text()
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
+PRINTED_URL = "http://127.0.0.1:8000"
+# Other in each run; everything else that README shows has to be answered so.
+_VOLATILE = {"id", "sid", "call_id", "request_id", "at", "username", "milliseconds", "next_cursor"}
+_PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
+
+
+class Example(NamedTuple):
+    """A command of README and the answer that is printed below it; a line `…` stands for members or items left out."""
+
+    command: str
+    status: int
+    headers: dict[str, str]
+    shown: dict[str, Any]
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def examples() -> list[Example]:
+    text = section("The API by example")
+    pairs = re.findall(r"```sh\n(.*?)```\n+```http\n(.*?)```", text, re.DOTALL)
+    assert len(pairs) == text.count("```sh") == text.count("```http")
+    return [_example(command, answer) for command, answer in pairs]
+
+
+def _example(command: str, answer: str) -> Example:
+    head, body = answer.split("\n\n", 1)
+    status, *headers = [line for line in head.splitlines() if line != "…"]
+    items = re.sub(r"^…$(?=\s*\])", '"…"', body, flags=re.MULTILINE)
+    members = re.sub(r",\s*}", "}", re.sub(r"^…$", "", items, flags=re.MULTILINE))
+    return Example(command, int(status.split(" ")[1]), dict(line.split(": ", 1) for line in headers), json.loads(members))
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
+    """One whose calls go to the simulator, and whose key lies where the demo leaves it."""
+    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+        tenant = await gateway.add_tenant(simulator_url)
+        (tmp_path / ".callgate").mkdir()
+        (tmp_path / ".callgate" / "demo_key").write_text(f"{tenant.key}\n")
+        yield tenant
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+async def test_the_commands_of_the_readme_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
+    mark = "\n=== next ===\n"
+    script = f"printf '{mark}'\n".join(example.command for example in examples()).replace(PRINTED_URL, gateway.url)
+    shell = await asyncio.create_subprocess_exec("sh", "-euc", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+    output, _ = await shell.communicate()
+    answers = output.decode().split(mark)
+    assert len(answers) == len(examples())
+    for example, answer in zip(examples(), answers, strict=True):
+        head, body = answer.replace("\r\n", "\n").split("\n\n", 1)
+        assert int(head.split(" ")[1]) == example.status, example.command
+        headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])
+        assert example.headers.keys() <= headers.keys()
+        assert headers["content-type"] == example.headers.get("content-type", "application/json")
+        _assert_answered(example.shown, json.loads(body), example.command)
+
+
+def _assert_answered(shown: Any, real: Any, where: str) -> None:
+    if isinstance(shown, dict):
+        for name, value in shown.items():
+            assert name in real, (where, name)
+            if name not in _VOLATILE and not (name in _PROGRESS and "sid" in real):
+                _assert_answered(value, real[name], f"{where} {name}")
+    elif isinstance(shown, list) and "…" in shown:
+        _assert_answered(shown[:-1], real[: len(shown) - 1], where)
+    elif isinstance(shown, list) and len(shown) == len(real):
+        for one, other in zip(shown, real, strict=True):
+            _assert_answered(one, other, where)
+    else:
+        assert shown == real, where
+
+
+def test_the_examples_are_those_of_twilios_guide_and_more() -> None:
+    commands = " ".join(example.command for example in examples())
+    for text in ('"to": "sip:kate@example.com"', '"sip_auth_password": "secret"', "?X-hatchkey=4815162342", ";secure=true"):
+        assert text in commands
+    assert {example.status for example in examples()} == {200, 201, 422}
+    assert any("idempotent-replayed" in example.headers for example in examples())
+
+
+def test_readme_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| .+ \| ([^|]+) \|$", section("Settings"), re.MULTILINE))
+    assert rows.keys() == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+        assert rows[name.upper()].startswith("none" if default is None else f"`{default}`"), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_that_is_named_is_a_setting(page: str) -> None:
+    assert set(re.findall(rf"{PREFIX}([A-Z_]+[A-Z])", PAGES[page])) <= {name.upper() for name in Settings.model_fields}
+
+
+def test_every_error_has_its_section_and_only_these() -> None:
+    sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", ERRORS, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == all_errors().keys()
+    for slug, error in all_errors().items():
+        key = "same key" if error.same_key else "new key"
+        assert sections[slug].strip().startswith(f"HTTP {error.status} · `{error.execution}` · {key}\n"), slug
+        for who in ("- **The call:**", "- **The caller**", "- **The operator**"):
+            assert sections[slug].count(who) == 1, (slug, who)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_to_a_file(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert re.match(r"https?://", target) or ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_exists(page: str) -> None:
+    for name in re.findall(r"`((?:app|bench|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
+        assert (ROOT / name).exists(), name
+
+
+def code(text: str) -> list[str]:
+    """Commands: the lines of shell blocks, continued ones joined, and what stands between backquotes."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = [line.partition(" #")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return lines + [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_that_is_named_exists(page: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "check"} <= targets
+    assert {match[1] for line in code(PAGES[page]) if (match := re.match(r"make ([a-z]+)", line))} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_callgate_command_that_is_named_exists(page: str) -> None:
+    for line in code(PAGES[page]):
+        if match := re.search(r"(?:^|[ /])callgate ((?:[a-z]+ ?)+)(.*)", line):
+            _assert_is_command([*match[1].split(), *match[2].split()])
+
+
+def _assert_is_command(words: list[str]) -> None:
+    command: Any = get_command(command_line)
+    while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, words
+        command = command.commands[words.pop(0)]
+    if isinstance(command, TyperCommand):
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= options, words
+
+
+def test_every_decision_says_why_and_what_else_there_was() -> None:
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(page.name[:4]) for page in decisions] == list(range(1, len(decisions) + 1))
+    for page in decisions:
+        assert page.read_text().startswith(f"# {int(page.name[:4])}. ")
+        titles = re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
+        assert titles == ["Context", "Decision", "Consequences", "Alternatives"], page.name
+
+
+def test_the_changelog_has_a_section_for_this_version() -> None:
+    assert f"\n## [{__version__}] - " in PAGES["CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("package", ["app", "simulator"])
+def test_no_module_is_longer_than_300_lines(package: str) -> None:
+    modules = list((ROOT / package).rglob("*.py"))
+    assert modules
+    assert not [module.name for module in modules if len(module.read_text().splitlines()) > 300]
