@@ -3,6 +3,7 @@
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install
 PORT ?=
 ONCE ?=
 
@@ -14,18 +15,20 @@ help: ## List the targets
 install: .venv/installed ## Set up .venv with the locked dependencies
 
 .venv/installed: requirements-dev.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer")'
-	@echo "Setting up .venv (once, about a minute) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "Setting up .venv (once, about a minute). A dot is a package:"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@{ $(PIP) --require-hashes -r requirements-dev.lock || echo Failed; } | while read -r word _; do \
+		case $$word in Collecting) printf . ;; Installing) printf ' unpacking' ;; Failed) exit 1 ;; esac; done
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@echo " done"
 	@touch $@
 
 demo: .venv/installed ## Place a SIP call through the gateway and watch it (ONCE=1: then end; PORT=8080: another port)
-	@$(BIN)/callgate demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+	@$(BIN)/callgate demo --with-parent $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
 dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl-C
-	@$(BIN)/callgate dev $(if $(PORT),--port $(PORT))
+	@$(BIN)/callgate dev --with-parent $(if $(PORT),--port $(PORT))
 
 test: .venv/installed ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -53,5 +56,5 @@ lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
 		--generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
 
 clean: ## Remove .venv and the state folder .callgate with its database
-	@if [ -x $(BIN)/callgate ]; then $(BIN)/callgate clean; fi
+	@if $(BIN)/callgate --version >/dev/null 2>&1; then $(BIN)/callgate clean; fi
 	@rm -rf .venv .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,11 +5,24 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+
+class MigrationFailed(Exception):
+    """The message says why in one line: a lock that was not to be had, a right that is missing."""
 
 
 def migrate(database_url: str, *, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Not inside an event loop. Two at a time wait for each other."""
-    command.upgrade(alembic_config(database_url), revision)
+    """Bring the schema up to `revision`. Not inside an event loop. Two at a time wait for each other.
+
+    Raises MigrationFailed; each migration is one transaction, so what failed has changed nothing.
+    """
+    try:
+        command.upgrade(alembic_config(database_url), revision)
+    except (DBAPIError, CommandError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise MigrationFailed(f"the migration failed: {str(cause).splitlines()[0]}") from error
 
 
 def alembic_config(database_url: str) -> Config:

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         scheme, separator, rest = value.get_secret_value().partition("://")
         if not separator or scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
             raise ValueError("must start with postgresql://")
+        try:
+            _ = urlsplit(f"postgresql://{rest}").port
+        except ValueError:
+            raise ValueError("has a host or port that is none") from None
         return SecretStr(f"postgresql+asyncpg://{rest}")
 
     @field_validator("secret_keys")

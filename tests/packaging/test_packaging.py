@@ -179,7 +179,7 @@ def test_nothing_starts_before_what_it_needs() -> None:
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_a_service_is_not_killed_before_its_calls_are_drained(name: str) -> None:
     grace = int(our_services()[name]["stop_grace_period"].removesuffix("s"))
-    assert grace >= Settings().request_budget + processes._DRAIN_MARGIN_S
+    assert grace >= Settings().request_budget + processes.DRAIN_MARGIN_S
 
 
 @pytest.mark.parametrize("name", services())

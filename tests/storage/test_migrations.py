@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 import migrations
-from app.schema import alembic_config, migrate
+from app.schema import MigrationFailed, alembic_config, migrate
 
 
 async def _tables(url: str) -> set[str]:
@@ -76,3 +76,11 @@ async def test_price_is_numeric_and_secrets_are_bytes(database_url: str) -> None
     assert types["call.price"] == "numeric"
     assert types["twilio_credential.sealed_secret"] == types["api_key.keyed_hash"] == types["call.fingerprint"] == "bytea"
     assert not {kind for kind in types.values() if kind in ("real", "double precision", "timestamp without time zone")}
+
+
+async def test_a_migration_that_fails_says_why_in_one_line(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    await asyncio.to_thread(command.stamp, alembic_config(empty_database_url), "base")
+    with pytest.raises(MigrationFailed, match="already exists") as failed:
+        await asyncio.to_thread(migrate, empty_database_url)
+    assert "\n" not in str(failed.value)

@@ -1,0 +1,132 @@
+"""`callgate serve|worker|migrate|simulator`: the processes of a deployment."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+
+from app.cli.signals import stop_on_signal
+from app.database import Database
+from app.jobs.worker import run_worker
+from app.local.stack import listen
+from app.local.state import with_local_database
+from app.main import create_app
+from app.observability import configure_logging
+from app.schema import migrate as migrate_schema
+from app.settings import Settings, SettingsError, load_settings
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+
+DRAIN_MARGIN_S = 10
+
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (serve, worker, migrate, simulator):
+        app.command()(command)
+
+
+def service_settings() -> Settings:
+    """Settings with a database and encryption keys; SettingsError names all that is missing."""
+    settings = with_local_database(load_settings())
+    missing = []
+    for require in (settings.require_database_url, settings.require_secret_keys):
+        try:
+            require()
+        except SettingsError as error:
+            missing.append(str(error))
+    if missing:
+        raise SettingsError("; ".join(missing))
+    return settings
+
+
+def api_of_this_environment() -> FastAPI:
+    """What each process of `callgate serve` runs."""
+    settings = service_settings()
+    configure_logging(level=settings.log_level, format_=settings.log_format)
+    return create_app(settings)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one per pod is usual in Kubernetes.")] = 1,
+) -> None:
+    """Run the API.
+
+    On SIGTERM it takes no new request and commits the outcome of every call that it has begun.
+
+    Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS, and a schema that `callgate migrate` has brought up to date. Without
+    a database it starts all the same, answers 503, and recovers by itself.
+    """
+    settings = service_settings()
+    listen(host, port).close()  # uvicorn would tell of a port that is taken in a log line only
+    uvicorn.run(
+        "app.cli.processes:api_of_this_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.request_budget) + DRAIN_MARGIN_S,
+    )
+
+
+def worker() -> None:
+    """Run the worker. Any number may run.
+
+    It keeps records true and finds creations whose process died. Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS.
+    On SIGTERM it finishes what it has begun.
+    """
+    settings = service_settings()
+    configure_logging(level=settings.log_level, format_=settings.log_format)
+
+    async def run() -> None:
+        await run_worker(settings, stop_on_signal())
+
+    asyncio.run(run())
+
+
+def migrate() -> None:
+    """Bring the database's schema up to date.
+
+    Run it once before a new version starts; it is safe to repeat. Needs CALLGATE_DATABASE_URL, as a user who may create tables.
+    """
+    migrate_database(with_local_database(load_settings()))
+    typer.echo("The schema is up to date.")
+
+
+def migrate_database(settings: Settings) -> None:
+    """Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached."""
+    url = settings.require_database_url()
+    asyncio.run(_reach(url))
+    migrate_schema(url)
+
+
+async def _reach(url: str) -> None:
+    database = Database(url, pool_size=1)
+    try:
+        await database.ping()
+    finally:
+        await database.close()
+
+
+def simulator(
+    port: Port = 8010,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    speed: Annotated[float, typer.Option(min=0.01, help="Call seconds that pass in one second.")] = 1.0,
+) -> None:
+    """Run the stand-in for Twilio.
+
+    It serves the Calls resource and no phone rings; docs/simulator.md says what it does. Set CALLGATE_TWILIO_BASE_URL to its
+    address, and `callgate serve` and `callgate worker` use it.
+    """
+    listen(host, port).close()
+    app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
+    typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning")

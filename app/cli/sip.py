@@ -1,0 +1,50 @@
+"""`callgate sip check`: SIP URIs in, explanations out, one a line."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from app.sip import SipUri
+
+sip = typer.Typer(help="SIP addresses.", no_args_is_help=True)
+
+
+@sip.callback()
+def _sip() -> None:
+    """A group of its own even with one command."""
+
+
+@sip.command("check")
+def check(
+    file: Annotated[
+        typer.FileBinaryRead | None, typer.Argument(metavar="[FILE|-]", help="One URI a line; standard input by default.")
+    ] = None,
+) -> None:
+    """Explain SIP URIs: one a line in, as plain text or a JSON string; one JSON object a line out.
+
+    Each line out holds "uri", "valid", "findings" and "parsed". Exit code 1 when any URI has an error.
+    """
+    invalid = 0
+    for line in file or sys.stdin.buffer:
+        for uri in _uri_of(line):
+            explained = SipUri.parse(uri)
+            invalid += not explained.valid
+            typer.echo(json.dumps(explained.as_dict()))
+    if invalid:
+        raise typer.Exit(1)
+
+
+def _uri_of(line: bytes) -> Iterator[str]:
+    """The URI of a line, nothing for an empty one. Bytes that are not UTF-8 stay visible as what they are: wrong."""
+    text = line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if text.startswith('"'):
+        try:
+            decoded = json.loads(text)
+        except ValueError:
+            decoded = text
+        yield decoded if isinstance(decoded, str) else text
+    elif text:
+        yield text

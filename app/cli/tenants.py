@@ -1,0 +1,229 @@
+"""`callgate tenants|accounts|keys`: who may call, with whose Twilio account."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import typer
+
+from app.cli.output import AsJson, show, show_table
+from app.cli.processes import service_settings
+from app.crypto import Keyring
+from app.database import Database
+from app.tenants.errors import OperatorError
+from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.service import TenantService
+
+tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
+accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
+keys = typer.Typer(help="API keys: what a tenant's services show to Callgate.", no_args_is_help=True)
+
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
+Result = TypeVar("Result")
+
+_LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise typer.BadParameter(f"{text!r} is no address such as https://api.dublin.ie1.twilio.com")
+    return text
+
+
+def _moment(text: str) -> datetime:
+    """A time to come, given as such or from now on; UTC when it says nothing else."""
+    try:
+        if text[:-1].isdecimal() and text[-1] in _LIFETIMES:
+            moment = datetime.now(UTC) + int(text[:-1]) * _LIFETIMES[text[-1]]
+        else:
+            moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no time: write 90d, 12h, 30m or 2027-01-31T12:00:00Z") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment <= datetime.now(UTC):
+        raise typer.BadParameter(f"{text!r} is not in the future")
+    return moment
+
+
+def _ask(question: Callable[[TenantService], Awaitable[Result]]) -> Result:
+    """Run one use case against the configured database."""
+    settings = service_settings()
+
+    async def run() -> Result:
+        database = Database(settings.require_database_url(), pool_size=1)
+        try:
+            return await question(TenantService(database, Keyring(settings.require_secret_keys())))
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+@tenants.command("create")
+def create_tenant(
+    tenant: Annotated[str, typer.Argument(metavar="ID", help="Lower-case letters, digits and '-', at most 63.")],
+    name: Annotated[str, typer.Option("--name", help="What people call it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Create a tenant."""
+    show(_tenant(_ask(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
+
+
+@tenants.command("list")
+def list_tenants(as_json: AsJson = False) -> None:
+    """List all tenants."""
+    rows = [_tenant(row) for row in _ask(lambda service: service.list_tenants())]
+    show_table(rows, columns=["id", "name", "state", "created_at"], as_json=as_json)
+
+
+@tenants.command("show")
+def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
+    """Show one tenant."""
+    show(_tenant(_ask(lambda service: service.get_tenant(tenant))), as_json=as_json)
+
+
+@tenants.command("suspend")
+def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
+    """Refuse the tenant's creations (403) until it is resumed. Its records stay readable, its calls go on."""
+    show(_tenant(_ask(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
+
+
+@tenants.command("resume")
+def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
+    """Take the tenant's creations again."""
+    show(_tenant(_ask(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
+
+
+@accounts.command("add")
+def add_account(
+    tenant: TenantId,
+    account_sid: Annotated[str, typer.Option("--account-sid", help="AC and 32 hexadecimal digits.")],
+    key_sid: Annotated[
+        str | None, typer.Option("--key-sid", help="SK…: the credential is this API key's secret, not the auth token.")
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", parser=_base_url, metavar="URL", help="This account's API, e.g. https://api.dublin.ie1.twilio.com."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a Twilio account with its credential, or another credential to an account (they are tried in order).
+
+    The auth token or the key's secret is read from the environment (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from
+    standard input, or asked for; never from an argument, which other users of the machine could see.
+    """
+    secret = _read_secret(f"Secret of {key_sid}" if key_sid else f"Auth token of {account_sid}", key_sid)
+    credential = _ask(
+        lambda service: service.add_credential(
+            tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
+        )
+    )
+    show({"tenant": tenant, "account_sid": account_sid} | _credential(credential), as_json=as_json)
+
+
+@accounts.command("list")
+def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
+    """List a tenant's accounts and active credentials; a call uses the first account unless it names another."""
+    listed = _ask(lambda service: service.list_accounts(tenant))
+    rows = [_account(row, active) for row, credentials in listed for active in credentials] + [
+        _account(row, None) for row, credentials in listed if not credentials
+    ]
+    show_table(rows, columns=["account_sid", "credential", "kind", "username", "base_url", "created_at"], as_json=as_json)
+
+
+@accounts.command("revoke")
+def revoke_credential(
+    tenant: TenantId,
+    credential: Annotated[UUID, typer.Argument(metavar="CREDENTIAL", help="Its id, from `callgate accounts list`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Never use a credential again."""
+    show(_credential(_ask(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
+
+
+@keys.command("create")
+def create_key(
+    tenant: TenantId,
+    name: Annotated[str | None, typer.Option("--name", help="Which service will use it.")] = None,
+    expires: Annotated[
+        datetime | None,
+        typer.Option(
+            "--expires",
+            parser=_moment,
+            metavar="WHEN",
+            help="90d, 12h, 30m, or a time such as 2027-01-31T12:00:00Z; never by default.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key and print it. It is shown this once: only a keyed hash is kept."""
+    row, key = _ask(lambda service: service.create_key(tenant, name=name, expires_at=expires))
+    show({"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}, as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(tenant: TenantId, as_json: AsJson = False) -> None:
+    """List a tenant's API keys, never the keys themselves."""
+    rows = [_key(row) for row in _ask(lambda service: service.list_keys(tenant))]
+    show_table(rows, columns=["id", "name", "state", "created_at", "expires_at"], as_json=as_json)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id (cgk_…), from `callgate keys list`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Refuse a key from now on."""
+    show(_key(_ask(lambda service: service.revoke_key(key))), as_json=as_json)
+
+
+def _tenant(row: Tenant) -> dict[str, Any]:
+    state = "suspended" if row.suspended_at else "active"
+    return {"id": row.id, "name": row.name, "state": state, "created_at": row.created_at, "suspended_at": row.suspended_at}
+
+
+def _credential(row: TwilioCredential) -> dict[str, Any]:
+    return {"credential": row.id, "kind": row.kind, "username": row.username, "revoked_at": row.revoked_at}
+
+
+def _account(row: TwilioAccount, credential: TwilioCredential | None) -> dict[str, Any]:
+    return {
+        "account_sid": row.account_sid,
+        "credential": credential and credential.id,
+        "kind": credential and credential.kind,
+        "username": credential and credential.username,
+        "base_url": row.base_url,
+        "created_at": row.created_at,
+    }
+
+
+def _key(row: ApiKey) -> dict[str, Any]:
+    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
+    state = "revoked" if row.revoked_at else "expired" if expired else "active"
+    return {
+        "id": row.prefix,
+        "tenant": row.tenant_id,
+        "name": row.name,
+        "state": state,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+    }
+
+
+def _read_secret(question: str, key_sid: str | None) -> str:
+    variable = "TWILIO_API_SECRET" if key_sid else "TWILIO_AUTH_TOKEN"
+    secret = os.environ.get(variable)
+    if secret is None:
+        secret = typer.prompt(question, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    secret = secret.strip()
+    if not secret:
+        raise OperatorError(f"no secret was given: set {variable}, or write it to standard input")
+    return secret

@@ -1,0 +1,113 @@
+"""`callgate demo`: the main job, watched. A call from Jack to Kate, from the request to its price."""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from secrets import token_hex
+from typing import Any
+
+import httpx
+
+from app.local.state import Running, StateFolder
+from app.tenants.errors import OperatorError
+from app.tenants.service import TenantService
+
+TENANT = "demo"
+ACCOUNT_SID = "AC" + "d0" * 16
+REQUEST = {"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}
+_POLL_S = 0.2
+_PATIENCE_S = 120.0
+
+Say = Callable[[str], None]
+
+
+class DemoFailed(Exception):
+    """The call did not go as it should; the message says what happened, in one line."""
+
+
+async def prepare_tenant(tenants: TenantService, folder: StateFolder) -> str:
+    """The demo tenant's API key; tenant, account and key are made where they are missing."""
+    try:
+        await tenants.get_tenant(TENANT)
+    except OperatorError:
+        await tenants.create_tenant(TENANT, name="Demo")
+    if await tenants.dialable(TENANT, account_sid=None) is None:
+        await tenants.add_credential(TENANT, account_sid=ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None)
+    if folder.demo_key.exists():
+        key = folder.demo_key.read_text().strip()
+        known = await tenants.find_key(key)
+        if known and known.tenant_id == TENANT:
+            return key
+    _, key = await tenants.create_key(TENANT, name="demo", expires_at=None)
+    folder.write(folder.demo_key, key)
+    return key
+
+
+async def place_and_watch(running: Running, key: str, say: Say) -> dict[str, Any]:
+    """The record once the call is completed and priced. Raises DemoFailed."""
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        async with (
+            asyncio.timeout(_PATIENCE_S),
+            httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60) as http,
+        ):
+            record = await _place(http, say)
+            try:
+                return await _watch(http, record, say)
+            finally:
+                _progress("")
+    except TimeoutError:
+        raise DemoFailed(f"the call was not completed and priced within {_PATIENCE_S:.0f} s") from None
+    except httpx.HTTPError as error:
+        raise DemoFailed(f"the gateway did not answer as it should: {error or type(error).__name__}") from error
+
+
+async def _place(http: httpx.AsyncClient, say: Say) -> dict[str, Any]:
+    say(f"POST /v1/calls  {json.dumps(REQUEST)}")
+    began = time.monotonic()
+    response = await http.post("/v1/calls", json=REQUEST)
+    ms = (time.monotonic() - began) * 1000
+    record: dict[str, Any] = response.json()
+    if response.status_code != httpx.codes.CREATED:
+        raise DemoFailed(f"the call was not started: {response.status_code} {record.get('detail') or record['execution']}")
+    say(f"{response.status_code} {response.reason_phrase}     {record['execution']} in {ms:.0f} ms: {record['sid']}\n")
+    return record
+
+
+async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Shows the record's events, not what it happens to be when looked at: so nothing that the worker saw is left out."""
+    path = f"/v1/calls/{record['id']}"
+    _show(record["created_at"], record, record["status"], say)
+    told = 0
+    for waiting in itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
+        events = (await http.get(f"{path}/events")).raise_for_status().json()["events"]
+        if len(events) > told:
+            record = (await http.get(path)).raise_for_status().json()
+        for event in events[told:]:
+            if event["type"] == "call.status":
+                lasted = f"after {record['duration']} s" if event["data"]["status"] == "completed" else ""
+                _show(event["at"], record, f"{event['data']['status']:<12} {lasted}", say)
+            elif event["type"] == "call.priced":
+                _show(event["at"], record, f"{'priced':<12} {event['data']['price']} {event['data']['price_unit']}", say)
+                return record
+        told = len(events)
+        _progress(f"  {waiting} waiting for the next change")
+        await asyncio.sleep(_POLL_S)
+    raise AssertionError("a cycle ends")
+
+
+def _show(at: str, record: dict[str, Any], news: str, say: Say) -> None:
+    elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
+    _progress("")
+    say(f"  {elapsed.total_seconds():5.1f} s  {news}".rstrip())
+
+
+def _progress(text: str) -> None:
+    """One line that is written over; only where somebody watches."""
+    if sys.stdout.isatty():
+        sys.stdout.write(f"\r\x1b[2K{text}")
+        sys.stdout.flush()

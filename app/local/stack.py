@@ -1,0 +1,178 @@
+"""Everything on one machine, in one process: the API, the worker and the simulator over one Postgres.
+
+One process, so that whatever ends it ends all of it; Postgres is told by the kernel.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from app.jobs.worker import run_worker
+from app.local.postgres import EmbeddedPostgres
+from app.local.state import Running, StateFolder
+from app.main import create_app
+from app.settings import Settings
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+
+logger = structlog.stdlib.get_logger(__name__)
+
+HOST = "127.0.0.1"
+API_PORT = 8000
+SIMULATOR_PORT = 8010
+_PORTS_TRIED = 100
+# A call in the simulator takes 6 to 21 seconds, price included. Each of its states lasts for at least three looks of the
+# worker, which looks after a tenth of a second at first, then after a quarter of the call's age.
+_SIMULATOR_SPEED = 2.0
+_PRICE_DELAY_S = 5.0
+_WATCHED_REFRESH_S = 0.1
+
+
+class CannotListen(Exception):
+    """Most often something else listens there."""
+
+
+class StackFailed(Exception):
+    """A part ended by itself; the message says which, its log why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start. A port of None: the usual one, or the next that is free. A port of 0: any that is free."""
+
+    port: int | None = None
+    simulator_port: int | None = None
+    simulator: bool = True
+
+
+@contextmanager
+def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
+    """Settings with a database, the embedded one unless another is configured, and a line that says which.
+
+    For the main thread, and outside an event loop: Postgres ends with the thread that started it.
+    """
+    folder.make()
+    with contextlib.ExitStack() as held:
+        where = "the one of CALLGATE_DATABASE_URL"
+        if settings.database_url is None:
+            postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
+            where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
+            settings = _updated(settings, database_url=postgres.url)
+        if settings.secret_keys is None:
+            settings = settings.model_copy(update={"secret_keys": folder.secret_keys()})
+        yield settings, where
+
+
+@asynccontextmanager
+async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, stop: asyncio.Event) -> AsyncIterator[Running]:
+    """What runs where, once everything answers; stops all at the end of the block.
+
+    A part that ends by itself sets `stop`, and StackFailed is raised once the others are stopped.
+    """
+    with contextlib.ExitStack() as listeners:
+        servers: list[_Server] = []
+        simulator_url = None
+        if plan.simulator:
+            listener = listeners.enter_context(_listen_near(plan.simulator_port, SIMULATOR_PORT))
+            simulator_url = _url(listener)
+            config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
+            servers.append(_Server("the simulator", create_simulator(config), listener))
+            quick = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
+            settings = _updated(
+                settings, twilio_base_url=simulator_url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=quick
+            )
+        listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
+        servers.append(_Server("the API", create_app(settings), listener))
+        stop_worker = asyncio.Event()
+        serving = [asyncio.create_task(server.run_until_told(), name=server.name) for server in servers]
+        working = asyncio.create_task(run_worker(settings, stop_worker), name="the worker")
+        parts = [*serving, working]
+        for part in parts:
+            part.add_done_callback(lambda _: stop.set())
+        try:
+            while not all(server.started for server in servers):  # uvicorn has no event for it
+                if any(part.done() for part in parts):
+                    break
+                await asyncio.sleep(0.01)
+            if not any(part.done() for part in parts):
+                running = _running(settings, _url(listener), simulator_url)
+                with folder.announced(running):
+                    yield running
+        finally:
+            stop_worker.set()
+            # The API first: it may be waiting for the simulator's answer to a call that it has begun.
+            for server, part in reversed(list(zip(servers, serving, strict=True))):
+                server.should_exit = True
+                await asyncio.wait([part])
+            await asyncio.wait([working])
+        for part in parts:
+            if error := part.exception():
+                logger.error("part_failed", part=part.get_name(), exc_info=error)
+                raise StackFailed(f"{part.get_name()} failed, the log says where: {error or type(error).__name__}") from error
+
+
+def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Running:
+    keys = settings.secret_keys.get_secret_value() if settings.secret_keys else ""
+    return Running(api_url, simulator_url, settings.require_database_url(), keys)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process, which runs several."""
+
+    def __init__(self, name: str, app: FastAPI, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=60)
+        )
+        self.name = name
+        self.listener = listener
+
+    async def run_until_told(self) -> None:
+        """Ends when `should_exit` is set. Raises StackFailed when it cannot start, where uvicorn would end the process."""
+        with contextlib.suppress(SystemExit):
+            await self.serve(sockets=[self.listener])
+        if not self.started:
+            raise StackFailed("it did not start")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotListen."""
+    with contextlib.ExitStack() as unless_it_listens:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            listener = unless_it_listens.enter_context(socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from error
+        unless_it_listens.pop_all()
+    return listener
+
+
+def _listen_near(port: int | None, usual: int) -> socket.socket:
+    """On loopback. A port that was asked for by number is taken or refused, never replaced."""
+    if port is None:
+        for candidate in range(usual, usual + _PORTS_TRIED):
+            with contextlib.suppress(CannotListen):
+                return listen(HOST, candidate)
+    return listen(HOST, usual if port is None else port)
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://{HOST}:{listener.getsockname()[1]}"
+
+
+def _updated(settings: Settings, **values: object) -> Settings:
+    """Settings with these values, checked as if they had come from the environment."""
+    return Settings.model_validate(settings.model_dump(exclude_unset=True) | values)

@@ -1,0 +1,105 @@
+"""The state folder (`.callgate/`): what `callgate dev` keeps between runs, and how other commands find its database."""
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from app.settings import Settings
+
+
+class StateFolderUnusable(Exception):
+    """The message says why and what to do, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A `callgate dev` or `callgate demo` that is running now."""
+
+    api_url: str
+    simulator_url: str | None
+    database_url: str
+    secret_keys: str
+
+
+class StateFolder:
+    """Files in it are readable by their owner only: some hold keys and passwords."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._running = directory / "dev.json"
+        self._secret_key = directory / "secret_key"
+        self.demo_key = directory / "demo_key"
+        self.demo_log = directory / "demo.log"
+
+    def make(self) -> None:
+        """Make the folder where it is missing. Raises StateFolderUnusable."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateFolderUnusable(
+                f"the state folder {self.directory} cannot be made ({error.strerror}): choose another with CALLGATE_STATE_DIR"
+            ) from error
+
+    def secret_keys(self) -> SecretStr:
+        """The encryption key of this machine's own database, made the first time."""
+        if not self._secret_key.exists():
+            self.write(self._secret_key, base64.b64encode(secrets.token_bytes(32)).decode())
+        return SecretStr(self._secret_key.read_text().strip())
+
+    def write(self, file: Path, content: str) -> None:
+        """Whole or not at all."""
+        new = file.with_name(f"{file.name}.new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(content + "\n")
+        new.replace(file)
+
+    @contextmanager
+    def announced(self, running: Running) -> Iterator[None]:
+        """Other commands find it meanwhile. A lock says that it lives: it ends with the process, however that ends."""
+        self.write(self._running, json.dumps(asdict(running)))
+        with self._running.open() as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                self._running.unlink(missing_ok=True)
+
+    def running(self) -> Running | None:
+        """Who announced itself and still lives."""
+        try:
+            with self._running.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return Running(**json.load(file))
+        except (OSError, ValueError, TypeError):
+            return None
+        return None
+
+    def remove(self) -> None:
+        """Remove what is kept here, and the folder if nothing else is in it. Postgres's data is not ours to remove."""
+        if not self.directory.is_dir():
+            return
+        names = ("dev.json", "secret_key", "demo_key", "demo.log", "postgres.lock")
+        for name in (*names, *(f"{name}.new" for name in names)):
+            (self.directory / name).unlink(missing_ok=True)
+        if not any(self.directory.iterdir()):
+            self.directory.rmdir()
+
+
+def with_local_database(settings: Settings) -> Settings:
+    """Without CALLGATE_DATABASE_URL, the database of the `callgate dev` that runs over the state folder, and its keys."""
+    running = None if settings.database_url else StateFolder(settings.state_dir).running()
+    if running is None:
+        return settings
+    found = {"database_url": SecretStr(running.database_url), "secret_keys": SecretStr(running.secret_keys)}
+    return settings.model_copy(update=found)

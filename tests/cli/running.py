@@ -1,0 +1,143 @@
+"""`callgate` as a person or a supervisor runs it: a real process, its own state folder, its output in a file."""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CALLGATE = str(Path(sys.executable).with_name("callgate"))
+DEADLINE_S = 90.0  # for what takes a second or two on a machine that does nothing else
+
+
+def environment(state_dir: Path, **settings: str) -> dict[str, str]:
+    """The settings of these tests only, whatever the machine's are."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CALLGATE_", "TWILIO_"))}
+    return inherited | {"CALLGATE_STATE_DIR": str(state_dir)} | settings
+
+
+def run(
+    *arguments: str, environment: dict[str, str], standard_input: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        [CALLGATE, *arguments],
+        env=environment,
+        input=standard_input,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def failure(*arguments: str, environment: dict[str, str], standard_input: str = "") -> tuple[int, str]:
+    """Exit code and message of a command that is to fail, with nothing on standard output and one line on the other."""
+    finished = run(*arguments, environment=environment, standard_input=standard_input)
+    assert finished.stdout == ""
+    assert finished.stderr.count("\n") == 1, finished.stderr
+    return finished.returncode, finished.stderr.rstrip("\n")
+
+
+def until(condition: Callable[[], bool], wanted: str) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {wanted}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Process:
+    """A `callgate` that runs until it is told to end."""
+
+    popen: subprocess.Popen[bytes]
+    file: Path
+
+    @property
+    def output(self) -> str:
+        return self.file.read_text()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first match in what it has written; written to a file, so only what it has flushed."""
+        until(lambda: bool(re.search(pattern, self.output)) or self.popen.poll() is not None, pattern)
+        found = re.search(pattern, self.output)
+        assert found, f"ended with {self.popen.returncode} and without {pattern!r}:\n{self.output}"
+        return found
+
+    def end(self, number: signal.Signals) -> int:
+        self.popen.send_signal(number)
+        return self.popen.wait(DEADLINE_S)
+
+
+@contextmanager
+def running(*arguments: str, environment: dict[str, str], file: Path) -> Iterator[Process]:
+    with file.open("wb") as output:
+        popen = subprocess.Popen(
+            [CALLGATE, *arguments], env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
+    try:
+        yield Process(popen, file)
+    finally:
+        if popen.poll() is None:
+            popen.terminate()
+            popen.wait(DEADLINE_S)
+
+
+def state_of(state_dir: Path) -> dict[str, Any]:
+    """What a running `callgate dev` or `demo` tells the other commands."""
+    announced: dict[str, Any] = json.loads((state_dir / "dev.json").read_text())
+    return announced
+
+
+def ports_of(state_dir: Path) -> list[int]:
+    state = state_of(state_dir)
+    urls = (state["api_url"], state["simulator_url"], state["database_url"])
+    return [int(url.rsplit(":", 1)[1].split("/")[0]) for url in urls if url]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def assert_nothing_is_left(state_dir: Path, ports: list[int]) -> None:
+    """No listener, and no process of Postgres: each holds the state folder's lock for as long as it lives."""
+    with (state_dir / "postgres.lock").open() as lock:
+
+        def lock_is_free() -> bool:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        until(lock_is_free, "the end of Postgres")
+    assert [port for port in ports if is_listening(port)] == []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def eventually(condition: Callable[[], bool], wanted: str) -> None:
+    """`until`, where this process has to go on serving."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {wanted}"
+        await asyncio.sleep(0.02)

@@ -1,0 +1,193 @@
+"""`callgate dev`, and the commands that work on its database while it runs."""
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from tests.cli.running import Process, assert_nothing_is_left, environment, failure, free_port, ports_of, run, running, state_of
+
+ACCOUNT = f"AC{1:032x}"
+TOKEN = "planted-auth-token-0123456789abcdef"
+Result = TypeVar("Result")
+BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+
+
+@pytest.fixture(scope="module")
+def dev(shared_state_dir: Path) -> Iterator[Process]:
+    arguments = ("dev", "--port", "0", "--simulator-port", "0")
+    with running(*arguments, environment=environment(shared_state_dir), file=shared_state_dir.parent / "output") as process:
+        process.wait_for("Ctrl-C")
+        yield process
+
+
+@pytest.fixture
+def here(dev: Process, shared_state_dir: Path) -> dict[str, str]:
+    """What a shell in the same folder has: nothing but the folder."""
+    return environment(shared_state_dir)
+
+
+def told(*arguments: str, here: dict[str, str], standard_input: str = "") -> Any:
+    """What a command tells with --json."""
+    finished = run(*arguments, "--json", environment=here, standard_input=standard_input)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    return json.loads(finished.stdout)
+
+
+def together(*commands: Callable[[], Result]) -> list[Result]:
+    """Commands whose order does not matter; each takes more than a second."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return list(pool.map(lambda command: command(), commands))
+
+
+@dataclass(frozen=True)
+class Made:
+    account: dict[str, Any]
+    key: dict[str, Any]
+    http: httpx.Client
+
+
+@pytest.fixture(scope="module")
+def made(dev: Process, shared_state_dir: Path) -> Iterator[Made]:
+    """The tenant `support` with all that it takes to place a call, made on the command line."""
+    here = environment(shared_state_dir)
+    tenant = told("tenants", "create", "support", "--name", "Support & Co", here=here)
+    assert (tenant["id"], tenant["name"], tenant["state"]) == ("support", "Support & Co", "active")
+    account, key = together(
+        lambda: told("accounts", "add", "support", "--account-sid", ACCOUNT, here=here | {"TWILIO_AUTH_TOKEN": TOKEN}),
+        lambda: told("keys", "create", "support", "--name", "crm", "--expires", "90d", here=here),
+    )
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    with httpx.Client(base_url=state_of(shared_state_dir)["api_url"], headers=headers) as http:
+        yield Made(account, key, http)
+
+
+def test_a_tenant_made_on_the_command_line_places_a_call_with_its_key(made: Made) -> None:
+    assert {"id", "key"} <= made.key.keys()
+    assert made.key["key"].startswith(made.key["id"])
+    lasts = datetime.fromisoformat(made.key["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=89) < lasts <= timedelta(days=90)
+    created = made.http.post("/v1/calls", json=BASIC)
+    assert (created.status_code, created.json()["execution"]) == (201, "started")
+
+
+def test_a_tenant_is_suspended_and_resumed(made: Made, here: dict[str, str]) -> None:
+    assert told("tenants", "suspend", "support", here=here)["state"] == "suspended"
+    assert made.http.post("/v1/calls", json=BASIC).status_code == 403
+    shown, (listed,) = together(
+        lambda: told("tenants", "show", "support", here=here), lambda: told("tenants", "list", here=here)
+    )
+    assert shown == listed
+    assert (shown["id"], shown["state"]) == ("support", "suspended")
+    assert told("tenants", "resume", "support", here=here)["state"] == "active"
+    assert made.http.post("/v1/calls", json=BASIC).status_code == 201
+
+
+def test_credentials_come_from_the_environment_or_standard_input_and_are_never_shown(made: Made, here: dict[str, str]) -> None:
+    key_sid = "SK" + "b" * 32
+    add = ("accounts", "add", "support", "--account-sid", ACCOUNT)
+    dublin = "https://api.dublin.ie1.twilio.com"
+    second, third = together(
+        lambda: told(*add, "--key-sid", key_sid, here=here | {"TWILIO_API_SECRET": TOKEN}),
+        lambda: told(*add, "--base-url", dublin, here=here, standard_input=f"{TOKEN}\n"),
+    )
+    assert [each["username"] for each in (made.account, second, third)] == [ACCOUNT, key_sid, ACCOUNT]
+    assert [each["kind"] for each in (made.account, second, third)] == ["auth_token", "api_key", "auth_token"]
+    assert told("accounts", "revoke", "support", third["credential"], here=here)["revoked_at"]
+    listed = run("accounts", "list", "support", environment=here).stdout
+    assert third["credential"] not in listed
+    assert listed.count(dublin) == 2, "of the account, so told with each of its credentials"
+    assert TOKEN not in listed + json.dumps([made.account, second, third])
+
+
+def test_a_revoked_key_is_refused_and_lists_show_no_key(made: Made, here: dict[str, str]) -> None:
+    shown, revoked = together(
+        lambda: run("keys", "create", "support", environment=here).stdout,
+        lambda: told("keys", "revoke", made.key["id"], here=here),
+    )
+    other = re.search(r"^key +(cgk_\S+)$", shown, flags=re.MULTILINE)
+    assert other
+    assert revoked["state"] == "revoked"
+    assert made.http.post("/v1/calls", json=BASIC).status_code == 401
+    table = run("keys", "list", "support", environment=here).stdout
+    head, *rows = table.splitlines()
+    assert head.split() == ["ID", "NAME", "STATE", "CREATED_AT", "EXPIRES_AT"]
+    assert {(row.split()[0], row.split()[2]) for row in rows} == {
+        (made.key["id"], "revoked"),
+        ("_".join(other[1].split("_")[:2]), "active"),
+    }
+    assert other[1] not in table
+    assert made.key["key"] not in table
+
+
+def test_what_cannot_be_done_is_told_in_one_line_that_says_what_to_do(here: dict[str, str]) -> None:
+    wrong = {
+        ("tenants", "show", "nobody"): "callgate: there is no tenant nobody: see `callgate tenants list`",
+        ("keys", "revoke", "cgk_0"): "callgate: there is no key cgk_0: see `callgate keys list TENANT`",
+        ("accounts", "add", "nobody", "--account-sid", ACCOUNT): (
+            "callgate: no secret was given: set TWILIO_AUTH_TOKEN, or write it to standard input"
+        ),
+    }
+    assert together(*(partial(failure, *arguments, environment=here) for arguments in wrong)) == [
+        (1, message) for message in wrong.values()
+    ]
+
+
+def test_a_second_dev_over_the_same_state_is_refused_and_so_is_clean(here: dict[str, str], shared_state_dir: Path) -> None:
+    for code, message in together(partial(failure, "dev", environment=here), partial(failure, "clean", environment=here)):
+        assert code == 1
+        assert re.fullmatch(r"callgate: process \d+ uses .+: stop it first\.", message)
+    assert (shared_state_dir / "secret_key").exists()
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_refused(
+    dev: Process, shared_state_dir: Path, state_dir: Path, database_url: str
+) -> None:
+    taken = str(ports_of(shared_state_dir)[0])
+    elsewhere = environment(state_dir, CALLGATE_DATABASE_URL=database_url)
+    assert failure("dev", "--port", taken, environment=elsewhere) == (
+        1,
+        f"callgate: cannot listen on 127.0.0.1:{taken} (Address already in use): choose another with --port",
+    )
+
+
+def test_a_configured_database_is_used_and_found_while_dev_runs(
+    state_dir: Path, tmp_path: Path, empty_database_url: str
+) -> None:
+    configured = environment(state_dir, CALLGATE_DATABASE_URL=empty_database_url)
+    port = free_port()
+    with running("dev", "--port", str(port), "--no-simulator", environment=configured, file=tmp_path / "output") as process:
+        process.wait_for("Ctrl-C")
+        assert "the one of CALLGATE_DATABASE_URL" in process.output
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        assert told("tenants", "list", here=environment(state_dir)) == []
+        process.end(signal.SIGKILL)
+    assert not (state_dir / "postgres").exists()
+    assert (state_dir / "dev.json").exists(), "what it leaves behind misleads nobody:"
+    code, message = failure("tenants", "list", environment=environment(state_dir))
+    assert code == 2
+    assert "CALLGATE_DATABASE_URL is not set" in message
+
+
+def test_a_state_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, message = failure("dev", environment=environment(tmp_path / "file" / "state"))
+    assert code == 1
+    assert "CALLGATE_STATE_DIR" in message
+
+
+def test_ctrl_c_ends_dev_and_clean_then_removes_everything(dev: Process, shared_state_dir: Path) -> None:
+    ports = ports_of(shared_state_dir)
+    assert dev.end(signal.SIGINT) == 0
+    assert_nothing_is_left(shared_state_dir, ports)
+    assert run("clean", environment=environment(shared_state_dir)).returncode == 0
+    assert not shared_state_dir.exists()

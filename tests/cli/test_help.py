@@ -1,0 +1,65 @@
+"""What each command says of itself, and how it refuses to be used wrongly. In this process: nothing is run."""
+
+from collections.abc import Iterator
+
+import pytest
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from app.cli import app
+
+
+def commands(group: TyperGroup, path: str) -> Iterator[tuple[str, TyperCommand]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{path} {name}")
+        else:
+            assert isinstance(command, TyperCommand)
+            yield f"{path} {name}", command
+
+
+callgate = get_command(app)
+assert isinstance(callgate, TyperGroup)
+ALL = dict(commands(callgate, "callgate"))
+TELLING = [name for name in ALL if name.split()[1] in ("tenants", "accounts", "keys")]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_command_says_what_it_does_and_what_each_of_its_options_means(name: str) -> None:
+    command = ALL[name]
+    assert command.help
+    assert command.get_short_help_str().endswith("."), "the first sentence fits into the list of commands"
+    for parameter in command.params:
+        assert isinstance(parameter, TyperArgument | TyperOption)
+        assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_a_command_that_tells_something_tells_it_as_json_too(name: str) -> None:
+    assert "as_json" in {parameter.name for parameter in ALL[name].params}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tenants"],
+        ["tenants", "create"],
+        ["tenants", "erase", "x"],
+        ["accounts", "add", "x", "--auth-token", "planted"],
+        ["accounts", "add", "x", "--account-sid", "AC0", "--base-url", "api.dublin.ie1.twilio.com"],
+        ["accounts", "revoke", "x", "y"],
+        ["keys", "create", "x", "--expires", "tomorrow"],
+        ["keys", "create", "x", "--expires", ""],
+        ["keys", "create", "x", "--expires", "99999999999d"],
+        ["keys", "create", "x", "--expires", "2020-01-01T00:00:00Z"],
+        ["dev", "--port", "65536"],
+        ["serve", "--workers", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_refused_with_advice(arguments: list[str]) -> None:
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert refused.output.startswith("Usage: ")
+    assert refused.stdout == "" or len(arguments) == 1

@@ -1,0 +1,163 @@
+"""`callgate serve`, `worker` and `migrate` as Kubernetes runs them, and what becomes of a call when one of them is killed."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.calls.models import Call
+from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running
+from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
+from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
+
+
+@contextmanager
+def serving(tmp_path: Path, database_url: str) -> Iterator[tuple[Process, str]]:
+    """`callgate serve` and its address; what it answers is up to the caller to wait for."""
+    port = free_port()
+    configured = environment(tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
+        process.wait_for("Application startup complete")
+        yield process, f"http://127.0.0.1:{port}"
+
+
+async def dialled(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
+    """A creation that the process at `url` has sent to Twilio, and that waits for Twilio's answer."""
+
+    async def create() -> httpx.Response:
+        headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+            return await http.post("/v1/calls", json=BASIC)
+
+    task = asyncio.create_task(create())
+    await eventually(lambda: bool(upstream.posts) or task.done(), "the POST at Twilio")
+    return task
+
+
+async def stored(gateway: Gateway) -> Call:
+    """The newest call, as the database has it."""
+    async with gateway.database.begin() as session:
+        found = await session.execute(text("SELECT id FROM call ORDER BY id DESC LIMIT 1"))
+        call = await session.get(Call, found.scalar_one())
+    assert call
+    return call
+
+
+async def test_a_creation_whose_process_is_killed_becomes_unknown_and_is_not_dialled_again(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
+    async with running_upstream(hang) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with serving(tmp_path, database_url) as (process, url):
+            creating = await dialled(upstream, url, tenant, "k")
+            process.end(signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                await creating
+        call = await stored(gateway)
+        assert (call.execution, call.sid) == ("pending", None)
+        retried = await tenant.create("k")
+        assert (retried.status_code, retried.json()["call_id"]) == (409, str(call.id))
+        async with gateway.database.begin() as session:  # as if its budget had passed
+            await session.execute(text("UPDATE call SET pending_since = pending_since - interval '1 hour'"))
+
+        configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+        with running("worker", environment=configured, file=tmp_path / "worker") as worker:
+            worker.wait_for("creation_abandoned")
+            assert worker.end(signal.SIGTERM) == 0
+        retried = await tenant.create("k")
+        assert (retried.status_code, retried.json()["execution"]) == (200, "unknown")
+        assert len(upstream.posts) == 1
+    last = (await tenant.events(str(call.id)))[-1]
+    assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
+
+
+async def test_a_process_that_is_told_to_end_first_commits_and_tells_what_it_has_begun(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with serving(tmp_path, database_url) as (process, url):
+            creating = await dialled(upstream, url, tenant, "k")
+            process.popen.send_signal(signal.SIGTERM)
+            await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
+            assert process.popen.poll() is None
+            upstream.released.set()
+            answer = await creating
+            await eventually(lambda: process.popen.poll() is not None, "the end of the process")
+        assert (answer.status_code, answer.json()["execution"]) == (201, "started")
+        call = await stored(gateway)
+        assert (call.execution, call.sid) == ("started", answer.json()["sid"])
+        assert len(upstream.posts) == 1
+
+
+async def test_a_caller_that_hangs_up_does_not_cancel_the_dial_even_of_a_process_that_ends(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with serving(tmp_path, database_url) as (process, url):
+            creating = await dialled(upstream, url, tenant, "k")
+            creating.cancel()
+            await asyncio.wait([creating])
+            process.popen.send_signal(signal.SIGTERM)
+            await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
+            upstream.released.set()
+            await eventually(lambda: process.popen.poll() is not None, "the end of the process")
+        call = await stored(gateway)
+        assert call.execution == "started"
+        assert len(upstream.posts) == 1
+
+
+def test_without_a_database_it_starts_and_starts_no_call(tmp_path: Path) -> None:
+    unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
+    with serving(tmp_path, unreachable) as (process, url):
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        refused = httpx.post(f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
+        assert "planted" not in process.output
+    assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_path: Path, empty_database_url: str) -> None:
+    with serving(tmp_path, empty_database_url) as (_, url):
+        assert httpx.get(f"{url}/livez").status_code == 200
+        creation = httpx.Request("POST", f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
+        with httpx.Client() as http:
+            refused = http.send(creation)
+            assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
+            for _ in range(2):  # it is safe to repeat
+                migrated = run("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url))
+                assert (migrated.returncode, migrated.stderr) == (0, "")
+            assert http.send(creation).status_code == 401
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_without_settings_a_process_names_all_that_is_missing(tmp_path: Path, command: str) -> None:
+    code, message = failure(command, environment=environment(tmp_path))
+    assert code == 2
+    assert "CALLGATE_DATABASE_URL" in message
+    assert "CALLGATE_SECRET_KEYS" in message
+
+
+def test_a_database_that_cannot_be_reached_is_told_in_one_line_without_its_password(tmp_path: Path) -> None:
+    unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
+    code, message = failure("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=unreachable))
+    assert code == 1
+    assert message.startswith("callgate: the database cannot be used (")
+    assert "planted" not in message
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, database_url: str) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    with socket.create_server(("127.0.0.1", 0)) as taker:
+        taken = str(taker.getsockname()[1])
+        code, message = failure("serve", "--port", taken, environment=configured)
+    assert code == 1
+    assert message.startswith(f"callgate: cannot listen on 127.0.0.1:{taken} (")

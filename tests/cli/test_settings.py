@@ -1,0 +1,86 @@
+"""Settings come from the environment or from files, and all that is wrong with them is told at once."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, load_settings
+
+KEYS = [bytes([number]) * 32 for number in (1, 2)]
+ENCODED = [base64.b64encode(key).decode() for key in KEYS]
+
+
+@pytest.fixture(autouse=True)
+def only_what_a_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"CALLGATE_{name.upper()}", raising=False)
+
+
+def test_nothing_set_is_the_documented_default() -> None:
+    settings = load_settings()
+    assert (settings.database_url, settings.secret_keys, settings.public_url) == (None, None, None)
+    assert settings.state_dir == Path(".callgate")
+    assert settings.twilio_base_url == "https://api.twilio.com"
+    timeouts = (settings.twilio_connect_timeout, settings.twilio_read_timeout, settings.twilio_pool_timeout)
+    assert (timeouts, settings.request_budget) == ((5, 35, 2), 45)
+
+
+def test_every_wrong_variable_is_named_in_one_line_and_no_value_of_a_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "DATABASE_URL": "mysql://callgate:planted@host/db",
+        "SECRET_KEYS": "planted",
+        "PUBLIC_URL": "calls.example.com",
+        "TWILIO_BASE_URL": "https://user:planted@api.twilio.com",
+        "TWILIO_READ_TIMEOUT": "soon",
+        "REQUEST_BUDGET": "0",
+        "MAX_IN_FLIGHT": "-1",
+        "LOG_LEVEL": "LOUD",
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(f"CALLGATE_{name}", value)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    message = str(raised.value)
+    assert [name for name in wrong if f"CALLGATE_{name}: " not in message] == []
+    assert "\n" not in message
+    assert "planted" not in message
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_a_database_url_is_taken_as_people_paste_it(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("CALLGATE_DATABASE_URL", f"{scheme}://callgate:secret@host:5432/callgate?sslmode=require")
+    settings = load_settings()
+    assert settings.require_database_url() == "postgresql+asyncpg://callgate:secret@host:5432/callgate?sslmode=require"
+    assert "secret@" not in repr(settings)
+
+
+def test_a_budget_that_no_attempt_fits_into_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLGATE_REQUEST_BUDGET", "20")
+    with pytest.raises(SettingsError, match=r"CALLGATE_REQUEST_BUDGET is 20 s but .* add up to 42 s"):
+        load_settings()
+
+
+def test_values_come_from_files_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes and Docker mount one file a secret, with a newline or without."""
+    (tmp_path / "callgate_secret_keys").write_text(f"{ENCODED[0]},{ENCODED[1]}\n")
+    (tmp_path / "callgate_log_level").write_text("ERROR")
+    monkeypatch.setenv("CALLGATE_LOG_LEVEL", "DEBUG")
+    settings = Settings(_secrets_dir=tmp_path)
+    assert settings.require_secret_keys() == KEYS
+    assert settings.log_level == "DEBUG"
+
+
+def test_keys_are_taken_newest_first_in_either_alphabet(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = bytes(range(224, 256))
+    encoded = [ENCODED[0], base64.b64encode(other).decode(), base64.urlsafe_b64encode(other).decode()]
+    monkeypatch.setenv("CALLGATE_SECRET_KEYS", ", ".join(encoded))
+    assert load_settings().require_secret_keys() == [KEYS[0], other, other]
+
+
+def test_a_wrong_key_is_named_by_its_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLGATE_SECRET_KEYS", f"{ENCODED[0]},cGxhbnRlZA==")
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert "key 2 is not 32 bytes in base64" in str(raised.value)
+    assert "cGxhbnRlZA" not in str(raised.value)
