@@ -4,7 +4,7 @@ import re
 import secrets
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simulator.errors import TwilioError
 
@@ -19,6 +19,13 @@ class Account:
     auth_token: str | None = field(default=None, repr=False)
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret by API key sid (`SK…`)."""
+    first_password: str | None = field(default=None, repr=False)
+    """Of an account of open mode, what was first shown for it: passes for its auth token."""
+
+    @property
+    def signing_token(self) -> str | None:
+        """The key of callback signatures: the auth token, even where requests come with an API key."""
+        return self.auth_token if self.auth_token is not None else self.first_password
 
     @property
     def is_open(self) -> bool:
@@ -52,6 +59,9 @@ class Accounts:
         """Adds the account or replaces its credentials, as rotating them at Twilio does."""
         self._accounts[account.sid] = account
 
+    def get(self, account_sid: str) -> Account | None:
+        return self._accounts.get(account_sid)
+
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
         """Raises 20003 when these credentials may not act on this account, 20404 when the sid cannot be one.
 
@@ -64,9 +74,12 @@ class Accounts:
             raise TwilioError(20404, f"/2010-04-01/Accounts/{account_sid}")
         account = self._accounts.get(account_sid)
         if account is None and self._open_mode:
-            account = self._accounts[account_sid] = Account(account_sid)
+            account = Account(account_sid)
         if account is None or not account.admits(*credentials):
             raise TwilioError(20003)
+        if account.is_open and account.first_password is None:
+            account = replace(account, first_password=credentials[1])
+            self.register(account)
         return account
 
     def forget_unregistered(self) -> None:

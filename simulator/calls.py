@@ -4,6 +4,7 @@ Each exists also without `.json`, see negotiation. Decorators register from the 
 without `.json` stands above: `/Calls/{sid}` matches `/Calls/CA….json` as well and must come second.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -17,7 +18,9 @@ from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
 from simulator.resource import current
-from simulator.state import Call, State
+from simulator.state import State
+from simulator.store import Call
+from simulator.subscription import Subscription
 
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 
@@ -41,7 +44,7 @@ AccountDep = Annotated[Account, Depends(authenticate)]
 
 def get_call(sid: str, account: AccountDep, request: Request, state: StateDep) -> Call:
     call = state.calls.get(account.sid, sid)
-    if call is None or call.deleted:
+    if call is None or not call.is_visible(state.now()):
         raise TwilioError(20404, request.url.path)
     return call
 
@@ -99,3 +102,7 @@ def _update(call: Call, parameters: UpdateParameters, at: Progress, state: State
     cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS
     if cancels or parameters.status is Status.COMPLETED:
         call.plan = hung_up(call.plan, now)
+    if parameters.callback_url is not None:
+        before = call.subscription or Subscription(parameters.callback_url)
+        call.subscription = replace(before, url=parameters.callback_url, method=parameters.callback_method or "POST")
+    state.callbacks.watch(call)

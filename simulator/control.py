@@ -15,6 +15,7 @@ router = APIRouter(prefix="/_simulator", tags=["control"])
 class Health(BaseModel):
     status: str = "ok"
     calls: int = Field(description="Calls in memory.")
+    held_connections: int = Field(description="Kept open in silence by the fault accept-then-hang.")
 
 
 class Credentials(BaseModel):
@@ -37,7 +38,7 @@ class LedgerPage(BaseModel):
 
 @router.get("/health", summary="Is it up?")
 async def health(state: StateDep) -> Health:
-    return Health(calls=len(state.calls))
+    return Health(calls=len(state.calls), held_connections=len(state.held_connections))
 
 
 @router.get("/ledger", summary="Which creations were received, and which accepted")
@@ -77,7 +78,7 @@ async def register_account(
     return RegisteredAccount(sid=sid, has_auth_token=account.auth_token is not None, api_keys=sorted(account.api_keys))
 
 
-@router.post("/reset", status_code=204, summary="Forget all calls and the ledger")
+@router.post("/reset", status_code=204, summary="Forget calls, ledger, callbacks, and what was to go wrong")
 async def reset(state: StateDep) -> None:
     """Registered accounts stay."""
     state.reset()

@@ -1,7 +1,7 @@
 """CreateCall, as a list of steps.
 
-Until `accept` nobody has been rung, after it somebody has: whatever is to make a creation go wrong on purpose
-belongs on one side or the other of that step.
+Until `accept` nobody has been rung, after it somebody has: what is to go wrong on purpose goes wrong on one side
+or the other of that step.
 """
 
 from fastapi import Request, Response
@@ -10,12 +10,15 @@ from starlette.requests import ClientDisconnect
 
 from simulator import resource
 from simulator.accounts import Account, basic_credentials
+from simulator.broken_answers import NoAnswer
 from simulator.errors import TwilioError
+from simulator.faults import NO_FAULT, Fault, Surroundings
 from simulator.form import Form, read_form
 from simulator.ledger import Entry
 from simulator.negotiation import require_json
 from simulator.parameters import CallParameters, validate_creation
-from simulator.state import Call, State
+from simulator.state import State
+from simulator.store import Call
 
 
 class CallCreation:
@@ -28,10 +31,13 @@ class CallCreation:
             form = await self._read(request, entry)
             account = self._authenticate(request, account_sid)
             parameters = validate_creation(form)
-            call = self._accept(entry, account, parameters)
-            return self._answer(entry, call)
+            nth = self._state.count_creation(parameters.to)
+            fault = self._choose_fault(request, entry, parameters, nth)
+            await fault.before_accept(parameters.to)
+            call = self._accept(entry, account, parameters, nth, fault)
+            return await self._answer(entry, call, fault)
         except TwilioError as error:
-            return self._refuse(entry, error)
+            return self._answer_error(entry, error)
         except ClientDisconnect:
             # The caller hung up before the body was whole: the entry stays without an answer.
             return Response(status_code=400)
@@ -55,17 +61,29 @@ class CallCreation:
         require_json(request)
         return account
 
-    def _accept(self, entry: Entry, account: Account, parameters: CallParameters) -> Call:
+    def _choose_fault(self, request: Request, entry: Entry, parameters: CallParameters, nth: int) -> Fault:
+        chosen = self._state.faults.choose(request.headers, parameters.to, nth)
+        if chosen is None:
+            return NO_FAULT
+        entry.fault, fault = chosen
+        return fault
+
+    def _accept(self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault) -> Call:
         """No await in here: the call and its place in the ledger come into being together."""
         now = self._state.now()
-        call = self._state.create_call(account.sid, parameters, now)
+        call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
         self._state.ledger.accept(entry, call.sid, now)
+        fault.change(call, now)
+        self._state.callbacks.watch(call)
         return call
 
-    def _answer(self, entry: Entry, call: Call) -> Response:
-        self._state.ledger.answer(entry, 201, None)
-        return JSONResponse(resource.created(call), 201)
+    async def _answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
+        around = Surroundings(self._state.callbacks, self._state.held_connections)
+        answer = await fault.answer(call, JSONResponse(resource.created(call), 201), around)
+        self._state.ledger.answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
+        return answer
 
-    def _refuse(self, entry: Entry, error: TwilioError) -> Response:
+    def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
+        """A refusal, or a fault's answer to a creation that was accepted."""
         self._state.ledger.answer(entry, error.status, error.code)
         return error.response()

@@ -13,10 +13,14 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
     20004: (405, "Method not allowed"),
     20007: (400, "Page size must be no more than {}"),
     20009: (400, "Cannot delete this resource before it is complete"),
+    20403: (403, "Forbidden"),
     20404: (404, "The requested resource {} was not found"),
     # Not Twilio's: the real service answers XML where the path does not end in .json.
     20406: (406, "This simulator answers JSON only: add .json to the path or send Accept: application/json"),
     20422: (400, "Invalid parameter: {}"),
+    20429: (429, "Too Many Requests"),
+    20500: (500, "Internal Server Error"),
+    20503: (503, "Service Unavailable"),
     21200: (400, "{} is not a valid URL"),
     21201: (400, "No 'To' number is specified"),
     21205: (400, "Url is not a valid URL: {}"),
@@ -26,6 +30,7 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
     21211: (400, "The phone number you are attempting to call, {}, is not valid."),
     21212: (400, "The source 'From' provided, {}, is not valid."),
     21213: (400, "No 'From' number is specified"),
+    21215: (400, "Account not authorized to call {}"),
     21217: (400, "The phone number you are attempting to call, {}, does not appear to be valid"),
     21218: (400, "ApplicationSid is not valid: {}"),
     21220: (400, "Call is not in-progress. Cannot redirect."),
@@ -44,10 +49,11 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
 class TwilioError(Exception):
     """An answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
 
-    def __init__(self, code: int, value: str = "", *, message: str | None = None) -> None:
+    def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:
         status, text = CATALOGUE[code]
         self.code = code
         self.status = status
+        self.retry_after_s = retry_after_s
         self.message = message or text.format(value)
         super().__init__(f"{code}: {self.message}")
 
@@ -58,5 +64,9 @@ class TwilioError(Exception):
             "more_info": f"https://www.twilio.com/docs/errors/{self.code}",
             "status": self.status,
         }
-        headers = {"WWW-Authenticate": 'Basic realm="Twilio API"'} if self.status == 401 else None
+        headers = {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = 'Basic realm="Twilio API"'
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
         return JSONResponse(body, self.status, headers)

@@ -19,6 +19,9 @@ class Form:
         """The first value; an empty one counts as not given."""
         return next(iter(self._fields.get(name, ())), None) or None
 
+    def all(self, name: str) -> list[str]:
+        return [value for value in self._fields.get(name, ()) if value]
+
     def masked(self) -> dict[str, list[str]]:
         """Every field as it came, without the values of secrets."""
         return {

@@ -43,13 +43,14 @@ class Entry(BaseModel):
     )
     to: str | None = None
     from_: str | None = Field(None, alias="from")
+    fault: str | None = Field(None, description="What was made to go wrong with it on purpose.")
     accepted: bool = Field(False, description="True exactly when a call was created, that is, when a phone rings.")
     accepted_sequence: int | None = Field(None, description="Counts what was accepted, from 1.")
     accepted_at: datetime | None = None
     sid: str | None = None
     answer_status: int | None = Field(
         None,
-        description="HTTP status given to the server to send. Whether it was heard nobody here can know.",
+        description="HTTP status given to the server to send, null for none. Whether it was heard nobody here can know.",
     )
     answer_code: int | None = Field(None, description="Twilio's error code in that answer.")
 
@@ -90,7 +91,7 @@ class Ledger:
         entry.accepted_at = now
         entry.sid = sid
 
-    def answer(self, entry: Entry, status: int, code: int | None) -> None:
+    def answer(self, entry: Entry, status: int | None, code: int | None) -> None:
         entry.answer_status = status
         entry.answer_code = code
 

@@ -50,7 +50,8 @@ class Plan:
     answered_at: datetime | None
     ended_at: datetime | None
     speed: float
-    price_delay: timedelta
+    price_delay: timedelta | None
+    """From the end to the price. None: there will never be one."""
 
     def after(self, moment: datetime, call_seconds: float) -> datetime:
         return moment + timedelta(seconds=call_seconds / self.speed)
@@ -126,7 +127,7 @@ def progress(plan: Plan, now: datetime) -> Progress:
     dialled = plan.dialled_at is not None and plan.dialled_at <= now
     answered = plan.answered_at is not None and plan.answered_at <= now
     priced_at = None
-    if ended and plan.outcome is Status.COMPLETED and plan.ended_at is not None:
+    if ended and plan.outcome is Status.COMPLETED and plan.ended_at is not None and plan.price_delay is not None:
         priced_at = plan.ended_at + plan.price_delay
     priced = priced_at is not None and priced_at <= now
     if ended:

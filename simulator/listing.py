@@ -18,7 +18,7 @@ from starlette.datastructures import QueryParams
 from simulator.errors import TwilioError
 from simulator.lifecycle import Progress, Status, progress
 from simulator.resource import API_VERSION, current
-from simulator.state import Call, Calls
+from simulator.store import Call, Calls
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -107,16 +107,16 @@ def _read_page(
         return (call for call in candidates if filters.admit(call, progress(call.plan, now)))
 
     if not token:
-        found = list(islice(admitted(calls.newest_first(account_sid)), page_size + 1))
+        found = list(islice(admitted(calls.newest_first(account_sid, now)), page_size + 1))
         return found[:page_size], False, len(found) > page_size
     edge = calls.get(account_sid, token[2:])
     if edge is None or token[:2] not in (NEXT, PREVIOUS):
         raise TwilioError(20422, "PageToken")
     if token.startswith(NEXT):
-        older = (call for call in calls.newest_first(account_sid) if call.sequence < edge.sequence)
+        older = (call for call in calls.newest_first(account_sid, now) if call.sequence < edge.sequence)
         found = list(islice(admitted(older), page_size + 1))
         return found[:page_size], bool(found), len(found) > page_size
-    newer = (call for call in calls.oldest_first(account_sid) if call.sequence > edge.sequence)
+    newer = (call for call in calls.oldest_first(account_sid, now) if call.sequence > edge.sequence)
     found = list(islice(admitted(newer), page_size + 1))
     return found[:page_size][::-1], len(found) > page_size, bool(found)
 

@@ -1,5 +1,7 @@
 """The simulator as an application: `uvicorn.Config(create_app(SimulatorConfig(...)))`."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from secrets import token_hex
 
 from fastapi import FastAPI, Request, Response
@@ -8,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simulator import calls, control
+from simulator import calls, control, trouble
 from simulator.config import SimulatorConfig
 from simulator.errors import TwilioError
 from simulator.state import State
@@ -37,15 +39,24 @@ class TwilioRequestId:
 
 
 def create_app(config: SimulatorConfig) -> FastAPI:
+    state = State(config)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with state.held_connections, state.callbacks.running():
+            yield
+
     app = FastAPIOffline(
         title="Twilio simulator",
         version="2010-04-01",
         description=DESCRIPTION,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
-    app.state.simulator = State(config)
+    app.state.simulator = state
     app.include_router(calls.router)
     app.include_router(control.router)
+    app.include_router(trouble.router)
     app.add_middleware(TwilioRequestId)
 
     @app.exception_handler(TwilioError)

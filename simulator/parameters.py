@@ -11,6 +11,7 @@ from simulator.destination import validate_from, validate_to
 from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status
+from simulator.subscription import Subscription
 
 DEFAULT_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 600
@@ -40,6 +41,11 @@ class CallParameters:
     """What answering machine detection will find; None when it was not asked for."""
     form: dict[str, list[str]]
     """Everything that came, without the values of secrets."""
+    subscription: Subscription | None
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.form.get("Record", ["false"])[0].lower() == "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class UpdateParameters:
     status: Status | None
     redirects: bool
     time_limit_s: int | None
+    callback_url: str | None
+    callback_method: str | None
 
 
 def validate_creation(form: Form) -> CallParameters:
@@ -72,6 +80,8 @@ def validate_creation(form: Form) -> CallParameters:
         time_limit_s=_time_limit(form),
         answered_by="human" if detects_machine else None,
         form=form.masked(),
+        # An application brings its own callbacks, and Twilio ignores these.
+        subscription=Subscription.parse(form) if form.get("ApplicationSid") is None else None,
     )
 
 
@@ -86,6 +96,8 @@ def validate_update(form: Form) -> UpdateParameters:
         status=Status(status) if status else None,
         redirects=form.get("Url") is not None or form.get("Twiml") is not None,
         time_limit_s=_time_limit(form),
+        callback_url=form.get("StatusCallback"),
+        callback_method=form.get("StatusCallbackMethod"),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator.destination import formatted
 from simulator.lifecycle import Progress, Status
-from simulator.state import Call
+from simulator.store import Call
 
 API_VERSION = "2010-04-01"
 SUBRESOURCES = {

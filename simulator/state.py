@@ -1,59 +1,17 @@
-"""Everything the simulator knows, in memory: accounts, calls and the ledger."""
+"""Everything the simulator knows, in memory: accounts, calls, the ledger, what goes wrong, and callbacks to send."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 
 from simulator.accounts import Accounts
+from simulator.background import Background
+from simulator.callbacks import Callbacks
 from simulator.config import SimulatorConfig
+from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
-from simulator.lifecycle import Plan, plan_call
+from simulator.lifecycle import plan_call
 from simulator.parameters import CallParameters
-
-
-@dataclass(slots=True)
-class Call:
-    sid: str
-    account_sid: str
-    sequence: int
-    """Order of creation, over all accounts."""
-    parameters: CallParameters
-    plan: Plan
-    deleted: bool = False
-
-
-class Calls:
-    """In order of creation. A deleted call keeps its place, so that a page token made of it still works."""
-
-    def __init__(self, max_calls: int) -> None:
-        self._calls: OrderedDict[str, Call] = OrderedDict()
-        self._max_calls = max_calls
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def add(self, call: Call) -> None:
-        self._calls[call.sid] = call
-        if len(self._calls) > self._max_calls:
-            self._calls.popitem(last=False)
-
-    def get(self, account_sid: str, sid: str) -> Call | None:
-        call = self._calls.get(sid)
-        return call if call is not None and call.account_sid == account_sid else None
-
-    def newest_first(self, account_sid: str) -> Iterator[Call]:
-        return (call for call in reversed(self._calls.values()) if self._is_listed(call, account_sid))
-
-    def oldest_first(self, account_sid: str) -> Iterator[Call]:
-        return (call for call in self._calls.values() if self._is_listed(call, account_sid))
-
-    def clear(self) -> None:
-        self._calls.clear()
-
-    def _is_listed(self, call: Call, account_sid: str) -> bool:
-        return call.account_sid == account_sid and not call.deleted
+from simulator.store import Call, Calls
 
 
 class State:
@@ -62,18 +20,35 @@ class State:
         self.accounts = Accounts(config.accounts, open_mode=config.open_mode)
         self.calls = Calls(config.max_calls)
         self.ledger = Ledger(config.max_calls)
+        self.faults = FaultChoice()
+        self.callbacks = Callbacks(config, self.accounts)
+        self.held_connections = Background()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
         self._created = 0
+        self._asked_by_destination: dict[str, int] = {}
 
     def now(self) -> datetime:
         return self.config.clock()
 
-    def create_call(self, account_sid: str, parameters: CallParameters, now: datetime) -> Call:
+    def count_creation(self, to: str) -> int:
+        """How many creations to this destination there were since the start or the last reset, this one included.
+
+        Together with `to` it tells a creation from all others in the same way in every run, however concurrent
+        the clients are: everything random about faults and callbacks is drawn from these two and a seed.
+        """
+        nth = self._asked_by_destination.pop(to, 0) + 1
+        self._asked_by_destination[to] = nth
+        if len(self._asked_by_destination) > self.config.max_calls:
+            del self._asked_by_destination[next(iter(self._asked_by_destination))]
+        return nth
+
+    def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
         self._created += 1
         call = Call(
             sid=f"CA{self._random.getrandbits(128):032x}",
             account_sid=account_sid,
             sequence=self._created,
+            nth_to_destination=nth_to_destination,
             parameters=parameters,
             plan=plan_call(
                 parameters.to,
@@ -84,12 +59,19 @@ class State:
                 price_delay_s=self.config.price_delay_s,
                 random=self._random,
             ),
+            subscription=parameters.subscription,
         )
         self.calls.add(call)
         return call
 
     def reset(self) -> None:
-        """Forgets calls, ledger and open accounts. Sids go on: whoever keeps records must see none twice."""
+        """Forgets calls, ledger, callbacks, open accounts, and what was to go wrong.
+
+        Sids go on: whoever keeps records must see none twice.
+        """
         self.calls.clear()
         self.ledger.clear()
         self.accounts.forget_unregistered()
+        self.faults.reset()
+        self.callbacks.reset()
+        self._asked_by_destination.clear()

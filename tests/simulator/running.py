@@ -3,13 +3,15 @@
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
 
 from simulator.accounts import Account
 from simulator.config import SimulatorConfig
@@ -49,9 +51,12 @@ class Running:
         return plain_client(f"{self.url}/2010-04-01/Accounts/{account_sid}", auth=(account_sid, auth_token))
 
 
+Http = Literal["auto", "h11", "httptools"]
+
+
 @contextmanager
-def serve(config: SimulatorConfig) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(config), host="127.0.0.1", port=0, ws="none", log_level="error"))
+def serve_app(app: ASGIApp, *, loop: str = "auto", http: Http = "auto") -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_level="error", loop=loop, http=http))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -62,3 +67,15 @@ def serve(config: SimulatorConfig) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def serve(config: SimulatorConfig, *, loop: str = "auto", http: Http = "auto") -> AbstractContextManager[str]:
+    return serve_app(create_app(config), loop=loop, http=http)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Generous: it is there so that what never happens fails the test instead of stopping it."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)

@@ -36,6 +36,7 @@ def test_an_entry_tells_what_arrived_and_what_became_of_it(calls: httpx.Client, 
         "secret_sha256": {"SipAuthPassword": sha256(secret.encode()).hexdigest()},
         "to": "sip:kate@example.com",
         "from": "Jack",
+        "fault": None,
         "accepted": True,
         "accepted_sequence": 1,
         "accepted_at": "2026-11-23T23:50:00Z",
@@ -111,7 +112,7 @@ def test_reset_forgets_calls_and_ledger_but_not_registered_accounts(
     simulator: Running, calls: httpx.Client, control: httpx.Client
 ) -> None:
     sid = calls.post("/Calls.json", data=SIP_DIAL).json()["sid"]
-    assert control.get("/health").json() == {"status": "ok", "calls": 1}
+    assert control.get("/health").json() == {"status": "ok", "calls": 1, "held_connections": 0}
     assert control.post("/reset").status_code == 204
     assert control.get("/health").json()["calls"] == 0
     assert control.get("/ledger").json() == {"received": 0, "accepted": 0, "forgotten": 0, "entries": []}

@@ -1,0 +1,102 @@
+"""What a callback says: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from math import ceil
+from uuid import NAMESPACE_URL, uuid5
+
+from simulator.destination import is_sip
+from simulator.lifecycle import Plan, Status, progress
+from simulator.resource import API_VERSION, rfc2822
+from simulator.store import Call
+from simulator.subscription import Event, Subscription
+
+CALL_STATUS = {Event.INITIATED: "initiated", Event.RINGING: "ringing", Event.ANSWERED: "in-progress"}
+# No official table; 487 on timeout and 404 for the unreachable are documented, the others are SIP's own.
+SIP_RESPONSE_CODE = {
+    Status.COMPLETED: 200,
+    Status.BUSY: 486,
+    Status.NO_ANSWER: 487,
+    Status.CANCELED: 487,
+    Status.FAILED: 404,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One event of one call, to be told once."""
+
+    call: Call
+    subscription: Subscription
+    event: Event
+    sequence: int
+    """Counts what the call's owner asked to be told, from 0."""
+    happened_at: datetime
+
+    @property
+    def call_status(self) -> str:
+        return CALL_STATUS.get(self.event, self.call.plan.outcome)
+
+    @property
+    def token(self) -> str:
+        """The same for each attempt and duplicate."""
+        return str(uuid5(NAMESPACE_URL, f"{self.call.sid}/{self.sequence}"))
+
+    def fields(self) -> dict[str, str]:
+        call = self.call
+        fields = {
+            "CallSid": call.sid,
+            "AccountSid": call.account_sid,
+            "From": call.parameters.from_,
+            "To": call.parameters.to,
+            "Caller": call.parameters.from_,
+            "Called": call.parameters.to,
+            "CallStatus": self.call_status,
+            "ApiVersion": API_VERSION,
+            "Direction": "outbound-api",
+            "Timestamp": rfc2822(self.happened_at) or "",
+            "CallbackSource": "call-progress-events",
+            "SequenceNumber": str(self.sequence),
+        }
+        return fields | self._of_the_end() if self.event is Event.COMPLETED else fields
+
+    def _of_the_end(self) -> dict[str, str]:
+        call = self.call
+        talked_s = progress(call.plan, self.happened_at).duration_s or 0
+        fields = {"CallDuration": str(talked_s), "Duration": str(ceil(talked_s / 60))}
+        if is_sip(call.parameters.to):
+            fields["SipResponseCode"] = str(SIP_RESPONSE_CODE[call.plan.outcome])
+        if call.parameters.is_recorded and call.plan.outcome is Status.COMPLETED:
+            recording_sid = f"RE{sha256(call.sid.encode()).hexdigest()[:32]}"
+            path = f"/{API_VERSION}/Accounts/{call.account_sid}/Recordings/{recording_sid}"
+            fields |= {
+                "RecordingSid": recording_sid,
+                "RecordingUrl": f"https://api.twilio.com{path}",
+                "RecordingDuration": str(talked_s),
+            }
+        return fields
+
+
+def planned_notices(call: Call) -> list[Notice]:
+    """All that its owner will be told as things stand, in order; those of the past do not change any more.
+
+    A call canceled in the queue was never dialled, and nothing is told about it.
+    """
+    subscription = call.subscription
+    if subscription is None:
+        return []
+    events = [(event, moment) for event, moment in _planned_events(call.plan) if event in subscription.events]
+    return [Notice(call, subscription, event, sequence, moment) for sequence, (event, moment) in enumerate(events)]
+
+
+def _planned_events(plan: Plan) -> list[tuple[Event, datetime]]:
+    moments = {
+        Event.INITIATED: plan.dialled_at,
+        Event.RINGING: None if plan.outcome is Status.FAILED else plan.dialled_at,
+        Event.ANSWERED: plan.answered_at,
+        Event.COMPLETED: plan.ended_at,
+    }
+    if plan.dialled_at is None:
+        return []
+    return [(event, moment) for event, moment in moments.items() if moment is not None]

@@ -1,0 +1,58 @@
+"""The calls that came into being, in memory."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from simulator.lifecycle import Plan
+from simulator.parameters import CallParameters
+from simulator.subscription import Subscription
+
+
+@dataclass(slots=True)
+class Call:
+    sid: str
+    account_sid: str
+    sequence: int
+    """Order of creation, over all accounts."""
+    nth_to_destination: int
+    """With `To` a name for the call that is the same in every run, which its sid is not."""
+    parameters: CallParameters
+    plan: Plan
+    subscription: Subscription | None
+    hidden_until: datetime | None = None
+    """Until then neither fetch nor list know of it: Twilio's list is eventually consistent."""
+    deleted: bool = False
+
+    def is_visible(self, now: datetime) -> bool:
+        return not self.deleted and (self.hidden_until is None or self.hidden_until <= now)
+
+
+class Calls:
+    """In order of creation. A deleted call keeps its place, so that a page token made of it still works."""
+
+    def __init__(self, max_calls: int) -> None:
+        self._calls: OrderedDict[str, Call] = OrderedDict()
+        self._max_calls = max_calls
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: Call) -> None:
+        self._calls[call.sid] = call
+        if len(self._calls) > self._max_calls:
+            self._calls.popitem(last=False)
+
+    def get(self, account_sid: str, sid: str) -> Call | None:
+        call = self._calls.get(sid)
+        return call if call is not None and call.account_sid == account_sid else None
+
+    def newest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:
+        return (call for call in reversed(self._calls.values()) if call.account_sid == account_sid and call.is_visible(now))
+
+    def oldest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:
+        return (call for call in self._calls.values() if call.account_sid == account_sid and call.is_visible(now))
+
+    def clear(self) -> None:
+        self._calls.clear()

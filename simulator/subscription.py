@@ -1,0 +1,39 @@
+"""What a creation asks to be told, and where: StatusCallback, StatusCallbackMethod, StatusCallbackEvent.
+
+https://www.twilio.com/docs/voice/api/call-resource#statuscallbackevent
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from simulator.form import Form
+
+
+class Event(StrEnum):
+    """In the order in which they happen."""
+
+    INITIATED = "initiated"
+    RINGING = "ringing"
+    ANSWERED = "answered"
+    COMPLETED = "completed"
+    """However the call ended."""
+
+
+DEFAULT_EVENTS = frozenset({Event.COMPLETED})
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    url: str
+    method: str = "POST"
+    events: frozenset[Event] = DEFAULT_EVENTS
+
+    @classmethod
+    def parse(cls, form: Form) -> "Subscription | None":
+        """Events come as repeated keys; what is not the name of one, such as several in one value, is ignored."""
+        url = form.get("StatusCallback")
+        if url is None:
+            return None
+        names = form.all("StatusCallbackEvent")
+        events = frozenset(event for event in Event if event in names) if names else DEFAULT_EVENTS
+        return cls(url, form.get("StatusCallbackMethod") or "POST", events)
