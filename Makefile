@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install
 PORT ?=
 ONCE ?=
 
-.PHONY: help install demo dev test check lint format types contracts lock clean
+.PHONY: help install demo dev test bench chaos check lint format types contracts lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 
 test: .venv/installed ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/installed ## Measure: ratios within one run, never a verdict
+	$(BIN)/python -m bench.sip
+
+chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
+	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: lint types contracts test ## Lint, types, import contracts and tests: what CI runs
 

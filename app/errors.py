@@ -5,6 +5,7 @@ CallgateError
 │   ├── MalformedBody             400
 │   ├── Unauthorized              401
 │   ├── TenantSuspended           403
+│   ├── CallbackForged            403
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
 │   ├── MethodNotAllowed          405
@@ -15,11 +16,12 @@ CallgateError
 ├── IdempotencyError              the key names another dial
 │   ├── CallPending               409
 │   └── IdempotencyKeyReused      422
-├── UpstreamError                 Twilio did not place the call, and that is proven
+├── UpstreamError                 Twilio did not place the call, and that is proven (or, last, as good as proven)
 │   ├── UpstreamRejected          422  lasting
 │   ├── UpstreamCredentialsRejected 502  passing
 │   ├── UpstreamThrottled         503  passing
-│   └── UpstreamUnreachable       503  passing
+│   ├── UpstreamUnreachable       503  passing
+│   └── NoneFound                 409  lasting
 └── ServiceError                  our own trouble; nothing was sent
     ├── InternalError             500
     ├── DatabaseUnavailable       503
@@ -105,6 +107,11 @@ class TenantSuspended(RequestError):
     default_detail = "This tenant may not place calls until an operator resumes it; its records stay readable."
 
 
+class CallbackForged(RequestError):
+    slug, status, title = "callback-forged", 403, "The callback is not signed by Twilio"
+    default_detail = "X-Twilio-Signature is missing, or was made with none of the account's auth tokens over the public URL."
+
+
 class RouteNotFound(RequestError):
     slug, status, title = "not-found", 404, "No such address"
     default_detail = "Nothing is served at this path; /docs lists what is."
@@ -185,6 +192,15 @@ class UpstreamUnreachable(UpstreamError):
     default_detail = "No connection to Twilio could be made; nothing was sent."
 
 
+class NoneFound(UpstreamError):
+    slug, status, title = "none-found", 409, "Twilio shows no such call"
+    same_key = False
+    default_detail = (
+        "The outcome of this call was unknown, and Twilio's list has shown no such call since: it was not started as far as "
+        "can be known. To place it, take a new Idempotency-Key."
+    )
+
+
 class ServiceError(CallgateError):
     pass
 
@@ -201,7 +217,7 @@ class DatabaseUnavailable(ServiceError):
 
 class Overloaded(ServiceError):
     slug, status, title = "overloaded", 503, "Too many creations are under way"
-    default_detail = "This process has as many creations in flight as it may have."
+    default_detail = "As many creations are under way as this process, or this tenant in it, may have at one time."
 
 
 class ShuttingDown(ServiceError):

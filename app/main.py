@@ -10,10 +10,15 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, health, sip_uris
+from app.callbacks import router as callbacks_router
+from app.callbacks.router import CALLBACK_PATH
+from app.callbacks.service import CallbackService
 from app.calls import examples
 from app.calls import router as calls_router
 from app.calls.dial import Budget
-from app.calls.service import CallService, Limits
+from app.calls.placement import Placement
+from app.calls.service import CallService
+from app.calls.settlement import SearchPlan, Settlement
 from app.calls.validation import CallRequest
 from app.crypto import Keyring
 from app.database import Database
@@ -46,7 +51,9 @@ class State(TypedDict):
     database: Database
     tenants: TenantService
     twilio: TwilioClient
+    settlement: Settlement
     calls: CallService
+    callbacks: CallbackService
 
 
 @asynccontextmanager
@@ -64,28 +71,39 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[State]
     try:
         tenants = TenantService(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url)
+        settlement = Settlement(
+            metrics,
+            first_refresh=timedelta(seconds=settings.refresh_interval),
+            plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
+        )
+        placement = Placement(
+            database=database,
+            tenants=tenants,
+            twilio=twilio,
+            metrics=metrics,
+            settlement=settlement,
+            budget=budget_of(settings),
+            most=settings.max_in_flight,
+            most_of_tenant=settings.max_in_flight_per_tenant,
+        )
         calls = CallService(
             database=database,
             keyring=keyring,
             tenants=tenants,
-            twilio=twilio,
-            metrics=metrics,
-            limits=limits_of(settings),
+            placement=placement,
+            callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
         )
-        yield State(database=database, tenants=tenants, twilio=twilio, calls=calls)
-        await calls.drain()
+        callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        yield State(database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks)
+        await placement.drain()
     finally:
         await http.aclose()
         await database.close()
 
 
-def limits_of(settings: Settings) -> Limits:
+def budget_of(settings: Settings) -> Budget:
     attempt = settings.twilio_pool_timeout + settings.twilio_connect_timeout + settings.twilio_read_timeout
-    return Limits(
-        max_in_flight=settings.max_in_flight,
-        budget=Budget(total=settings.request_budget, attempt=attempt),
-        first_refresh=timedelta(seconds=settings.refresh_interval),
-    )
+    return Budget(total=settings.request_budget, attempt=attempt)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -102,6 +120,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
     install_handlers(app, metrics)

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooLarge, CallgateError, InternalError
@@ -68,7 +69,11 @@ class RequestMiddleware:
                 await self.app(scope, _limited(receive), send_with_id)
         except Exception:
             logger.exception("unexpected_error")
-            if not status:
+            if not status and (call_id := scope["state"].get("placed")):
+                # A 5xx would say that no call was started.
+                response = JSONResponse({"id": str(call_id), "execution": "unknown"}, status_code=202)
+                await response(scope, receive, send_with_id)
+            elif not status:
                 await answer(InternalError())
         finally:
             self._record(scope, status, time.perf_counter() - began)

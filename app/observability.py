@@ -119,6 +119,23 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        self.credentials_rejected = Counter(
+            "callgate_credentials_rejected_total", "Times that Twilio refused a credential.", registry=self.registry
+        )
+        self.settled = Counter(
+            "callgate_settled_total", "Executions settled, by how that was known.", ["by"], registry=self.registry
+        )
+        self.corrected = Counter(
+            "callgate_corrected_total",
+            "Calls told as not started that turned out to have started: each is worth looking into.",
+            registry=self.registry,
+        )
+        self.callbacks = Counter(
+            "callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=self.registry
+        )
+        self.searches = Counter(
+            "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=self.registry
+        )
         self.abandoned = Counter(
             "callgate_abandoned_total",
             "Pending creations whose process died, found and marked unknown.",

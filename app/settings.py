@@ -56,6 +56,18 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         200, ge=1, le=10_000, description="Creations that one process has on the way to Twilio at one time."
     )
+    max_in_flight_per_tenant: int = Field(
+        100, ge=1, le=10_000, description="How many of them may be one tenant's, so that one slow account leaves room."
+    )
+    abandon_margin: float = Field(
+        60.0, gt=0, le=3600, description="Seconds beyond its budget after which a pending creation counts as abandoned."
+    )
+    resolve_searches: int = Field(
+        5, ge=1, le=100, description="Clean searches of Twilio's list before an unknown creation counts as not started."
+    )
+    resolve_period: float = Field(
+        900.0, gt=0, le=86_400, description="Seconds over which those searches are spread, ever further apart."
+    )
     refresh_interval: float = Field(
         2.0,
         gt=0,

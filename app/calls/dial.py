@@ -50,7 +50,7 @@ class Attempt:
 
     result: str
     milliseconds: int
-    username: str
+    credential: str
     status: int | None = None
     code: int | None = None
     twilio_request_id: str | None = None
@@ -151,7 +151,7 @@ def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | 
     return Attempt(
         result=result,
         milliseconds=round((time.monotonic() - began) * 1000),
-        username=access.username,
+        credential=access.reference,
         status=answer.status if answer else None,
         code=answer.code if answer else None,
         twilio_request_id=answer.request_id if answer else None,

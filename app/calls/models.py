@@ -34,6 +34,8 @@ class Call(Base):
     """
 
     __tablename__ = "call"
+    # `updated_at` is read after the session has ended.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # SQLAlchemy's own way
     __table_args__ = (
         CheckConstraint("execution IN ('pending', 'started', 'not_started', 'unknown')", name="execution"),
         CheckConstraint("(execution = 'started') = (sid IS NOT NULL)", name="sid_when_started"),
@@ -56,6 +58,8 @@ class Call(Base):
             "id",
             postgresql_where=text("execution <> 'started'"),
         ),
+        Index("ix_call_account_sid_to", "account_sid", "to", postgresql_where=text("execution <> 'started'")),
+        Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
     )
 
@@ -113,6 +117,9 @@ class Call(Base):
 
     # When the worker looks at it next; null: never again. Moving it forward is also the lease of whoever looks.
     refresh_at: Mapped[datetime | None] = mapped_column(Time)
+    # The same for searching Twilio's list while it is not known whether the call exists.
+    search_at: Mapped[datetime | None] = mapped_column(Time)
+    clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class CallEvent(Base):

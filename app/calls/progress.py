@@ -10,21 +10,22 @@ from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
 _RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 _TERMINAL_RANK = 4
+_CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time", "price", "date_updated", "answered_by"})
 
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
     """Twilio's resource as columns of `call`; `sid` apart, because it is bound once and never changed."""
-    return {**resource.model_dump(exclude={"sid"}), "resource": resource.raw}
+    return {**resource.model_dump(exclude={"sid"}), "resource": resource.raw or None}
 
 
 def take_resource(call: Call, resource: CallResource) -> list[tuple[str, dict[str, Any]]]:
     """Bring the record up to date and return the events to be written. A status that Twilio has left never returns."""
-    if _is_stale(call, resource):
-        return []
+    stale = _is_stale(call, resource)
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
-        # What was once known (a price, a duration) is not unlearnt from an answer that lacks it.
-        if value is not None or getattr(call, name) is None:
+        known = getattr(call, name) is not None
+        # What was once known is not unlearnt from an answer that lacks it; an old answer only fills in what never changes.
+        if value is not None and not (stale and (known or name in _CHANGES_WITH_STATUS)):
             setattr(call, name, value)
     events: list[tuple[str, dict[str, Any]]] = []
     if call.status != before[0]:

@@ -1,22 +1,17 @@
 """Every statement on calls and their events. Never commits; every read for a tenant is filtered by it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from app.calls.models import Call, CallEvent
-from app.calls.progress import resource_columns
-from app.twilio.schemas import CallResource
-
-# An outcome may still be written over these; a settled execution is never overwritten.
-_OPEN = ("pending", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +54,17 @@ async def reopen(session: AsyncSession, call: Call, values: dict[str, Any]) -> C
             problem=None,
             settled_by=None,
             settled_at=None,
+            clean_searches=0,
         )
         .returning(Call)
     )
     return (await session.scalars(statement)).one_or_none()
 
 
-async def settle_started(
-    session: AsyncSession, call: Call, resource: CallResource, *, settled_by: str, refresh_in: timedelta
-) -> Call | None:
-    """Bind Twilio's call to ours. None when the execution was settled otherwise in the meantime."""
-    return await _settle(
-        session,
-        call,
-        execution="started",
-        settled_by=settled_by,
-        settled_at=func.now(),
-        refresh_at=func.now() + refresh_in,
-        sid=resource.sid,
-        **resource_columns(resource),
-    )
-
-
-async def settle_not_started(session: AsyncSession, call: Call, problem: dict[str, Any], *, settled_by: str) -> Call | None:
-    return await _settle(session, call, execution="not_started", problem=problem, settled_by=settled_by, settled_at=func.now())
-
-
-async def mark_unknown(session: AsyncSession, call: Call) -> Call | None:
-    return await _settle(session, call, execution="unknown")
-
-
-async def _settle(session: AsyncSession, call: Call, **values: Any) -> Call | None:
-    statement = (
-        update(Call)
-        .where(Call.id == call.id, Call.attempt == call.attempt, Call.execution.in_(_OPEN))
-        .values(**values)
-        .returning(Call)
-        .execution_options(populate_existing=True)
-    )
-    return (await session.scalars(statement)).one_or_none()
+async def now(session: AsyncSession) -> datetime:
+    """Postgres's clock: the one by which all records are dated, whoever writes them."""
+    moment: datetime = (await session.execute(select(func.now()))).scalar_one()
+    return moment
 
 
 async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> Call | None:
@@ -178,7 +145,36 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     return (await session.scalars(statement)).one_or_none()
 
 
-async def schedule_refresh(session: AsyncSession, call_id: UUID, refresh_in: timedelta | None) -> None:
-    """When to look at Twilio again; None: never."""
-    due = None if refresh_in is None else func.now() + refresh_in
-    await session.execute(update(Call).where(Call.id == call_id).values(refresh_at=due))
+async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Calls whose time to be searched for has come, leased like refreshes."""
+    due = (
+        select(Call.id)
+        .where(Call.search_at <= func.now())
+        .order_by(Call.search_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    statement = update(Call).where(Call.id.in_(select(due.c.id))).values(search_at=func.now() + lease).returning(Call)
+    return (await session.scalars(statement)).all()
+
+
+async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
+    """Those of the sids that are some call's already, whoever's."""
+    return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
+
+
+async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta) -> int:
+    """Other intents to which a call of this account to this address may belong: open ones, and those given up as none found.
+
+    Of any tenant, for two may share an account.
+    """
+    statement = select(func.count()).where(
+        Call.account_sid == call.account_sid,
+        Call.to == call.to,
+        Call.id != call.id,
+        Call.execution != "started",
+        or_(Call.execution.in_(("pending", "unknown")), Call.settled_by == "none_found"),
+        Call.pending_since.between(call.pending_since - span, call.pending_since + span),
+    )
+    return (await session.scalar(statement)) or 0

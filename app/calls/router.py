@@ -120,6 +120,7 @@ _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable
     },
 )
 async def create_call(
+    request: Request,
     caller: CallerDep,
     service: CallServiceDep,
     body: JsonBody,
@@ -134,6 +135,7 @@ async def create_call(
     """
     creation = await service.create(caller, body, idempotency_key)
     call = creation.call
+    request.state.placed = call.id
     response.status_code = 200 if creation.replayed else 201 if call.execution == "started" else 202
     response.headers["Location"] = f"/v1/calls/{call.id}"
     if creation.replayed:

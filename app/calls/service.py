@@ -3,55 +3,38 @@
 Transactions are the `async with` blocks below; none is open while Twilio is being called.
 """
 
-import asyncio
 import json
 import re
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from uuid_utils.compat import uuid7
 
 from app.auth import Caller
 from app.calls import ids, repository
-from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
 from app.calls.models import Call, CallEvent
-from app.calls.parameters import SECRET_PARAMETERS
+from app.calls.placement import Placement
 from app.calls.repository import CallFilter
 from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
 from app.errors import (
-    CallgateError,
     CallNotFound,
     CallPending,
-    DatabaseUnavailable,
     IdempotencyKeyReused,
     NoUsableCredentials,
-    Overloaded,
-    ShuttingDown,
     TenantSuspended,
     passing,
     rebuild,
 )
-from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
-from app.twilio.client import TwilioClient
 
-logger = structlog.stdlib.get_logger(__name__)
-
-_OUTCOME_RETRY_S = 1.0
+# By default Twilio repeats a callback only when it cannot connect, and once.
+# https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
+CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    max_in_flight: int
-    budget: Budget
-    first_refresh: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +52,14 @@ class CallService:
         database: Database,
         keyring: Keyring,
         tenants: TenantService,
-        twilio: TwilioClient,
-        metrics: Metrics,
-        limits: Limits,
+        placement: Placement,
+        callback_base: str | None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
-        self._twilio = twilio
-        self._metrics = metrics
-        self._limits = limits
-        self._placing: set[asyncio.Task[Call]] = set()
-        self._closing = False
+        self._placement = placement
+        self._callback_base = callback_base
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
@@ -93,23 +72,26 @@ class CallService:
         if known and not self._to_be_tried_again(known, fingerprint):
             return Creation(known, replayed=True)
         valid = validate_call(body)
-        account = await self._admit(caller, valid.request)
-        intent = {
-            "account_id": account.account_id,
-            "account_sid": account.account_sid,
-            "parameters": valid.request.for_record(),
-            "warnings": valid.warnings_json(),
-            "fingerprint": self._keyring.keyed_hash(fingerprint),
-            "to": valid.request.to,
-            "from_": valid.request.from_,
-        }
-        call = await self._commit_intent(caller, known, intent, idempotency_key)
-        if call is None:
-            return await self.create(caller, body, idempotency_key)
-        settled = await self._uncancelled(self._place(call, account, valid.request))
-        if settled.execution == "not_started" and settled.problem:
-            raise rebuild(settled.problem, call_id=settled.id)
-        return Creation(settled)
+        if caller.suspended:
+            raise TenantSuspended
+        with self._placement.slot(caller.tenant_id):
+            account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
+            if account is None:
+                raise NoUsableCredentials
+            intent = {
+                "account_id": account.account_id,
+                "account_sid": account.account_sid,
+                "parameters": valid.request.for_record(),
+                "warnings": valid.warnings_json(),
+                "fingerprint": self._keyring.keyed_hash(fingerprint),
+                "to": valid.request.to,
+                "from_": valid.request.from_,
+            }
+            call = await self._commit_intent(caller, known, intent, idempotency_key)
+            if call is not None:
+                return await self._place(call, account, valid.request)
+        # A request with the same key was quicker.
+        return await self.create(caller, body, idempotency_key)
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self._database.begin() as session:
@@ -132,12 +114,6 @@ class CallService:
         async with self._database.begin() as session:
             return await repository.list_events(session, call.id)
 
-    async def drain(self) -> None:
-        """Take no new creation and wait until the outcome of every one that was begun is committed."""
-        self._closing = True
-        while self._placing:
-            await asyncio.wait(self._placing)
-
     async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
             return None
@@ -155,19 +131,6 @@ class CallService:
         if passing(call.problem["slug"]):
             return True
         raise rebuild(call.problem, call_id=call.id)
-
-    async def _admit(self, caller: Caller, request: CallRequest) -> Dialable:
-        """Every reason to refuse that is not the request's own fault. Nothing is stored or sent before."""
-        if caller.suspended:
-            raise TenantSuspended
-        if self._closing:
-            raise ShuttingDown(after_s=1)
-        if len(self._placing) >= self._limits.max_in_flight:
-            raise Overloaded(after_s=1)
-        account = await self._tenants.dialable(caller.tenant_id, account_sid=request.account_sid)
-        if account is None:
-            raise NoUsableCredentials
-        return account
 
     async def _commit_intent(
         self, caller: Caller, known: Call | None, intent: dict[str, Any], idempotency_key: str | None
@@ -189,91 +152,31 @@ class CallService:
                 await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         return call
 
-    async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Call:
-        """Dial, then commit what became of it before anybody hears of it."""
+    async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
         parameters = request.for_twilio()
-        secrets = [parameters[name] for name in SECRET_PARAMETERS & parameters.keys()]
         parameters.pop("account_sid", None)
-        try:
-            outcome = await dial(self._twilio, account.accesses, parameters, budget=self._limits.budget, secrets=secrets)
-        except Exception:
-            # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
-            logger.exception("dial_broke", call_id=str(call.id))
-            outcome = Unknown("internal_error", [])
-        self._metrics.creations.labels(_execution(outcome)).inc()
-        try:
-            return await self._commit_outcome(call, outcome)
-        except DatabaseUnavailable:
-            # Told as unknown at once, committed as soon as Postgres is back; if we end first, the worker finds it pending.
-            self._keep(self._commit_when_possible(call, outcome))
-        except Exception:
-            # Such as a sid that is bound to another call. The record stays pending, and the worker will find it.
-            logger.exception("outcome_not_committed", call_id=str(call.id))
-        call.execution = "unknown"
-        return call
+        settled = await self._placement.place(call, account, parameters | self._callback(call, request))
+        if settled.execution == "not_started" and settled.problem:
+            raise rebuild(settled.problem, call_id=settled.id)
+        return Creation(settled)
 
-    async def _commit_outcome(self, call: Call, outcome: Outcome) -> Call:
-        data: dict[str, Any] = {"attempts": [_without_none(asdict(attempt)) for attempt in outcome.attempts]}
-        async with self._database.begin() as session:
-            match outcome:
-                case Started(resource):
-                    data["sid"] = resource.sid
-                    settled = await repository.settle_started(
-                        session, call, resource, settled_by="response", refresh_in=self._limits.first_refresh
-                    )
-                case NotStarted(problem):
-                    data["problem"] = problem.slug
-                    settled = await repository.settle_not_started(session, call, _describe(problem), settled_by="response")
-                case Unknown(reason):
-                    data["reason"] = reason
-                    settled = await repository.mark_unknown(session, call)
-            if settled:
-                await repository.add_event(session, call.id, f"call.{_execution(outcome)}", data)
-            # Somebody (a callback, the worker) settled it before us: what stands is the truth.
-            return settled or await repository.get_call(session, call.id, tenant_id=call.tenant_id) or call
+    def _callback(self, call: Call, request: CallRequest) -> dict[str, Any]:
+        """Our own status callback with the call's id in it, by which a call whose answer was lost announces itself.
 
-    async def _commit_when_possible(self, call: Call, outcome: Outcome) -> Call:
-        while True:
-            await asyncio.sleep(_OUTCOME_RETRY_S)
-            try:
-                return await self._commit_outcome(call, outcome)
-            except DatabaseUnavailable:
-                if self._closing:
-                    return call
-
-    async def _uncancelled(self, placing: Coroutine[Any, Any, Call]) -> Call:
-        """Nobody's hang-up cancels a dial: the caller may go away, the outcome is committed all the same."""
-        return await asyncio.shield(self._keep(placing))
-
-    def _keep(self, coroutine: Coroutine[Any, Any, Call]) -> asyncio.Task[Call]:
-        task = asyncio.create_task(coroutine)
-        self._placing.add(task)
-        self._metrics.in_flight.set(len(self._placing))
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Call]) -> None:
-        self._placing.discard(task)
-        self._metrics.in_flight.set(len(self._placing))
-
-
-def _execution(outcome: Outcome) -> str:
-    return {Started: "started", NotStarted: "not_started", Unknown: "unknown"}[type(outcome)]
-
-
-def _describe(problem: CallgateError) -> dict[str, Any]:
-    """What `rebuild` reads."""
-    described = {"slug": problem.slug, "detail": problem.detail, "after_s": problem.after_s}
-    return described | ({"upstream": asdict(problem.upstream)} if problem.upstream else {})
+        A creation that names its own keeps that one, and with an application_sid Twilio would ignore ours.
+        """
+        if self._callback_base is None or request.status_callback or request.application_sid:
+            return {}
+        return {
+            "status_callback": f"{self._callback_base}/{call.id}{CALLBACK_RETRIES}",
+            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
+            "status_callback_method": "POST",
+        }
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
     """The request as bytes, whatever the order of its members: what "the same request" means."""
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _uuid(text: str) -> UUID:

@@ -6,6 +6,7 @@ The wait grows with the age of what is waited for, so that a call that lasts, or
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -13,11 +14,11 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
-from app.database import Database
+from app.database import Database, Session
 from app.observability import Metrics
 from app.tenants.service import TenantService
-from app.twilio.client import TwilioClient
-from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioRejected
+from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.errors import TwilioError, TwilioRejected
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -65,22 +66,11 @@ class Refresher:
         else:
             await self._take(call, resource)
 
-    async def _fetch(self, call: Call) -> CallResource | None:
-        """What Twilio says now; None when no credential of the account is usable."""
-        rejected: TwilioCredentialRejected | None = None
-        for access in await self.tenants.accesses(call.account_id):
-            try:
-                return await self.twilio.fetch_call(access, call.sid or "", deadline_s=self.fetch_deadline_s)
-            except TwilioCredentialRejected as error:
-                rejected = error
-        if rejected:
-            raise rejected
-        return None
+    async def _fetch(self, call: Call) -> CallResource:
+        ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.fetch_deadline_s)
+        return await first_accepted(await self.tenants.accesses(call.account_id), ask)
 
-    async def _take(self, call: Call, resource: CallResource | None) -> None:
-        if resource is None:
-            await self._postpone(call, gone=False)
-            return
+    async def _take(self, call: Call, resource: CallResource) -> None:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None:
@@ -88,14 +78,18 @@ class Refresher:
             events = take_resource(locked, resource)
             for type_, data in events:
                 await repository.add_event(session, call.id, type_, data)
-            await session.flush()
-            await repository.schedule_refresh(session, call.id, self._next(locked))
+            await self._schedule(session, locked, self._next(locked))
         self._count("changed" if events else "unchanged")
 
     async def _postpone(self, call: Call, *, gone: bool) -> None:
         async with self.database.begin() as session:
-            await repository.schedule_refresh(session, call.id, None if gone else self._next(call))
+            locked = await repository.lock_call(session, call.id)
+            if locked is not None:
+                await self._schedule(session, locked, None if gone else self._next(locked))
         self._count("gone" if gone else "failed")
+
+    async def _schedule(self, session: Session, call: Call, wait: timedelta | None) -> None:
+        call.refresh_at = None if wait is None else await repository.now(session) + wait
 
     def _next(self, call: Call) -> timedelta | None:
         if is_complete(call):

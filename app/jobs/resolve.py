@@ -1,33 +1,118 @@
-"""Find creations whose process died between the two commits, and say so: `pending` becomes `unknown`, never a second dial."""
+"""Settle what is not known: find creations whose process died, and search Twilio's list for those whose answer was lost.
 
+A search binds only what cannot be another's: exactly one call in Twilio's list that may be it and is nobody's, and no other
+intent that it may belong to. In doubt it waits for the callback. Nothing here ever dials.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from typing import Literal
 
 import structlog
 
 from app.calls import repository
-from app.database import Database
+from app.calls.models import Call
+from app.calls.settlement import Settlement
+from app.database import Database, Session
 from app.observability import Metrics
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.errors import TwilioError
+from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 100
+BATCH = 50
+# Between Postgres's clock, by which an intent is dated, and Twilio's.
+CLOCK_SKEW = timedelta(seconds=60)
+_DIRECTION = "outbound-api"
+
+Result = Literal["bound", "ambiguous", "none", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
     database: Database
+    tenants: TenantService
+    twilio: TwilioClient
     metrics: Metrics
+    settlement: Settlement
     longest_life: timedelta
+    deadline_s: float
 
     async def step(self) -> bool:
-        """Mark a batch of abandoned creations; False when there was none."""
+        """One batch of each; False when there was nothing to do."""
+        abandoned = await self._mark_abandoned()
+        lease = timedelta(seconds=10 * self.deadline_s + 30)
+        async with self.database.begin() as session:
+            due = await repository.claim_searches(session, lease=lease, limit=BATCH)
+        for call in due:
+            await self._search(call)
+        return bool(abandoned or due)
+
+    async def _mark_abandoned(self) -> Sequence[Call]:
+        """The process of these died between the two commits: what it had sent, nobody knows."""
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
             for call in abandoned:
-                await repository.mark_unknown(session, call)
-                await repository.add_event(session, call.id, "call.unknown", {"reason": "abandoned"})
+                await self.settlement.unknown(session, call, data={"reason": "abandoned"})
         for call in abandoned:
             self.metrics.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))
-        return bool(abandoned)
+        return abandoned
+
+    async def _search(self, call: Call) -> None:
+        try:
+            candidates = {entry.sid: entry for entry in await self._listed(call) if self._may_be(call, entry)}
+        except TwilioError as error:
+            logger.warning("search_failed", call_id=str(call.id), reason=error.reason)
+            candidates = None
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is None or not _is_open(locked):
+                return
+            result = "failed" if candidates is None else await self._conclude(session, locked, candidates)
+            if result != "bound":
+                clean = locked.clean_searches + (result == "none")
+                if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
+                    await self.settlement.none_found(session, locked, data={"searches": clean})
+                await self.settlement.search_again(session, locked, clean=clean)
+        self.metrics.searches.labels(result).inc()
+
+    async def _conclude(self, session: Session, call: Call, candidates: dict[str, CallResource]) -> Result:
+        free = candidates.keys() - await repository.bound_sids(session, candidates.keys())
+        rivals = await repository.count_rivals(session, call, span=self.longest_life + 2 * CLOCK_SKEW)
+        result: Result = "none" if not free else "bound" if len(free) == 1 and not rivals else "ambiguous"
+        found = {"result": result, "candidates": len(free), "rivals": rivals}
+        await repository.add_event(session, call.id, "call.searched", found)
+        if result == "bound":
+            await self.settlement.started(session, call, candidates[free.pop()], by="list", data={})
+        return result
+
+    async def _listed(self, call: Call) -> list[CallResource]:
+        """What Twilio shows of calls to this address. Two questions, for a queued call has no start time to be found by."""
+        since = (call.pending_since - CLOCK_SKEW).date().isoformat()
+        listed: list[CallResource] = []
+        accesses = await self.tenants.accesses(call.account_id)
+        for narrowed in ({"StartTime>": since}, {"Status": "queued"}):
+            ask = partial(self.twilio.list_calls, filters={"To": call.to} | narrowed, deadline_s=self.deadline_s)
+            listed += await first_accepted(accesses, ask)
+        return listed
+
+    def _may_be(self, call: Call, entry: CallResource) -> bool:
+        """Whether Twilio's call can be the one that this intent asked for."""
+        if entry.direction != _DIRECTION or not _same_caller(call.from_, str(entry.raw.get("from"))):
+            return False
+        earliest, latest = call.pending_since - CLOCK_SKEW, call.pending_since + self.longest_life + CLOCK_SKEW
+        return entry.date_created is None or earliest <= entry.date_created <= latest
+
+
+def _is_open(call: Call) -> bool:
+    return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
+
+
+def _same_caller(ours: str, theirs: str) -> bool:
+    """For a SIP call our `from` is the user part of what the SIP endpoint is shown."""
+    return theirs == ours or theirs.removeprefix("sip:").partition("@")[0] == ours

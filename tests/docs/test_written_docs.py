@@ -26,7 +26,7 @@ ERRORS = (ROOT / "docs" / "errors.md").read_text()
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PRINTED_URL = "http://127.0.0.1:8000"
 # Other in each run; everything else that README shows has to be answered so.
-_VOLATILE = {"id", "sid", "call_id", "request_id", "at", "username", "milliseconds", "next_cursor"}
+_VOLATILE = {"id", "sid", "call_id", "request_id", "at", "credential", "milliseconds", "next_cursor"}
 _PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
 
 

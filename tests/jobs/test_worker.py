@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from app.calls.settlement import SearchPlan, Settlement
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
@@ -56,6 +57,21 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
             interval=timedelta(seconds=30),
             fetch_deadline_s=1.0,
         )
+
+
+def resolver_of(gateway: Gateway, *, longest_life: timedelta) -> Resolver:
+    """Never asks Twilio: nothing is due to be searched for in these tests."""
+    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
+    metrics = Metrics()
+    return Resolver(
+        database=gateway.database,
+        tenants=gateway.tenants,
+        twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
+        metrics=metrics,
+        settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(5, timedelta(minutes=15))),
+        longest_life=longest_life,
+        deadline_s=1.0,
+    )
 
 
 async def _make_due(gateway: Gateway) -> None:
@@ -197,7 +213,7 @@ async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Ga
                 text("UPDATE call SET execution = 'pending', pending_since = now() - interval '1 hour' WHERE id = :id"),
                 {"id": call_id},
             )
-        resolver = Resolver(gateway.database, Metrics(), longest_life=timedelta(minutes=2))
+        resolver = resolver_of(gateway, longest_life=timedelta(minutes=2))
         assert await resolver.step()
         assert await resolver.step() is False
         again = await tenant.create("k")
@@ -215,7 +231,7 @@ async def test_young_pending_creation_is_left_alone(gateway: Gateway) -> None:
             await session.execute(
                 text("UPDATE call SET execution = 'pending', pending_since = now() WHERE id = :id"), {"id": call_id}
             )
-        assert await Resolver(gateway.database, Metrics(), longest_life=timedelta(minutes=2)).step() is False
+        assert await resolver_of(gateway, longest_life=timedelta(minutes=2)).step() is False
 
 
 async def test_partitions_of_the_coming_months_are_made_once_also_by_several_workers(gateway: Gateway) -> None:

@@ -1,0 +1,158 @@
+"""From a committed intent to a committed outcome, whatever the caller, the network or Postgres do meanwhile."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+
+from app.calls import repository
+from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
+from app.calls.models import Call
+from app.calls.parameters import SECRET_PARAMETERS
+from app.calls.settlement import Settlement
+from app.database import Database, Session
+from app.errors import CallgateError, DatabaseUnavailable, Overloaded, ShuttingDown
+from app.observability import Metrics
+from app.tenants.service import Dialable, TenantService
+from app.twilio.client import TwilioClient
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_OUTCOME_RETRY_S = 0.5
+_CREDENTIAL_REJECTED = "credential_rejected"
+
+
+@dataclass
+class Placement:
+    """The dials of one process. Nobody's hang-up cancels one; `drain` waits for all of them."""
+
+    database: Database
+    tenants: TenantService
+    twilio: TwilioClient
+    metrics: Metrics
+    settlement: Settlement
+    budget: Budget
+    most: int
+    most_of_tenant: int
+    _taken: Counter[str] = field(default_factory=Counter)
+    _tasks: set[asyncio.Task[Call]] = field(default_factory=set)
+    _closing: bool = False
+
+    @contextmanager
+    def slot(self, tenant_id: str) -> Iterator[None]:
+        """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
+        if self._closing:
+            raise ShuttingDown(after_s=1)
+        if self._taken.total() >= self.most or self._taken[tenant_id] >= self.most_of_tenant:
+            raise Overloaded(after_s=1)
+        self._taken[tenant_id] += 1
+        self.metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self.metrics.in_flight.dec()
+            self._taken[tenant_id] -= 1
+            if not self._taken[tenant_id]:
+                del self._taken[tenant_id]
+
+    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
+        """Dial, then commit what became of it before anybody hears of it; the record as it then is.
+
+        When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then.
+        """
+        return await asyncio.shield(self._keep(self._place(call, account, parameters)))
+
+    async def drain(self) -> None:
+        """Wait until the outcome of every dial that was begun is committed, or Postgres stays away."""
+        self._closing = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
+        secrets = [parameters[name] for name in SECRET_PARAMETERS & parameters.keys()]
+        try:
+            outcome = await dial(self.twilio, account.accesses, parameters, budget=self.budget, secrets=secrets)
+        except Exception:
+            # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
+            logger.exception("dial_broke", call_id=str(call.id))
+            outcome = Unknown("internal_error", [])
+        self.metrics.creations.labels(_execution(outcome)).inc()
+        try:
+            return await self._commit(call, account, outcome)
+        except DatabaseUnavailable:
+            # Committed as soon as Postgres is back; if the process ends first, the worker finds the call pending.
+            self._keep(self._commit_when_possible(call, account, outcome))
+        except Exception:
+            # Such as a sid that is bound to another call. The record stays pending, and the worker will find it.
+            logger.exception("outcome_not_committed", call_id=str(call.id))
+        call.execution = "unknown"
+        return call
+
+    async def _commit(self, call: Call, account: Dialable, outcome: Outcome) -> Call:
+        async with self.database.begin() as session:
+            settled = await self._settle(session, call, outcome)
+            await self._mark_credentials(session, account, outcome)
+        return settled
+
+    async def _settle(self, session: Session, call: Call, outcome: Outcome) -> Call:
+        data: dict[str, Any] = {"attempts": [_without_none(asdict(attempt)) for attempt in outcome.attempts]}
+        locked = await repository.lock_call(session, call.id)
+        if locked is None:
+            return call
+        if isinstance(outcome, Started):
+            await self.settlement.started(session, locked, outcome.resource, by="response", data=data)
+        elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
+            # Otherwise somebody (a callback, the worker) has settled it since: what stands is better founded.
+            if isinstance(outcome, NotStarted):
+                await self.settlement.not_started(session, locked, _describe(outcome.problem), data=data)
+            else:
+                await self.settlement.unknown(session, locked, data={"reason": outcome.reason} | data)
+        return locked
+
+    async def _mark_credentials(self, session: Session, account: Dialable, outcome: Outcome) -> None:
+        """Refused ones are tried last from now on; one that was accepted again is forgiven."""
+        rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == _CREDENTIAL_REJECTED}
+        answered = {attempt.credential for attempt in outcome.attempts if isinstance(outcome, Started)} - rejected
+        await self.tenants.mark_credentials(
+            session, rejected=rejected, accepted=answered & account.rejected, reason=_CREDENTIAL_REJECTED
+        )
+        if rejected:
+            self.metrics.credentials_rejected.inc(len(rejected))
+
+    async def _commit_when_possible(self, call: Call, account: Dialable, outcome: Outcome) -> Call:
+        while True:
+            await asyncio.sleep(_OUTCOME_RETRY_S)
+            try:
+                return await self._commit(call, account, outcome)
+            except DatabaseUnavailable:
+                if self._closing:
+                    return call
+
+    def _keep(self, work: Coroutine[Any, Any, Call]) -> asyncio.Task[Call]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Call]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("placement_broke", exc_info=error)
+
+
+def _execution(outcome: Outcome) -> str:
+    return {Started: "started", NotStarted: "not_started", Unknown: "unknown"}[type(outcome)]
+
+
+def _describe(problem: CallgateError) -> dict[str, Any]:
+    """What `errors.rebuild` reads."""
+    described = {"slug": problem.slug, "detail": problem.detail, "after_s": problem.after_s}
+    return described | ({"upstream": asdict(problem.upstream)} if problem.upstream else {})
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,113 @@
+"""How an execution is settled, whoever finds out: the response, a callback, Twilio's list, or nobody.
+
+Whatever proves that a call exists wins over everything: over `unknown`, over a `none_found` that was a guess, and over a
+`not_started` that turns out to be wrong. Every step is an event on the record.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import structlog
+
+from app.calls import repository
+from app.calls.models import Call
+from app.calls.progress import take_resource
+from app.database import Session
+from app.errors import NoneFound
+from app.observability import Metrics
+from app.twilio.schemas import CallResource
+
+logger = structlog.stdlib.get_logger(__name__)
+
+SettledBy = Literal["response", "callback", "list"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How Twilio's list is searched for a call of unknown outcome: ever further apart, `searches` times in `period`."""
+
+    searches: int
+    period: timedelta
+
+    def wait_after(self, clean: int) -> timedelta | None:
+        """How long to wait for the next search after so many clean ones.
+
+        A record that was given up as none found is looked for twice more, much later; then never again.
+        """
+        if clean < self.searches:
+            return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
+        late = clean - self.searches
+        return (self.period * 4, self.period * 96)[late] if late < 2 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Each method works on a row that the caller has locked (`repository.lock_call`), inside the caller's transaction."""
+
+    metrics: Metrics
+    first_refresh: timedelta
+    plan: SearchPlan
+
+    async def started(
+        self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: dict[str, Any]
+    ) -> None:
+        """Proof that Twilio created this call."""
+        if call.execution == "started":
+            await self._known_already(session, call, resource, by=by)
+            return
+        corrected = call.execution == "not_started"
+        was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
+        call.sid = resource.sid
+        call.execution, call.settled_by, call.problem = "started", by, None
+        take_resource(call, resource)
+        await self._stamp(session, call, refresh_in=self.first_refresh)
+        told = {"sid": resource.sid, "settled_by": by} | data
+        if corrected:
+            told["was"] = was
+            self.metrics.corrected.inc()
+            logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
+        await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
+        self.metrics.settled.labels(by).inc()
+
+    async def not_started(self, session: Session, call: Call, problem: dict[str, Any], *, data: dict[str, Any]) -> None:
+        """Proven by Twilio's answer, or by there being none to have."""
+        call.execution, call.settled_by, call.problem = "not_started", "response", problem
+        await self._stamp(session, call, refresh_in=None)
+        await repository.add_event(session, call.id, "call.not_started", {"problem": problem["slug"]} | data)
+        self.metrics.settled.labels("response").inc()
+
+    async def unknown(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
+        """A call may exist. From now on callbacks and searches decide."""
+        call.execution = "unknown"
+        await self.search_again(session, call, clean=0)
+        await repository.add_event(session, call.id, "call.unknown", data)
+
+    async def none_found(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
+        """Enough clean searches over enough time: as far as can be known, no call was created."""
+        call.execution, call.settled_by = "not_started", "none_found"
+        call.problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
+        await self._stamp(session, call, refresh_in=None)
+        await repository.add_event(session, call.id, "call.not_started", {"settled_by": "none_found"} | data)
+        self.metrics.settled.labels("none_found").inc()
+
+    async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
+        """When to search Twilio's list (again), after so many searches that showed nothing."""
+        wait = self.plan.wait_after(clean)
+        call.clean_searches = clean
+        call.search_at = None if wait is None else await repository.now(session) + wait
+
+    async def _stamp(self, session: Session, call: Call, *, refresh_in: timedelta | None) -> None:
+        """Settled now, by the database's clock; `refresh_in` None: there is nothing to follow."""
+        call.settled_at = await repository.now(session)
+        call.search_at = None
+        call.refresh_at = None if refresh_in is None else call.settled_at + refresh_in
+
+    async def _known_already(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
+        if call.sid != resource.sid:
+            # Two calls for one intent. It must not be possible; if it ever is, somebody has to hear of it.
+            logger.error("second_call", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by)
+            await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})
+            return
+        for type_, news in take_resource(call, resource):
+            await repository.add_event(session, call.id, type_, news)

@@ -1,0 +1,42 @@
+"""When an unknown creation is searched for, and which credential Twilio refused.
+
+Expand, then contract: the version before this one keeps working on the new schema.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0002"
+down_revision: str | None = "0001"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.add_column("call", sa.Column("search_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("call", sa.Column("clean_searches", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.create_index(
+        "ix_call_account_sid_to",
+        "call",
+        ["account_sid", "to"],
+        unique=False,
+        postgresql_where=sa.text("execution <> 'started'"),
+    )
+    op.create_index("ix_call_search_at", "call", ["search_at"], unique=False, postgresql_where=sa.text("search_at IS NOT NULL"))
+    op.add_column("twilio_credential", sa.Column("rejected_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("twilio_credential", sa.Column("rejected_reason", sa.Text(), nullable=True))
+    # What was unknown before anybody searched is searched for now.
+    op.execute("UPDATE call SET search_at = now() WHERE execution = 'unknown'")
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.drop_column("twilio_credential", "rejected_reason")
+    op.drop_column("twilio_credential", "rejected_at")
+    op.drop_index("ix_call_account_sid_to", table_name="call")
+    op.drop_column("call", "clean_searches")
+    op.drop_column("call", "search_at")

@@ -1,0 +1,162 @@
+"""Postgres away, callers that hang up, too much at once: every answer still says what happened to the call."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.errors import DatabaseUnavailable
+from app.local.postgres import EmbeddedPostgres
+from app.schema import migrate
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import created, created_after_release, hang, running_upstream
+
+PATIENCE_S = 30
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of this module's own, to be stopped and started."""
+    with tempfile.TemporaryDirectory(prefix="callgate-trouble-") as name:
+        Path(name).chmod(0o755)
+        with EmbeddedPostgres(Path(name)) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+async def fragile(postgres: EmbeddedPostgres) -> AsyncIterator[Gateway]:
+    await asyncio.to_thread(migrate, postgres.url)
+    async with running_gateway(settings_for(postgres.url)) as running:
+        yield running
+
+
+async def _settled(tenant: Tenant, call_id: str) -> str:
+    """The execution, once it is neither pending nor hidden behind a Postgres that is coming back."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            response = await tenant.http.get(f"/v1/calls/{call_id}")
+            if response.is_success and response.json()["execution"] != "pending":
+                return str(response.json()["execution"])
+            await asyncio.sleep(0.05)
+
+
+async def _ready(gateway: Gateway) -> None:
+    """Both the gateway and the test's own pool have found their way back."""
+    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=gateway.url) as http:
+        while (await http.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+        while True:
+            with contextlib.suppress(DatabaseUnavailable):
+                await gateway.database.ping()
+                return
+
+
+async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_itself(
+    fragile: Gateway, postgres: EmbeddedPostgres
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await fragile.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+        postgres.stop()
+        try:
+            for key in (None, "k"):
+                response = await tenant.create(key)
+                assert response.status_code == 503
+                assert response.json()["type"] == "urn:callgate:problem:database-unavailable"
+                assert response.json()["execution"] == "not_started"
+                assert int(response.headers["Retry-After"]) > 0
+            async with httpx.AsyncClient(base_url=fragile.url) as http:
+                assert (await http.get("/livez")).status_code == 200
+                assert (await http.get("/readyz")).status_code == 503
+            assert len(upstream.posts) == 1
+        finally:
+            postgres.start()
+        await _ready(fragile)
+        assert (await tenant.create("k")).status_code == 201
+
+
+async def test_postgres_down_after_the_dial_is_told_as_unknown_and_committed_later(
+    fragile: Gateway, postgres: EmbeddedPostgres
+) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await fragile.add_tenant(upstream.url)
+        creating = asyncio.create_task(tenant.create("k"))
+        while not upstream.posts:
+            await asyncio.sleep(0.01)
+        postgres.stop()
+        try:
+            upstream.released.set()
+            told = await creating
+            assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+        finally:
+            postgres.start()
+        assert await _settled(tenant, told.json()["id"]) == "started"
+        assert (await tenant.create("k")).status_code == 200
+        assert len(upstream.posts) == 1
+
+
+async def test_a_caller_that_hangs_up_does_not_cancel_the_dial(gateway: Gateway) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating = asyncio.create_task(tenant.create("k"))
+        while not upstream.posts:
+            await asyncio.sleep(0.01)
+        creating.cancel()
+        await asyncio.gather(creating, return_exceptions=True)
+        (pending,) = (await tenant.http.get("/v1/calls")).json()["calls"]
+        upstream.released.set()
+        assert await _settled(tenant, pending["id"]) == "started"
+        assert (await tenant.create("k")).json()["execution"] == "started"
+        assert len(upstream.posts) == 1
+
+
+async def test_the_process_ends_only_after_its_outcomes_are_committed(database_url: str) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        async with running_gateway(settings_for(database_url)) as stopping:
+            tenant = await stopping.add_tenant(upstream.url)
+            creating = asyncio.create_task(tenant.create())
+            while not upstream.posts:
+                await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(0.3, upstream.released.set)
+        # The gateway has ended here, and it waited.
+        assert (await asyncio.gather(creating, return_exceptions=True))[0] is not None
+        async with (
+            running_gateway(settings_for(database_url)) as again,
+            httpx.AsyncClient(base_url=again.url, headers=tenant.http.headers) as http,
+        ):
+            (record,) = (await http.get("/v1/calls")).json()["calls"]
+    assert record["execution"] == "started"
+
+
+async def test_more_than_fits_is_refused_at_once_and_nothing_of_it_is_stored(database_url: str) -> None:
+    settings = settings_for(database_url, max_in_flight=3, max_in_flight_per_tenant=2)
+    async with running_upstream(hang) as upstream, running_gateway(settings) as small:
+        slow, other = await small.add_tenant(upstream.url), await small.add_tenant(upstream.url)
+        hanging = [asyncio.create_task(slow.create()) for _ in range(2)]
+        while len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        refused = await slow.create()
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:callgate:problem:overloaded")
+        assert (refused.json()["execution"], refused.headers["Retry-After"]) == ("not_started", "1")
+        hanging.append(asyncio.create_task(other.create()))
+        while len(upstream.posts) < 3:
+            await asyncio.sleep(0.01)
+        assert (await other.create()).json()["type"] == "urn:callgate:problem:overloaded"
+        upstream.released.set()
+        assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {202}
+        assert len((await slow.http.get("/v1/calls")).json()["calls"]) == 2
+        assert (await slow.create()).status_code == 202
+
+
+async def test_a_refused_creation_gives_its_room_back(database_url: str) -> None:
+    settings = settings_for(database_url, max_in_flight=1)
+    async with running_upstream(created()) as upstream, running_gateway(settings) as small:
+        tenant = await small.add_tenant(upstream.url)
+        for _ in range(3):
+            assert (await tenant.create(timeout=0)).status_code == 422
+            assert (await tenant.create(account_sid="AC" + "0" * 32)).status_code == 409
+        assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201

@@ -1,0 +1,328 @@
+"""Unknown outcomes resolve themselves: by a callback, by Twilio's list, or, after enough searches, as none found."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from sqlalchemy import text
+from twilio.request_validator import RequestValidator
+
+from app.calls.settlement import SearchPlan, Settlement
+from app.jobs.resolve import Resolver
+from app.observability import Metrics
+from app.twilio.client import TwilioClient, make_http_client
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import (
+    Behaviour,
+    Upstream,
+    answer,
+    call_resource,
+    created,
+    created_after_release,
+    error,
+    hang,
+    reset,
+    running_upstream,
+)
+
+PUBLIC_URL = "https://calls.example.com/gate"
+SEARCHES = 3
+
+
+@pytest.fixture(scope="module")
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as running:
+        yield running
+
+
+@pytest.fixture
+async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+    metrics = Metrics()
+    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
+    async with http:
+        yield Resolver(
+            database=gateway.database,
+            tenants=gateway.tenants,
+            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
+            metrics=metrics,
+            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(SEARCHES, timedelta(minutes=15))),
+            longest_life=timedelta(minutes=1),
+            deadline_s=1.0,
+        )
+
+
+def listed(*entries: dict[str, Any]) -> Behaviour:
+    return answer(200, {"calls": list(entries), "next_page_uri": None})
+
+
+def entry(sid_digit: str, *, from_: str = "Jack", **fields: Any) -> dict[str, Any]:
+    """A call as Twilio's list shows it, created now."""
+    shown = {"from": from_, "to": "sip:kate@example.com", "date_created": format_datetime(datetime.now(UTC))}
+    return call_resource("CA" + sid_digit * 32, **(shown | fields))
+
+
+async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
+    """As if the time to search for this call, and no other, had come."""
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
+        await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
+    await resolver.step()
+
+
+async def _record(tenant: Tenant, call_id: str) -> dict[str, Any]:
+    record: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
+    return record
+
+
+async def _called_back(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, *, token: str | None = None, **fields: str
+) -> httpx.Response:
+    """Twilio's callback for the last creation that arrived, signed as Twilio signs."""
+    url = dict(upstream.posts[-1].form)["StatusCallback"].partition("#")[0]
+    form = {"CallSid": "CA" + "1" * 32, "AccountSid": tenant.account_sid, "CallStatus": "ringing", **fields}
+    signature = RequestValidator(token or tenant.auth_token).compute_signature(url, form)
+    path = url.removeprefix(PUBLIC_URL)
+    async with httpx.AsyncClient(base_url=gateway.url) as twilio:
+        return await twilio.post(path, data=form, headers={"X-Twilio-Signature": signature})
+
+
+async def test_every_creation_carries_our_callback_with_the_calls_id(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        form = upstream.posts[0].form
+    callback = urlsplit(dict(form)["StatusCallback"])
+    assert f"{callback.scheme}://{callback.netloc}{callback.path}" == f"{PUBLIC_URL}/callbacks/twilio/{call_id}"
+    assert parse_qs(callback.fragment) == {"rc": ["3"], "rp": ["5xx,ct,rt"]}
+    assert [value for name, value in form if name == "StatusCallbackEvent"] == ["initiated", "ringing", "answered", "completed"]
+
+
+async def test_a_creation_that_names_its_own_callback_keeps_it(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create(status_callback="https://own.example.com/")
+        await tenant.create(application_sid="AP" + "0" * 32)
+        assert dict(upstream.posts[0].form)["StatusCallback"] == "https://own.example.com/"
+        assert "StatusCallback" not in dict(upstream.posts[1].form)
+
+
+async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create("k")).json()
+        assert lost["execution"] == "unknown"
+        assert (await _called_back(gateway, tenant, upstream)).status_code == 204
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["settled_by"], record["sid"]) == ("started", "callback", "CA" + "1" * 32)
+        assert record["status"] == "ringing"
+        assert (await tenant.create("k")).json()["sid"] == "CA" + "1" * 32
+        assert len(upstream.posts) == 1
+    types = [event["type"] for event in await tenant.events(lost["id"])]
+    assert types == ["call.pending", "call.unknown", "call.callback", "call.started"]
+
+
+async def test_a_callback_before_the_response_binds_and_the_response_completes(gateway: Gateway) -> None:
+    sid = "CA" + "2" * 32
+    async with running_upstream(created_after_release(sid=sid)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating = asyncio.create_task(tenant.create())
+        while not upstream.posts:
+            await asyncio.sleep(0.01)
+        assert (await _called_back(gateway, tenant, upstream, CallSid=sid)).status_code == 204
+        upstream.released.set()
+        answered = await creating
+    assert (answered.status_code, answered.json()["settled_by"]) == (201, "callback")
+    assert answered.json()["status"] == "ringing"
+    assert answered.json()["subresource_uris"]
+
+
+async def test_a_callback_that_twilio_did_not_sign_is_refused(gateway: Gateway) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        forged = await _called_back(gateway, tenant, upstream, token="wrong")
+        assert (forged.status_code, forged.json()["type"]) == (403, "urn:callgate:problem:callback-forged")
+        stranger = await gateway.add_tenant(upstream.url)
+        assert (await _called_back(gateway, tenant, upstream, token=stranger.auth_token)).status_code == 403
+        path = f"/callbacks/twilio/{lost['id']}"
+        async with httpx.AsyncClient(base_url=gateway.url) as http:
+            assert (await http.post(path, data={"CallSid": "CA" + "1" * 32})).status_code == 403
+            assert (await http.post(path, content=b"\xff\xfe")).status_code == 403
+            assert (await http.get(f"{path}?bodySHA256=x&CallSid=CA1")).status_code == 403
+            assert (await http.post("/callbacks/twilio/01a20722-82cb-7520-b5df-0e45ebf88f42")).status_code == 404
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+async def test_a_signed_callback_of_another_account_or_without_a_sid_changes_nothing(gateway: Gateway) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        for wrong in ({"AccountSid": "AC" + "9" * 32}, {"CallSid": "CA1"}):
+            assert (await _called_back(gateway, tenant, upstream, **wrong)).status_code == 400
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+async def test_any_token_that_is_not_revoked_may_have_signed(gateway: Gateway) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second-token", key_sid=None, base_url=None
+        )
+        await tenant.create()
+        sid = {"CallSid": "CA" + "3" * 32}
+        assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 204
+        (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
+        await gateway.tenants.revoke_credential(tenant.id, credentials[1].id)
+        assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 403
+
+
+async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: Resolver) -> None:
+    async with running_upstream(reset, listed(entry("4", from_="sip:Jack@sip.twilio.com")), listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        await _search_now(gateway, resolver, lost["id"])
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["settled_by"], record["sid"]) == ("started", "list", "CA" + "4" * 32)
+        queries = [parse_qs(urlsplit(request.path).query) for request in upstream.received if request.method == "GET"]
+        assert [query["To"] for query in queries] == [["sip:kate@example.com"]] * 2
+        assert "StartTime>" in queries[0]
+        assert queries[1]["Status"] == ["queued"]
+        assert len(upstream.posts) == 1
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "another caller's": {"from_": "Jill"},
+    "inbound": {"direction": "inbound"},
+    "long before": {"date_created": "Tue, 31 Aug 2010 20:36:28 +0000"},
+    "long after": {"date_created": "Tue, 31 Aug 2199 20:36:28 +0000"},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS.keys())
+async def test_a_listed_call_that_is_another_is_not_bound(gateway: Gateway, resolver: Resolver, fields: dict[str, Any]) -> None:
+    async with running_upstream(reset, listed(entry("5", **fields))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+async def test_a_sid_that_is_bound_is_nobodys_candidate(gateway: Gateway, resolver: Resolver) -> None:
+    taken = entry("6")
+    async with running_upstream(answer(201, taken), reset, listed(taken)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+        lost = (await tenant.create()).json()
+        await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+async def test_two_candidates_or_two_intents_wait_for_the_callback(gateway: Gateway, resolver: Resolver) -> None:
+    async with running_upstream(reset, listed(entry("7"), entry("8"))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        for _ in range(SEARCHES + 2):
+            await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+        last = (await tenant.events(lost["id"]))[-1]
+        assert last["data"] == {"result": "ambiguous", "candidates": 2, "rivals": 0}
+    async with running_upstream(reset, reset, listed(entry("9"))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        one, other = (await tenant.create()).json(), (await tenant.create()).json()
+        await _search_now(gateway, resolver, one["id"])
+        await _search_now(gateway, resolver, other["id"])
+        for lost in (one, other):
+            assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+            assert (await tenant.events(lost["id"]))[-1]["data"] == {"result": "ambiguous", "candidates": 1, "rivals": 1}
+
+
+async def test_enough_clean_searches_settle_as_none_found_and_the_key_is_not_dialled_again(
+    gateway: Gateway, resolver: Resolver
+) -> None:
+    async with running_upstream(reset, listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create("k")).json()
+        for _ in range(SEARCHES):
+            assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+            await _search_now(gateway, resolver, lost["id"])
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["settled_by"]) == ("not_started", "none_found")
+        again = await tenant.create("k")
+        assert (again.status_code, again.json()["type"]) == (409, "urn:callgate:problem:none-found")
+        assert again.json()["retry"]["same_key"] is False
+        assert len(upstream.posts) == 1
+    types = [event["type"] for event in await tenant.events(lost["id"])]
+    assert types == ["call.pending", "call.unknown", *["call.searched"] * SEARCHES, "call.not_started"]
+
+
+async def test_failed_searches_do_not_count(gateway: Gateway, resolver: Resolver) -> None:
+    failures = (error(500, 20500), answer(200, body=b"nonsense"), hang, error(401, 20003), answer(200, {"calls": None}))
+    async with running_upstream(reset, *failures) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        for _ in range(SEARCHES + 2):
+            await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+@pytest.mark.parametrize("way", ["callback", "list"])
+async def test_a_late_truth_corrects_a_none_found(gateway: Gateway, resolver: Resolver, way: str) -> None:
+    sid = "CA" + {"callback": "a", "list": "b"}[way] * 32
+    late = listed(entry(sid[-1]))
+    async with running_upstream(reset, *[listed()] * (2 * SEARCHES), late) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create("k")).json()
+        for _ in range(SEARCHES):
+            await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["settled_by"] == "none_found"
+        if way == "callback":
+            assert (await _called_back(gateway, tenant, upstream, CallSid=sid)).status_code == 204
+        else:
+            await _search_now(gateway, resolver, lost["id"])
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["settled_by"], record["sid"]) == ("started", way, sid)
+        assert record["problem"] is None
+        assert (await tenant.create("k")).json()["sid"] == sid
+    corrected = (await tenant.events(lost["id"]))[-1]
+    assert corrected["type"] == "call.corrected"
+    assert corrected["data"]["was"] == {"settled_by": "none_found", "problem": "none-found"}
+    if way == "list":
+        assert resolver.metrics.corrected._value.get() == 1
+
+
+async def test_a_search_that_runs_while_the_callback_binds_changes_nothing(gateway: Gateway, resolver: Resolver) -> None:
+    async with running_upstream(reset, listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        sid = "CA" + "c" * 32
+        await asyncio.gather(_search_now(gateway, resolver, lost["id"]), _called_back(gateway, tenant, upstream, CallSid=sid))
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["sid"]) == ("started", sid)
+
+
+async def test_the_refused_credential_is_marked_and_tried_last_until_it_is_accepted(gateway: Gateway) -> None:
+    async with running_upstream(error(401, 20003), created(), created(), error(401, 20003), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=None, base_url=None
+        )
+        for _ in range(3):
+            assert (await tenant.create()).status_code == 201
+        used = [request.credentials[1] for request in upstream.posts]
+        assert used == [tenant.auth_token, "second", "second", "second", tenant.auth_token]
+        (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
+    assert [credential.rejected_reason for credential in credentials] == [None, "credential_rejected"]
+
+
+def test_searches_are_spread_over_the_period_and_go_on_twice_after_it() -> None:
+    plan = SearchPlan(5, timedelta(minutes=15))
+    waits = [plan.wait_after(clean) for clean in range(8)]
+    within = [wait for wait in waits[:5] if wait]
+    assert within == sorted(within)
+    assert abs(sum(within, timedelta()) - timedelta(minutes=15)) < timedelta(seconds=1)
+    assert waits[5:] == [timedelta(hours=1), timedelta(hours=24), None]
