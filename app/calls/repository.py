@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
 from app.calls.models import Call, CallEvent
@@ -126,16 +127,21 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Calls that it is time to look at again."""
+    return await _claim(session, Call.refresh_at, lease=lease, limit=limit)
+
+
+async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Calls that it is time to search for."""
+    return await _claim(session, Call.search_at, lease=lease, limit=limit)
+
+
+async def _claim(
+    session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int
+) -> Sequence[Call]:
     """Due calls, leased by moving their time forward: if the worker dies, they are due again when the lease ends."""
-    due = (
-        select(Call.id)
-        .where(Call.refresh_at <= func.now())
-        .order_by(Call.refresh_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    statement = update(Call).where(Call.id.in_(select(due.c.id))).values(refresh_at=func.now() + lease).returning(Call)
+    due = select(Call.id).where(due_at <= func.now()).order_by(due_at).limit(limit).with_for_update(skip_locked=True).cte("due")
+    statement = update(Call).where(Call.id.in_(select(due.c.id))).values({due_at: func.now() + lease}).returning(Call)
     return (await session.scalars(statement)).all()
 
 
@@ -143,20 +149,6 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     """The row, locked until the transaction ends, for a change that depends on what it holds."""
     statement = select(Call).where(Call.id == call_id).with_for_update()
     return (await session.scalars(statement)).one_or_none()
-
-
-async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Calls whose time to be searched for has come, leased like refreshes."""
-    due = (
-        select(Call.id)
-        .where(Call.search_at <= func.now())
-        .order_by(Call.search_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    statement = update(Call).where(Call.id.in_(select(due.c.id))).values(search_at=func.now() + lease).returning(Call)
-    return (await session.scalars(statement)).all()
 
 
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
