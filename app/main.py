@@ -83,6 +83,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[State]
             metrics=metrics,
             settlement=settlement,
             budget=budget_of(settings),
+            drain_timeout_s=settings.drain_timeout,
             most=settings.max_in_flight,
             most_of_tenant=settings.max_in_flight_per_tenant,
         )

@@ -99,17 +99,17 @@ async def running_fleet(postgres: EmbeddedPostgres, folder: Path, seed: int, sha
             try:
                 for process in (simulator, *processes.values()):
                     await process.start()
-                await _wait_until_up(simulator_url, "/_simulator/health")
-                await _wait_until_up(gateway_url, "/readyz")
+                await wait_until_up(simulator_url, "/_simulator/health")
+                await wait_until_up(gateway_url, "/readyz")
                 await _make_trouble(simulator_url, seed, share)
-                fleet.key = await _make_tenant(environment)
+                fleet.key = await make_tenant(environment)
                 yield fleet
             finally:
                 for process in (*processes.values(), simulator):
                     await process.end(signal.SIGKILL)
 
 
-async def _wait_until_up(url: str, path: str) -> None:
+async def wait_until_up(url: str, path: str) -> None:
     async with httpx.AsyncClient(base_url=url) as http:
         for _ in range(600):
             with contextlib.suppress(httpx.HTTPError):
@@ -128,7 +128,7 @@ async def _make_trouble(simulator_url: str, seed: int, share: float) -> None:
         (await http.put("/_simulator/callbacks", json=callbacks)).raise_for_status()
 
 
-async def _make_tenant(environment: dict[str, str]) -> str:
+async def make_tenant(environment: dict[str, str]) -> str:
     await _command(environment, "tenants", "create", TENANT, "--name", "Chaos")
     await _command(environment | {"TWILIO_AUTH_TOKEN": TOKEN}, "accounts", "add", TENANT, "--account-sid", ACCOUNT)
     shown = await _command(environment, "keys", "create", TENANT, "--json")
@@ -175,7 +175,7 @@ async def kill_at_random(fleet: Fleet, seed: int, done: asyncio.Event) -> None:
         await process.start()
         if process.port:
             # Otherwise, on a slow machine, nothing would ever be up.
-            await _wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
+            await wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
 
 
 async def restart_postgres(fleet: Fleet, told: dict[int, str], creations: int) -> None:
@@ -250,7 +250,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, creations: int, seed:
         done.set()
         await asyncio.gather(*trouble)
         placed = time.monotonic() - began
-        await _wait_until_up(fleet.gateway_url, "/readyz")
+        await wait_until_up(fleet.gateway_url, "/readyz")
         records = await settled_records(fleet, creations)
         async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
             ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()

@@ -1,9 +1,9 @@
 """From a committed intent to a committed outcome, whatever the caller, the network or Postgres do meanwhile."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,13 +36,14 @@ class Placement:
     metrics: Metrics
     settlement: Settlement
     budget: Budget
+    drain_timeout_s: float
     most: int
     most_of_tenant: int
     _taken: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Call]] = field(default_factory=set)
     _closing: bool = False
 
-    @contextmanager
+    @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
         if self._closing:
@@ -67,10 +68,14 @@ class Placement:
         return await asyncio.shield(self._keep(self._place(call, account, parameters)))
 
     async def drain(self) -> None:
-        """Wait until the outcome of every dial that was begun is committed, or Postgres stays away."""
+        """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
         self._closing = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.drain_timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        if self._tasks:
+            logger.error("drain_gave_up", creations=len(self._tasks))
 
     async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
         secrets = [parameters[name] for name in SECRET_PARAMETERS & parameters.keys()]

@@ -19,8 +19,6 @@ from app.settings import Settings, SettingsError, load_settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 
-DRAIN_MARGIN_S = 10
-
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
 
@@ -73,7 +71,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(settings.request_budget) + DRAIN_MARGIN_S,
+        timeout_graceful_shutdown=round(settings.drain_timeout),
     )
 
 

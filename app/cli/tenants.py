@@ -136,7 +136,9 @@ def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
     rows = [_account(row, active) for row, credentials in listed for active in credentials] + [
         _account(row, None) for row, credentials in listed if not credentials
     ]
-    show_table(rows, columns=["account_sid", "credential", "kind", "username", "base_url", "created_at"], as_json=as_json)
+    show_table(
+        rows, columns=["account_sid", "credential", "kind", "username", "state", "base_url", "created_at"], as_json=as_json
+    )
 
 
 @accounts.command("revoke")
@@ -200,6 +202,8 @@ def _account(row: TwilioAccount, credential: TwilioCredential | None) -> dict[st
         "credential": credential and credential.id,
         "kind": credential and credential.kind,
         "username": credential and credential.username,
+        "state": credential and ("refused by Twilio" if credential.rejected_at else "active"),
+        "rejected_at": credential and credential.rejected_at,
         "base_url": row.base_url,
         "created_at": row.created_at,
     }

@@ -1,0 +1,136 @@
+"""Goodput under overload: `python -m bench.overload`. Ratios within one run; the machine's own speed does not matter.
+
+One API process, an upstream that takes 100 ms, clients that arrive by the clock whether or not others were answered.
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.local.postgres import EmbeddedPostgres
+from app.schema import migrate
+from bench.balancer import free_port
+from bench.chaos import ENVIRONMENT, Process, make_tenant, wait_until_up
+
+UPSTREAM_S = 0.1
+ROUND_S = 8.0
+IN_FLIGHT = 32
+BODY = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+
+
+@dataclass
+class Round:
+    rate: float
+    created: int = 0
+    refused: list[float] = field(default_factory=list)
+    other: int = 0
+    memory_mib: float = 0.0
+
+    @property
+    def goodput(self) -> float:
+        return self.created / ROUND_S
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Twilio, as far as this needs: a new call after a while."""
+    number = 0
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            await asyncio.sleep(UPSTREAM_S)
+            number += 1
+            body = b'{"sid": "CA%032x", "status": "queued"}' % (id(writer) * 10_000_000 + number + time.time_ns())
+            writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+async def measure(url: str, key: str, rate: float, process: Process) -> Round:
+    """Creations arrive `rate` times a second for a while, each on whatever connection is free."""
+    result = Round(rate)
+    limits = httpx.Limits(max_connections=2000, max_keepalive_connections=2000)
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, limits=limits) as http:
+
+        async def one() -> None:
+            began = time.perf_counter()
+            response = await http.post("/v1/calls", json=BODY)
+            if response.status_code == 201:
+                result.created += 1
+            elif response.json().get("type", "").endswith("overloaded"):
+                result.refused.append(time.perf_counter() - began)
+            else:
+                result.other += 1
+
+        began = time.perf_counter()
+        arrivals: list[asyncio.Task[None]] = []
+        while (passed := time.perf_counter() - began) < ROUND_S:
+            while len(arrivals) < passed * rate:
+                arrivals.append(asyncio.create_task(one()))
+            await asyncio.sleep(0.005)
+        result.memory_mib = _resident(process) / 2**20
+        await asyncio.gather(*arrivals)
+    return result
+
+
+def _resident(process: Process) -> int:
+    assert process.running
+    pages = int(Path(f"/proc/{process.running.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def run(postgres: EmbeddedPostgres, log: Any) -> None:
+    upstream = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = free_port()
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "CALLGATE_DATABASE_URL": postgres.url,
+        "CALLGATE_TWILIO_BASE_URL": f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}",
+        "CALLGATE_MAX_IN_FLIGHT": str(IN_FLIGHT),
+        "CALLGATE_MAX_IN_FLIGHT_PER_TENANT": str(IN_FLIGHT),
+    }
+    process = Process(["serve", "--port", str(port)], environment, log)
+    await process.start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await wait_until_up(url, "/readyz")
+        key = await make_tenant(environment)
+        rounds = []
+        best = 0.0
+        for rate in (20, 40, 60, 80, 100, 130, 160, 200):
+            rounds.append(await measure(url, key, rate, process))
+            best = max(best, rounds[-1].goodput)
+        rounds.append(await measure(url, key, 5 * best, process))
+    finally:
+        await process.end(signal.SIGKILL)
+        upstream.close()
+    print("| arriving/s | goodput/s | of best | refused | refused, median ms | other | memory MiB |")
+    print("|---|---|---|---|---|---|---|")
+    for each in rounds:
+        median = statistics.median(each.refused) * 1000 if each.refused else 0
+        print(
+            f"| {each.rate:.0f} | {each.goodput:.1f} | {each.goodput / best:.2f} | {len(each.refused)} | {median:.0f} "
+            f"| {each.other} | {each.memory_mib:.0f} |"
+        )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="callgate-overload-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with EmbeddedPostgres(folder) as postgres, (folder / "log").open("wb") as log:
+            migrate(postgres.url)
+            asyncio.run(run(postgres, log))
+
+
+if __name__ == "__main__":
+    main()
