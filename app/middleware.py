@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +24,8 @@ _PAGE_POLICY = (
 )
 # Asked every few seconds by Kubernetes and Prometheus: a line for each would drown the rest.
 _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+# nginx's word for a caller that hung up before its request was read; nobody is there to be answered.
+_CLIENT_CLOSED_REQUEST = 499
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -67,6 +70,8 @@ class RequestMiddleware:
                 await answer(BodyTooLarge())
             else:
                 await self.app(scope, _limited(receive), send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("unexpected_error")
             if not status and (call_id := scope["state"].get("placed")):

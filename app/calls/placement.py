@@ -46,9 +46,8 @@ class Placement:
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
-        if self._closing:
-            raise ShuttingDown(after_s=1)
-        if self._taken.total() >= self.most or self._taken[tenant_id] >= self.most_of_tenant:
+        self.refuse_when_full()
+        if self._taken[tenant_id] >= self.most_of_tenant:
             raise Overloaded(after_s=1)
         self._taken[tenant_id] += 1
         self.metrics.in_flight.inc()
@@ -59,6 +58,13 @@ class Placement:
             self._taken[tenant_id] -= 1
             if not self._taken[tenant_id]:
                 del self._taken[tenant_id]
+
+    def refuse_when_full(self) -> None:
+        """Raises Overloaded or ShuttingDown when there is no room for anybody's creation."""
+        if self._closing:
+            raise ShuttingDown(after_s=1)
+        if self._taken.total() >= self.most:
+            raise Overloaded(after_s=1)
 
     async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.

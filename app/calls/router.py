@@ -46,6 +46,14 @@ async def call_service(request: Request) -> CallService:
 
 
 CallServiceDep = Annotated[CallService, Depends(call_service)]
+
+
+async def room_for_one_more(request: Request, service: CallServiceDep) -> None:
+    """A request with a key is let through: its call may be live, which no refusal may hide."""
+    if "Idempotency-Key" not in request.headers:
+        service.refuse_when_full()
+
+
 IdOrSid = Annotated[
     str,
     Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.RECORD["id"]], max_length=64),
@@ -73,6 +81,7 @@ _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable
     operation_id="create_call",
     summary="Place a call",
     status_code=201,
+    dependencies=[Depends(room_for_one_more)],
     response_model=CallRecord,
     response_description="Started: Twilio has created the call.",
     openapi_extra={

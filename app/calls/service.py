@@ -93,6 +93,10 @@ class CallService:
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
+    def refuse_when_full(self) -> None:
+        """For creations without a key, before anything is spent on them: refusing must stay cheap when it is needed most."""
+        self._placement.refuse_when_full()
+
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self._database.begin() as session:
             if _CALL_SID.fullmatch(id_or_sid):

@@ -136,7 +136,7 @@ async def test_more_than_fits_is_refused_at_once_and_nothing_of_it_is_stored(dat
     settings = settings_for(database_url, max_in_flight=3, max_in_flight_per_tenant=2)
     async with running_upstream(hang) as upstream, running_gateway(settings) as small:
         slow, other = await small.add_tenant(upstream.url), await small.add_tenant(upstream.url)
-        hanging = [asyncio.create_task(slow.create()) for _ in range(2)]
+        hanging = [asyncio.create_task(slow.create("live")), asyncio.create_task(slow.create())]
         while len(upstream.posts) < 2:
             await asyncio.sleep(0.01)
         refused = await slow.create()
@@ -146,6 +146,8 @@ async def test_more_than_fits_is_refused_at_once_and_nothing_of_it_is_stored(dat
         while len(upstream.posts) < 3:
             await asyncio.sleep(0.01)
         assert (await other.create()).json()["type"] == "urn:callgate:problem:overloaded"
+        assert (await other.create("key")).json()["type"] == "urn:callgate:problem:overloaded"
+        assert (await slow.create("live")).json()["type"] == "urn:callgate:problem:call-pending"
         upstream.released.set()
         assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {202}
         assert len((await slow.http.get("/v1/calls")).json()["calls"]) == 2
@@ -160,3 +162,24 @@ async def test_a_refused_creation_gives_its_room_back(database_url: str) -> None
             assert (await tenant.create(timeout=0)).status_code == 422
             assert (await tenant.create(account_sid="AC" + "0" * 32)).status_code == 409
         assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201
+
+
+async def test_a_caller_that_hangs_up_in_the_middle_of_its_request_is_no_error(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        host, port = gateway.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /v1/calls HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{{".encode())
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.close()
+        await writer.wait_closed()
+        assert await reader.read() == b""
+        async with asyncio.timeout(PATIENCE_S):
+            while 'status="499"' not in (await tenant.http.get("/metrics")).text:
+                await asyncio.sleep(0.05)
+        assert upstream.posts == []
+    assert "unexpected_error" not in capsys.readouterr().out
