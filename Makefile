@@ -18,9 +18,9 @@ install: .venv/installed ## Set up .venv with the locked dependencies
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv (once, about a minute). A dot is a package:"
 	@$(PYTHON) -m venv .venv
-	@{ $(PIP) --require-hashes -r requirements-dev.lock || echo Failed; } | while read -r word _; do \
+	@{ $(PIP) --require-hashes -r requirements-dev.lock 2>.venv/install.log || { cat .venv/install.log >&2; echo Failed; }; } | while read -r word _; do \
 		case $$word in Collecting) printf . ;; Installing) printf ' unpacking' ;; Failed) exit 1 ;; esac; done
-	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable . 2>>.venv/install.log || { cat .venv/install.log >&2; exit 1; }
 	@echo " done"
 	@touch $@
 

@@ -32,7 +32,7 @@ An outcome that is not known is no error: it is an answer (202) with the record.
 was started, and a client that blindly repeats it does no harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -65,7 +65,7 @@ class CallgateError(Exception):
     slug: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
-    execution: ClassVar[Execution] = "not_started"
+    execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
     # May the same request be repeated without a second ring, and under the same Idempotency-Key?
     safe: ClassVar[bool] = True
     same_key: ClassVar[bool] = True
@@ -153,12 +153,14 @@ class IdempotencyError(CallgateError):
 
 class CallPending(IdempotencyError):
     slug, status, title = "call-pending", 409, "The first request with this key is still under way"
-    execution: ClassVar[Execution] = "unknown"
+    execution: ClassVar[Literal["not_started", "unknown"]] = "unknown"
     default_detail = "The call named by this Idempotency-Key is being placed; ask again in a moment."
 
 
 class IdempotencyKeyReused(IdempotencyError):
     slug, status, title = "idempotency-key-reused", 422, "The Idempotency-Key names another request"
+    # The call that the key names may be live, and a client that changes its request between retries may mean it.
+    safe = False
     same_key = False
     default_detail = "This Idempotency-Key already names the call in `call_id`, made by a different request."
 
@@ -194,6 +196,8 @@ class UpstreamUnreachable(UpstreamError):
 
 class NoneFound(UpstreamError):
     slug, status, title = "none-found", 409, "Twilio shows no such call"
+    # A guess: should it be wrong, a new key rings a second phone.
+    safe = False
     same_key = False
     default_detail = (
         "The outcome of this call was unknown, and Twilio's list has shown no such call since: it was not started as far as "
@@ -212,7 +216,9 @@ class InternalError(ServiceError):
 
 class DatabaseUnavailable(ServiceError):
     slug, status, title = "database-unavailable", 503, "The database cannot be reached"
-    default_detail = "Without its database Callgate does nothing; no call was placed."
+    default_detail = (
+        "Without its database Callgate does nothing. This request placed no call; an earlier one with its key may have."
+    )
 
 
 class Overloaded(ServiceError):
@@ -244,8 +250,14 @@ def passing(slug: str) -> bool:
     }
 
 
+def stored_form(error: CallgateError) -> dict[str, Any]:
+    """As it is kept on the call's record."""
+    stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
+    return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
+
+
 def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """The error that `describe` wrote down, to be replayed."""
+    """The error of which `stored` is the stored form, to be replayed."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

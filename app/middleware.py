@@ -62,7 +62,7 @@ class RequestMiddleware:
 
         async def answer(error: CallgateError) -> None:
             self.metrics.refused.labels(error.slug).inc()
-            response = problem_response(error, instance=scope["path"], request_id=request_id)
+            response = problem_response(error, method=scope["method"], instance=scope["path"], request_id=request_id)
             await response(scope, receive, send_with_id)
 
         try:

@@ -24,6 +24,7 @@ from app.errors import (
 from app.observability import Metrics
 
 MEDIA_TYPE = "application/problem+json"
+CREATION_PATH = "/v1/calls"
 TYPE_PREFIX = "urn:callgate:problem:"
 
 
@@ -59,8 +60,8 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str = Field(description="The path of the request.")
-    execution: Literal["not_started", "started", "unknown"] = Field(
-        description="What this request did: `not_started` means that it placed no call."
+    execution: Literal["not_started", "unknown"] | None = Field(
+        None, description="Of a creation: what this request did. `not_started` means that it placed no call."
     )
     retry: Retry
     request_id: str
@@ -69,15 +70,17 @@ class Problem(BaseModel):
     upstream: UpstreamDetail | None = None
 
 
-def problem_of(error: CallgateError, *, instance: str, request_id: str) -> Problem:
+def problem_of(error: CallgateError, *, method: str, instance: str, request_id: str) -> Problem:
+    """Only a creation has an execution to speak of: what is asked about a call that is live must not look like its end."""
     upstream = error.upstream
+    creation = method == "POST" and instance == CREATION_PATH
     return Problem(
         type=TYPE_PREFIX + error.slug,
         title=error.title,
         status=error.status,
         detail=error.detail,
         instance=instance,
-        execution="unknown" if error.execution == "pending" else error.execution,
+        execution=error.execution if creation else None,
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
@@ -93,8 +96,8 @@ def problem_of(error: CallgateError, *, instance: str, request_id: str) -> Probl
     )
 
 
-def problem_response(error: CallgateError, *, instance: str, request_id: str) -> JSONResponse:
-    problem = problem_of(error, instance=instance, request_id=request_id)
+def problem_response(error: CallgateError, *, method: str, instance: str, request_id: str) -> JSONResponse:
+    problem = problem_of(error, method=method, instance=instance, request_id=request_id)
     headers = {}
     if error.after_s is not None:
         headers["Retry-After"] = str(error.after_s)
@@ -116,7 +119,9 @@ def install_handlers(app: FastAPI, metrics: Metrics) -> None:
         structlog.contextvars.bind_contextvars(problem=error.slug)
         if error.call_id:
             structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
-        response = problem_response(error, instance=request.url.path, request_id=request.state.request_id)
+        response = problem_response(
+            error, method=request.method, instance=request.url.path, request_id=request.state.request_id
+        )
         response.headers.update(headers or {})
         return response
 
@@ -151,8 +156,8 @@ def _fault(detail: dict[str, Any]) -> Fault:
     return Fault(marks.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
-def responses(*errors: type[CallgateError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for these errors, an example each."""
+def responses(*errors: type[CallgateError], method: str = "GET", instance: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for these errors of an operation, an example each."""
     documented: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         entry = documented.setdefault(
@@ -162,7 +167,7 @@ def responses(*errors: type[CallgateError]) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
-        example = problem_of(error(), instance="/v1/calls", request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
+        example = problem_of(error(), method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,
             "value": example.model_dump(mode="json", exclude_none=True),

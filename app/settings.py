@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         2.0,
         gt=0,
         le=3600,
-        description="Seconds from a call's start to its first refresh; doubles up to 5 minutes.",
+        description="Seconds from a call's start to its first refresh, and the least between two.",
     )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")

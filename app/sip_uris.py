@@ -34,8 +34,7 @@ class SipUriQuestion(BaseModel):
 class SipFinding(BaseModel):
     code: str = Field(description="Stable; docs/sip.md explains each.")
     severity: Severity = Field(
-        description="`error` refuses a call; `policy` is accepted unless a tenant's policy says otherwise; `warning` is "
-        "accepted and shown."
+        description="`error` refuses a call; `policy` is accepted, and worth a second look; `warning` is accepted and shown."
     )
     start: int = Field(description="The finding is about the characters from here …")
     end: int = Field(description="… to before here.")
@@ -89,7 +88,15 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         }
     },
     responses=responses(
-        MalformedBody, Unauthorized, BodyTooLarge, UnsupportedMediaType, InvalidRequest, InternalError, DatabaseUnavailable
+        MalformedBody,
+        Unauthorized,
+        BodyTooLarge,
+        UnsupportedMediaType,
+        InvalidRequest,
+        InternalError,
+        DatabaseUnavailable,
+        method="POST",
+        instance="/v1/sip-uris",
     ),
 )
 async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:

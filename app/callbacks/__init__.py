@@ -1,1 +1,1 @@
-"""What Twilio tells us of a call's progress; what we tell the tenant."""
+"""What Twilio tells us of a call's progress."""

@@ -1,6 +1,5 @@
 """Take a status callback: verify it, bind the call that it names, and answer quickly. Not aware of HTTP."""
 
-import re
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,11 +14,9 @@ from app.database import Database, Session
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
 from app.tenants.service import TenantService
-from app.twilio.schemas import CallResource, storable
+from app.twilio.schemas import CALL_SID, CallResource, storable
 
 logger = structlog.stdlib.get_logger(__name__)
-
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +33,14 @@ class CallbackService:
         `path` is the request's, with its query; `posted` are those fields that were not part of it.
         """
         async with self.database.begin() as session:
-            call = await repository.lock_call(session, call_id)
+            call = await repository.get_any_call(session, call_id)
             if call is None:
                 self.metrics.callbacks.labels("unknown_call").inc()
                 raise CallNotFound
             await self._verify(session, call, path, posted, signature)
-            await self._record(session, call, fields)
+            # Only now: what nobody has signed must not hold up those who wait for the row.
+            locked = await repository.lock_call(session, call_id)
+            await self._record(session, locked or call, fields)
         self.metrics.callbacks.labels("taken").inc()
 
     async def _verify(self, session: Session, call: Call, path: str, posted: Fields, signature: str) -> None:
@@ -53,7 +52,7 @@ class CallbackService:
 
     async def _record(self, session: Session, call: Call, fields: Fields) -> None:
         told = storable(fields.plain())
-        if not _CALL_SID.fullmatch(told.get("CallSid", "")) or told.get("AccountSid") != call.account_sid:
+        if not CALL_SID.fullmatch(told.get("CallSid", "")) or told.get("AccountSid") != call.account_sid:
             self.metrics.callbacks.labels("malformed").inc()
             raise MalformedBody("The callback names no CallSid, or another account's call.")
         await repository.add_event(session, call.id, "call.callback", told)

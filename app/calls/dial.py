@@ -1,6 +1,7 @@
 """One creation sent to Twilio: the loop that may repeat what was never processed, and nothing else.
 
-This is DESIGN §3's classification table. Knows no database: it is given credentials and parameters and says what happened.
+What may be repeated and what never: docs/adr/0003. Knows no database: it is given credentials and parameters, and says what
+happened.
 """
 
 import asyncio
@@ -8,10 +9,11 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from app.errors import (
     CallgateError,
+    Execution,
     Upstream,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -58,6 +60,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    execution: ClassVar[Execution] = "started"
     resource: CallResource
     attempts: Sequence[Attempt]
 
@@ -66,6 +69,7 @@ class Started:
 class NotStarted:
     """Proven: Twilio created no call."""
 
+    execution: ClassVar[Execution] = "not_started"
     problem: CallgateError
     attempts: Sequence[Attempt]
 
@@ -74,6 +78,7 @@ class NotStarted:
 class Unknown:
     """A call may have been created. Never repeated."""
 
+    execution: ClassVar[Execution] = "unknown"
     reason: str
     attempts: Sequence[Attempt]
 
@@ -158,9 +163,7 @@ def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | 
     )
 
 
-def _problem(error: type[CallgateError], answer: Answer | None, secrets: Sequence[str]) -> CallgateError:
-    if answer is None:
-        return error()
+def _problem(error: type[CallgateError], answer: Answer, secrets: Sequence[str]) -> CallgateError:
     message = answer.message
     for secret in secrets:
         message = message.replace(secret, "***") if message else message

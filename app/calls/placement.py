@@ -15,15 +15,15 @@ from app.calls.models import Call
 from app.calls.parameters import SECRET_PARAMETERS
 from app.calls.settlement import Settlement
 from app.database import Database, Session
-from app.errors import CallgateError, DatabaseUnavailable, Overloaded, ShuttingDown
+from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown, stored_form
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
 from app.twilio.client import TwilioClient
+from app.twilio.errors import TwilioCredentialRejected
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _OUTCOME_RETRY_S = 0.5
-_CREDENTIAL_REJECTED = "credential_rejected"
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Placement:
     settlement: Settlement
     budget: Budget
     drain_timeout_s: float
-    most: int
-    most_of_tenant: int
+    max_in_flight: int
+    max_in_flight_per_tenant: int
     _taken: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Call]] = field(default_factory=set)
     _closing: bool = False
@@ -47,7 +47,7 @@ class Placement:
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
         self.refuse_when_full()
-        if self._taken[tenant_id] >= self.most_of_tenant:
+        if self._taken[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
         self._taken[tenant_id] += 1
         self.metrics.in_flight.inc()
@@ -63,7 +63,7 @@ class Placement:
         """Raises Overloaded or ShuttingDown when there is no room for anybody's creation."""
         if self._closing:
             raise ShuttingDown(after_s=1)
-        if self._taken.total() >= self.most:
+        if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
     async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
@@ -91,7 +91,7 @@ class Placement:
             # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
             logger.exception("dial_broke", call_id=str(call.id))
             outcome = Unknown("internal_error", [])
-        self.metrics.creations.labels(_execution(outcome)).inc()
+        self.metrics.creations.labels(outcome.execution).inc()
         try:
             return await self._commit(call, account, outcome)
         except DatabaseUnavailable:
@@ -119,17 +119,17 @@ class Placement:
         elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
             # Otherwise somebody (a callback, the worker) has settled it since: what stands is better founded.
             if isinstance(outcome, NotStarted):
-                await self.settlement.not_started(session, locked, _describe(outcome.problem), data=data)
+                await self.settlement.not_started(session, locked, stored_form(outcome.problem), data=data)
             else:
                 await self.settlement.unknown(session, locked, data={"reason": outcome.reason} | data)
         return locked
 
     async def _mark_credentials(self, session: Session, account: Dialable, outcome: Outcome) -> None:
         """Refused ones are tried last from now on; one that was accepted again is forgiven."""
-        rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == _CREDENTIAL_REJECTED}
-        answered = {attempt.credential for attempt in outcome.attempts if isinstance(outcome, Started)} - rejected
+        rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
+        accepted = {outcome.attempts[-1].credential} if isinstance(outcome, Started) else set()
         await self.tenants.mark_credentials(
-            session, rejected=rejected, accepted=answered & account.rejected, reason=_CREDENTIAL_REJECTED
+            session, rejected=rejected, accepted=accepted & account.rejected, reason=TwilioCredentialRejected.reason
         )
         if rejected:
             self.metrics.credentials_rejected.inc(len(rejected))
@@ -153,16 +153,6 @@ class Placement:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("placement_broke", exc_info=error)
-
-
-def _execution(outcome: Outcome) -> str:
-    return {Started: "started", NotStarted: "not_started", Unknown: "unknown"}[type(outcome)]
-
-
-def _describe(problem: CallgateError) -> dict[str, Any]:
-    """What `errors.rebuild` reads."""
-    described = {"slug": problem.slug, "detail": problem.detail, "after_s": problem.after_s}
-    return described | ({"upstream": asdict(problem.upstream)} if problem.upstream else {})
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

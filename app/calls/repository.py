@@ -73,6 +73,11 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
     return (await session.scalars(statement)).one_or_none()
 
 
+async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
+    """Whoever's it is: for Twilio's callbacks, which know no tenant. Never for a caller."""
+    return await session.get(Call, call_id)
+
+
 async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) -> Call | None:
     statement = select(Call).where(Call.sid == sid, Call.tenant_id == tenant_id)
     return (await session.scalars(statement)).one_or_none()
@@ -147,7 +152,7 @@ async def _claim(
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     """The row, locked until the transaction ends, for a change that depends on what it holds."""
-    statement = select(Call).where(Call.id == call_id).with_for_update()
+    statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)
     return (await session.scalars(statement)).one_or_none()
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -70,9 +71,11 @@ IdempotencyKey = Annotated[
         examples=["order-4711"],
     ),
 ]
+_FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
 # Postgres knows no NUL in text.
-Wanted = Query(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")
+_WANTED: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
 
+_CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
 
 
@@ -127,6 +130,8 @@ _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable
             DatabaseUnavailable,
             Overloaded,
             ShuttingDown,
+            method="POST",
+            instance="/v1/calls",
         ),
     },
 )
@@ -155,19 +160,29 @@ async def create_call(
     return call
 
 
+async def known_filters(request: Request) -> None:
+    """A misspelt filter that is ignored shows more than was asked for."""
+    unknown = [name for name in request.query_params if name not in _FILTERS]
+    if unknown:
+        raise InvalidRequest(
+            faults=tuple(Fault(f"?{name}", "unknown_parameter", "is no filter of this list") for name in unknown)
+        )
+
+
 @router.get(
     "",
     operation_id="list_calls",
     summary="List calls, newest first",
-    responses=responses(*_READ_ERRORS),
+    dependencies=[Depends(known_filters)],
+    responses=responses(*_READ_ERRORS, instance="/v1/calls"),
 )
 async def list_calls(
     caller: CallerDep,
     service: CallServiceDep,
     status: Annotated[Status | None, Query(description="Twilio's word for the call's progress.")] = None,
     execution: Annotated[Execution | None, Query(description="What became of the creation.")] = None,
-    to: Annotated[str | None, Wanted] = None,
-    from_: Annotated[str | None, Query(alias="from", min_length=1, max_length=2048, pattern=r"^[^\x00]+$")] = None,
+    to: Annotated[str | None, Query(description="As it was asked for.", **_WANTED)] = None,
+    from_: Annotated[str | None, Query(alias="from", description="As it was asked for.", **_WANTED)] = None,
     created_after: Annotated[datetime | None, Query(description="RFC 3339; at or after.")] = None,
     created_before: Annotated[datetime | None, Query(description="RFC 3339; before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -194,7 +209,7 @@ async def list_calls(
     response_model=CallRecord,
     responses={
         200: {"content": examples.STARTED},
-        **responses(CallNotFound, *_READ_ERRORS),
+        **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
 async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
@@ -208,7 +223,7 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
     "/{id_or_sid}/events",
     operation_id="list_call_events",
     summary="What happened to a call, in order",
-    responses=responses(CallNotFound, *_READ_ERRORS),
+    responses=responses(CallNotFound, *_READ_ERRORS, instance=f"{_CALL_PATH}/events"),
 )
 async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> EventList:
     """Intent, every attempt to place it, its outcome, and each change of status and price since."""
@@ -220,7 +235,7 @@ def _log(call: Call) -> None:
     structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
-def _bound(name: str, moment: datetime | None) -> Any:
+def _bound(name: str, moment: datetime | None) -> UUID | None:
     if moment is None:
         return None
     if moment.tzinfo is None:
@@ -228,7 +243,7 @@ def _bound(name: str, moment: datetime | None) -> Any:
     return ids.first_id_at(moment)
 
 
-def _before(cursor: str | None) -> Any:
+def _before(cursor: str | None) -> UUID | None:
     if cursor is None:
         return None
     before = ids.read_cursor(cursor)

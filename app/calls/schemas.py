@@ -89,7 +89,8 @@ class EventRecord(BaseModel):
     id: UUID
     at: datetime
     type: str = Field(
-        description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.status`, `call.priced`."
+        description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
+        "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`; docs/operations.md explains them."
     )
     data: dict[str, Any]
 

@@ -4,7 +4,6 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +29,11 @@ from app.errors import (
     rebuild,
 )
 from app.tenants.service import Dialable, TenantService
+from app.twilio.schemas import CALL_SID
 
 # By default Twilio repeats a callback only when it cannot connect, and once.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
 CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class CallService:
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self._database.begin() as session:
-            if _CALL_SID.fullmatch(id_or_sid):
+            if CALL_SID.fullmatch(id_or_sid):
                 call = await repository.get_call_by_sid(session, id_or_sid, tenant_id=caller.tenant_id)
             else:
                 call = await repository.get_call(session, _uuid(id_or_sid), tenant_id=caller.tenant_id)
@@ -157,19 +156,21 @@ class CallService:
         return call
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
-        parameters = request.for_twilio()
-        parameters.pop("account_sid", None)
-        settled = await self._placement.place(call, account, parameters | self._callback(call, request))
+        parameters = request.for_twilio() | self._callback(call, account, request)
+        settled = await self._placement.place(call, account, parameters)
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)
 
-    def _callback(self, call: Call, request: CallRequest) -> dict[str, Any]:
+    def _callback(self, call: Call, account: Dialable, request: CallRequest) -> dict[str, Any]:
         """Our own status callback with the call's id in it, by which a call whose answer was lost announces itself.
 
-        A creation that names its own keeps that one, and with an application_sid Twilio would ignore ours.
+        A creation that names its own keeps that one, with an application_sid Twilio would ignore ours, and without an
+        auth token nobody could tell whether a callback is genuine.
         """
-        if self._callback_base is None or request.status_callback or request.application_sid:
+        if self._callback_base is None or not account.has_auth_token:
+            return {}
+        if request.status_callback or request.application_sid:
             return {}
         return {
             "status_callback": f"{self._callback_base}/{call.id}{CALLBACK_RETRIES}",

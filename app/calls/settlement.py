@@ -20,6 +20,9 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
+_LONGEST_WAIT = timedelta(hours=1)
+_GIVE_UP = timedelta(days=7)
+
 SettledBy = Literal["response", "callback", "list"]
 
 
@@ -29,6 +32,10 @@ class SearchPlan:
 
     searches: int
     period: timedelta
+
+    @property
+    def first_wait(self) -> timedelta:
+        return self.period / self.searches**2
 
     def wait_after(self, clean: int) -> timedelta | None:
         """How long to wait for the next search after so many clean ones.
@@ -96,6 +103,13 @@ class Settlement:
         wait = self.plan.wait_after(clean)
         call.clean_searches = clean
         call.search_at = None if wait is None else await repository.now(session) + wait
+
+    async def search_later(self, session: Session, call: Call) -> None:
+        """Again after a search that says nothing, ever less often; after some days it is left to the callback."""
+        now = await repository.now(session)
+        age = now - call.pending_since
+        wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
+        call.search_at = now + wait if age < _GIVE_UP else None
 
     async def _stamp(self, session: Session, call: Call, *, refresh_in: timedelta | None) -> None:
         """Settled now, by the database's clock; `refresh_in` None: there is nothing to follow."""

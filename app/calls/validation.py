@@ -34,7 +34,7 @@ class CallRequest(CallParameters):
     account_sid: str | None = Field(
         None,
         pattern=r"^AC[0-9a-fA-F]{32}$",
-        description="Which of the tenant's Twilio accounts places the call; its oldest one by default.",
+        description="Which of the tenant's Twilio accounts pays; its oldest with an active credential by default.",
     )
 
 

@@ -10,7 +10,7 @@ from app.cli import local, processes, sip, tenants
 from app.errors import DatabaseUnavailable
 from app.local.demo import DemoFailed
 from app.local.postgres import PostgresError
-from app.local.stack import CannotListen, StackFailed
+from app.local.stack import AlreadyRunning, CannotListen, StackFailed
 from app.local.state import StateFolderUnusable
 from app.observability import configure_logging
 from app.schema import MigrationFailed
@@ -57,7 +57,16 @@ def main() -> None:
         app()
     except SettingsError as error:
         _fail(str(error), 2)
-    except (OperatorError, MigrationFailed, PostgresError, StateFolderUnusable, CannotListen, StackFailed, DemoFailed) as error:
+    except (
+        OperatorError,
+        MigrationFailed,
+        PostgresError,
+        StateFolderUnusable,
+        AlreadyRunning,
+        CannotListen,
+        StackFailed,
+        DemoFailed,
+    ) as error:
         _fail(str(error), 1)
     except DatabaseUnavailable as error:
         _fail(f"the database cannot be used ({_reason(error)}): check CALLGATE_DATABASE_URL, then run `callgate migrate`", 1)

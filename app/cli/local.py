@@ -11,10 +11,10 @@ from app.cli.processes import migrate_database
 from app.cli.signals import stop_on_signal
 from app.local import demo as demonstration
 from app.local.postgres import remove
-from app.local.stack import Plan, local_database, running_stack
+from app.local.stack import API_PORT, Plan, local_database, running_stack
 from app.local.state import Running, StateFolder
-from app.main import services
 from app.observability import Metrics, configure_logging
+from app.services import services
 from app.settings import Settings, load_settings
 
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ def dev(
 async def _run_dev(settings: Settings, folder: StateFolder, plan: Plan, where: str, *, with_parent: bool) -> None:
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
-        _print_places(running, where)
+        _print_places(running, where, plan)
         typer.echo("\nThe other `callgate` commands, run in this folder, work on this database. Ctrl-C ends everything.")
         await stop.wait()
 
@@ -92,7 +92,7 @@ async def _run_demo(
     """The call's record; None when it was told to stop before the call was priced."""
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
-        _print_places(running, where)
+        _print_places(running, where, plan)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
             key = await demonstration.prepare_tenant(state["tenants"], folder)
@@ -128,8 +128,10 @@ def clean() -> None:
     typer.echo(f"Removed {folder.directory}.")
 
 
-def _print_places(running: Running, where: str) -> None:
+def _print_places(running: Running, where: str, plan: Plan) -> None:
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
+    if plan.port is None and not running.api_url.endswith(f":{API_PORT}"):
+        typer.echo(f"             (port {API_PORT} is taken by something else: mind that in the README's commands)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {where}")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import start_http_server
 
 from app.cli.signals import stop_on_signal
 from app.database import Database
@@ -13,7 +14,7 @@ from app.jobs.worker import run_worker
 from app.local.stack import listen
 from app.local.state import with_local_database
 from app.main import create_app
-from app.observability import configure_logging
+from app.observability import Metrics, configure_logging
 from app.schema import migrate as migrate_schema
 from app.settings import Settings, SettingsError, load_settings
 from simulator.config import SimulatorConfig
@@ -75,7 +76,10 @@ def serve(
     )
 
 
-def worker() -> None:
+def worker(
+    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve this worker's /metrics there.")] = None,
+    host: Annotated[str, typer.Option(help="The address of --metrics-port.")] = "127.0.0.1",
+) -> None:
     """Run the worker. Any number may run.
 
     It keeps records true and finds creations whose process died. Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS.
@@ -84,8 +88,13 @@ def worker() -> None:
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
 
+    metrics = Metrics()
+    if metrics_port:
+        listen(host, metrics_port).close()
+        start_http_server(metrics_port, host, registry=metrics.registry)
+
     async def run() -> None:
-        await run_worker(settings, stop_on_signal())
+        await run_worker(settings, metrics, stop_on_signal())
 
     asyncio.run(run())
 

@@ -1,8 +1,10 @@
 """`callgate sip check`: SIP URIs in, explanations out, one a line."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,21 +22,34 @@ def _sip() -> None:
 @sip.command("check")
 def check(
     file: Annotated[
-        typer.FileBinaryRead | None, typer.Argument(metavar="[FILE|-]", help="One URI a line; standard input by default.")
-    ] = None,
+        str, typer.Argument(metavar="[FILE|-|URI]", help="One URI a line; standard input by default. Or one SIP URI itself.")
+    ] = "-",
 ) -> None:
     """Explain SIP URIs: one a line in, as plain text or a JSON string; one JSON object a line out.
 
     Each line out holds "uri", "valid", "findings" and "parsed". Exit code 1 when any URI has an error.
     """
-    invalid = 0
-    for line in file or sys.stdin.buffer:
+    valid = True
+    for line in _lines(file):
         for uri in _uri_of(line):
             explained = SipUri.parse(uri)
-            invalid += not explained.valid
+            valid = valid and explained.valid
             typer.echo(json.dumps(explained.as_dict()))
-    if invalid:
+    if not valid:
         raise typer.Exit(1)
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from sys.stdin.buffer
+    elif file.lower().startswith(("sip:", "sips:")):
+        yield os.fsencode(file)
+    else:
+        try:
+            with Path(file).open("rb") as lines:
+                yield from lines
+        except OSError as error:
+            raise typer.BadParameter(f"{file!r} is no SIP URI, and as a file: {error.strerror}") from None
 
 
 def _uri_of(line: bytes) -> Iterator[str]:

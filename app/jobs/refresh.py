@@ -4,6 +4,7 @@ The wait grows with the age of what is waited for, so that a call that lasts, or
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,6 +16,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
+from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -29,6 +31,8 @@ _LONGEST_WAIT_PRICE = timedelta(hours=1)
 # Twilio ends calls after a day and keeps them queued for at most one; a price comes within minutes or never.
 _GIVE_UP_ACTIVE = timedelta(days=3)
 _GIVE_UP_PRICE = timedelta(days=1)
+# What was never answered costs nothing, as a rule.
+_GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
 # The resource is eventually consistent: a fresh call may not be found yet.
 _GIVE_UP_MISSING = timedelta(hours=1)
 _NOT_FOUND = 404
@@ -57,12 +61,23 @@ class Refresher:
         return bool(due)
 
     async def _refresh(self, call: Call) -> None:
+        """One call's trouble is not another's: whatever goes wrong, it is looked at again when its lease ends."""
+        try:
+            await self._look(call)
+        except DatabaseUnavailable:
+            pass
+        except Exception:
+            logger.exception("refresh_broke", call_id=str(call.id))
+
+    async def _look(self, call: Call) -> None:
         try:
             resource = await self._fetch(call)
         except TwilioError as error:
-            gone = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
-            await self._postpone(call, gone=gone and _age(call) > _GIVE_UP_MISSING)
-            logger.warning("refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+            missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
+            status = error.answer.status if error.answer else None
+            level = logging.INFO if missing else logging.WARNING
+            logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
+            await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
         else:
             await self._take(call, resource)
 
@@ -96,7 +111,8 @@ class Refresher:
             return None
         if call.status in TERMINAL_STATUSES:
             waited = _age(call, since=call.end_time)
-            return _wait(waited / 2, self.interval, _LONGEST_WAIT_PRICE) if waited < _GIVE_UP_PRICE else None
+            patience = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
+            return _wait(waited / 2, self.interval, _LONGEST_WAIT_PRICE) if waited < patience else None
         waited = _age(call)
         return _wait(waited / 4, self.interval, _LONGEST_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
 

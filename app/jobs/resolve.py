@@ -4,7 +4,7 @@ A search binds only what cannot be another's: exactly one call in Twilio's list 
 intent that it may belong to. In doubt it waits for the callback. Nothing here ever dials.
 """
 
-from collections.abc import Sequence
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
+from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -24,7 +25,7 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 50
+BATCH = 20
 # Between Postgres's clock, by which an intent is dated, and Twilio's.
 CLOCK_SKEW = timedelta(seconds=60)
 _DIRECTION = "outbound-api"
@@ -42,18 +43,8 @@ class Resolver:
     longest_life: timedelta
     deadline_s: float
 
-    async def step(self) -> bool:
-        """One batch of each; False when there was nothing to do."""
-        abandoned = await self._mark_abandoned()
-        lease = timedelta(seconds=10 * self.deadline_s + 30)
-        async with self.database.begin() as session:
-            due = await repository.claim_searches(session, lease=lease, limit=BATCH)
-        for call in due:
-            await self._search(call)
-        return bool(abandoned or due)
-
-    async def _mark_abandoned(self) -> Sequence[Call]:
-        """The process of these died between the two commits: what it had sent, nobody knows."""
+    async def mark_abandoned(self) -> bool:
+        """Find a batch whose process died between the two commits: what it had sent, nobody knows. False: there was none."""
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
             for call in abandoned:
@@ -61,24 +52,53 @@ class Resolver:
         for call in abandoned:
             self.metrics.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))
-        return abandoned
+        return bool(abandoned)
+
+    async def search(self) -> bool:
+        """Search for a batch of unknown calls; False when none was due."""
+        # Longer than a search can take, so that no other worker searches for the same call meanwhile.
+        lease = timedelta(seconds=2 * self.deadline_s + 30)
+        async with self.database.begin() as session:
+            due = await repository.claim_searches(session, lease=lease, limit=BATCH)
+        async with asyncio.TaskGroup() as searching:
+            for call in due:
+                searching.create_task(self._search(call))
+        return bool(due)
 
     async def _search(self, call: Call) -> None:
+        """One call's trouble is not another's: whatever goes wrong, it is searched for again when its lease ends."""
         try:
-            candidates = {entry.sid: entry for entry in await self._listed(call) if self._may_be(call, entry)}
-        except TwilioError as error:
-            logger.warning("search_failed", call_id=str(call.id), reason=error.reason)
-            candidates = None
+            candidates = await self._candidates(call)
+            await self._take(call, candidates)
+        except DatabaseUnavailable:
+            pass
+        except Exception:
+            logger.exception("search_broke", call_id=str(call.id))
+
+    async def _candidates(self, call: Call) -> dict[str, CallResource] | None:
+        """Twilio's calls that may be this one; None when Twilio could not be asked."""
+        try:
+            async with asyncio.timeout(2 * self.deadline_s):
+                return {entry.sid: entry for entry in await self._listed(call) if self._may_be(call, entry)}
+        except (TwilioError, TimeoutError) as error:
+            reason = error.reason if isinstance(error, TwilioError) else "deadline"
+            logger.warning("search_failed", call_id=str(call.id), reason=reason)
+            return None
+
+    async def _take(self, call: Call, candidates: dict[str, CallResource] | None) -> None:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None or not _is_open(locked):
+            # Settled meanwhile, or, its lease having ended, searched for by somebody else.
+            if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
                 return
             result = "failed" if candidates is None else await self._conclude(session, locked, candidates)
-            if result != "bound":
-                clean = locked.clean_searches + (result == "none")
+            if result == "none":
+                clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
                     await self.settlement.none_found(session, locked, data={"searches": clean})
                 await self.settlement.search_again(session, locked, clean=clean)
+            elif result != "bound":
+                await self.settlement.search_later(session, locked)
         self.metrics.searches.labels(result).inc()
 
     async def _conclude(self, session: Session, call: Call, candidates: dict[str, CallResource]) -> Result:

@@ -12,8 +12,8 @@ from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
-from app.main import State, budget_of, services
 from app.observability import Metrics
+from app.services import Services, budget_of, services
 from app.settings import Settings
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -29,7 +29,7 @@ class Job:
     idle_s: float
 
 
-def jobs_of(settings: Settings, state: State, metrics: Metrics) -> list[Job]:
+def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
@@ -51,14 +51,14 @@ def jobs_of(settings: Settings, state: State, metrics: Metrics) -> list[Job]:
     poll = settings.worker_poll_interval
     return [
         Job("refresh", refresher.step, poll),
-        Job("resolve", resolver.step, poll),
+        Job("abandoned", resolver.mark_abandoned, poll),
+        Job("search", resolver.search, poll),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
 
 
-async def run_worker(settings: Settings, stop: asyncio.Event) -> None:
+async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """A whole worker: its own services, and every job until `stop` is set."""
-    metrics = Metrics()
     async with services(settings, metrics) as state:
         await run_jobs(jobs_of(settings, state, metrics), stop)
 
@@ -79,5 +79,6 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
         except* Exception:
             logger.exception("job_failed", job=job.name)
             pause = _AFTER_FAILURE_S
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause) if pause else None
+        if pause:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)

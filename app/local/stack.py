@@ -18,6 +18,7 @@ from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
 from app.local.state import Running, StateFolder
 from app.main import create_app
+from app.observability import Metrics
 from app.settings import Settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -33,6 +34,10 @@ _PORTS_TRIED = 100
 _SIMULATOR_SPEED = 2.0
 _PRICE_DELAY_S = 5.0
 _WATCHED_REFRESH_S = 0.1
+
+
+class AlreadyRunning(Exception):
+    """Another `callgate dev` or `demo` has this state folder; the message says where it answers."""
 
 
 class CannotListen(Exception):
@@ -62,6 +67,8 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
     with contextlib.ExitStack() as held:
         where = "the one of CALLGATE_DATABASE_URL"
         if settings.database_url is None:
+            if running := folder.running():
+                raise AlreadyRunning(f"`callgate dev` or `demo` runs over {folder.directory} already, at {running.api_url}")
             postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
             settings = _updated(settings, database_url=postgres.url)
@@ -92,7 +99,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
         servers.append(_Server("the API", create_app(settings), listener))
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_told(), name=server.name) for server in servers]
-        working = asyncio.create_task(run_worker(settings, stop_worker), name="the worker")
+        working = asyncio.create_task(run_worker(settings, Metrics(), stop_worker), name="the worker")
         parts = [*serving, working]
         for part in parts:
             part.add_done_callback(lambda _: stop.set())

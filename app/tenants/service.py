@@ -44,6 +44,8 @@ class Dialable:
     accesses: tuple[AccountAccess, ...]
     rejected: frozenset[str]
     """References of those that Twilio refused the last time."""
+    has_auth_token: bool
+    """Callbacks are signed with an auth token; an API key's secret signs nothing."""
 
 
 class TenantService:
@@ -159,15 +161,13 @@ class TenantService:
         return KnownKey(found.id, found.tenant_id, found.suspended_at is not None)
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
-        """The named account of the tenant, or its oldest one, with credentials that open; None when there is none."""
-        accounts = await self.list_accounts(tenant_id)
-        for account, credentials in accounts:
-            if account_sid not in (None, account.account_sid):
-                continue
-            accesses = tuple(self._accesses(account, credentials))
-            if accesses:
+        """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""
+        for account, credentials in await self.list_accounts(tenant_id):
+            if credentials and account_sid in (None, account.account_sid):
+                accesses = tuple(self._accesses(account, credentials))
                 rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
-                return Dialable(account.id, account.account_sid, accesses, rejected)
+                has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
+                return Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token) if accesses else None
         return None
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:

@@ -159,7 +159,7 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _classify(response: httpx.Response, body: bytes) -> Any:
-    """DESIGN §3, the rows in which Twilio answered. Returns the JSON of a 2xx."""
+    """What the answer proves, as docs/adr/0003 has it. Returns the JSON of a 2xx."""
     status = response.status_code
     document = _json(body)
     answer = _answer(response, document)
@@ -177,7 +177,7 @@ def _refusal(status: int, answer: Answer) -> TwilioError:
     if not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:
         return TwilioOutcomeUnknown(f"status_{status}", answer)
     if status in (401, 403) or answer.code == _CREDENTIALS_CODE:
-        return TwilioCredentialRejected("credential_rejected", answer)
+        return TwilioCredentialRejected(answer)
     return TwilioRejected("rejected", answer)
 
 

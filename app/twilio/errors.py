@@ -29,6 +29,8 @@ class Answer:
 class TwilioError(Exception):
     """`reason` is one constant word for logs, metrics and events; it never holds data of the request."""
 
+    reason: str
+
     def __init__(self, reason: str, answer: Answer | None = None) -> None:
         self.reason = reason
         self.answer = answer
@@ -55,7 +57,10 @@ class TwilioThrottled(TwilioAnswered):
 
 
 class TwilioCredentialRejected(TwilioAnswered):
-    pass
+    reason = "credential_rejected"
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(self.reason, answer)
 
 
 class TwilioRejected(TwilioAnswered):

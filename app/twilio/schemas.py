@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
 
 
@@ -112,7 +112,7 @@ class CallResource(BaseModel):
         """The resource, or None when the answer is not one: without a CallSid nothing proves that a call exists."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
-        if not _CALL_SID.fullmatch(answer["sid"]):
+        if not CALL_SID.fullmatch(answer["sid"]):
             return None
         return cls(**{name: value for name, value in answer.items() if name in cls.model_fields}, raw=answer)
 

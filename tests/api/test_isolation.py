@@ -53,6 +53,7 @@ async def test_every_route_with_a_call_in_it_hides_the_calls_of_others(
             assert own.status_code == 200, (method, path)
             assert foreign.status_code == 404, (method, path)
             assert foreign.json()["type"] == "urn:callgate:problem:call-not-found"
+            assert "execution" not in foreign.json()
 
 
 async def test_list_shows_own_calls_only(two_tenants: tuple[Tenant, Tenant, dict[str, str]]) -> None:

@@ -139,6 +139,7 @@ async def test_filters_find_what_they_name(gateway: Gateway) -> None:
         ("cursor=nonsense", "?cursor"),
         ("to=a%00b", "?to"),
         ("from=%00", "?from"),
+        ("limt=3", "?limt"),
     ],
 )
 async def test_a_query_that_makes_no_sense_is_refused_by_name(tenant: Tenant, query: str, pointer: str) -> None:

@@ -84,3 +84,8 @@ async def test_example_record_has_the_shape_of_the_schema(document: dict[str, An
     for example in document["components"]["examples"].values():
         aliased = {("from_" if name == "from" else name): value for name, value in example["value"].items()}
         CallRecord.model_validate(aliased)
+
+
+def test_only_what_twilio_has_refused_is_safe_under_a_new_key() -> None:
+    """Elsewhere a new key may ring a second phone: the first request's call may be live."""
+    assert {slug for slug, error in all_errors().items() if error.safe and not error.same_key} == {"upstream-rejected"}

@@ -71,7 +71,7 @@ async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> Non
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
-    await resolver.step()
+    await resolver.search()
 
 
 async def _record(tenant: Tenant, call_id: str) -> dict[str, Any]:

@@ -187,6 +187,32 @@ async def test_unreachable_twilio_is_asked_again_later(gateway: Gateway, refresh
     assert due > datetime.now(UTC)
 
 
+async def test_unanswered_call_is_not_asked_for_its_price_for_long(
+    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
+) -> None:
+    await _forget_all(gateway)
+    call_id = (await simulated.create(to="sip:busy@example.com")).json()["id"]
+    clock.move(minutes=5)
+    await _refreshed(gateway, refresher, simulated, call_id)
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET end_time = now() - interval '11 minutes' WHERE id = :id"), {"id": call_id})
+    await gateway.tenants.add_credential(
+        simulated.id, account_sid=simulated.account_sid, secret="x", key_sid=None, base_url="http://127.0.0.1:9"
+    )
+    await _refreshed(gateway, refresher, simulated, call_id)
+    assert await _refresh_at(gateway, call_id) is None
+
+
+async def test_one_calls_trouble_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
+    good, bad = call_resource(status="ringing"), call_resource(status="ringing")
+    async with running_upstream(answer(201, good), answer(200, good)) as one, running_upstream(answer(201, bad), hang) as other:
+        happy, unhappy = await gateway.add_tenant(one.url), await gateway.add_tenant(other.url)
+        await _forget_all(gateway)
+        happy_id = (await happy.create()).json()["id"]
+        await unhappy.create()
+        assert (await _refreshed(gateway, refresher, happy, happy_id))["status"] == "ringing"
+
+
 async def test_a_claimed_call_is_leased_until_its_worker_can_no_longer_be_alive(gateway: Gateway, refresher: Refresher) -> None:
     async with running_upstream(created(), hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -214,8 +240,8 @@ async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Ga
                 {"id": call_id},
             )
         resolver = resolver_of(gateway, longest_life=timedelta(minutes=2))
-        assert await resolver.step()
-        assert await resolver.step() is False
+        assert await resolver.mark_abandoned()
+        assert await resolver.mark_abandoned() is False
         again = await tenant.create("k")
         assert (again.status_code, again.json()["execution"]) == (200, "unknown")
         assert len(upstream.posts) == 1
@@ -231,7 +257,7 @@ async def test_young_pending_creation_is_left_alone(gateway: Gateway) -> None:
             await session.execute(
                 text("UPDATE call SET execution = 'pending', pending_since = now() WHERE id = :id"), {"id": call_id}
             )
-        assert await resolver_of(gateway, longest_life=timedelta(minutes=2)).step() is False
+        assert await resolver_of(gateway, longest_life=timedelta(minutes=2)).mark_abandoned() is False
 
 
 async def test_partitions_of_the_coming_months_are_made_once_also_by_several_workers(gateway: Gateway) -> None:

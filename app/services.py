@@ -1,0 +1,84 @@
+"""The collaborators of one process, API or worker: built once, passed on, stopped in reverse order."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TypedDict
+
+from app import __version__
+from app.callbacks.router import CALLBACK_PATH
+from app.callbacks.service import CallbackService
+from app.calls.dial import Budget
+from app.calls.placement import Placement
+from app.calls.service import CallService
+from app.calls.settlement import SearchPlan, Settlement
+from app.crypto import Keyring
+from app.database import Database
+from app.observability import Metrics
+from app.settings import Settings
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient, make_http_client
+
+
+class Services(TypedDict):
+    """What handlers find in `request.state`, and jobs are given."""
+
+    database: Database
+    tenants: TenantService
+    twilio: TwilioClient
+    settlement: Settlement
+    calls: CallService
+    callbacks: CallbackService
+
+
+@asynccontextmanager
+async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Outcomes of what was begun are committed before anything closes."""
+    database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
+    keyring = Keyring(settings.require_secret_keys())
+    http = make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        max_connections=settings.max_in_flight,
+        user_agent=f"callgate/{__version__}",
+    )
+    try:
+        tenants = TenantService(database, keyring)
+        twilio = TwilioClient(http, base_url=settings.twilio_base_url)
+        settlement = Settlement(
+            metrics,
+            first_refresh=timedelta(seconds=settings.refresh_interval),
+            plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
+        )
+        placement = Placement(
+            database=database,
+            tenants=tenants,
+            twilio=twilio,
+            metrics=metrics,
+            settlement=settlement,
+            budget=budget_of(settings),
+            drain_timeout_s=settings.drain_timeout,
+            max_in_flight=settings.max_in_flight,
+            max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
+        )
+        calls = CallService(
+            database=database,
+            keyring=keyring,
+            tenants=tenants,
+            placement=placement,
+            callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
+        )
+        callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        yield Services(
+            database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
+        )
+        await placement.drain()
+    finally:
+        await http.aclose()
+        await database.close()
+
+
+def budget_of(settings: Settings) -> Budget:
+    attempt = settings.twilio_pool_timeout + settings.twilio_connect_timeout + settings.twilio_read_timeout
+    return Budget(total=settings.request_budget, attempt=attempt)
