@@ -104,7 +104,7 @@ def test_a_second_demo_over_the_same_state_says_so_and_leaves_the_first_alone(de
     logged = (shared_state_dir / "demo.log").stat().st_size
     second = run("demo", environment=environment(shared_state_dir))
     assert second.returncode == 1
-    assert re.fullmatch(r"callgate: process \d+ uses .+: stop it first\.\n", second.stderr)
+    assert re.fullmatch(r"callgate: `callgate dev` or `demo` runs over .+, at http.+: stop it first\n", second.stderr)
     assert httpx.get(f"{url}/readyz").status_code == 200
     assert (shared_state_dir / "demo.log").stat().st_size >= logged > 0
 
