@@ -23,23 +23,29 @@ async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
         raise MalformedBody("The body is not valid JSON: it is not UTF-8.") from None
     except RecursionError:
         raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None
-    except ValueError as error:
+    except _Unacceptable as error:
         raise MalformedBody(f"The body is not acceptable JSON: {error}.") from None
+    except ValueError:
+        raise MalformedBody("The body is not acceptable JSON: a number is too long.") from None
     if not isinstance(body, dict):
         raise InvalidRequest(faults=(Fault("", "not_an_object", "must be a JSON object"),))
     return body
+
+
+class _Unacceptable(ValueError):
+    """JSON for some readers and not for others."""
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """RFC 8259 leaves a repeated name to the reader; two readers that differ are how a check is slipped past."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
+        raise _Unacceptable("an object names a member twice")
     return members
 
 
 def _no_constant(_: str) -> float:
-    raise ValueError("NaN and Infinity are no JSON numbers")
+    raise _Unacceptable("NaN and Infinity are no JSON numbers")
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]

@@ -26,6 +26,8 @@ logger = structlog.stdlib.get_logger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 15.0
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
 
 
@@ -80,7 +82,7 @@ class Database:
         except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
             raise self._unavailable(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated or _is_unmigrated(error):
+            if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
                 raise self._unavailable(error) from error
             raise
 
@@ -101,6 +103,11 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down."""
+    return str(getattr(error.orig, "sqlstate", ""))[:2] in _PASSING_CLASSES
 
 
 def _is_unmigrated(error: Exception) -> bool:

@@ -247,6 +247,7 @@ def passing(slug: str) -> bool:
         UpstreamUnreachable.slug,
         UpstreamThrottled.slug,
         UpstreamCredentialsRejected.slug,
+        DatabaseUnavailable.slug,
     }
 
 

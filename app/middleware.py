@@ -1,8 +1,9 @@
 """Around every request: its id, the limit on its body, its time, its one log line, and the answer of last resort."""
 
+import asyncio
 import re
 import time
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -10,9 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLarge, CallgateError, InternalError
+from app.errors import BodyTooLarge, CallgateError, InternalError, ShuttingDown
 from app.observability import Metrics
-from app.problems import problem_response
+from app.problems import CREATION_PATH, problem_response
 
 BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -65,19 +66,29 @@ class RequestMiddleware:
             response = problem_response(error, method=scope["method"], instance=scope["path"], request_id=request_id)
             await response(scope, receive, send_with_id)
 
+        async def say_unknown(call_id: UUID | None) -> None:
+            """A 5xx would say that no call was started."""
+            told = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
+            await JSONResponse(told, status_code=202)(scope, receive, send_with_id)
+
         try:
             if _declared_length(headers) > BODY_LIMIT:
                 await answer(BodyTooLarge())
             else:
                 await self.app(scope, _limited(receive), send_with_id)
+        except asyncio.CancelledError:
+            # The server's patience has ended (CALLGATE_DRAIN_TIMEOUT). Its own answer would be a 500, and a lie.
+            if not status and scope["method"] == "POST" and scope["path"] == CREATION_PATH:
+                await say_unknown(None)
+            elif not status:
+                await answer(ShuttingDown(after_s=1))
+            raise
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("unexpected_error")
             if not status and (call_id := scope["state"].get("placed")):
-                # A 5xx would say that no call was started.
-                response = JSONResponse({"id": str(call_id), "execution": "unknown"}, status_code=202)
-                await response(scope, receive, send_with_id)
+                await say_unknown(call_id)
             elif not status:
                 await answer(InternalError())
         finally:

@@ -25,6 +25,7 @@ from app.observability import Metrics
 
 MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
+_FAULTS_LIMIT = 100
 TYPE_PREFIX = "urn:callgate:problem:"
 
 
@@ -84,7 +85,7 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
-        errors=[FaultDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.faults] or None,
+        errors=[FaultDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.faults[:_FAULTS_LIMIT]] or None,
         upstream=upstream
         and UpstreamDetail(
             status=upstream.status,
@@ -140,8 +141,9 @@ def install_handlers(app: FastAPI, metrics: Metrics) -> None:
         headers = dict(error.headers or {})
         if translated is MethodNotAllowed:
             # Starlette names the methods of one route only; a path may have several.
-            operations = app.openapi()["paths"].get(request.scope["route"].path, {})
-            headers["Allow"] = ", ".join(sorted(operations)).upper()
+            operations = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
+            if operations:
+                headers["Allow"] = ", ".join(sorted(operations)).upper()
         return await answer(request, translated(), headers)
 
     app.add_exception_handler(CallgateError, on_callgate_error)

@@ -58,7 +58,6 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             metrics=metrics,
             settlement=settlement,
             budget=budget_of(settings),
-            drain_timeout_s=settings.drain_timeout,
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )

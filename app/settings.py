@@ -114,6 +114,14 @@ class Settings(BaseSettings):
             raise ValueError("must have no user, query or fragment")
         return value.rstrip("/")
 
+    @field_validator("public_url")
+    @classmethod
+    def _twilio_can_call_it(cls, value: str | None) -> str | None:
+        host = urlsplit(value).hostname or "" if value else ""
+        if "_" in host or ":" in host:
+            raise ValueError("must have a host name without underscores: Twilio calls no other, and signs no IPv6 address")
+        return value
+
     @model_validator(mode="after")
     def _budget_covers_one_attempt(self) -> "Settings":
         attempt = self.twilio_pool_timeout + self.twilio_connect_timeout + self.twilio_read_timeout

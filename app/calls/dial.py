@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from urllib.parse import quote_plus
 
 from app.errors import (
     CallgateError,
@@ -114,6 +115,7 @@ async def dial(
     `secrets` are blotted out of what Twilio says, in case it repeats a parameter.
     """
     course = _Dial(budget)
+    secrets = [*secrets, *(access.password.get_secret_value() for access in accesses)]
     tries = 0
     waiting = list(accesses)
     while True:
@@ -163,10 +165,15 @@ def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | 
     )
 
 
-def _problem(error: type[CallgateError], answer: Answer, secrets: Sequence[str]) -> CallgateError:
-    message = answer.message
+def _blotted(text: str | None, secrets: Sequence[str]) -> str | None:
+    """Without the secrets, as they are or as they travelled in the form."""
     for secret in secrets:
-        message = message.replace(secret, "***") if message else message
-    upstream = Upstream(answer.status, answer.code, message, answer.more_info, answer.request_id)
+        text = text and text.replace(secret, "***").replace(quote_plus(secret), "***")
+    return text
+
+
+def _problem(error: type[CallgateError], answer: Answer, secrets: Sequence[str]) -> CallgateError:
+    message, more_info = _blotted(answer.message, secrets), _blotted(answer.more_info, secrets)
+    upstream = Upstream(answer.status, answer.code, message, more_info, answer.request_id)
     after_s = max(1, round(answer.retry_after_s or 1)) if error is UpstreamThrottled else None
     return error(upstream=upstream, after_s=after_s)

@@ -45,6 +45,14 @@ def _callback_url(value: str) -> str:
     return value
 
 
+def _sendable(value: SecretStr) -> SecretStr:
+    """As text fields are checked; pydantic lets a secret pass as it is."""
+    secret = value.get_secret_value()
+    if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
+        raise PydanticCustomError("not_text", "must be text without the NUL character")
+    return value
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise PydanticCustomError("repeated_item", "must not name an item twice")
@@ -58,7 +66,7 @@ def _passports(value: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
-Secret = Annotated[SecretStr, Field(min_length=1)]
+Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url)]
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 HttpMethod = Literal["GET", "POST"]
@@ -78,6 +86,7 @@ class CallParameters(BaseModel):
     )
     from_: Text = Field(
         alias="from",
+        max_length=255,
         description="For a SIP call the user part of the From header: letters, digits and `+-_.` only. "
         "For a phone number: an E.164 number that the account owns or has verified.",
     )
@@ -151,6 +160,12 @@ class CallParameters(BaseModel):
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
         }
+
+    def secrets(self) -> list[str]:
+        """What must never come back in anybody's words: secret parameters, and passwords in URLs."""
+        given = self.for_twilio()
+        passwords = (urlsplit(value).password for value in given.values() if isinstance(value, str) and "://" in value)
+        return [given[name] for name in SECRET_PARAMETERS & given.keys()] + [password for password in passwords if password]
 
     def for_record(self) -> dict[str, Any]:
         """What is stored and shown: no secret, and no password in a URL."""

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 import structlog
 
 from app.calls import repository
 from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
 from app.calls.models import Call
-from app.calls.parameters import SECRET_PARAMETERS
 from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown, stored_form
@@ -21,9 +21,13 @@ from app.tenants.service import Dialable, TenantService
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
 
+Kept = TypeVar("Kept")
+
 logger = structlog.stdlib.get_logger(__name__)
 
 _OUTCOME_RETRY_S = 0.5
+# The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
+_LAST_COMMITS_S = 5.0
 
 
 @dataclass
@@ -36,11 +40,10 @@ class Placement:
     metrics: Metrics
     settlement: Settlement
     budget: Budget
-    drain_timeout_s: float
     max_in_flight: int
     max_in_flight_per_tenant: int
     _taken: Counter[str] = field(default_factory=Counter)
-    _tasks: set[asyncio.Task[Call]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _closing: bool = False
 
     @contextlib.contextmanager
@@ -66,25 +69,28 @@ class Placement:
         if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
-    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
+    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any], *, secrets: Sequence[str]) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.
 
         When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then.
         """
-        return await asyncio.shield(self._keep(self._place(call, account, parameters)))
+        return await asyncio.shield(self._keep(self._place(call, account, parameters, secrets)))
+
+    def withdraw(self, call_id: UUID, attempt: int) -> None:
+        """An intent whose commit nobody acknowledged is not dialled: should it be there, it says so and can be repeated."""
+        self._keep(self._withdraw_when_possible(call_id, attempt))
 
     async def drain(self) -> None:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.drain_timeout_s):
+            async with asyncio.timeout(_LAST_COMMITS_S):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
         if self._tasks:
             logger.error("drain_gave_up", creations=len(self._tasks))
 
-    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
-        secrets = [parameters[name] for name in SECRET_PARAMETERS & parameters.keys()]
+    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any], secrets: Sequence[str]) -> Call:
         try:
             outcome = await dial(self.twilio, account.accesses, parameters, budget=self.budget, secrets=secrets)
         except Exception:
@@ -143,13 +149,24 @@ class Placement:
                 if self._closing:
                     return call
 
-    def _keep(self, work: Coroutine[Any, Any, Call]) -> asyncio.Task[Call]:
+    async def _withdraw_when_possible(self, call_id: UUID, attempt: int) -> None:
+        while not self._closing:
+            await asyncio.sleep(_OUTCOME_RETRY_S)
+            with contextlib.suppress(DatabaseUnavailable):
+                async with self.database.begin() as session:
+                    call = await repository.lock_call(session, call_id)
+                    if call and call.execution == "pending" and call.attempt == attempt:
+                        problem = stored_form(DatabaseUnavailable())
+                        await self.settlement.not_started(session, call, problem, data={})
+                return
+
+    def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
 
-    def _forget(self, task: asyncio.Task[Call]) -> None:
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("placement_broke", exc_info=error)

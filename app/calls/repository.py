@@ -161,17 +161,20 @@ async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
 
-async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta) -> int:
+async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Other intents to which a call of this account to this address may belong: open ones, and those given up as none found.
 
-    Of any tenant, for two may share an account.
+    Of any tenant, for two may share an account. The address without its headers, for Twilio may not show those. `span` is how
+    far apart in time; None: any time.
     """
-    statement = select(func.count()).where(
+    address = call.to.partition("?")[0]
+    conditions = [
         Call.account_sid == call.account_sid,
-        Call.to == call.to,
+        func.split_part(Call.to, "?", 1) == address,
         Call.id != call.id,
         Call.execution != "started",
         or_(Call.execution.in_(("pending", "unknown")), Call.settled_by == "none_found"),
-        Call.pending_since.between(call.pending_since - span, call.pending_since + span),
-    )
-    return (await session.scalar(statement)) or 0
+    ]
+    if span is not None:
+        conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))
+    return (await session.scalar(select(func.count()).where(*conditions))) or 0

@@ -149,6 +149,8 @@ async def create_call(
     that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
     a crash (yours or ours) is answered with the record instead of a second ring.
     """
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
     creation = await service.create(caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id

@@ -22,7 +22,9 @@ from app.database import Database
 from app.errors import (
     CallNotFound,
     CallPending,
+    DatabaseUnavailable,
     IdempotencyKeyReused,
+    MalformedBody,
     NoUsableCredentials,
     TenantSuspended,
     passing,
@@ -86,7 +88,13 @@ class CallService:
                 "to": valid.request.to,
                 "from_": valid.request.from_,
             }
-            call = await self._commit_intent(caller, known, intent, idempotency_key)
+            call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
+            try:
+                call = await self._commit_intent(caller, call_id, known, intent, idempotency_key)
+            except DatabaseUnavailable:
+                # The commit may have taken place all the same.
+                self._placement.withdraw(call_id, attempt)
+                raise
             if call is not None:
                 return await self._place(call, account, valid.request)
         # A request with the same key was quicker.
@@ -136,14 +144,13 @@ class CallService:
         raise rebuild(call.problem, call_id=call.id)
 
     async def _commit_intent(
-        self, caller: Caller, known: Call | None, intent: dict[str, Any], idempotency_key: str | None
+        self, caller: Caller, call_id: UUID, known: Call | None, intent: dict[str, Any], idempotency_key: str | None
     ) -> Call | None:
         """The call, pending; None when a request with the same key was quicker."""
         async with self._database.begin() as session:
             if known:
                 call = await repository.reopen(session, known, intent)
             else:
-                call_id = uuid7()
                 intent |= {
                     "id": call_id,
                     "tenant_id": caller.tenant_id,
@@ -157,7 +164,7 @@ class CallService:
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
         parameters = request.for_twilio() | self._callback(call, account, request)
-        settled = await self._placement.place(call, account, parameters)
+        settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)
@@ -181,7 +188,10 @@ class CallService:
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
     """The request as bytes, whatever the order of its members: what "the same request" means."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    try:
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    except RecursionError:
+        raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None
 
 
 def _uuid(text: str) -> UUID:

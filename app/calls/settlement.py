@@ -63,6 +63,9 @@ class Settlement:
         if call.execution == "started":
             await self._known_already(session, call, resource, by=by)
             return
+        if by != "response" and await repository.bound_sids(session, [resource.sid]):
+            await self._second_sid(session, call, resource, by=by)
+            return
         corrected = call.execution == "not_started"
         was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
         call.sid = resource.sid
@@ -119,9 +122,12 @@ class Settlement:
 
     async def _known_already(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
         if call.sid != resource.sid:
-            # Two calls for one intent. It must not be possible; if it ever is, somebody has to hear of it.
-            logger.error("second_call", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by)
-            await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})
+            await self._second_sid(session, call, resource, by=by)
             return
         for type_, news in take_resource(call, resource):
             await repository.add_event(session, call.id, type_, news)
+
+    async def _second_sid(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
+        """Two calls for one intent, or two intents for one call: it must not be, and if it is, somebody has to hear."""
+        logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by)
+        await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})

@@ -28,9 +28,14 @@ logger = structlog.stdlib.get_logger(__name__)
 BATCH = 20
 # Between Postgres's clock, by which an intent is dated, and Twilio's.
 CLOCK_SKEW = timedelta(seconds=60)
+# A call dated outside that, but not by more than this, is neither taken for ours nor taken as a sign that there is none.
+_NEAR = timedelta(minutes=15)
+# How long Twilio keeps a call queued, in days of its list's filters.
+_LONGEST_QUEUE = timedelta(days=2)
 _DIRECTION = "outbound-api"
 
 Result = Literal["bound", "ambiguous", "none", "failed"]
+Likeness = Literal["yes", "perhaps", "no"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Resolver:
         """Twilio's calls that may be this one; None when Twilio could not be asked."""
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                return {entry.sid: entry for entry in await self._listed(call) if self._may_be(call, entry)}
+                return {entry.sid: entry for entry in await self._listed(call) if self._resembles(call, entry) != "no"}
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             logger.warning("search_failed", call_id=str(call.id), reason=reason)
@@ -102,31 +107,43 @@ class Resolver:
         self.metrics.searches.labels(result).inc()
 
     async def _conclude(self, session: Session, call: Call, candidates: dict[str, CallResource]) -> Result:
+        # Rivals first: one that is bound in between must count as a rival, or its sid as taken.
+        undated = any(entry.date_created is None for entry in candidates.values())
+        span = None if undated else self.longest_life + 2 * CLOCK_SKEW
+        rivals = await repository.count_rivals(session, call, span=span)
         free = candidates.keys() - await repository.bound_sids(session, candidates.keys())
-        rivals = await repository.count_rivals(session, call, span=self.longest_life + 2 * CLOCK_SKEW)
-        result: Result = "none" if not free else "bound" if len(free) == 1 and not rivals else "ambiguous"
+        certain = [entry for sid, entry in candidates.items() if sid in free and self._resembles(call, entry) == "yes"]
+        bound = len(free) == len(certain) == 1 and not rivals
+        result: Result = "none" if not free else "bound" if bound else "ambiguous"
         found = {"result": result, "candidates": len(free), "rivals": rivals}
         await repository.add_event(session, call.id, "call.searched", found)
-        if result == "bound":
-            await self.settlement.started(session, call, candidates[free.pop()], by="list", data={})
+        if bound:
+            await self.settlement.started(session, call, certain[0], by="list", data={})
         return result
 
     async def _listed(self, call: Call) -> list[CallResource]:
         """What Twilio shows of calls to this address. Two questions, for a queued call has no start time to be found by."""
-        since = (call.pending_since - CLOCK_SKEW).date().isoformat()
+        since = (call.pending_since - _NEAR).date().isoformat()
+        until = (call.pending_since + self.longest_life + _LONGEST_QUEUE).date().isoformat()
         listed: list[CallResource] = []
         accesses = await self.tenants.accesses(call.account_id)
-        for narrowed in ({"StartTime>": since}, {"Status": "queued"}):
+        for narrowed in ({"StartTime>": since, "StartTime<": until}, {"Status": "queued"}):
             ask = partial(self.twilio.list_calls, filters={"To": call.to} | narrowed, deadline_s=self.deadline_s)
             listed += await first_accepted(accesses, ask)
         return listed
 
-    def _may_be(self, call: Call, entry: CallResource) -> bool:
-        """Whether Twilio's call can be the one that this intent asked for."""
-        if entry.direction != _DIRECTION or not _same_caller(call.from_, str(entry.raw.get("from"))):
-            return False
-        earliest, latest = call.pending_since - CLOCK_SKEW, call.pending_since + self.longest_life + CLOCK_SKEW
-        return entry.date_created is None or earliest <= entry.date_created <= latest
+    def _resembles(self, call: Call, entry: CallResource) -> Likeness:
+        """Whether Twilio's call is one that this intent may have asked for. What Twilio leaves out proves nothing."""
+        shown_to, shown_from = entry.raw.get("to"), entry.raw.get("from")
+        if entry.direction not in (_DIRECTION, None) or (shown_from and not _same_caller(call.from_, str(shown_from))):
+            return "no"
+        doubtful = entry.direction is None or not shown_from or shown_to != call.to
+        if entry.date_created is not None:
+            earliest, latest = call.pending_since - CLOCK_SKEW, call.pending_since + self.longest_life + CLOCK_SKEW
+            if not earliest - _NEAR <= entry.date_created <= latest + _NEAR:
+                return "no"
+            doubtful = doubtful or not earliest <= entry.date_created <= latest
+        return "perhaps" if doubtful else "yes"
 
 
 def _is_open(call: Call) -> bool:

@@ -68,7 +68,9 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
         where = "the one of CALLGATE_DATABASE_URL"
         if settings.database_url is None:
             if running := folder.running():
-                raise AlreadyRunning(f"`callgate dev` or `demo` runs over {folder.directory}, at {running.api_url}: stop it first")
+                raise AlreadyRunning(
+                    f"`callgate dev` or `demo` runs over {folder.directory}, at {running.api_url}: stop it first"
+                )
             postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
             settings = _updated(settings, database_url=postgres.url)

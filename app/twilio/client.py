@@ -28,8 +28,8 @@ Answered = TypeVar("Answered")
 
 _ANSWER_LIMIT = 1024 * 1024
 _MESSAGE_LIMIT = 1000
-_PAGE_SIZE = 500
-_PAGES_LIMIT = 10
+_PAGE_SIZE = 100  # about 2 kB a call: well below _ANSWER_LIMIT
+_PAGES_LIMIT = 50
 _CREDENTIALS_CODE = 20003
 
 _NEVER_SENT = (
@@ -85,7 +85,10 @@ class TwilioClient:
 
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
-        return _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+        resource = _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+        if resource.sid != sid:
+            raise TwilioOutcomeUnknown("answer_of_another_call")
+        return resource
 
     async def list_calls(self, access: AccountAccess, filters: Mapping[str, str], *, deadline_s: float) -> list[CallResource]:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
@@ -116,7 +119,10 @@ class TwilioClient:
         deadline_s: float,
     ) -> Any:
         url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
-        form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
+        try:
+            form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
+        except UnicodeEncodeError as error:
+            raise TwilioNotSent("not_encodable") from error
         async with _translated(), asyncio.timeout(deadline_s):
             request = self._http.build_request(
                 method,
@@ -210,4 +216,4 @@ def _answer(response: httpx.Response, document: Any) -> Answer:
 
 def _seconds(value: str | None) -> float | None:
     """Retry-After in seconds; the date form (RFC 9110 §10.2.3) is not worth a clock comparison here."""
-    return float(value) if value is not None and value.isascii() and value.isdigit() else None
+    return float(value[:9]) if value is not None and value.isascii() and value.isdigit() else None

@@ -18,6 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
+_LONGEST_TEXT = 512
+_LONGEST_PRICE = 30
+_DEEPEST = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class AccountAccess:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """Longer than any of Twilio's fields is none of them, and might not fit an index."""
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
 
 
 def _integer(value: object) -> int | None:
@@ -47,12 +51,14 @@ def _integer(value: object) -> int | None:
 
 
 def _money(value: object) -> Decimal | None:
+    if not isinstance(value, str | int) or len(str(value)) > _LONGEST_PRICE:
+        return None
     try:
-        amount = Decimal(value) if isinstance(value, str | int) else None
+        amount = Decimal(value)
     except InvalidOperation:
         return None
     # A number that Postgres would refuse, or no price at all, must not lose the rest of the answer.
-    return amount if amount is not None and amount.is_finite() and abs(amount.adjusted()) < 20 else None
+    return amount if amount.is_finite() and abs(amount.adjusted()) < _LONGEST_PRICE else None
 
 
 def _time(value: object) -> datetime | None:
@@ -117,16 +123,18 @@ class CallResource(BaseModel):
         return cls(**{name: value for name, value in answer.items() if name in cls.model_fields}, raw=answer)
 
 
-def storable(value: Any) -> Any:
-    """JSON that Postgres can keep: it knows neither NUL nor lone surrogates in text, nor NaN and infinity."""
+def storable(value: Any, *, depth: int = 0) -> Any:
+    """JSON that can be kept and shown: no NUL or lone surrogates in text, no NaN or infinity, no nesting without end."""
+    if depth > _DEEPEST:
+        return None
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
+        return {storable(key): storable(item, depth=depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [storable(item) for item in value]
+        return [storable(item, depth=depth + 1) for item in value]
     return value
 
 

@@ -1,5 +1,6 @@
 """DESIGN §3, the classification table, row by row over real sockets: POSTs that arrived, answer, record, events."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.support.gateway import Gateway
 from tests.support.upstream import (
     Behaviour,
     answer,
+    call_resource,
     close,
     created,
     error,
@@ -216,3 +218,31 @@ async def test_a_sid_that_is_bound_already_is_never_told_as_not_started(gateway:
         assert (await tenant.create()).status_code == 201
         second = await tenant.create()
     assert (second.status_code, second.json()["execution"]) == (202, "unknown")
+
+
+POISON: dict[str, dict[str, Any]] = {
+    "a price of 20,000 digits": {"price": "0." + "1" * 20_000},
+    "a status of 6,000 characters": {"status": "q" * 6000},
+    "300 lists in each other": {"x": json.loads("[" * 300 + "]" * 300)},
+    "subresources in each other": {"subresource_uris": {"a": json.loads("[" * 300 + "]" * 300)}},
+}
+
+
+@pytest.mark.parametrize(("number", "fields"), list(enumerate(POISON.values())), ids=POISON.keys())
+async def test_a_value_that_nobody_could_keep_does_not_lose_the_call(
+    gateway: Gateway, number: int, fields: dict[str, Any]
+) -> None:
+    async with running_upstream(answer(201, call_resource(f"CA{number:030x}ff", **fields))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        created_ = await tenant.create()
+    assert (created_.status_code, created_.json()["execution"]) == (201, "started")
+    assert (await tenant.http.get(f"/v1/calls/{created_.json()['id']}")).status_code == 200
+    assert (await tenant.http.get("/v1/calls")).status_code == 200
+
+
+async def test_an_endless_retry_after_is_taken_for_a_long_one(gateway: Gateway) -> None:
+    async with running_upstream(error(429, 20429, headers={"Retry-After": "9" * 400})) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        response = await tenant.create()
+    assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-throttled")
+    assert len(response.headers["Retry-After"]) < 12

@@ -82,6 +82,8 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         BASIC | {"sip_auth_username": "j" * 256, "sip_auth_password": "p" * 256},
         {"/sip_auth_username", "/sip_auth_password"},
     ),
+    "from too long": (BASIC | {"from": "J" * 256}, {"/from"}),
+    "NUL in a secret": (BASIC | {"call_token": "a\0b"}, {"/call_token"}),
     "to of no known form": (BASIC | {"to": "kate"}, {"/to"}),
     "to as a number": (BASIC | {"to": 14155550100}, {"/to"}),
     "phone number with spaces": (BASIC | {"to": "+1 415 555 0100"}, {"/to"}),
@@ -118,6 +120,13 @@ BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "nested too deeply": (b'{"a":' * 9000 + b"1" + b"}" * 9000, "application/json", 400, "malformed-body"),
     "a lone surrogate": (b'{"to": "\\ud800"}', "application/json", 422, "invalid-request"),
     "a number too long to read": (b'{"timeout": ' + b"9" * 5000 + b"}", "application/json", 400, "malformed-body"),
+    "nested as deeply as can be read": (b'{"a":' + b"[" * 961 + b"]" * 961 + b"}", "application/json", 400, "malformed-body"),
+    "a surrogate in a secret": (
+        b'{"to": "+14155550100", "from": "+14155550199", "url": "http://e.example/", "call_token": "\\ud800"}',
+        "application/json",
+        422,
+        "invalid-request",
+    ),
     "an array": (b"[]", "application/json", 422, "invalid-request"),
     "text": (b"{}", "text/plain", 415, "unsupported-media-type"),
     "a form": (b"To=sip:a@b.example", "application/x-www-form-urlencoded", 415, "unsupported-media-type"),
@@ -291,3 +300,16 @@ async def test_head_and_options_do_not_break(tenant: Tenant) -> None:
 def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:
     names = json.loads(DATA.read_text())
     assert {_camel(field.alias or name) for name, field in CallParameters.model_fields.items()} == set(names)
+
+
+async def test_a_key_given_twice_is_refused(tenant: Tenant, upstream: Upstream) -> None:
+    response = await tenant.http.post("/v1/calls", json=BASIC, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "repeated")
+    await _nothing_happened(tenant, upstream)
+
+
+async def test_wrong_methods_where_no_route_of_ours_is_are_no_failure(tenant: Tenant) -> None:
+    for method, path in (("PUT", "/openapi.json"), ("POST", "/docs"), ("DELETE", "/readyz")):
+        response = await tenant.http.request(method, path)
+        assert (response.status_code, response.json()["type"]) == (405, "urn:callgate:problem:method-not-allowed")
+    assert (await tenant.http.get("/v1/calls/")).status_code == 404

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import AsyncIterator
+from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
@@ -16,7 +17,8 @@ SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
 URL_PASSWORD = "pl4nted-url-p4ssw0rd"
 AUTH_TOKEN = "pl4nted-twilio-t0ken"
-SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_PASSWORD, AUTH_TOKEN)
+FORM_PASSWORD = "pl4nted&f0rm=p4ss"
+SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_PASSWORD, AUTH_TOKEN, FORM_PASSWORD, quote_plus(FORM_PASSWORD))
 PERSONAL = ("+14155550123", "kate.private")
 
 REQUEST = {
@@ -53,7 +55,8 @@ async def _every_cell(url: str) -> str:
 async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO], database_url: str) -> None:
     gateway, log = logged
     told: list[str] = []
-    echo = error(400, 21224, f"SipAuthPassword {SIP_PASSWORD} is bad, token {CALL_TOKEN}")
+    echoed = f"SipAuthPassword is bad, token {CALL_TOKEN}, Url {REQUEST['url']}, key {AUTH_TOKEN}"
+    echo = error(400, 21224, f"{echoed} as {quote_plus(FORM_PASSWORD)}")
     async with running_upstream(created(), echo, error(401, 20003), reset, hang, error(500, 20500)) as upstream:
         tenant = await gateway.add_tenant()
         await gateway.tenants.add_credential(
@@ -61,7 +64,8 @@ async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO
         )
         own = {"account_sid": "AC" + "f" * 32}
         for key in "abcdef":
-            response = await tenant.http.post("/v1/calls", json=REQUEST | own, headers={"Idempotency-Key": key})
+            other = {"sip_auth_password": FORM_PASSWORD} if key == "b" else {}
+            response = await tenant.http.post("/v1/calls", json=REQUEST | own | other, headers={"Idempotency-Key": key})
             told += [response.text, str(response.headers)]
         faulty = REQUEST | {
             "to": f"sip:kate:{SIP_PASSWORD}@example.com",

@@ -5,13 +5,18 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
+from sqlalchemy import text
 
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
+from app.observability import Metrics
 from app.schema import migrate
+from app.services import services
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
@@ -183,3 +188,65 @@ async def test_a_caller_that_hangs_up_in_the_middle_of_its_request_is_no_error(
                 await asyncio.sleep(0.05)
         assert upstream.posts == []
     assert "unexpected_error" not in capsys.readouterr().out
+
+
+async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(database_url: str) -> None:
+    async with running_upstream(hang) as upstream:
+        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        async with httpx.AsyncClient(timeout=30) as http:
+            async with running_gateway(settings, grace=1) as stopping:
+                tenant = await stopping.add_tenant(upstream.url)
+                url, headers = f"{stopping.url}/v1/calls", tenant.http.headers
+                creating = asyncio.create_task(http.post(url, json=BASIC, headers=headers))
+                while not upstream.posts:
+                    await asyncio.sleep(0.01)
+                asyncio.get_running_loop().call_later(2, upstream.released.set)
+            told = await creating
+    assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+
+
+PASSING_STATES = ["25006", "40P01", "40001", "57014", "53100", "55P03"]
+
+
+@pytest.mark.parametrize("state", PASSING_STATES)
+async def test_an_outcome_that_postgres_refuses_for_a_while_is_committed_in_the_end(
+    fragile: Gateway, postgres: EmbeddedPostgres, state: str
+) -> None:
+    await _ready(fragile)
+    connection = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
+    try:
+        async with running_upstream(created_after_release()) as upstream:
+            tenant = await fragile.add_tenant(upstream.url)
+            creating = asyncio.create_task(tenant.create())
+            while not upstream.posts:
+                await asyncio.sleep(0.01)
+            await connection.execute(f"""
+                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}'; END $$;
+                CREATE TRIGGER refuse BEFORE UPDATE ON call FOR EACH ROW EXECUTE FUNCTION refuse();
+            """)
+            upstream.released.set()
+            told = await creating
+            refused = await tenant.create("k")
+            await connection.execute("DROP FUNCTION refuse() CASCADE")
+            assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+            assert refused.status_code == 202
+            assert await _settled(tenant, told.json()["id"]) == "started"
+            assert len(upstream.posts) == 2
+    finally:
+        await connection.close()
+
+
+async def test_an_intent_whose_commit_nobody_acknowledged_is_withdrawn_and_its_key_stays_good(gateway: Gateway) -> None:
+    async with running_upstream(hang, created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["id"]
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET execution = 'pending' WHERE id = :id"), {"id": call_id})
+        async with services(gateway.settings, Metrics()) as ours:
+            placement = ours["calls"]._placement
+            placement.withdraw(UUID(call_id), 2)
+            placement.withdraw(UUID(call_id), 1)
+            assert await _settled(tenant, call_id) == "not_started"
+        again = await tenant.create("k")
+        assert (again.status_code, again.json()["id"]) == (201, call_id)

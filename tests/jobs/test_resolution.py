@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
+from app.calls import repository
 from app.calls.settlement import SearchPlan, Settlement
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
@@ -210,6 +211,74 @@ async def test_a_listed_call_that_is_another_is_not_bound(gateway: Gateway, reso
         lost = (await tenant.create()).json()
         await _search_now(gateway, resolver, lost["id"])
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+DOUBTFUL: dict[str, dict[str, Any]] = {
+    "without a caller": {"from": None},
+    "without a direction": {"direction": None},
+    "to another spelling of the address": {"to": "sip:KATE@example.com"},
+    "dated a little too early": {"date_created": format_datetime(datetime.now(UTC) - timedelta(minutes=8))},
+}
+
+
+@pytest.mark.parametrize("fields", DOUBTFUL.values(), ids=DOUBTFUL.keys())
+async def test_a_listed_call_that_cannot_be_told_is_neither_bound_nor_a_sign_of_none(
+    gateway: Gateway, resolver: Resolver, fields: dict[str, Any]
+) -> None:
+    async with running_upstream(reset, listed(entry("0") | fields), listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        await _search_now(gateway, resolver, lost["id"])
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+        assert (await tenant.events(lost["id"]))[-1]["data"]["result"] == "ambiguous"
+
+
+async def test_an_undated_call_may_be_that_of_any_open_intent_however_old(gateway: Gateway, resolver: Resolver) -> None:
+    undated = entry("f", date_created=None)
+    async with running_upstream(reset, reset, listed(undated), listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        old = (await tenant.create()).json()
+        async with gateway.database.begin() as session:
+            statement = text("UPDATE call SET pending_since = now() - interval '14 minutes' WHERE id = :id")
+            await session.execute(statement, {"id": old["id"]})
+        young = (await tenant.create(to="sip:kate@example.com")).json()
+        await _search_now(gateway, resolver, old["id"])
+        for lost in (old, young):
+            assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+
+
+async def test_headers_do_not_make_another_address(gateway: Gateway, resolver: Resolver) -> None:
+    theirs = entry("1") | {"sid": "CA" + "1" * 31 + "c"}
+    async with running_upstream(reset, reset, listed(theirs), listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        plain = (await tenant.create()).json()
+        await tenant.create(to="sip:kate@example.com?X-a=1")
+        await _search_now(gateway, resolver, plain["id"])
+        assert (await tenant.events(plain["id"]))[-1]["data"] == {"result": "ambiguous", "candidates": 1, "rivals": 1}
+
+
+async def test_a_search_whose_lease_has_ended_counts_nothing(gateway: Gateway, resolver: Resolver) -> None:
+    async with running_upstream(reset, listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
+            await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
+            (due,) = await repository.claim_searches(session, lease=timedelta(0), limit=5)
+        await asyncio.gather(*(resolver._search(due) for _ in range(SEARCHES)))
+        events = await tenant.events(lost["id"])
+        assert [event["type"] for event in events].count("call.searched") == 1
+
+
+async def test_a_callback_with_a_sid_of_another_record_is_told_and_binds_nothing(gateway: Gateway) -> None:
+    taken = "CA" + "5" * 31 + "a"
+    async with running_upstream(answer(201, {"sid": taken}), reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create()
+        lost = (await tenant.create()).json()
+        assert (await _called_back(gateway, tenant, upstream, CallSid=taken)).status_code == 204
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+        assert (await tenant.events(lost["id"]))[-1]["type"] == "call.second_sid"
 
 
 async def test_a_sid_that_is_bound_is_nobodys_candidate(gateway: Gateway, resolver: Resolver) -> None:

@@ -48,11 +48,13 @@ class QuietServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
-    """The application on a free port of 127.0.0.1; the lifespan's end is awaited."""
+async def served(app: FastAPI, *, grace: int | None = None) -> AsyncIterator[str]:
+    """The application on a free port of 127.0.0.1; the lifespan's end is awaited, requests for `grace` seconds."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = QuietServer(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+        server = QuietServer(
+            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace)
+        )
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
@@ -105,11 +107,11 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def running_gateway(settings: Settings, *, grace: int | None = None) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
     tenants = TenantService(database, Keyring(settings.require_secret_keys()))
     try:
-        async with served(create_app(settings)) as url:
+        async with served(create_app(settings), grace=grace) as url:
             running = Gateway(url, settings, database, tenants)
             yield running
             for client in running.clients:
