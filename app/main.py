@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(sip_uris.router)
     app.include_router(health.router)
     install_handlers(app, metrics)
-    app.add_middleware(RequestMiddleware, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics, admission=calls_router.admission)
     _complete_openapi(app)
     return app
 

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from uuid import UUID, uuid4
 
 import structlog
@@ -35,9 +37,11 @@ logger = structlog.stdlib.get_logger(__name__)
 class RequestMiddleware:
     """Pure ASGI, outermost: nothing that happens within leaves as a traceback or as a body that is no problem+json."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, admission: Callable[[Scope], AbstractContextManager[None]]) -> None:
+        """`admission` is held by a request; CallgateError refuses it unread: that must be cheap when it is needed most."""
         self.app = app
         self.metrics = metrics
+        self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,10 +76,12 @@ class RequestMiddleware:
             await JSONResponse(told, status_code=202)(scope, receive, send_with_id)
 
         try:
-            if _declared_length(headers) > BODY_LIMIT:
-                await answer(BodyTooLarge())
-            else:
+            with self.admission(scope):
+                if _declared_length(headers) > BODY_LIMIT:
+                    raise BodyTooLarge
                 await self.app(scope, _limited(receive), send_with_id)
+        except CallgateError as refusal:
+            await answer(refusal)
         except asyncio.CancelledError:
             # The server's patience has ended (CALLGATE_DRAIN_TIMEOUT). Its own answer would be a 500, and a lie.
             if not status and scope["method"] == "POST" and scope["path"] == CREATION_PATH:

@@ -44,12 +44,16 @@ class Placement:
     max_in_flight_per_tenant: int
     _taken: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _admitted: int = 0
     _closing: bool = False
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
-        self.refuse_when_full()
+        if self._closing:
+            raise ShuttingDown(after_s=1)
+        if self._taken.total() >= self.max_in_flight:
+            raise Overloaded(after_s=1)
         if self._taken[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
         self._taken[tenant_id] += 1
@@ -62,12 +66,16 @@ class Placement:
             if not self._taken[tenant_id]:
                 del self._taken[tenant_id]
 
-    def refuse_when_full(self) -> None:
-        """Raises Overloaded or ShuttingDown when there is no room for anybody's creation."""
-        if self._closing:
-            raise ShuttingDown(after_s=1)
-        if self._taken.total() >= self.max_in_flight:
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """For a whole request, from before it is read: as many as there are slots, so that no more is spent on the others."""
+        if self._admitted >= self.max_in_flight:
             raise Overloaded(after_s=1)
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
 
     async def place(self, call: Call, account: Dialable, parameters: dict[str, Any], *, secrets: Sequence[str]) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.

@@ -1,11 +1,14 @@
 """HTTP for calls: bind, delegate, return."""
 
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from app.auth import CallerDep
 from app.body import JsonBody
@@ -49,10 +52,12 @@ async def call_service(request: Request) -> CallService:
 CallServiceDep = Annotated[CallService, Depends(call_service)]
 
 
-async def room_for_one_more(request: Request, service: CallServiceDep) -> None:
-    """A request with a key is let through: its call may be live, which no refusal may hide."""
-    if "Idempotency-Key" not in request.headers:
-        service.refuse_when_full()
+def admission(scope: Scope) -> AbstractContextManager[None]:
+    """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
+    if scope["method"] != "POST" or scope["path"] != router.prefix or "idempotency-key" in Headers(scope=scope):
+        return nullcontext()
+    service: CallService = scope["state"]["calls"]
+    return service.admission()
 
 
 IdOrSid = Annotated[
@@ -84,7 +89,6 @@ _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable
     operation_id="create_call",
     summary="Place a call",
     status_code=201,
-    dependencies=[Depends(room_for_one_more)],
     response_model=CallRecord,
     response_description="Started: Twilio has created the call.",
     openapi_extra={

@@ -5,6 +5,7 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -100,9 +101,9 @@ class CallService:
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
-    def refuse_when_full(self) -> None:
-        """For creations without a key, before anything is spent on them: refusing must stay cheap when it is needed most."""
-        self._placement.refuse_when_full()
+    def admission(self) -> AbstractContextManager[None]:
+        """Held by a request that wants to create; Overloaded when there is no room for another."""
+        return self._placement.admission()
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self._database.begin() as session:
