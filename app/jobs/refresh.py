@@ -3,7 +3,6 @@
 The wait grows with the age of what is waited for, so that a call that lasts, or is never priced, is asked for ever less often.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
-from app.errors import DatabaseUnavailable
+from app.jobs.apart import each_apart
 from app.observability import Metrics
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -55,21 +54,10 @@ class Refresher:
         lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
             due = await repository.claim_refreshes(session, lease=lease, limit=BATCH)
-        async with asyncio.TaskGroup() as refreshing:
-            for call in due:
-                refreshing.create_task(self._refresh(call))
+        await each_apart(due, self._refresh, broke="refresh_broke")
         return bool(due)
 
     async def _refresh(self, call: Call) -> None:
-        """One call's trouble is not another's: whatever goes wrong, it is looked at again when its lease ends."""
-        try:
-            await self._look(call)
-        except DatabaseUnavailable:
-            pass
-        except Exception:
-            logger.exception("refresh_broke", call_id=str(call.id))
-
-    async def _look(self, call: Call) -> None:
         try:
             resource = await self._fetch(call)
         except TwilioError as error:

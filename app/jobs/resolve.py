@@ -16,7 +16,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
-from app.errors import DatabaseUnavailable
+from app.jobs.apart import each_apart
 from app.observability import Metrics
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -65,20 +65,11 @@ class Resolver:
         lease = timedelta(seconds=2 * self.deadline_s + 30)
         async with self.database.begin() as session:
             due = await repository.claim_searches(session, lease=lease, limit=BATCH)
-        async with asyncio.TaskGroup() as searching:
-            for call in due:
-                searching.create_task(self._search(call))
+        await each_apart(due, self._search, broke="search_broke")
         return bool(due)
 
     async def _search(self, call: Call) -> None:
-        """One call's trouble is not another's: whatever goes wrong, it is searched for again when its lease ends."""
-        try:
-            candidates = await self._candidates(call)
-            await self._take(call, candidates)
-        except DatabaseUnavailable:
-            pass
-        except Exception:
-            logger.exception("search_broke", call_id=str(call.id))
+        await self._take(call, await self._candidates(call))
 
     async def _candidates(self, call: Call) -> dict[str, CallResource] | None:
         """Twilio's calls that may be this one; None when Twilio could not be asked."""
