@@ -57,9 +57,9 @@ contracts: .venv/installed
 	$(BIN)/lint-imports
 
 lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra otel --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url -o requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --extra otel --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
 
 clean: ## Remove .venv and the state folder .callgate with its database
