@@ -52,7 +52,7 @@ _FAULTS: Mapping[tuple[str, str], int] = {
     ("/to", "BAD_HEADER_NAME"): 21228,
     ("/to", "BAD_HEADER"): 21229,
     ("/from", "missing"): 21213,
-    ("/twiml", "string_too_long"): 32018,
+    ("/twiml", "too_long"): 32018,
     ("/sip_auth_username", "SIP_AUTH_USERNAME_TOO_LONG"): 21221,
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_TOO_LONG"): 21223,
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_MISSING"): 21225,

@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.compat.codes import TOLD, UNKNOWN_OUTCOME, Told, code_of
-from app.errors import CallgateError, CallNotFound, InvalidRequest, RouteNotFound, Unauthorized, UpstreamRejected
+from app.errors import (
+    CallgateError,
+    CallNotFound,
+    InvalidRequest,
+    RouteNotFound,
+    Unauthorized,
+    UpstreamRejected,
+    WrongCallState,
+)
 from app.problems import TYPE_PREFIX
 from app.twilio.schemas import form_name
 
@@ -39,7 +47,7 @@ class TwilioDialect:
         if error.call_id is not None:
             headers[CALL_ID_HEADER] = str(error.call_id)
         told = _told(error)
-        upstream = error.upstream if isinstance(error, UpstreamRejected) else None
+        upstream = error.upstream if isinstance(error, UpstreamRejected | WrongCallState) else None
         message = (upstream and upstream.message) or _message(error, path)
         more_info = (upstream and upstream.more_info) or _more_info(error, told.code)
         return _answer(told, message, more_info, headers)
