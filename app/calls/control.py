@@ -4,6 +4,7 @@ What cannot be done yet, because nobody knows whether the call has started, and 
 was lost, is remembered if it only ends the call: that may be asked for any number of times. Everything else is told honestly.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,7 @@ from app.database import Database, Session
 from app.errors import (
     ActionUnknown,
     CallgateError,
+    DatabaseUnavailable,
     TenantSuspended,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -84,7 +86,13 @@ class CallControl:
             return Change(await self._answer_lost(call, update, error), done=False)
         except TwilioError as error:
             raise await self._refusal(call, update.secrets(), error) from error
-        return Change(await self._take(call, resource, update.for_event()), done=True)
+        try:
+            return Change(await self._take(call, resource, update.for_event()), done=True)
+        except DatabaseUnavailable:
+            # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
+            logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
+            take_resource(call, resource)
+            return Change(call, done=True)
 
     async def delete(self, call: Call) -> None:
         """At Twilio for good, and here out of sight of Twilio's own paths; the record stays, for it is the audit."""
@@ -133,11 +141,16 @@ class CallControl:
         return locked
 
     async def _answer_lost(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        async with self.database.begin() as session:
+        """The call, its end remembered. Raises ActionUnknown for every other change."""
+        with contextlib.suppress(DatabaseUnavailable):
+            async with self.database.begin() as session:
+                if update.only_ends:
+                    await self._want(session, call, update)
+                else:
+                    told = update.for_event() | {"reason": error.reason}
+                    await repository.add_event(session, call.id, "call.update_unknown", told)
             if update.only_ends:
-                await self._want(session, call, update)
                 return call
-            await repository.add_event(session, call.id, "call.update_unknown", update.for_event() | {"reason": error.reason})
         raise ActionUnknown(call_id=call.id) from error
 
     async def _want(self, session: Session, call: Call, update: CallUpdate) -> None:
