@@ -87,7 +87,7 @@ class CallControl:
         except TwilioError as error:
             raise await self._refusal(call, update.secrets(), error) from error
         try:
-            return Change(await self._take(call, resource, update.for_event()), done=True)
+            return Change(await self._take(call, resource, update), done=True)
         except DatabaseUnavailable:
             # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
@@ -126,7 +126,7 @@ class CallControl:
         except TwilioError as error:
             await self._failed(call, wish, error)
         else:
-            await self._take(call, resource, update.for_event() | {"remembered": True})
+            await self._take(call, resource, update, remembered=True)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
@@ -157,17 +157,19 @@ class CallControl:
         await control_repository.want(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
 
-    async def _take(self, call: Call, resource: CallResource, told: dict[str, Any]) -> Call:
+    async def _take(self, call: Call, resource: CallResource, update: CallUpdate, *, remembered: bool = False) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None:
                 return call
+            told = update.for_event() | ({"remembered": True} if remembered else {})
             await repository.add_event(session, call.id, "call.updated", told)
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # Its next status is near.
             locked.refresh_at = await repository.now(session)
-            await control_repository.forget(session, call.id)
+            if update.status is not None:
+                await control_repository.forget(session, call.id)
         return locked
 
     async def _forget(self, call: Call, reason: str) -> None:

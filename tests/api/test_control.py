@@ -172,7 +172,8 @@ async def test_a_wish_is_not_for_a_later_dial_under_the_same_key(gateway: Gatewa
 
 
 async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(gateway: Gateway, controller: Controller) -> None:
-    async with running_upstream(created(), reset, reset, reset, error(404, 20404), updated()) as upstream:
+    redirected = updated("in-progress")
+    async with running_upstream(created(), reset, reset, redirected, reset, error(404, 20404), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         lost = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
@@ -180,6 +181,8 @@ async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(ga
         assert (lost.json()["retry"]["safe"], lost.json()["call_id"]) == (False, record["id"])
         assert "execution" not in lost.json()
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        # Another change does not take the wish away.
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)).status_code == 200
         for _ in range(3):
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE wanted_update SET due_at = now()"))
@@ -189,8 +192,9 @@ async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(ga
             "call.update_unknown",
             "call.update_remembered",
             "call.updated",
+            "call.updated",
         ]
-        assert [post.form for post in upstream.posts[3:]] == [[("Status", "completed")]] * 3
+        assert [post.form for post in upstream.posts[4:]] == [[("Status", "completed")]] * 3
         assert not await controller.step()
 
 
