@@ -13,10 +13,11 @@ import structlog
 from sqlalchemy import MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from app.errors import DatabaseUnavailable
+from app.timing import spending
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -71,20 +72,35 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
+        self._autocommitting = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """One transaction. Raises DatabaseUnavailable; whether a commit that failed so took place is not known."""
-        try:
-            async with self._sessions.begin() as session:
-                yield session
-        except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
-            raise self._unavailable(error) from error
-        except DBAPIError as error:
-            if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+        async with self._translated(), self._sessions.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which every statement is a transaction of its own, without the round trips of BEGIN and COMMIT.
+
+        Raises as `begin` does.
+        """
+        async with self._translated(), self._autocommitting.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        with spending("database"):
+            try:
+                yield
+            except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
-            raise
+            except DBAPIError as error:
+                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+                    raise self._unavailable(error) from error
+                raise
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable."""

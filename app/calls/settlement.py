@@ -12,7 +12,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.models import Call
-from app.calls.progress import take_resource
+from app.calls.progress import resource_columns, take_resource
 from app.database import Session
 from app.errors import NoneFound
 from app.observability import Metrics
@@ -49,12 +49,38 @@ class SearchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a record that is open, and the event that tells of it. When is for the database's clock to say."""
+
+    columns: dict[str, Any]
+    event: str
+    data: dict[str, Any]
+    refresh_in: timedelta | None = None
+    search_in: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """Each method works on a row that the caller has locked (`repository.lock_call`), inside the caller's transaction."""
+    """The `async` methods work on a row that the caller has locked (`repository.lock_call`), in the caller's transaction."""
 
     metrics: Metrics
     first_refresh: timedelta
     plan: SearchPlan
+
+    def change_to_started(self, resource: CallResource, *, data: dict[str, Any]) -> Change:
+        """By Twilio's own answer to the creation."""
+        settled = {"execution": "started", "settled_by": "response", "problem": None, "sid": resource.sid}
+        told = {"sid": resource.sid, "settled_by": "response"} | data
+        return Change(settled | resource_columns(resource), "call.started", told, refresh_in=self.first_refresh)
+
+    def change_to_not_started(self, problem: dict[str, Any], *, data: dict[str, Any]) -> Change:
+        """Proven by Twilio's answer, or by there being none to have."""
+        settled = {"execution": "not_started", "settled_by": "response", "problem": problem}
+        return Change(settled, "call.not_started", {"problem": problem["slug"]} | data)
+
+    def change_to_unknown(self, *, data: dict[str, Any]) -> Change:
+        """A call may exist. From now on callbacks and searches decide."""
+        return Change({"execution": "unknown"}, "call.unknown", data, search_in=self.plan.wait_after(0))
 
     async def started(
         self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: dict[str, Any]
@@ -80,18 +106,21 @@ class Settlement:
         await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
         self.metrics.settled.labels(by).inc()
 
-    async def not_started(self, session: Session, call: Call, problem: dict[str, Any], *, data: dict[str, Any]) -> None:
-        """Proven by Twilio's answer, or by there being none to have."""
-        call.execution, call.settled_by, call.problem = "not_started", "response", problem
-        await self._stamp(session, call, refresh_in=None)
-        await repository.add_event(session, call.id, "call.not_started", {"problem": problem["slug"]} | data)
-        self.metrics.settled.labels("response").inc()
+    async def apply(self, session: Session, call: Call, change: Change) -> None:
+        now = await repository.now(session)
+        for name, value in change.columns.items():
+            setattr(call, name, value)
+        call.settled_at = None if call.execution == "unknown" else now
+        call.clean_searches = 0
+        call.refresh_at = None if change.refresh_in is None else now + change.refresh_in
+        call.search_at = None if change.search_in is None else now + change.search_in
+        await repository.add_event(session, call.id, change.event, change.data)
+        self.count(change)
 
-    async def unknown(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
-        """A call may exist. From now on callbacks and searches decide."""
-        call.execution = "unknown"
-        await self.search_again(session, call, clean=0)
-        await repository.add_event(session, call.id, "call.unknown", data)
+    def count(self, change: Change) -> None:
+        """Once the change is certain to be committed, or, for `apply`, as certain as can be."""
+        if change.columns.get("settled_by"):
+            self.metrics.settled.labels(change.columns["settled_by"]).inc()
 
     async def none_found(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
         """Enough clean searches over enough time: as far as can be known, no call was created."""
