@@ -31,6 +31,8 @@ from app.errors import (
     passing,
     rebuild,
 )
+from app.observability.tracing import current_traceparent
+from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
 
@@ -55,12 +57,14 @@ class CallService:
         keyring: Keyring,
         tenants: TenantService,
         placement: Placement,
+        pseudonyms: Pseudonyms,
         callback_base: str | None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
+        self._pseudonyms = pseudonyms
         self._callback_base = callback_base
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
@@ -74,6 +78,7 @@ class CallService:
         if known and not self._to_be_tried_again(known, fingerprint):
             return Creation(known, replayed=True)
         valid = validate_call(body)
+        self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
         if caller.suspended:
             raise TenantSuspended
         with self._placement.slot(caller.tenant_id):
@@ -88,6 +93,7 @@ class CallService:
                 "fingerprint": self._keyring.keyed_hash(fingerprint),
                 "to": valid.request.to,
                 "from_": valid.request.from_,
+                "traceparent": current_traceparent(),
             }
             call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
             try:

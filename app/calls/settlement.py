@@ -78,14 +78,14 @@ class Settlement:
             self.metrics.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
-        self.metrics.settled.labels(by).inc()
+        self._count(call, by)
 
     async def not_started(self, session: Session, call: Call, problem: dict[str, Any], *, data: dict[str, Any]) -> None:
         """Proven by Twilio's answer, or by there being none to have."""
         call.execution, call.settled_by, call.problem = "not_started", "response", problem
         await self._stamp(session, call, refresh_in=None)
         await repository.add_event(session, call.id, "call.not_started", {"problem": problem["slug"]} | data)
-        self.metrics.settled.labels("response").inc()
+        self._count(call, "response")
 
     async def unknown(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
         """A call may exist. From now on callbacks and searches decide."""
@@ -99,7 +99,7 @@ class Settlement:
         call.problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
         await self._stamp(session, call, refresh_in=None)
         await repository.add_event(session, call.id, "call.not_started", {"settled_by": "none_found"} | data)
-        self.metrics.settled.labels("none_found").inc()
+        self._count(call, "none_found")
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
         """When to search Twilio's list (again), after so many searches that showed nothing."""
@@ -119,6 +119,11 @@ class Settlement:
         call.settled_at = await repository.now(session)
         call.search_at = None
         call.refresh_at = None if refresh_in is None else call.settled_at + refresh_in
+
+    def _count(self, call: Call, by: SettledBy | Literal["none_found"]) -> None:
+        self.metrics.settled.labels(by).inc()
+        if call.settled_at is not None:
+            self.metrics.settle_seconds.labels(by).observe((call.settled_at - call.pending_since).total_seconds())
 
     async def _known_already(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
         if call.sid != resource.sid:
