@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
 
 from app.errors import DatabaseUnavailable
-from app.timing import spending
+from app.observability.tracing import Step, fail
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -46,7 +47,7 @@ class Base(DeclarativeBase):
     )
 
 
-def make_engine(url: str, *, pool_size: int) -> AsyncEngine:
+def make_engine(url: str, *, pool_size: int, statement_timeout: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
     """An engine on asyncpg. libpq's `sslmode` in the URL is understood, because that is what people paste."""
     parsed = make_url(url)
     if "sslmode" in parsed.query:
@@ -61,7 +62,7 @@ def make_engine(url: str, *, pool_size: int) -> AsyncEngine:
         pool_recycle=1800,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": STATEMENT_TIMEOUT_S,
+            "command_timeout": statement_timeout,
             "server_settings": {"application_name": "callgate", "timezone": "UTC"},
         },
     )
@@ -92,7 +93,7 @@ class Database:
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
-        with spending("database"):
+        with Step("database"):
             try:
                 yield
             except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
@@ -102,6 +103,11 @@ class Database:
                     raise self._unavailable(error) from error
                 raise
 
+    @property
+    def connections_in_use(self) -> int:
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
     async def ping(self) -> None:
         """Raises DatabaseUnavailable."""
         async with self.begin() as session:
@@ -109,6 +115,7 @@ class Database:
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         # The class and SQLSTATE only: the text may hold the statement's values.
+        fail(type(error).__name__)
         logger.warning(
             "database_unavailable",
             error=type(getattr(error, "orig", None) or error).__name__,

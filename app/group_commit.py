@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from app.errors import DatabaseUnavailable
-from app.timing import spending
+from app.observability.tracing import Step
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class GroupCommit(Generic[Item, Result]):
 
         Raises what `write` raises for this item. A cancelled item is written all the same if its batch has begun.
         """
-        with spending("database"):
+        with Step("database"):
             return await self._submit(item)
 
     async def _submit(self, item: Item) -> Result:

@@ -16,6 +16,7 @@ from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
+from app.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
@@ -37,6 +38,7 @@ class Services(TypedDict):
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Outcomes of what was begun are committed before anything closes."""
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
+    metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
@@ -48,7 +50,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
-        twilio = TwilioClient(http, base_url=settings.twilio_base_url)
+        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,
             first_refresh=timedelta(seconds=settings.refresh_interval),
@@ -69,6 +71,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             keyring=keyring,
             tenants=tenants,
             placement=placement,
+            pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)

@@ -79,7 +79,10 @@ class Settings(BaseSettings):
     )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
-    log_format: Literal["json", "text"] = Field("json", description="`json` for machines, `text` for people.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` for machines, `text` for people; `auto` writes text to a terminal and JSON elsewhere."
+    )
+    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users as they are, not as tokens.")
 
     @field_validator("database_url")
     @classmethod

@@ -13,6 +13,7 @@ from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
+from app.observability.tracing import link
 from app.tenants.service import TenantService
 from app.twilio.schemas import CALL_SID, CallResource, storable
 
@@ -37,6 +38,7 @@ class CallbackService:
             if call is None:
                 self.metrics.callbacks.labels("unknown_call").inc()
                 raise CallNotFound
+            link(call.traceparent)
             await self._verify(session, call, path, posted, signature)
             # Only now: what nobody has signed must not hold up those who wait for the row.
             locked = await repository.lock_call(session, call_id)

@@ -29,6 +29,7 @@ _INTENT_COLUMNS = (
     "warnings",
     "to",
     "from",
+    "traceparent",
 )
 _ATTRIBUTES = {"from": "from_"}
 _OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")

@@ -51,6 +51,7 @@ class Call(Base):
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
         Index("ix_call_pending_since", "pending_since", postgresql_where=text("execution = 'pending'")),
+        Index("ix_call_unknown_since", "pending_since", postgresql_where=text("execution = 'unknown'")),
         Index(
             "ix_call_tenant_id_execution_id",
             "tenant_id",
@@ -120,6 +121,9 @@ class Call(Base):
     # The same for searching Twilio's list while it is not known whether the call exists.
     search_at: Mapped[datetime | None] = mapped_column(Time)
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+    # The trace of the request that asked for it, for what comes later to be linked to; null when nothing was traced.
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
 
 class CallEvent(Base):

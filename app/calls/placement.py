@@ -145,8 +145,9 @@ class Placement:
             return await self._commit_late(call, outcome, change)
         for name, value in change.columns.items():
             setattr(call, name, value)
+        call.settled_at = None if call.execution == "unknown" else changed_at
         call.updated_at = changed_at
-        self.settlement.count(change)
+        self.settlement.count(call)
         return call
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:

@@ -35,6 +35,8 @@ from app.errors import (
     rebuild,
 )
 from app.group_commit import GroupCommit
+from app.observability.tracing import current_traceparent
+from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
 
@@ -59,12 +61,14 @@ class CallService:
         keyring: Keyring,
         tenants: TenantService,
         placement: Placement,
+        pseudonyms: Pseudonyms,
         callback_base: str | None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
+        self._pseudonyms = pseudonyms
         self._callback_base = callback_base
         self._intents = GroupCommit(self._write_intents)
 
@@ -78,6 +82,7 @@ class CallService:
         with ExitStack() as held:
             try:
                 valid = validate_call(body)
+                self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
                 held.enter_context(self._placement.slot(caller.tenant_id))
@@ -161,6 +166,7 @@ class CallService:
             warnings=valid.warnings_json(),
             to=valid.request.to,
             from_=valid.request.from_,
+            traceparent=current_traceparent(),
         )
 
     async def _commit_intent(self, call: Call) -> bool:
@@ -173,7 +179,7 @@ class CallService:
             raise
         if written_at is None:
             return False
-        call.updated_at = written_at
+        call.pending_since = call.updated_at = written_at
         return True
 
     async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:

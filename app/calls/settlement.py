@@ -104,7 +104,7 @@ class Settlement:
             self.metrics.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
-        self.metrics.settled.labels(by).inc()
+        self.count(call)
 
     async def apply(self, session: Session, call: Call, change: Change) -> None:
         now = await repository.now(session)
@@ -115,12 +115,7 @@ class Settlement:
         call.refresh_at = None if change.refresh_in is None else now + change.refresh_in
         call.search_at = None if change.search_in is None else now + change.search_in
         await repository.add_event(session, call.id, change.event, change.data)
-        self.count(change)
-
-    def count(self, change: Change) -> None:
-        """Once the change is certain to be committed, or, for `apply`, as certain as can be."""
-        if change.columns.get("settled_by"):
-            self.metrics.settled.labels(change.columns["settled_by"]).inc()
+        self.count(call)
 
     async def none_found(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
         """Enough clean searches over enough time: as far as can be known, no call was created."""
@@ -128,7 +123,7 @@ class Settlement:
         call.problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
         await self._stamp(session, call, refresh_in=None)
         await repository.add_event(session, call.id, "call.not_started", {"settled_by": "none_found"} | data)
-        self.metrics.settled.labels("none_found").inc()
+        self.count(call)
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
         """When to search Twilio's list (again), after so many searches that showed nothing."""
@@ -142,6 +137,13 @@ class Settlement:
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
         call.search_at = now + wait if age < _GIVE_UP else None
+
+    def count(self, call: Call) -> None:
+        """Once the record says how it was settled, and is committed or as good as committed."""
+        if call.settled_by is not None and call.settled_at is not None:
+            self.metrics.settled.labels(call.settled_by).inc()
+            waited = call.settled_at - call.pending_since
+            self.metrics.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
     async def _stamp(self, session: Session, call: Call, *, refresh_in: timedelta | None) -> None:
         """Settled now, by the database's clock; `refresh_in` None: there is nothing to follow."""

@@ -9,16 +9,19 @@ from datetime import timedelta
 import structlog
 
 from app.errors import DatabaseUnavailable
+from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
+from app.observability.tracing import Tracing
 from app.services import Services, budget_of, services
 from app.settings import Settings
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
+_GAUGES_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
 
 
@@ -53,14 +56,18 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
+        Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
 
 
-async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
-    """A whole worker: its own services, and every job until `stop` is set."""
-    async with services(settings, metrics) as state:
-        await run_jobs(jobs_of(settings, state, metrics), stop)
+async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
+    """A whole worker: its own services, and every job until `stop` is set. Closes `tracing` at its end."""
+    tracing = tracing or Tracing()
+    with tracing.active():
+        async with services(settings, metrics) as state:
+            await run_jobs(jobs_of(settings, state, metrics), stop)
+    await asyncio.to_thread(tracing.close)
 
 
 async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
 
-# Triggers on the four tables notify it of every change, whoever makes it (migration 0003).
+# Triggers on the four tables notify it of every change, whoever makes it (migration 0005).
 TENANTS_CHANNEL = "callgate_tenants"
 
 

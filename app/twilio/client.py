@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from app.observability import Metrics
 from app.twilio.errors import (
     Answer,
     TwilioCredentialRejected,
@@ -23,6 +24,7 @@ from app.twilio.errors import (
     TwilioThrottled,
 )
 from app.twilio.schemas import AccountAccess, CallResource, form_fields, storable
+from app.twilio.watching import watched
 
 Answered = TypeVar("Answered")
 
@@ -71,9 +73,10 @@ def make_http_client(
 class TwilioClient:
     """Twilio's 2010 API. Every method raises TwilioError and nothing else of the outside world."""
 
-    def __init__(self, http: httpx.AsyncClient, *, base_url: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, *, base_url: str, metrics: Metrics | None = None) -> None:
         self._http = http
         self._base_url = base_url
+        self.metrics = metrics or Metrics()
 
     async def create_call(self, access: AccountAccess, parameters: Mapping[str, Any], *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
@@ -82,6 +85,10 @@ class TwilioClient:
         proves nothing.
         """
         return _resource(await self._send("POST", access, "Calls.json", parameters, deadline_s))
+
+    async def try_access(self, access: AccountAccess, *, deadline_s: float) -> None:
+        """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
+        await self._send("GET", access, "Calls.json?PageSize=1", None, deadline_s)
 
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
@@ -110,6 +117,7 @@ class TwilioClient:
             path = str(following).partition(f"/Accounts/{access.account_sid}/")[2]
         raise TwilioOutcomeUnknown("list_too_long")
 
+    @watched
     async def _send(
         self,
         method: str,
