@@ -50,7 +50,7 @@ def owed_for_the_end(call: Call) -> Delivery:
         "To": to,
         "Called": to,
         "CallDuration": None if call.duration is None else str(call.duration),
-        "Timestamp": call.end_time and format_datetime(call.end_time),
+        "Timestamp": None if call.end_time is None else format_datetime(call.end_time),
         "CallbackSource": "call-progress-events",
     }
     fields = {name: value for name, value in known.items() if value is not None}
