@@ -36,6 +36,23 @@ class KnownKey:
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackDefaults:
+    """Whom a tenant wants told of its calls' progress when a creation does not say."""
+
+    url: str | None = None
+    method: str | None = None
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackSigning:
+    """How a tenant's deliveries are made: the form, and the secret that signs them."""
+
+    form: Literal["twilio", "json"]
+    secret: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
 class Dialable:
     """An account with its active credentials, in the order in which they are tried; never empty."""
 
@@ -46,6 +63,7 @@ class Dialable:
     """References of those that Twilio refused the last time."""
     has_auth_token: bool
     """Callbacks are signed with an auth token; an API key's secret signs nothing."""
+    callbacks: CallbackDefaults
 
 
 class TenantService:
