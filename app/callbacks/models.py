@@ -52,6 +52,8 @@ class Delivery(Base):
     fields: Mapped[dict[str, Any]] = mapped_column(JSONB)
 
     state: Mapped[str] = mapped_column(Text, server_default=text("'pending'"))
+    # When it was written, or asked for again: it is tried for three days from then.
+    pending_since: Mapped[datetime] = mapped_column(Time, server_default=func.now())
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     next_attempt_at: Mapped[datetime | None] = mapped_column(Time, server_default=func.now())
     # Waits for an earlier event of its call.

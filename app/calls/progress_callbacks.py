@@ -55,19 +55,16 @@ def progress_callbacks(
 
 def _columns(request: CallRequest, account: Dialable, judge: Judge) -> dict[str, Any]:
     """A request that names no URL takes the tenant's default, with what it says itself of method and events."""
-    default = account.callbacks
-    if request.status_callback:
-        if refused := judge(request.status_callback):
-            code, text = refused
-            raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
-        url, method, events = request.status_callback, None, None
-    else:
-        url, method, events = default.url, default.method, default.events
+    named, default = request.status_callback, account.callbacks
+    if named and (refused := judge(named)):
+        code, text = refused
+        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    url = named or default.url
     if url is None:
         return dict.fromkeys(_COLUMNS)
     return {
         # The fragment is for Twilio's own retries.
         "status_callback": urldefrag(url).url,
-        "status_callback_method": request.status_callback_method or method or "POST",
-        "status_callback_events": request.status_callback_event or events or ["completed"],
+        "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
+        "status_callback_events": request.status_callback_event or (None if named else default.events) or ["completed"],
     }

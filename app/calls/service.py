@@ -80,9 +80,7 @@ class CallService:
             if account is None:
                 raise NoUsableCredentials
             call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
-            progress = progress_callbacks(
-                valid.request, account, call_id, base=self._callback_base, judge=self._judge_callback
-            )
+            progress = progress_callbacks(valid.request, account, call_id, base=self._callback_base, judge=self._judge_callback)
             intent = {
                 "account_id": account.account_id,
                 "account_sid": account.account_sid,

@@ -12,7 +12,9 @@ from tests.support.gateway import Gateway, Tenant
 PUBLIC_URL = "https://calls.example.com/gate"
 
 
-def progress(tenant: Tenant, record: Mapping[str, Any], status: str, sequence: int | None = None, **more: str) -> dict[str, str]:
+def progress(
+    tenant: Tenant, record: Mapping[str, Any], status: str, sequence: int | None = None, **more: str
+) -> dict[str, str]:
     """The fields of a callback for this call."""
     numbered = {} if sequence is None else {"SequenceNumber": str(sequence), "CallbackSource": "call-progress-events"}
     return {"CallSid": record["sid"], "AccountSid": tenant.account_sid, "CallStatus": status, **numbered, **more}
