@@ -66,10 +66,11 @@ class TenantService:
         self._keys = Memory[KnownKey](is_current=is_current)
         self._dialables = Memory[Dialable](is_current=is_current)
         self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
+        self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
 
     def forget(self) -> None:
         """Read everything anew: something has changed, or may have."""
-        for memory in (self._keys, self._dialables, self._account_accesses):
+        for memory in (self._keys, self._dialables, self._account_accesses, self._auth_tokens):
             memory.forget()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
@@ -200,12 +201,15 @@ class TenantService:
         if accepted:
             await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
 
-    async def auth_tokens(self, session: Session, account_id: UUID) -> list[str]:
+    async def auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         """Every not revoked auth token of the account: any of them may have signed a callback."""
+        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(session, account_id)) or ()
+
+    async def _read_auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         credentials = await repository.list_credentials(session, [account_id])
         account = await repository.get_account_by_id(session, account_id)
         tokens = [credential for credential in credentials if credential.kind == "auth_token"]
-        return [access.password.get_secret_value() for access in self._accesses(account, tokens)] if account else []
+        return tuple(access.password.get_secret_value() for access in self._accesses(account, tokens)) if account else ()
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
