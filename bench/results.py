@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import nan
 from statistics import median
 
 from bench.load import Load
 
-OURS, DIRECT = "Callgate", "direct"
+OURS, ECHO, DIRECT = "Callgate", "FastAPI echo", "direct"
+# They do nothing of what the others do.
+FLOORS = (ECHO, DIRECT)
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,11 @@ class Scenario:
     upstream_ms: int
     tenants: int
 
+    what: str = "calls"
+
     def __str__(self) -> str:
+        if self.what != "calls":
+            return f"{self.what}, {self.concurrent} concurrent"
         tenants = "one tenant" if self.tenants == 1 else f"{self.tenants} tenants"
         return f"{self.concurrent} concurrent, upstream at {self.upstream_ms} ms, {tenants}"
 
@@ -63,7 +70,8 @@ def lines(scenario: Scenario, samples: Iterable[Sample]) -> list[Line]:
     for sample in samples:
         if sample.scenario == scenario:
             rounds.setdefault(sample.subject, []).append(sample)
-    return [_line(subject, its, rounds.get(OURS, []), rounds.get(DIRECT, [])) for subject, its in rounds.items()]
+    ours = rounds.get(OURS, []) if len(rounds) > 1 else []
+    return [_line(subject, its, ours, rounds.get(DIRECT, [])) for subject, its in rounds.items()]
 
 
 def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: Sequence[Sample]) -> Line:
@@ -71,16 +79,17 @@ def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: S
         return median(map(value, its))
 
     def ratio(value: Callable[[Sample], float]) -> float:
-        return median(value(one) / value(our) for one, our in zip(its, ours, strict=True)) if ours else float("nan")
+        return median(value(one) / value(our) for one, our in zip(its, ours, strict=True)) if ours else nan
 
     def added(value: Callable[[Sample], float]) -> float:
-        return median(value(one) - value(bare) for one, bare in zip(its, direct, strict=True)) if direct else float("nan")
+        return median(value(one) - value(bare) for one, bare in zip(its, direct, strict=True)) if direct else nan
 
     return Line(
         subject=subject,
         cpu_ms=middle(lambda one: one.cpu_ms),
         cpu_ratio=ratio(lambda one: one.cpu_ms),
-        per_second=middle(lambda one: one.per_second),
+        # Callbacks may run out before time is up.
+        per_second=middle(lambda one: one.per_second) if its[0].scenario.what == "calls" else nan,
         rate_ratio=ratio(lambda one: one.per_second),
         p50_ms=middle(lambda one: one.seen.p50_ms),
         p99_ms=middle(lambda one: one.seen.p99_ms),
@@ -89,39 +98,3 @@ def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: S
         resident_mib=middle(lambda one: one.resident_mib),
         failed=sum(one.seen.refused + one.seen.broken for one in its),
     )
-
-
-COLUMNS = [
-    "",
-    "CPU/call ms",
-    "× Callgate",
-    "calls/s",
-    "× Callgate",
-    "p50 ms",
-    "added p50",
-    "added p99",
-    "RSS MiB",
-    "failed",
-]
-
-
-def cells(line: Line) -> list[str]:
-    bare = line.subject == DIRECT
-    return [
-        line.subject,
-        "–" if bare else f"{line.cpu_ms:.2f}",
-        "–" if bare else f"{line.cpu_ratio:.2f}",
-        f"{line.per_second:.0f}",
-        f"{line.rate_ratio:.2f}",
-        f"{line.p50_ms:.2f}",
-        "–" if bare else f"{line.added_p50_ms:.2f}",
-        "–" if bare else f"{line.added_p99_ms:.2f}",
-        "–" if bare else f"{line.resident_mib:.0f}",
-        str(line.failed),
-    ]
-
-
-def print_summary(scenario: Scenario, samples: Iterable[Sample]) -> None:
-    print(f"\n{scenario}")
-    for row in [COLUMNS, *map(cells, lines(scenario, samples))]:
-        print(f"{row[0]:<22}" + "".join(f"{cell:>12}" for cell in row[1:]), flush=True)

@@ -25,7 +25,8 @@ from app.tenants.service import TenantService
 from bench.balancer import free_port
 from bench.competitors import tables
 from bench.load import KEY, raw_request
-from bench.processes import until_it_listens
+from bench.processes import cpu_seconds, resident_mib, until_it_listens
+from bench.results import DIRECT, ECHO, OURS
 
 TENANTS = 100
 MOST_CONCURRENT = 200
@@ -74,6 +75,12 @@ class Subject:
             "Idempotency-Key": KEY,
         }
         return raw_request("/v1/calls", headers, json.dumps(BODY).encode())
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.pid) if self.pid else 0.0
+
+    def resident_mib(self) -> float:
+        return resident_mib(self.pid) if self.pid else 0.0
 
     def durable_calls(self) -> int | None:
         """Calls whose outcome is committed; None where nothing is."""
@@ -132,7 +139,7 @@ def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
     tenants = asyncio.run(_make_tenants(settings))
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
     with running(command, environment, port, folder / "callgate.log") as pid:
-        yield Subject("Callgate", f"http://127.0.0.1:{port}", pid, libpq(url), tenants)
+        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq(url), tenants)
 
 
 async def _make_tenants(settings: Settings) -> list[Tenant]:
@@ -162,20 +169,20 @@ def competitor(module: str, name: str, server: str, upstream: str, folder: Path)
     program = [sys.executable, "-m", "uvicorn", f"bench.competitors.{module}:create_app", "--factory"]
     command = [*program, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     with running(command, environment, port, folder / f"{module}.log") as pid:
-        database = libpq(url) if module != "echo" else None
+        database = libpq(url) if name != ECHO else None
         yield Subject(name, f"http://127.0.0.1:{port}", pid, database, tenants)
 
 
 @contextmanager
 def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
     """The upstream itself, as whoever calls it without a service between sees it."""
-    yield Subject("direct", upstream, None, None, [Tenant("", *account) for account in _accounts()])
+    yield Subject(DIRECT, upstream, None, None, [Tenant("", *account) for account in _accounts()])
 
 
 SUBJECTS: dict[str, Callable[[str, str, Path], AbstractContextManager[Subject]]] = {
     "callgate": callgate,
     "sync": partial(competitor, "sync_sdk", "twilio-python + ORM"),
     "async": partial(competitor, "async_httpx", "httpx + async ORM"),
-    "echo": partial(competitor, "echo", "FastAPI echo"),
+    "echo": partial(competitor, "echo", ECHO),
     "direct": direct,
 }

@@ -29,19 +29,21 @@ from bench.competitors.tables import (
 )
 
 
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    # Forty by default, which a slow upstream would soon use up.
-    anyio.to_thread.current_default_thread_limiter().total_tokens = UPSTREAM_CONNECTIONS
-    yield
-
-
 def create_app() -> FastAPI:
-    app = FastAPI(lifespan=lifespan)
     engine = create_engine(database_url("psycopg"), pool_size=POOL_SIZE, max_overflow=0)
     sessions = sessionmaker(engine, expire_on_commit=False)
     http = TwilioHttpClient(timeout=35)
     http.session.mount("http://", HTTPAdapter(pool_maxsize=UPSTREAM_CONNECTIONS))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Forty by default, which a slow upstream would soon use up.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = UPSTREAM_CONNECTIONS
+        yield
+        engine.dispose()
+        http.session.close()
+
+    app = FastAPI(lifespan=lifespan)
 
     @lru_cache(maxsize=1000)
     def client_of(account_sid: str, auth_token: str) -> Client:
