@@ -41,9 +41,9 @@ def _cells(line: Line) -> list[str]:
     return [
         line.subject,
         _number(line.cpu_ms, 2) if has_process else "–",
-        _number(line.cpu_ratio, 2) if has_process else "–",
+        _ratio(line.cpu_ratio) if has_process else "–",
         _number(line.per_second, 0),
-        _number(line.rate_ratio, 2),
+        _ratio(line.rate_ratio),
         _number(line.p50_ms, 2),
         _number(line.p99_ms, 2),
         _number(line.added_p50_ms, 2) if has_process else "–",
@@ -51,6 +51,10 @@ def _cells(line: Line) -> list[str]:
         _number(line.resident_mib, 0) if has_process else "–",
         str(line.failed),
     ]
+
+
+def _ratio(value: float) -> str:
+    return _number(value, 2 if value < 10 else 0)
 
 
 def _number(value: float, digits: int) -> str:

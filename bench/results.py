@@ -19,6 +19,8 @@ class Scenario:
     tenants: int
 
     what: str = "calls"
+    longer: int = 1
+    """How many times the usual time it needs, until what is unanswered at its end no longer matters."""
 
     def __str__(self) -> str:
         if self.what != "calls":

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,41 +27,33 @@ class Stage:
 
     def calls(self, subject: Subject, scenario: Scenario, seconds: int) -> Sample:
         requests = subject.requests(slow=scenario.upstream_ms > 0, tenants=scenario.tenants)
-        # wrk does not wait for what is on its way when time is up; the services finish it.
-        patience_s = scenario.upstream_ms / 1000 + 0.2
-        return self._measured(subject, scenario, requests, seconds, done=subject.durable_calls, patience_s=patience_s)
+        before = subject.durable_calls()
+        seen, cpu_s = self._measured(subject, requests, scenario, seconds)
+        after = subject.durable_calls()
+        calls = seen.requests if before is None or after is None else after - before
+        return Sample(scenario, subject.name, seen, cpu_s, calls, subject.resident_mib())
 
     def callbacks(self, subject: Subject, scenario: Scenario, requests: Sequence[bytes], seconds: int) -> Sample:
-        return self._measured(subject, scenario, requests, seconds, done=lambda: None, patience_s=0.2)
+        seen, cpu_s = self._measured(subject, requests, scenario, seconds)
+        return Sample(scenario, subject.name, seen, cpu_s, seen.requests, subject.resident_mib())
 
-    def _measured(
-        self,
-        subject: Subject,
-        scenario: Scenario,
-        requests: Sequence[bytes],
-        seconds: int,
-        *,
-        done: Callable[[], int | None],
-        patience_s: float,
-    ) -> Sample:
-        before, cpu_before = done(), subject.cpu_seconds()
-        seen = self.load(subject, requests, connections=scenario.concurrent, seconds=seconds)
-        time.sleep(patience_s)
-        cpu, after = subject.cpu_seconds() - cpu_before, done()
-        calls = seen.requests if before is None or after is None else after - before
-        return Sample(scenario, subject.name, seen, cpu, calls, subject.resident_mib())
-
-    def load(self, subject: Subject, requests: Sequence[bytes], *, connections: int, seconds: int) -> Load:
+    def _measured(self, subject: Subject, requests: Sequence[bytes], scenario: Scenario, seconds: int) -> tuple[Load, float]:
+        """What wrk saw, and processor time. What is on its way when time is up is finished by the service, unseen by wrk."""
         path = load.write_requests(self.folder / "requests", requests)
         prefix = f"{next(self._numbers)}-"
-        return load.run_load(subject.url, path, prefix=prefix, connections=connections, seconds=seconds)
+        before = subject.cpu_seconds()
+        seen = load.run_load(subject.url, path, prefix=prefix, connections=scenario.concurrent, seconds=seconds)
+        time.sleep(scenario.upstream_ms / 1000)
+        subject.wait_until_idle()
+        return seen, subject.cpu_seconds() - before
 
 
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
     """The named subjects, over a Postgres that is as durable as a real one."""
     if lacks := load.missing() or nginx.missing():
-        sys.exit(f"skipped: {lacks}")
+        print(f"Skipped: {lacks}")
+        sys.exit()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-bench-")))
         folder.chmod(0o755)  # root's Postgres runs as nobody

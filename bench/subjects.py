@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from bench.results import DIRECT, ECHO, OURS
 
 TENANTS = 100
 MOST_CONCURRENT = 200
+# A process that uses less of a processor than this has nothing left to do.
+_IDLE, _PAUSE_S = 0.05, 0.1
 PUBLIC_URL = "https://calls.example.com"
 BODY = {
     "to": "sip:kate@example.com;transport=tls;secure=true",
@@ -78,6 +81,13 @@ class Subject:
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.pid) if self.pid else 0.0
+
+    def wait_until_idle(self) -> None:
+        """So that nobody works off a backlog while another is measured."""
+        before, now = -1.0, self.cpu_seconds()
+        while now - before > _IDLE * _PAUSE_S:
+            time.sleep(_PAUSE_S)
+            before, now = now, self.cpu_seconds()
 
     def resident_mib(self) -> float:
         return resident_mib(self.pid) if self.pid else 0.0
