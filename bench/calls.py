@@ -30,7 +30,7 @@ CALLBACKS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="cal
 
 
 def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
-    """Every subject in turn. FastAPI alone, which has neither tenants nor an upstream, is measured only where that is no matter."""
+    """Every subject in turn; FastAPI alone, which has neither tenants nor an upstream, only where that is no matter."""
     chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in FLOOR]
     return [stage.calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
 

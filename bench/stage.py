@@ -51,8 +51,8 @@ class Stage:
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
     """The named subjects, over a Postgres that is as durable as a real one."""
-    if lacks := load.missing() or nginx.missing():
-        print(f"Skipped: {lacks}")
+    if lacks := [missing for missing in (load.missing(), nginx.missing()) if missing]:
+        print(f"Skipped: {'; '.join(lacks)}")
         sys.exit()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-bench-")))
