@@ -42,6 +42,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         pool_timeout=settings.twilio_pool_timeout,
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
+        transport=settings.twilio_transport,
     )
     try:
         tenants = TenantService(database, keyring)
