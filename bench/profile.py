@@ -75,7 +75,7 @@ def tables(stacks: Iterable[tuple[list[str], int]], most: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", choices=SUBJECTS, default="callgate")
+    parser.add_argument("--subject", choices=SUBJECTS, default="gateway")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rate", type=int, default=200, help="samples a second")
     parser.add_argument("--most", type=int, default=25, help="rows of a table")
