@@ -107,8 +107,8 @@ def _complete_openapi(app: FastAPI) -> None:
         _, definitions = models_json_schema(
             [
                 (CallRequest, "validation"),
-                (CallUpdate, "validation"),
                 (ReplayRequest, "validation"),
+                (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
             ],

@@ -74,9 +74,7 @@ class HttpClient:
 
     async def send(self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None) -> httpx.Response:
         """The answer's head; the caller reads the body, or not, and closes it. Sends once."""
-        request = httpx.Request(
-            method, url, headers={**self._headers, **headers}, content=content, extensions=dict(self._extensions)
-        )
+        request = httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=self._extensions)
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
