@@ -35,6 +35,7 @@ from tests.support.upstream import (
     answer,
     call_resource,
     created,
+    error,
     hang,
     refused_url,
     reset,
@@ -511,6 +512,19 @@ async def test_the_end_that_no_callback_told_is_told_once_after_some_patience(
         told = dict(receiver.received[1].form)
     assert (told["CallSid"], told["CallDuration"], told["To"]) == (sid, "9", "sip:kate@example.com")
     assert "SequenceNumber" not in told
+
+
+async def test_the_end_is_told_though_twilio_cannot_be_asked_any_more(gateway: Gateway, refresher: Refresher) -> None:
+    sid = "CA" + "c" * 32
+    async with running_upstream(answer(201, call_resource(sid)), _ended(sid, timedelta(0)), error(500, 20500)) as twilio:
+        live = await _live(gateway, twilio, status_callback="https://own.example.com/")
+        await _refresh(gateway, refresher, live.record["id"])
+        assert await live.deliveries() == []
+        async with gateway.database.begin() as session:
+            ended = text("UPDATE call SET end_time = end_time - interval '1 minute' WHERE id = :id")
+            await session.execute(ended, {"id": live.record["id"]})
+        await _refresh(gateway, refresher, live.record["id"])
+        assert await live.states() == {"completed": "pending"}
 
 
 async def test_the_callback_that_comes_in_time_says_more_and_is_what_is_told(
