@@ -1,10 +1,12 @@
 """create_app(): lifespan, routers, middleware, error handlers, documentation."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
@@ -12,12 +14,17 @@ from app import __version__, health, sip_uris
 from app.callbacks import delivery_router
 from app.callbacks import router as callbacks_router
 from app.callbacks.schemas import ReplayRequest
-from app.calls import examples
+from app.calls import control_router, examples
 from app.calls import router as calls_router
+from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
+from app.compat import router as compat_router
+from app.compat.dialect import TwilioDialect
+from app.dialects import Dialects
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
-from app.problems import Problem, install_handlers
+from app.observability.tracing import Tracing
+from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
@@ -38,36 +45,55 @@ TAGS = [
 ]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The API. Needs a database made by the migrations; makes no table itself."""
+# FastAPI's own spans hold the query, and with it phone numbers; the spans here are those of app.observability.tracing.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
+    """The API. Needs a database made by the migrations; makes no table itself. Closes `tracing` at its end."""
     metrics = Metrics()
+    tracing = tracing or Tracing()
     app = FastAPIOffline(
         title="Callgate",
         version=__version__,
         summary="One request, at most one ring.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        lifespan=_lifespan(settings, metrics),
+        lifespan=_lifespan(settings, metrics, tracing),
+        telemetry=_NO_TELEMETRY,
         redirect_slashes=False,
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(control_router.router)
     app.include_router(delivery_router.router)
+    app.include_router(compat_router.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
-    install_handlers(app, metrics)
-    app.add_middleware(RequestMiddleware, metrics=metrics, admission=calls_router.admission)
+    dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
+    install_handlers(app, metrics, dialects)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        tracing=tracing,
+        dialects=dialects,
+        admission=calls_router.admission,
+        open_path=callbacks_router.CALLBACK_PATH,
+    )
     _complete_openapi(app)
     return app
 
 
-def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
+def _lifespan(
+    settings: Settings, metrics: Metrics, tracing: Tracing
+) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
             yield dict(state)
+        await asyncio.to_thread(tracing.close)
 
     return lifespan
 
@@ -82,6 +108,7 @@ def _complete_openapi(app: FastAPI) -> None:
             [
                 (CallRequest, "validation"),
                 (ReplayRequest, "validation"),
+                (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
             ],

@@ -11,15 +11,20 @@ from app.callbacks.addresses import Allowed, Fault, read_url
 from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
+from app.calls.control import CallControl
 from app.calls.dial import Budget
 from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
+from app.calls.started import StartedCalls
+from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
+from app.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.tenants.callbacks import TenantCallbacks
+from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
 
@@ -33,6 +38,8 @@ class Services(TypedDict):
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
+    control: CallControl
+    started: StartedCalls
     callbacks: CallbackService
     deliveries: DeliveryService
 
@@ -41,6 +48,7 @@ class Services(TypedDict):
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Outcomes of what was begun are committed before anything closes."""
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
+    metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
@@ -48,11 +56,13 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         pool_timeout=settings.twilio_pool_timeout,
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
+        transport=settings.twilio_transport,
     )
+    tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
+    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
-        tenants = TenantService(database, keyring)
         tenant_callbacks = TenantCallbacks(database, keyring)
-        twilio = TwilioClient(http, base_url=settings.twilio_base_url)
+        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,
             first_refresh=timedelta(seconds=settings.refresh_interval),
@@ -73,21 +83,26 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             keyring=keyring,
             tenants=tenants,
             placement=placement,
+            pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
             judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
-        yield Services(
-            database=database,
-            tenants=tenants,
-            tenant_callbacks=tenant_callbacks,
-            twilio=twilio,
-            settlement=settlement,
-            calls=calls,
-            callbacks=callbacks,
-            deliveries=DeliveryService(database, calls),
-        )
-        await placement.drain()
+        deadline_s = budget_of(settings).attempt
+        async with listener.running():
+            yield Services(
+                database=database,
+                tenants=tenants,
+                tenant_callbacks=tenant_callbacks,
+                twilio=twilio,
+                settlement=settlement,
+                calls=calls,
+                control=CallControl(database, tenants, twilio, deadline_s),
+                started=StartedCalls(database, tenants, twilio, deadline_s),
+                callbacks=callbacks,
+                deliveries=DeliveryService(database, calls),
+            )
+            await placement.drain()
     finally:
         await http.aclose()
         await database.close()

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
     )
     twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
+    twilio_transport: Literal["aiohttp", "httpx"] = Field(
+        "aiohttp", description="What carries requests to Twilio: `aiohttp`, or httpx's own pool, which is slower."
+    )
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
     )
@@ -90,7 +93,10 @@ class Settings(BaseSettings):
     )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
-    log_format: Literal["json", "text"] = Field("json", description="`json` for machines, `text` for people.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` for machines, `text` for people; `auto` writes text to a terminal and JSON elsewhere."
+    )
+    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users as they are, not as tokens.")
 
     @field_validator("database_url")
     @classmethod

@@ -5,8 +5,9 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.auth import Caller
 from app.calls import ids, repository
+from app.calls.group_writes import insert_intents
 from app.calls.models import Call, CallEvent
 from app.calls.placement import Placement
 from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
@@ -22,6 +24,7 @@ from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
 from app.errors import (
+    CallgateError,
     CallNotFound,
     CallPending,
     DatabaseUnavailable,
@@ -32,6 +35,9 @@ from app.errors import (
     passing,
     rebuild,
 )
+from app.group_commit import GroupCommit
+from app.observability.tracing import current_traceparent
+from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
 
@@ -52,6 +58,7 @@ class CallService:
         keyring: Keyring,
         tenants: TenantService,
         placement: Placement,
+        pseudonyms: Pseudonyms,
         callback_base: str | None,
         judge_callback: Judge,
     ) -> None:
@@ -59,46 +66,59 @@ class CallService:
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
+        self._pseudonyms = pseudonyms
         self._callback_base = callback_base
         self._judge_callback = judge_callback
+        self._intents = GroupCommit(self._write_intents)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
 
-        Raises CallgateError when the call was not started, or when the key names another dial. The key is looked up before
-        anything is refused, so that no refusal hides a call that is live.
+        Raises CallgateError when the call was not started, or when the key names another dial. No refusal hides a call that
+        is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
         """
         fingerprint = _canonical(body)
-        known = await self._find(caller, idempotency_key)
-        if known and not self._to_be_tried_again(known, fingerprint):
-            return Creation(known, replayed=True)
-        valid = validate_call(body)
-        if caller.suspended:
-            raise TenantSuspended
-        with self._placement.slot(caller.tenant_id):
-            account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
-            if account is None:
-                raise NoUsableCredentials
-            call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
-            progress = progress_callbacks(valid.request, account, call_id, base=self._callback_base, judge=self._judge_callback)
-            intent = {
-                "account_id": account.account_id,
-                "account_sid": account.account_sid,
-                "parameters": valid.request.for_record(),
-                "warnings": valid.warnings_json(*progress.warnings),
-                "fingerprint": self._keyring.keyed_hash(fingerprint),
-                "to": valid.request.to,
-                "from_": valid.request.from_,
-                **progress.columns,
-            }
+        call_id = uuid7()
+        with ExitStack() as held:
             try:
-                call = await self._commit_intent(caller, call_id, known, intent, idempotency_key)
-            except DatabaseUnavailable:
-                # The commit may have taken place all the same.
-                self._placement.withdraw(call_id, attempt)
-                raise
-            if call is not None:
+                valid = validate_call(body)
+                self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
+                if caller.suspended:
+                    raise TenantSuspended
+                held.enter_context(self._placement.slot(caller.tenant_id))
+                account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
+                if account is None:
+                    raise NoUsableCredentials
+                progress = self._progress(valid.request, account, call_id)
+            except CallgateError:
+                known = await self._find(caller, idempotency_key)
+                if known is None or self._to_be_tried_again(known, fingerprint):
+                    raise
+                return Creation(known, replayed=True)
+            call = Call(
+                id=call_id,
+                tenant_id=caller.tenant_id,
+                account_id=account.account_id,
+                account_sid=account.account_sid,
+                created_at=ids.created_at(call_id),
+                execution="pending",
+                attempt=1,
+                idempotency_key=idempotency_key,
+                fingerprint=self._keyring.keyed_hash(fingerprint),
+                parameters=valid.request.for_record(),
+                warnings=valid.warnings_json(*progress.warnings),
+                to=valid.request.to,
+                from_=valid.request.from_,
+                traceparent=current_traceparent(),
+                **progress.columns,
+            )
+            if await self._commit_intent(call):
                 return await self._place(call, account, valid.request, progress)
+            known = await self._find(caller, idempotency_key)
+            if known and not self._to_be_tried_again(known, fingerprint):
+                return Creation(known, replayed=True)
+            if known and (reopened := await self._reopen(known, call)):
+                return await self._place(reopened, account, valid.request, self._progress(valid.request, account, known.id))
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
@@ -145,24 +165,38 @@ class CallService:
             return True
         raise rebuild(call.problem, call_id=call.id)
 
-    async def _commit_intent(
-        self, caller: Caller, call_id: UUID, known: Call | None, intent: dict[str, Any], idempotency_key: str | None
-    ) -> Call | None:
-        """The call, pending; None when a request with the same key was quicker."""
-        async with self._database.begin() as session:
-            if known:
-                call = await repository.reopen(session, known, intent)
-            else:
-                intent |= {
-                    "id": call_id,
-                    "tenant_id": caller.tenant_id,
-                    "created_at": ids.created_at(call_id),
-                    "idempotency_key": idempotency_key,
-                }
-                call = await repository.insert_intent(session, intent)
-            if call:
-                await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
-        return call
+    def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
+        return progress_callbacks(request, account, call_id, base=self._callback_base, judge=self._judge_callback)
+
+    async def _commit_intent(self, call: Call) -> bool:
+        """False when the idempotency key names a call already."""
+        try:
+            written_at = await self._intents.submit(call)
+        except DatabaseUnavailable:
+            # The commit may have taken place all the same.
+            self._placement.withdraw(call.id, call.attempt)
+            raise
+        if written_at is None:
+            return False
+        call.pending_since = call.updated_at = written_at
+        return True
+
+    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:
+        async with self._database.autocommit() as connection:
+            inserted = await insert_intents(connection, calls)
+        return [inserted.get(call.id) for call in calls]
+
+    async def _reopen(self, known: Call, intended: Call) -> Call | None:
+        """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
+        try:
+            async with self._database.begin() as session:
+                call = await repository.reopen(session, known, intended)
+                if call:
+                    await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+            return call
+        except DatabaseUnavailable:
+            self._placement.withdraw(known.id, known.attempt + 1)
+            raise
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
         parameters = request.for_twilio() | progress.for_twilio

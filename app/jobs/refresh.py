@@ -18,6 +18,7 @@ from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
 from app.jobs.apart import each_apart
 from app.observability import Metrics
+from app.observability.tracing import trace
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError, TwilioRejected
@@ -61,16 +62,17 @@ class Refresher:
         return bool(due)
 
     async def _refresh(self, call: Call) -> None:
-        try:
-            resource = await self._fetch(call)
-        except TwilioError as error:
-            missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
-            status = error.answer.status if error.answer else None
-            level = logging.INFO if missing else logging.WARNING
-            logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
-            await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
-        else:
-            await self._take(call, resource)
+        with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
+            try:
+                resource = await self._fetch(call)
+            except TwilioError as error:
+                missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
+                status = error.answer.status if error.answer else None
+                level = logging.INFO if missing else logging.WARNING
+                logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
+                await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
+            else:
+                await self._take(call, resource)
 
     async def _fetch(self, call: Call) -> CallResource:
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.fetch_deadline_s)
