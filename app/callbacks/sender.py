@@ -144,6 +144,8 @@ class _JudgingResolver(AbstractResolver):
             raise OSError("no answer in time") from None
         except UnicodeError:
             raise OSError("no name that could be asked for") from None
+        if not addresses:
+            raise OSError("no address")
         fit = [address for address in addresses if may_dial(address, host, self._allowed)]
         if not fit:
             raise _AddressRefused
