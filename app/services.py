@@ -78,14 +78,16 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
+        callback_base = settings.public_url and settings.public_url + CALLBACK_PATH
+        judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
         calls = CallService(
             database=database,
             keyring=keyring,
             tenants=tenants,
             placement=placement,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
-            callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
-            judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
+            callback_base=callback_base,
+            judge_callback=judge_callback,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
         deadline_s = budget_of(settings).attempt
@@ -97,7 +99,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 twilio=twilio,
                 settlement=settlement,
                 calls=calls,
-                control=CallControl(database, tenants, twilio, deadline_s),
+                control=CallControl(database, tenants, twilio, callback_base, judge_callback, deadline_s),
                 started=StartedCalls(database, tenants, twilio, deadline_s),
                 callbacks=callbacks,
                 deliveries=DeliveryService(database, calls),
