@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TypedDict
 
 from app import __version__
+from app.callbacks.addresses import Allowed, Fault, read_url
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
 from app.calls.dial import Budget
@@ -16,6 +18,7 @@ from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
 from app.settings import Settings
+from app.tenants.callbacks import TenantCallbacks
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
 
@@ -25,6 +28,7 @@ class Services(TypedDict):
 
     database: Database
     tenants: TenantService
+    tenant_callbacks: TenantCallbacks
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
@@ -45,6 +49,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     )
     try:
         tenants = TenantService(database, keyring)
+        tenant_callbacks = TenantCallbacks(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url)
         settlement = Settlement(
             metrics,
@@ -67,15 +72,27 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             tenants=tenants,
             placement=placement,
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
+            judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
         yield Services(
-            database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
+            database=database,
+            tenants=tenants,
+            tenant_callbacks=tenant_callbacks,
+            twilio=twilio,
+            settlement=settlement,
+            calls=calls,
+            callbacks=callbacks,
         )
         await placement.drain()
     finally:
         await http.aclose()
         await database.close()
+
+
+def _judge(url: str, *, allowed: Allowed) -> Fault | None:
+    read = read_url(url, allowed)
+    return read if isinstance(read, Fault) else None
 
 
 def budget_of(settings: Settings) -> Budget:

@@ -16,6 +16,7 @@ from app.auth import Caller
 from app.calls import ids, repository
 from app.calls.models import Call, CallEvent
 from app.calls.placement import Placement
+from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
 from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
@@ -33,10 +34,6 @@ from app.errors import (
 )
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
-
-# By default Twilio repeats a callback only when it cannot connect, and once.
-# https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
-CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +53,14 @@ class CallService:
         tenants: TenantService,
         placement: Placement,
         callback_base: str | None,
+        judge_callback: Judge,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
         self._callback_base = callback_base
+        self._judge_callback = judge_callback
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
@@ -80,16 +79,18 @@ class CallService:
             account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
             if account is None:
                 raise NoUsableCredentials
+            call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
+            progress = progress_callbacks(valid.request, account, call_id, base=self._callback_base, judge=self._judge_callback)
             intent = {
                 "account_id": account.account_id,
                 "account_sid": account.account_sid,
                 "parameters": valid.request.for_record(),
-                "warnings": valid.warnings_json(),
+                "warnings": valid.warnings_json(*progress.warnings),
                 "fingerprint": self._keyring.keyed_hash(fingerprint),
                 "to": valid.request.to,
                 "from_": valid.request.from_,
+                **progress.columns,
             }
-            call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
             try:
                 call = await self._commit_intent(caller, call_id, known, intent, idempotency_key)
             except DatabaseUnavailable:
@@ -97,7 +98,7 @@ class CallService:
                 self._placement.withdraw(call_id, attempt)
                 raise
             if call is not None:
-                return await self._place(call, account, valid.request)
+                return await self._place(call, account, valid.request, progress)
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
@@ -163,28 +164,12 @@ class CallService:
                 await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         return call
 
-    async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
-        parameters = request.for_twilio() | self._callback(call, account, request)
+    async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
+        parameters = request.for_twilio() | progress.for_twilio
         settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)
-
-    def _callback(self, call: Call, account: Dialable, request: CallRequest) -> dict[str, Any]:
-        """Our own status callback with the call's id in it, by which a call whose answer was lost announces itself.
-
-        A creation that names its own keeps that one, with an application_sid Twilio would ignore ours, and without an
-        auth token nobody could tell whether a callback is genuine.
-        """
-        if self._callback_base is None or not account.has_auth_token:
-            return {}
-        if request.status_callback or request.application_sid:
-            return {}
-        return {
-            "status_callback": f"{self._callback_base}/{call.id}{CALLBACK_RETRIES}",
-            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
-            "status_callback_method": "POST",
-        }
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

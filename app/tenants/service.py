@@ -14,7 +14,8 @@ from uuid_utils.compat import uuid7
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
 from app.tenants import repository
-from app.tenants.errors import OperatorError
+from app.tenants.callbacks import CallbackDefaults
+from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
 
@@ -46,6 +47,7 @@ class Dialable:
     """References of those that Twilio refused the last time."""
     has_auth_token: bool
     """Callbacks are signed with an auth token; an API key's secret signs nothing."""
+    callbacks: CallbackDefaults
 
 
 class TenantService:
@@ -76,7 +78,7 @@ class TenantService:
         async with self._database.begin() as session:
             tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
         if tenant is None:
-            raise _no_tenant(tenant_id)
+            raise no_tenant(tenant_id)
         return tenant
 
     async def add_credential(
@@ -107,11 +109,7 @@ class TenantService:
         return credential
 
     async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            accounts = await repository.list_accounts(session, tenant_id)
-            credentials = await repository.list_credentials(session, [account.id for account in accounts])
-        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
+        return (await self._accounts(tenant_id))[1]
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
         async with self._database.begin() as session:
@@ -162,12 +160,15 @@ class TenantService:
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""
-        for account, credentials in await self.list_accounts(tenant_id):
+        tenant, accounts = await self._accounts(tenant_id)
+        for account, credentials in accounts:
             if credentials and account_sid in (None, account.account_sid):
                 accesses = tuple(self._accesses(account, credentials))
                 rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
                 has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-                return Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token) if accesses else None
+                defaults = CallbackDefaults.of(tenant)
+                dialable = Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token, defaults)
+                return dialable if accesses else None
         return None
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
@@ -191,6 +192,13 @@ class TenantService:
             credentials = await repository.list_credentials(session, [account_id])
         return tuple(self._accesses(account, credentials)) if account else ()
 
+    async def _accounts(self, tenant_id: str) -> tuple[Tenant, list[tuple[TwilioAccount, list[TwilioCredential]]]]:
+        async with self._database.begin() as session:
+            tenant = await self._require(session, tenant_id)
+            accounts = await repository.list_accounts(session, tenant_id)
+            credentials = await repository.list_credentials(session, [account.id for account in accounts])
+        return tenant, [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
+
     def _accesses(self, account: TwilioAccount, credentials: Sequence[TwilioCredential]) -> list[AccountAccess]:
         accesses = []
         for credential in credentials:
@@ -207,9 +215,5 @@ class TenantService:
     async def _require(self, session: Session, tenant_id: str) -> Tenant:
         tenant = await repository.get_tenant(session, tenant_id)
         if tenant is None:
-            raise _no_tenant(tenant_id)
+            raise no_tenant(tenant_id)
         return tenant
-
-
-def _no_tenant(tenant_id: str) -> OperatorError:
-    return OperatorError(f"there is no tenant {tenant_id}: see `callgate tenants list`")
