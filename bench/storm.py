@@ -224,9 +224,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int
         seen = await look(storm)
         found = verdict(seen, storm.receiver.received, calls)
         report(storm, seen)
-    print(
-        f"seed {seed}: {calls} calls placed in {placed:.0f} s, workers killed for {killed_for:.0f} s, settled {waited:.0f} s later"
-    )
+    print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; settled {waited:.0f} s later")
     for name, count in found.items():
         print(f"  {count:>6}  {name}")
     return not any(found.values())
@@ -235,19 +233,15 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int
 def report(storm: Storm, seen: Seen) -> None:
     received = storm.receiver.received
     answers = Counter("dropped" if one.answered is None else str(one.answered) for one in received)
-    lost = sum(told["lost"] for told in seen.told)
+    lost, twice = (sum(told[what] for told in seen.told) for what in ("lost", "is_duplicate"))
     events = {(one.call_sid, one.call_status) for one in received}
     print(f"  killed      {dict(storm.fleet.killed)}")
     print(f"  statuses    {dict(Counter(seen.truth.values()))}")
-    print(
-        f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {sum(told['is_duplicate'] for told in seen.told)} twice"
-    )
+    print(f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {twice} twice")
     print(f"  deliveries  {len(received)} requests for {len(events)} events, answered {dict(sorted(answers.items()))}")
-    print(
-        f"  attempts    {dict(sorted(Counter(one['attempts'] for shown in seen.deliveries.values() for one in shown).items()))}"
-    )
-    from_refresh = sum(one["sequence"] is None for shown in seen.deliveries.values() for one in shown)
-    print(f"  by refresh  {from_refresh} ends told without a callback")
+    deliveries = [one for shown in seen.deliveries.values() for one in shown]
+    print(f"  attempts    {dict(sorted(Counter(one['attempts'] for one in deliveries).items()))}")
+    print(f"  by refresh  {sum(one['sequence'] is None for one in deliveries)} ends told without a callback")
 
 
 def main() -> None:
