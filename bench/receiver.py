@@ -32,7 +32,7 @@ class Receiver:
     secrets: dict[str, str] = field(default_factory=dict)
     """By the second part of the path, which names the tenant."""
     failing_share: float = 0.0
-    random: random.Random = field(default_factory=random.Random)
+    choice: random.Random = field(default_factory=random.Random)
     received: list[Received] = field(default_factory=list)
     hanging: int = 0
     url: str = ""
@@ -49,8 +49,8 @@ class Receiver:
         read = self._read_json if form == "json" else self._read_form
         fields, webhook_id, is_signed = read(self.secrets[tenant], request, body)
         answer: int | None = 204
-        if self.random.random() < self.failing_share:
-            answer = self.random.choice((500, 503, 429, None))
+        if self.choice.random() < self.failing_share:
+            answer = self.choice.choice((500, 503, 429, None))
         call_sid, status = fields.get("CallSid", ""), fields.get("CallStatus", "")
         self.received.append(Received(request.path, webhook_id, call_sid, status, is_signed, time.time(), answer))
         if answer is None and request.transport is not None:

@@ -33,7 +33,7 @@ AT_ONCE_PER_TENANT = 12
 # How many of one tenant's are claimed at a time.
 SHARE = 4
 # Longer than an attempt with its two transactions can take.
-LEASE = timedelta(seconds=90)
+LEASE = timedelta(seconds=45)
 PATIENCE = timedelta(days=3)
 FIRST_RETRY = timedelta(seconds=5)
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
