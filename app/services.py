@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from app import __version__
 from app.callbacks.addresses import Allowed, Fault, read_url
+from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
 from app.calls.dial import Budget
@@ -33,6 +34,7 @@ class Services(TypedDict):
     settlement: Settlement
     calls: CallService
     callbacks: CallbackService
+    deliveries: DeliveryService
 
 
 @asynccontextmanager
@@ -83,6 +85,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             settlement=settlement,
             calls=calls,
             callbacks=callbacks,
+            deliveries=DeliveryService(database, calls),
         )
         await placement.drain()
     finally:
