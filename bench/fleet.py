@@ -140,6 +140,12 @@ async def make_tenant(environment: dict[str, str], tenant: str, account: str = A
     return str(httpx.Response(200, text=shown).json()["key"])
 
 
+async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
+    """How the tenant is told of its calls' progress; the secret that signs."""
+    await command(environment, "tenants", "callbacks", tenant, "--form", form)
+    return (await command(environment, "tenants", "callback-secret", tenant)).strip()
+
+
 async def wait_until_up(url: str, path: str) -> None:
     async with httpx.AsyncClient(base_url=url) as http:
         for _ in range(600):

@@ -75,7 +75,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
-    server = web.Server(receiver.handle)
+    server = web.Server(receiver.handle, handler_cancellation=True)  # a request that hangs ends with its connection
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)

@@ -22,7 +22,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from bench.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, command, make_tenant, running_fleet
+from bench.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
 from bench.receiver import Received, Receiver, receiving
 
 TENANTS = {"storm-twilio": "twilio", "storm-json": "json"}
@@ -76,12 +76,6 @@ async def storming(postgres: EmbeddedPostgres, folder: Path, seed: int) -> Async
         finally:
             for client in storm.clients.values():
                 await client.aclose()
-
-
-async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
-    """The secret that signs."""
-    await command(environment, "tenants", "callbacks", tenant, "--form", form)
-    return (await command(environment, "tenants", "callback-secret", tenant)).strip()
 
 
 async def place(storm: Storm, number: int, seed: int) -> None:

@@ -32,7 +32,7 @@ AT_ONCE = 64
 AT_ONCE_PER_TENANT = 12
 # How many of one tenant's are claimed at a time.
 SHARE = 4
-# Longer than an attempt with its two transactions can take.
+# Longer than an attempt with its two transactions takes, unless the database is so slow that one may be repeated.
 LEASE = timedelta(seconds=45)
 PATIENCE = timedelta(days=3)
 FIRST_RETRY = timedelta(seconds=5)
@@ -83,6 +83,9 @@ class Deliverer:
         for delivery in due:
             if not delivery.held:
                 self._begin(delivery)
+        if held := {delivery.call_id for delivery in due if delivery.held}:
+            async with self.database.begin() as session:
+                await repository.release(session, held)
         return bool(due)
 
     async def drain(self) -> None:
@@ -100,6 +103,8 @@ class Deliverer:
         """Whatever goes wrong with one is its own; it is claimed again when its lease ends."""
         try:
             await self._attempt(delivery)
+            async with self.database.begin() as session:
+                await repository.release(session, [delivery.call_id])
         except DatabaseUnavailable:
             pass
         except Exception:
