@@ -7,10 +7,17 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.support.gateway import Gateway, Tenant
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
 OPEN_ROUTES = {"/livez", "/readyz", "/metrics"}
+
+
+@pytest.fixture(scope="module")
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -18,7 +25,8 @@ async def two_tenants(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenant, d
     """The owner of a call, a stranger, and the call's two names."""
     async with running_upstream(created()) as upstream:
         owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
-        record = (await owner.create("k")).json()
+        record = (await owner.create("k", status_callback="https://own.example.com/")).json()
+        await call_back(gateway, owner, record["id"], progress(owner, record, "completed", 3))
         yield owner, stranger, record
 
 
@@ -44,8 +52,13 @@ async def test_every_route_with_a_call_in_it_hides_the_calls_of_others(
     gateway: Gateway, two_tenants: tuple[Tenant, Tenant, dict[str, str]]
 ) -> None:
     owner, stranger, record = two_tenants
-    routes = [(method, path) for method, path in await _operations(gateway) if "{id_or_sid}" in path]
-    assert len(routes) >= 2
+    (delivery,) = (await owner.http.get(f"/v1/calls/{record['id']}/deliveries")).json()["deliveries"]
+    routes = [
+        (method, path.replace("{delivery_id}", delivery["id"]))
+        for method, path in await _operations(gateway)
+        if "{id_or_sid}" in path
+    ]
+    assert len(routes) >= 4
     for method, path in routes:
         for name in (record["id"], record["sid"]):
             own = await owner.http.request(method, path.replace("{id_or_sid}", name))

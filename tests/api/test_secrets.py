@@ -7,11 +7,17 @@ from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
-from app.observability import configure_logging
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import Sender
+from app.crypto import Keyring
+from app.jobs.deliver import Deliverer
+from app.observability import Metrics, configure_logging
+from app.tenants.callbacks import TenantCallbacks
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, running_gateway, settings_for
-from tests.support.upstream import created, error, hang, reset, running_upstream
+from tests.support.upstream import answer, created, error, hang, reset, running_upstream
 
 SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
@@ -36,7 +42,9 @@ async def logged(database_url: str) -> AsyncIterator[tuple[Gateway, io.StringIO]
     """A gateway that logs everything it can, and what it logged."""
     log = io.StringIO()
     configure_logging(level="DEBUG", format_="json", stream=log)
-    async with running_gateway(settings_for(database_url, log_level="DEBUG")) as gateway:
+    async with running_gateway(
+        settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8")
+    ) as gateway:
         yield gateway, log
     logging.basicConfig(handlers=[], force=True)
 
@@ -89,6 +97,34 @@ async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO
         assert secret not in stored
         assert secret.encode().hex() not in stored
         assert not any(secret in text for text in told)
+
+
+async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(
+    logged: tuple[Gateway, io.StringIO], database_url: str
+) -> None:
+    gateway, log = logged
+    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(Allowed.parse("127.0.0.0/8")) as sender:
+        tenant = await gateway.add_tenant(upstream.url)
+        secrets = [await callbacks.renew_secret(tenant.id)]
+        record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
+        await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
+        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        for form in ("twilio", "json"):
+            await callbacks.configure(tenant.id, form=form)
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
+            assert await deliverer.step()
+            await deliverer.drain()
+            secrets.append(await callbacks.renew_secret(tenant.id))
+        told = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
+    assert '"attempts":2' in told
+    assert log.getvalue().count("delivery_failed") == 2
+    stored = await _every_cell(database_url)
+    for secret in secrets:
+        for shape in (secret, secret.removeprefix("whsec_"), secret.encode().hex()):
+            assert shape not in log.getvalue() + stored + told
+    assert "kate.private" not in log.getvalue()
 
 
 async def test_personal_data_is_not_logged(logged: tuple[Gateway, io.StringIO]) -> None:
