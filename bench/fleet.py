@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -137,13 +138,14 @@ async def make_tenant(environment: dict[str, str], tenant: str, account: str = A
     await command(environment, "tenants", "create", tenant, "--name", tenant)
     await command(environment | {"TWILIO_AUTH_TOKEN": TOKEN}, "accounts", "add", tenant, "--account-sid", account)
     shown = await command(environment, "keys", "create", tenant, "--json")
-    return str(httpx.Response(200, text=shown).json()["key"])
+    return str(json.loads(shown)["key"])
 
 
 async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
     """How the tenant is told of its calls' progress; the secret that signs."""
-    await command(environment, "tenants", "callbacks", tenant, "--form", form)
-    return (await command(environment, "tenants", "callback-secret", tenant)).strip()
+    await command(environment, "tenants", "callbacks", tenant, "--format", form)
+    shown = await command(environment, "tenants", "callback-secret", tenant, "--json")
+    return str(json.loads(shown)["secret"])
 
 
 async def wait_until_up(url: str, path: str) -> None:

@@ -32,7 +32,7 @@ RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 ENDED = 4
 USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
 CLIENTS = 12
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 SETTINGS = {
     "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
     "CALLGATE_DELIVERY_FIRST_RETRY": "0.1",
