@@ -62,13 +62,15 @@ class Fleet:
     environment: dict[str, str]
     killed: Counter[str] = field(default_factory=Counter)
 
-    async def kill_at_random(self, seed: int, done: asyncio.Event, kinds: str = "") -> None:
-        """Processes whose name begins with `kinds`, one every few seconds, by SIGKILL."""
+    async def kill_at_random(
+        self, seed: int, done: asyncio.Event, *, kinds: str = "", pause_s: tuple[float, float] = (0.5, 3.0)
+    ) -> None:
+        """Processes whose name begins with `kinds`, one after each pause, by SIGKILL."""
         choice = random.Random(seed)
         names = sorted(name for name in self.processes if name.startswith(kinds))
         while not done.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), choice.uniform(0.5, 3.0))
+                await asyncio.wait_for(done.wait(), choice.uniform(*pause_s))
                 return
             name = choice.choice(names)
             process = self.processes[name]

@@ -32,6 +32,8 @@ RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 ENDED = 4
 USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
 CLIENTS = 12
+KILLS_S = (3.0, 9.0)
+"""Between two kills: long enough that a worker that was started again does some work before it is killed."""
 PATIENCE_S = 600.0
 SETTINGS = {
     "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
@@ -203,7 +205,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int
     async with storming(postgres, folder, seed) as storm:
         began = time.monotonic()
         done = asyncio.Event()
-        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker"))
+        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=KILLS_S))
         waiting = iter(range(calls))
 
         async def client() -> None:
