@@ -23,7 +23,8 @@ from app.crypto import Keyring
 from app.jobs.deliver import AT_ONCE_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.callbacks import CallbackDefaults, TenantCallbacks
+from app.tenants.errors import OperatorError
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -216,6 +217,20 @@ async def test_the_tenants_default_is_told_where_a_creation_names_nobody(
         [("answered", "GET", default)],
         [("completed", "POST", "own.example.com")],
     ]
+
+
+async def test_what_is_not_given_stays_and_a_default_needs_a_url(gateway: Gateway, callbacks: TenantCallbacks) -> None:
+    tenant = await gateway.add_tenant()
+    with pytest.raises(OperatorError, match="need a default URL"):
+        await callbacks.configure(tenant.id, method="GET")
+    await callbacks.configure(tenant.id, url="https://own.example.com/", events=["ringing"])
+    kept = await callbacks.configure(tenant.id, method="GET")
+    assert CallbackDefaults.of(kept) == CallbackDefaults("https://own.example.com/", "GET", ["ringing"])
+    cleared = await callbacks.configure(tenant.id, clear=True)
+    assert CallbackDefaults.of(cleared) == CallbackDefaults(None, None, None)
+    for nobody in (callbacks.configure("nobody"), callbacks.renew_secret("nobody"), callbacks.signing("nobody")):
+        with pytest.raises(OperatorError, match="no tenant nobody"):
+            await nobody
 
 
 # ---- what is sent

@@ -161,7 +161,7 @@ def test_every_make_target_that_is_named_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_callgate_command_that_is_named_exists(page: str) -> None:
     for line in code(PAGES[page]):
-        if match := re.search(r"(?:^|[ /])callgate ((?:[a-z]+ ?)+)(.*)", line):
+        if match := re.search(r"(?:^|[ /])callgate ((?:[a-z][a-z-]* ?)+)(.*)", line):
             _assert_is_command([*match[1].split(), *match[2].split()])
 
 
