@@ -32,8 +32,6 @@ RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 ENDED = 4
 USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
 CLIENTS = 12
-KILLS_S = (3.0, 9.0)
-"""Between two kills: long enough that a worker that was started again does some work before it is killed."""
 PATIENCE_S = 600.0
 SETTINGS = {
     "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
@@ -201,11 +199,11 @@ def went_backwards(events: list[dict[str, Any]]) -> bool:
     return ranks != sorted(ranks) or ranks.count(ENDED) > 1
 
 
-async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int) -> bool:
+async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int, pause: float) -> bool:
     async with storming(postgres, folder, seed) as storm:
         began = time.monotonic()
         done = asyncio.Event()
-        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=KILLS_S))
+        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=(pause / 2, pause * 1.5)))
         waiting = iter(range(calls))
 
         async def client() -> None:
@@ -247,13 +245,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--pause", type=float, default=15.0, help="seconds between two kills; a worker has to come up, too")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-storm-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # root's Postgres runs as nobody
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
-            good = asyncio.run(run(postgres, folder, calls=asked.calls, seed=asked.seed))
+            good = asyncio.run(run(postgres, folder, calls=asked.calls, seed=asked.seed, pause=asked.pause))
         if not good:
             print((folder / LOG).read_text()[-4000:], file=sys.stderr)
             raise SystemExit(f"a promise was broken; replay with --seed {asked.seed}")

@@ -40,6 +40,8 @@ FIRST_RETRY = timedelta(seconds=5)
 _WAITS = (1, 6, 24, 180, 720)
 _LAST_WAIT = 2880
 _JITTER = 0.1
+# How long a tenant with nothing due may wait to be looked at while another's share is full.
+_LOOK_AGAIN_S = 0.5
 _GONE = 410
 
 
@@ -86,7 +88,10 @@ class Deliverer:
         if held := {delivery.call_id for delivery in due if delivery.held}:
             async with self.database.begin() as session:
                 await repository.release(session, held)
-        return bool(due)
+        if not due and busy:
+            # There is more as soon as one of these ends.
+            await asyncio.wait(self._running, timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        return bool(due or busy)
 
     async def drain(self) -> None:
         """Wait for the attempts under way."""
