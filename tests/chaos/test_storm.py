@@ -1,4 +1,4 @@
-"""A short form of `make storm`: what Twilio tells reaches the tenant, whatever is shuffled, doubled, lost, refused or killed."""
+"""A short form of `make storm`: what Twilio tells reaches the tenant, whatever is shuffled, doubled, lost or killed."""
 
 import subprocess
 import sys
