@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install
 PORT ?=
 ONCE ?=
 
-.PHONY: help install demo dev test bench chaos check lint format types contracts lock clean
+.PHONY: help install demo dev test bench chaos storm isolation check lint format types contracts lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ bench: .venv/installed ## Measure: ratios within one run, never a verdict
 
 chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+storm: .venv/installed ## Prove that tenants are told: callbacks shuffled, doubled, lost, workers killed (SEED=1 replays)
+	$(BIN)/python -m bench.storm $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+isolation: .venv/installed ## Measure what a tenant's bad receiver costs another's deliveries
+	$(BIN)/python -m bench.isolation $(ARGS)
 
 check: lint types contracts test ## Lint, types, import contracts and tests: what CI runs
 

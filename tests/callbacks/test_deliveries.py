@@ -338,6 +338,32 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
         assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
 
+async def test_a_claim_and_an_outcome_at_the_same_moment_leave_nothing_held(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+) -> None:
+    """Each sees the other's call as it was before; what the outcome releases too early, the claim releases."""
+    lease = timedelta(minutes=1)
+    live = await _live(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
+    await live.told(PROGRESS[0])
+    async with gateway.database.begin() as session:
+        (earlier,) = await repository.claim(session, lease=lease, room=9, share=9, busy=[])
+    await live.told(PROGRESS[1])
+    async with gateway.database.begin() as claiming:
+        (later,) = await repository.claim(claiming, lease=lease, room=9, share=9, busy=[])
+        assert later.held
+        async with gateway.database.begin() as session:
+            await repository.delivered(session, earlier, status=204)
+        async with gateway.database.begin() as session:
+            await repository.release(session, [earlier.call_id])
+    async with gateway.database.begin() as session:
+        assert await repository.claim(session, lease=lease, room=9, share=9, busy=[]) == []
+    async with gateway.database.begin() as session:
+        await repository.release(session, [later.call_id])
+    async with gateway.database.begin() as session:
+        (again,) = await repository.claim(session, lease=lease, room=9, share=9, busy=[])
+    assert (again.id, again.held) == (later.id, False)
+
+
 def test_waits_grow_to_four_hours_and_are_a_little_uneven() -> None:
     meant = [5, 30, 120, 900, 3600, 14_400, 14_400, 14_400]
     for failures, seconds in enumerate(meant, start=1):
