@@ -40,6 +40,7 @@ class CallbackService:
                 raise CallNotFound
             link(call.traceparent)
             await self._verify(session, call, path, posted, signature)
+            structlog.contextvars.bind_contextvars(tenant_id=call.tenant_id, call_id=str(call.id), call_sid=call.sid)
             # Only now: what nobody has signed must not hold up those who wait for the row.
             locked = await repository.lock_call(session, call_id)
             await self._record(session, locked or call, fields)

@@ -35,6 +35,7 @@ _TRACEPARENT = "traceparent"
 _NO_MESSAGES: _Silent = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
 _tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
+_opened: ContextVar[Span | None] = ContextVar("callgate_opened", default=None)
 _spent: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", default=None)
 
 
@@ -56,6 +57,7 @@ class Tracing:
             return
         parent = _propagator.extract(headers) if trusted else Context()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
+            _opened.set(span)
             structlog.contextvars.bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
@@ -76,7 +78,7 @@ class Tracing:
 
 
 def tracing_of_this_environment() -> Tracing:
-    """On when the standard OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; the SDK reads its other variables itself."""
+    """On when the standard OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; the SDK reads its other variables."""
     wanted = any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
     if not wanted:
         return Tracing()
@@ -130,14 +132,15 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
     if tracer is None:
         yield
         return
-    with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES):
+    with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES) as span:
+        _opened.set(span)
         yield
 
 
 def link(caused_by: str | None) -> None:
     """The trace that is open now was caused by that one."""
-    span = get_current_span()
-    if span.is_recording():
+    span = _opened.get()
+    if span is not None:
         for one in _links(caused_by):
             span.add_link(one.context)
 
