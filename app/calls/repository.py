@@ -6,13 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import LargeBinary, Text, cast, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
 from app.calls.models import Call, CallEvent
+from app.crypto import KEY_ID_IN_HASH
 from app.twilio.schemas import TERMINAL_STATUSES
 
 FOLLOWED_LIMIT = 10_000
@@ -185,6 +186,21 @@ async def followed(session: AsyncSession) -> Followed:
     statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
     most_overdue, unpriced, all_ = (await session.execute(statement)).one()
     return Followed(most_overdue, all_ - unpriced, unpriced)
+
+
+async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
+    """Of the next `limit` calls after that id: how many with an idempotency key were hashed with each key; and the last id."""
+    page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
+    page_of = (page if after is None else page.where(Call.id > after)).subquery()
+    key_id = func.substring(page_of.c.fingerprint, *KEY_ID_IN_HASH, type_=LargeBinary)
+    statement = select(
+        key_id,
+        func.count(page_of.c.idempotency_key),
+        func.max(cast(page_of.c.id, Text)),  # Postgres 14 knows no max(uuid)
+    ).group_by(key_id)
+    found = (await session.execute(statement)).all()
+    last = max((id_ for _, _, id_ in found), default=None)
+    return {key: number for key, number, _ in found if number}, None if last is None else UUID(last)
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import local, processes, sip, tenants
+from app.cli import doctor, local, processes, secrets, sip, tenants
 from app.errors import DatabaseUnavailable
 from app.local.demo import DemoFailed
 from app.local.postgres import PostgresError
@@ -32,6 +32,8 @@ processes.register(app)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(tenants.keys, name="keys")
+app.add_typer(secrets.secrets, name="secrets")
+app.command()(doctor.doctor)
 app.add_typer(sip.sip, name="sip")
 
 
