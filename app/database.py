@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
 
@@ -74,15 +74,29 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
+        self._autocommitting = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """One transaction. Raises DatabaseUnavailable; whether a commit that failed so took place is not known."""
+        async with self._translated(), self._sessions.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which every statement is a transaction of its own, without the round trips of BEGIN and COMMIT.
+
+        Raises as `begin` does.
+        """
+        async with self._translated(), self._autocommitting.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
         with Step("database"):
             try:
-                async with self._sessions.begin() as session:
-                    yield session
+                yield
             except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
             except DBAPIError as error:

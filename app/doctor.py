@@ -226,10 +226,8 @@ class _Checkup:
             )
         accesses = await self.tenants.accesses(account.id)
         kinds = {str(credential.id): credential.kind for credential in credentials}
-        for finding in await asyncio.gather(
-            *(self._try(check, access, kinds[access.reference], at_once) for access in accesses)
-        ):
-            yield finding
+        for access in accesses:
+            yield await self._try(check, access, kinds[access.reference])
 
     async def _try(self, check: str, access: AccountAccess, kind: str) -> Finding:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources: a page of one call."""

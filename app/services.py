@@ -12,11 +12,13 @@ from app.calls.dial import Budget
 from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
+from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
 from app.pseudonyms import Pseudonyms
 from app.settings import Settings
+from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
 
@@ -45,8 +47,9 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
     )
+    tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
+    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
-        tenants = TenantService(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,
@@ -72,10 +75,11 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
-        yield Services(
-            database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
-        )
-        await placement.drain()
+        async with listener.running():
+            yield Services(
+                database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
+            )
+            await placement.drain()
     finally:
         await http.aclose()
         await database.close()

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import LargeBinary, Text, cast, func, insert, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
@@ -41,27 +40,20 @@ class Followed:
     unpriced: int
 
 
-async def insert_intent(session: AsyncSession, values: dict[str, Any]) -> Call | None:
-    """The new call, `pending`; None when the tenant's idempotency key names a call already."""
-    statement = (
-        upsert(Call)
-        .values(**values, execution="pending", pending_since=func.now())
-        .on_conflict_do_nothing(
-            index_elements=[Call.tenant_id, Call.idempotency_key],
-            index_where=Call.idempotency_key.is_not(None),
-        )
-        .returning(Call)
-    )
-    return (await session.scalars(statement)).one_or_none()
-
-
-async def reopen(session: AsyncSession, call: Call, values: dict[str, Any]) -> Call | None:
+async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | None:
     """Make a `not_started` call pending for another attempt; None when somebody else was quicker."""
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
         .values(
-            **values,
+            account_id=intended.account_id,
+            account_sid=intended.account_sid,
+            fingerprint=intended.fingerprint,
+            parameters=intended.parameters,
+            warnings=intended.warnings,
+            to=intended.to,
+            from_=intended.from_,
+            traceparent=intended.traceparent,
             execution="pending",
             pending_since=func.now(),
             attempt=Call.attempt + 1,

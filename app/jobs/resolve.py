@@ -54,7 +54,7 @@ class Resolver:
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
             for call in abandoned:
-                await self.settlement.unknown(session, call, data={"reason": "abandoned"})
+                await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"}))
         for call in abandoned:
             self.metrics.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))

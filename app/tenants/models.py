@@ -8,6 +8,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
 
+# Triggers on the four tables notify it of every change, whoever makes it (migration 0005).
+TENANTS_CHANNEL = "callgate_tenants"
+
 
 class Tenant(Base):
     __tablename__ = "tenant"

@@ -1,8 +1,9 @@
 """What operators do with tenants (`callgate tenants|accounts|keys`), and what a request asks about them."""
 
+import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,6 +16,7 @@ from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
 from app.tenants import repository
 from app.tenants.errors import OperatorError
+from app.tenants.memory import Memory
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
 
@@ -33,6 +35,7 @@ class KnownKey:
     key_id: UUID
     tenant_id: str
     suspended: bool
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,24 @@ class Dialable:
     """Callbacks are signed with an auth token; an API key's secret signs nothing."""
 
 
+def _never() -> bool:
+    return False
+
+
 class TenantService:
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    """`is_current` says whether `forget` would be called if any process changed a tenant; only then is anything remembered."""
+
+    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = _never) -> None:
         self._database = database
         self._keyring = keyring
+        self._keys = Memory[KnownKey](is_current=is_current)
+        self._dialables = Memory[Dialable](is_current=is_current)
+        self._accounts = Memory[tuple[AccountAccess, ...]](is_current=is_current)
+
+    def forget(self) -> None:
+        """Read everything anew: something has changed, or may have."""
+        for memory in (self._keys, self._dialables, self._accounts):
+            memory.forget()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
         if not _TENANT_ID.fullmatch(tenant_id):
@@ -151,17 +168,22 @@ class TenantService:
 
     async def find_key(self, key: str) -> KnownKey | None:
         """Who shows this API key; None when it is unknown, expired or revoked."""
+        known = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
+        return None if known is None or (known.expires_at and known.expires_at <= datetime.now(UTC)) else known
+
+    async def _read_key(self, key: str) -> KnownKey | None:
         prefix = "_".join(key.split("_")[:2])
         async with self._database.begin() as session:
             found = await repository.find_key(session, prefix=prefix)
-        if found is None or not self._keyring.matches(found.keyed_hash, key.encode()):
+        if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
-        if found.revoked_at is not None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
-            return None
-        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None)
+        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""
+        return await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
+
+    async def _read_dialable(self, tenant_id: str, account_sid: str | None) -> Dialable | None:
         for account, credentials in await self.list_accounts(tenant_id):
             if credentials and account_sid in (None, account.account_sid):
                 accesses = tuple(self._accesses(account, credentials))
@@ -186,6 +208,9 @@ class TenantService:
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
+        return await self._accounts.get(account_id, lambda: self._read_accesses(account_id)) or ()
+
+    async def _read_accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         async with self._database.begin() as session:
             account = await repository.get_account_by_id(session, account_id)
             credentials = await repository.list_credentials(session, [account_id])
