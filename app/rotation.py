@@ -11,9 +11,8 @@ from typing import Any
 from app.calls.repository import count_fingerprints
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database
-from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, lock_sealed
+from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed
 
-BATCH = 50
 _CALLS_AT_ONCE = 50_000
 
 
@@ -43,6 +42,7 @@ class Resealed:
 class Rotation:
     database: Database
     keyring: Keyring
+    batch: int = 50
 
     async def reseal(self) -> Resealed:
         """Everything that another key than the newest has sealed. What does not open is left as it is, and named."""
@@ -60,7 +60,7 @@ class Rotation:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await lock_sealed(session, where, after=last, limit=BATCH)
+                    rows = await list_sealed(session, where, after=last, limit=self.batch)
                 names += [f"{where.what} {row.id}" for row in rows if not self._opens(where, row)]
                 if not rows:
                     break
@@ -90,7 +90,7 @@ class Rotation:
 
     async def _reseal_some(self, where: SealedColumn, last: Any, result: Resealed) -> Any:
         async with self.database.begin() as session:
-            rows = await lock_sealed(session, where, after=last, limit=BATCH, other_than=self.keyring.newest_id)
+            rows = await list_sealed(session, where, after=last, limit=self.batch, other_than=self.keyring.newest_id)
             for row in rows:
                 try:
                     sealed = self.keyring.reseal(getattr(row, where.column), identity=getattr(row, where.identity))

@@ -1,6 +1,7 @@
 """`callgate doctor`: is everything as it has to be, and if not, what to do."""
 
 import asyncio
+import sys
 from dataclasses import asdict
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from app.cli.output import AsJson, show_table
 from app.cli.processes import service_settings
 from app.doctor import Finding, examine
+from app.observability import configure_logging
 from app.settings import SettingsError
 
 
@@ -17,6 +19,7 @@ def doctor(as_json: AsJson = False) -> None:
     Each account's credentials are tried with a request that reads one call. Nothing is changed. Exit code 1 when something
     is wrong; what is merely worth knowing is a warning.
     """
+    configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table says it all, and once
     try:
         settings = service_settings()
     except SettingsError as error:

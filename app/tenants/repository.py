@@ -95,15 +95,15 @@ class SealedColumn:
 SEALED = (SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),)
 
 
-async def lock_sealed(
+async def list_sealed(
     session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
 ) -> Sequence[Any]:
-    """Rows with a secret, revoked ones too, in the order of their ids; only those sealed with another key than `other_than`."""
-    statement = select(where.row).where(where.sealed.is_not(None)).order_by(where.row.id).limit(limit).with_for_update()
+    """Rows with a secret, revoked ones too, in the order of their ids. With `other_than`: those of other keys, locked."""
+    statement = select(where.row).where(where.sealed.is_not(None)).order_by(where.row.id).limit(limit)
     if after is not None:
         statement = statement.where(where.row.id > after)
     if other_than is not None:
-        statement = statement.where(_key_id(where.sealed, KEY_ID_IN_SEALED) != other_than)
+        statement = statement.where(_key_id(where.sealed, KEY_ID_IN_SEALED) != other_than).with_for_update()
     return (await session.scalars(statement)).all()
 
 
@@ -111,7 +111,7 @@ async def count_sealed(session: AsyncSession, where: SealedColumn) -> dict[bytes
     """How many secrets each key has sealed, by the key's id."""
     key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
     found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
@@ -119,7 +119,7 @@ async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
     key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def _key_id(column: Any, at: tuple[int, int]) -> Any:
@@ -139,6 +139,10 @@ async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
         .returning(ApiKey)
     )
     return (await session.scalars(statement)).one_or_none()
+
+
+async def rehash_key(session: AsyncSession, key_id: UUID, *, was: bytes, becomes: bytes) -> None:
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == was).values(keyed_hash=becomes))
 
 
 async def find_key(
