@@ -8,6 +8,7 @@ CallgateError
 │   ├── CallbackForged            403
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
+│   ├── DeliveryNotFound          404
 │   ├── MethodNotAllowed          405
 │   ├── NoUsableCredentials       409
 │   ├── BodyTooLarge              413
@@ -120,6 +121,11 @@ class RouteNotFound(RequestError):
 class CallNotFound(RequestError):
     slug, status, title = "call-not-found", 404, "No such call"
     default_detail = "This tenant has no call with that id or CallSid."
+
+
+class DeliveryNotFound(RequestError):
+    slug, status, title = "delivery-not-found", 404, "No such delivery"
+    default_detail = "This call has no delivery with that id."
 
 
 class MethodNotAllowed(RequestError):

@@ -11,7 +11,9 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, health, sip_uris
+from app.callbacks import delivery_router
 from app.callbacks import router as callbacks_router
+from app.callbacks.schemas import ReplayRequest
 from app.calls import examples
 from app.calls import router as calls_router
 from app.calls.validation import CallRequest
@@ -33,6 +35,7 @@ what the request did, `retry` whether repeating it is safe.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
+    {"name": "deliveries", "description": "What your status_callback was told, and sending it again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
     {"name": "operations", "description": "For Kubernetes, Prometheus and people on call; no key needed."},
 ]
@@ -59,6 +62,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(delivery_router.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
@@ -93,7 +97,12 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         schema = generate()
         _, definitions = models_json_schema(
-            [(CallRequest, "validation"), (SipUriQuestion, "validation"), (Problem, "serialization")],
+            [
+                (CallRequest, "validation"),
+                (ReplayRequest, "validation"),
+                (SipUriQuestion, "validation"),
+                (Problem, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         schema["components"]["schemas"].update(definitions["$defs"])

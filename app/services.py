@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TypedDict
 
 from app import __version__
+from app.callbacks.addresses import Allowed, Fault, read_url
+from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
 from app.calls.dial import Budget
@@ -18,6 +21,7 @@ from app.database import Database
 from app.observability import Metrics
 from app.pseudonyms import Pseudonyms
 from app.settings import Settings
+from app.tenants.callbacks import TenantCallbacks
 from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
@@ -28,10 +32,12 @@ class Services(TypedDict):
 
     database: Database
     tenants: TenantService
+    tenant_callbacks: TenantCallbacks
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
     callbacks: CallbackService
+    deliveries: DeliveryService
 
 
 @asynccontextmanager
@@ -50,6 +56,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
+        tenant_callbacks = TenantCallbacks(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,
@@ -73,16 +80,29 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             placement=placement,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
+            judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
         async with listener.running():
             yield Services(
-                database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
+                database=database,
+                tenants=tenants,
+                tenant_callbacks=tenant_callbacks,
+                twilio=twilio,
+                settlement=settlement,
+                calls=calls,
+                callbacks=callbacks,
+                deliveries=DeliveryService(database, calls),
             )
             await placement.drain()
     finally:
         await http.aclose()
         await database.close()
+
+
+def _judge(url: str, *, allowed: Allowed) -> Fault | None:
+    read = read_url(url, allowed)
+    return read if isinstance(read, Fault) else None
 
 
 def budget_of(settings: Settings) -> Budget:

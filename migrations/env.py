@@ -7,6 +7,7 @@ import time
 from alembic import context
 from sqlalchemy import Connection, text
 
+from app.callbacks.models import Delivery
 from app.calls.models import Call
 from app.database import Base, make_engine
 from app.settings import load_settings
@@ -15,8 +16,8 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _LOOK_S = 0.2
 # Imported for what they define.
-MODELS = (Call, Tenant)
-_PARTITION = re.compile(r"(call_event)_(default|\d{4}_\d{2})")
+MODELS = (Call, Delivery, Tenant)
+_PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:

@@ -30,6 +30,9 @@ _INTENT_COLUMNS = (
     "to",
     "from",
     "traceparent",
+    "status_callback",
+    "status_callback_method",
+    "status_callback_events",
 )
 _ATTRIBUTES = {"from": "from_"}
 _OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")

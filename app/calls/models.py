@@ -19,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
@@ -124,6 +124,16 @@ class Call(Base):
 
     # The trace of the request that asked for it, for what comes later to be linked to; null when nothing was traced.
     traceparent: Mapped[str | None] = mapped_column(Text)
+
+    # Twilio's callbacks: the highest sequence number taken, and marks of those taken, by which a repetition is known.
+    callback_sequence: Mapped[int | None] = mapped_column(Integer)
+    callbacks_seen: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    # Whom we tell of this call's progress, and of which events; null: nobody, or Twilio tells them itself.
+    status_callback: Mapped[str | None] = mapped_column(Text)
+    status_callback_method: Mapped[str | None] = mapped_column(Text)
+    status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    # The events for which a delivery was written: each has one, however often and by whatever way it becomes known.
+    deliveries_written: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
 class CallEvent(Base):

@@ -54,6 +54,9 @@ async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | No
             to=intended.to,
             from_=intended.from_,
             traceparent=intended.traceparent,
+            status_callback=intended.status_callback,
+            status_callback_method=intended.status_callback_method,
+            status_callback_events=intended.status_callback_events,
             execution="pending",
             pending_since=func.now(),
             attempt=Call.attempt + 1,
@@ -79,8 +82,14 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 
 
 async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Whoever's it is: for Twilio's callbacks, which know no tenant. Never for a caller."""
+    """Whoever's it is: for the worker, which serves all tenants. Never for a caller."""
     return await session.get(Call, call_id)
+
+
+async def get_any_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, Call]:
+    """Whoever's they are: for Twilio's callbacks, which know no tenant. Never for a caller."""
+    found = await session.scalars(select(Call).where(Call.id.in_(call_ids)))
+    return {call.id: call for call in found}
 
 
 async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) -> Call | None:
@@ -199,6 +208,14 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     """The row, locked until the transaction ends, for a change that depends on what it holds."""
     statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)
     return (await session.scalars(statement)).one_or_none()
+
+
+async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, Call]:
+    """As `lock_call`, in the one order in which all who lock several calls do it."""
+    statement = (
+        select(Call).where(Call.id.in_(call_ids)).order_by(Call.id).with_for_update().execution_options(populate_existing=True)
+    )
+    return {call.id: call for call in await session.scalars(statement)}
 
 
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:

@@ -18,8 +18,9 @@ from app.calls import ids, repository
 from app.calls.group_writes import insert_intents
 from app.calls.models import Call, CallEvent
 from app.calls.placement import Placement
+from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
-from app.calls.validation import CallRequest, ValidCall, validate_call
+from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
 from app.errors import (
@@ -40,10 +41,6 @@ from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
 
-# By default Twilio repeats a callback only when it cannot connect, and once.
-# https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
-CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
-
 
 @dataclass(frozen=True, slots=True)
 class Creation:
@@ -63,6 +60,7 @@ class CallService:
         placement: Placement,
         pseudonyms: Pseudonyms,
         callback_base: str | None,
+        judge_callback: Judge,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -70,6 +68,7 @@ class CallService:
         self._placement = placement
         self._pseudonyms = pseudonyms
         self._callback_base = callback_base
+        self._judge_callback = judge_callback
         self._intents = GroupCommit(self._write_intents)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
@@ -79,6 +78,7 @@ class CallService:
         is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
         """
         fingerprint = _canonical(body)
+        call_id = uuid7()
         with ExitStack() as held:
             try:
                 valid = validate_call(body)
@@ -89,19 +89,36 @@ class CallService:
                 account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
+                progress = self._progress(valid.request, account, call_id)
             except CallgateError:
                 known = await self._find(caller, idempotency_key)
                 if known is None or self._to_be_tried_again(known, fingerprint):
                     raise
                 return Creation(known, replayed=True)
-            call = self._intended(caller, account, valid, fingerprint, idempotency_key)
+            call = Call(
+                id=call_id,
+                tenant_id=caller.tenant_id,
+                account_id=account.account_id,
+                account_sid=account.account_sid,
+                created_at=ids.created_at(call_id),
+                execution="pending",
+                attempt=1,
+                idempotency_key=idempotency_key,
+                fingerprint=self._keyring.keyed_hash(fingerprint),
+                parameters=valid.request.for_record(),
+                warnings=valid.warnings_json(*progress.warnings),
+                to=valid.request.to,
+                from_=valid.request.from_,
+                traceparent=current_traceparent(),
+                **progress.columns,
+            )
             if await self._commit_intent(call):
-                return await self._place(call, account, valid.request)
+                return await self._place(call, account, valid.request, progress)
             known = await self._find(caller, idempotency_key)
             if known and not self._to_be_tried_again(known, fingerprint):
                 return Creation(known, replayed=True)
             if known and (reopened := await self._reopen(known, call)):
-                return await self._place(reopened, account, valid.request)
+                return await self._place(reopened, account, valid.request, self._progress(valid.request, account, known.id))
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
@@ -148,26 +165,8 @@ class CallService:
             return True
         raise rebuild(call.problem, call_id=call.id)
 
-    def _intended(
-        self, caller: Caller, account: Dialable, valid: ValidCall, fingerprint: bytes, idempotency_key: str | None
-    ) -> Call:
-        call_id = uuid7()
-        return Call(
-            id=call_id,
-            tenant_id=caller.tenant_id,
-            account_id=account.account_id,
-            account_sid=account.account_sid,
-            created_at=ids.created_at(call_id),
-            execution="pending",
-            attempt=1,
-            idempotency_key=idempotency_key,
-            fingerprint=self._keyring.keyed_hash(fingerprint),
-            parameters=valid.request.for_record(),
-            warnings=valid.warnings_json(),
-            to=valid.request.to,
-            from_=valid.request.from_,
-            traceparent=current_traceparent(),
-        )
+    def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
+        return progress_callbacks(request, account, call_id, base=self._callback_base, judge=self._judge_callback)
 
     async def _commit_intent(self, call: Call) -> bool:
         """False when the idempotency key names a call already."""
@@ -199,28 +198,12 @@ class CallService:
             self._placement.withdraw(known.id, known.attempt + 1)
             raise
 
-    async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
-        parameters = request.for_twilio() | self._callback(call, account, request)
+    async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
+        parameters = request.for_twilio() | progress.for_twilio
         settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)
-
-    def _callback(self, call: Call, account: Dialable, request: CallRequest) -> dict[str, Any]:
-        """Our own status callback with the call's id in it, by which a call whose answer was lost announces itself.
-
-        A creation that names its own keeps that one, with an application_sid Twilio would ignore ours, and without an
-        auth token nobody could tell whether a callback is genuine.
-        """
-        if self._callback_base is None or not account.has_auth_token:
-            return {}
-        if request.status_callback or request.application_sid:
-            return {}
-        return {
-            "status_callback": f"{self._callback_base}/{call.id}{CALLBACK_RETRIES}",
-            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
-            "status_callback_method": "POST",
-        }
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

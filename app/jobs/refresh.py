@@ -11,6 +11,7 @@ from typing import Literal
 
 import structlog
 
+from app.callbacks.outbox import owed_for_the_end, owes_the_end
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
@@ -36,6 +37,8 @@ _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
 # The resource is eventually consistent: a fresh call may not be found yet.
 _GIVE_UP_MISSING = timedelta(hours=1)
 _NOT_FOUND = 404
+# How many intervals the end of a call may be known before the tenant is told of it without Twilio's callback.
+_CALLBACK_PATIENCE = 10
 
 Result = Literal["changed", "unchanged", "gone", "failed"]
 
@@ -83,7 +86,15 @@ class Refresher:
             events = take_resource(locked, resource)
             for type_, data in events:
                 await repository.add_event(session, call.id, type_, data)
-            await self._schedule(session, locked, self._next(locked))
+            wait = self._next(locked)
+            if owes_the_end(locked):
+                # The callback, which says more, may still be under way.
+                patience = _CALLBACK_PATIENCE * self.interval - _age(locked, since=locked.end_time)
+                if patience > timedelta(0):
+                    wait = patience if wait is None else min(wait, patience)
+                else:
+                    session.add(owed_for_the_end(locked))
+            await self._schedule(session, locked, wait)
         self._count("changed" if events else "unchanged")
 
     async def _postpone(self, call: Call, *, gone: bool) -> None:

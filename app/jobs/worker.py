@@ -8,7 +8,10 @@ from datetime import timedelta
 
 import structlog
 
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import Sender
 from app.errors import DatabaseUnavailable
+from app.jobs.deliver import Deliverer, Sends
 from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
@@ -30,9 +33,11 @@ class Job:
     name: str
     step: Callable[[], Awaitable[bool]]
     idle_s: float
+    # Waits for what a step has begun and not ended.
+    drain: Callable[[], Awaitable[None]] | None = None
 
 
-def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
+def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
@@ -51,11 +56,13 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
+    deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics)
     poll = settings.worker_poll_interval
     return [
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
+        Job("deliver", deliverer.step, poll, deliverer.drain),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
@@ -65,8 +72,8 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     """A whole worker: its own services, and every job until `stop` is set. Closes `tracing` at its end."""
     tracing = tracing or Tracing()
     with tracing.active():
-        async with services(settings, metrics) as state:
-            await run_jobs(jobs_of(settings, state, metrics), stop)
+        async with services(settings, metrics) as state, Sender(Allowed.parse(settings.delivery_allow)) as sender:
+            await run_jobs(jobs_of(settings, state, metrics, sender), stop)
     await asyncio.to_thread(tracing.close)
 
 
@@ -89,3 +96,5 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
         if pause:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
+    if job.drain:
+        await job.drain()

@@ -98,6 +98,12 @@ class Metrics:
         self.callbacks = Counter(
             "callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=self.registry
         )
+        self.deliveries = Counter(
+            "callgate_delivery_attempts_total",
+            "Attempts to tell a tenant of an event, by result.",
+            ["result"],
+            registry=self.registry,
+        )
         self.searches = Counter(
             "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=self.registry
         )
