@@ -8,6 +8,7 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
+from app.callbacks.repository import waiting as deliveries_waiting
 from app.calls import repository
 from app.database import Database
 from app.observability import Metrics
@@ -27,6 +28,9 @@ class Gauges:
             "active_calls", "Started calls that are refreshed because they have not ended; 10,000 are counted."
         )
         self._unpriced = gauge("unpriced_calls", "Ended calls whose price is waited for; 10,000 are counted.")
+        self._deliveries = gauge("pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted.")
+        self._delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
+        self._delivery_lag = gauge("delivery_lag_seconds", "For how long the most overdue attempt to deliver has been due.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
@@ -35,11 +39,15 @@ class Gauges:
             now = await repository.now(session)
             waiting = await repository.oldest_unsettled(session)
             followed = await repository.followed(session)
+            deliveries = await deliveries_waiting(session)
         self._pending.set(_age(now, waiting.get("pending")))
         self._unknown.set(_age(now, waiting.get("unknown")))
         self._lag.set(_age(now, followed.most_overdue))
         self._active.set(followed.active)
         self._unpriced.set(followed.unpriced)
+        self._deliveries.set(deliveries.pending)
+        self._delivery.set(_age(now, deliveries.oldest))
+        self._delivery_lag.set(_age(now, deliveries.most_overdue))
         self._measured.set_to_current_time()
         return False
 

@@ -21,7 +21,7 @@ from app import __version__
 
 logger = structlog.stdlib.get_logger(__name__)
 
-Part = Literal["database", "upstream"]
+Part = Literal["database", "upstream", "receiver"]
 
 
 class _Silent(TypedDict):

@@ -98,7 +98,10 @@ class SealedColumn:
 
 
 # Every column of sealed secrets that there is.
-SEALED = (SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),)
+SEALED = (
+    SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
+    SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
+)
 
 
 async def list_sealed(
