@@ -35,6 +35,7 @@ test: .venv/installed ## Run all tests
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict
 	$(BIN)/python -m bench.sip
+	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overload
 	$(BIN)/python -m bench.calls $(ARGS)
 

@@ -61,6 +61,7 @@ async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
         read_timeout=settings.twilio_read_timeout,
         pool_timeout=settings.twilio_pool_timeout,
         max_connections=1,
+        transport=settings.twilio_transport,
         user_agent=f"callgate/{__version__}",
     )
     try:

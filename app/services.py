@@ -52,6 +52,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         pool_timeout=settings.twilio_pool_timeout,
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
+        transport=settings.twilio_transport,
     )
     tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
     )
     twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
+    twilio_transport: Literal["aiohttp", "httpx"] = Field(
+        "aiohttp", description="What carries requests to Twilio: `aiohttp`, or httpx's own pool, which is slower."
+    )
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
     )

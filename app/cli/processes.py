@@ -1,6 +1,7 @@
 """`callgate serve|worker|migrate|simulator`: the processes of a deployment."""
 
 import asyncio
+import gc
 from typing import Annotated
 
 import typer
@@ -47,7 +48,11 @@ def api_of_this_environment() -> FastAPI:
     """What each process of `callgate serve` runs."""
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
-    return create_app(settings, tracing_of_this_environment())
+    app = create_app(settings, tracing_of_this_environment())
+    # What is there by now stays: half a million objects that every full collection would look at, a quarter of all CPU.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def serve(
