@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ from app.observability import Metrics
 from tests.cli.running import environment, eventually, free_port, running
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.tracing import memory
-from tests.support.upstream import Upstream, created, error, reset, running_upstream
+from tests.support.upstream import Upstream, answer, created, error, reset, running_upstream
 
 PUBLIC_URL = "https://calls.example.com"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -47,7 +48,8 @@ class Traced:
 @pytest.fixture
 async def traced(database_url: str) -> AsyncIterator[Traced]:
     tracing, exporter = memory()
-    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL), tracing=tracing) as gateway:
+    settings = settings_for(database_url, public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8")
+    async with running_gateway(settings, tracing=tracing) as gateway:
         yield Traced(gateway, exporter)
 
 
@@ -64,7 +66,7 @@ def links_of(span: ReadableSpan) -> list[str]:
     return [f"{link.context.trace_id:032x}" for link in span.links]
 
 
-async def create(tenant: Tenant, *, from_: str = "Jack", **members: str) -> httpx.Response:
+async def create(tenant: Tenant, *, from_: str = "Jack", **members: Any) -> httpx.Response:
     return await tenant.http.post("/v1/calls", json=BASIC | {"from": from_} | members, headers=TRACEPARENT)
 
 
@@ -141,6 +143,29 @@ async def test_what_the_worker_does_for_a_call_is_linked_to_the_creation(traced:
     assert (refresh.parent, links_of(refresh)) == (None, [TRACE])
     assert "Twilio GET Calls/{}" in {span.name for span in spans if trace_of(span) == trace_of(refresh)}
     assert all(span.name == "refresh" for span in spans if span.parent is None), "looks that find nothing are no traces"
+
+
+async def test_a_delivery_is_linked_to_the_creation_and_tells_the_receiver_nothing_of_it(
+    traced: Traced, database_url: str
+) -> None:
+    tracing, exporter = memory()
+    stop = asyncio.Event()
+    async with running_upstream(created()) as upstream, running_upstream(answer(200)) as receiver:
+        tenant = await traced.gateway.add_tenant(upstream.url)
+        told = await create(tenant, status_callback=f"{receiver.url}/pl4nted", status_callback_event=["ringing"])
+        await called_back(traced.gateway, tenant, upstream, told.json()["sid"])
+        settings = settings_for(database_url, delivery_allow="127.0.0.0/8", worker_poll_interval=0.05, refresh_interval=60)
+        working = asyncio.create_task(run_worker(settings, Metrics(), stop, tracing))
+        await eventually(lambda: any(s.name == "deliver" for s in exporter.get_finished_spans()), "a delivery")
+        stop.set()
+        await working
+        assert not [name for request in receiver.received for name in request.headers if name.startswith("trace")]
+    spans = exporter.get_finished_spans()
+    delivery = next(s for s in spans if s.name == "deliver")
+    assert (delivery.parent, links_of(delivery)) == (None, [TRACE])
+    sent = next(s for s in spans if s.name == "receiver")
+    assert (trace_of(sent), dict(sent.attributes or {})) == (trace_of(delivery), {"callgate.result": "200"})
+    assert "pl4nted" not in "".join(span.to_json() for span in spans)
 
 
 async def test_no_secret_and_nothing_personal_is_in_a_span(traced: Traced) -> None:
