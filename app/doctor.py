@@ -9,7 +9,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app import __version__
-from app.calls.repository import now, oldest_unsettled
+from app.calls.measuring import oldest_unsettled
+from app.calls.repository import now
 from app.crypto import Keyring
 from app.database import Database
 from app.errors import DatabaseUnavailable

@@ -10,7 +10,9 @@ CallgateError
 │   ├── CallNotFound              404
 │   ├── DeliveryNotFound          404
 │   ├── MethodNotAllowed          405
+│   ├── NotAcceptable             406
 │   ├── NoUsableCredentials       409
+│   ├── WrongCallState            409
 │   ├── BodyTooLarge              413
 │   ├── UnsupportedMediaType      415
 │   └── InvalidRequest            422  every fault at once, each with a JSON pointer
@@ -22,6 +24,7 @@ CallgateError
 │   ├── UpstreamCredentialsRejected 502  passing
 │   ├── UpstreamThrottled         503  passing
 │   ├── UpstreamUnreachable       503  passing
+│   ├── ActionUnknown             409  not about a creation: something else that was asked of Twilio
 │   └── NoneFound                 409  lasting
 └── ServiceError                  our own trouble; nothing was sent
     ├── InternalError             500
@@ -133,9 +136,19 @@ class MethodNotAllowed(RequestError):
     default_detail = "This path does not take that method; the Allow header names those it takes."
 
 
+class NotAcceptable(RequestError):
+    slug, status, title = "not-acceptable", 406, "This is answered as JSON only"
+    default_detail = "Twilio answers this path in XML, Callgate does not: add .json to it, or send `Accept: application/json`."
+
+
 class NoUsableCredentials(RequestError):
     slug, status, title = "no-usable-credentials", 409, "The tenant has no usable Twilio credentials"
     default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
+
+
+class WrongCallState(RequestError):
+    slug, status, title = "wrong-call-state", 409, "The call is not in a state for this"
+    default_detail = "The call has ended, or is not far enough for what was asked."
 
 
 class BodyTooLarge(RequestError):
@@ -198,6 +211,13 @@ class UpstreamThrottled(UpstreamError):
 class UpstreamUnreachable(UpstreamError):
     slug, status, title = "upstream-unreachable", 503, "Twilio cannot be reached"
     default_detail = "No connection to Twilio could be made; nothing was sent."
+
+
+class ActionUnknown(UpstreamError):
+    slug, status, title = "action-unknown", 409, "Whether Twilio did it is not known"
+    # A redirect that is carried out twice may dial twice.
+    safe = False
+    default_detail = "The request reached Twilio, or may have, and no trustworthy answer came back. Look at the call first."
 
 
 class NoneFound(UpstreamError):

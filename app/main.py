@@ -14,13 +14,17 @@ from app import __version__, health, sip_uris
 from app.callbacks import delivery_router
 from app.callbacks import router as callbacks_router
 from app.callbacks.schemas import ReplayRequest
-from app.calls import examples
+from app.calls import control_router, examples
 from app.calls import router as calls_router
+from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
+from app.compat import router as compat_router
+from app.compat.dialect import TwilioDialect
+from app.dialects import Dialects
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.problems import Problem, install_handlers
+from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
@@ -62,15 +66,19 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(control_router.router)
     app.include_router(delivery_router.router)
+    app.include_router(compat_router.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
-    install_handlers(app, metrics)
+    dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
+    install_handlers(app, metrics, dialects)
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
         tracing=tracing,
+        dialects=dialects,
         admission=calls_router.admission,
         open_path=callbacks_router.CALLBACK_PATH,
     )
@@ -100,6 +108,7 @@ def _complete_openapi(app: FastAPI) -> None:
             [
                 (CallRequest, "validation"),
                 (ReplayRequest, "validation"),
+                (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
             ],

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.calls.repository import count_fingerprints
+from app.calls.measuring import count_fingerprints
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database
 from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed

@@ -11,10 +11,12 @@ from app.callbacks.addresses import Allowed, Fault, read_url
 from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
+from app.calls.control import CallControl
 from app.calls.dial import Budget
 from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
+from app.calls.started import StartedCalls
 from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
@@ -36,6 +38,8 @@ class Services(TypedDict):
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
+    control: CallControl
+    started: StartedCalls
     callbacks: CallbackService
     deliveries: DeliveryService
 
@@ -84,6 +88,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        deadline_s = budget_of(settings).attempt
         async with listener.running():
             yield Services(
                 database=database,
@@ -92,6 +97,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 twilio=twilio,
                 settlement=settlement,
                 calls=calls,
+                control=CallControl(database, tenants, twilio, deadline_s),
+                started=StartedCalls(database, tenants, twilio, deadline_s),
                 callbacks=callbacks,
                 deliveries=DeliveryService(database, calls),
             )

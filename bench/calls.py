@@ -59,7 +59,7 @@ def main() -> None:
         for scenario in scenarios:
             samples += measure_calls(stage, scenario, asked.rounds, asked.seconds)
             print_table(scenario, samples)
-        if "callgate" in asked.subjects:
+        if "gateway" in asked.subjects:
             samples += measure_callbacks(stage, asked.rounds, asked.seconds)
             scenarios += CALLBACKS
             for scenario in CALLBACKS:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("load.lua")
@@ -47,4 +48,7 @@ def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
     command += ["--timeout", "60s", "--script", str(SCRIPT), url, "--", str(requests), prefix]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return Load(**json.loads(out.splitlines()[-1]))
+    told = json.loads(out.splitlines()[-1])
+    if not told["requests"]:
+        told |= {"p50_ms": nan, "p99_ms": nan}
+    return Load(**told)

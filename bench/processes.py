@@ -11,6 +11,11 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PATIENCE_S = 60.0
 
 
+def missing() -> str | None:
+    """What cannot be had here, if anything."""
+    return None if Path("/proc/self/statm").exists() else "what a process uses is read from Linux's /proc"
+
+
 def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:

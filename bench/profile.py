@@ -2,6 +2,7 @@
 
 Three tables: by package, by function, and by the function of ours that a sample was spent on behalf of. SQLAlchemy's
 asynchronous sessions run in greenlets, whose stacks do not say who waits for them: those are on behalf of "none of ours".
+Of a service with many threads, those that wait in C code are counted as well.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from bench.subjects import SUBJECTS
 
 PY_SPY = Path(sys.executable).with_name("py-spy")
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+):\d+\)")
+_STANDARD_LIBRARY = re.compile(r".*/lib/python3[^/]*/|<frozen ")
 _OURS = ("app/", "bench/competitors/")
 
 
@@ -41,9 +43,8 @@ def _short(frame: str) -> str:
     found = _FRAME.fullmatch(frame)
     if not found:
         return frame or "(no Python frame)"
-    file = found["file"].rpartition("site-packages/")[2]
-    file = file.removeprefix(f"{Path.cwd()}/")
-    return f"{found['function']} ({re.sub(r'.*/lib/python3[^/]*/', 'python/', file)})"
+    file = found["file"].rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+    return f"{found['function']} ({_STANDARD_LIBRARY.sub('python/', file)})"
 
 
 def _package(frame: str) -> str:
@@ -74,7 +75,7 @@ def tables(stacks: Iterable[tuple[list[str], int]], most: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", choices=SUBJECTS, default="callgate")
+    parser.add_argument("--subject", choices=SUBJECTS, default="gateway")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rate", type=int, default=200, help="samples a second")
     parser.add_argument("--most", type=int, default=25, help="rows of a table")

@@ -81,7 +81,8 @@ def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: S
         return median(map(value, its))
 
     def ratio(value: Callable[[Sample], float]) -> float:
-        return median(value(one) / value(our) for one, our in zip(its, ours, strict=True)) if ours else nan
+        # On a machine that is busy with other things a round may end before anything is answered.
+        return median(value(one) / (value(our) or nan) for one, our in zip(its, ours, strict=True)) if ours else nan
 
     def added(value: Callable[[Sample], float]) -> float:
         return median(value(one) - value(bare) for one, bare in zip(its, direct, strict=True)) if direct else nan

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from app.local.postgres import EmbeddedPostgres
-from bench import load, nginx
+from bench import load, nginx, processes
 from bench.load import Load
 from bench.results import Sample, Scenario
 from bench.subjects import SUBJECTS, Subject, libpq
@@ -51,7 +51,7 @@ class Stage:
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
     """The named subjects, over a Postgres that is as durable as a real one."""
-    if lacks := [missing for missing in (load.missing(), nginx.missing()) if missing]:
+    if lacks := [lack for part in (load, nginx, processes) if (lack := part.missing())]:
         print(f"Skipped: {'; '.join(lacks)}")
         sys.exit()
     with ExitStack() as stack:

@@ -29,10 +29,11 @@ from bench.load import KEY, raw_request
 from bench.processes import cpu_seconds, resident_mib, until_it_listens
 from bench.results import DIRECT, ECHO, OURS
 
+# A process that uses less than this share of a processor for so long has nothing left to do.
+_IDLE, _PAUSE_S = 0.05, 0.2
+
 TENANTS = 100
 MOST_CONCURRENT = 200
-# A process that uses less of a processor than this has nothing left to do.
-_IDLE, _PAUSE_S = 0.05, 0.1
 PUBLIC_URL = "https://calls.example.com"
 BODY = {
     "to": "sip:kate@example.com;transport=tls;secure=true",
@@ -190,7 +191,7 @@ def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
 
 
 SUBJECTS: dict[str, Callable[[str, str, Path], AbstractContextManager[Subject]]] = {
-    "callgate": callgate,
+    "gateway": callgate,
     "sync": partial(competitor, "sync_sdk", "twilio-python + ORM"),
     "async": partial(competitor, "async_httpx", "httpx + async ORM"),
     "echo": partial(competitor, "echo", ECHO),

@@ -9,7 +9,8 @@ from datetime import datetime
 from prometheus_client import Gauge
 
 from app.callbacks.repository import waiting as deliveries_waiting
-from app.calls import repository
+from app.calls.measuring import followed, oldest_unsettled
+from app.calls.repository import now
 from app.database import Database
 from app.observability import Metrics
 
@@ -36,18 +37,18 @@ class Gauges:
     async def step(self) -> bool:
         """Always False: there is nothing more to do at once. A database that cannot be asked leaves the old values."""
         async with self._database.begin() as session:
-            now = await repository.now(session)
-            waiting = await repository.oldest_unsettled(session)
-            followed = await repository.followed(session)
+            moment = await now(session)
+            waiting = await oldest_unsettled(session)
+            calls = await followed(session)
             deliveries = await deliveries_waiting(session)
-        self._pending.set(_age(now, waiting.get("pending")))
-        self._unknown.set(_age(now, waiting.get("unknown")))
-        self._lag.set(_age(now, followed.most_overdue))
-        self._active.set(followed.active)
-        self._unpriced.set(followed.unpriced)
+        self._pending.set(_age(moment, waiting.get("pending")))
+        self._unknown.set(_age(moment, waiting.get("unknown")))
+        self._lag.set(_age(moment, calls.most_overdue))
+        self._active.set(calls.active)
+        self._unpriced.set(calls.unpriced)
         self._deliveries.set(deliveries.pending)
-        self._delivery.set(_age(now, deliveries.oldest))
-        self._delivery_lag.set(_age(now, deliveries.most_overdue))
+        self._delivery.set(_age(moment, deliveries.oldest))
+        self._delivery_lag.set(_age(moment, deliveries.most_overdue))
         self._measured.set_to_current_time()
         return False
 

@@ -11,6 +11,7 @@ import structlog
 from app.callbacks.addresses import Allowed
 from app.callbacks.sender import Sender
 from app.errors import DatabaseUnavailable
+from app.jobs.control import Controller
 from app.jobs.deliver import Deliverer, Sends
 from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
@@ -62,6 +63,7 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
+        Job("control", Controller(state["database"], state["control"]).step, poll),
         Job("deliver", deliverer.step, poll, deliverer.drain),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),

@@ -59,6 +59,11 @@ def _never() -> bool:
     return False
 
 
+def key_prefix(key: str) -> str:
+    """The public part of an API key, by which it is found and named."""
+    return "_".join(key.split("_")[:2])
+
+
 class TenantService:
     """`is_current` says whether `forget` would be called if any process changed a tenant; only then is anything remembered."""
 
@@ -162,7 +167,7 @@ class TenantService:
 
     async def revoke_key(self, prefix: str) -> ApiKey:
         async with self._database.begin() as session:
-            key = await repository.revoke_key(session, prefix="_".join(prefix.split("_")[:2]))
+            key = await repository.revoke_key(session, prefix=key_prefix(prefix))
         if key is None:
             raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
         return key
@@ -173,9 +178,8 @@ class TenantService:
         return None if known is None or (known.expires_at and known.expires_at <= datetime.now(UTC)) else known
 
     async def _read_key(self, key: str) -> KnownKey | None:
-        prefix = "_".join(key.split("_")[:2])
         async with self._database.begin() as session:
-            found = await repository.find_key(session, prefix=prefix)
+            found = await repository.find_key(session, prefix=key_prefix(key))
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
         if self._keyring.is_outdated(found.keyed_hash):
@@ -185,6 +189,12 @@ class TenantService:
                     hashed = self._keyring.keyed_hash(key.encode())
                     await repository.rehash_key(session, found.id, was=found.keyed_hash, becomes=hashed)
         return KnownKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
+
+    async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
+        """None unless the account is this tenant's."""
+        async with self._database.begin() as session:
+            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
+        return account.id if account else None
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""

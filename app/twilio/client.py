@@ -74,9 +74,7 @@ class HttpClient:
 
     async def send(self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None) -> httpx.Response:
         """The answer's head; the caller reads the body, or not, and closes it. Sends once."""
-        request = httpx.Request(
-            method, url, headers={**self._headers, **headers}, content=content, extensions=dict(self._extensions)
-        )
+        request = httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=self._extensions)
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -128,10 +126,17 @@ class TwilioClient:
 
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
-        resource = _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
-        if resource.sid != sid:
-            raise TwilioOutcomeUnknown("answer_of_another_call")
-        return resource
+        return _resource_of(sid, await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+
+    async def update_call(
+        self, access: AccountAccess, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
+    ) -> CallResource:
+        """https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource. Sends at most one POST."""
+        return _resource_of(sid, await self._send("POST", access, f"Calls/{sid}.json", parameters, deadline_s))
+
+    async def delete_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> None:
+        """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
+        await self._send("DELETE", access, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(self, access: AccountAccess, filters: Mapping[str, str], *, deadline_s: float) -> list[CallResource]:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
@@ -214,7 +219,7 @@ def _classify(response: httpx.Response, body: bytes) -> Any:
     document = _json(body)
     answer = _answer(response, document)
     if 200 <= status < 300:
-        if document is None:
+        if document is None and status != httpx.codes.NO_CONTENT:
             raise TwilioOutcomeUnknown("unreadable_answer", answer)
         return document
     raise _refusal(status, answer)
@@ -235,6 +240,13 @@ def _resource(document: Any) -> CallResource:
     resource = CallResource.read(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
+    return resource
+
+
+def _resource_of(sid: str, document: Any) -> CallResource:
+    resource = _resource(document)
+    if resource.sid != sid:
+        raise TwilioOutcomeUnknown("answer_of_another_call")
     return resource
 
 

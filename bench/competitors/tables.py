@@ -44,7 +44,7 @@ class Call(Base):
     account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
     idempotency_key: Mapped[str]
     request: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    execution: Mapped[str] = mapped_column(default="pending", index=True)
+    execution: Mapped[str] = mapped_column(default="pending")
     sid: Mapped[str | None] = mapped_column(unique=True)
     status: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.calls.repository import count_fingerprints
+from app.calls.measuring import count_fingerprints
 from app.crypto import Keyring
 from app.rotation import Resealed, Rotation
 from tests.cli.running import environment, run
