@@ -40,8 +40,8 @@ class Metrics:
         )
         self.creations = Counter(
             "callgate_creations_total",
-            "Creations that were dialled, by what became of them.",
-            ["execution"],
+            "Creations that were dialled, by what became of them and what kind of thing was called.",
+            ["execution", "destination"],
             registry=self.registry,
         )
         self.refused = Counter(

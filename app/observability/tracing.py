@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Thread
 from typing import Literal, Self, TypedDict
 
 import structlog
@@ -30,6 +31,7 @@ class _Silent(TypedDict):
 
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_CLOSING_PATIENCE_S = 3.0
 _TRACEPARENT = "traceparent"
 # Messages of exceptions repeat values.
 _NO_MESSAGES: _Silent = {"record_exception": False, "set_status_on_exception": False}
@@ -71,10 +73,12 @@ class Tracing:
             _tracer.reset(token)
 
     def close(self) -> None:
-        """Send what has not been sent. Blocks for as long as the exporter's time-out lets it."""
+        """Send what has not been sent. Blocks, but not for as long as an exporter asks a collector that is away."""
         shutdown = getattr(self._provider, "shutdown", None)
         if shutdown is not None:
-            shutdown()
+            closing = Thread(target=shutdown, name="closing traces", daemon=True)
+            closing.start()
+            closing.join(_CLOSING_PATIENCE_S)
 
 
 def tracing_of_this_environment() -> Tracing:

@@ -18,7 +18,7 @@ from tests.support.upstream import created, error, refused_url, reset, running_u
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
-LABELS |= {"state", "status", "version"}
+LABELS |= {"destination", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
 WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
 
@@ -50,6 +50,8 @@ async def test_whatever_is_asked_the_labels_come_from_short_fixed_sets(gateway: 
         nobody = await gateway.add_tenant(with_account=False)
         for number in range(7):
             await tenant.create(to=f"sip:user{number}@host{number}.example.com")
+        for to in ("sips:kate@example.com", "client:kate", "+14155550123"):
+            await tenant.create(to=to, **{"from": "+14155550199"})
         for one in (unreachable, nobody):
             await one.create()
     for number in range(5):
@@ -71,6 +73,7 @@ async def test_whatever_is_asked_the_labels_come_from_short_fixed_sets(gateway: 
     assert seen["route"] <= {"unmatched", f"{CALLBACK_PATH}/{{call_id}}", *documented}
     assert seen["slug"] == all_errors().keys()
     assert seen["answer"] == {"2xx", "4xx", "429", "5xx", "lost", "not_sent"}
+    assert seen["destination"] == {"sip", "sips", "client", "phone"}
     assert seen["operation"] == {"POST Calls"}
     assert seen["execution"] == {"started", "not_started", "unknown"}
     assert all(len(values) <= 40 for values in seen.values())
