@@ -5,8 +5,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+
+from app.database import Session
 
 
 class MigrationFailed(Exception):
@@ -23,6 +27,14 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
     except (DBAPIError, CommandError) as error:
         cause = getattr(error, "orig", None) or error
         raise MigrationFailed(f"the migration failed: {str(cause).splitlines()[0]}") from error
+
+
+async def revisions(session: Session) -> tuple[str | None, str | None]:
+    """The schema's revision, None before the first migration, and the one that this version of Callgate was made for."""
+    head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+    if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None, head
+    return await session.scalar(text("SELECT version_num FROM alembic_version")), head
 
 
 def alembic_config(database_url: str) -> Config:

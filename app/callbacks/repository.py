@@ -1,6 +1,7 @@
 """Every statement on deliveries. Never commits; every read for a tenant is filtered by it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +15,7 @@ from sqlalchemy.types import Interval, Text
 from app.callbacks.models import Delivery
 from app.calls import ids
 
+WAITING_LIMIT = 10_000
 HOLDS_UP: Final = 2
 """An earlier event holds up the later ones of its call until it has failed as often as this."""
 _HOLD = timedelta(seconds=30)
@@ -49,6 +51,25 @@ _CLAIM = text("""
     FROM judged WHERE delivery.call_id = judged.call_id AND delivery.at = judged.at AND delivery.id = judged.id
     RETURNING delivery.*
 """).bindparams(bindparam("busy", type_=ARRAY(Text)), bindparam("hold", type_=Interval), bindparam("lease", type_=Interval))
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Of the deliveries that are not made yet; of at most WAITING_LIMIT of them."""
+
+    pending: int
+    oldest: datetime | None
+    most_overdue: datetime | None
+
+
+async def waiting(session: AsyncSession) -> Waiting:
+    some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
+    found = some.limit(WAITING_LIMIT).subquery()
+    due = func.min(found.c.next_attempt_at).filter(found.c.next_attempt_at <= func.now())
+    pending, oldest, most_overdue = (
+        await session.execute(select(func.count(), func.min(found.c.pending_since), due).select_from(found))
+    ).one()
+    return Waiting(pending, oldest, most_overdue)
 
 
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[Delivery]:

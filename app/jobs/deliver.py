@@ -23,6 +23,7 @@ from app.calls.schemas import CallRecord
 from app.database import Database
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
+from app.observability.tracing import Step, describe, link, trace
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 
@@ -107,9 +108,10 @@ class Deliverer:
     async def _attempt_apart(self, delivery: Delivery) -> None:
         """Whatever goes wrong with one is its own; it is claimed again when its lease ends."""
         try:
-            await self._attempt(delivery)
-            async with self.database.begin() as session:
-                await repository.release(session, [delivery.call_id])
+            with trace("deliver", caused_by=None, attributes={"callgate.call_id": str(delivery.call_id)}):
+                await self._attempt(delivery)
+                async with self.database.begin() as session:
+                    await repository.release(session, [delivery.call_id])
         except DatabaseUnavailable:
             pass
         except Exception:
@@ -126,7 +128,10 @@ class Deliverer:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._failed(delivery, status=None, error="secret")
             return
-        sent = await self.sender.send(request.method, request.url, request.headers, request.body)
+        # No `traceparent` goes along: a receiver gets what Twilio would have sent, or what Standard Webhooks say.
+        with Step("receiver"):
+            sent = await self.sender.send(request.method, request.url, request.headers, request.body)
+            describe({"callgate.result": sent.error or str(sent.status)})
         if sent.status is not None and 200 <= sent.status < 300:
             async with self.database.begin() as session:
                 await repository.delivered(session, delivery, status=sent.status)
@@ -138,6 +143,7 @@ class Deliverer:
         signing = await self.tenants.signing(delivery.tenant_id)
         async with self.database.begin() as session:
             call = await get_any_call(session, delivery.call_id)
+        link(call.traceparent if call else None)
         told = Told(
             webhook_id=delivery.webhook_id,
             call_id=str(delivery.call_id),
