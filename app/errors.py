@@ -10,12 +10,17 @@ CallgateError
 │   ├── CallNotFound              404
 │   ├── MethodNotAllowed          405
 │   ├── NoUsableCredentials       409
+│   ├── CallNotStarted            409
 │   ├── BodyTooLarge              413
 │   ├── UnsupportedMediaType      415
 │   └── InvalidRequest            422  every fault at once, each with a JSON pointer
 ├── IdempotencyError              the key names another dial
 │   ├── CallPending               409
 │   └── IdempotencyKeyReused      422
+├── SubresourceError              Twilio did not do what was asked of a live call, or it is not known whether it did
+│   ├── SubresourceNotFound       404
+│   ├── SubresourceUnknown        409
+│   └── SubresourceRejected       422
 ├── UpstreamError                 Twilio did not place the call, and that is proven (or, last, as good as proven)
 │   ├── UpstreamRejected          422  lasting
 │   ├── UpstreamCredentialsRejected 502  passing
@@ -28,8 +33,9 @@ CallgateError
     ├── Overloaded                503
     └── ShuttingDown              503
 
-An outcome that is not known is no error: it is an answer (202) with the record. So every 5xx of ours means that no call
-was started, and a client that blindly repeats it does no harm.
+A creation whose outcome is not known is no error: it is an answer (202) with the record. A change of a subresource has no
+record that could be followed: there it is SubresourceUnknown. So every 5xx of ours means that no call was started and nothing
+was changed, and a client that blindly repeats it does no harm.
 """
 
 from dataclasses import asdict, dataclass
@@ -132,6 +138,11 @@ class NoUsableCredentials(RequestError):
     default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
 
 
+class CallNotStarted(RequestError):
+    slug, status, title = "call-not-started", 409, "The call was not started, as far as is known"
+    default_detail = "Twilio has nothing on a call that it has not started; the record's `execution` says what became of it."
+
+
 class BodyTooLarge(RequestError):
     slug, status, title = "body-too-large", 413, "The body is too large"
     default_detail = "The body is longer than 65536 bytes."
@@ -163,6 +174,31 @@ class IdempotencyKeyReused(IdempotencyError):
     safe = False
     same_key = False
     default_detail = "This Idempotency-Key already names the call in `call_id`, made by a different request."
+
+
+class SubresourceError(CallgateError):
+    pass
+
+
+class SubresourceNotFound(SubresourceError):
+    slug, status, title = "subresource-not-found", 404, "Twilio has no such subresource of this call"
+    default_detail = "Twilio knows nothing of that name below this call; `upstream` has its words."
+
+
+class SubresourceUnknown(SubresourceError):
+    slug, status, title = "subresource-unknown", 409, "It is not known whether Twilio did it"
+    execution: ClassVar[Literal["not_started", "unknown"]] = "unknown"
+    # What may have been done once is done twice, unless Twilio is given the same IdempotencyKey.
+    safe = False
+    default_detail = (
+        "The request reached Twilio, or may have, and no trustworthy answer came back. Before repeating it look at what the "
+        "call has by now: nothing of it is repeated by itself."
+    )
+
+
+class SubresourceRejected(SubresourceError):
+    slug, status, title = "subresource-rejected", 422, "Twilio refused it"
+    default_detail = "Twilio refused to do this with the call, which goes on as it was; `upstream` says why."
 
 
 class UpstreamError(CallgateError):
