@@ -33,10 +33,17 @@ async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """Raises Unauthorized, which says neither whether a key exists nor what is wrong with it."""
-    if credentials is None or len(credentials.credentials) > _KEY_LENGTH_LIMIT:
+    if credentials is None:
+        raise Unauthorized
+    return await caller_with(request, credentials.credentials)
+
+
+async def caller_with(request: Request, key: str) -> Caller:
+    """Who shows this API key, whatever way it came. Raises Unauthorized."""
+    if len(key) > _KEY_LENGTH_LIMIT or not (key.isascii() and key.isprintable()):
         raise Unauthorized
     tenants: TenantService = request.state.tenants
-    known = await tenants.find_key(credentials.credentials)
+    known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized
     structlog.contextvars.bind_contextvars(tenant_id=known.tenant_id, key_id=str(known.key_id))

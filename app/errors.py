@@ -9,23 +9,24 @@ CallgateError
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
 │   ├── MethodNotAllowed          405
+│   ├── NotAcceptable             406
 │   ├── NoUsableCredentials       409
-│   ├── CallNotStarted            409
+│   ├── WrongCallState            409
 │   ├── BodyTooLarge              413
 │   ├── UnsupportedMediaType      415
 │   └── InvalidRequest            422  every fault at once, each with a JSON pointer
 ├── IdempotencyError              the key names another dial
 │   ├── CallPending               409
 │   └── IdempotencyKeyReused      422
-├── SubresourceError              Twilio did not do what was asked of a live call, or it is not known whether it did
+├── SubresourceError              Twilio did not do what was asked with something that a call has
 │   ├── SubresourceNotFound       404
-│   ├── SubresourceUnknown        409
 │   └── SubresourceRejected       422
 ├── UpstreamError                 Twilio did not place the call, and that is proven (or, last, as good as proven)
 │   ├── UpstreamRejected          422  lasting
 │   ├── UpstreamCredentialsRejected 502  passing
 │   ├── UpstreamThrottled         503  passing
 │   ├── UpstreamUnreachable       503  passing
+│   ├── ActionUnknown             409  not about a creation: something else that was asked of Twilio
 │   └── NoneFound                 409  lasting
 └── ServiceError                  our own trouble; nothing was sent
     ├── InternalError             500
@@ -33,9 +34,9 @@ CallgateError
     ├── Overloaded                503
     └── ShuttingDown              503
 
-A creation whose outcome is not known is no error: it is an answer (202) with the record. A change of a subresource has no
-record that could be followed: there it is SubresourceUnknown. So every 5xx of ours means that no call was started and nothing
-was changed, and a client that blindly repeats it does no harm.
+A creation whose outcome is not known is no error: it is an answer (202) with the record. Anything else that was asked of Twilio
+has no record that could be followed: there it is ActionUnknown. So every 5xx of ours means that no call was started and
+nothing was changed, and a client that blindly repeats it does no harm.
 """
 
 from dataclasses import asdict, dataclass
@@ -73,7 +74,7 @@ class CallgateError(Exception):
     title: ClassVar[str]
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
     # May the same request be repeated without a second ring, and under the same Idempotency-Key?
-    safe: ClassVar[bool] = True
+    safe: bool = True
     same_key: ClassVar[bool] = True
     default_detail: ClassVar[str] = ""
 
@@ -133,14 +134,19 @@ class MethodNotAllowed(RequestError):
     default_detail = "This path does not take that method; the Allow header names those it takes."
 
 
+class NotAcceptable(RequestError):
+    slug, status, title = "not-acceptable", 406, "This is answered as JSON only"
+    default_detail = "Twilio answers this path in XML, Callgate does not: add .json to it, or send `Accept: application/json`."
+
+
 class NoUsableCredentials(RequestError):
     slug, status, title = "no-usable-credentials", 409, "The tenant has no usable Twilio credentials"
     default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
 
 
-class CallNotStarted(RequestError):
-    slug, status, title = "call-not-started", 409, "The call was not started, as far as is known"
-    default_detail = "Twilio has nothing on a call that it has not started; the record's `execution` says what became of it."
+class WrongCallState(RequestError):
+    slug, status, title = "wrong-call-state", 409, "The call is not in a state for this"
+    default_detail = "The call has ended, or is not far enough for what was asked."
 
 
 class BodyTooLarge(RequestError):
@@ -185,17 +191,6 @@ class SubresourceNotFound(SubresourceError):
     default_detail = "Twilio knows nothing of that name below this call; `upstream` has its words."
 
 
-class SubresourceUnknown(SubresourceError):
-    slug, status, title = "subresource-unknown", 409, "It is not known whether Twilio did it"
-    execution: ClassVar[Literal["not_started", "unknown"]] = "unknown"
-    # What may have been done once is done twice, unless Twilio is given the same IdempotencyKey.
-    safe = False
-    default_detail = (
-        "The request reached Twilio, or may have, and no trustworthy answer came back. Before repeating it look at what the "
-        "call has by now: nothing of it is repeated by itself."
-    )
-
-
 class SubresourceRejected(SubresourceError):
     slug, status, title = "subresource-rejected", 422, "Twilio refused it"
     default_detail = "Twilio refused to do this with the call, which goes on as it was; `upstream` says why."
@@ -228,6 +223,13 @@ class UpstreamThrottled(UpstreamError):
 class UpstreamUnreachable(UpstreamError):
     slug, status, title = "upstream-unreachable", 503, "Twilio cannot be reached"
     default_detail = "No connection to Twilio could be made; nothing was sent."
+
+
+class ActionUnknown(UpstreamError):
+    slug, status, title = "action-unknown", 409, "Whether Twilio did it is not known"
+    # A redirect that is carried out twice may dial twice.
+    safe = False
+    default_detail = "The request reached Twilio, or may have, and no trustworthy answer came back. Look at the call first."
 
 
 class NoneFound(UpstreamError):

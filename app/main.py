@@ -13,9 +13,12 @@ from app.callbacks import router as callbacks_router
 from app.calls import examples
 from app.calls import router as calls_router
 from app.calls.validation import CallRequest
+from app.compat import router as compat_router
+from app.compat.dialect import TwilioDialect
+from app.dialects import Dialects
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
-from app.problems import Problem, install_handlers
+from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
@@ -50,11 +53,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(compat_router.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
-    install_handlers(app, metrics)
-    app.add_middleware(RequestMiddleware, metrics=metrics, admission=calls_router.admission)
+    dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
+    install_handlers(app, metrics, dialects)
+    app.add_middleware(RequestMiddleware, metrics=metrics, dialects=dialects, admission=calls_router.admission)
     _complete_openapi(app)
     return app
 

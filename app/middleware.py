@@ -4,18 +4,17 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID, uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.dialects import Dialects
 from app.errors import BodyTooLarge, CallgateError, InternalError, ShuttingDown
 from app.observability import Metrics
-from app.problems import CREATION_PATH, problem_response
 
 BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -35,12 +34,20 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Pure ASGI, outermost: nothing that happens within leaves as a traceback or as a body that is no problem+json."""
+    """Pure ASGI, outermost: nothing that happens within leaves as a traceback, or in words that are not the dialect's."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, admission: Callable[[Scope], AbstractContextManager[None]]) -> None:
-        """`admission` is held by a request; CallgateError refuses it unread: that must be cheap when it is needed most."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        dialects: Dialects,
+        admission: Callable[[Scope], AbstractContextManager[None]],
+    ) -> None:
+        """`admission` is held by a creation; CallgateError refuses it unread: that must be cheap when it is needed most."""
         self.app = app
         self.metrics = metrics
+        self.dialects = dialects
         self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +60,8 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        dialect = self.dialects.of(scope["path"])
+        creation = dialect.is_creation(scope["method"], scope["path"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -67,16 +76,15 @@ class RequestMiddleware:
 
         async def answer(error: CallgateError) -> None:
             self.metrics.refused.labels(error.slug).inc()
-            response = problem_response(error, method=scope["method"], instance=scope["path"], request_id=request_id)
+            response = dialect.refusal(error, method=scope["method"], path=scope["path"], request_id=request_id)
             await response(scope, receive, send_with_id)
 
         async def say_unknown(call_id: UUID | None) -> None:
             """A 5xx would say that no call was started."""
-            told = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
-            await JSONResponse(told, status_code=202)(scope, receive, send_with_id)
+            await dialect.unknown(call_id, request_id=request_id)(scope, receive, send_with_id)
 
         try:
-            with self.admission(scope):
+            with self.admission(scope) if creation else nullcontext():
                 if _declared_length(headers) > BODY_LIMIT:
                     raise BodyTooLarge
                 await self.app(scope, _limited(receive), send_with_id)
@@ -84,7 +92,7 @@ class RequestMiddleware:
             await answer(refusal)
         except asyncio.CancelledError:
             # The server's patience has ended (CALLGATE_DRAIN_TIMEOUT). Its own answer would be a 500, and a lie.
-            if not status and scope["method"] == "POST" and scope["path"] == CREATION_PATH:
+            if not status and creation:
                 await say_unknown(None)
             elif not status:
                 await answer(ShuttingDown(after_s=1))

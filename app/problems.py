@@ -10,7 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
+from app.dialects import Dialects
 from app.errors import (
     CallgateError,
     Fault,
@@ -74,7 +76,7 @@ class Problem(BaseModel):
 def problem_of(error: CallgateError, *, method: str, instance: str, request_id: str) -> Problem:
     """Only a creation has an execution to speak of: what is asked about a call that is live must not look like its end."""
     upstream = error.upstream
-    creation = method == "POST" and instance == CREATION_PATH
+    creation = ProblemDialect().is_creation(method, instance)
     return Problem(
         type=TYPE_PREFIX + error.slug,
         title=error.title,
@@ -97,44 +99,53 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
     )
 
 
-def problem_response(error: CallgateError, *, method: str, instance: str, request_id: str) -> JSONResponse:
-    problem = problem_of(error, method=method, instance=instance, request_id=request_id)
-    headers = {}
-    if error.after_s is not None:
-        headers["Retry-After"] = str(error.after_s)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="callgate"'
-    return JSONResponse(
-        problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()},
-        status_code=error.status,
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
+class ProblemDialect:
+    """The API's own: RFC 9457, and 202 for what is not known."""
+
+    def is_creation(self, method: str, path: str) -> bool:
+        return method == "POST" and path == CREATION_PATH
+
+    def refusal(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+        problem = problem_of(error, method=method, instance=path, request_id=request_id)
+        headers = {}
+        if error.after_s is not None:
+            headers["Retry-After"] = str(error.after_s)
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = 'Bearer realm="callgate"'
+        return JSONResponse(
+            problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()},
+            status_code=error.status,
+            headers=headers,
+            media_type=MEDIA_TYPE,
+        )
+
+    def unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+        told = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
+        return JSONResponse(told, status_code=202)
 
 
-def install_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Every expected way out of a handler that is not an answer becomes a problem; the middleware answers the rest."""
+def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None:
+    """Every expected way out of a handler that is not an answer becomes a refusal; the middleware answers the rest."""
 
-    async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> JSONResponse:
+    async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
         metrics.refused.labels(error.slug).inc()
         structlog.contextvars.bind_contextvars(problem=error.slug)
         if error.call_id:
             structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
-        response = problem_response(
-            error, method=request.method, instance=request.url.path, request_id=request.state.request_id
-        )
+        path = request.url.path
+        response = dialects.of(path).refusal(error, method=request.method, path=path, request_id=request.state.request_id)
         response.headers.update(headers or {})
         return response
 
-    async def on_callgate_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_callgate_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, CallgateError)  # noqa: S101  # registered for this class only
         return await answer(request, error)
 
-    async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         return await answer(request, InvalidRequest(faults=tuple(_fault(fault) for fault in error.errors())))
 
-    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
         known = {404: RouteNotFound, 405: MethodNotAllowed, 400: MalformedBody}
         translated = known.get(error.status_code, InternalError)

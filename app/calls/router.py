@@ -54,7 +54,7 @@ CallServiceDep = Annotated[CallService, Depends(call_service)]
 
 def admission(scope: Scope) -> AbstractContextManager[None]:
     """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
-    if scope["method"] != "POST" or scope["path"] != router.prefix or "idempotency-key" in Headers(scope=scope):
+    if "idempotency-key" in Headers(scope=scope):
         return nullcontext()
     service: CallService = scope["state"]["calls"]
     return service.admission()
@@ -64,18 +64,29 @@ IdOrSid = Annotated[
     str,
     Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.RECORD["id"]], max_length=64),
 ]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a request "
-        "under its key never rings a second time.",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x20-\x7e]+$",
-        examples=["order-4711"],
-    ),
-]
+
+
+async def read_idempotency_key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
+            "request under its key never rings a second time.",
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x20-\x7e]+$",
+            examples=["order-4711"],
+        ),
+    ] = None,
+) -> str | None:
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
+    return idempotency_key
+
+
+IdempotencyKey = Annotated[str | None, Depends(read_idempotency_key)]
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
 # Postgres knows no NUL in text.
 _WANTED: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
@@ -145,7 +156,7 @@ async def create_call(
     service: CallServiceDep,
     body: JsonBody,
     response: Response,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyKey,
 ) -> Call:
     """Ask Twilio for one call, and keep its record.
 
@@ -153,8 +164,6 @@ async def create_call(
     that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
     a crash (yours or ours) is answered with the record instead of a second ring.
     """
-    if len(request.headers.getlist("Idempotency-Key")) > 1:
-        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
     creation = await service.create(caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id

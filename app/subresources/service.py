@@ -18,19 +18,19 @@ from app.calls.models import Call
 from app.calls.service import CallService
 from app.database import Database
 from app.errors import (
+    ActionUnknown,
     CallgateError,
     CallNotFound,
-    CallNotStarted,
     DatabaseUnavailable,
     NoUsableCredentials,
     SubresourceNotFound,
     SubresourceRejected,
-    SubresourceUnknown,
     TenantSuspended,
     Upstream,
     UpstreamCredentialsRejected,
     UpstreamThrottled,
     UpstreamUnreachable,
+    WrongCallState,
 )
 from app.tenants.service import TenantService
 from app.twilio.client import first_accepted
@@ -48,6 +48,8 @@ from app.twilio.schemas import CALL_SID, SID, AccountAccess
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
 Answered = TypeVar("Answered")
+
+_FETCH_RECORDING = Operation(RECORDINGS, "fetch")
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -73,12 +75,12 @@ class SubresourceService:
         self._budget_s = budget_s
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """The tenant's own call, of this account if one is named. Raises CallNotFound or CallNotStarted."""
+        """The tenant's own call, of this account if one is named. Raises CallNotFound or WrongCallState."""
         call = await self._calls.get(caller, id_or_sid)
         if account_sid not in (None, call.account_sid):
             raise CallNotFound
         if call.sid is None:
-            raise CallNotStarted(call_id=call.id)
+            raise WrongCallState("The call was not started, as far as is known, so Twilio has nothing of it.", call_id=call.id)
         return call
 
     @asynccontextmanager
@@ -98,7 +100,7 @@ class SubresourceService:
     async def change(self, caller: Caller, call: Call, wanted: Wanted) -> Done:
         """Make, update or delete one. It is on the call's record before the first byte goes to Twilio, and what came of it after.
 
-        Raises SubresourceUnknown when Twilio may have done it: that is never repeated here.
+        Raises ActionUnknown when Twilio may have done it: that is never repeated here.
         """
         if caller.suspended and wanted.operation.action == "create":
             raise TenantSuspended
@@ -175,9 +177,9 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-def in_doubt(call: Call, *, repeatable: bool) -> SubresourceUnknown:
+def in_doubt(call: Call, *, repeatable: bool) -> ActionUnknown:
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
-    error = SubresourceUnknown(detail, call_id=call.id)
+    error = ActionUnknown(detail, call_id=call.id)
     error.safe = repeatable
     return error
 

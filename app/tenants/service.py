@@ -48,6 +48,11 @@ class Dialable:
     """Callbacks are signed with an auth token; an API key's secret signs nothing."""
 
 
+def key_prefix(key: str) -> str:
+    """The public part of an API key, by which it is found and named."""
+    return "_".join(key.split("_")[:2])
+
+
 class TenantService:
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
@@ -144,21 +149,26 @@ class TenantService:
 
     async def revoke_key(self, prefix: str) -> ApiKey:
         async with self._database.begin() as session:
-            key = await repository.revoke_key(session, prefix="_".join(prefix.split("_")[:2]))
+            key = await repository.revoke_key(session, prefix=key_prefix(prefix))
         if key is None:
             raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
         return key
 
     async def find_key(self, key: str) -> KnownKey | None:
         """Who shows this API key; None when it is unknown, expired or revoked."""
-        prefix = "_".join(key.split("_")[:2])
         async with self._database.begin() as session:
-            found = await repository.find_key(session, prefix=prefix)
+            found = await repository.find_key(session, prefix=key_prefix(key))
         if found is None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
         if found.revoked_at is not None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         return KnownKey(found.id, found.tenant_id, found.suspended_at is not None)
+
+    async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
+        """None unless the account is this tenant's."""
+        async with self._database.begin() as session:
+            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
+        return account.id if account else None
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""

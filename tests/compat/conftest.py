@@ -1,0 +1,27 @@
+"""A gateway before a simulator, and Twilio's unmodified SDKs pointed at it by their base URL."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from simulator.config import SimulatorConfig
+from simulator.main import create_app
+from tests.support.gateway import Gateway, Tenant, served
+from tests.support.twilio_sdk import Sdk
+
+
+@pytest.fixture(scope="module")
+async def simulator_url() -> AsyncIterator[str]:
+    async with served(create_app(SimulatorConfig(open_mode=True))) as url:
+        yield url
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, simulator_url: str) -> Tenant:
+    return await gateway.add_tenant(simulator_url)
+
+
+@pytest.fixture
+async def sdk(gateway: Gateway, tenant: Tenant) -> AsyncIterator[Sdk]:
+    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+        yield sdk
