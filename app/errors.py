@@ -95,6 +95,10 @@ class CallgateError(Exception):
         super().__init__(self.detail)
 
 
+class AnswerCut(Exception):
+    """An answer that was begun and cannot be finished: to cut the connection is all that is left to say so."""
+
+
 class RequestError(CallgateError):
     pass
 

@@ -14,6 +14,7 @@ from app.calls import examples
 from app.calls import router as calls_router
 from app.calls.validation import CallRequest
 from app.compat import router as compat_router
+from app.compat import subresources as compat_subresources
 from app.compat.dialect import TwilioDialect
 from app.dialects import Dialects
 from app.middleware import RequestMiddleware
@@ -22,6 +23,7 @@ from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
+from app.subresources import router as subresources_router
 
 DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. **One request, at most one ring**: a call creation is sent to
@@ -33,6 +35,7 @@ what the request did, `retry` whether repeating it is safe.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
+    {"name": "subresources", "description": "What Twilio has below a call: recordings, streams, payments and the rest."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
     {"name": "operations", "description": "For Kubernetes, Prometheus and people on call; no key needed."},
 ]
@@ -53,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(subresources_router.router)
     app.include_router(compat_router.router)
+    app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)

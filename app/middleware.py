@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.dialects import Dialects
-from app.errors import BodyTooLarge, CallgateError, InternalError, ShuttingDown
+from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, ShuttingDown
 from app.observability import Metrics
 
 BODY_LIMIT = 64 * 1024
@@ -95,8 +95,10 @@ class RequestMiddleware:
             if not status and creation:
                 await say_unknown(None)
             elif not status:
-                await answer(ShuttingDown(after_s=1))
+                await answer(scope["state"].get("in_doubt") or ShuttingDown(after_s=1))
             raise
+        except AnswerCut as cut:
+            logger.warning("answer_cut", reason=str(cut))
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception:
@@ -104,7 +106,7 @@ class RequestMiddleware:
             if not status and (call_id := scope["state"].get("placed")):
                 await say_unknown(call_id)
             elif not status:
-                await answer(InternalError())
+                await answer(scope["state"].get("in_doubt") or InternalError())
         finally:
             self._record(scope, status, time.perf_counter() - began)
 

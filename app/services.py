@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TypedDict
 
+import httpx
+
 from app import __version__
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
@@ -16,8 +18,10 @@ from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
 from app.settings import Settings
+from app.subresources.service import SubresourceService
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.forwarding import Forwarding
 
 
 class Services(TypedDict):
@@ -29,6 +33,7 @@ class Services(TypedDict):
     settlement: Settlement
     calls: CallService
     callbacks: CallbackService
+    subresources: SubresourceService
 
 
 @asynccontextmanager
@@ -36,13 +41,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     """Outcomes of what was begun are committed before anything closes."""
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     keyring = Keyring(settings.require_secret_keys())
-    http = make_http_client(
-        connect_timeout=settings.twilio_connect_timeout,
-        read_timeout=settings.twilio_read_timeout,
-        pool_timeout=settings.twilio_pool_timeout,
-        max_connections=settings.max_in_flight,
-        user_agent=f"callgate/{__version__}",
-    )
+    # Two pools: however many recordings are being listened to, a creation finds its connection.
+    http, passing_on = _http_client(settings), _http_client(settings)
     try:
         tenants = TenantService(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url)
@@ -69,13 +69,37 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        subresources = SubresourceService(
+            database=database,
+            calls=calls,
+            tenants=tenants,
+            forwarding=Forwarding(passing_on, base_url=settings.twilio_base_url),
+            budget_s=settings.request_budget,
+        )
         yield Services(
-            database=database, tenants=tenants, twilio=twilio, settlement=settlement, calls=calls, callbacks=callbacks
+            database=database,
+            tenants=tenants,
+            twilio=twilio,
+            settlement=settlement,
+            calls=calls,
+            callbacks=callbacks,
+            subresources=subresources,
         )
         await placement.drain()
     finally:
         await http.aclose()
+        await passing_on.aclose()
         await database.close()
+
+
+def _http_client(settings: Settings) -> httpx.AsyncClient:
+    return make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        max_connections=settings.max_in_flight,
+        user_agent=f"callgate/{__version__}",
+    )
 
 
 def budget_of(settings: Settings) -> Budget:

@@ -19,6 +19,10 @@ from app.tenants.service import TenantService, key_prefix
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 
 
+# A recording's sound is asked for by its own suffix.
+_NOT_XML = (".json", ".mp3", ".wav")
+
+
 @dataclass(frozen=True, slots=True)
 class OwnAccount:
     """The account of the path, which is the caller's tenant's."""
@@ -66,5 +70,5 @@ def _credentials(authorization: str) -> tuple[str | None, str]:
 def _require_json(request: Request) -> None:
     """Without `.json` Twilio answers XML; who asks so for JSON is answered."""
     wanted = request.headers.get("Accept", "").lower()
-    if not request.url.path.endswith(".json") and "application/json" not in wanted:
+    if not request.url.path.endswith(_NOT_XML) and "application/json" not in wanted:
         raise NotAcceptable

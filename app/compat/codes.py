@@ -33,6 +33,8 @@ TOLD: Mapping[type[CallgateError], Told] = {
     errors.InvalidRequest: Told(400, 20422),
     errors.CallPending: Told(409, 900002),
     errors.IdempotencyKeyReused: Told(422, 900003),
+    errors.SubresourceNotFound: Told(404, 20404),
+    errors.SubresourceRejected: Told(400, 20422),
     errors.UpstreamRejected: Told(400, 20422),
     errors.UpstreamCredentialsRejected: Told(502, 900009),
     errors.UpstreamThrottled: Told(429, 20429),

@@ -5,10 +5,10 @@ docs/adr/0012 says what is repeated (nothing but a refused credential) and how a
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from uuid import uuid4, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import structlog
 
@@ -18,33 +18,19 @@ from app.calls.models import Call
 from app.calls.service import CallService
 from app.database import Database
 from app.errors import (
-    ActionUnknown,
-    CallgateError,
     CallNotFound,
     DatabaseUnavailable,
     NoUsableCredentials,
     SubresourceNotFound,
-    SubresourceRejected,
     TenantSuspended,
-    Upstream,
-    UpstreamCredentialsRejected,
-    UpstreamThrottled,
-    UpstreamUnreachable,
     WrongCallState,
 )
+from app.subresources.answers import in_doubt, outcome_of, refusal, sid_of, unanswered
 from app.tenants.service import TenantService
-from app.twilio.client import first_accepted
-from app.twilio.errors import (
-    Answer,
-    TwilioAnswered,
-    TwilioCredentialRejected,
-    TwilioError,
-    TwilioNotSent,
-    TwilioOutcomeUnknown,
-    TwilioThrottled,
-)
+from app.twilio.client import first_accepted, read_json
+from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Fields, Forwarding, Opened
-from app.twilio.schemas import CALL_SID, SID, AccountAccess
+from app.twilio.schemas import SID, AccountAccess
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
 Answered = TypeVar("Answered")
@@ -62,6 +48,16 @@ class Wanted:
     sid: str | None
     fields: Fields
     key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The sound of a recording: `suffix` is `.mp3` or `.wav`, `headers` what the client wants of it (`Range`)."""
+
+    recording_sid: str
+    suffix: str
+    query: Fields = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class SubresourceService:
@@ -83,22 +79,21 @@ class SubresourceService:
             raise WrongCallState("The call was not started, as far as is known, so Twilio has nothing of it.", call_id=call.id)
         return call
 
-    @asynccontextmanager
-    async def read(self, call: Call, wanted: Wanted) -> AsyncIterator[Opened]:
+    def read(self, call: Call, wanted: Wanted) -> AbstractAsyncContextManager[Opened]:
         """What Twilio has, while it arrives."""
+        return self._opened(
+            call.account_id,
+            lambda access, deadline_s: self._forwarding.read(
+                access, wanted.operation, call.sid, wanted.sid, wanted.fields, deadline_s=deadline_s
+            ),
+        )
 
-        async def ask(access: AccountAccess, deadline_s: float) -> Opened:
-            return await stack.enter_async_context(
-                self._forwarding.read(
-                    access, wanted.operation, str(call.sid), wanted.sid, wanted.fields, deadline_s=deadline_s
-                )
-            )
-
-        async with AsyncExitStack() as stack:
-            yield await self._asked(call, ask)
+    async def read_whole(self, call: Call, wanted: Wanted) -> dict[str, Any]:
+        """The same as one document."""
+        return await _document(self.read(call, wanted))
 
     async def change(self, caller: Caller, call: Call, wanted: Wanted) -> Done:
-        """Make, update or delete one. It is on the call's record before the first byte goes to Twilio, and what came of it after.
+        """Make, update or delete one. The record says so before the first byte goes to Twilio, and then what came of it.
 
         Raises ActionUnknown when Twilio may have done it: that is never repeated here.
         """
@@ -111,45 +106,66 @@ class SubresourceService:
                 access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=deadline_s
             )
 
-        accesses = await self._accesses(call)
+        accesses = await self._accesses(call.account_id)
         await self._note(call, wanted, {"result": "sent"})
         try:
             done = await self._first_accepted(accesses, ask)
         except TwilioError as error:
-            await self._note_afterwards(call, wanted, _outcome_of(error))
+            await self._note_afterwards(call, wanted, outcome_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
                 raise in_doubt(call, repeatable=repeatable) from error
-            raise _refusal(error) from error
-        await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | _sid_of(done))
+            raise refusal(error) from error
+        await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | sid_of(done))
         return done
 
     @asynccontextmanager
-    async def media(
-        self, call: Call, recording_sid: str, suffix: str, query: Fields, wanted: Mapping[str, str]
-    ) -> AsyncIterator[Opened]:
-        """The sound of a recording of this call, while it arrives. `suffix`: `.mp3`, `.wav`."""
-        of_call = Wanted(_FETCH_RECORDING, recording_sid, ())
-        async with self.read(call, of_call):
-            pass  # Twilio knows it below this call: otherwise SubresourceNotFound has been raised.
+    async def media(self, call: Call, media: Media) -> AsyncIterator[Opened]:
+        """The sound of a recording of this call, while it arrives."""
+        # Twilio knows it below this call, or SubresourceNotFound ends it here.
+        await self.read_whole(call, Wanted(_FETCH_RECORDING, media.recording_sid, ()))
+        async with self._opened(
+            call.account_id,
+            lambda access, deadline_s: self._forwarding.media(
+                access, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=deadline_s
+            ),
+        ) as opened:
+            yield opened
 
-        async def ask(access: AccountAccess, deadline_s: float) -> Opened:
-            return await stack.enter_async_context(
-                self._forwarding.media(access, recording_sid, suffix, query, wanted, deadline_s=deadline_s)
-            )
-
-        async with AsyncExitStack() as stack:
-            yield await self._asked(call, ask)
-
-    async def _asked(self, call: Call, ask: Callable[[AccountAccess, float], Awaitable[Answered]]) -> Answered:
+    async def find_recording(
+        self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str
+    ) -> tuple[Call, dict[str, Any]]:
+        """A recording by its sid alone, and the call that it is of. SubresourceNotFound unless that is the tenant's own."""
+        opened = self._opened(
+            account_id,
+            lambda access, deadline_s: self._forwarding.read(
+                access, _FETCH_RECORDING, None, recording_sid, (), deadline_s=deadline_s
+            ),
+        )
+        recording = await _document(opened)
         try:
-            return await self._first_accepted(await self._accesses(call), ask)
-        except TwilioOutcomeUnknown as error:
-            raise UpstreamUnreachable("Twilio gave no usable answer to this question, which changed nothing.", after_s=5) from error
-        except TwilioError as error:
-            raise _refusal(error) from error
+            return await self.started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
+        except CallNotFound:
+            raise SubresourceNotFound from None
 
-    async def _accesses(self, call: Call) -> Sequence[AccountAccess]:
-        accesses = await self._tenants.accesses(call.account_id)
+    @asynccontextmanager
+    async def _opened(
+        self, account_id: UUID, ask: Callable[[AccountAccess, float], AbstractAsyncContextManager[Opened]]
+    ) -> AsyncIterator[Opened]:
+        """What a question is answered, while it arrives."""
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await self._first_accepted(
+                    await self._accesses(account_id),
+                    lambda access, deadline_s: stack.enter_async_context(ask(access, deadline_s)),
+                )
+            except TwilioOutcomeUnknown as error:
+                raise unanswered() from error
+            except TwilioError as error:
+                raise refusal(error) from error
+            yield opened
+
+    async def _accesses(self, account_id: UUID) -> Sequence[AccountAccess]:
+        accesses = await self._tenants.accesses(account_id)
         if not accesses:
             raise NoUsableCredentials
         return accesses
@@ -177,11 +193,15 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-def in_doubt(call: Call, *, repeatable: bool) -> ActionUnknown:
-    detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
-    error = ActionUnknown(detail, call_id=call.id)
-    error.safe = repeatable
-    return error
+async def _document(answer: AbstractAsyncContextManager[Opened]) -> dict[str, Any]:
+    try:
+        async with answer as opened:
+            document = read_json(b"".join([chunk async for chunk in opened.chunks]))
+    except TwilioOutcomeUnknown as error:
+        raise unanswered() from error
+    if not isinstance(document, dict):
+        raise unanswered()
+    return document
 
 
 def _with_idempotency_key(call: Call, wanted: Wanted) -> tuple[Fields, bool]:
@@ -198,37 +218,3 @@ def _with_idempotency_key(call: Call, wanted: Wanted) -> tuple[Fields, bool]:
         return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
     name = "/".join((wanted.operation.subresource.segment, wanted.sid or "", wanted.key))
     return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
-
-
-def _outcome_of(error: TwilioError) -> dict[str, Any]:
-    """For the call's events: no text of Twilio's, which may repeat what was asked for."""
-    unknown = isinstance(error, TwilioOutcomeUnknown)
-    told = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
-    answer = error.answer
-    if answer is None:
-        return told
-    answered = {"status": answer.status, "code": answer.code, "twilio_request_id": answer.request_id}
-    return told | {name: value for name, value in answered.items() if value is not None}
-
-
-def _sid_of(done: Done) -> dict[str, Any]:
-    sid = (done.document or {}).get("sid")
-    return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
-
-
-def _refusal(error: TwilioError) -> CallgateError:
-    match error:
-        case TwilioThrottled(answer=answer):
-            return UpstreamThrottled(upstream=_upstream(answer), after_s=max(1, round(answer.retry_after_s or 1)))
-        case TwilioCredentialRejected(answer=answer):
-            return UpstreamCredentialsRejected(upstream=_upstream(answer))
-        case TwilioAnswered(answer=answer):
-            refused = SubresourceNotFound if answer.status == 404 else SubresourceRejected
-            return refused(upstream=_upstream(answer))
-        case TwilioNotSent():
-            return UpstreamUnreachable(after_s=5)
-    raise error
-
-
-def _upstream(answer: Answer) -> Upstream:
-    return Upstream(answer.status, answer.code, answer.message, answer.more_info, answer.request_id)

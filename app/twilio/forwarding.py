@@ -54,12 +54,19 @@ class Forwarding:
 
     @asynccontextmanager
     async def read(
-        self, access: AccountAccess, operation: Operation, call_sid: str, sid: str | None, query: Fields, *, deadline_s: float
+        self,
+        access: AccountAccess,
+        operation: Operation,
+        call_sid: str | None,
+        sid: str | None,
+        query: Fields,
+        *,
+        deadline_s: float,
     ) -> AsyncIterator[Opened]:
-        """A list, or one. The deadline is that of the answer's beginning."""
+        """A list, or one; a recording also without its call. The deadline is that of the answer's beginning."""
         path = _path(operation, call_sid, sid)
         async with self._opened(access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s) as response:
-            yield Opened(response.status_code, {}, _chunks(response, JSON_LIMIT))
+            yield Opened(response.status_code, {"content-type": "application/json"}, _chunks(response, JSON_LIMIT))
 
     async def change(
         self, access: AccountAccess, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
@@ -68,8 +75,7 @@ class Forwarding:
         path = _path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
         async with self._opened(access, operation.method, path, deadline_s, content=content) as response:
-            async with translated(), asyncio.timeout(deadline_s):
-                body = b"".join([chunk async for chunk in _chunks(response, JSON_LIMIT)])
+            body = await _whole(response, JSON_LIMIT, deadline_s)
         document = read_json(body) if body else None
         if operation.action != "delete" and not isinstance(document, dict):
             raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, None))
@@ -77,7 +83,14 @@ class Forwarding:
 
     @asynccontextmanager
     async def media(
-        self, access: AccountAccess, recording_sid: str, suffix: str, query: Fields, wanted: Mapping[str, str], *, deadline_s: float
+        self,
+        access: AccountAccess,
+        recording_sid: str,
+        suffix: str,
+        query: Fields,
+        wanted: Mapping[str, str],
+        *,
+        deadline_s: float,
     ) -> AsyncIterator[Opened]:
         """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file; `wanted` are headers (`Range`)."""
         path = f"{RECORDINGS.segment}/{recording_sid}{suffix}"
@@ -111,17 +124,22 @@ class Forwarding:
             response = await self._http.send(request, auth=auth, stream=True)
         try:
             if not response.is_success:
-                async with translated(), asyncio.timeout(deadline_s):
-                    body = b"".join([chunk async for chunk in _chunks(response, _REFUSAL_LIMIT)])
+                body = await _whole(response, _REFUSAL_LIMIT, deadline_s)
                 raise refusal(read_answer(response, read_json(body)))
             yield response
         finally:
             await response.aclose()
 
 
-def _path(operation: Operation, call_sid: str, sid: str | None) -> str:
+def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
+    below = "" if call_sid is None else f"Calls/{call_sid}/"
     one = "" if sid is None else f"/{quote(sid, safe='')}"
-    return f"Calls/{call_sid}/{operation.subresource.segment}{one}.json"
+    return f"{below}{operation.subresource.segment}{one}.json"
+
+
+async def _whole(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
+    async with translated(), asyncio.timeout(deadline_s):
+        return b"".join([chunk async for chunk in _chunks(response, limit)])
 
 
 async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:

@@ -204,7 +204,9 @@ OPERATIONS = (
         (
             _TRACK,
             _method("StatusCallbackMethod"),
-            *_text("Name", "StatusCallbackUrl", "InboundTrackLabel", "OutboundTrackLabel", "LanguageCode", "TranscriptionEngine"),
+            *_text(
+                "Name", "StatusCallbackUrl", "InboundTrackLabel", "OutboundTrackLabel", "LanguageCode", "TranscriptionEngine"
+            ),
             *_text("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
             *_text("ConfigurationId", "TranscriptionConfigurationId"),
             *_kind("boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"),
