@@ -8,6 +8,7 @@ CallgateError
 │   ├── CallbackForged            403
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
+│   ├── SubresourceNotFound       404
 │   ├── MethodNotAllowed          405
 │   ├── NotAcceptable             406
 │   ├── NoUsableCredentials       409
@@ -18,9 +19,6 @@ CallgateError
 ├── IdempotencyError              the key names another dial
 │   ├── CallPending               409
 │   └── IdempotencyKeyReused      422
-├── SubresourceError              Twilio did not do what was asked with something that a call has
-│   ├── SubresourceNotFound       404
-│   └── SubresourceRejected       422
 ├── UpstreamError                 Twilio did not place the call, and that is proven (or, last, as good as proven)
 │   ├── UpstreamRejected          422  lasting
 │   ├── UpstreamCredentialsRejected 502  passing
@@ -133,6 +131,11 @@ class CallNotFound(RequestError):
     default_detail = "This tenant has no call with that id or CallSid."
 
 
+class SubresourceNotFound(RequestError):
+    slug, status, title = "subresource-not-found", 404, "Twilio has no such thing below this call"
+    default_detail = "Below this call Twilio knows nothing of that name; `upstream` has its words."
+
+
 class MethodNotAllowed(RequestError):
     slug, status, title = "method-not-allowed", 405, "The method is not allowed here"
     default_detail = "This path does not take that method; the Allow header names those it takes."
@@ -184,20 +187,6 @@ class IdempotencyKeyReused(IdempotencyError):
     safe = False
     same_key = False
     default_detail = "This Idempotency-Key already names the call in `call_id`, made by a different request."
-
-
-class SubresourceError(CallgateError):
-    pass
-
-
-class SubresourceNotFound(SubresourceError):
-    slug, status, title = "subresource-not-found", 404, "Twilio has no such subresource of this call"
-    default_detail = "Twilio knows nothing of that name below this call; `upstream` has its words."
-
-
-class SubresourceRejected(SubresourceError):
-    slug, status, title = "subresource-rejected", 422, "Twilio refused it"
-    default_detail = "Twilio refused to do this with the call, which goes on as it was; `upstream` says why."
 
 
 class UpstreamError(CallgateError):

@@ -10,8 +10,9 @@ from pydantic.json_schema import models_json_schema
 
 from app import __version__, health, sip_uris
 from app.callbacks import router as callbacks_router
-from app.calls import examples
+from app.calls import control_router, examples
 from app.calls import router as calls_router
+from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
 from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.include_router(calls_router.router)
     app.include_router(subresources_router.router)
+    app.include_router(control_router.router)
     app.include_router(compat_router.router)
     app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
@@ -85,7 +87,12 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         schema = generate()
         _, definitions = models_json_schema(
-            [(CallRequest, "validation"), (SipUriQuestion, "validation"), (Problem, "serialization")],
+            [
+                (CallRequest, "validation"),
+                (CallUpdate, "validation"),
+                (SipUriQuestion, "validation"),
+                (Problem, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         schema["components"]["schemas"].update(definitions["$defs"])

@@ -10,10 +10,12 @@ import httpx
 from app import __version__
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
+from app.calls.control import CallControl
 from app.calls.dial import Budget
 from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
+from app.calls.started import StartedCalls
 from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
@@ -32,6 +34,8 @@ class Services(TypedDict):
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
+    control: CallControl
+    started: StartedCalls
     callbacks: CallbackService
     subresources: SubresourceService
 
@@ -69,6 +73,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        deadline_s = budget_of(settings).attempt
         subresources = SubresourceService(
             database=database,
             calls=calls,
@@ -82,6 +87,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             twilio=twilio,
             settlement=settlement,
             calls=calls,
+            control=CallControl(database, tenants, twilio, deadline_s),
+            started=StartedCalls(database, tenants, twilio, deadline_s),
             callbacks=callbacks,
             subresources=subresources,
         )

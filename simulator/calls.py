@@ -5,6 +5,7 @@ without `.json` stands above: `/Calls/{sid}` matches `/Calls/CA….json` as well
 """
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,7 +14,7 @@ from simulator.accounts import Account
 from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
-from simulator.lifecycle import Progress, Status, hung_up, limited, progress
+from simulator.lifecycle import Status, hung_up, limited, progress
 from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
@@ -80,7 +81,7 @@ async def update_call(call: CallDep, request: Request, state: StateDep) -> dict[
     ends both; `Url` or `Twiml` redirect a call in progress. A call that has ended takes no update (21220)."""
     parameters = validate_update(await read_form(request))
     now = state.now()
-    _update(call, parameters, progress(call.plan, now), state)
+    _update(call, parameters, now, state)
     return current(call, progress(call.plan, now))
 
 
@@ -93,10 +94,10 @@ async def delete_call(call: CallDep, state: StateDep) -> Response:
     return Response(status_code=204)
 
 
-def _update(call: Call, parameters: UpdateParameters, at: Progress, state: State) -> None:
+def _update(call: Call, parameters: UpdateParameters, now: datetime, state: State) -> None:
+    at = progress(call.plan, now)
     if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
         raise TwilioError(21220)
-    now = state.now()
     if parameters.time_limit_s is not None:
         call.plan = limited(call.plan, parameters.time_limit_s, now)
     cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS

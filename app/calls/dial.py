@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import quote_plus
+from uuid import UUID
 
 from app.errors import (
     CallgateError,
@@ -129,15 +130,15 @@ async def dial(
                 case TwilioOutcomeUnknown():
                     return Unknown(error.reason, course.attempts)
                 case TwilioRejected():
-                    return NotStarted(_problem(UpstreamRejected, error.answer, secrets), course.attempts)
+                    return NotStarted(problem_of(UpstreamRejected, error.answer, secrets), course.attempts)
                 case TwilioCredentialRejected():
-                    problem = _problem(UpstreamCredentialsRejected, error.answer, secrets)
+                    problem = problem_of(UpstreamCredentialsRejected, error.answer, secrets)
                     waiting.pop(0)
                     if not waiting:
                         return NotStarted(problem, course.attempts)
                     delay = 0.0
                 case TwilioThrottled():
-                    problem = _problem(UpstreamThrottled, error.answer, secrets)
+                    problem = problem_of(UpstreamThrottled, error.answer, secrets)
                     delay = course.delay(tries, error.answer.retry_after_s)
                     tries += 1
                 case TwilioNotSent():
@@ -172,8 +173,16 @@ def _blotted(text: str | None, secrets: Sequence[str]) -> str | None:
     return text
 
 
-def _problem(error: type[CallgateError], answer: Answer, secrets: Sequence[str]) -> CallgateError:
+def problem_of(
+    error: type[CallgateError],
+    answer: Answer,
+    secrets: Sequence[str],
+    *,
+    detail: str | None = None,
+    call_id: UUID | None = None,
+) -> CallgateError:
+    """The error with what Twilio said, secrets blotted out."""
     message, more_info = _blotted(answer.message, secrets), _blotted(answer.more_info, secrets)
     upstream = Upstream(answer.status, answer.code, message, more_info, answer.request_id)
     after_s = max(1, round(answer.retry_after_s or 1)) if error is UpstreamThrottled else None
-    return error(upstream=upstream, after_s=after_s)
+    return error(detail, call_id=call_id, upstream=upstream, after_s=after_s)

@@ -56,6 +56,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
 }
 
+UPDATES: dict[str, dict[str, Any]] = {
+    "cancel": {"summary": "Cancel it, unless it was answered", "value": {"status": "canceled"}},
+    "hang_up": {"summary": "Hang up", "value": {"status": "completed"}},
+    "redirect": {"summary": "Go on with other TwiML", "value": {"url": "http://www.example.com/other.xml"}},
+}
+
 RECORD: dict[str, Any] = {
     "id": "01a20722-82cb-7520-b5df-0e45ebf88f42",
     "execution": "started",
@@ -93,6 +99,7 @@ RECORD: dict[str, Any] = {
     "warnings": [],
     "problem": None,
     "created_at": "2026-11-23T09:30:00.123Z",
+    "deleted_at": None,
     "updated_at": "2026-11-23T09:30:00.345Z",
     "resource": {"sid": _SID, "status": "queued", "price": None, "price_unit": "USD"},
 }

@@ -120,6 +120,22 @@ class Call(Base):
     # The same for searching Twilio's list while it is not known whether the call exists.
     search_at: Mapped[datetime | None] = mapped_column(Time)
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Deleted at Twilio, by the tenant: out of sight of Twilio's own paths.
+    deleted_at: Mapped[datetime | None] = mapped_column(Time)
+
+
+class WantedUpdate(Base):
+    """The end that was asked for of a call, remembered until it can be carried out. A table of its own, because it is rare."""
+
+    __tablename__ = "wanted_update"
+    __table_args__ = (CheckConstraint("status IN ('canceled', 'completed')", name="status"),)
+
+    call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
+    # Of the dial that it was meant for: a later one under the same key was asked for after it.
+    attempt: Mapped[int] = mapped_column(Integer)
+    status: Mapped[str] = mapped_column(Text)
+    wanted_at: Mapped[datetime] = mapped_column(Time, server_default=func.now())
+    due_at: Mapped[datetime] = mapped_column(Time)
 
 
 class CallEvent(Base):

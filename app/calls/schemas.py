@@ -69,6 +69,7 @@ class CallSummary(BaseModel):
     warnings: list[CallWarning]
     problem: StoredProblem | None = Field(description="Why it was not started.")
     created_at: datetime = Field(description="When the intent was recorded.")
+    deleted_at: datetime | None = Field(description="When the tenant deleted the call at Twilio; the record stays.")
     updated_at: datetime
 
 
@@ -90,7 +91,8 @@ class EventRecord(BaseModel):
     at: datetime
     type: str = Field(
         description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
-        "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`; docs/operations.md explains them."
+        "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
+        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`; docs/operations.md explains them."
     )
     data: dict[str, Any]
 

@@ -18,9 +18,9 @@ from app.errors import (
     InvalidRequest,
     RouteNotFound,
     SubresourceNotFound,
-    SubresourceRejected,
     Unauthorized,
     UpstreamRejected,
+    WrongCallState,
 )
 from app.problems import TYPE_PREFIX
 from app.twilio.schemas import form_name
@@ -29,7 +29,7 @@ CALL_ID_HEADER = "Callgate-Call-Id"
 _CREATION = re.compile(r"/2010-04-01/Accounts/[^/]+/Calls(\.json)?")
 _OUR_CODES = 900_000
 _FAULTS_LIMIT = 20
-_IN_TWILIOS_WORDS = (UpstreamRejected, SubresourceNotFound, SubresourceRejected)
+_IN_TWILIOS_WORDS = (SubresourceNotFound, UpstreamRejected, WrongCallState)
 _UNKNOWN = (
     "Whether a call was started is not known yet; Callgate finds out, and GET /v1/calls/{id} says so. Do not send the request "
     "again without the same Idempotency-Key: a second phone could ring."

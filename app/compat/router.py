@@ -12,13 +12,17 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from app.calls.control_router import CallControlDep
 from app.calls.models import Call
 from app.calls.parameters import CallParameters
 from app.calls.router import CallServiceDep, IdempotencyKey
 from app.calls.service import CallService
+from app.calls.started import StartedCalls
+from app.calls.update_parameters import CallUpdate
 from app.compat.access import AccountDep, OwnAccount
 from app.compat.dialect import CALL_ID_HEADER, TwilioDialect
-from app.compat.form import FormDep, parameters_of
+from app.compat.form import FormDep, parameters_of, parse_fields
+from app.compat.listing import read_listing
 from app.compat.resource import resource_of
 from app.errors import CallNotFound
 from app.twilio.schemas import CALL_SID
@@ -38,12 +42,18 @@ async def find_own_call(service: CallService, account: OwnAccount, sid: str) -> 
     if not CALL_SID.fullmatch(sid):
         raise CallNotFound
     call = await service.get(account.caller, sid)
-    if call.account_sid != account.account_sid:
+    if call.account_sid != account.account_sid or call.deleted_at is not None:
         raise CallNotFound
     return call
 
 
+async def started_calls(request: Request) -> StartedCalls:
+    started: StartedCalls = request.state.started
+    return started
+
+
 OwnCallDep = Annotated[Call, Depends(own_call)]
+StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 
 
 @router.post("/Calls")
@@ -59,17 +69,53 @@ async def create_call(
     structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
     if call.execution != "started":
         return TwilioDialect().unknown(call.id, request_id=request.state.request_id)
-    headers = {CALL_ID_HEADER: str(call.id)} | ({"Idempotent-Replayed": "true"} if creation.replayed else {})
-    response = JSONResponse(resource_of(call), 201, headers)
+    response = _resource(call, 201)
+    if creation.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
     for warning in call.warnings:
         response.headers.append(WARNING_HEADER, _line(warning))
     return response
 
 
+@router.get("/Calls")
+@router.get("/Calls.json")
+async def list_calls(request: Request, account: AccountDep, started: StartedDep) -> Response:
+    """From our records, and so without asking Twilio: started calls only, as Twilio would show them."""
+    listing = read_listing(account.account_sid, parse_fields(request.url.query))
+    page = await started.page(account.caller, listing.wanted, edge=listing.edge, size=listing.size)
+    return JSONResponse(listing.envelope(page))
+
+
 @router.get("/Calls/{sid}")
 @router.get("/Calls/{sid}.json")
-async def fetch_call(call: OwnCallDep) -> Response:
-    return JSONResponse(resource_of(call), 200, {CALL_ID_HEADER: str(call.id)})
+async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
+    """As Twilio sees it now; when Twilio cannot be asked, the record, with a warning that says how old it is."""
+    seen = await started.see(call)
+    response = _resource(seen.call, 200)
+    if seen.age is not None:
+        seconds = max(round(seen.age.total_seconds()), 0)
+        response.headers["Age"] = str(seconds)
+        response.headers["Warning"] = f'110 callgate "Twilio could not be asked; the last news is {seconds} s old"'
+    return response
+
+
+@router.post("/Calls/{sid}")
+@router.post("/Calls/{sid}.json")
+async def update_call(account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep) -> Response:
+    """202 when Twilio's answer was lost and the end of the call is remembered: Callgate asks again until it is done."""
+    change = await control.update(account.caller, call, parameters_of(form, CallUpdate))
+    return _resource(change.call, 200 if change.done else 202)
+
+
+@router.delete("/Calls/{sid}")
+@router.delete("/Calls/{sid}.json")
+async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
+    await control.delete(call)
+    return Response(status_code=204)
+
+
+def _resource(call: Call, status: int) -> Response:
+    return JSONResponse(resource_of(call), status, {CALL_ID_HEADER: str(call.id)})
 
 
 def _line(warning: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import structlog
 
 from app.errors import DatabaseUnavailable
+from app.jobs.control import Controller
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
@@ -53,6 +54,7 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
+        Job("control", Controller(state["database"], state["control"]).step, poll),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
 

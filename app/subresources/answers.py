@@ -1,29 +1,27 @@
 """What an exchange with Twilio came to, for the caller and for the call's events."""
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
+from app.calls.dial import problem_of
 from app.calls.models import Call
 from app.errors import (
     ActionUnknown,
     CallgateError,
     SubresourceNotFound,
-    SubresourceRejected,
-    Upstream,
     UpstreamCredentialsRejected,
+    UpstreamRejected,
     UpstreamThrottled,
     UpstreamUnreachable,
+    WrongCallState,
 )
-from app.twilio.errors import (
-    Answer,
-    TwilioAnswered,
-    TwilioCredentialRejected,
-    TwilioError,
-    TwilioNotSent,
-    TwilioOutcomeUnknown,
-    TwilioThrottled,
-)
+from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioOutcomeUnknown, TwilioThrottled
 from app.twilio.forwarding import Done
-from app.twilio.schemas import SID
+from app.twilio.schemas import SID, AccountAccess
+
+_INVALID_CALL_STATE = 21220
+_NOT_FOUND = 404
 
 
 def unanswered() -> UpstreamUnreachable:
@@ -53,19 +51,19 @@ def sid_of(done: Done) -> dict[str, Any]:
     return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
 
 
-def refusal(error: TwilioError) -> CallgateError:
-    match error:
-        case TwilioThrottled(answer=answer):
-            return UpstreamThrottled(upstream=_upstream(answer), after_s=max(1, round(answer.retry_after_s or 1)))
-        case TwilioCredentialRejected(answer=answer):
-            return UpstreamCredentialsRejected(upstream=_upstream(answer))
-        case TwilioAnswered(answer=answer):
-            refused = SubresourceNotFound if answer.status == 404 else SubresourceRejected
-            return refused(upstream=_upstream(answer))
-        case TwilioNotSent():
-            return UpstreamUnreachable(after_s=5)
-    raise error
-
-
-def _upstream(answer: Answer) -> Upstream:
-    return Upstream(answer.status, answer.code, answer.message, answer.more_info, answer.request_id)
+def refusal(call_id: UUID | None, error: TwilioError, accesses: Sequence[AccountAccess]) -> CallgateError:
+    """Proven: nothing was changed."""
+    if error.answer is None:
+        return UpstreamUnreachable(call_id=call_id, after_s=5)
+    class_: type[CallgateError] = UpstreamRejected
+    if isinstance(error, TwilioCredentialRejected):
+        class_ = UpstreamCredentialsRejected
+    elif isinstance(error, TwilioThrottled):
+        class_ = UpstreamThrottled
+    elif error.answer.code == _INVALID_CALL_STATE:
+        class_ = WrongCallState
+    elif error.answer.status == _NOT_FOUND:
+        class_ = SubresourceNotFound
+    passwords = [access.password.get_secret_value() for access in accesses]
+    detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
+    return problem_of(class_, error.answer, passwords, detail=detail, call_id=call_id)

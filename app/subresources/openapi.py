@@ -25,7 +25,7 @@ _READ_ERRORS = (
     errors.NoUsableCredentials,
     errors.WrongCallState,
     errors.InvalidRequest,
-    errors.SubresourceRejected,
+    errors.UpstreamRejected,
     errors.InternalError,
     errors.UpstreamCredentialsRejected,
     errors.UpstreamThrottled,

@@ -114,7 +114,7 @@ class SubresourceService:
             await self._note_afterwards(call, wanted, outcome_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
                 raise in_doubt(call, repeatable=repeatable) from error
-            raise refusal(error) from error
+            raise refusal(call.id, error, accesses) from error
         await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | sid_of(done))
         return done
 
@@ -152,16 +152,17 @@ class SubresourceService:
         self, account_id: UUID, ask: Callable[[AccountAccess, float], AbstractAsyncContextManager[Opened]]
     ) -> AsyncIterator[Opened]:
         """What a question is answered, while it arrives."""
+        accesses = await self._accesses(account_id)
         async with AsyncExitStack() as stack:
             try:
                 opened = await self._first_accepted(
-                    await self._accesses(account_id),
+                    accesses,
                     lambda access, deadline_s: stack.enter_async_context(ask(access, deadline_s)),
                 )
             except TwilioOutcomeUnknown as error:
                 raise unanswered() from error
             except TwilioError as error:
-                raise refusal(error) from error
+                raise refusal(None, error, accesses) from error
             yield opened
 
     async def _accesses(self, account_id: UUID) -> Sequence[AccountAccess]:

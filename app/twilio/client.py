@@ -85,10 +85,17 @@ class TwilioClient:
 
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
-        resource = _resource(await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
-        if resource.sid != sid:
-            raise TwilioOutcomeUnknown("answer_of_another_call")
-        return resource
+        return _resource_of(sid, await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+
+    async def update_call(
+        self, access: AccountAccess, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
+    ) -> CallResource:
+        """https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource. Sends at most one POST."""
+        return _resource_of(sid, await self._send("POST", access, f"Calls/{sid}.json", parameters, deadline_s))
+
+    async def delete_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> None:
+        """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
+        await self._send("DELETE", access, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(self, access: AccountAccess, filters: Mapping[str, str], *, deadline_s: float) -> list[CallResource]:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
@@ -171,7 +178,7 @@ def _classify(response: httpx.Response, body: bytes) -> Any:
     document = read_json(body)
     answer = read_answer(response, document)
     if 200 <= status < 300:
-        if document is None:
+        if document is None and status != httpx.codes.NO_CONTENT:
             raise TwilioOutcomeUnknown("unreadable_answer", answer)
         return document
     raise refusal(answer)
@@ -194,6 +201,13 @@ def _resource(document: Any) -> CallResource:
     resource = CallResource.read(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
+    return resource
+
+
+def _resource_of(sid: str, document: Any) -> CallResource:
+    resource = _resource(document)
+    if resource.sid != sid:
+        raise TwilioOutcomeUnknown("answer_of_another_call")
     return resource
 
 

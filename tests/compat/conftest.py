@@ -16,6 +16,13 @@ async def simulator_url() -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+async def fast_simulator_url() -> AsyncIterator[str]:
+    """A call takes a fraction of a second."""
+    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
+        yield url
+
+
 @pytest.fixture
 async def tenant(gateway: Gateway, simulator_url: str) -> Tenant:
     return await gateway.add_tenant(simulator_url)

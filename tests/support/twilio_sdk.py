@@ -1,4 +1,4 @@
-"""Twilio's own Python package, unmodified but for its base URL: the synchronous client in a thread, the asynchronous one here."""
+"""Twilio's own Python package, unmodified but for its base URL: one client in a thread, the asynchronous one here."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,0 +1,211 @@
+"""Change or delete a call that exists: cancel it, hang it up, redirect it. Not aware of HTTP.
+
+What cannot be done yet, because nobody knows whether the call has started, and what may not have been done, because the answer
+was lost, is remembered if it only ends the call: that may be asked for any number of times. Everything else is told honestly.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from app.auth import Caller
+from app.calls import control_repository, repository
+from app.calls.dial import problem_of
+from app.calls.models import Call, WantedUpdate
+from app.calls.progress import take_resource
+from app.calls.update_parameters import CallUpdate, validate_update
+from app.database import Database, Session
+from app.errors import (
+    ActionUnknown,
+    CallgateError,
+    TenantSuspended,
+    UpstreamCredentialsRejected,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+    WrongCallState,
+)
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.errors import (
+    TwilioCredentialRejected,
+    TwilioError,
+    TwilioOutcomeUnknown,
+    TwilioRejected,
+    TwilioThrottled,
+)
+from app.twilio.schemas import TERMINAL_STATUSES, AccountAccess, CallResource
+
+Answer = TypeVar("Answer")
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_INVALID_CALL_STATE = 21220
+_NOT_FOUND = 404
+_SHORTEST_WAIT = timedelta(seconds=1)
+_LONGEST_WAIT = timedelta(seconds=60)
+# Longer than any call lasts that is not ended.
+_GIVE_UP = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`done`: Twilio has accepted it. Otherwise it is remembered, and done once it can be."""
+
+    call: Call
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallControl:
+    database: Database
+    tenants: TenantService
+    twilio: TwilioClient
+    deadline_s: float
+
+    async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> Change:
+        """Raises CallgateError, and then nothing was changed, save for ActionUnknown."""
+        update = validate_update(body)
+        if caller.suspended and not update.only_ends:
+            raise TenantSuspended
+        if call.execution in ("pending", "unknown"):
+            call = await self._remember(call, update)
+            if call.execution != "started":
+                return Change(call, done=False)
+        if call.execution != "started" or call.status in TERMINAL_STATUSES:
+            raise WrongCallState(call_id=call.id)
+        try:
+            resource = await self._send(call, where_callbacks_go(update))
+        except TwilioOutcomeUnknown as error:
+            return Change(await self._answer_lost(call, update, error), done=False)
+        except TwilioError as error:
+            raise await self._refusal(call, update.secrets(), error) from error
+        return Change(await self._take(call, resource, update.for_event()), done=True)
+
+    async def delete(self, call: Call) -> None:
+        """At Twilio for good, and here out of sight of Twilio's own paths; the record stays, for it is the audit."""
+        try:
+            await self._ask(call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s))
+        except TwilioOutcomeUnknown as error:
+            raise ActionUnknown(
+                "Twilio may have deleted the call; to delete it again does no harm.", call_id=call.id
+            ) from error
+        except TwilioError as error:
+            if not _is_missing(error):
+                raise await self._refusal(call, [], error) from error
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is not None and locked.deleted_at is None:
+                locked.deleted_at = await repository.now(session)
+                locked.refresh_at = None
+                await repository.add_event(session, call.id, "call.deleted", {})
+
+    async def carry_out(self, wish: WantedUpdate, call: Call) -> None:
+        """What was remembered, now that the call's execution is settled."""
+        if call.execution != "started" or wish.attempt != call.attempt:
+            await self._forget(call, "not_started")
+            return
+        if call.status in TERMINAL_STATUSES:
+            await self._forget(call, "ended")
+            return
+        update = CallUpdate.model_validate({"status": wish.status})
+        try:
+            resource = await self._send(call, update.given())
+        except TwilioError as error:
+            await self._failed(call, wish, error)
+        else:
+            await self._take(call, resource, update.for_event() | {"remembered": True})
+
+    async def _remember(self, call: Call, update: CallUpdate) -> Call:
+        """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is None or locked.execution not in ("pending", "unknown"):
+                return locked or call
+            if not update.only_ends or update.status is None:
+                detail = "It is not known yet whether the call has started; until then only its end can be asked for."
+                raise WrongCallState(detail, call_id=call.id)
+            await self._want(session, locked, update)
+        return locked
+
+    async def _answer_lost(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
+        async with self.database.begin() as session:
+            if update.only_ends:
+                await self._want(session, call, update)
+                return call
+            await repository.add_event(session, call.id, "call.update_unknown", update.for_event() | {"reason": error.reason})
+        raise ActionUnknown(call_id=call.id) from error
+
+    async def _want(self, session: Session, call: Call, update: CallUpdate) -> None:
+        await control_repository.want(session, call, status=update.status or "")
+        await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
+
+    async def _take(self, call: Call, resource: CallResource, told: dict[str, Any]) -> Call:
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is None:
+                return call
+            await repository.add_event(session, call.id, "call.updated", told)
+            for type_, data in take_resource(locked, resource):
+                await repository.add_event(session, call.id, type_, data)
+            # Its next status is near.
+            locked.refresh_at = await repository.now(session)
+            await control_repository.forget(session, call.id)
+        return locked
+
+    async def _forget(self, call: Call, reason: str) -> None:
+        async with self.database.begin() as session:
+            wish = await control_repository.forget(session, call.id)
+            if wish is not None:
+                told = {"status": wish.status, "reason": reason}
+                await repository.add_event(session, call.id, "call.update_forgotten", told)
+
+    async def _failed(self, call: Call, wish: WantedUpdate, error: TwilioError) -> None:
+        async with self.database.begin() as session:
+            age = await repository.now(session) - wish.wanted_at
+            if age < _GIVE_UP and (not isinstance(error, TwilioRejected) or _is_missing(error)):
+                await control_repository.postpone(session, call.id, min(max(age / 2, _SHORTEST_WAIT), _LONGEST_WAIT))
+                return
+        logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+        ended = error.answer is not None and error.answer.code == _INVALID_CALL_STATE
+        await self._forget(call, "ended" if ended else error.reason)
+
+    async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
+        send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
+        return await self._ask(call, send)
+
+    async def _ask(self, call: Call, ask: Callable[[AccountAccess], Awaitable[Answer]]) -> Answer:
+        return await first_accepted(await self.tenants.accesses(call.account_id), ask)
+
+    async def _refusal(self, call: Call, secrets: list[str], error: TwilioError) -> CallgateError:
+        """Proven: nothing was changed."""
+        if error.answer is None:
+            return UpstreamUnreachable(call_id=call.id, after_s=5)
+        accesses = await self.tenants.accesses(call.account_id)
+        blotted = [*secrets, *(access.password.get_secret_value() for access in accesses)]
+        class_: type[CallgateError] = UpstreamRejected
+        if error.answer.code == _INVALID_CALL_STATE:
+            class_ = WrongCallState
+        elif isinstance(error, TwilioCredentialRejected):
+            class_ = UpstreamCredentialsRejected
+        elif isinstance(error, TwilioThrottled):
+            class_ = UpstreamThrottled
+        detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
+        return problem_of(class_, error.answer, blotted, detail=detail, call_id=call.id)
+
+
+def where_callbacks_go(update: CallUpdate) -> dict[str, Any]:
+    """The parameters as Twilio gets them. Today the tenant's status callback goes there with the rest.
+
+    The one place to be changed once the gateway keeps the callback for itself and tells the tenant.
+    """
+    return update.given()
+
+
+def _is_missing(error: TwilioError) -> bool:
+    """Deleted at Twilio, or not to be seen there yet: the resource is eventually consistent."""
+    return isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND

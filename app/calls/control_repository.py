@@ -1,0 +1,66 @@
+"""Every statement on wanted updates, and on when there was last news of a call. Never commits."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.models import Call, CallEvent, WantedUpdate
+
+# Events that say what Twilio told us.
+_NEWS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
+
+
+async def want(session: AsyncSession, call: Call, *, status: str) -> None:
+    """Remember how the call is to be ended; a later wish replaces an earlier one."""
+    values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
+    statement = upsert(WantedUpdate).values(call_id=call.id, **values)
+    await session.execute(statement.on_conflict_do_update(index_elements=[WantedUpdate.call_id], set_=values))
+
+
+async def forget(session: AsyncSession, call_id: UUID) -> WantedUpdate | None:
+    """The wish, taken away; None when there is none (any more)."""
+    statement = delete(WantedUpdate).where(WantedUpdate.call_id == call_id).returning(WantedUpdate)
+    return (await session.scalars(statement)).one_or_none()
+
+
+async def postpone(session: AsyncSession, call_id: UUID, wait: timedelta) -> None:
+    await session.execute(update(WantedUpdate).where(WantedUpdate.call_id == call_id).values(due_at=func.now() + wait))
+
+
+async def claim_wanted(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[WantedUpdate, Call]]:
+    """Due wishes whose call is known to have started or not, leased by moving their time forward.
+
+    A call that was given up as none found may yet turn up, so its wish stays until nobody looks for it any more.
+    """
+    settled = or_(
+        Call.execution == "started",
+        (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
+    )
+    due = (
+        select(WantedUpdate.call_id)
+        .join(Call, Call.id == WantedUpdate.call_id)
+        .where(WantedUpdate.due_at <= func.now(), settled)
+        .order_by(WantedUpdate.due_at)
+        .limit(limit)
+        .with_for_update(of=WantedUpdate, skip_locked=True)
+        .cte("due")
+    )
+    leased = (
+        update(WantedUpdate)
+        .where(WantedUpdate.call_id.in_(select(due.c.call_id)))
+        .values(due_at=func.now() + lease)
+        .returning(WantedUpdate)
+    )
+    wanted = {wish.call_id: wish for wish in await session.scalars(leased)}
+    calls = await session.scalars(select(Call).where(Call.id.in_(wanted)))
+    return [(wanted[call.id], call) for call in calls]
+
+
+async def last_news_at(session: AsyncSession, call: Call) -> datetime:
+    """When the record last took something from Twilio that it did not know yet."""
+    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_NEWS))
+    return (await session.scalar(statement)) or call.created_at

@@ -1,0 +1,108 @@
+"""HTTP for changing a call: bind, delegate, return."""
+
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.auth import CallerDep
+from app.body import JsonBody
+from app.calls import examples
+from app.calls.control import CallControl
+from app.calls.models import Call
+from app.calls.router import CallServiceDep, IdOrSid
+from app.calls.schemas import CallRecord
+from app.errors import (
+    ActionUnknown,
+    BodyTooLarge,
+    CallNotFound,
+    DatabaseUnavailable,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    TenantSuspended,
+    Unauthorized,
+    UnsupportedMediaType,
+    UpstreamCredentialsRejected,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+    WrongCallState,
+)
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/calls", tags=["calls"])
+
+
+async def call_control(request: Request) -> CallControl:
+    control: CallControl = request.state.control
+    return control
+
+
+CallControlDep = Annotated[CallControl, Depends(call_control)]
+
+
+@router.patch(
+    "/{id_or_sid}",
+    operation_id="update_call",
+    summary="Cancel, hang up or redirect a call",
+    response_model=CallRecord,
+    response_description="Done: Twilio has accepted the change.",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/CallUpdate"},
+                    "examples": examples.UPDATES,
+                }
+            },
+        }
+    },
+    responses={
+        200: {"content": examples.STARTED},
+        202: {
+            "model": CallRecord,
+            "description": "Remembered: the call is ended once it is known to have started, or once Twilio answers.",
+            "content": examples.UNKNOWN,
+        },
+        **responses(
+            MalformedBody,
+            Unauthorized,
+            TenantSuspended,
+            CallNotFound,
+            WrongCallState,
+            ActionUnknown,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            UpstreamRejected,
+            InternalError,
+            UpstreamCredentialsRejected,
+            UpstreamThrottled,
+            UpstreamUnreachable,
+            DatabaseUnavailable,
+            method="PATCH",
+            instance=f"/v1/calls/{examples.RECORD['id']}",
+        ),
+    },
+)
+async def update_call(
+    caller: CallerDep,
+    service: CallServiceDep,
+    control: CallControlDep,
+    id_or_sid: IdOrSid,
+    body: JsonBody,
+    response: Response,
+) -> Call:
+    """Twilio's nine parameters of *update call*. A call that is `pending` or `unknown` can be ended too: that is remembered
+    (202), and done as soon as the call is known to have started; should it turn out not to have started, it is forgotten.
+
+    Ending a call may be asked for any number of times. A redirect whose answer was lost is answered `action-unknown`: look
+    at the call before you repeat it.
+    """
+    change = await control.update(caller, await service.get(caller, id_or_sid), body)
+    response.status_code = 200 if change.done else 202
+    call = change.call
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    return call

@@ -1,0 +1,70 @@
+"""Started calls, as Twilio itself would show them: one, as it is now, and pages of them. Not aware of HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import structlog
+
+from app.auth import Caller
+from app.calls import control_repository, repository
+from app.calls.models import Call
+from app.calls.progress import is_complete, take_resource
+from app.calls.repository import Edge, StartedFilter
+from app.database import Database
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.errors import TwilioError
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`age` is the time since the last news of the call when Twilio could not be asked; None: it is true now."""
+
+    call: Call
+    age: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    calls: Sequence[Call]
+    has_newer: bool
+    has_older: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartedCalls:
+    database: Database
+    tenants: TenantService
+    twilio: TwilioClient
+    deadline_s: float
+
+    async def see(self, call: Call) -> Seen:
+        """Asks Twilio only while there is something to be learnt, and brings the record up to date."""
+        if is_complete(call):
+            return Seen(call)
+        ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
+        try:
+            resource = await first_accepted(await self.tenants.accesses(call.account_id), ask)
+        except TwilioError as error:
+            logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+            async with self.database.begin() as session:
+                age = await repository.now(session) - await control_repository.last_news_at(session, call)
+            return Seen(call, age)
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id) or call
+            for type_, data in take_resource(locked, resource):
+                await repository.add_event(session, call.id, type_, data)
+        return Seen(locked)
+
+    async def page(self, caller: Caller, wanted: StartedFilter, *, edge: Edge | None, size: int) -> Page:
+        """Newest first; `edge` says where the page begins, or, going back, ends. Costs the same at any depth."""
+        async with self.database.begin() as session:
+            found = await repository.list_started(session, tenant_id=caller.tenant_id, wanted=wanted, edge=edge, limit=size + 1)
+        more, calls = len(found) > size, found[:size]
+        if edge is not None and edge.towards == "newer":
+            return Page(calls[::-1], has_newer=more, has_older=bool(calls))
+        return Page(calls, has_newer=edge is not None and bool(calls), has_older=more)

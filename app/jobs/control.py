@@ -1,0 +1,32 @@
+"""End the calls whose end was asked for before anybody knew whether they had started, or whose answer was lost."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from app.calls import control_repository
+from app.calls.control import CallControl
+from app.calls.models import Call
+from app.database import Database
+from app.jobs.apart import each_apart
+
+BATCH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    database: Database
+    control: CallControl
+
+    async def step(self) -> bool:
+        """Carry out a batch of wishes whose calls are settled; False when there was none."""
+        # Longer than one can take, so that no other worker does it at the same time.
+        lease = timedelta(seconds=2 * self.control.deadline_s + 30)
+        async with self.database.begin() as session:
+            due = await control_repository.claim_wanted(session, lease=lease, limit=BATCH)
+        wishes = {call.id: wish for wish, call in due}
+
+        async def carry_out(call: Call) -> None:
+            await self.control.carry_out(wishes[call.id], call)
+
+        await each_apart([call for _, call in due], carry_out, broke="control_broke")
+        return bool(due)
