@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends, Header, Path, Request
 from starlette.responses import JSONResponse, Response
 
 from app.calls.models import Call
-from app.calls.router import IdempotencyKey
+from app.calls.router import CallServiceDep, IdempotencyKey
 from app.compat.access import AccountDep
 from app.compat.dialect import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields
-from app.compat.router import PREFIX
+from app.compat.router import PREFIX, find_own_call
 from app.subresources.answers import in_doubt
 from app.subresources.router import HeldOpenDep, SubresourceServiceDep, answered, of_all, of_one, streamed
 from app.subresources.service import Media, Wanted
@@ -28,18 +28,18 @@ RecordingSid = Annotated[str, Path(pattern=f"^{SID.pattern}$")]
 WantedRange = Annotated[str | None, Header(alias="Range", max_length=200)]
 
 
-async def started_call(call_sid: str, account: AccountDep, service: SubresourceServiceDep) -> Call:
-    return await service.started_call(account.caller, call_sid, account_sid=account.account_sid)
+async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
+    return await find_own_call(service, account, call_sid)
 
 
-StartedCallDep = Annotated[Call, Depends(started_call)]
+ParentCallDep = Annotated[Call, Depends(parent_call)]
 
 
 @router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.mp3")
 @router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.wav")
 async def fetch_media(
     request: Request,
-    call: StartedCallDep,
+    call: ParentCallDep,
     service: SubresourceServiceDep,
     stack: HeldOpenDep,
     sid: RecordingSid,
@@ -81,7 +81,7 @@ def _media(request: Request, sid: str, wanted_range: str | None) -> Media:
 def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def read(
         request: Request,
-        call: StartedCallDep,
+        call: ParentCallDep,
         service: SubresourceServiceDep,
         stack: HeldOpenDep,
         sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
@@ -98,7 +98,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def change(
         request: Request,
         account: AccountDep,
-        call: StartedCallDep,
+        call: ParentCallDep,
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
         form: FormDep,
