@@ -19,9 +19,7 @@ from app.subresources.members import members_of
 from app.twilio.schemas import form_name
 from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
 
-SPECIFICATION: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text()
-)
+SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
 _OF_CALLS = {
     ("POST", "/Calls.json"): {form_name(field.alias or name) for name, field in CallParameters.model_fields.items()},
     ("GET", "/Calls.json"): set(LIST_PARAMETERS),
