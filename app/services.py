@@ -79,7 +79,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             calls=calls,
             tenants=tenants,
             forwarding=Forwarding(passing_on, base_url=settings.twilio_base_url),
-            budget_s=settings.request_budget,
+            deadline_s=deadline_s,
         )
         yield Services(
             database=database,

@@ -6,6 +6,7 @@ What a client sends goes on as it is, whatever it is: Twilio judges it. Only an 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Path, Request
 from starlette.responses import JSONResponse, Response
 
@@ -29,7 +30,9 @@ WantedRange = Annotated[str | None, Header(alias="Range", max_length=200)]
 
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
-    return await find_own_call(service, account, call_sid)
+    call = await find_own_call(service, account, call_sid)
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid)
+    return call
 
 
 ParentCallDep = Annotated[Call, Depends(parent_call)]

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
@@ -90,7 +91,9 @@ HeldOpenDep = Annotated[AsyncExitStack, Depends(held_open)]
 
 
 async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
-    return await service.started_call(caller, id_or_sid)
+    call = await service.started_call(caller, id_or_sid)
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid)
+    return call
 
 
 StartedCallDep = Annotated[Call, Depends(started_call)]

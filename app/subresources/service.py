@@ -1,13 +1,12 @@
 """Read and change what Twilio has below a call. Not aware of HTTP.
 
-docs/adr/0012 says what is repeated (nothing but a refused credential) and how an unknown outcome is told.
+docs/adr/0013 says what is repeated (nothing but a refused credential) and how an unknown outcome is told.
 """
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import structlog
@@ -32,8 +31,6 @@ from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Fields, Forwarding, Opened
 from app.twilio.schemas import SID, AccountAccess
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
-
-Answered = TypeVar("Answered")
 
 _FETCH_RECORDING = Operation(RECORDINGS, "fetch")
 
@@ -62,13 +59,13 @@ class Media:
 
 class SubresourceService:
     def __init__(
-        self, *, database: Database, calls: CallService, tenants: TenantService, forwarding: Forwarding, budget_s: float
+        self, *, database: Database, calls: CallService, tenants: TenantService, forwarding: Forwarding, deadline_s: float
     ) -> None:
         self._database = database
         self._calls = calls
         self._tenants = tenants
         self._forwarding = forwarding
-        self._budget_s = budget_s
+        self._deadline_s = deadline_s
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
         """The tenant's own call, of this account if one is named. Raises CallNotFound or WrongCallState."""
@@ -83,8 +80,8 @@ class SubresourceService:
         """What Twilio has, while it arrives."""
         return self._opened(
             call.account_id,
-            lambda access, deadline_s: self._forwarding.read(
-                access, wanted.operation, call.sid, wanted.sid, wanted.fields, deadline_s=deadline_s
+            lambda access: self._forwarding.read(
+                access, wanted.operation, call.sid, wanted.sid, wanted.fields, deadline_s=self._deadline_s
             ),
         )
 
@@ -101,15 +98,16 @@ class SubresourceService:
             raise TenantSuspended
         fields, repeatable = _with_idempotency_key(call, wanted)
 
-        async def ask(access: AccountAccess, deadline_s: float) -> Done:
+        async def ask(access: AccountAccess) -> Done:
             return await self._forwarding.change(
-                access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=deadline_s
+                access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=self._deadline_s
             )
 
         accesses = await self._accesses(call.account_id)
         await self._note(call, wanted, {"result": "sent"})
         try:
-            done = await self._first_accepted(accesses, ask)
+            # A credential that is refused here is not marked: it may lack one permission only.
+            done = await first_accepted(accesses, ask)
         except TwilioError as error:
             await self._note_afterwards(call, wanted, outcome_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
@@ -125,8 +123,8 @@ class SubresourceService:
         await self.read_whole(call, Wanted(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._opened(
             call.account_id,
-            lambda access, deadline_s: self._forwarding.media(
-                access, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=deadline_s
+            lambda access: self._forwarding.media(
+                access, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
             ),
         ) as opened:
             yield opened
@@ -137,8 +135,8 @@ class SubresourceService:
         """A recording by its sid alone, and the call that it is of. SubresourceNotFound unless that is the tenant's own."""
         opened = self._opened(
             account_id,
-            lambda access, deadline_s: self._forwarding.read(
-                access, _FETCH_RECORDING, None, recording_sid, (), deadline_s=deadline_s
+            lambda access: self._forwarding.read(
+                access, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
             ),
         )
         recording = await _document(opened)
@@ -149,16 +147,13 @@ class SubresourceService:
 
     @asynccontextmanager
     async def _opened(
-        self, account_id: UUID, ask: Callable[[AccountAccess, float], AbstractAsyncContextManager[Opened]]
+        self, account_id: UUID, ask: Callable[[AccountAccess], AbstractAsyncContextManager[Opened]]
     ) -> AsyncIterator[Opened]:
         """What a question is answered, while it arrives."""
         accesses = await self._accesses(account_id)
         async with AsyncExitStack() as stack:
             try:
-                opened = await self._first_accepted(
-                    accesses,
-                    lambda access, deadline_s: stack.enter_async_context(ask(access, deadline_s)),
-                )
+                opened = await first_accepted(accesses, lambda access: stack.enter_async_context(ask(access)))
             except TwilioOutcomeUnknown as error:
                 raise unanswered() from error
             except TwilioError as error:
@@ -170,13 +165,6 @@ class SubresourceService:
         if not accesses:
             raise NoUsableCredentials
         return accesses
-
-    async def _first_accepted(
-        self, accesses: Sequence[AccountAccess], ask: Callable[[AccountAccess, float], Awaitable[Answered]]
-    ) -> Answered:
-        """Within the budget. A credential that is refused here is not marked: it may lack one permission only."""
-        ends = time.monotonic() + self._budget_s
-        return await first_accepted(accesses, lambda access: ask(access, ends - time.monotonic()))
 
     async def _note(self, call: Call, wanted: Wanted, data: dict[str, Any]) -> None:
         operation = wanted.operation

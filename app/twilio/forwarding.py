@@ -1,4 +1,4 @@
-"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0012 has it.
+"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0013 has it.
 
 Unlike `client`, which reads what it needs, this passes Twilio's answers on: each piece as it arrives, up to a limit.
 """
@@ -18,7 +18,7 @@ from app.twilio.schemas import AccountAccess
 from app.twilio.subresources import RECORDINGS, Operation
 
 # A page of 1000 recordings has about 1 MB, one of 1000 events can have more.
-JSON_LIMIT = 8 * 1024 * 1024
+JSON_LIMIT = 4 * 1024 * 1024
 # A recording ends after 24 hours: 2.8 GB as WAV of two channels.
 MEDIA_LIMIT = 4 * 1024 * 1024 * 1024
 _REFUSAL_LIMIT = 64 * 1024
