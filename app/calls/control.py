@@ -4,6 +4,7 @@ What cannot be done yet, because nobody knows whether the call has started, and 
 was lost, is remembered if it only ends the call: that may be asked for any number of times. Everything else is told honestly.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,7 @@ from app.database import Database, Session
 from app.errors import (
     ActionUnknown,
     CallgateError,
+    DatabaseUnavailable,
     TenantSuspended,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -84,7 +86,13 @@ class CallControl:
             return Change(await self._answer_lost(call, update, error), done=False)
         except TwilioError as error:
             raise await self._refusal(call, update.secrets(), error) from error
-        return Change(await self._take(call, resource, update.for_event()), done=True)
+        try:
+            return Change(await self._take(call, resource, update), done=True)
+        except DatabaseUnavailable:
+            # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
+            logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
+            take_resource(call, resource)
+            return Change(call, done=True)
 
     async def delete(self, call: Call) -> None:
         """At Twilio for good, and here out of sight of Twilio's own paths; the record stays, for it is the audit."""
@@ -118,7 +126,7 @@ class CallControl:
         except TwilioError as error:
             await self._failed(call, wish, error)
         else:
-            await self._take(call, resource, update.for_event() | {"remembered": True})
+            await self._take(call, resource, update, remembered=True)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
@@ -133,28 +141,35 @@ class CallControl:
         return locked
 
     async def _answer_lost(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        async with self.database.begin() as session:
+        """The call, its end remembered. Raises ActionUnknown for every other change."""
+        with contextlib.suppress(DatabaseUnavailable):
+            async with self.database.begin() as session:
+                if update.only_ends:
+                    await self._want(session, call, update)
+                else:
+                    told = update.for_event() | {"reason": error.reason}
+                    await repository.add_event(session, call.id, "call.update_unknown", told)
             if update.only_ends:
-                await self._want(session, call, update)
                 return call
-            await repository.add_event(session, call.id, "call.update_unknown", update.for_event() | {"reason": error.reason})
         raise ActionUnknown(call_id=call.id) from error
 
     async def _want(self, session: Session, call: Call, update: CallUpdate) -> None:
         await control_repository.want(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
 
-    async def _take(self, call: Call, resource: CallResource, told: dict[str, Any]) -> Call:
+    async def _take(self, call: Call, resource: CallResource, update: CallUpdate, *, remembered: bool = False) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None:
                 return call
+            told = update.for_event() | ({"remembered": True} if remembered else {})
             await repository.add_event(session, call.id, "call.updated", told)
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # Its next status is near.
             locked.refresh_at = await repository.now(session)
-            await control_repository.forget(session, call.id)
+            if update.status is not None:
+                await control_repository.forget(session, call.id)
         return locked
 
     async def _forget(self, call: Call, reason: str) -> None:

@@ -54,6 +54,7 @@ _FAULTS: Mapping[tuple[str, str], int] = {
     ("/to", "BAD_HEADER"): 21229,
     ("/from", "missing"): 21213,
     ("/twiml", "too_long"): 32018,
+    ("/twiml", "url_and_twiml"): 32019,
     ("/sip_auth_username", "SIP_AUTH_USERNAME_TOO_LONG"): 21221,
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_TOO_LONG"): 21223,
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_MISSING"): 21225,

@@ -15,6 +15,7 @@ from app.compat.codes import TOLD, UNKNOWN_OUTCOME, Told, code_of
 from app.errors import (
     CallgateError,
     CallNotFound,
+    Fault,
     InvalidRequest,
     RouteNotFound,
     SubresourceNotFound,
@@ -31,7 +32,7 @@ _OUR_CODES = 900_000
 _FAULTS_LIMIT = 20
 _IN_TWILIOS_WORDS = (SubresourceNotFound, UpstreamRejected, WrongCallState)
 _UNKNOWN = (
-    "Whether a call was started is not known yet; Callgate finds out, and GET /v1/calls/{id} says so. Do not send the request "
+    "Whether a call was started is not known yet; Callgate finds out, and {where} shows it. Do not send the request "
     "again without the same Idempotency-Key: a second phone could ring."
 )
 
@@ -56,8 +57,8 @@ class TwilioDialect:
 
     def unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
         headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
-        message = _UNKNOWN.replace("{id}", str(call_id)) if call_id else _UNKNOWN.replace("{id}", "")
-        return _answer(Told(409, UNKNOWN_OUTCOME), message, f"{TYPE_PREFIX}unknown", headers)
+        where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
+        return _answer(Told(409, UNKNOWN_OUTCOME), _UNKNOWN.format(where=where), f"{TYPE_PREFIX}unknown", headers)
 
 
 def _told(error: CallgateError) -> Told:
@@ -74,14 +75,16 @@ def _message(error: CallgateError, path: str) -> str:
     if isinstance(error, CallNotFound | RouteNotFound | SubresourceNotFound):
         return f"The requested resource {path} was not found"
     if error.faults:
-        return "; ".join(f"{_named(fault.pointer)} {fault.detail}" for fault in error.faults[:_FAULTS_LIMIT])
+        return "; ".join(_sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
     return error.detail
 
 
-def _named(pointer: str) -> str:
-    """`/sip_auth_password` → `SipAuthPassword:`, as the caller wrote it."""
-    name = pointer.removeprefix("/").removeprefix("?")
-    return f"{form_name(name) if pointer.startswith('/') else name}:"
+def _sentence(fault: Fault) -> str:
+    """`/sip_auth_password` → `SipAuthPassword: …`, as the caller wrote it."""
+    kind, name = fault.pointer[:1], fault.pointer.lstrip("/?")
+    if not name:
+        return fault.detail
+    return f"{form_name(name) if kind == '/' else name}: {fault.detail}"
 
 
 def _more_info(error: CallgateError, code: int) -> str:

@@ -1,0 +1,316 @@
+"""PATCH /v1/calls: cancel, hang up, redirect; what cannot be done yet is remembered, what may have been done is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.calls import repository
+from app.jobs.control import Controller
+from app.observability import Metrics
+from app.services import Services, services
+from app.twilio.schemas import CallResource
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import (
+    Behaviour,
+    Upstream,
+    answer,
+    call_resource,
+    created,
+    created_after_release,
+    error,
+    hang,
+    reset,
+    running_upstream,
+)
+
+HANG_UP = {"status": "completed"}
+CANCEL = {"status": "canceled"}
+REDIRECT = {"url": "https://jack:pl4nted@www.example.com/other.xml", "method": "GET"}
+
+
+@pytest.fixture
+async def ours(gateway: Gateway) -> AsyncIterator[Services]:
+    """A worker's collaborators; its steps are taken by the test."""
+    async with services(gateway.settings, Metrics()) as collaborators:
+        yield collaborators
+
+
+@pytest.fixture
+def controller(ours: Services) -> Controller:
+    return Controller(ours["database"], ours["control"])
+
+
+def updated(status: str = "completed") -> Behaviour:
+    """The resource of whichever call was asked for."""
+
+    async def behave(upstream: Upstream, *streams: Any) -> None:
+        sid = upstream.received[-1].path.rpartition("/")[2].removesuffix(".json")
+        await answer(200, call_resource(sid, status=status))(upstream, *streams)
+
+    return behave
+
+
+async def _events(tenant: Tenant, call_id: str, prefix: str = "call.update") -> list[tuple[str, dict[str, Any]]]:
+    return [(event["type"], event["data"]) for event in await tenant.events(call_id) if event["type"].startswith(prefix)]
+
+
+async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any], str]:
+    """A creation that Twilio has not answered yet, and its record's id."""
+    creating = asyncio.create_task(tenant.create("k"))
+    while not upstream.posts:
+        await asyncio.sleep(0.01)
+    return creating, (await tenant.http.get("/v1/calls")).json()["calls"][0]["id"]
+
+
+async def _prove_started(ours: Services, call_id: str) -> str:
+    """As a callback or a search would."""
+    resource = CallResource.read(call_resource())
+    assert resource is not None
+    async with ours["database"].begin() as session:
+        call = await repository.lock_call(session, UUID(call_id))
+        assert call is not None
+        await ours["settlement"].started(session, call, resource, by="list", data={})
+    return resource.sid
+
+
+async def test_a_change_goes_to_twilio_and_is_an_event_without_its_secrets(gateway: Gateway) -> None:
+    async with running_upstream(created(), updated("in-progress"), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        redirected = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
+        assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")
+        ended = await tenant.http.patch(f"/v1/calls/{record['sid']}", json=HANG_UP | {"time_limit": 60})
+        assert (ended.status_code, ended.json()["status"]) == (200, "completed")
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json"
+        assert [(post.path, post.form) for post in upstream.posts[1:]] == [
+            (path, [("Url", REDIRECT["url"]), ("Method", "GET")]),
+            (path, [("Status", "completed"), ("TimeLimit", "60")]),
+        ]
+        assert await _events(tenant, record["id"]) == [
+            ("call.updated", {"parameters": ["method", "url"]}),
+            ("call.updated", {"parameters": ["status", "time_limit"], "status": "completed", "time_limit": 60}),
+        ]
+
+
+async def test_the_end_of_a_pending_call_is_remembered_and_carried_out_once_it_has_started(
+    gateway: Gateway, controller: Controller
+) -> None:
+    async with running_upstream(created_after_release(), updated("canceled")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating, call_id = await _pending(tenant, upstream)
+        remembered = await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)
+        assert (remembered.status_code, remembered.json()["execution"]) == (202, "pending")
+        assert not await controller.step()
+        upstream.released.set()
+        sid = (await creating).json()["sid"]
+        assert await controller.step()
+        assert not await controller.step()
+        assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
+        assert upstream.posts[-1].form == [("Status", "canceled")]
+        assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["status"] == "canceled"
+        told = {"parameters": ["status"], "status": "canceled"}
+        assert await _events(tenant, call_id) == [
+            ("call.update_remembered", told),
+            ("call.updated", told | {"remembered": True}),
+        ]
+
+
+async def test_the_end_of_an_unknown_call_waits_until_it_turns_up(
+    gateway: Gateway, ours: Services, controller: Controller
+) -> None:
+    async with running_upstream(reset, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        for body in (CANCEL, HANG_UP):
+            assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=body)).status_code == 202
+        assert not await controller.step()
+        sid = await _prove_started(ours, call_id)
+        assert await controller.step()
+        assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]]
+        assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
+
+
+async def test_a_wish_is_forgotten_when_the_call_was_not_started(gateway: Gateway, controller: Controller) -> None:
+    async def refused_after_release(upstream: Upstream, *streams: Any) -> None:
+        await upstream.released.wait()
+        await error(400, 21215)(upstream, *streams)
+
+    async with running_upstream(refused_after_release, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating, call_id = await _pending(tenant, upstream)
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        upstream.released.set()
+        assert (await creating).status_code == 422
+        assert await controller.step()
+        assert (await _events(tenant, call_id))[-1] == (
+            "call.update_forgotten",
+            {"status": "completed", "reason": "not_started"},
+        )
+        assert len(upstream.posts) == 1
+
+
+async def test_a_wish_is_not_for_a_later_dial_under_the_same_key(gateway: Gateway, controller: Controller) -> None:
+    async def denied_after_release(upstream: Upstream, *streams: Any) -> None:
+        await upstream.released.wait()
+        await error(401, 20003)(upstream, *streams)
+
+    async with running_upstream(denied_after_release, created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating, call_id = await _pending(tenant, upstream)
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        upstream.released.set()
+        assert (await creating).status_code == 502
+        again = await tenant.create("k")
+        assert (again.status_code, again.json()["id"]) == (201, call_id)
+        assert await controller.step()
+        assert len(upstream.posts) == 2
+        assert (await _events(tenant, call_id))[-1][0] == "call.update_forgotten"
+
+
+async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(gateway: Gateway, controller: Controller) -> None:
+    redirected = updated("in-progress")
+    async with running_upstream(created(), reset, reset, redirected, reset, error(404, 20404), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        lost = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
+        assert (lost.status_code, lost.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+        assert (lost.json()["retry"]["safe"], lost.json()["call_id"]) == (False, record["id"])
+        assert "execution" not in lost.json()
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        # Another change does not take the wish away.
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)).status_code == 200
+        for _ in range(3):
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE wanted_update SET due_at = now()"))
+            assert await controller.step()
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
+        assert [event for event, _ in await _events(tenant, record["id"])] == [
+            "call.update_unknown",
+            "call.update_remembered",
+            "call.updated",
+            "call.updated",
+        ]
+        assert [post.form for post in upstream.posts[4:]] == [[("Status", "completed")]] * 3
+        assert not await controller.step()
+
+
+async def test_a_remembered_end_that_twilio_refuses_is_forgotten(gateway: Gateway, controller: Controller) -> None:
+    async with running_upstream(created(), reset, error(400, 21220)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        assert await controller.step()
+        assert (await _events(tenant, record["id"]))[-1] == (
+            "call.update_forgotten",
+            {"status": "completed", "reason": "ended"},
+        )
+        assert not await controller.step()
+
+
+async def test_a_call_in_the_wrong_state_is_left_alone(gateway: Gateway) -> None:
+    async with running_upstream(error(400, 21215), reset, created(), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        not_started = (await tenant.create()).json()["call_id"]
+        unknown = (await tenant.create()).json()["id"]
+        ended = (await tenant.create()).json()["id"]
+        assert (await tenant.http.patch(f"/v1/calls/{ended}", json=HANG_UP)).status_code == 200
+        asked = len(upstream.received)
+        for call_id, body in ((not_started, HANG_UP), (unknown, REDIRECT), (ended, HANG_UP), (ended, REDIRECT)):
+            refused = await tenant.http.patch(f"/v1/calls/{call_id}", json=body)
+            assert (refused.status_code, refused.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
+        assert len(upstream.received) == asked
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "slug"),
+    [
+        (error(400, 21220), 409, "wrong-call-state"),
+        (error(400, 15004), 422, "upstream-rejected"),
+        (error(404, 20404), 422, "upstream-rejected"),
+        (error(401, 20003), 502, "upstream-credentials-rejected"),
+        (error(429, 20429, headers={"Retry-After": "2"}), 503, "upstream-throttled"),
+        (hang, 409, "action-unknown"),
+        (error(500, 20500), 409, "action-unknown"),
+        (answer(200, {}), 409, "action-unknown"),
+        (answer(200, call_resource()), 409, "action-unknown"),
+    ],
+)
+async def test_what_twilio_says_no_to_is_told(gateway: Gateway, behaviour: Behaviour, status: int, slug: str) -> None:
+    async with running_upstream(created(), behaviour) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
+        assert (refused.status_code, refused.json()["type"]) == (status, f"urn:callgate:problem:{slug}")
+        assert "pl4nted" not in refused.text
+        assert len(upstream.posts) == 2
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "queued"
+
+
+async def test_twilio_out_of_reach_changes_nothing(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+    unreachable = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
+    assert (unreachable.status_code, unreachable.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({}, "", "nothing_to_change"),
+        ({"url": "http://www.example.com/x", "twiml": "<Response/>"}, "/twiml", "url_and_twiml"),
+        ({"status": "busy"}, "/status", "literal_error"),
+        ({"status": "completed", "status_callback_event": ["completed"]}, "/status_callback_event", "unknown_member"),
+        ({"time_limit": 0}, "/time_limit", "greater_than_equal"),
+        ({"time_limit": "60"}, "/time_limit", "int_type"),
+        ({"url": "other.xml"}, "/url", "url_not_absolute"),
+        ({"method": "PUT", "url": "http://www.example.com/x"}, "/method", "literal_error"),
+        ({"status_callback": "http://a_b.example.com/"}, "/status_callback", "url_host_underscore"),
+        ({"twiml": "x" * 4001}, "/twiml", "too_long"),
+    ],
+)
+async def test_changes_are_checked_before_twilio_sees_them(
+    gateway: Gateway, body: dict[str, Any], pointer: str, code: str
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=body)
+        assert refused.status_code == 422
+        assert [(fault["pointer"], fault["code"]) for fault in refused.json()["errors"]] == [(pointer, code)]
+        assert len(upstream.received) == 1
+
+
+async def test_a_suspended_tenant_may_end_its_calls_and_nothing_else(gateway: Gateway) -> None:
+    async with running_upstream(created(), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
+        assert refused.json()["type"] == "urn:callgate:problem:tenant-suspended"
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 200
+
+
+async def test_a_change_that_twilio_made_is_not_told_as_failed_when_postgres_fails(database_url: str) -> None:
+    async with (
+        running_upstream(created(), updated("in-progress")) as upstream,
+        running_gateway(settings_for(database_url)) as failing,
+    ):
+        tenant = await failing.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        async with failing.database.begin() as session:
+            await session.execute(
+                text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '57014'; END $$""")
+            )
+            await session.execute(text("CREATE TRIGGER refuse BEFORE UPDATE ON call FOR EACH ROW EXECUTE FUNCTION refuse()"))
+        try:
+            redirected = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
+        finally:
+            async with failing.database.begin() as session:
+                await session.execute(text("DROP FUNCTION refuse() CASCADE"))
+        assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")

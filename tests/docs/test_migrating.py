@@ -1,0 +1,85 @@
+"""docs/migrating.md and the table of Twilio's codes are true: every snippet is run, every code compared."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.compat.codes import TOLD, UNKNOWN_OUTCOME
+from app.errors import all_errors
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import Gateway, served
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MIGRATING = (DOCS / "migrating.md").read_text()
+
+
+def snippets(language: str) -> str:
+    """All of a language, in order, as one program."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", MIGRATING, re.DOTALL | re.MULTILINE)
+    assert found
+    return "\n".join(found)
+
+
+@pytest.fixture
+async def environment(gateway: Gateway) -> AsyncIterator[dict[str, str]]:
+    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+        tenant = await gateway.add_tenant(simulator_url)
+        yield os.environ | {"GATEWAY": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key, "NO_PROXY": "*"}
+
+
+async def _run(*command: str, environment: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
+
+
+async def test_the_python_snippets_run(environment: dict[str, str]) -> None:
+    output = await _run(sys.executable, "-c", snippets("python"), environment=environment)
+    assert re.match(r"CA[0-9a-f]{32} queued", output)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+async def test_the_curl_snippets_run(environment: dict[str, str]) -> None:
+    output = await _run("sh", "-euc", snippets("sh"), environment=environment)
+    assert '"status":"queued"' in output
+    assert '"calls":[]' in output
+
+
+def _node_has_twilio() -> bool:
+    command = ["node", "-e", "require.resolve('twilio')"]
+    return shutil.which("node") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+async def test_the_node_snippets_run(environment: dict[str, str]) -> None:
+    if not _node_has_twilio():
+        pytest.skip("no Node with the npm package twilio on this machine (NODE_PATH)")
+    output = await _run("node", "-e", snippets("js"), environment=environment)
+    assert re.match(r"CA[0-9a-f]{32} queued", output)
+
+
+def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
+    text = (DOCS / "errors.md").read_text().split("\n## As Twilio writes them\n")[1]
+    found = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) ", text, re.MULTILINE)
+    rows = {slug: (int(status), int(code)) for slug, status, code in found}
+    unknown = {"unknown": (409, UNKNOWN_OUTCOME)}
+    assert rows == {error.slug: tuple(told) for error, told in TOLD.items()} | unknown
+
+
+def test_every_error_has_a_code() -> None:
+    assert set(all_errors().values()) == TOLD.keys()
+    ours = [told.code for told in TOLD.values() if told.code >= 900_000] + [UNKNOWN_OUTCOME]
+    assert len(ours) == len(set(ours))
+    repeated = [error for error, told in TOLD.items() if told.status >= 500 or told.status == 429]
+    assert {error.execution for error in repeated} == {"not_started"}
+    assert all(error.safe for error in repeated)
