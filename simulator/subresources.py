@@ -179,7 +179,7 @@ def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
         return {"date_created": now, "date_updated": now, "uri": uri}
     dated = {"api_version": API_VERSION, "date_created": now, "date_updated": now, "uri": uri}
     if kind.segment == "Notifications":
-        nothing = ("request_variables", "response_body", "response_headers", "request_url")
+        nothing = ("message_text", "more_info", "request_url", "request_variables", "response_body", "response_headers")
         return dated | dict.fromkeys(nothing, "") | {"error_code": "0", "log": "1", "message_date": now, "request_method": None}
     return dated | {
         "conference_sid": None,

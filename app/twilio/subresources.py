@@ -130,6 +130,8 @@ SUBSCRIPTIONS = Subresource(
     "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_EXISTENCE, "date_created", "uri")
 )
 
+SUBRESOURCES = (EVENTS, NOTIFICATIONS, PAYMENTS, RECORDINGS, SIPREC, STREAMS, TRANSCRIPTIONS, SUBSCRIPTIONS, MESSAGES)
+
 OPERATIONS = (
     Operation(EVENTS, "list", _PAGING),
     Operation(
