@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, Header, Path, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from app.calls.models import Call
@@ -17,16 +17,22 @@ from app.compat.dialect import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields
 from app.compat.router import PREFIX, find_own_call
 from app.subresources.answers import in_doubt
-from app.subresources.router import HeldOpenDep, SubresourceServiceDep, answered, of_all, of_one, streamed
+from app.subresources.router import (
+    HeldOpenDep,
+    RecordingSid,
+    SubresourceServiceDep,
+    WantedRange,
+    answered,
+    of_all,
+    of_one,
+    streamed,
+)
 from app.subresources.service import Media, Wanted
-from app.twilio.schemas import SID
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
 
 _BELOW_CALL = "/Calls/{call_sid}"
-RecordingSid = Annotated[str, Path(pattern=f"^{SID.pattern}$")]
-WantedRange = Annotated[str | None, Header(alias="Range", max_length=200)]
 
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:

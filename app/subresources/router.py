@@ -27,7 +27,6 @@ from app.subresources.openapi import (
 from app.subresources.service import Media, SubresourceService, Wanted
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Opened
-from app.twilio.schemas import SID
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"])
@@ -88,6 +87,8 @@ async def no_body() -> dict[str, Any]:
 
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
 HeldOpenDep = Annotated[AsyncExitStack, Depends(held_open)]
+RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=r"^RE[0-9a-fA-F]{32}$")]
+WantedRange = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 
 
 async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
@@ -111,10 +112,10 @@ async def fetch_recording_media(
     call: StartedCallDep,
     service: SubresourceServiceDep,
     stack: HeldOpenDep,
-    sid: Annotated[str, Path(description="The recording's SID.", pattern=SID.pattern)],
+    sid: RecordingSid,
     media_format: Annotated[Literal["mp3", "wav"], Query(alias="format")] = "mp3",
     requested_channels: Annotated[int | None, Query(ge=1, le=2, description="Twilio's `RequestedChannels`.")] = None,
-    wanted_range: Annotated[str | None, Header(alias="Range", max_length=200)] = None,
+    wanted_range: WantedRange = None,
 ) -> Response:
     """Passed through from Twilio piece by piece, up to 4 GiB; `Range` is heeded."""
     query = [("RequestedChannels", str(requested_channels))] if requested_channels else []

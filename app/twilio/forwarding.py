@@ -93,7 +93,7 @@ class Forwarding:
         deadline_s: float,
     ) -> AsyncIterator[Opened]:
         """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file; `wanted` are headers (`Range`)."""
-        path = f"{RECORDINGS.segment}/{recording_sid}{suffix}"
+        path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
         async with self._opened(
             access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s, headers={"Accept": "*/*", **wanted}
         ) as response:

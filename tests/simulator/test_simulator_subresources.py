@@ -21,9 +21,10 @@ FORMS: dict[str, dict[str, str]] = {
     "UserDefinedMessageSubscriptions": {"Callback": HOOK},
 }
 SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
+# A list shows less of a notification than a fetch.
 FIELDS = {
     operation["path"].split("/")[3].removesuffix(".json"): set(operation["fields"])
-    for operation in SPECIFICATION
+    for operation in sorted(SPECIFICATION, key=lambda operation: len(operation.get("fields", [])))
     if "{CallSid}" in operation["path"] and "fields" in operation
 }
 

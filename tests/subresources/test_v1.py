@@ -86,6 +86,8 @@ async def test_the_sound_of_a_recording_can_be_heard(call: LiveCall) -> None:
     assert sound.headers["content-length"] == str(len(sound.content))
     part = await http.get(f"{path}/{sid}/media", headers={"Range": "bytes=8-11"})
     assert (part.status_code, part.content) == (206, b"WAVE")
+    for wrong in (f"{path}/RE{sid[2:]}%3fx/media", f"{path}/{sid}/media?format=ogg"):
+        assert (await http.get(wrong)).status_code == 422
     missing = await http.get(f"{path}/RE{'0' * 32}/media")
     assert (missing.status_code, missing.json()["upstream"]["code"]) == (404, 20404)
 
