@@ -74,15 +74,29 @@ async def fetch_media_of_account(
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
-@router.get(f"/{RECORDINGS.segment}/{{sid}}")
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.json")
 async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: RecordingSid) -> Response:
     _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     return JSONResponse(recording)
 
 
+@router.get(f"/{RECORDINGS.segment}/{{sid}}")
+async def fetch_recording_url(
+    request: Request,
+    account: AccountDep,
+    service: SubresourceServiceDep,
+    stack: HeldOpenDep,
+    sid: RecordingSid,
+    wanted_range: WantedRange = None,
+) -> Response:
+    """`RecordingUrl` as Twilio writes it in callbacks: WAV, unless JSON is asked for."""
+    if "application/json" in request.headers.get("Accept", "").lower():
+        return await fetch_recording_of_account(account, service, sid)
+    return await fetch_media_of_account(request, account, service, stack, sid, wanted_range)
+
+
 def _media(request: Request, sid: str, wanted_range: str | None) -> Media:
-    suffix = request.url.path[-len(".mp3") :]
+    suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
     headers = {"Range": wanted_range} if wanted_range else {}
     return Media(sid, suffix, _pairs(parse_fields(request.url.query)), headers)
 

@@ -127,6 +127,10 @@ async def test_media_links_lead_to_the_sound(gateway: Gateway, sdk: Sdk, call: L
         assert (described.status_code, described.json()["sid"]) == (200, recording.sid)
         sound = await http.get(path.replace(".json", ".wav"))
         assert (sound.status_code, sound.headers["content-type"], sound.content[:4]) == (200, "audio/x-wav", b"RIFF")
+        if below == "account":
+            url = path.removesuffix(".json")
+            assert (await http.get(url)).content == sound.content
+            assert (await http.get(url, headers={"Accept": "application/json"})).json()["sid"] == recording.sid
         part = await http.get(path.replace(".json", ".mp3"), headers={"Range": "bytes=4-7"})
         assert (part.status_code, part.content) == (206, sound.content[4:8])
         assert part.headers["content-range"] == f"bytes 4-7/{len(sound.content)}"
