@@ -35,7 +35,9 @@ test: .venv/installed ## Run all tests
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict
 	$(BIN)/python -m bench.sip
+	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.calls $(ARGS)
 
 chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -27,6 +27,7 @@ class _Key:
         self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_LENGTH]
         self.cipher = AESGCM(_derive(master, b"seal"))
         self.mac_key = _derive(master, b"mac")
+        self.token_key = _derive(master, b"token")
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:
@@ -57,6 +58,10 @@ class Keyring:
             return key.cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
         except InvalidTag:
             raise SecretUnreadable("does not open: changed, or moved from another row") from None
+
+    def token(self, value: str) -> str:
+        """A name for a value that is not to be shown; another once there is a newer key."""
+        return f"tok_{hmac.digest(self._newest.token_key, value.encode(), 'sha256')[:6].hex()}"
 
     def keyed_hash(self, value: bytes) -> bytes:
         """Key id (4 bytes) and HMAC-SHA256, made with the newest key."""

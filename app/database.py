@@ -13,10 +13,12 @@ import structlog
 from sqlalchemy import MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
 
 from app.errors import DatabaseUnavailable
+from app.observability.tracing import Step, fail
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -45,7 +47,7 @@ class Base(DeclarativeBase):
     )
 
 
-def make_engine(url: str, *, pool_size: int) -> AsyncEngine:
+def make_engine(url: str, *, pool_size: int, statement_timeout: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
     """An engine on asyncpg. libpq's `sslmode` in the URL is understood, because that is what people paste."""
     parsed = make_url(url)
     if "sslmode" in parsed.query:
@@ -60,7 +62,7 @@ def make_engine(url: str, *, pool_size: int) -> AsyncEngine:
         pool_recycle=1800,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": STATEMENT_TIMEOUT_S,
+            "command_timeout": statement_timeout,
             "server_settings": {"application_name": "callgate", "timezone": "UTC"},
         },
     )
@@ -71,20 +73,40 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
+        self._autocommitting = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """One transaction. Raises DatabaseUnavailable; whether a commit that failed so took place is not known."""
-        try:
-            async with self._sessions.begin() as session:
-                yield session
-        except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
-            raise self._unavailable(error) from error
-        except DBAPIError as error:
-            if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+        async with self._translated(), self._sessions.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which every statement is a transaction of its own, without the round trips of BEGIN and COMMIT.
+
+        Raises as `begin` does.
+        """
+        async with self._translated(), self._autocommitting.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        with Step("database"):
+            try:
+                yield
+            except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
-            raise
+            except DBAPIError as error:
+                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+                    raise self._unavailable(error) from error
+                raise
+
+    @property
+    def connections_in_use(self) -> int:
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable."""
@@ -93,6 +115,7 @@ class Database:
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         # The class and SQLSTATE only: the text may hold the statement's values.
+        fail(type(error).__name__)
         logger.warning(
             "database_unavailable",
             error=type(getattr(error, "orig", None) or error).__name__,

@@ -9,6 +9,7 @@ CallgateError
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
 │   ├── SubresourceNotFound       404
+│   ├── DeliveryNotFound          404
 │   ├── MethodNotAllowed          405
 │   ├── NotAcceptable             406
 │   ├── NoUsableCredentials       409
@@ -134,6 +135,11 @@ class CallNotFound(RequestError):
 class SubresourceNotFound(RequestError):
     slug, status, title = "subresource-not-found", 404, "Twilio has no such thing below this call"
     default_detail = "Below this call Twilio knows nothing of that name; `upstream` has its words."
+
+
+class DeliveryNotFound(RequestError):
+    slug, status, title = "delivery-not-found", 404, "No such delivery"
+    default_detail = "This call has no delivery with that id."
 
 
 class MethodNotAllowed(RequestError):

@@ -1,15 +1,19 @@
 """create_app(): lifespan, routers, middleware, error handlers, documentation."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, health, sip_uris
+from app.callbacks import delivery_router
 from app.callbacks import router as callbacks_router
+from app.callbacks.schemas import ReplayRequest
 from app.calls import control_router, examples
 from app.calls import router as calls_router
 from app.calls.update_parameters import CallUpdate
@@ -20,6 +24,7 @@ from app.compat.dialect import TwilioDialect
 from app.dialects import Dialects
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
+from app.observability.tracing import Tracing
 from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
@@ -37,21 +42,28 @@ what the request did, `retry` whether repeating it is safe.
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
     {"name": "subresources", "description": "What Twilio has below a call: recordings, streams, payments and the rest."},
+    {"name": "deliveries", "description": "What your status_callback was told, and sending it again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
     {"name": "operations", "description": "For Kubernetes, Prometheus and people on call; no key needed."},
 ]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The API. Needs a database made by the migrations; makes no table itself."""
+# FastAPI's own spans hold the query, and with it phone numbers; the spans here are those of app.observability.tracing.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
+    """The API. Needs a database made by the migrations; makes no table itself. Closes `tracing` at its end."""
     metrics = Metrics()
+    tracing = tracing or Tracing()
     app = FastAPIOffline(
         title="Callgate",
         version=__version__,
         summary="One request, at most one ring.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        lifespan=_lifespan(settings, metrics),
+        lifespan=_lifespan(settings, metrics, tracing),
+        telemetry=_NO_TELEMETRY,
         redirect_slashes=False,
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
@@ -59,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(calls_router.router)
     app.include_router(subresources_router.router)
     app.include_router(control_router.router)
+    app.include_router(delivery_router.router)
     app.include_router(compat_router.router)
     app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
@@ -66,16 +79,26 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
     install_handlers(app, metrics, dialects)
-    app.add_middleware(RequestMiddleware, metrics=metrics, dialects=dialects, admission=calls_router.admission)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        tracing=tracing,
+        dialects=dialects,
+        admission=calls_router.admission,
+        open_path=callbacks_router.CALLBACK_PATH,
+    )
     _complete_openapi(app)
     return app
 
 
-def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
+def _lifespan(
+    settings: Settings, metrics: Metrics, tracing: Tracing
+) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
             yield dict(state)
+        await asyncio.to_thread(tracing.close)
 
     return lifespan
 
@@ -89,6 +112,7 @@ def _complete_openapi(app: FastAPI) -> None:
         _, definitions = models_json_schema(
             [
                 (CallRequest, "validation"),
+                (ReplayRequest, "validation"),
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),

@@ -3,18 +3,21 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from uuid import UUID, uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import get_contextvars
 
 from app.dialects import Dialects
 from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, ShuttingDown
 from app.observability import Metrics
+from app.observability.tracing import Tracing, describe, fail
 
 BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -28,6 +31,9 @@ _PAGE_POLICY = (
 _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
 # nginx's word for a caller that hung up before its request was read; nobody is there to be answered.
 _CLIENT_CLOSED_REQUEST = 499
+_UNTRACED = Tracing()
+# Of what the log line knows: no addresses, not even as tokens.
+_TRACED = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -41,24 +47,37 @@ class RequestMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
+        tracing: Tracing,
         dialects: Dialects,
         admission: Callable[[Scope], AbstractContextManager[None]],
+        open_path: str,
     ) -> None:
-        """`admission` is held by a creation; CallgateError refuses it unread: that must be cheap when it is needed most."""
+        """`admission` is held by a creation; CallgateError refuses it unread: that must be cheap when it is needed most.
+
+        What lies below `open_path` is asked by the outside world, which may not decide what is traced.
+        """
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
         self.dialects = dialects
         self.admission = admission
+        self.open_path = open_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
         headers = Headers(scope=scope)
+        structlog.contextvars.clear_contextvars()
+        tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
+        trusted = not scope["path"].startswith(self.open_path)
+        with tracing.request(_method(scope), headers, trusted=trusted) as spent:
+            await self._handle(scope, receive, send, headers, spent)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, headers: Headers, spent: Mapping[str, float]) -> None:
+        began = time.perf_counter()
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         dialect = self.dialects.of(scope["path"])
         creation = dialect.is_creation(scope["method"], scope["path"])
@@ -70,6 +89,7 @@ class RequestMiddleware:
                 status = message["status"]
                 answered = MutableHeaders(scope=message)
                 answered[REQUEST_ID_HEADER] = request_id
+                answered["Server-Timing"] = _server_timing(time.perf_counter() - began, spent)
                 if answered.get("content-type", "").startswith("text/html"):
                     answered["Content-Security-Policy"] = _PAGE_POLICY
             await send(message)
@@ -108,16 +128,33 @@ class RequestMiddleware:
             elif not status:
                 await answer(scope["state"].get("in_doubt") or InternalError())
         finally:
-            self._record(scope, status, time.perf_counter() - began)
+            self._record(scope, status, time.perf_counter() - began, spent)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
+        # The route's template, not the path and no query: both may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = _method(scope)
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.request_seconds.labels(method, route).observe(seconds)
         if route not in _QUIET_ROUTES:
-            # The route's template, not the path and no query: both may hold phone numbers.
-            logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
+            parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
+            logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
+            known = {f"callgate.{name}": value for name, value in get_contextvars().items() if name in _TRACED and value}
+            about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+            describe(about | known, name=f"{method} {route}")
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                fail(str(status))
+
+
+def _method(scope: Scope) -> str:
+    """One of a short, fixed set."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _server_timing(seconds: float, spent: Mapping[str, float]) -> str:
+    """https://www.w3.org/TR/server-timing/: what was spent on others, and what by the gateway itself."""
+    parts = {"gateway": seconds - sum(spent.values()), **spent}
+    return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items())
 
 
 def _request_id(headers: Headers) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TypedDict
 
-import httpx
-
 from app import __version__
+from app.callbacks.addresses import Allowed, Fault, read_url
+from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
 from app.calls.control import CallControl
@@ -16,13 +17,17 @@ from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
 from app.calls.started import StartedCalls
+from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
 from app.observability import Metrics
+from app.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
+from app.tenants.callbacks import TenantCallbacks
+from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
-from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.forwarding import Forwarding
 
 
@@ -31,6 +36,7 @@ class Services(TypedDict):
 
     database: Database
     tenants: TenantService
+    tenant_callbacks: TenantCallbacks
     twilio: TwilioClient
     settlement: Settlement
     calls: CallService
@@ -38,18 +44,22 @@ class Services(TypedDict):
     started: StartedCalls
     callbacks: CallbackService
     subresources: SubresourceService
+    deliveries: DeliveryService
 
 
 @asynccontextmanager
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Outcomes of what was begun are committed before anything closes."""
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
+    metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     # Two pools: however many recordings are being listened to, a creation finds its connection.
     http, passing_on = _http_client(settings), _http_client(settings)
+    tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
+    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
-        tenants = TenantService(database, keyring)
-        twilio = TwilioClient(http, base_url=settings.twilio_base_url)
+        tenant_callbacks = TenantCallbacks(database, keyring)
+        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,
             first_refresh=timedelta(seconds=settings.refresh_interval),
@@ -65,48 +75,57 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
+        callback_base = settings.public_url and settings.public_url + CALLBACK_PATH
+        judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
         calls = CallService(
             database=database,
             keyring=keyring,
             tenants=tenants,
             placement=placement,
-            callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
+            pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
+            callback_base=callback_base,
+            judge_callback=judge_callback,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
         deadline_s = budget_of(settings).attempt
-        subresources = SubresourceService(
-            database=database,
-            calls=calls,
-            tenants=tenants,
-            forwarding=Forwarding(passing_on, base_url=settings.twilio_base_url),
-            deadline_s=deadline_s,
-        )
-        yield Services(
-            database=database,
-            tenants=tenants,
-            twilio=twilio,
-            settlement=settlement,
-            calls=calls,
-            control=CallControl(database, tenants, twilio, deadline_s),
-            started=StartedCalls(database, tenants, twilio, deadline_s),
-            callbacks=callbacks,
-            subresources=subresources,
-        )
-        await placement.drain()
+        forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics)
+        async with listener.running():
+            yield Services(
+                database=database,
+                tenants=tenants,
+                tenant_callbacks=tenant_callbacks,
+                twilio=twilio,
+                settlement=settlement,
+                calls=calls,
+                control=CallControl(database, tenants, twilio, callback_base, judge_callback, deadline_s),
+                started=StartedCalls(database, tenants, twilio, deadline_s),
+                callbacks=callbacks,
+                subresources=SubresourceService(
+                    database=database, calls=calls, tenants=tenants, forwarding=forwarding, deadline_s=deadline_s
+                ),
+                deliveries=DeliveryService(database, calls),
+            )
+            await placement.drain()
     finally:
         await http.aclose()
         await passing_on.aclose()
         await database.close()
 
 
-def _http_client(settings: Settings) -> httpx.AsyncClient:
+def _http_client(settings: Settings) -> HttpClient:
     return make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,
         pool_timeout=settings.twilio_pool_timeout,
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
+        transport=settings.twilio_transport,
     )
+
+
+def _judge(url: str, *, allowed: Allowed) -> Fault | None:
+    read = read_url(url, allowed)
+    return read if isinstance(read, Fault) else None
 
 
 def budget_of(settings: Settings) -> Budget:

@@ -5,6 +5,8 @@ Nothing here is read at import: `load_settings()` is called once per process and
 
 import base64
 import binascii
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -14,6 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
+
+# A host's last label has a letter, which tells it from an address.
+_HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
 
 class SettingsError(Exception):
@@ -49,6 +54,9 @@ class Settings(BaseSettings):
         description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
     )
     twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
+    twilio_transport: Literal["aiohttp", "httpx"] = Field(
+        "aiohttp", description="What carries requests to Twilio: `aiohttp`, or httpx's own pool, which is slower."
+    )
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
     )
@@ -77,9 +85,18 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds from a call's start to its first refresh, and the least between two.",
     )
+    delivery_allow: str | None = Field(
+        None,
+        description="Private networks and hosts that tenants' callback URLs may name, comma separated: `10.0.0.0/8`, "
+        "`hooks.example.internal`, `.svc.cluster.local` for all hosts below. Public ones need no mention; link-local and "
+        "metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
+    )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
-    log_format: Literal["json", "text"] = Field("json", description="`json` for machines, `text` for people.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` for machines, `text` for people; `auto` writes text to a terminal and JSON elsewhere."
+    )
+    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users as they are, not as tokens.")
 
     @field_validator("database_url")
     @classmethod
@@ -100,6 +117,12 @@ class Settings(BaseSettings):
     def _decode_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             decode_secret_keys(value)
+        return value
+
+    @field_validator("delivery_allow")
+    @classmethod
+    def _check_delivery_allow(cls, value: str | None) -> str | None:
+        parse_delivery_allow(value or "")
         return value
 
     @field_validator("public_url", "twilio_base_url")
@@ -160,6 +183,20 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
             raise ValueError(f"key {position} is not 32 bytes in base64")
         keys.append(key)
     return keys
+
+
+def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:
+    """The networks and the hosts; a leading dot stands for all hosts below. ValueError for what is neither."""
+    networks, hosts = [], []
+    for entry in filter(None, (part.strip().lower() for part in text.split(","))):
+        if _HOST_OR_SUFFIX.fullmatch(entry):
+            hosts.append(entry)
+            continue
+        try:
+            networks.append(ip_network(entry))
+        except ValueError:
+            raise ValueError(f"{entry!r} is neither a network like 10.0.0.0/8 nor a host like .svc.cluster.local") from None
+    return networks, hosts
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -2,19 +2,22 @@
 
 import asyncio
 import re
+import time
 
 from alembic import context
 from sqlalchemy import Connection, text
 
+from app.callbacks.models import Delivery
 from app.calls.models import Call
 from app.database import Base, make_engine
 from app.settings import load_settings
 from app.tenants.models import Tenant
 
 MIGRATION_LOCK = 0xCA119A7E
+_LOOK_S = 0.2
 # Imported for what they define.
-MODELS = (Call, Tenant)
-_PARTITION = re.compile(r"(call_event)_(default|\d{4}_\d{2})")
+MODELS = (Call, Delivery, Tenant)
+_PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:
@@ -31,7 +34,10 @@ def migrate(connection: Connection) -> None:
         compare_server_default=True,
         transaction_per_migration=True,
     )
-    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
+    # Asked again and again, not waited for: who waits holds a snapshot, and an index that is made concurrently waits for those.
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK}):
+        connection.rollback()
+        time.sleep(_LOOK_S)
     connection.commit()
     try:
         with context.begin_transaction():
@@ -44,7 +50,7 @@ def migrate(connection: Connection) -> None:
 
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
-    engine = make_engine(url, pool_size=1)
+    engine = make_engine(url, pool_size=1, statement_timeout=None)  # an index of millions of rows takes its time
     try:
         async with engine.connect() as connection:
             await connection.run_sync(migrate)

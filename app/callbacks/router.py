@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Request, Response
 
 from app.callbacks.fields import Fields
-from app.callbacks.service import CallbackService
+from app.callbacks.service import CallbackService, Received
 from app.errors import MalformedBody
 
 CALLBACK_PATH = "/callbacks/twilio"
@@ -27,5 +27,5 @@ async def take_callback(request: Request, call_id: UUID, x_twilio_signature: Ann
         fields = posted if request.method == "POST" else Fields.parse(query)
     except ValueError:
         raise MalformedBody("The callback has more fields than any of Twilio's.") from None
-    await service.take(call_id, path, fields, posted=posted, signature=x_twilio_signature)
+    await service.take(Received(call_id, path, fields, posted, x_twilio_signature))
     return Response(status_code=204)

@@ -1,67 +1,114 @@
-"""Take a status callback: verify it, bind the call that it names, and answer quickly. Not aware of HTTP."""
+"""Take a status callback: verify it, bring its call up to date, write what the tenant is to be told. Not aware of HTTP."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
 from app.callbacks.fields import Fields
+from app.callbacks.outbox import owed_for
+from app.callbacks.progress import Callback, Result, note_sequence, take_callback
 from app.callbacks.signature import is_genuine
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.errors import CallbackForged, CallNotFound, MalformedBody
+from app.group_commit import GroupCommit
 from app.observability import Metrics
+from app.observability.tracing import link
 from app.tenants.service import TenantService
-from app.twilio.schemas import CALL_SID, CallResource, storable
+from app.twilio.schemas import storable
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """A request that claims to be Twilio's. `path` is with its query; `posted` are those fields that are not part of it."""
+
+    call_id: UUID
+    path: str
+    fields: Fields
+    posted: Fields
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    result: Result
+    traceparent: str | None
+
+
+_Refusal = CallNotFound | CallbackForged | MalformedBody
+
+
 class CallbackService:
-    database: Database
-    tenants: TenantService
-    settlement: Settlement
-    metrics: Metrics
-    public_url: str | None
+    def __init__(
+        self, database: Database, tenants: TenantService, settlement: Settlement, metrics: Metrics, public_url: str | None
+    ) -> None:
+        self._database = database
+        self._tenants = tenants
+        self._settlement = settlement
+        self._metrics = metrics
+        self._public_url = public_url
+        self._taking = GroupCommit(self._take_all, most=50)
 
-    async def take(self, call_id: UUID, path: str, fields: Fields, *, posted: Fields, signature: str) -> None:
-        """One short transaction. Raises CallNotFound, CallbackForged or MalformedBody, and then has changed nothing.
+    async def take(self, received: Received) -> None:
+        """One short transaction, shared with those who come at the same moment.
 
-        `path` is the request's, with its query; `posted` are those fields that were not part of it.
+        Raises CallNotFound, CallbackForged or MalformedBody, and then has changed nothing.
         """
-        async with self.database.begin() as session:
-            call = await repository.get_any_call(session, call_id)
-            if call is None:
-                self.metrics.callbacks.labels("unknown_call").inc()
-                raise CallNotFound
-            await self._verify(session, call, path, posted, signature)
-            # Only now: what nobody has signed must not hold up those who wait for the row.
-            locked = await repository.lock_call(session, call_id)
-            await self._record(session, locked or call, fields)
-        self.metrics.callbacks.labels("taken").inc()
+        taken = await self._taking.submit(received)
+        if isinstance(taken, _Taken):
+            link(taken.traceparent)
+            self._metrics.callbacks.labels(taken.result).inc()
+            return
+        self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()
+        if isinstance(taken, CallbackForged):
+            logger.warning("callback_forged", call_id=str(received.call_id))
+        raise taken
 
-    async def _verify(self, session: Session, call: Call, path: str, posted: Fields, signature: str) -> None:
-        tokens = await self.tenants.auth_tokens(session, call.account_id)
-        if self.public_url is None or not is_genuine(self.public_url + path, posted, signature, tokens):
-            self.metrics.callbacks.labels("forged").inc()
-            logger.warning("callback_forged", call_id=str(call.id))
-            raise CallbackForged
+    async def _take_all(self, batch: Sequence[Received]) -> list[_Taken | _Refusal]:
+        async with self._database.begin() as session:
+            calls = await repository.get_any_calls(session, {received.call_id for received in batch})
+            judged = [await self._judge(session, calls.get(received.call_id), received) for received in batch]
+            genuine = {one.call_id for one, callback in zip(batch, judged, strict=True) if isinstance(callback, Callback)}
+            # Only now: what nobody has signed must not hold up those who wait for the rows.
+            locked = await repository.lock_calls(session, genuine)
+            return [
+                await self._take(session, locked.get(received.call_id), callback)
+                if isinstance(callback, Callback)
+                else callback
+                for received, callback in zip(batch, judged, strict=True)
+            ]
 
-    async def _record(self, session: Session, call: Call, fields: Fields) -> None:
-        told = storable(fields.plain())
-        if not CALL_SID.fullmatch(told.get("CallSid", "")) or told.get("AccountSid") != call.account_sid:
-            self.metrics.callbacks.labels("malformed").inc()
-            raise MalformedBody("The callback names no CallSid, or another account's call.")
-        await repository.add_event(session, call.id, "call.callback", told)
-        resource = CallResource(
-            sid=told["CallSid"],
-            status=told.get("CallStatus"),
-            direction=told.get("Direction"),
-            duration=told.get("CallDuration"),
-            api_version=told.get("ApiVersion"),
-            raw={},
-        )
-        await self.settlement.started(session, call, resource, by="callback", data={})
+    async def _judge(self, session: Session, call: Call | None, received: Received) -> Callback | _Refusal:
+        if call is None:
+            return CallNotFound()
+        tokens = await self._tenants.auth_tokens(session, call.account_id)
+        if self._public_url is None or not is_genuine(
+            self._public_url + received.path, received.posted, received.signature, tokens
+        ):
+            return CallbackForged()
+        callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
+        return callback or MalformedBody("The callback names no CallSid, or another account's call.")
+
+    async def _take(self, session: Session, call: Call | None, callback: Callback) -> _Taken | _Refusal:
+        """`call` is locked: of two callbacks at the same moment, here or in another replica, the second sees the first's."""
+        if call is None:
+            return CallNotFound()
+        news = take_callback(call, callback)
+        for type_, data in news.events:
+            await repository.add_event(session, call.id, type_, data)
+        if news.result != "duplicate" and call.sid != callback.resource.sid:
+            await self._settlement.started(session, call, callback.resource, by="callback", data={})
+            if call.sid == callback.resource.sid:
+                note_sequence(call, callback)
+        if news.result != "duplicate" and (delivery := owed_for(call, callback)):
+            session.add(delivery)
+        return _Taken(news.result, call.traceparent)
+
+
+_RESULTS = {CallNotFound: "unknown_call", CallbackForged: "forged", MalformedBody: "malformed"}

@@ -19,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
@@ -51,6 +51,7 @@ class Call(Base):
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
         Index("ix_call_pending_since", "pending_since", postgresql_where=text("execution = 'pending'")),
+        Index("ix_call_unknown_since", "pending_since", postgresql_where=text("execution = 'unknown'")),
         Index(
             "ix_call_tenant_id_execution_id",
             "tenant_id",
@@ -122,6 +123,19 @@ class Call(Base):
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Deleted at Twilio, by the tenant: out of sight of Twilio's own paths.
     deleted_at: Mapped[datetime | None] = mapped_column(Time)
+
+    # The trace of the request that asked for it, for what comes later to be linked to; null when nothing was traced.
+    traceparent: Mapped[str | None] = mapped_column(Text)
+
+    # Twilio's callbacks: the highest sequence number taken, and marks of those taken, by which a repetition is known.
+    callback_sequence: Mapped[int | None] = mapped_column(Integer)
+    callbacks_seen: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    # Whom we tell of this call's progress, and of which events; null: nobody, or Twilio tells them itself.
+    status_callback: Mapped[str | None] = mapped_column(Text)
+    status_callback_method: Mapped[str | None] = mapped_column(Text)
+    status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    # The events for which a delivery was written: each has one, however often and by whatever way it becomes known.
+    deliveries_written: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
 class WantedUpdate(Base):

@@ -5,6 +5,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -12,10 +13,12 @@ import structlog
 
 from app.calls import repository
 from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
+from app.calls.group_writes import write_outcomes
 from app.calls.models import Call
-from app.calls.settlement import Settlement
-from app.database import Database, Session
+from app.calls.settlement import Change, Settlement
+from app.database import Database
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown, stored_form
+from app.group_commit import GroupCommit
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
 from app.twilio.client import TwilioClient
@@ -46,6 +49,9 @@ class Placement:
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _admitted: int = 0
     _closing: bool = False
+
+    def __post_init__(self) -> None:
+        self._outcomes = GroupCommit(self._write_outcomes)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
@@ -106,56 +112,84 @@ class Placement:
             logger.exception("dial_broke", call_id=str(call.id))
             outcome = Unknown("internal_error", [])
         self.metrics.creations.labels(outcome.execution).inc()
+        change = self._change(outcome)
         try:
-            return await self._commit(call, account, outcome)
+            call = await self._commit(call, outcome, change)
         except DatabaseUnavailable:
             # Committed as soon as Postgres is back; if the process ends first, the worker finds the call pending.
-            self._keep(self._commit_when_possible(call, account, outcome))
+            self._keep(self._commit_when_possible(call, outcome, change))
+            call.execution = "unknown"
         except Exception:
             # Such as a sid that is bound to another call. The record stays pending, and the worker will find it.
             logger.exception("outcome_not_committed", call_id=str(call.id))
-        call.execution = "unknown"
+            call.execution = "unknown"
+        else:
+            await self._mark_credentials(account, outcome)
         return call
 
-    async def _commit(self, call: Call, account: Dialable, outcome: Outcome) -> Call:
-        async with self.database.begin() as session:
-            settled = await self._settle(session, call, outcome)
-            await self._mark_credentials(session, account, outcome)
-        return settled
-
-    async def _settle(self, session: Session, call: Call, outcome: Outcome) -> Call:
+    def _change(self, outcome: Outcome) -> Change:
         data: dict[str, Any] = {"attempts": [_without_none(asdict(attempt)) for attempt in outcome.attempts]}
-        locked = await repository.lock_call(session, call.id)
-        if locked is None:
-            return call
-        if isinstance(outcome, Started):
-            await self.settlement.started(session, locked, outcome.resource, by="response", data=data)
-        elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
-            # Otherwise somebody (a callback, the worker) has settled it since: what stands is better founded.
-            if isinstance(outcome, NotStarted):
-                await self.settlement.not_started(session, locked, stored_form(outcome.problem), data=data)
-            else:
-                await self.settlement.unknown(session, locked, data={"reason": outcome.reason} | data)
+        match outcome:
+            case Started():
+                return self.settlement.change_to_started(outcome.resource, data=data)
+            case NotStarted():
+                return self.settlement.change_to_not_started(stored_form(outcome.problem), data=data)
+            case Unknown():
+                return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
+
+    async def _commit(self, call: Call, outcome: Outcome, change: Change) -> Call:
+        """The call as its record then is."""
+        changed_at = await self._outcomes.submit((call, change))
+        if changed_at is None:
+            # Somebody (a callback, the worker) has settled it since.
+            return await self._commit_late(call, outcome, change)
+        for name, value in change.columns.items():
+            setattr(call, name, value)
+        call.settled_at = None if call.execution == "unknown" else changed_at
+        call.updated_at = changed_at
+        self.settlement.count(call)
+        return call
+
+    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
+        async with self.database.autocommit() as connection:
+            changed = await write_outcomes(connection, [_row(call, change) for call, change in outcomes])
+        return [changed.get(call.id) for call, _ in outcomes]
+
+    async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
+        async with self.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is None:
+                return call
+            if isinstance(outcome, Started):
+                await self.settlement.started(session, locked, outcome.resource, by="response", data=change.data)
+            elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
+                # Otherwise what stands is better founded.
+                await self.settlement.apply(session, locked, change)
         return locked
 
-    async def _mark_credentials(self, session: Session, account: Dialable, outcome: Outcome) -> None:
+    async def _mark_credentials(self, account: Dialable, outcome: Outcome) -> None:
         """Refused ones are tried last from now on; one that was accepted again is forgiven."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
-        accepted = {outcome.attempts[-1].credential} if isinstance(outcome, Started) else set()
-        await self.tenants.mark_credentials(
-            session, rejected=rejected, accepted=accepted & account.rejected, reason=TwilioCredentialRejected.reason
-        )
+        accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
         if rejected:
             self.metrics.credentials_rejected.inc(len(rejected))
+        if rejected or accepted:
+            # Without it they are tried in the old order once more; no reason to tell the caller anything else.
+            with contextlib.suppress(DatabaseUnavailable):
+                async with self.database.begin() as session:
+                    await self.tenants.mark_credentials(
+                        session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
+                    )
 
-    async def _commit_when_possible(self, call: Call, account: Dialable, outcome: Outcome) -> Call:
+    async def _commit_when_possible(self, call: Call, outcome: Outcome, change: Change) -> None:
         while True:
             await asyncio.sleep(_OUTCOME_RETRY_S)
             try:
-                return await self._commit(call, account, outcome)
+                await self._commit(call, outcome, change)
+                return
             except DatabaseUnavailable:
                 if self._closing:
-                    return call
+                    return
 
     async def _withdraw_when_possible(self, call_id: UUID, attempt: int) -> None:
         while not self._closing:
@@ -164,8 +198,8 @@ class Placement:
                 async with self.database.begin() as session:
                     call = await repository.lock_call(session, call_id)
                     if call and call.execution == "pending" and call.attempt == attempt:
-                        problem = stored_form(DatabaseUnavailable())
-                        await self.settlement.not_started(session, call, problem, data={})
+                        withdrawn = self.settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
+                        await self.settlement.apply(session, call, withdrawn)
                 return
 
     def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
@@ -178,6 +212,18 @@ class Placement:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("placement_broke", exc_info=error)
+
+
+def _row(call: Call, change: Change) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "attempt": call.attempt,
+        **change.columns,
+        "event": change.event,
+        "data": change.data,
+        "refresh_in": change.refresh_in and change.refresh_in.total_seconds(),
+        "search_in": change.search_in and change.search_in.total_seconds(),
+    }
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,12 @@ def resource_columns(resource: CallResource) -> dict[str, Any]:
     return {**resource.model_dump(exclude={"sid"}), "resource": resource.raw or None}
 
 
-def take_resource(call: Call, resource: CallResource) -> list[tuple[str, dict[str, Any]]]:
-    """Bring the record up to date and return the events to be written. A status that Twilio has left never returns."""
-    stale = _is_stale(call, resource)
+def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """Bring the record up to date and return the events to be written. A status that Twilio has left never returns.
+
+    `late`: known to be older than what the record shows.
+    """
+    stale = late or is_stale(call, resource)
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
         known = getattr(call, name) is not None
@@ -40,7 +43,8 @@ def is_complete(call: Call) -> bool:
     return call.status in TERMINAL_STATUSES and call.price is not None
 
 
-def _is_stale(call: Call, resource: CallResource) -> bool:
+def is_stale(call: Call, resource: CallResource) -> bool:
+    """Whether this shows a state that the call has left."""
     if call.status is None or resource.status is None:
         return False
     if call.status in TERMINAL_STATUSES:

@@ -5,8 +5,9 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,13 +15,16 @@ from uuid_utils.compat import uuid7
 
 from app.auth import Caller
 from app.calls import ids, repository
+from app.calls.group_writes import insert_intents
 from app.calls.models import Call, CallEvent
 from app.calls.placement import Placement
+from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
 from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
 from app.errors import (
+    CallgateError,
     CallNotFound,
     CallPending,
     DatabaseUnavailable,
@@ -31,12 +35,11 @@ from app.errors import (
     passing,
     rebuild,
 )
+from app.group_commit import GroupCommit
+from app.observability.tracing import current_traceparent
+from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
-
-# By default Twilio repeats a callback only when it cannot connect, and once.
-# https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
-CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +58,67 @@ class CallService:
         keyring: Keyring,
         tenants: TenantService,
         placement: Placement,
+        pseudonyms: Pseudonyms,
         callback_base: str | None,
+        judge_callback: Judge,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
+        self._pseudonyms = pseudonyms
         self._callback_base = callback_base
+        self._judge_callback = judge_callback
+        self._intents = GroupCommit(self._write_intents)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
 
-        Raises CallgateError when the call was not started, or when the key names another dial. The key is looked up before
-        anything is refused, so that no refusal hides a call that is live.
+        Raises CallgateError when the call was not started, or when the key names another dial. No refusal hides a call that
+        is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
         """
         fingerprint = _canonical(body)
-        known = await self._find(caller, idempotency_key)
-        if known and not self._to_be_tried_again(known, fingerprint):
-            return Creation(known, replayed=True)
-        valid = validate_call(body)
-        if caller.suspended:
-            raise TenantSuspended
-        with self._placement.slot(caller.tenant_id):
-            account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
-            if account is None:
-                raise NoUsableCredentials
-            intent = {
-                "account_id": account.account_id,
-                "account_sid": account.account_sid,
-                "parameters": valid.request.for_record(),
-                "warnings": valid.warnings_json(),
-                "fingerprint": self._keyring.keyed_hash(fingerprint),
-                "to": valid.request.to,
-                "from_": valid.request.from_,
-            }
-            call_id, attempt = (known.id, known.attempt + 1) if known else (uuid7(), 1)
+        call_id = uuid7()
+        with ExitStack() as held:
             try:
-                call = await self._commit_intent(caller, call_id, known, intent, idempotency_key)
-            except DatabaseUnavailable:
-                # The commit may have taken place all the same.
-                self._placement.withdraw(call_id, attempt)
-                raise
-            if call is not None:
-                return await self._place(call, account, valid.request)
+                valid = validate_call(body)
+                self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
+                if caller.suspended:
+                    raise TenantSuspended
+                held.enter_context(self._placement.slot(caller.tenant_id))
+                account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
+                if account is None:
+                    raise NoUsableCredentials
+                progress = self._progress(valid.request, account, call_id)
+            except CallgateError:
+                known = await self._find(caller, idempotency_key)
+                if known is None or self._to_be_tried_again(known, fingerprint):
+                    raise
+                return Creation(known, replayed=True)
+            call = Call(
+                id=call_id,
+                tenant_id=caller.tenant_id,
+                account_id=account.account_id,
+                account_sid=account.account_sid,
+                created_at=ids.created_at(call_id),
+                execution="pending",
+                attempt=1,
+                idempotency_key=idempotency_key,
+                fingerprint=self._keyring.keyed_hash(fingerprint),
+                parameters=valid.request.for_record(),
+                warnings=valid.warnings_json(*progress.warnings),
+                to=valid.request.to,
+                from_=valid.request.from_,
+                traceparent=current_traceparent(),
+                **progress.columns,
+            )
+            if await self._commit_intent(call):
+                return await self._place(call, account, valid.request, progress)
+            known = await self._find(caller, idempotency_key)
+            if known and not self._to_be_tried_again(known, fingerprint):
+                return Creation(known, replayed=True)
+            if known and (reopened := await self._reopen(known, call)):
+                return await self._place(reopened, account, valid.request, self._progress(valid.request, account, known.id))
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
@@ -144,47 +165,45 @@ class CallService:
             return True
         raise rebuild(call.problem, call_id=call.id)
 
-    async def _commit_intent(
-        self, caller: Caller, call_id: UUID, known: Call | None, intent: dict[str, Any], idempotency_key: str | None
-    ) -> Call | None:
-        """The call, pending; None when a request with the same key was quicker."""
-        async with self._database.begin() as session:
-            if known:
-                call = await repository.reopen(session, known, intent)
-            else:
-                intent |= {
-                    "id": call_id,
-                    "tenant_id": caller.tenant_id,
-                    "created_at": ids.created_at(call_id),
-                    "idempotency_key": idempotency_key,
-                }
-                call = await repository.insert_intent(session, intent)
-            if call:
-                await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
-        return call
+    def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
+        return progress_callbacks(request, account, call_id, base=self._callback_base, judge=self._judge_callback)
 
-    async def _place(self, call: Call, account: Dialable, request: CallRequest) -> Creation:
-        parameters = request.for_twilio() | self._callback(call, account, request)
+    async def _commit_intent(self, call: Call) -> bool:
+        """False when the idempotency key names a call already."""
+        try:
+            written_at = await self._intents.submit(call)
+        except DatabaseUnavailable:
+            # The commit may have taken place all the same.
+            self._placement.withdraw(call.id, call.attempt)
+            raise
+        if written_at is None:
+            return False
+        call.pending_since = call.updated_at = written_at
+        return True
+
+    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:
+        async with self._database.autocommit() as connection:
+            inserted = await insert_intents(connection, calls)
+        return [inserted.get(call.id) for call in calls]
+
+    async def _reopen(self, known: Call, intended: Call) -> Call | None:
+        """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
+        try:
+            async with self._database.begin() as session:
+                call = await repository.reopen(session, known, intended)
+                if call:
+                    await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+            return call
+        except DatabaseUnavailable:
+            self._placement.withdraw(known.id, known.attempt + 1)
+            raise
+
+    async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
+        parameters = request.for_twilio() | progress.for_twilio
         settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)
-
-    def _callback(self, call: Call, account: Dialable, request: CallRequest) -> dict[str, Any]:
-        """Our own status callback with the call's id in it, by which a call whose answer was lost announces itself.
-
-        A creation that names its own keeps that one, with an application_sid Twilio would ignore ours, and without an
-        auth token nobody could tell whether a callback is genuine.
-        """
-        if self._callback_base is None or not account.has_auth_token:
-            return {}
-        if request.status_callback or request.application_sid:
-            return {}
-        return {
-            "status_callback": f"{self._callback_base}/{call.id}{CALLBACK_RETRIES}",
-            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
-            "status_callback_method": "POST",
-        }
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.models import Call
-from app.calls.progress import take_resource
+from app.calls.progress import resource_columns, take_resource
 from app.database import Session
 from app.errors import NoneFound
 from app.observability import Metrics
@@ -49,12 +49,38 @@ class SearchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a record that is open, and the event that tells of it. When is for the database's clock to say."""
+
+    columns: dict[str, Any]
+    event: str
+    data: dict[str, Any]
+    refresh_in: timedelta | None = None
+    search_in: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """Each method works on a row that the caller has locked (`repository.lock_call`), inside the caller's transaction."""
+    """The `async` methods work on a row that the caller has locked (`repository.lock_call`), in the caller's transaction."""
 
     metrics: Metrics
     first_refresh: timedelta
     plan: SearchPlan
+
+    def change_to_started(self, resource: CallResource, *, data: dict[str, Any]) -> Change:
+        """By Twilio's own answer to the creation."""
+        settled = {"execution": "started", "settled_by": "response", "problem": None, "sid": resource.sid}
+        told = {"sid": resource.sid, "settled_by": "response"} | data
+        return Change(settled | resource_columns(resource), "call.started", told, refresh_in=self.first_refresh)
+
+    def change_to_not_started(self, problem: dict[str, Any], *, data: dict[str, Any]) -> Change:
+        """Proven by Twilio's answer, or by there being none to have."""
+        settled = {"execution": "not_started", "settled_by": "response", "problem": problem}
+        return Change(settled, "call.not_started", {"problem": problem["slug"]} | data)
+
+    def change_to_unknown(self, *, data: dict[str, Any]) -> Change:
+        """A call may exist. From now on callbacks and searches decide."""
+        return Change({"execution": "unknown"}, "call.unknown", data, search_in=self.plan.wait_after(0))
 
     async def started(
         self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: dict[str, Any]
@@ -78,20 +104,18 @@ class Settlement:
             self.metrics.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
-        self.metrics.settled.labels(by).inc()
+        self.count(call)
 
-    async def not_started(self, session: Session, call: Call, problem: dict[str, Any], *, data: dict[str, Any]) -> None:
-        """Proven by Twilio's answer, or by there being none to have."""
-        call.execution, call.settled_by, call.problem = "not_started", "response", problem
-        await self._stamp(session, call, refresh_in=None)
-        await repository.add_event(session, call.id, "call.not_started", {"problem": problem["slug"]} | data)
-        self.metrics.settled.labels("response").inc()
-
-    async def unknown(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
-        """A call may exist. From now on callbacks and searches decide."""
-        call.execution = "unknown"
-        await self.search_again(session, call, clean=0)
-        await repository.add_event(session, call.id, "call.unknown", data)
+    async def apply(self, session: Session, call: Call, change: Change) -> None:
+        now = await repository.now(session)
+        for name, value in change.columns.items():
+            setattr(call, name, value)
+        call.settled_at = None if call.execution == "unknown" else now
+        call.clean_searches = 0
+        call.refresh_at = None if change.refresh_in is None else now + change.refresh_in
+        call.search_at = None if change.search_in is None else now + change.search_in
+        await repository.add_event(session, call.id, change.event, change.data)
+        self.count(call)
 
     async def none_found(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
         """Enough clean searches over enough time: as far as can be known, no call was created."""
@@ -99,7 +123,7 @@ class Settlement:
         call.problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
         await self._stamp(session, call, refresh_in=None)
         await repository.add_event(session, call.id, "call.not_started", {"settled_by": "none_found"} | data)
-        self.metrics.settled.labels("none_found").inc()
+        self.count(call)
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
         """When to search Twilio's list (again), after so many searches that showed nothing."""
@@ -113,6 +137,13 @@ class Settlement:
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
         call.search_at = now + wait if age < _GIVE_UP else None
+
+    def count(self, call: Call) -> None:
+        """Once the record says how it was settled, and is committed or as good as committed."""
+        if call.settled_by is not None and call.settled_at is not None:
+            self.metrics.settled.labels(call.settled_by).inc()
+            waited = call.settled_at - call.pending_since
+            self.metrics.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
     async def _stamp(self, session: Session, call: Call, *, refresh_in: timedelta | None) -> None:
         """Settled now, by the database's clock; `refresh_in` None: there is nothing to follow."""

@@ -43,8 +43,8 @@ class ValidCall:
     request: CallRequest
     warnings: tuple[Fault, ...]
 
-    def warnings_json(self) -> list[dict[str, Any]]:
-        return [asdict(warning) for warning in self.warnings]
+    def warnings_json(self, *more: Fault) -> list[dict[str, Any]]:
+        return [asdict(warning) for warning in (*self.warnings, *more)]
 
 
 def validate_call(body: Mapping[str, Any]) -> ValidCall:

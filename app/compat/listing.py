@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.calls.repository import Edge, Span, StartedFilter
 from app.calls.started import Page
+from app.calls.started_repository import Edge, Span, StartedFilter
 from app.compat.form import Fields
 from app.compat.resource import API_VERSION, resource_of
 from app.errors import Fault, InvalidRequest

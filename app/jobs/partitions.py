@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from app.callbacks.models import Delivery
 from app.calls.models import CallEvent
 from app.database import Database, make_partitions
 
 MONTHS_AHEAD = 3
-PARTITIONED = (CallEvent.__tablename__,)
+PARTITIONED = (CallEvent.__tablename__, Delivery.__tablename__)
 
 
 @dataclass(frozen=True, slots=True)

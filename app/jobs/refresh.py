@@ -11,12 +11,14 @@ from typing import Literal
 
 import structlog
 
+from app.callbacks.outbox import owed_for_the_end, owes_the_end
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
 from app.jobs.apart import each_apart
 from app.observability import Metrics
+from app.observability.tracing import trace
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError, TwilioRejected
@@ -35,6 +37,8 @@ _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
 # The resource is eventually consistent: a fresh call may not be found yet.
 _GIVE_UP_MISSING = timedelta(hours=1)
 _NOT_FOUND = 404
+# How many intervals the end of a call may be known before the tenant is told of it without Twilio's callback.
+_CALLBACK_PATIENCE = 10
 
 Result = Literal["changed", "unchanged", "gone", "failed"]
 
@@ -58,16 +62,17 @@ class Refresher:
         return bool(due)
 
     async def _refresh(self, call: Call) -> None:
-        try:
-            resource = await self._fetch(call)
-        except TwilioError as error:
-            missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
-            status = error.answer.status if error.answer else None
-            level = logging.INFO if missing else logging.WARNING
-            logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
-            await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
-        else:
-            await self._take(call, resource)
+        with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
+            try:
+                resource = await self._fetch(call)
+            except TwilioError as error:
+                missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
+                status = error.answer.status if error.answer else None
+                level = logging.INFO if missing else logging.WARNING
+                logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
+                await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
+            else:
+                await self._take(call, resource)
 
     async def _fetch(self, call: Call) -> CallResource:
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.fetch_deadline_s)
@@ -81,7 +86,15 @@ class Refresher:
             events = take_resource(locked, resource)
             for type_, data in events:
                 await repository.add_event(session, call.id, type_, data)
-            await self._schedule(session, locked, self._next(locked))
+            wait = self._next(locked)
+            if owes_the_end(locked):
+                # The callback, which says more, may still be under way.
+                patience = _CALLBACK_PATIENCE * self.interval - _age(locked, since=locked.end_time)
+                if patience > timedelta(0):
+                    wait = patience if wait is None else min(wait, patience)
+                else:
+                    session.add(owed_for_the_end(locked))
+            await self._schedule(session, locked, wait)
         self._count("changed" if events else "unchanged")
 
     async def _postpone(self, call: Call, *, gone: bool) -> None:

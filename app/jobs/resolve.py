@@ -18,6 +18,7 @@ from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.jobs.apart import each_apart
 from app.observability import Metrics
+from app.observability.tracing import trace
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError
@@ -53,7 +54,7 @@ class Resolver:
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
             for call in abandoned:
-                await self.settlement.unknown(session, call, data={"reason": "abandoned"})
+                await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"}))
         for call in abandoned:
             self.metrics.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))
@@ -69,7 +70,8 @@ class Resolver:
         return bool(due)
 
     async def _search(self, call: Call) -> None:
-        await self._take(call, await self._candidates(call))
+        with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
+            await self._take(call, await self._candidates(call))
 
     async def _candidates(self, call: Call) -> dict[str, CallResource] | None:
         """Twilio's calls that may be this one; None when Twilio could not be asked."""

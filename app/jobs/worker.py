@@ -8,18 +8,24 @@ from datetime import timedelta
 
 import structlog
 
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
+from app.jobs.deliver import Deliverer, Sends
+from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
+from app.observability.tracing import Tracing
 from app.services import Services, budget_of, services
 from app.settings import Settings
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
+_GAUGES_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
 
 
@@ -28,9 +34,11 @@ class Job:
     name: str
     step: Callable[[], Awaitable[bool]]
     idle_s: float
+    # Waits for what a step has begun and not ended.
+    drain: Callable[[], Awaitable[None]] | None = None
 
 
-def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
+def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
@@ -49,20 +57,26 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics) -> list[Job]:
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
+    deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics)
     poll = settings.worker_poll_interval
     return [
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
         Job("control", Controller(state["database"], state["control"]).step, poll),
+        Job("deliver", deliverer.step, poll, deliverer.drain),
+        Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
 
 
-async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
-    """A whole worker: its own services, and every job until `stop` is set."""
-    async with services(settings, metrics) as state:
-        await run_jobs(jobs_of(settings, state, metrics), stop)
+async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
+    """A whole worker: its own services, and every job until `stop` is set. Closes `tracing` at its end."""
+    tracing = tracing or Tracing()
+    with tracing.active():
+        async with services(settings, metrics) as state, Sender(Allowed.parse(settings.delivery_allow)) as sender:
+            await run_jobs(jobs_of(settings, state, metrics, sender), stop)
+    await asyncio.to_thread(tracing.close)
 
 
 async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
@@ -84,3 +98,5 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
         if pause:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
+    if job.drain:
+        await job.drain()

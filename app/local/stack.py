@@ -34,6 +34,7 @@ _PORTS_TRIED = 100
 _SIMULATOR_SPEED = 2.0
 _PRICE_DELAY_S = 5.0
 _WATCHED_REFRESH_S = 0.1
+_LOOPBACK = "127.0.0.0/8,::1/128"
 
 
 class AlreadyRunning(Exception):
@@ -97,6 +98,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             settings = _updated(
                 settings, twilio_base_url=simulator_url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=quick
             )
+        settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK])))
         listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
         servers.append(_Server("the API", create_app(settings), listener))
         stop_worker = asyncio.Event()

@@ -3,3 +3,7 @@
 
 class OperatorError(Exception):
     pass
+
+
+def no_tenant(tenant_id: str) -> OperatorError:
+    return OperatorError(f"there is no tenant {tenant_id}: see `callgate tenants list`")

@@ -3,19 +3,36 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, DateTime, ForeignKey, LargeBinary, Text, UniqueConstraint, Uuid, func
+from sqlalchemy import CheckConstraint, DateTime, ForeignKey, LargeBinary, Text, UniqueConstraint, Uuid, func, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
 
+# Triggers on the four tables notify it of every change, whoever makes it (migration 0005).
+TENANTS_CHANNEL = "callgate_tenants"
+
 
 class Tenant(Base):
     __tablename__ = "tenant"
+    __table_args__ = (CheckConstraint("callback_format IN ('twilio', 'json')", name="callback_format"),)
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     suspended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    # Whom its calls' progress is told to when a creation does not say; method and events go with it.
+    status_callback: Mapped[str | None] = mapped_column(Text)
+    status_callback_method: Mapped[str | None] = mapped_column(Text)
+    status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    callback_format: Mapped[str] = mapped_column(Text, server_default=text("'twilio'"))
+    sealed_callback_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+    @property
+    def callback_secret_identity(self) -> str:
+        """What the sealed secret is bound to."""
+        return f"tenant:{self.id}:callback_secret"
 
 
 class TwilioAccount(Base):

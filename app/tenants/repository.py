@@ -15,6 +15,12 @@ async def get_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
     return await session.get(Tenant, tenant_id)
 
 
+async def lock_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
+    """The row, locked until the transaction ends, for a change that depends on what it holds."""
+    statement = select(Tenant).where(Tenant.id == tenant_id).with_for_update(key_share=True)
+    return (await session.scalars(statement.execution_options(populate_existing=True))).one_or_none()
+
+
 async def list_tenants(session: AsyncSession) -> Sequence[Tenant]:
     return (await session.scalars(select(Tenant).order_by(Tenant.id))).all()
 

@@ -1,8 +1,9 @@
 """What operators do with tenants (`callgate tenants|accounts|keys`), and what a request asks about them."""
 
+import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,7 +15,9 @@ from uuid_utils.compat import uuid7
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
 from app.tenants import repository
-from app.tenants.errors import OperatorError
+from app.tenants.callbacks import CallbackDefaults
+from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.memory import Memory
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
 
@@ -33,6 +36,7 @@ class KnownKey:
     key_id: UUID
     tenant_id: str
     suspended: bool
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,11 @@ class Dialable:
     """References of those that Twilio refused the last time."""
     has_auth_token: bool
     """Callbacks are signed with an auth token; an API key's secret signs nothing."""
+    callbacks: CallbackDefaults
+
+
+def _never() -> bool:
+    return False
 
 
 def key_prefix(key: str) -> str:
@@ -54,9 +63,21 @@ def key_prefix(key: str) -> str:
 
 
 class TenantService:
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    """`is_current` says whether `forget` would be called if any process changed a tenant; only then is anything remembered."""
+
+    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = _never) -> None:
         self._database = database
         self._keyring = keyring
+        self._keys = Memory[KnownKey](is_current=is_current)
+        self._dialables = Memory[Dialable](is_current=is_current)
+        self._account_ids = Memory[UUID](is_current=is_current)
+        self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
+        self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
+
+    def forget(self) -> None:
+        """Read everything anew: something has changed, or may have."""
+        for memory in (self._keys, self._dialables, self._account_ids, self._account_accesses, self._auth_tokens):
+            memory.forget()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
         if not _TENANT_ID.fullmatch(tenant_id):
@@ -81,7 +102,7 @@ class TenantService:
         async with self._database.begin() as session:
             tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
         if tenant is None:
-            raise _no_tenant(tenant_id)
+            raise no_tenant(tenant_id)
         return tenant
 
     async def add_credential(
@@ -112,11 +133,7 @@ class TenantService:
         return credential
 
     async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            accounts = await repository.list_accounts(session, tenant_id)
-            credentials = await repository.list_credentials(session, [account.id for account in accounts])
-        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
+        return (await self._accounts(tenant_id))[1]
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
         async with self._database.begin() as session:
@@ -156,28 +173,39 @@ class TenantService:
 
     async def find_key(self, key: str) -> KnownKey | None:
         """Who shows this API key; None when it is unknown, expired or revoked."""
+        known = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
+        return None if known is None or (known.expires_at and known.expires_at <= datetime.now(UTC)) else known
+
+    async def _read_key(self, key: str) -> KnownKey | None:
         async with self._database.begin() as session:
             found = await repository.find_key(session, prefix=key_prefix(key))
-        if found is None or not self._keyring.matches(found.keyed_hash, key.encode()):
+        if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
-        if found.revoked_at is not None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
-            return None
-        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None)
+        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """None unless the account is this tenant's."""
+        return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
+
+    async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
         async with self._database.begin() as session:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""
-        for account, credentials in await self.list_accounts(tenant_id):
+        return await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
+
+    async def _read_dialable(self, tenant_id: str, account_sid: str | None) -> Dialable | None:
+        tenant, accounts = await self._accounts(tenant_id)
+        for account, credentials in accounts:
             if credentials and account_sid in (None, account.account_sid):
                 accesses = tuple(self._accesses(account, credentials))
                 rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
                 has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-                return Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token) if accesses else None
+                defaults = CallbackDefaults.of(tenant)
+                dialable = Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token, defaults)
+                return dialable if accesses else None
         return None
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
@@ -187,19 +215,32 @@ class TenantService:
         if accepted:
             await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
 
-    async def auth_tokens(self, session: Session, account_id: UUID) -> list[str]:
+    async def auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         """Every not revoked auth token of the account: any of them may have signed a callback."""
+        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(session, account_id)) or ()
+
+    async def _read_auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         credentials = await repository.list_credentials(session, [account_id])
         account = await repository.get_account_by_id(session, account_id)
         tokens = [credential for credential in credentials if credential.kind == "auth_token"]
-        return [access.password.get_secret_value() for access in self._accesses(account, tokens)] if account else []
+        return tuple(access.password.get_secret_value() for access in self._accesses(account, tokens)) if account else ()
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
+        return await self._account_accesses.get(account_id, lambda: self._read_accesses(account_id)) or ()
+
+    async def _read_accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         async with self._database.begin() as session:
             account = await repository.get_account_by_id(session, account_id)
             credentials = await repository.list_credentials(session, [account_id])
         return tuple(self._accesses(account, credentials)) if account else ()
+
+    async def _accounts(self, tenant_id: str) -> tuple[Tenant, list[tuple[TwilioAccount, list[TwilioCredential]]]]:
+        async with self._database.begin() as session:
+            tenant = await self._require(session, tenant_id)
+            accounts = await repository.list_accounts(session, tenant_id)
+            credentials = await repository.list_credentials(session, [account.id for account in accounts])
+        return tenant, [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
     def _accesses(self, account: TwilioAccount, credentials: Sequence[TwilioCredential]) -> list[AccountAccess]:
         accesses = []
@@ -217,9 +258,5 @@ class TenantService:
     async def _require(self, session: Session, tenant_id: str) -> Tenant:
         tenant = await repository.get_tenant(session, tenant_id)
         if tenant is None:
-            raise _no_tenant(tenant_id)
+            raise no_tenant(tenant_id)
         return tenant
-
-
-def _no_tenant(tenant_id: str) -> OperatorError:
-    return OperatorError(f"there is no tenant {tenant_id}: see `callgate tenants list`")

@@ -1,18 +1,20 @@
 """Speak HTTP with Twilio. One method per endpoint; foreign exceptions end here.
 
-What the fault matrix relies on: httpx raises ConnectError, ConnectTimeout and PoolTimeout only before the first byte of the
-request is written, and ProxyError only when a proxy refuses the tunnel. Everything else may have happened after it.
+What the fault matrix relies on: a transport raises ConnectError, ConnectTimeout and PoolTimeout only before the first byte of
+the request is written, and ProxyError only when a proxy refuses the tunnel. Everything else may have happened after it.
 """
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import httpx
 
+from app.observability import Metrics
 from app.twilio.errors import (
     Answer,
     TwilioCredentialRejected,
@@ -23,6 +25,8 @@ from app.twilio.errors import (
     TwilioThrottled,
 )
 from app.twilio.schemas import AccountAccess, CallResource, form_fields, storable
+from app.twilio.transport import TransportName, make_transport
+from app.twilio.watching import watched
 
 Answered = TypeVar("Answered")
 
@@ -56,24 +60,57 @@ async def first_accepted(accesses: Sequence[AccountAccess], ask: Callable[[Accou
     raise refusal
 
 
+class HttpClient:
+    """Prepared requests, straight to the transport.
+
+    What httpx.AsyncClient does besides (redirects, cookies, hooks, rounds of authentication) is not wanted here, and costs as
+    much as the sending.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, *, timeout: httpx.Timeout, user_agent: str) -> None:
+        self._transport = transport
+        self._extensions = {"timeout": timeout.as_dict()}
+        self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": user_agent}
+
+    async def send(self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None) -> httpx.Response:
+        """The answer's head; the caller reads the body, or not, and closes it. Sends once."""
+        request = httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=self._extensions)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
 def make_http_client(
-    *, connect_timeout: float, read_timeout: float, pool_timeout: float, max_connections: int, user_agent: str
-) -> httpx.AsyncClient:
+    *,
+    connect_timeout: float,
+    read_timeout: float,
+    pool_timeout: float,
+    max_connections: int,
+    user_agent: str,
+    transport: TransportName = "aiohttp",
+) -> HttpClient:
     """The one HTTP client of a process: no redirects, no retries of its own, every timeout written out."""
-    return httpx.AsyncClient(
+    return HttpClient(
+        make_transport(transport, max_connections=max_connections),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
-        limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-        follow_redirects=False,
-        headers={"Accept": "application/json", "User-Agent": user_agent},
+        user_agent=user_agent,
     )
 
 
 class TwilioClient:
     """Twilio's 2010 API. Every method raises TwilioError and nothing else of the outside world."""
 
-    def __init__(self, http: httpx.AsyncClient, *, base_url: str) -> None:
+    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None) -> None:
         self._http = http
         self._base_url = base_url
+        self.metrics = metrics or Metrics()
 
     async def create_call(self, access: AccountAccess, parameters: Mapping[str, Any], *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
@@ -82,6 +119,10 @@ class TwilioClient:
         proves nothing.
         """
         return _resource(await self._send("POST", access, "Calls.json", parameters, deadline_s))
+
+    async def try_access(self, access: AccountAccess, *, deadline_s: float) -> None:
+        """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
+        await self._send("GET", access, "Calls.json?PageSize=1", None, deadline_s)
 
     async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
@@ -117,6 +158,7 @@ class TwilioClient:
             path = str(following).partition(f"/Accounts/{access.account_sid}/")[2]
         raise TwilioOutcomeUnknown("list_too_long")
 
+    @watched
     async def _send(
         self,
         method: str,
@@ -130,20 +172,20 @@ class TwilioClient:
             form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
         except UnicodeEncodeError as error:
             raise TwilioNotSent("not_encodable") from error
+        headers = {"Authorization": authorization(access)}
+        if form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
         async with translated(), asyncio.timeout(deadline_s):
-            request = self._http.build_request(
-                method,
-                url,
-                content=form,
-                headers={"Content-Type": "application/x-www-form-urlencoded"} if form is not None else None,
-            )
-            auth = httpx.BasicAuth(access.username, access.password.get_secret_value())
-            response = await self._http.send(request, auth=auth, stream=True)
+            response = await self._http.send(method, url, headers=headers, content=form)
             try:
                 body = await _read(response)
             finally:
                 await response.aclose()
         return _classify(response, body)
+
+
+def authorization(access: AccountAccess) -> str:
+    return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0013 has it.
+"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0014 has it.
 
 Unlike `client`, which reads what it needs, this passes Twilio's answers on: each piece as it arrives, up to a limit.
 """
@@ -12,10 +12,12 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from app.twilio.client import read_answer, read_json, refusal, translated
+from app.observability import Metrics
+from app.twilio.client import HttpClient, authorization, read_answer, read_json, refusal, translated
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.schemas import AccountAccess
 from app.twilio.subresources import RECORDINGS, Operation
+from app.twilio.watching import watched
 
 # A page of 1000 recordings has about 1 MB, one of 1000 events can have more.
 JSON_LIMIT = 4 * 1024 * 1024
@@ -48,9 +50,10 @@ class Done:
 class Forwarding:
     """Every method raises TwilioError and nothing else of the outside world."""
 
-    def __init__(self, http: httpx.AsyncClient, *, base_url: str) -> None:
+    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics) -> None:
         self._http = http
         self._base_url = base_url
+        self.metrics = metrics
 
     @asynccontextmanager
     async def read(
@@ -115,20 +118,36 @@ class Forwarding:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
+        response: httpx.Response = await self._send(method, access, path, deadline_s, content, headers or {})
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    @watched
+    async def _send(
+        self,
+        method: str,
+        access: AccountAccess,
+        path: str,
+        deadline_s: float,
+        content: bytes | None,
+        headers: Mapping[str, str],
+    ) -> httpx.Response:
         """A 2xx whose body was not read yet."""
         url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}
         async with translated(), asyncio.timeout(deadline_s):
-            request = self._http.build_request(method, url, content=content, headers={**form, **(headers or {})})
-            auth = httpx.BasicAuth(access.username, access.password.get_secret_value())
-            response = await self._http.send(request, auth=auth, stream=True)
+            response = await self._http.send(
+                method, url, headers={"Authorization": authorization(access), **form, **headers}, content=content
+            )
+        if response.is_success:
+            return response
         try:
-            if not response.is_success:
-                body = await _whole(response, _REFUSAL_LIMIT, deadline_s)
-                raise refusal(read_answer(response, read_json(body)))
-            yield response
+            body = await _whole(response, _REFUSAL_LIMIT, deadline_s)
         finally:
             await response.aclose()
+        raise refusal(read_answer(response, read_json(body)))
 
 
 def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:

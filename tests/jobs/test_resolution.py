@@ -103,15 +103,6 @@ async def test_every_creation_carries_our_callback_with_the_calls_id(gateway: Ga
     assert [value for name, value in form if name == "StatusCallbackEvent"] == ["initiated", "ringing", "answered", "completed"]
 
 
-async def test_a_creation_that_names_its_own_callback_keeps_it(gateway: Gateway) -> None:
-    async with running_upstream(created()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
-        await tenant.create(status_callback="https://own.example.com/")
-        await tenant.create(application_sid="AP" + "0" * 32)
-        assert dict(upstream.posts[0].form)["StatusCallback"] == "https://own.example.com/"
-        assert "StatusCallback" not in dict(upstream.posts[1].form)
-
-
 async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway) -> None:
     async with running_upstream(reset) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -59,19 +59,21 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
         )
 
 
-def resolver_of(gateway: Gateway, *, longest_life: timedelta) -> Resolver:
+@pytest.fixture
+async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
     """Never asks Twilio: nothing is due to be searched for in these tests."""
     http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
     metrics = Metrics()
-    return Resolver(
-        database=gateway.database,
-        tenants=gateway.tenants,
-        twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-        metrics=metrics,
-        settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(5, timedelta(minutes=15))),
-        longest_life=longest_life,
-        deadline_s=1.0,
-    )
+    async with http:
+        yield Resolver(
+            database=gateway.database,
+            tenants=gateway.tenants,
+            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
+            metrics=metrics,
+            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(5, timedelta(minutes=15))),
+            longest_life=timedelta(minutes=2),
+            deadline_s=1.0,
+        )
 
 
 async def _make_due(gateway: Gateway) -> None:
@@ -230,7 +232,7 @@ async def test_a_claimed_call_is_leased_until_its_worker_can_no_longer_be_alive(
     assert timedelta(0) < due - datetime.now(UTC) < timedelta(minutes=1)
 
 
-async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway) -> None:
+async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: Resolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["id"]
@@ -239,7 +241,6 @@ async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Ga
                 text("UPDATE call SET execution = 'pending', pending_since = now() - interval '1 hour' WHERE id = :id"),
                 {"id": call_id},
             )
-        resolver = resolver_of(gateway, longest_life=timedelta(minutes=2))
         assert await resolver.mark_abandoned()
         assert await resolver.mark_abandoned() is False
         again = await tenant.create("k")
@@ -249,7 +250,7 @@ async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Ga
     assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
 
 
-async def test_young_pending_creation_is_left_alone(gateway: Gateway) -> None:
+async def test_young_pending_creation_is_left_alone(gateway: Gateway, resolver: Resolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
@@ -257,7 +258,7 @@ async def test_young_pending_creation_is_left_alone(gateway: Gateway) -> None:
             await session.execute(
                 text("UPDATE call SET execution = 'pending', pending_since = now() WHERE id = :id"), {"id": call_id}
             )
-        assert await resolver_of(gateway, longest_life=timedelta(minutes=2)).mark_abandoned() is False
+        assert await resolver.mark_abandoned() is False
 
 
 async def test_partitions_of_the_coming_months_are_made_once_also_by_several_workers(gateway: Gateway) -> None:

@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -91,12 +92,16 @@ def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
     }
 
 
+def _rendered(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> bytes:
+    content = json.dumps(document).encode() if body is None else body
+    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
 def answer(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> Behaviour:
     async def behave(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        content = json.dumps(document).encode() if body is None else body
-        lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(content)}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        writer.write(_rendered(status, document, headers=headers, body=body))
         await writer.drain()
 
     return behave
@@ -150,6 +155,71 @@ async def half_an_answer(_: Upstream, __: asyncio.StreamReader, writer: asyncio.
     raise ConnectionError
 
 
+async def half_a_chunked_answer(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{"sid": \r\n')
+    await writer.drain()
+    raise ConnectionError
+
+
+async def half_a_head(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The rest of the header never comes."""
+    writer.write(b"HTTP/1.1 201 Created\r\nContent-Le")
+    await upstream.released.wait()
+
+
+async def half_a_body(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The rest of the body never comes."""
+    writer.write(b'HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"sid": "CA')
+    await upstream.released.wait()
+
+
+async def dripping(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer so slow that it never ends, without a silence that is long enough to notice."""
+    writer.write(b"HTTP/1.1 201 Created\r\nX: ")
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def endless_head(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 201 Created\r\nX: " + b"x" * 300_000)
+    await writer.drain()
+    raise ConnectionError
+
+
+def preceded(head: bytes, then: Behaviour) -> Behaviour:
+    """`head` before what `then` answers: an interim answer, for example."""
+
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        await then(upstream, reader, writer)
+
+    return behave
+
+
+def created_and_unasked(unasked: dict[str, Any], *, at_once: bool) -> Behaviour:
+    """A new call, and a second answer that nobody asked for: in one piece with the first, or once the test says so."""
+    second = _rendered(201, unasked)
+
+    async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = _rendered(201, call_resource())
+        writer.write(first + second if at_once else first)
+        if not at_once:
+            await upstream.released.wait()
+            writer.write(second)
+        await writer.drain()
+
+    return behave
+
+
+async def created_then_closed(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer that promises nothing of the kind, and FIN behind it."""
+    writer.write(_rendered(201, call_resource()))
+    await writer.drain()
+    raise ConnectionError
+
+
 async def not_http(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"\x00\x01\x02 this is not HTTP\r\n\r\n")
     await writer.drain()
@@ -157,10 +227,10 @@ async def not_http(_: Upstream, __: asyncio.StreamReader, writer: asyncio.Stream
 
 
 @asynccontextmanager
-async def running_upstream(*script: Behaviour) -> AsyncIterator[Upstream]:
+async def running_upstream(*script: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     upstream = Upstream("", list(script))
-    server = await asyncio.start_server(upstream.handle, "127.0.0.1", 0)
-    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(upstream.handle, "127.0.0.1", 0, ssl=tls)
+    upstream.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield upstream
     finally:

@@ -1,0 +1,173 @@
+"""Where a delivery may go: judged once when a URL is given, and again for the address that is dialled. Pure.
+
+A tenant chooses the URL and the gateway dials it from inside the operator's network, so what is not the public internet
+takes the operator's word (CALLGATE_DELIVERY_ALLOW), and some of it cannot be had at all.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, NamedTuple, Self
+
+from app.settings import parse_delivery_allow
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+MOST_CHARACTERS: Final = 2048
+
+# IANA's registries of special-purpose addresses: link-local, and all that no receiver can live at.
+_RESERVED_V4 = ["0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"]
+_RESERVED_V4 += ["198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"]
+_RESERVED_V6 = ["2001::/23", "2001:db8::/32", "3fff::/20"]
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")  # all that IANA has given out; Teredo, 2001::/32, is reserved above
+# Where clouds tell machines their secrets, beside 169.254.169.254: Azure, Alibaba, Amazon, Google, Scaleway.
+_METADATA = ["168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42"]
+_NEVER: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _METADATA]
+# Loopback, RFC 1918, RFC 6598, RFC 4193: inside a cluster the normal case, for all others a way in.
+_LOCAL = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"]
+_PRIVATE: Final = [ip_network(network) for network in _LOCAL]
+_LOOPBACK: Final = IPv4Address("127.0.0.1")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+
+# RFC 3986 without what its readers disagree on: userinfo, a backslash, raw controls or non-ASCII.
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>(?:/[!$&-;=@-Z_a-z~%]*)?(?:\?[!$&-;=?-Z_a-z~%]*)?(?:\#[!-~]*)?)",
+    re.IGNORECASE | re.ASCII,
+)
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Fault(NamedTuple):
+    """Why a URL is refused. `code` is stable; `detail` says how to mend it and holds nothing of the URL."""
+
+    code: str
+    detail: str
+
+
+class Target(NamedTuple):
+    """What there is to dial. `host` is lower case, an IPv6 address without its brackets."""
+
+    scheme: str
+    host: str
+    port: int
+    address: Address | None
+    """Where the host is written as one: then no name is resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the operator's word opens of the private ranges and loopback; never more than those."""
+
+    networks: Sequence[Network] = ()
+    hosts: Sequence[str] = ()
+    """Exact names, or with a leading dot all names below."""
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """ValueError for what is neither a network nor a host; Settings has refused that already."""
+        return cls(*parse_delivery_allow(text or ""))
+
+    def names(self, host: str) -> bool:
+        return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
+
+    def holds(self, address: Address) -> bool:
+        return any(address in network for network in self.networks)
+
+
+def read_url(url: str, allowed: Allowed) -> Target | Fault:
+    """At creation, and once more before it is used. What a name resolves to is for `may_dial`."""
+    match = _URL.fullmatch(url)
+    if len(url) > MOST_CHARACTERS:
+        return Fault("url_too_long", f"Use at most {MOST_CHARACTERS} characters.")
+    if match is None or _BAD_ESCAPE.search(match["rest"]):
+        return _why_no_url(url)
+    authority = match["authority"]
+    if "@" in authority:
+        return Fault("url_credentials", "Leave out the user and password: deliveries are signed, and URLs end up in logs.")
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        return Fault("url_host", "Check the host: an IPv6 address is written in brackets, as in http://[2001:db8::1]/.")
+    scheme, host = match["scheme"].lower(), parts["host"].lower()
+    port = int(parts["port"] or (443 if scheme == "https" else 80)) if len(parts["port"] or "") <= 5 else 0
+    if not 1 <= port <= 65535:
+        return Fault("url_port", "Use a port from 1 to 65535.")
+    address = _read_host(host)
+    if isinstance(address, Fault):
+        return address
+    # RFC 6761: whatever a resolver says, these names are this machine.
+    is_localhost = host == "localhost" or host.endswith(".localhost")
+    judged = _LOOPBACK if is_localhost else address
+    if judged is not None and (fault := _judge(judged, host, allowed)):
+        return fault
+    return Target(scheme, host.strip("[]"), port, address)
+
+
+def may_dial(address: str, host: str, allowed: Allowed) -> bool:
+    """Whether a connection for `host` may go to this address, which is what it was just resolved to."""
+    return "%" not in address and _judge(ip_address(address), host.lower(), allowed) is None
+
+
+def _why_no_url(url: str) -> Fault:
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", url)
+    if scheme is None or scheme[0].lower() not in ("http:", "https:"):
+        return Fault("url_scheme", "Use an http:// or https:// URL.")
+    if not url[scheme.end() :].startswith("//"):
+        return Fault("url_syntax", "Write two slashes after the scheme, as in https://example.com/path.")
+    if not url.isascii():
+        return Fault("url_not_ascii", "Percent-encode what is not ASCII; a host is written in its form that begins with xn--.")
+    return Fault("url_syntax", 'Percent-encode what no URL may hold: spaces, controls, and any of \\ " < > [ ] ^ ` { | }.')
+
+
+def _read_host(host: str) -> Address | Fault | None:
+    """The address that it is, None for a name."""
+    if host.startswith("["):
+        try:
+            return IPv6Address(host[1:-1]) if "%" not in host else Fault("url_host", "Leave out the zone of the IPv6 address.")
+        except ValueError:
+            return Fault("url_host", "Check the IPv6 address between the brackets.")
+    if not host:
+        return Fault("url_host", "Name a host.")
+    if not host.isascii():
+        return Fault("url_not_ascii", "Write an international host in its ASCII form, which begins with xn--.")
+    if host.endswith("."):
+        return Fault("url_host", "Leave out the dot at the end of the host.")
+    # Resolvers read 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 as addresses, and not all of them as the same one.
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        try:
+            return IPv4Address(host)
+        except ValueError:
+            return Fault("url_host", "Write an IPv4 address as four decimal numbers without leading zeros.")
+    if not _NAME.fullmatch(host):
+        return Fault("url_host", "Check the host: letters, digits and hyphens, between dots at most 63, in all at most 253.")
+    return None
+
+
+def _judge(address: Address, host: str, allowed: Allowed) -> Fault | None:
+    address = _embedded(address)
+    is_private = _holds(_PRIVATE, address)
+    is_given_out = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
+    if _holds(_NEVER, address) or not (is_private or is_given_out):
+        return Fault("url_address_refused", "Use another host: link-local, metadata and reserved addresses are never dialled.")
+    if is_private and not allowed.holds(address) and not allowed.names(host):
+        detail = "Use a public host, or have the operator name this one's network or suffix in CALLGATE_DELIVERY_ALLOW."
+        return Fault("url_address_private", detail)
+    return None
+
+
+def _holds(networks: Iterable[Network], address: Address) -> bool:
+    return any(address in network for network in networks)
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for: mapped, 6to4 or NAT64 (RFC 6052)."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address

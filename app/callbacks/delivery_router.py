@@ -1,0 +1,164 @@
+"""HTTP for deliveries: what a tenant was told, and sending it again."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import ValidationError
+
+from app.auth import CallerDep
+from app.body import JsonBody
+from app.callbacks.delivery_service import DeliveryService
+from app.callbacks.models import Delivery
+from app.callbacks.schemas import DeliveryList, DeliveryRecord, ReplayAnswer, ReplayRequest
+from app.calls.router import IdOrSid
+from app.errors import (
+    BodyTooLarge,
+    CallNotFound,
+    DatabaseUnavailable,
+    DeliveryNotFound,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from app.faults import fault_of
+from app.problems import responses
+
+router = APIRouter(prefix="/v1", tags=["deliveries"])
+
+_EXAMPLE = {
+    "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",
+    "call_id": "01a20722-82cb-7520-b5df-0e45ebf88f42",
+    "event": "completed",
+    "sequence": 3,
+    "webhook_id": "msg_01a2072282cb7520b5df0e45ebf88f42_completed",
+    "url": "https://calls.example.com/progress",
+    "method": "POST",
+    "state": "delivered",
+    "attempts": 2,
+    "next_attempt_at": None,
+    "last_attempt_at": "2026-11-23T09:30:41.512Z",
+    "last_status": 204,
+    "last_error": None,
+    "delivered_at": "2026-11-23T09:30:41.512Z",
+    "created_at": "2026-11-23T09:30:36.096Z",
+    "fields": {"CallSid": "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "CallStatus": "completed", "CallDuration": "12"},
+}
+_CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"
+_READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
+
+
+async def delivery_service(request: Request) -> DeliveryService:
+    service: DeliveryService = request.state.deliveries
+    return service
+
+
+DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
+
+
+@router.get(
+    "/calls/{id_or_sid}/deliveries",
+    operation_id="list_call_deliveries",
+    summary="What its status_callback was told of a call",
+    responses={
+        200: {"content": {"application/json": {"examples": {"told": {"value": {"deliveries": [_EXAMPLE]}}}}}},
+        **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
+    },
+)
+async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
+    """One for each event that was asked for and is known, in the order of the events. docs/callbacks.md tells what is sent."""
+    deliveries = await service.list(caller, id_or_sid)
+    return DeliveryList(deliveries=[DeliveryRecord.model_validate(delivery) for delivery in deliveries])
+
+
+@router.post(
+    "/calls/{id_or_sid}/deliveries/{delivery_id}/retry",
+    operation_id="retry_delivery",
+    summary="Send a delivery again",
+    response_model=DeliveryRecord,
+    responses={
+        200: {
+            "content": {
+                "application/json": {
+                    "examples": {
+                        "due": {
+                            "value": _EXAMPLE
+                            | {
+                                "state": "pending",
+                                "attempts": 0,
+                                "next_attempt_at": "2026-11-23T10:00:00.000Z",
+                                "delivered_at": None,
+                            }
+                        }
+                    }
+                }
+            }
+        },
+        **responses(
+            CallNotFound,
+            DeliveryNotFound,
+            *_READ_ERRORS,
+            method="POST",
+            instance=f"{_CALL_PATH}/{_EXAMPLE['id']}/retry",
+        ),
+    },
+)
+async def retry_delivery(
+    caller: CallerDep,
+    service: DeliveryServiceDep,
+    id_or_sid: IdOrSid,
+    delivery_id: Annotated[UUID, Path(description="The delivery's `id`.", examples=[_EXAMPLE["id"]])],
+) -> Delivery:
+    """At once, under the same webhook id, whatever became of it before. One that was settled is tried for three days more."""
+    return await service.retry(caller, id_or_sid, delivery_id)
+
+
+@router.post(
+    "/deliveries/replay",
+    operation_id="replay_deliveries",
+    summary="Send deliveries again, after the receiver was down",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ReplayRequest"},
+                    "examples": {
+                        "failed": {
+                            "summary": "What was given up",
+                            "value": {"since": "2026-11-23T00:00:00Z", "failed_only": True},
+                        }
+                    },
+                }
+            },
+        }
+    },
+    responses={
+        200: {"content": {"application/json": {"examples": {"all": {"value": {"replayed": 17, "continue_since": None}}}}}},
+        **responses(
+            MalformedBody,
+            Unauthorized,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            InternalError,
+            DatabaseUnavailable,
+            method="POST",
+            instance="/v1/deliveries/replay",
+        ),
+    },
+)
+async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body: JsonBody) -> ReplayAnswer:
+    """Those that were given up, or with `failed_only: false` the delivered ones too, under their own webhook ids.
+
+    What is pending already stays as it is. At most 10,000 at one time: `continue_since` says where to go on.
+    """
+    try:
+        wanted = ReplayRequest.model_validate(body)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        raise InvalidRequest(faults=tuple(fault_of(detail) for detail in details)) from None
+    replay = await service.replay(caller, since=wanted.since, failed_only=wanted.failed_only)
+    return ReplayAnswer(replayed=replay.count, continue_since=replay.continue_since)

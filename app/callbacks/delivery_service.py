@@ -1,0 +1,58 @@
+"""What a tenant asks about its deliveries. Not aware of HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from app.auth import Caller
+from app.callbacks import repository
+from app.callbacks.models import Delivery
+from app.calls import ids
+from app.calls.service import CallService
+from app.database import Database
+from app.errors import DeliveryNotFound
+
+# Of one statement, and of one request.
+_BATCH = 500
+_BATCHES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    count: int
+    continue_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryService:
+    database: Database
+    calls: CallService
+
+    async def list(self, caller: Caller, id_or_sid: str) -> Sequence[Delivery]:
+        call = await self.calls.get(caller, id_or_sid)
+        async with self.database.begin() as session:
+            return await repository.list_deliveries(session, call.id)
+
+    async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> Delivery:
+        """Send it again now, whatever became of it; one that was settled is tried for three days more."""
+        call = await self.calls.get(caller, id_or_sid)
+        async with self.database.begin() as session:
+            delivery = await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id)
+        if delivery is None:
+            raise DeliveryNotFound
+        return delivery
+
+    async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> Replay:
+        """Send settled ones again, the oldest first; a transaction for each batch, and not more than so many at one time."""
+        count, after = 0, UUID(int=0)
+        for _ in range(_BATCHES):
+            async with self.database.begin() as session:
+                replayed = await repository.replay(
+                    session, tenant_id=caller.tenant_id, since=since, after=after, failed_only=failed_only, limit=_BATCH
+                )
+            count += len(replayed)
+            if len(replayed) < _BATCH:
+                return Replay(count, None)
+            after = replayed[-1]
+        return Replay(count, ids.created_at(after))

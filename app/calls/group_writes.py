@@ -1,0 +1,107 @@
+"""The two writes of every creation, for many creations at once: each is one statement, and so one transaction.
+
+Rows travel as JSON, which Postgres reads by the table's own column types; that costs this process a tenth of what a bound
+parameter for each value costs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils.compat import uuid7
+
+from app.calls.models import Call
+from app.twilio.schemas import CallResource
+
+_INTENT_COLUMNS = (
+    "id",
+    "tenant_id",
+    "account_id",
+    "account_sid",
+    "created_at",
+    "idempotency_key",
+    "fingerprint",
+    "parameters",
+    "warnings",
+    "to",
+    "from",
+    "traceparent",
+    "status_callback",
+    "status_callback_method",
+    "status_callback_events",
+)
+_ATTRIBUTES = {"from": "from_"}
+_OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")
+
+
+def _names(columns: Sequence[str], prefix: str = "") -> str:
+    return ", ".join(f'{prefix}"{column}"' for column in columns)
+
+
+# Sorted, so that two processes that insert the same keys wait for each other in one order.
+_INSERT_INTENTS: TextClause = text(f"""
+    WITH given AS MATERIALIZED (
+        SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id
+        FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+    ), inserted AS (
+        INSERT INTO call (execution, pending_since, {_names(_INTENT_COLUMNS)})
+        SELECT 'pending', now(), {_names(_INTENT_COLUMNS)} FROM given ORDER BY tenant_id, idempotency_key
+        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+        RETURNING id, updated_at
+    ), told AS (
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT event_id, id, clock_timestamp(), 'call.pending', '{{"attempt": 1}}' FROM given JOIN inserted USING (id)
+    )
+    SELECT id, updated_at FROM inserted
+""")  # noqa: S608  # our own columns
+
+# Locked in one order, as whoever locks several calls does; a call that is not pending any more, or in another attempt, is not
+# touched: what stands there is better founded.
+_WRITE_OUTCOMES: TextClause = text(f"""
+    WITH given AS MATERIALIZED (
+        SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
+               make_interval(secs => (given ->> 'refresh_in')::float8) AS refresh_in,
+               make_interval(secs => (given ->> 'search_in')::float8) AS search_in
+        FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+    ), pending AS MATERIALIZED (
+        SELECT id FROM call JOIN given USING (id, attempt) WHERE call.execution = 'pending' ORDER BY id FOR UPDATE OF call
+    ), changed AS (
+        UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
+            settled_at = CASE WHEN given.execution <> 'unknown' THEN now() END,
+            refresh_at = now() + given.refresh_in, search_at = now() + given.search_in, updated_at = now()
+        FROM given JOIN pending USING (id) WHERE call.id = given.id
+        RETURNING call.id, call.updated_at
+    ), told AS (
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id)
+    )
+    SELECT id, updated_at FROM changed
+""")  # noqa: S608  # our own columns
+
+
+async def insert_intents(connection: AsyncConnection, calls: Sequence[Call]) -> dict[UUID, datetime]:
+    """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
+    rows = [
+        {column: getattr(call, _ATTRIBUTES.get(column, column)) for column in _INTENT_COLUMNS}
+        | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
+        for call in calls
+    ]
+    inserted = await connection.execute(_INSERT_INTENTS, {"rows": _rows(rows)})
+    return {row.id: row.updated_at for row in inserted}
+
+
+async def write_outcomes(connection: AsyncConnection, outcomes: Sequence[Mapping[str, Any]]) -> dict[UUID, datetime]:
+    """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
+
+    Returns when each was changed; those missing were not pending any more, or not in this attempt.
+    """
+    changed = await connection.execute(_WRITE_OUTCOMES, {"rows": _rows(outcomes)})
+    return {row.id: row.updated_at for row in changed}
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    return to_json([{**row, "event_id": uuid7()} for row in rows]).decode()

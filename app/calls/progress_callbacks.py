@@ -1,0 +1,97 @@
+"""Who tells the tenant of a call's progress: we do, from what Twilio tells us, or Twilio itself. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urldefrag
+from uuid import UUID
+
+from app.calls.models import Call
+from app.calls.update_parameters import CallUpdate
+from app.calls.validation import CallRequest
+from app.errors import Fault, InvalidRequest
+from app.tenants.service import Dialable
+
+# By default Twilio repeats a callback only when it cannot connect, and once.
+# https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
+CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
+_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
+_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
+_ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
+
+Judge = Callable[[str], tuple[str, str] | None]
+"""Why a URL is none that we may dial: a stable code and what to do; None when it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressCallbacks:
+    """`for_twilio` stands in place of the request's own parameters, `columns` on the call."""
+
+    for_twilio: dict[str, Any]
+    columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
+    warnings: tuple[Fault, ...] = ()
+
+
+def progress_callbacks(
+    request: CallRequest, account: Dialable, call_id: UUID, *, base: str | None, judge: Judge
+) -> ProgressCallbacks:
+    """Our own status callback, with the call's id in it, goes to Twilio wherever that can work: by it a call whose answer was
+    lost announces itself. Then the tenant's own is ours to deliver, or its default; InvalidRequest when we may not dial it.
+
+    Without a public URL nothing reaches us, and without an auth token nobody could tell what is genuine: the request's own
+    parameters are passed on. With an application_sid Twilio heeds neither.
+    """
+    own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
+    if base is None or not account.has_auth_token:
+        return ProgressCallbacks(own)
+    if request.application_sid:
+        text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
+        return ProgressCallbacks(own, warnings=(Fault("/application_sid", "polling_only", text),))
+    ours = {
+        "status_callback": f"{base}/{call_id}{CALLBACK_RETRIES}",
+        "status_callback_event": _ALL_EVENTS,
+        "status_callback_method": "POST",
+    }
+    return ProgressCallbacks(ours, _columns(request, account, judge))
+
+
+def changed_callbacks(
+    update: CallUpdate, call: Call, account: Dialable, *, base: str | None, judge: Judge
+) -> ProgressCallbacks:
+    """The same for a change to a call: ours stays, or comes, where Twilio has it; the tenant's new one is ours to deliver.
+
+    `columns` holds only what changes.
+    """
+    names = ("status_callback", "status_callback_method")
+    own = {name: value for name in names if (value := getattr(update, name)) is not None}
+    if not own or base is None or not account.has_auth_token or "application_sid" in call.parameters:
+        return ProgressCallbacks(own, {})
+    if update.status_callback is None:
+        return ProgressCallbacks({}, {"status_callback_method": update.status_callback_method})
+    if refused := judge(update.status_callback):
+        code, text = refused
+        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    ours = {"status_callback": f"{base}/{call.id}{CALLBACK_RETRIES}", "status_callback_method": "POST"}
+    columns = {
+        "status_callback": urldefrag(update.status_callback).url,
+        "status_callback_method": update.status_callback_method or "POST",
+        "status_callback_events": call.status_callback_events or ["completed"],
+    }
+    return ProgressCallbacks(ours, columns)
+
+
+def _columns(request: CallRequest, account: Dialable, judge: Judge) -> dict[str, Any]:
+    """A request that names no URL takes the tenant's default, with what it says itself of method and events."""
+    named, default = request.status_callback, account.callbacks
+    if named and (refused := judge(named)):
+        code, text = refused
+        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    url = named or default.url
+    if url is None:
+        return dict.fromkeys(_COLUMNS)
+    return {
+        # The fragment is for Twilio's own retries.
+        "status_callback": urldefrag(url).url,
+        "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
+        "status_callback_events": request.status_callback_event or (None if named else default.events) or ["completed"],
+    }

@@ -1,0 +1,6 @@
+"""What one process tells of itself: logs, metrics, traces. Knows no route and no table."""
+
+from app.observability.logs import configure_logging
+from app.observability.metrics import Metrics
+
+__all__ = ["Metrics", "configure_logging"]

@@ -1,0 +1,125 @@
+"""What one process counts. What concerns the whole database is measured by the workers: app/jobs/gauges.py."""
+
+import platform
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
+
+from app import __version__
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
+_SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
+
+
+class Metrics:
+    """Everything that /metrics shows. Labels come from short, fixed sets: never ids, tenants or numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        Gauge(
+            "callgate_build_info",
+            "Always 1; the labels are the versions of Callgate and of Python.",
+            ["version", "python"],
+            registry=self.registry,
+        ).labels(__version__, platform.python_version()).set(1)
+        self.requests = Counter(
+            "callgate_http_requests_total",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "callgate_http_request_seconds",
+            "Time from a request's first byte to its answer's last.",
+            ["method", "route"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.creations = Counter(
+            "callgate_creations_total",
+            "Creations that were dialled, by what became of them.",
+            ["execution"],
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "callgate_refused_total",
+            "Requests answered with a problem, by its slug.",
+            ["slug"],
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=self.registry)
+        self.upstream_seconds = Histogram(
+            "callgate_upstream_seconds",
+            "Time of one request to Twilio, by what was asked; whatever came of it.",
+            ["operation"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.upstream_answers = Counter(
+            "callgate_upstream_answers_total",
+            "Requests to Twilio by what was asked and the class of the answer; `not_sent` never left us, `lost` had no "
+            "trustworthy answer.",
+            ["operation", "answer"],
+            registry=self.registry,
+        )
+        self.upstream_in_flight = Gauge(
+            "callgate_upstream_in_flight", "Requests to Twilio that wait for their answer now.", registry=self.registry
+        )
+        self.refreshes = Counter(
+            "callgate_refreshes_total",
+            "Looks at Twilio's record of a call, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.credentials_rejected = Counter(
+            "callgate_credentials_rejected_total", "Times that Twilio refused a credential.", registry=self.registry
+        )
+        self.settled = Counter(
+            "callgate_settled_total", "Executions settled, by how that was known.", ["by"], registry=self.registry
+        )
+        self.settle_seconds = Histogram(
+            "callgate_settle_seconds",
+            "Time from a creation's intent until its execution was settled, by how that was known.",
+            ["by"],
+            buckets=_SETTLING_BUCKETS,
+            registry=self.registry,
+        )
+        self.corrected = Counter(
+            "callgate_corrected_total",
+            "Calls told as not started that turned out to have started: each is worth looking into.",
+            registry=self.registry,
+        )
+        self.callbacks = Counter(
+            "callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=self.registry
+        )
+        self.deliveries = Counter(
+            "callgate_delivery_attempts_total",
+            "Attempts to tell a tenant of an event, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.searches = Counter(
+            "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=self.registry
+        )
+        self.abandoned = Counter(
+            "callgate_abandoned_total",
+            "Pending creations whose process died, found and marked unknown.",
+            registry=self.registry,
+        )
+
+    def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
+        """Show the pool of database connections; asked when Prometheus asks."""
+        connections = Gauge(
+            "callgate_database_connections",
+            "Database connections of this process: how many it may have, and how many are in use now.",
+            ["state"],
+            registry=self.registry,
+        )
+        connections.labels("allowed").set(size)
+        connections.labels("in_use").set_function(in_use)
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

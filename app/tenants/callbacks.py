@@ -1,0 +1,105 @@
+"""How a tenant wants to be told of its calls' progress: its defaults, the form, and the secret that signs deliveries."""
+
+import base64
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import SecretStr
+
+from app.crypto import Keyring, SecretUnreadable
+from app.database import Database
+from app.tenants import repository
+from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.models import Tenant
+
+# https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
+_MARK = "whsec_"
+_SECRET_BYTES = 32
+
+Form = Literal["twilio", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackDefaults:
+    """Whom to tell, and of what, when a creation does not say."""
+
+    url: str | None
+    method: str | None
+    events: Sequence[str] | None
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> "CallbackDefaults":
+        return cls(tenant.status_callback, tenant.status_callback_method, tenant.status_callback_events)
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    form: Form
+    secret: SecretStr
+
+
+class TenantCallbacks:
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    async def configure(
+        self,
+        tenant_id: str,
+        *,
+        url: str | None = None,
+        method: str | None = None,
+        events: Sequence[str] | None = None,
+        form: Form | None = None,
+        clear: bool = False,
+    ) -> Tenant:
+        """Change what is given and leave the rest; `clear` first forgets the defaults. With nothing given: what is set."""
+        changes = {"status_callback": url, "status_callback_method": method, "status_callback_events": events and list(events)}
+        async with self._database.begin() as session:
+            tenant = await repository.lock_tenant(session, tenant_id)
+            if tenant is None:
+                raise no_tenant(tenant_id)
+            for name, value in changes.items():
+                if value is not None or clear:
+                    setattr(tenant, name, value)
+            if form is not None:
+                tenant.callback_format = form
+            if tenant.status_callback is None and (tenant.status_callback_method or tenant.status_callback_events):
+                raise OperatorError("a default method or default events need a default URL: give --url too")
+        return tenant
+
+    async def renew_secret(self, tenant_id: str) -> str:
+        """A new secret, which signs from now on, repetitions of earlier deliveries included. It is told this once."""
+        async with self._database.begin() as session:
+            tenant = await repository.lock_tenant(session, tenant_id)
+            if tenant is None:
+                raise no_tenant(tenant_id)
+            return self._seal_new_secret(tenant)
+
+    async def signing(self, tenant_id: str) -> Signing:
+        """How to make a delivery. A tenant without a secret gets one: what is not signed would teach receivers not to check.
+
+        Raises OperatorError when the secret does not open.
+        """
+        async with self._database.begin() as session:
+            tenant = await repository.get_tenant(session, tenant_id)
+            if tenant is not None and tenant.sealed_callback_secret is None:
+                tenant = await repository.lock_tenant(session, tenant_id)
+            if tenant is None:
+                raise no_tenant(tenant_id)
+            secret = self._open(tenant) if tenant.sealed_callback_secret else self._seal_new_secret(tenant)
+            form: Form = "json" if tenant.callback_format == "json" else "twilio"
+        return Signing(form, SecretStr(secret))
+
+    def _open(self, tenant: Tenant) -> str:
+        try:
+            return self._keyring.open(tenant.sealed_callback_secret or b"", identity=tenant.callback_secret_identity)
+        except SecretUnreadable as error:
+            raise OperatorError(f"the callback secret of tenant {tenant.id} cannot be opened: {error}") from None
+
+    def _seal_new_secret(self, tenant: Tenant) -> str:
+        secret = _MARK + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+        tenant.sealed_callback_secret = self._keyring.seal(secret, identity=tenant.callback_secret_identity)
+        return secret

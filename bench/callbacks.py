@@ -1,0 +1,60 @@
+"""Signed status callbacks for calls that have started, as Twilio sends them."""
+
+from collections.abc import Iterator
+from itertools import islice
+from urllib.parse import urlencode
+
+import psycopg
+from twilio.request_validator import RequestValidator
+
+from app.callbacks.router import CALLBACK_PATH
+from bench.load import raw_request
+from bench.subjects import BODY, PUBLIC_URL, Subject
+
+EVENTS = ("initiated", "ringing", "in-progress", "completed")
+
+
+def callbacks_of(subject: Subject) -> Iterator[bytes]:
+    """Each of the four events once for every started call: all of the first kind, then all of the second."""
+    assert subject.database
+    tokens = {tenant.account_sid: tenant.auth_token for tenant in subject.tenants}
+    with psycopg.connect(subject.database) as connection:
+        started = connection.execute("SELECT id, sid, account_sid FROM call WHERE execution = 'started' ORDER BY id").fetchall()
+    for number, event in enumerate(EVENTS):
+        for call_id, sid, account_sid in started:
+            yield _callback(f"{CALLBACK_PATH}/{call_id}", _fields(sid, account_sid, event, number), tokens[account_sid])
+
+
+def _fields(sid: str, account_sid: str, event: str, number: int) -> dict[str, str]:
+    ended = {"CallDuration": "9", "Duration": "1", "SipResponseCode": "200"} if event == "completed" else {}
+    return {
+        "AccountSid": account_sid,
+        "ApiVersion": "2010-04-01",
+        "CallSid": sid,
+        "CallStatus": event,
+        "Called": str(BODY["to"]),
+        "Caller": str(BODY["from"]),
+        "Direction": "outbound-api",
+        "From": str(BODY["from"]),
+        "To": str(BODY["to"]),
+        "CallbackSource": "call-progress-events",
+        "SequenceNumber": str(number),
+        "Timestamp": "Tue, 24 Nov 2026 12:00:00 +0000",
+        **ended,
+    }
+
+
+def _callback(path: str, fields: dict[str, str], auth_token: str) -> bytes:
+    headers = {
+        "Content-Type": "application/x-www-form-urlencoded; charset=UTF-8",
+        "X-Twilio-Signature": RequestValidator(auth_token).compute_signature(PUBLIC_URL + path, fields),
+    }
+    return raw_request(path, headers, urlencode(fields).encode())
+
+
+def shares(requests: Iterator[bytes], parts: int) -> list[list[bytes]]:
+    """In as many equal parts: no callback is sent twice."""
+    everything = list(requests)
+    size = len(everything) // parts
+    remaining = iter(everything)
+    return [list(islice(remaining, size)) for _ in range(parts)]

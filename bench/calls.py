@@ -1,0 +1,73 @@
+"""What a call costs, side by side: `python -m bench.calls`. Ratios within one run; the machine's own speed does not matter.
+
+Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all, in turn,
+several rounds. The upstream is nginx and the load comes from wrk, so neither is counted; both share the machine with what is
+measured, and so does Postgres. Therefore the processor time of the service's own process is what is compared first.
+"""
+
+import argparse
+import sys
+
+from bench.callbacks import callbacks_of, shares
+from bench.nginx import SLOW_MS
+from bench.report import CHART, PAGE, print_table, write_page
+from bench.results import ECHO, OURS, Sample, Scenario
+from bench.stage import Stage, staged
+from bench.subjects import SUBJECTS
+
+CALLS = [
+    Scenario(concurrent=1, upstream_ms=0, tenants=1),
+    Scenario(concurrent=32, upstream_ms=0, tenants=1),
+    Scenario(concurrent=200, upstream_ms=0, tenants=1, longer=2),
+    Scenario(concurrent=32, upstream_ms=0, tenants=100),
+    Scenario(concurrent=1, upstream_ms=SLOW_MS, tenants=1),
+    Scenario(concurrent=32, upstream_ms=SLOW_MS, tenants=1),
+    Scenario(concurrent=200, upstream_ms=SLOW_MS, tenants=100, longer=2),
+]
+FLOOR = CALLS[:2]
+HEADLINE = CALLS[1]
+CALLBACKS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="callbacks") for concurrent in (1, 32)]
+
+
+def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
+    """Every subject in turn; FastAPI alone, which has neither tenants nor an upstream, only where that is no matter."""
+    chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in FLOOR]
+    return [stage.calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
+
+
+def measure_callbacks(stage: Stage, rounds: int, seconds: int) -> list[Sample]:
+    """For the calls that were just made."""
+    subject = next(subject for subject in stage.subjects if subject.name == OURS)
+    runs = [scenario for scenario in CALLBACKS for _ in range(rounds)]
+    requests = shares(callbacks_of(subject), len(runs))
+    return [stage.callbacks(subject, scenario, share, seconds) for scenario, share in zip(runs, requests, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2, help="of one subject in one scenario of one round")
+    parser.add_argument("--quick", action="store_true", help=f"of calls only: {HEADLINE}")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.name} and {CHART.name}")
+    asked = parser.parse_args()
+    scenarios = [HEADLINE] if asked.quick else list(CALLS)
+    samples: list[Sample] = []
+    with staged(asked.subjects) as stage:
+        for subject in stage.subjects:
+            stage.calls(subject, HEADLINE, 1)  # warm
+        for scenario in scenarios:
+            samples += measure_calls(stage, scenario, asked.rounds, asked.seconds)
+            print_table(scenario, samples)
+        if "gateway" in asked.subjects:
+            samples += measure_callbacks(stage, asked.rounds, asked.seconds)
+            scenarios += CALLBACKS
+            for scenario in CALLBACKS:
+                print_table(scenario, samples)
+    if asked.write:
+        command = " ".join(["python -m bench.calls", *sys.argv[1:]])
+        write_page(scenarios, samples, headline=HEADLINE, command=command, postgres=stage.postgres_version)
+
+
+if __name__ == "__main__":
+    main()

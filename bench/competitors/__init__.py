@@ -1,0 +1,1 @@
+"""What a team would write by hand, for comparison: see docs/performance.md."""

@@ -1,0 +1,15 @@
+"""The floor: FastAPI answering with what it was given. No database, no upstream."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+
+def create_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/v1/calls", status_code=201)
+    async def create_call(call: dict[str, Any]) -> dict[str, Any]:
+        return call
+
+    return app

@@ -1,0 +1,91 @@
+"""FastAPI + twilio-python + SQLAlchemy's synchronous sessions on psycopg, in FastAPI's thread pool."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Annotated
+
+import anyio.to_thread
+import requests
+from fastapi import FastAPI, Header, HTTPException, Response
+from requests.adapters import HTTPAdapter
+from sqlalchemy import create_engine, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import sessionmaker
+from twilio.base.exceptions import TwilioRestException
+from twilio.http.http_client import TwilioHttpClient
+from twilio.rest import Client
+
+from bench.competitors.tables import (
+    POOL_SIZE,
+    UPSTREAM_CONNECTIONS,
+    Account,
+    Call,
+    CallRecord,
+    NewCall,
+    database_url,
+    hash_of,
+    upstream_url,
+)
+
+
+def create_app() -> FastAPI:
+    engine = create_engine(database_url("psycopg"), pool_size=POOL_SIZE, max_overflow=0)
+    sessions = sessionmaker(engine, expire_on_commit=False)
+    http = TwilioHttpClient(timeout=35)
+    http.session.mount("http://", HTTPAdapter(pool_maxsize=UPSTREAM_CONNECTIONS))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Forty by default, which a slow upstream would soon use up.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = UPSTREAM_CONNECTIONS
+        yield
+        engine.dispose()
+        http.session.close()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @lru_cache(maxsize=1000)
+    def client_of(account_sid: str, auth_token: str) -> Client:
+        client = Client(account_sid, auth_token, http_client=http)
+        client.api.base_url = upstream_url()
+        return client
+
+    def place(account: Account, asked: NewCall, call: Call) -> None:
+        """Ask Twilio, and say on the call what became of it."""
+        client = client_of(account.sid, account.auth_token)
+        try:
+            placed = client.calls.create(to=asked.to, from_=asked.from_, url=asked.url, timeout=asked.timeout)
+        except TwilioRestException as refusal:
+            call.execution = "not_started" if refusal.status < 500 else "unknown"
+        except requests.RequestException:
+            call.execution = "unknown"
+        else:
+            call.execution, call.sid, call.status = "started", placed.sid, placed.status
+
+    @app.post("/v1/calls", status_code=201)
+    def create_call(
+        asked: NewCall,
+        response: Response,
+        authorization: Annotated[str, Header()],
+        idempotency_key: Annotated[str, Header()],
+    ) -> CallRecord:
+        try:
+            with sessions.begin() as session:
+                account = session.scalars(select(Account).where(Account.key_hash == hash_of(authorization))).one_or_none()
+                if account is None:
+                    raise HTTPException(401)
+                call = Call(account_id=account.id, idempotency_key=idempotency_key, request=asked.model_dump(by_alias=True))
+                session.add(call)
+        except IntegrityError:
+            response.status_code = 200
+            with sessions.begin() as session:
+                mine = select(Call).join(Account).where(Account.key_hash == hash_of(authorization))
+                earlier = session.scalars(mine.where(Call.idempotency_key == idempotency_key)).one()
+            return CallRecord.model_validate(earlier)
+        place(account, asked, call)
+        with sessions.begin() as session:
+            session.add(call)
+        return CallRecord.model_validate(call)
+
+    return app

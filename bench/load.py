@@ -1,0 +1,54 @@
+"""Load from wrk, which needs a fraction of what the services do for a request."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("load.lua")
+KEY = "@KEY@"
+
+
+def missing() -> str | None:
+    """What has to be installed first, if anything."""
+    return None if shutil.which("wrk") else "wrk is not installed: apt-get install wrk"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw."""
+
+    requests: int
+    seconds: float
+    refused: int
+    """Answered with 400 or more."""
+    broken: int
+    """Not answered."""
+    p50_ms: float
+    p99_ms: float
+
+
+def raw_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """A POST as it goes over the wire, to be written by `write_requests`."""
+    lines = [f"POST {path} HTTP/1.1", "Host: bench", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
+    path.write_bytes(b"\0".join(requests))
+    return path
+
+
+def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds: float) -> Load:
+    """The requests of the file in turn, on so many connections, each sending when it has been answered."""
+    # wrk takes whole seconds only.
+    command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
+    command += ["--timeout", "60s", "--script", str(SCRIPT), url, "--", str(requests), prefix]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = json.loads(out.splitlines()[-1])
+    if not told["requests"]:
+        told |= {"p50_ms": nan, "p99_ms": nan}
+    return Load(**told)

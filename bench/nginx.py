@@ -1,0 +1,79 @@
+"""Twilio as nginx: a new call with a sid of its own for every POST …/Calls.json, at once or after a while.
+
+nginx is not Python, so what it costs is none of the services'. Accounts whose SID begins with ACf are answered after SLOW_MS,
+which needs Debian's libnginx-mod-http-echo.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.balancer import free_port
+from bench.processes import until_it_listens
+
+SLOW_MS = 200
+# Debian has it where only root looks.
+NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
+ECHO_MODULE = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
+# A creation's answer as Twilio gives it: all 26 members, mostly null.
+ANSWER = (
+    '{"sid":"CA$request_id","account_sid":"$account","answered_by":null,"api_version":"2010-04-01",'
+    '"caller_name":null,"date_created":null,"date_updated":null,"direction":"outbound-api","duration":null,"end_time":null,'
+    '"forwarded_from":null,"from":"Jack","from_formatted":"Jack","group_sid":null,"parent_call_sid":null,'
+    '"phone_number_sid":null,"price":null,"price_unit":"USD","queue_time":"0","start_time":null,"status":"queued",'
+    '"subresource_uris":{"events":"$calls/CA$request_id/Events.json","notifications":"$calls/CA$request_id/Notifications.json",'
+    '"recordings":"$calls/CA$request_id/Recordings.json","payments":"$calls/CA$request_id/Payments.json",'
+    '"siprec":"$calls/CA$request_id/Siprec.json","streams":"$calls/CA$request_id/Streams.json",'
+    '"transcriptions":"$calls/CA$request_id/Transcriptions.json",'
+    '"user_defined_messages":"$calls/CA$request_id/UserDefinedMessages.json",'
+    '"user_defined_message_subscriptions":"$calls/CA$request_id/UserDefinedMessageSubscriptions.json"},'
+    '"to":"sip:kate@example.com;transport=tls;secure=true","to_formatted":"sip:kate@example.com;transport=tls;secure=true",'
+    '"trunk_sid":"","uri":"$calls/CA$request_id.json"}'
+)
+CONFIGURATION = f"""
+daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log stderr error;
+load_module {ECHO_MODULE};
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    default_type application/json;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    keepalive_requests 10000000;
+    server {{
+        listen 127.0.0.1:PORT;
+        location ~ ^(?<calls>/2010-04-01/Accounts/(?<account>ACf[0-9a-f]+)/Calls).json$ {{
+            echo_status 201;
+            echo_sleep {SLOW_MS / 1000};
+            echo '{ANSWER}';
+        }}
+        location ~ ^(?<calls>/2010-04-01/Accounts/(?<account>AC[0-9a-f]+)/Calls).json$ {{ return 201 '{ANSWER}'; }}
+    }}
+}}
+"""
+
+
+def missing() -> str | None:
+    """What has to be installed first, if anything."""
+    if not Path(NGINX).exists() or not ECHO_MODULE.exists():
+        return "nginx with its echo module is not installed: apt-get install nginx-light libnginx-mod-http-echo"
+    return None
+
+
+@contextmanager
+def running_nginx(folder: Path) -> Iterator[str]:
+    """Its address, as a URL."""
+    port = free_port()
+    folder.mkdir()
+    (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))
+    process = subprocess.Popen([NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"])
+    try:
+        until_it_listens(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()

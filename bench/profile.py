@@ -1,0 +1,89 @@
+"""Where the time of a process goes under load: `python -m bench.profile`. Samples by py-spy, while wrk sends creations.
+
+Three tables: by package, by function, and by the function of ours that a sample was spent on behalf of. SQLAlchemy's
+asynchronous sessions run in greenlets, whose stacks do not say who waits for them: those are on behalf of "none of ours".
+Of a service with many threads, those that wait in C code are counted as well.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.calls import HEADLINE
+from bench.stage import Stage, staged
+from bench.subjects import SUBJECTS
+
+PY_SPY = Path(sys.executable).with_name("py-spy")
+_FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+):\d+\)")
+_STANDARD_LIBRARY = re.compile(r".*/lib/python3[^/]*/|<frozen ")
+_OURS = ("app/", "bench/competitors/")
+
+
+def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
+    """Stacks of the first subject's threads that were running, outermost frame first, and how often each was seen."""
+    subject = stage.subjects[0]
+    raw = stage.folder / "stacks"
+    command = [str(PY_SPY), "record", "--pid", str(subject.pid), "--duration", str(seconds), "--rate", str(rate)]
+    command += ["--function", "--full-filenames", "--format", "raw", "--output", str(raw)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spying:
+        stage.calls(subject, HEADLINE, seconds + 1)
+    if spying.returncode:
+        sys.exit("py-spy failed: it needs the right to look into other processes")
+    for line in raw.read_text().splitlines():
+        stack, _, times = line.rpartition(" ")
+        yield [_short(frame) for frame in stack.split(";")], int(times)
+
+
+def _short(frame: str) -> str:
+    """`function (package/module.py)`."""
+    found = _FRAME.fullmatch(frame)
+    if not found:
+        return frame or "(no Python frame)"
+    file = found["file"].rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+    return f"{found['function']} ({_STANDARD_LIBRARY.sub('python/', file)})"
+
+
+def _package(frame: str) -> str:
+    return frame.rpartition("(")[2].partition("/")[0].rstrip(")")
+
+
+def _on_behalf_of(stack: list[str]) -> str:
+    return next((frame for frame in reversed(stack) if frame.rpartition("(")[2].startswith(_OURS)), "none of ours")
+
+
+def print_shares(title: str, counted: Counter[str], most: int) -> None:
+    total = counted.total()
+    print(f"\n| {title} | share |\n|---|---:|")
+    for name, times in counted.most_common(most):
+        print(f"| {name} | {times / total:.1%} |")
+
+
+def tables(stacks: Iterable[tuple[list[str], int]], most: int) -> None:
+    packages, functions, behalf = Counter[str](), Counter[str](), Counter[str]()
+    for stack, times in stacks:
+        packages[_package(stack[-1])] += times
+        functions[stack[-1]] += times
+        behalf[_on_behalf_of(stack)] += times
+    print_shares("package, self time", packages, most)
+    print_shares("function, self time", functions, most)
+    print_shares("function of ours, and what it calls outside", behalf, most)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", choices=SUBJECTS, default="gateway")
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--rate", type=int, default=200, help="samples a second")
+    parser.add_argument("--most", type=int, default=25, help="rows of a table")
+    asked = parser.parse_args()
+    with staged([asked.subject]) as stage:
+        stage.calls(stage.subjects[0], HEADLINE, 1)  # warm
+        tables(record(stage, asked.seconds, asked.rate), asked.most)
+
+
+if __name__ == "__main__":
+    main()

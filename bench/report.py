@@ -1,0 +1,100 @@
+"""The results as tables, on the terminal and in docs/performance.md."""
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from math import isnan
+from pathlib import Path
+
+from bench.chart import chart
+from bench.results import FLOORS, OURS, Line, Sample, Scenario, lines
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+CHART = PAGE.with_suffix(".svg")
+_RESULTS = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOTALL)
+COLUMNS = (
+    "",
+    "CPU ms",
+    "× Callgate",
+    "per second",
+    "× Callgate",
+    "p50 ms",
+    "p99 ms",
+    "added p50",
+    "added p99",
+    "RSS MiB",
+    "failed",
+)
+
+
+def rows(scenario: Scenario, samples: Iterable[Sample]) -> list[list[str]]:
+    """A heading and a row for each subject; columns in which nothing was measured are left out."""
+    table = [list(COLUMNS), *(_cells(line) for line in lines(scenario, samples))]
+    measured = [column for column in zip(*table, strict=True) if set(column[1:]) != {"–"}]
+    return [list(row) for row in zip(*measured, strict=True)]
+
+
+def _cells(line: Line) -> list[str]:
+    has_process = line.resident_mib > 0
+    return [
+        line.subject,
+        _number(line.cpu_ms, 2) if has_process else "–",
+        _ratio(line.cpu_ratio) if has_process else "–",
+        _number(line.per_second, 0),
+        _ratio(line.rate_ratio),
+        _number(line.p50_ms, 2),
+        _number(line.p99_ms, 2),
+        _number(line.added_p50_ms, 2) if has_process else "–",
+        _number(line.added_p99_ms, 2) if has_process else "–",
+        _number(line.resident_mib, 0) if has_process else "–",
+        str(line.failed),
+    ]
+
+
+def _ratio(value: float) -> str:
+    return _number(value, 2 if value < 10 else 0)
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if isnan(value) else f"{value:.{digits}f}"
+
+
+def print_table(scenario: Scenario, samples: Iterable[Sample]) -> None:
+    print(f"\n{scenario}")
+    for row in rows(scenario, samples):
+        print(f"{row[0]:<22}" + "".join(f"{cell:>12}" for cell in row[1:]), flush=True)
+
+
+def write_page(
+    scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
+) -> None:
+    """Replace what docs/performance.md shows of an earlier run, and its chart."""
+    parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`\n"]
+    for scenario in scenarios:
+        head, *body = rows(scenario, samples)
+        parts.append(f"### {str(scenario)[0].upper()}{str(scenario)[1:]}\n")
+        parts.append("\n".join(map(_markdown, [head, ["---"] + ["---:"] * (len(head) - 1), *body])) + "\n")
+    results = "\n".join(parts)
+    PAGE.write_text(_RESULTS.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", PAGE.read_text()))
+    bars = [line for line in lines(headline, samples) if line.subject not in FLOORS]
+    CHART.write_text(chart(str(headline), bars, ours=OURS))
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def machine() -> str:
+    """What the run was made on."""
+    described = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", described)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    facts = [
+        model[1] if model else platform.machine(),
+        f"{os.cpu_count()} cores",
+        f"Linux {platform.release()}",
+        f"Python {platform.python_version()}",
+    ]
+    return ", ".join(facts) + (f", commit {commit}" if commit else "")

@@ -1,0 +1,69 @@
+"""What the benches of calls share: the subjects over one Postgres and one nginx, and runs of load against them."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from app.local.postgres import EmbeddedPostgres
+from bench import load, nginx, processes
+from bench.load import Load
+from bench.results import Sample, Scenario
+from bench.subjects import SUBJECTS, Subject, libpq
+
+
+@dataclass
+class Stage:
+    folder: Path
+    subjects: list[Subject]
+    postgres_version: str
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def calls(self, subject: Subject, scenario: Scenario, seconds: int) -> Sample:
+        requests = subject.requests(slow=scenario.upstream_ms > 0, tenants=scenario.tenants)
+        before = subject.durable_calls()
+        seen, cpu_s = self._measured(subject, requests, scenario, seconds)
+        after = subject.durable_calls()
+        calls = seen.requests if before is None or after is None else after - before
+        return Sample(scenario, subject.name, seen, cpu_s, calls, subject.resident_mib())
+
+    def callbacks(self, subject: Subject, scenario: Scenario, requests: Sequence[bytes], seconds: int) -> Sample:
+        seen, cpu_s = self._measured(subject, requests, scenario, seconds)
+        return Sample(scenario, subject.name, seen, cpu_s, seen.requests, subject.resident_mib())
+
+    def _measured(self, subject: Subject, requests: Sequence[bytes], scenario: Scenario, seconds: int) -> tuple[Load, float]:
+        """What wrk saw, and processor time. What is on its way when time is up is finished by the service, unseen by wrk."""
+        path = load.write_requests(self.folder / "requests", requests)
+        prefix = f"{next(self._numbers)}-"
+        before = subject.cpu_seconds()
+        seen = load.run_load(subject.url, path, prefix=prefix, connections=scenario.concurrent, seconds=seconds)
+        time.sleep(scenario.upstream_ms / 1000)
+        subject.wait_until_idle()
+        return seen, subject.cpu_seconds() - before
+
+
+@contextmanager
+def staged(names: Sequence[str]) -> Iterator[Stage]:
+    """The named subjects, over a Postgres that is as durable as a real one."""
+    if lacks := [lack for part in (load, nginx, processes) if (lack := part.missing())]:
+        print(f"Skipped: {'; '.join(lacks)}")
+        sys.exit()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-bench-")))
+        folder.chmod(0o755)  # root's Postgres runs as nobody
+        server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
+        upstream = stack.enter_context(nginx.running_nginx(folder / "nginx"))
+        subjects = [stack.enter_context(SUBJECTS[name](server, upstream, folder)) for name in names]
+        yield Stage(folder, subjects, _version(server))
+
+
+def _version(server: str) -> str:
+    with psycopg.connect(libpq(server)) as connection:
+        major, minor = divmod(connection.info.server_version, 10_000)
+    return f"{major}.{minor}"

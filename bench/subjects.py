@@ -1,0 +1,199 @@
+"""The services that are measured side by side, each a process of its own over a database of its own in one Postgres."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psycopg
+from sqlalchemy import make_url
+
+from app.crypto import Keyring
+from app.database import Database
+from app.schema import migrate
+from app.settings import Settings
+from app.tenants.service import TenantService
+from bench.balancer import free_port
+from bench.competitors import tables
+from bench.load import KEY, raw_request
+from bench.processes import cpu_seconds, resident_mib, until_it_listens
+from bench.results import DIRECT, ECHO, OURS
+
+# A process that uses less than this share of a processor for so long has nothing left to do.
+_IDLE, _PAUSE_S = 0.05, 0.2
+
+TENANTS = 100
+MOST_CONCURRENT = 200
+PUBLIC_URL = "https://calls.example.com"
+BODY = {
+    "to": "sip:kate@example.com;transport=tls;secure=true",
+    "from": "Jack",
+    "url": "http://www.example.com/sipdial.xml",
+    "timeout": 30,
+}
+FORM = {"To": BODY["to"], "From": BODY["from"], "Url": BODY["url"], "Timeout": BODY["timeout"]}
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """`account_sid` says how quickly nginx answers: see bench/nginx.py."""
+
+    key: str
+    account_sid: str
+    auth_token: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    url: str
+    pid: int | None
+    """None: nothing of it is measured but its answers."""
+    database: str | None
+    tenants: Sequence[Tenant]
+
+    def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
+        """One creation for each of so many tenants."""
+        chosen = [tenant for tenant in self.tenants if tenant.account_sid.startswith("ACf") == slow][:tenants]
+        return [self._creation(tenant) for tenant in chosen]
+
+    def _creation(self, tenant: Tenant) -> bytes:
+        if self.pid is None:
+            basic = base64.b64encode(f"{tenant.account_sid}:{tenant.auth_token}".encode()).decode()
+            headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"}
+            headers["X-Key"] = KEY
+            return raw_request(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", headers, urlencode(FORM).encode())
+        headers = {
+            "Authorization": f"Bearer {tenant.key}",
+            "Content-Type": "application/json",
+            "Idempotency-Key": KEY,
+        }
+        return raw_request("/v1/calls", headers, json.dumps(BODY).encode())
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.pid) if self.pid else 0.0
+
+    def wait_until_idle(self) -> None:
+        """So that nobody works off a backlog while another is measured."""
+        before, now = -1.0, self.cpu_seconds()
+        while now - before > _IDLE * _PAUSE_S:
+            time.sleep(_PAUSE_S)
+            before, now = now, self.cpu_seconds()
+
+    def resident_mib(self) -> float:
+        return resident_mib(self.pid) if self.pid else 0.0
+
+    def durable_calls(self) -> int | None:
+        """Calls whose outcome is committed; None where nothing is."""
+        if self.database is None:
+            return None
+        with psycopg.connect(self.database) as connection:
+            row = connection.execute("SELECT count(*) FROM call WHERE execution = 'started'").fetchone()
+        assert row
+        return int(row[0])
+
+
+def make_database(server: str, name: str) -> str:
+    """An empty database; its URL as Callgate writes it."""
+    with psycopg.connect(libpq(server), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def libpq(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _accounts() -> list[tuple[str, str]]:
+    """SIDs and auth tokens of TENANTS accounts answered at once, and of as many that are answered late."""
+    return [(f"AC{speed}{number:031x}", secrets.token_hex(16)) for speed in "0f" for number in range(TENANTS)]
+
+
+@contextmanager
+def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
+    """The process's id, once it listens."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
+        try:
+            until_it_listens(port, process)
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
+    """`callgate serve` with everything on. The limits are those of the load: refusals are not what is measured."""
+    url, port = make_database(server, "callgate_bench"), free_port()
+    secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
+    environment = {
+        "CALLGATE_DATABASE_URL": url,
+        "CALLGATE_SECRET_KEYS": secret_key,
+        "CALLGATE_TWILIO_BASE_URL": upstream,
+        "CALLGATE_PUBLIC_URL": PUBLIC_URL,
+        "CALLGATE_MAX_IN_FLIGHT": str(2 * MOST_CONCURRENT),
+        "CALLGATE_MAX_IN_FLIGHT_PER_TENANT": str(2 * MOST_CONCURRENT),
+    }
+    migrate(url)
+    settings = Settings.model_validate({"database_url": url, "secret_keys": secret_key})
+    tenants = asyncio.run(_make_tenants(settings))
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+    with running(command, environment, port, folder / "callgate.log") as pid:
+        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq(url), tenants)
+
+
+async def _make_tenants(settings: Settings) -> list[Tenant]:
+    database = Database(settings.require_database_url(), pool_size=1)
+    service = TenantService(database, Keyring(settings.require_secret_keys()))
+    tenants = []
+    try:
+        for account_sid, auth_token in _accounts():
+            tenant_id = f"t-{account_sid[2:].lower()}"
+            await service.create_tenant(tenant_id, name=tenant_id)
+            await service.add_credential(tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None)
+            _, key = await service.create_key(tenant_id, name=None, expires_at=None)
+            tenants.append(Tenant(key, account_sid, auth_token))
+    finally:
+        await database.close()
+    return tenants
+
+
+@contextmanager
+def competitor(module: str, name: str, server: str, upstream: str, folder: Path) -> Iterator[Subject]:
+    """Of bench/competitors. Without an access log, which would only add to what it costs."""
+    url, port = make_database(server, module), free_port()
+    tenants = [Tenant(secrets.token_urlsafe(32), *account) for account in _accounts()]
+    accounts = {tenant.key: (tenant.account_sid, tenant.auth_token) for tenant in tenants}
+    tables.prepare(libpq(url), accounts)
+    environment = {"BENCH_DATABASE_URL": libpq(url), "BENCH_UPSTREAM_URL": upstream}
+    program = [sys.executable, "-m", "uvicorn", f"bench.competitors.{module}:create_app", "--factory"]
+    command = [*program, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    with running(command, environment, port, folder / f"{module}.log") as pid:
+        database = libpq(url) if name != ECHO else None
+        yield Subject(name, f"http://127.0.0.1:{port}", pid, database, tenants)
+
+
+@contextmanager
+def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
+    """The upstream itself, as whoever calls it without a service between sees it."""
+    yield Subject(DIRECT, upstream, None, None, [Tenant("", *account) for account in _accounts()])
+
+
+SUBJECTS: dict[str, Callable[[str, str, Path], AbstractContextManager[Subject]]] = {
+    "gateway": callgate,
+    "sync": partial(competitor, "sync_sdk", "twilio-python + ORM"),
+    "async": partial(competitor, "async_httpx", "httpx + async ORM"),
+    "echo": partial(competitor, "echo", ECHO),
+    "direct": direct,
+}

@@ -1,0 +1,90 @@
+"""Microseconds of CPU that one POST to Twilio costs this process: `python -m bench.transport`.
+
+Side by side, in turn, over several rounds; the upstream is a process of its own. What counts are the ratios within one run.
+"""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from urllib.parse import urlencode
+
+import httpx
+import uvloop
+
+from app.twilio.client import HttpClient
+from app.twilio.transport import AiohttpTransport, HttpxTransport
+from bench.balancer import free_port
+
+IN_FLIGHT, REQUESTS, ROUNDS = 32, 1600, 5
+PATH = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls.json"
+FORM = urlencode({"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}).encode()
+HEADERS = {"Authorization": "Basic eDp5", "Content-Type": "application/x-www-form-urlencoded"}
+TIMEOUT = httpx.Timeout(5)
+LIMITS = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+
+Post = Callable[[], Awaitable[httpx.Response]]
+
+
+async def measure(post: Post) -> float:
+    """Microseconds of CPU a request, with `IN_FLIGHT` of them on the way."""
+
+    async def client(count: int) -> None:
+        for _ in range(count):
+            response = await post()
+            assert b"sid" in await response.aread()
+            await response.aclose()
+
+    before = time.process_time()
+    await asyncio.gather(*(client(REQUESTS // IN_FLIGHT) for _ in range(IN_FLIGHT)))
+    return (time.process_time() - before) / (REQUESTS // IN_FLIGHT * IN_FLIGHT) * 1e6
+
+
+async def main() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}{PATH}"
+    upstream = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.upstream", str(port), "0")
+    async with AsyncExitStack() as stack:
+        stack.callback(upstream.kill)
+        own = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS))
+        ours = AiohttpTransport(max_connections=IN_FLIGHT)
+        over = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT, transport=ours))
+        straight = HttpClient(AiohttpTransport(max_connections=IN_FLIGHT), timeout=TIMEOUT, user_agent="bench")
+        back = HttpClient(HttpxTransport(max_connections=IN_FLIGHT), timeout=TIMEOUT, user_agent="bench")
+        stack.push_async_callback(straight.aclose)
+        stack.push_async_callback(back.aclose)
+
+        def by_client(http: httpx.AsyncClient) -> Post:
+            return lambda: http.send(http.build_request("POST", url, content=FORM, headers=HEADERS), stream=True)
+
+        ways: dict[str, Post] = {
+            "httpx client, its own pool": by_client(own),
+            "prepared, httpx's pool (the way back)": lambda: back.send("POST", url, headers=HEADERS, content=FORM),
+            "httpx client over aiohttp": by_client(over),
+            "prepared, aiohttp (the default)": lambda: straight.send("POST", url, headers=HEADERS, content=FORM),
+        }
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(httpx.ConnectError):
+                    await over.post(url, content=FORM)
+                    break
+                await asyncio.sleep(0.05)
+        rounds: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(ROUNDS + 1):
+            for way, post in ways.items():
+                spent = await measure(post)
+                if number:  # the first one makes the connections
+                    rounds[way].append(spent)
+        least = statistics.median(rounds["prepared, aiohttp (the default)"])
+        print(f"CPU per POST with {IN_FLIGHT} in flight, under uvloop; {REQUESTS} requests, median of {ROUNDS} rounds")
+        for way, spent_in in rounds.items():
+            median = statistics.median(spent_in)
+            print(f"{way:40} {median:7.0f} µs  {median / least:5.1f}x")
+    await upstream.wait()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,25 @@
+"""The trace that a creation belongs to.
+
+Expand, then contract: the version before this one keeps working on the new schema.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0003"
+down_revision: str | None = "0002"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.add_column("call", sa.Column("traceparent", sa.Text(), nullable=True))
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.drop_column("call", "traceparent")

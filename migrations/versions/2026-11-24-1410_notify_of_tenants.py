@@ -1,0 +1,36 @@
+"""Tell every process of changes to tenants, accounts, credentials and API keys, so that it can remember what it read of them.
+
+Expand, then contract: the version before this one keeps working on the new schema.
+"""
+
+from collections.abc import Sequence
+
+from alembic import op
+
+revision: str = "0005"
+down_revision: str | None = "0004"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+TABLES = ("tenant", "twilio_account", "twilio_credential", "api_key")
+
+
+def upgrade() -> None:
+    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute("""
+        CREATE FUNCTION callgate_notify_of_tenants() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_notify('callgate_tenants', ''); RETURN NULL; END $$
+    """)
+    for table in TABLES:
+        op.execute(f"""
+            CREATE TRIGGER notify_of_tenants AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
+            FOR EACH STATEMENT EXECUTE FUNCTION callgate_notify_of_tenants()
+        """)
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    for table in TABLES:
+        op.execute(f"DROP TRIGGER notify_of_tenants ON {table}")
+    op.execute("DROP FUNCTION callgate_notify_of_tenants()")

@@ -1,0 +1,125 @@
+"""What a process remembers of tenants is dropped when any process changes it, also when the change could not be heard of."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from sqlalchemy import text
+
+from app.tenants.memory import Memory
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import created, running_upstream
+
+# What a listener's connection did last: it listened, or was checked.
+_KILL_LISTENERS = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND (query = 'SELECT 1' OR query LIKE 'LISTEN %')
+"""
+
+
+@pytest.fixture
+async def replica(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """Another process's worth of API over the same database."""
+    async with running_gateway(settings_for(gateway.settings.require_database_url())) as running:
+        yield running
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+def answers(tenant: Tenant, url: str, status: int) -> Callable[[], Awaitable[bool]]:
+    async def does() -> bool:
+        return (await tenant.http.get(f"{url}/v1/calls?limit=1")).status_code == status
+
+    return does
+
+
+async def test_who_calls_is_read_once_and_then_remembered(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+
+    async def is_remembered() -> bool:
+        # A request that wants nothing else of the database: where its time went says whether it was asked.
+        response = await tenant.http.post("/v1/sip-uris", json={"uri": "sip:kate@example.com"})
+        return "database" not in response.headers["server-timing"]
+
+    await until(is_remembered)
+
+
+async def test_a_revoked_key_is_refused_by_every_replica(gateway: Gateway, replica: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    for url in (gateway.url, replica.url):
+        for _ in range(3):
+            await until(answers(tenant, url, 200))
+    await gateway.tenants.revoke_key(tenant.key)
+    for url in (gateway.url, replica.url):
+        await until(answers(tenant, url, 401))
+
+
+async def test_a_new_credential_is_used_at_once_by_every_replica(gateway: Gateway, replica: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        for url in (gateway.url, replica.url):
+            assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
+        (_, (old,)), *_ = await gateway.tenants.list_accounts(tenant.id)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="the new token", key_sid=None, base_url=None
+        )
+        await gateway.tenants.revoke_credential(tenant.id, old.id)
+        for url in (gateway.url, replica.url):
+
+            async def uses_the_new_one(url: str = url) -> bool:
+                assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
+                return upstream.posts[-1].credentials[1] == "the new token"
+
+            await until(uses_the_new_one)
+
+
+async def test_a_change_made_while_nothing_could_be_heard_counts(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    for _ in range(3):
+        await until(answers(tenant, gateway.url, 200))
+    async with gateway.database.begin() as session:
+        # Killed and changed in one breath: the notification finds nobody listening.
+        assert await session.scalar(text(_KILL_LISTENERS))
+        await session.execute(text("UPDATE api_key SET revoked_at = now() WHERE tenant_id = :id"), {"id": tenant.id})
+    await until(answers(tenant, gateway.url, 401))
+
+
+async def test_what_was_being_read_when_it_changed_is_not_remembered() -> None:
+    memory = Memory[str](is_current=lambda: True)
+
+    async def read_what_is_changing() -> str:
+        memory.forget()
+        return "old"
+
+    assert await memory.get("name", read_what_is_changing) == "old"
+    assert await memory.get("name", _read_new) == "new"
+    assert await memory.get("name", read_what_is_changing) == "new"
+
+
+async def test_nothing_is_remembered_while_changes_cannot_be_heard_of() -> None:
+    hears = True
+    memory = Memory[str](is_current=lambda: hears, most=2)
+    assert await memory.get("name", _read_old) == "old"
+    assert await memory.get("name", _read_new) == "old"
+    hears = False
+    assert await memory.get("name", _read_new) == "new"
+
+
+async def test_memory_is_bounded() -> None:
+    memory = Memory[str](is_current=lambda: True, most=2)
+    for name in ("first", "second", "third"):
+        await memory.get(name, _read_old)
+    assert await memory.get("third", _read_new) == "old"
+    assert await memory.get("first", _read_new) == "new"
+
+
+async def _read_old() -> str:
+    return "old"
+
+
+async def _read_new() -> str:
+    return "new"

@@ -1,0 +1,279 @@
+"""Twilio's callbacks: genuine ones only, each once, whatever the order in which they come and the replica that takes them."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from twilio.request_validator import RequestValidator
+
+from app.callbacks.fields import Fields
+from app.callbacks.signature import is_genuine
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import created, running_upstream
+
+VECTOR_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
+VECTOR_FORM = "CallSid=CA1234567890ABCDE&Digits=1234&From=%2B14158675309&To=%2B18005551212&Caller=%2B14158675309"
+
+
+@pytest.fixture(scope="module")
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as running:
+        yield running
+
+
+@dataclass
+class Live:
+    """A started call of its own tenant."""
+
+    gateway: Gateway
+    tenant: Tenant
+    id: str
+    sid: str
+
+    def fields(self, status: str, sequence: int | None = None, **more: str) -> dict[str, str]:
+        return progress(self.tenant, {"sid": self.sid}, status, sequence, **more)
+
+    async def told(self, status: str, sequence: int | None = None, **more: str) -> int:
+        response = await call_back(self.gateway, self.tenant, self.id, self.fields(status, sequence, **more))
+        return response.status_code
+
+    async def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = (await self.tenant.http.get(f"/v1/calls/{self.id}")).raise_for_status().json()
+        return record
+
+    async def callbacks(self) -> list[dict[str, Any]]:
+        return [event["data"] for event in await self.tenant.events(self.id) if event["type"] == "call.callback"]
+
+    async def statuses(self) -> list[str]:
+        return [event["data"]["status"] for event in await self.tenant.events(self.id) if event["type"] == "call.status"]
+
+
+@pytest.fixture
+async def live(gateway: Gateway) -> AsyncIterator[Live]:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        yield Live(gateway, tenant, record["id"], record["sid"])
+
+
+async def _count(gateway: Gateway, result: str) -> float:
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        lines = (await http.get("/metrics")).text.splitlines()
+    name = f'callgate_callbacks_total{{result="{result}"}} '
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+# Twilio's own, from the tests of its Python package: https://www.twilio.com/docs/usage/security#validating-requests
+VECTORS = {
+    "https": (VECTOR_URL, VECTOR_FORM, "RSOYDt4T1cUTdK1PDd93/VVr8B8="),
+    "repeated keys": (
+        VECTOR_URL,
+        "Sid=CA123&SidAccount=AC123&Digits=5678&Digits=1234&Digits=1234",
+        "IK+Dwps556ElfBT0I3Rgjkr1wJU=",
+    ),
+    "https with a port": (VECTOR_URL.replace(".com", ".com:1234"), VECTOR_FORM, "RSOYDt4T1cUTdK1PDd93/VVr8B8="),
+    "http with a port": (
+        VECTOR_URL.replace("https", "http").replace(".com", ".com:1234"),
+        VECTOR_FORM,
+        "Zmvh+3yNM1Phv2jhDCwEM3q5ebU=",
+    ),
+    "https signed with its port": (VECTOR_URL, VECTOR_FORM, "kvajT1Ptam85bY51eRf/AJRuM3w="),
+    "http signed with its port": (VECTOR_URL.replace("https", "http"), VECTOR_FORM, "0ZXoZLH/DfblKGATFgpif+LLRf4="),
+    "the documentation's": (
+        "https://example.com/myapp.php?foo=1&bar=2",
+        "CallSid=CA1234567890ABCDE&Caller=%2B14158675310&Digits=1234&From=%2B14158675310&To=%2B18005551212",
+        "L/OH5YylLD5NRKLltdqwSvS0BnU=",
+    ),
+}
+
+
+@pytest.mark.parametrize(("url", "form", "signature"), VECTORS.values(), ids=VECTORS.keys())
+def test_twilios_published_signatures_are_genuine_and_nothing_near_them(url: str, form: str, signature: str) -> None:
+    fields = Fields.parse(form)
+    token = "12345"
+    assert is_genuine(url, fields, signature, ["another", token])
+    assert not is_genuine(url, fields, signature, ["another"])
+    assert not is_genuine(url + "3", fields, signature, [token])
+    assert not is_genuine(url, Fields.parse(form + "&Digits=9"), signature, [token])
+    assert not is_genuine(url, fields, signature[:-2] + "A=", [token])
+
+
+@pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
+@pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
+def test_what_the_library_stumbles_over_is_not_genuine(url: str, signature: str) -> None:
+    assert not is_genuine(url, Fields.parse(VECTOR_FORM), signature, ["12345"])
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_what_twilios_package_signs_is_taken(live: Live, method: str) -> None:
+    odd: dict[str, str | list[str]] = {
+        "Name": "Žofie & Ümit = 😀",
+        "Empty": "",
+        "Repeated": ["b", "a", "b"],
+        "lower": "1",
+        "Lower": "2",
+    }
+    fields: dict[str, str | list[str]] = {**live.fields("ringing", 1), **odd}
+    answer = await call_back(live.gateway, live.tenant, live.id, fields, method=method)
+    assert (answer.status_code, answer.content) == (204, b"")
+    (kept,) = await live.callbacks()
+    assert kept == fields | {"Repeated": "b"}
+    assert (await live.record())["status"] == "ringing"
+
+
+async def test_a_query_in_the_url_is_signed_with_it(live: Live) -> None:
+    answer = await call_back(live.gateway, live.tenant, live.id, live.fields("ringing"), query="a=1&b=%20")
+    assert answer.status_code == 204
+
+
+async def test_the_public_url_counts_and_no_forwarded_header(live: Live) -> None:
+    fields, path = live.fields("ringing", 1), f"/callbacks/twilio/{live.id}"
+    signature = RequestValidator(live.tenant.auth_token).compute_signature(f"https://evil.example{path}", fields)
+    headers = {"X-Twilio-Signature": signature, "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    async with httpx.AsyncClient(base_url=live.gateway.url) as http:
+        assert (await http.post(path, data=fields, headers=headers | {"Host": "evil.example"})).status_code == 403
+
+
+async def test_unsigned_and_wrong_ones_are_refused_and_counted(live: Live) -> None:
+    before, unknown = await _count(live.gateway, "forged"), await _count(live.gateway, "unknown_call")
+    async with httpx.AsyncClient(base_url=live.gateway.url) as http:
+        unsigned = await http.post(f"/callbacks/twilio/{live.id}", data=live.fields("completed", 3))
+        nobodys = await http.post("/callbacks/twilio/01a20722-82cb-7520-b5df-0e45ebf88f42", data=live.fields("completed", 3))
+    assert (unsigned.status_code, unsigned.json()["type"]) == (403, "urn:callgate:problem:callback-forged")
+    assert (nobodys.status_code, nobodys.json()["type"]) == (404, "urn:callgate:problem:call-not-found")
+    assert await _count(live.gateway, "forged") == before + 1
+    assert await _count(live.gateway, "unknown_call") == unknown + 1
+    assert await live.callbacks() == []
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
+async def test_a_body_over_64_kib_is_refused(live: Live, chunked: bool) -> None:
+    body = b"a=" + b"x" * 65_536
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    async with httpx.AsyncClient(base_url=live.gateway.url) as http:
+        answer = await http.post(f"/callbacks/twilio/{live.id}", content=pieces() if chunked else body)
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:callgate:problem:body-too-large")
+
+
+async def test_the_record_takes_what_it_shows_and_the_event_keeps_all(live: Live) -> None:
+    end = {
+        "CallDuration": "12",
+        "Direction": "outbound-api",
+        "SipResponseCode": "200",
+        "RecordingUrl": "https://api.twilio.com/recordings/RE1",
+        "AddedByTwilioOneDay": "yes",
+        "AnsweredBy": "human",
+        "CallerName": "Kate",
+    }
+    assert await live.told("initiated", 0) == 204
+    assert await live.told("completed", 3, **end) == 204
+    record = await live.record()
+    shown = (record["status"], record["duration"], record["direction"], record["answered_by"], record["caller_name"])
+    assert shown == ("completed", 12, "outbound-api", "human", "Kate")
+    assert await live.callbacks() == [live.fields("initiated", 0), live.fields("completed", 3, **end)]
+
+
+async def test_hostile_values_are_kept_as_far_as_they_can_be(live: Live) -> None:
+    odd = {"Nul": "a\0b", "CallDuration": "9" * 40, "Direction": "x" * 1000}
+    numbers = ("-1", "1" * 40, "4294967296", "1.5", "²", "")
+    for number in numbers:
+        fields = live.fields("ringing") | odd | {"SequenceNumber": number}
+        assert (await call_back(live.gateway, live.tenant, live.id, fields)).status_code == 204
+    assert len(await live.callbacks()) == len(numbers)
+    assert (await live.record())["duration"] is None
+
+
+async def test_a_repetition_is_answered_and_leaves_no_trace_but_the_metric(live: Live) -> None:
+    before = await _count(live.gateway, "duplicate")
+    for _ in range(3):
+        assert await live.told("ringing", 1, Timestamp="now") == 204
+    # Its number is what it is known by; without one, all that it says.
+    assert await live.told("ringing", 1, Timestamp="later") == 204
+    for _ in range(2):
+        assert await live.told("in-progress", Timestamp="now") == 204
+    assert await live.told("in-progress", Timestamp="later") == 204
+    assert await _count(live.gateway, "duplicate") == before + 4
+    kept = [(fields["CallStatus"], fields["Timestamp"]) for fields in await live.callbacks()]
+    assert kept == [("ringing", "now"), ("in-progress", "now"), ("in-progress", "later")]
+
+
+PROGRESS = (("initiated", 0), ("ringing", 1), ("in-progress", 2), ("completed", 3))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(PROGRESS)), ids=lambda order: "".join(str(n) for _, n in order))
+async def test_whatever_the_order_the_status_goes_forward_only(live: Live, order: tuple[tuple[str, int], ...]) -> None:
+    for status, sequence in order:
+        assert await live.told(status, sequence) == 204
+    assert (await live.record())["status"] == "completed"
+    assert {fields["SequenceNumber"] for fields in await live.callbacks()} == {"0", "1", "2", "3"}
+    seen = [dict(PROGRESS)[status] for status in await live.statuses()]
+    assert seen == sorted(seen)
+
+
+async def test_a_lower_number_is_late_even_with_a_status_that_nobody_knows(live: Live) -> None:
+    before = await _count(live.gateway, "late")
+    await live.told("in-progress", 5, CallerName="Kate")
+    await live.told("whispering", 4, CallerName="Jill", ForwardedFrom="+14155550100")
+    record = await live.record()
+    assert (record["status"], record["caller_name"]) == ("in-progress", "Kate")
+    assert record["forwarded_from"] == "+14155550100"
+    assert await _count(live.gateway, "late") == before + 1
+
+
+@pytest.mark.parametrize("sequence", [9, None])
+async def test_a_terminal_status_never_changes(live: Live, sequence: int | None) -> None:
+    await live.told("no-answer", 2)
+    for status in ("completed", "ringing", "failed", "in-progress"):
+        await live.told(status, sequence, CallDuration="7", Word=status)
+    record = await live.record()
+    assert (record["status"], record["duration"]) == ("no-answer", None)
+    assert await live.statuses() == ["no-answer"]
+
+
+async def test_another_calls_sid_neither_counts_nor_hides_what_is_ours(live: Live) -> None:
+    foreign = live.fields("completed", 1) | {"CallSid": "CA" + "f" * 32}
+    for _ in range(2):
+        assert (await call_back(live.gateway, live.tenant, live.id, foreign)).status_code == 204
+    assert await live.told("ringing", 1) == 204
+    assert (await live.record())["status"] == "ringing"
+    types = [event["type"] for event in await live.tenant.events(live.id)]
+    assert types[2:] == ["call.callback", "call.second_sid", "call.callback", "call.status"]
+
+
+async def test_two_replicas_that_take_the_same_moments_callbacks_take_each_once(gateway: Gateway, database_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        other = await stack.enter_async_context(running_gateway(settings_for(database_url, public_url=PUBLIC_URL)))
+        upstream = await stack.enter_async_context(running_upstream(created()))
+        tenant = await gateway.add_tenant(upstream.url)
+        records = [(await tenant.create(status_callback="https://own.example.com/")).json() for _ in range(8)]
+        sending = [
+            call_back(gateway, tenant, record["id"], progress(tenant, record, status, sequence), url=replica.url)
+            for record in records
+            for status, sequence in PROGRESS
+            for replica in (gateway, other, gateway, other)
+        ]
+        random.Random(5).shuffle(sending)  # noqa: S311  # a seed, so that it can be run again
+        answers = await asyncio.gather(*sending)
+        assert {answer.status_code for answer in answers} == {204}
+        for record in records:
+            live = Live(gateway, tenant, record["id"], record["sid"])
+            assert sorted(fields["SequenceNumber"] for fields in await live.callbacks()) == ["0", "1", "2", "3"]
+            assert (await live.record())["status"] == "completed"
+            seen = [dict(PROGRESS)[status] for status in await live.statuses()]
+            assert seen == sorted(seen)
+        async with gateway.database.begin() as session:
+            written = await session.execute(
+                text("SELECT event, count(*) FROM delivery WHERE tenant_id = :id GROUP BY event"), {"id": tenant.id}
+            )
+            assert dict(written.all()) == {"completed": len(records)}

@@ -1,0 +1,116 @@
+"""Writes that wait together are committed together, and nobody pays for another's fault or impatience."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from app.errors import DatabaseUnavailable
+from app.group_commit import GroupCommit
+
+
+class Ledger:
+    """A database of sorts: keeps the batches that it was given, and can be held up or made to refuse."""
+
+    def __init__(self, *, refuses: Callable[[int], bool] = lambda _: False, fails: Exception | None = None) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self._refuses = refuses
+        self._fails = fails
+
+    async def write(self, items: Sequence[int]) -> list[str]:
+        self.batches.append(list(items))
+        await self.open.wait()
+        if self._fails:
+            raise self._fails
+        if any(self._refuses(item) for item in items):
+            raise ValueError(f"one of {list(items)}")
+        return [f"wrote {item}" for item in items]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_a_lone_write_goes_at_once() -> None:
+    ledger = Ledger()
+    assert await GroupCommit(ledger.write).submit(1) == "wrote 1"
+    assert ledger.batches == [[1]]
+
+
+async def test_what_waits_while_a_batch_is_on_its_way_is_the_next_batch_and_each_gets_its_own_result() -> None:
+    ledger = Ledger()
+    group = GroupCommit(ledger.write, most=3)
+    ledger.open.clear()
+    first = asyncio.create_task(group.submit(0))
+    await until(lambda: ledger.batches == [[0]])
+    others = [asyncio.create_task(group.submit(number)) for number in range(1, 6)]
+    await asyncio.sleep(0)
+    ledger.open.set()
+    assert await asyncio.gather(first, *others) == [f"wrote {number}" for number in range(6)]
+    assert ledger.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+async def test_a_bad_item_harms_nobody_but_its_own_waiter() -> None:
+    ledger = Ledger(refuses=lambda item: item == 2)
+    group = GroupCommit(ledger.write)
+    results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
+    assert [str(result) for result in results] == ["wrote 0", "wrote 1", "one of [2]", "wrote 3"]
+
+
+async def test_a_database_that_is_away_is_not_asked_again_for_every_item() -> None:
+    ledger = Ledger(fails=DatabaseUnavailable(after_s=2))
+    group = GroupCommit(ledger.write)
+    results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
+    assert all(isinstance(result, DatabaseUnavailable) and result.after_s == 2 for result in results)
+    assert len(ledger.batches) <= 2
+
+
+async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
+    ledger = Ledger()
+    group = GroupCommit(ledger.write)
+    ledger.open.clear()
+    first = asyncio.create_task(group.submit(0))
+    await until(lambda: ledger.batches == [[0]])
+    leaving, staying = asyncio.create_task(group.submit(1)), asyncio.create_task(group.submit(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    first.cancel()
+    ledger.open.set()
+    assert await staying == "wrote 2"
+    assert ledger.batches == [[0], [2]], "what nobody waits for any more is not begun"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+async def test_no_item_is_stranded_whenever_it_comes() -> None:
+    """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
+    ledger = Ledger()
+    group = GroupCommit(ledger.write, most=2)
+
+    async def submit_after(turns: int) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await group.submit(turns)
+
+    async with asyncio.timeout(10):
+        for _ in range(20):
+            results = await asyncio.gather(*(submit_after(turns) for turns in range(40)))
+            assert results == [f"wrote {turns}" for turns in range(40)]
+    await group.drain()
+
+
+async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room() -> None:
+    ledger = Ledger()
+    group = GroupCommit(ledger.write, most=100, room=3)
+    ledger.open.clear()
+    waiting = [asyncio.create_task(group.submit(number)) for number in range(9)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    ledger.open.set()
+    assert await asyncio.gather(*waiting) == [f"wrote {number}" for number in range(9)]
+    assert max(len(batch) for batch in ledger.batches) <= 3
+    assert sorted(number for batch in ledger.batches for number in batch) == list(range(9))

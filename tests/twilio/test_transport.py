@@ -1,0 +1,389 @@
+"""Both transports over real sockets, below the client: limits, timeouts, TLS, proxies, streams, and what an error says."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr
+
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.errors import TwilioOutcomeUnknown
+from app.twilio.schemas import AccountAccess
+from app.twilio.transport import TransportName, make_transport
+from tests.support.upstream import (
+    Upstream,
+    answer,
+    close,
+    created,
+    created_after_release,
+    dripping,
+    half_an_answer,
+    hang,
+    refused_url,
+    reset,
+    running_upstream,
+)
+
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+TIMEOUT = {"connect": 0.5, "read": 0.5, "write": 0.5, "pool": 0.3}
+MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TransportName:
+    for variable in PROXY_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.lower(), raising=False)
+    which: TransportName = request.param
+    return which
+
+
+@asynccontextmanager
+async def running_transport(name: TransportName, *, max_connections: int = 10) -> AsyncIterator[httpx.AsyncBaseTransport]:
+    transport = make_transport(name, max_connections=max_connections)
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+def request(method: str, url: str, content: Any = None, **timeouts: float) -> httpx.Request:
+    return httpx.Request(method, url, content=content, extensions={"timeout": TIMEOUT | timeouts})
+
+
+async def status_of(transport: httpx.AsyncBaseTransport, method: str, url: str, content: Any = None) -> int:
+    response = await transport.handle_async_request(request(method, url, content))
+    await response.aread()
+    await response.aclose()
+    return response.status_code
+
+
+@asynccontextmanager
+async def serving(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """The address of a server that does what no HTTP server would."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await handler(reader, writer)
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # for the sockets to be closed
+
+
+async def arrived(upstream: Upstream, number: int) -> None:
+    async with asyncio.timeout(10):
+        while len(upstream.received) < number:
+            await asyncio.sleep(0.01)
+
+
+async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing(name: TransportName) -> None:
+    async with running_upstream(created_after_release()) as upstream, running_transport(name, max_connections=1) as transport:
+        first = asyncio.create_task(status_of(transport, "POST", upstream.url, b"a=1"))
+        await arrived(upstream, 1)
+        with pytest.raises(httpx.PoolTimeout):
+            await transport.handle_async_request(request("POST", upstream.url, b"a=2", pool=0.1))
+        upstream.released.set()
+        assert await first == 201
+        assert await status_of(transport, "POST", upstream.url, b"a=3") == 201
+        assert [post.form for post in upstream.posts] == [[("a", "1")], [("a", "3")]]
+
+
+async def test_every_end_of_a_request_gives_its_connection_back(name: TransportName) -> None:
+    script = (close, reset, half_an_answer, hang, answer(201, body=b"x" * 500_000), created())
+    async with running_upstream(*script) as upstream, running_transport(name, max_connections=1) as transport:
+        with pytest.raises(NEVER_SENT):
+            await status_of(transport, "POST", refused_url())
+        for _ in range(3):
+            with pytest.raises(httpx.TransportError):
+                await status_of(transport, "POST", upstream.url, b"a=1")
+        cancelled = asyncio.create_task(status_of(transport, "POST", upstream.url, b"a=1"))
+        await arrived(upstream, 4)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        unread = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
+        await unread.aclose()
+        assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+async def test_no_method_is_sent_again_when_a_kept_connection_is_lost(name: TransportName, method: str) -> None:
+    async with running_upstream(created(), close, created()) as upstream, running_transport(name) as transport:
+        assert await status_of(transport, method, upstream.url) == 201
+        with pytest.raises(httpx.RemoteProtocolError):
+            await status_of(transport, method, upstream.url)
+        assert len(upstream.received) == 2
+
+
+async def test_redirects_and_cookies_are_left_alone(name: TransportName) -> None:
+    redirect = answer(307, body=b"", headers={"Location": "/elsewhere", "Set-Cookie": "a=b; Path=/"})
+    async with running_upstream(redirect, created()) as upstream, running_transport(name) as transport:
+        assert await status_of(transport, "POST", upstream.url) == 307
+        assert await status_of(transport, "POST", upstream.url) == 201
+        assert [received.path for received in upstream.received] == ["/", "/"]
+        assert "cookie" not in upstream.received[-1].headers
+
+
+async def test_what_is_sent_is_what_httpx_made_of_it(name: TransportName) -> None:
+    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+        assert await status_of(transport, "GET", f"{upstream.url}/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1") == 201
+        (received,) = upstream.received
+        assert received.path == "/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1"
+        assert set(received.headers) <= {"host", "connection"}
+
+
+async def test_bodies_stream_in_both_directions(name: TransportName) -> None:
+    arrived = bytearray()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert b"Transfer-Encoding: chunked" in await reader.readuntil(b"\r\n\r\n")
+        while size := int(await reader.readline(), 16):
+            piece = await reader.readexactly(size)
+            await reader.readline()
+            if not arrived:
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            arrived.extend(piece)
+            writer.write(b"%x\r\n%b\r\n" % (size, piece))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for letter in (b"a", b"b", b"c"):
+            yield letter * 1000
+
+    async with serving(echo) as url, running_transport(name) as transport:
+        response = await transport.handle_async_request(request("POST", url, pieces()))
+        assert await response.aread() == b"a" * 1000 + b"b" * 1000 + b"c" * 1000 == bytes(arrived)
+        await response.aclose()
+
+
+async def test_a_server_that_does_not_read_ends_in_a_write_timeout(name: TransportName) -> None:
+    release = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await release.wait()
+
+    async with serving(deaf) as url, running_transport(name) as transport:
+        with pytest.raises(httpx.WriteTimeout):
+            await transport.handle_async_request(request("POST", url, b"x" * MORE_THAN_SOCKETS_HOLD, read=20))
+        release.set()
+
+
+@pytest.mark.parametrize("then_reset", [False, True])
+async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(name: TransportName, then_reset: bool) -> None:
+    release = asyncio.Event()
+
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        if then_reset:
+            writer.transport.abort()
+        await release.wait()
+
+    async with serving(hasty) as url, running_transport(name) as transport:
+        sending = asyncio.create_task(status_of(transport, "POST", url, b"x" * MORE_THAN_SOCKETS_HOLD))
+        await asyncio.wait([sending])
+        assert not isinstance(sending.exception(), NEVER_SENT)
+        assert sending.exception() or sending.result() == 413
+        release.set()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:0/", "http://a..b/", "http://\u00e9\u00e9.invalid/"]
+)
+async def test_what_is_no_address_is_never_sent(name: TransportName, url: str) -> None:
+    async with running_transport(name) as transport:
+        with pytest.raises(NEVER_SENT):
+            await status_of(transport, "POST", url, b"a=1")
+
+
+async def test_an_answer_that_drips_for_ever_ends_at_the_deadline(name: TransportName) -> None:
+    http = make_http_client(
+        connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=1, user_agent="tests", transport=name
+    )
+    access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+    async with running_upstream(dripping, created()) as upstream:
+        client = TwilioClient(http, base_url=upstream.url)
+        with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
+            await client.create_call(access, {"to": "sip:kate@example.com"}, deadline_s=0.3)
+        assert await client.create_call(access, {"to": "sip:kate@example.com"}, deadline_s=5)
+        await http.aclose()
+
+
+def test_everything_works_under_uvloop(name: TransportName) -> None:
+    async def scenario() -> None:
+        async with running_upstream(created(), close, hang) as upstream, running_transport(name) as transport:
+            assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+            with pytest.raises(httpx.RemoteProtocolError):
+                await status_of(transport, "POST", upstream.url, b"a=1")
+            with pytest.raises(httpx.ReadTimeout):
+                await status_of(transport, "POST", upstream.url, b"a=1")
+            with pytest.raises(httpx.ConnectError):
+                await status_of(transport, "POST", refused_url(), b"a=1")
+            with pytest.raises(httpx.ConnectTimeout):  # the plain server waits for the rest of what it cannot read
+                await status_of(transport, "POST", upstream.url.replace("http:", "https:"), b"a=1")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "callgate tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@asynccontextmanager
+async def running_tls_upstream(certificate: Path, *script: Any) -> AsyncIterator[Upstream]:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    async with running_upstream(*script, tls=tls) as upstream:
+        yield upstream
+
+
+async def test_a_certificate_that_nobody_vouches_for_ends_before_anything_is_sent(
+    name: TransportName, certificate: Path
+) -> None:
+    async with running_tls_upstream(certificate, created()) as upstream, running_transport(name) as transport:
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await status_of(transport, "POST", upstream.url, b"a=1")
+        assert upstream.received == []
+
+
+async def test_a_certificate_for_another_name_ends_before_anything_is_sent(
+    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with running_tls_upstream(certificate, created()) as upstream, running_transport(name) as transport:
+        with pytest.raises(httpx.ConnectError):
+            await status_of(transport, "POST", upstream.url.replace("127.0.0.1", "localhost"), b"a=1")
+        assert upstream.received == []
+
+
+async def test_tls_with_a_good_certificate_keeps_its_connection_and_tells_losses_apart(
+    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    script = (created(), created(), close, half_an_answer)
+    async with running_tls_upstream(certificate, *script) as upstream, running_transport(name) as transport:
+        assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+        assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+        assert len(upstream.connections) == 1
+        for _ in range(2):
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                await status_of(transport, "POST", upstream.url, b"a=1")
+
+
+@asynccontextmanager
+async def running_proxy(answer_to_connect: bytes) -> AsyncIterator[tuple[str, list[str]]]:
+    """A proxy's address and the request lines that it got. It opens the tunnel, or answers as told and closes."""
+    lines: list[str] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+        writer.close()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        lines.append(head.split("\r\n")[0] + "".join(" +auth" for line in head.split("\r\n") if line == AUTHORIZED))
+        writer.write(answer_to_connect)
+        if b" 200 " in answer_to_connect:
+            host, port = head.split(" ")[1].split(":")
+            there_reader, there_writer = await asyncio.open_connection(host, int(port))
+            await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+        writer.close()
+
+    async with serving(handle) as url:
+        yield url.replace("//", "//user:secret@"), lines
+
+
+AUTHORIZED = "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ="
+OPENED = b"HTTP/1.1 200 Opened\r\n\r\n"
+REFUSED = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n"
+
+
+async def test_https_goes_through_the_proxy_of_the_environment(
+    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with running_tls_upstream(certificate, created()) as upstream, running_proxy(OPENED) as (proxy, lines):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        async with running_transport(name) as transport:
+            assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+            assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+        assert lines == [f"CONNECT {upstream.url.removeprefix('https://')} HTTP/1.1 +auth"]
+
+
+async def test_a_tunnel_that_is_refused_is_never_sent(name: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_proxy(REFUSED) as (proxy, lines):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        async with running_transport(name) as transport:
+            with pytest.raises(httpx.ProxyError):
+                await status_of(transport, "POST", "https://twilio.invalid/", b"a=1")
+        assert lines == ["CONNECT twilio.invalid:443 HTTP/1.1 +auth"]
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1", "example.com, 127.0.0.1", "*"])
+async def test_no_proxy_is_heeded(name: TransportName, hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", refused_url())
+    monkeypatch.setenv("NO_PROXY", hosts)
+    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+        assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+
+
+async def test_a_proxy_that_cannot_be_reached_is_never_sent(name: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", refused_url())
+    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+        with pytest.raises(NEVER_SENT):
+            await status_of(transport, "POST", upstream.url, b"a=1")
+        assert upstream.received == []
+
+
+async def test_a_proxy_that_hangs_up_in_the_middle_of_the_tunnel_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx's own pool tells this as a lost answer: careful, and wrong."""
+    async with running_proxy(b"") as (proxy, lines):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        async with running_transport("aiohttp") as transport:
+            with pytest.raises(httpx.ConnectError):
+                await status_of(transport, "POST", "https://twilio.invalid/", b"a=1")
+        assert len(lines) == 1
