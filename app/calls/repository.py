@@ -27,7 +27,6 @@ class CallFilter:
     before: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
 async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | None:
     """Make a `not_started` call pending for another attempt; None when somebody else was quicker."""
     statement = (
