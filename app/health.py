@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
 from app.database import Database
@@ -10,6 +10,8 @@ from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 
 router = APIRouter(tags=["operations"])
+# What a worker answers too.
+process_router = APIRouter(tags=["operations"])
 
 
 class Health(BaseModel):
@@ -17,7 +19,7 @@ class Health(BaseModel):
     database: Literal["ok", "unavailable"] | None = None
 
 
-@router.get("/livez", operation_id="livez", summary="Is the process alive?", response_model_exclude_none=True)
+@process_router.get("/livez", operation_id="livez", summary="Is the process alive?", response_model_exclude_none=True)
 async def livez() -> Health:
     """Asks nobody else: a database that is away is no reason to restart this process."""
     return Health(status="ok")
@@ -40,7 +42,7 @@ async def readyz(request: Request, response: Response) -> Health:
     return Health(status="ok", database="ok")
 
 
-@router.get(
+@process_router.get(
     "/metrics",
     operation_id="metrics",
     summary="Prometheus metrics",
@@ -51,3 +53,14 @@ async def metrics(request: Request) -> Response:
     """Of this process only."""
     counted: Metrics = request.app.state.metrics
     return Response(counted.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+router.include_router(process_router)
+
+
+def probe_app(metrics: Metrics) -> FastAPI:
+    """/livez and /metrics of a process that serves nothing else."""
+    app = FastAPI(openapi_url=None)
+    app.state.metrics = metrics
+    app.include_router(process_router)
+    return app

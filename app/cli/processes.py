@@ -1,17 +1,18 @@
-"""`callgate serve|worker|migrate|simulator`: the processes of a deployment."""
+"""`callgate serve|worker|migrate|simulator|healthcheck`: the processes of a deployment."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import start_http_server
 
 from app.cli.signals import stop_on_signal
 from app.database import Database
+from app.healthcheck import OUR_LIVEZ, trouble
 from app.jobs.worker import run_worker
-from app.local.stack import listen
+from app.local.stack import listen, probed
 from app.local.state import with_local_database
 from app.main import create_app
 from app.observability import Metrics, configure_logging
@@ -24,7 +25,7 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, worker, migrate, simulator):
+    for command in (serve, worker, migrate, simulator, healthcheck):
         app.command()(command)
 
 
@@ -77,7 +78,9 @@ def serve(
 
 
 def worker(
-    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve this worker's /metrics there.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve this worker's /livez and /metrics there.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address of --metrics-port.")] = "127.0.0.1",
 ) -> None:
     """Run the worker. Any number may run.
@@ -89,12 +92,12 @@ def worker(
     configure_logging(level=settings.log_level, format_=settings.log_format)
 
     metrics = Metrics()
-    if metrics_port:
-        listen(host, metrics_port).close()
-        start_http_server(metrics_port, host, registry=metrics.registry)
 
     async def run() -> None:
-        await run_worker(settings, metrics, stop_on_signal())
+        async with AsyncExitStack() as meanwhile:
+            if metrics_port:
+                await meanwhile.enter_async_context(probed(metrics, host, metrics_port))
+            await run_worker(settings, metrics, stop_on_signal())
 
     asyncio.run(run())
 
@@ -137,3 +140,12 @@ def simulator(
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning")
+
+
+def healthcheck(
+    url: Annotated[str, typer.Argument(metavar="[URL]", help="What to ask; an answer of 200 is a good one.")] = OUR_LIVEZ,
+) -> None:
+    """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
+    if found := trouble(url):
+        typer.echo(f"callgate: {found}", err=True)
+        raise typer.Exit(1)

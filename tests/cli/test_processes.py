@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.models import Call
-from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running
+from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, until
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
@@ -136,6 +138,47 @@ def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_pat
                 migrated = run("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url))
                 assert (migrated.returncode, migrated.stderr) == (0, "")
             assert http.send(creation).status_code == 401
+
+
+def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    asked = ["healthcheck", f"http://127.0.0.1:{port}/livez"]
+    with running("worker", "--metrics-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
+        until(lambda: is_listening(port), "the worker's port")
+        healthy = run(*asked, environment=configured)
+        assert (healthy.returncode, healthy.stdout, healthy.stderr) == (0, "", "")
+        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        worker.popen.send_signal(signal.SIGSTOP)  # one that hangs
+        hanging = run(*asked, environment=configured)
+        worker.popen.send_signal(signal.SIGCONT)
+        assert worker.end(signal.SIGTERM) == 0
+    assert "callgate_build_info" in counted
+    assert (hanging.returncode, hanging.stderr) == (1, f"no answer from {asked[1]} (timed out)\n")
+
+
+def test_a_healthcheck_tells_an_answer_that_is_no_good_one(tmp_path: Path) -> None:
+    unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
+    with serving(tmp_path, unreachable) as (_, url):
+        alive = run("healthcheck", f"{url}/livez", environment=environment(tmp_path))
+        unready = run("healthcheck", f"{url}/readyz", environment=environment(tmp_path))
+    assert alive.returncode == 0
+    assert (unready.returncode, unready.stderr) == (1, f"{url}/readyz answers 503\n")
+
+
+def test_a_healthcheck_is_cheap_enough_to_be_asked_every_few_seconds(tmp_path: Path) -> None:
+    listed = "import sys, runpy; sys.argv[1:] = ['healthcheck', 'http://127.0.0.1:1/']\n"
+    listed += "try: runpy.run_module('app', run_name='__main__')\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True).stdout.split()
+    assert "app.healthcheck" in loaded
+    assert not {"app.cli", "app.settings", "fastapi", "pydantic", "sqlalchemy", "typer"} & set(loaded)
+
+
+def test_the_api_starts_without_what_only_a_migration_needs() -> None:
+    program = [sys.executable, "-c", "import sys, app.cli; print(*sys.modules)"]
+    loaded = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
+    assert "app.main" in loaded
+    assert not {"alembic", "mako"} & set(loaded)
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
