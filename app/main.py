@@ -13,6 +13,7 @@ from app.callbacks import router as callbacks_router
 from app.calls import examples
 from app.calls import router as calls_router
 from app.calls.validation import CallRequest
+from app.health import Readiness
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
 from app.problems import Problem, install_handlers
@@ -63,7 +64,7 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Abstr
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
-            yield dict(state)
+            yield {**state, "readiness": Readiness(state["database"])}
 
     return lifespan
 

@@ -5,14 +5,22 @@ Alembic is imported when it is used: with every dialect that it knows it takes 0
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+
+from app.database import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+
+_REVISION = re.compile(r'^(down_)?revision: [^=]+ = "(\w+)"$', re.MULTILINE)
 
 
 class MigrationFailed(Exception):
@@ -32,6 +40,30 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
     except (DBAPIError, CommandError) as error:
         cause = getattr(error, "orig", None) or error
         raise MigrationFailed(f"the migration failed: {str(cause).splitlines()[0]}") from error
+
+
+async def is_migrated(database: Database) -> bool:
+    """Whether this version's migrations have run. A newer version's, unknown here, take nothing away that this one needs.
+
+    Raises DatabaseUnavailable, also when no migration has run at all.
+    """
+    async with database.begin() as session:
+        applied = set(await session.scalars(text("SELECT version_num FROM alembic_version")))
+    return applied == {head()} or not applied <= known_revisions().keys()
+
+
+def head() -> str:
+    """The newest revision of this version."""
+    (newest,) = known_revisions().keys() - set(known_revisions().values())
+    return newest
+
+
+@cache
+def known_revisions() -> dict[str, str | None]:
+    """Each revision and the one before it, read without Alembic."""
+    versions = (version.read_text() for version in Path(str(files("migrations"))).glob("versions/*.py"))
+    found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
+    return {each[False]: each.get(True) for each in found}
 
 
 def alembic_config(database_url: str) -> Config:

@@ -79,7 +79,7 @@ def serve(
 
 def worker(
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Serve this worker's /livez and /metrics there.")
+        int | None, typer.Option(min=1, max=65535, help="Serve this worker's /livez, /readyz and /metrics there.")
     ] = None,
     host: Annotated[str, typer.Option(help="The address of --metrics-port.")] = "127.0.0.1",
 ) -> None:
@@ -96,7 +96,7 @@ def worker(
     async def run() -> None:
         async with AsyncExitStack() as meanwhile:
             if metrics_port:
-                await meanwhile.enter_async_context(probed(metrics, host, metrics_port))
+                await meanwhile.enter_async_context(probed(settings, metrics, host, metrics_port))
             await run_worker(settings, metrics, stop_on_signal())
 
     asyncio.run(run())

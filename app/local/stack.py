@@ -156,10 +156,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def probed(metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
+async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
     with listen(host, port) as listener:
-        server = _Server("the probes", probe_app(metrics), listener)
+        server = _Server("the probes", probe_app(settings, metrics), listener)
         serving = asyncio.create_task(server.run_until_told())
         try:
             yield

@@ -149,6 +149,7 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
         healthy = run(*asked, environment=configured)
         assert (healthy.returncode, healthy.stdout, healthy.stderr) == (0, "", "")
         counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").json() == {"status": "ok", "database": "ok"}
         worker.popen.send_signal(signal.SIGSTOP)  # one that hangs
         hanging = run(*asked, environment=configured)
         worker.popen.send_signal(signal.SIGCONT)
