@@ -17,7 +17,7 @@ from app.settings import Settings
 router = APIRouter(tags=["operations"])
 
 # Shorter than any probe's patience: a Postgres that hangs is reported, too.
-_PATIENCE_S = 2.0
+READY_PATIENCE_S = 2.0
 
 
 class Health(BaseModel):
@@ -38,7 +38,7 @@ class Readiness:
 
     async def look(self) -> Health:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(READY_PATIENCE_S):
                 migrated = await is_migrated(self._database)
         except (DatabaseUnavailable, TimeoutError):
             return Health(status="degraded" if self._was_ready else "unavailable", database="unavailable")
