@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from app.cli.lingering import Lingering
 from app.cli.signals import stop_on_signal
 from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
@@ -20,6 +21,10 @@ from app.schema import migrate as migrate_schema
 from app.settings import Settings, SettingsError, load_settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+
+# Longer than clients and balancers keep an idle connection, so that it is they who close it: a request that comes while the
+# server closes is lost.
+_KEEP_ALIVE_S = 75
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
@@ -43,11 +48,12 @@ def service_settings() -> Settings:
     return settings
 
 
-def api_of_this_environment() -> FastAPI:
+def api_of_this_environment() -> ASGIApp:
     """What each process of `callgate serve` runs."""
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
-    return create_app(settings)
+    app = create_app(settings)
+    return Lingering(app, seconds=settings.linger) if settings.linger else app
 
 
 def serve(
@@ -73,6 +79,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
 

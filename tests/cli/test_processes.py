@@ -14,16 +14,19 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.models import Call
+from app.database import Database
 from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, until
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
 
 @contextmanager
-def serving(tmp_path: Path, database_url: str) -> Iterator[tuple[Process, str]]:
+def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
     """`callgate serve` and its address; what it answers is up to the caller to wait for."""
     port = free_port()
-    configured = environment(tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    configured = environment(
+        tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
+    )
     with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
         process.wait_for("Application startup complete")
         yield process, f"http://127.0.0.1:{port}"
@@ -114,6 +117,36 @@ async def test_a_caller_that_hangs_up_does_not_cancel_the_dial_even_of_a_process
         call = await stored(gateway)
         assert call.execution == "started"
         assert len(upstream.posts) == 1
+
+
+def test_a_process_that_lingers_lets_go_of_its_connections_and_ends_at_the_second_word(
+    database_url: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), httpx.Client(base_url=url) as http:
+        assert "connection" not in http.get("/livez").headers
+        process.popen.send_signal(signal.SIGTERM)
+        process.wait_for("leaving")
+        for _ in range(2):  # on the connection that was kept, then on a new one
+            answer = http.get("/livez")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        process.end(signal.SIGTERM)
+        assert "Application shutdown complete" in process.output
+
+
+def test_a_migration_that_fails_fails_its_job(tmp_path: Path, empty_database_url: str) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url)
+    assert run("migrate", environment=configured).returncode == 0
+
+    async def forget() -> None:
+        database = Database(empty_database_url, pool_size=1)
+        async with database.begin() as session:
+            await session.execute(text("DELETE FROM alembic_version"))
+        await database.close()
+
+    asyncio.run(forget())
+    code, message = failure("migrate", environment=configured)
+    assert code == 1
+    assert message.startswith("callgate: the migration failed: ")
 
 
 def test_without_a_database_it_starts_and_starts_no_call(tmp_path: Path) -> None:

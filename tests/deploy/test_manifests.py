@@ -141,15 +141,15 @@ def test_liveness_never_asks_postgres_and_readiness_waits_longer_than_the_answer
             assert readiness["timeoutSeconds"] > READY_PATIENCE_S
 
 
-def test_nothing_is_killed_before_what_it_has_begun_is_done(manifests: Manifests) -> None:
-    settings = Settings() if not manifests.of_kind("ConfigMap") else settings_of(manifests)
-    for workload in manifests.ours():
+def test_nothing_is_killed_before_what_it_has_begun_is_done(overlay: Manifests) -> None:
+    settings = settings_of(overlay)
+    for workload in overlay.ours():
         grace = pod(workload).get("terminationGracePeriodSeconds", 30)
         if command(workload)[0] == "serve":
-            pause = container(workload)["lifecycle"]["preStop"]["sleep"]["seconds"]
-            assert pause >= 1
+            assert "lifecycle" not in container(workload), "CALLGATE_LINGER does it, for open connections too"
+            assert settings.linger >= 5
             assert settings.drain_timeout >= settings.request_budget
-            assert grace > pause + settings.drain_timeout + LAST_COMMITS_S
+            assert grace > settings.linger + settings.drain_timeout + LAST_COMMITS_S
         elif command(workload)[0] == "worker":
             assert grace > 2 * budget_of(settings).attempt + LAST_COMMITS_S
 
