@@ -139,7 +139,7 @@ def test_every_relative_link_leads_to_a_file(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str) -> None:
-    for name in re.findall(r"`((?:app|bench|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
+    for name in re.findall(r"`((?:app|bench|deploy|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
         assert (ROOT / name).exists(), name
 
 

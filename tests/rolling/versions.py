@@ -5,6 +5,7 @@ The version before is taken from git: by default what stood before the newest mi
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import tarfile
@@ -135,8 +136,11 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
         await until_it_answers(f"http://127.0.0.1:{simulator_port}/_simulator/health")
         await old.run("migrate")
         await old.run("tenants", "create", TENANT, "--name", "Rolling")
-        await old.run("accounts", "add", TENANT, "--account-sid", ACCOUNT, TWILIO_AUTH_TOKEN=TOKEN)
-        key = str(httpx.Response(200, text=await old.run("keys", "create", TENANT, "--json")).json()["key"])
+        _, shown = await asyncio.gather(
+            old.run("accounts", "add", TENANT, "--account-sid", ACCOUNT, TWILIO_AUTH_TOKEN=TOKEN),
+            old.run("keys", "create", TENANT, "--json"),
+        )
+        key = str(json.loads(shown)["key"])
         async with old.serving() as before:
             await black_box(before, before, key, name="old code, old schema")
             async with new.serving() as after:
@@ -145,8 +149,6 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
                 await until_it_answers(f"{after}/readyz")
                 await black_box(before, after, key, name="old code, new schema, read by the new")
                 await black_box(after, before, key, name="new code, new schema, read by the old")
-        async with new.serving() as after:
-            await black_box(after, after, key, name="new code, new schema")
     finally:
         simulator.terminate()
         await simulator.wait()
