@@ -22,6 +22,7 @@ from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
 from app.compat.dialect import TwilioDialect
 from app.dialects import Dialects
+from app.health import Readiness
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -97,7 +98,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
-            yield dict(state)
+            yield {**state, "readiness": Readiness(state["database"])}
         await asyncio.to_thread(tracing.close)
 
     return lifespan

@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
     )
+    linger: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="Seconds that a stopping process still takes requests, closing each connection after its answer, so that "
+        "balancers let go of it first.",
+    )
     drain_timeout: float = Field(
         55.0, gt=0, le=3600, description="Seconds that a stopping process may take to finish the creations it has begun."
     )

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from app.calls.models import Call
-from app.calls.router import CallServiceDep, IdempotencyKey
+from app.calls.router import CallServiceDep, IdempotencyKeyDep
 from app.compat.access import AccountDep
 from app.compat.dialect import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields
@@ -125,7 +125,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
         form: FormDep,
-        key: IdempotencyKey,
+        key: IdempotencyKeyDep,
     ) -> Response:
         request.state.in_doubt = in_doubt(call, repeatable=False)
         response = answered(await service.change(account.caller, call, Wanted(operation, sid, _pairs(form), key)))
