@@ -6,6 +6,7 @@ or the network to it does wrong leaves the block as DatabaseUnavailable; a mista
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import asyncpg
@@ -113,6 +114,18 @@ class Database:
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 
+    async def server(self) -> "Server":
+        """What is behind the URL. Raises DatabaseUnavailable."""
+        async with self.begin() as session:
+            asked = datetime.now(UTC)
+            row = (
+                await session.execute(
+                    text("SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp()")
+                )
+            ).one()
+        version, read_only, now = row
+        return Server(version // 10_000, read_only, (now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
+
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         # The class and SQLSTATE only: the text may hold the statement's values.
         fail(type(error).__name__)
@@ -126,6 +139,14 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    version: int
+    read_only: bool
+    ahead_s: float
+    """How far its clock is ahead of ours."""
 
 
 def _is_passing(error: DBAPIError) -> bool:

@@ -12,9 +12,6 @@ from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
 from app.calls.models import Call, CallEvent
-from app.twilio.schemas import TERMINAL_STATUSES
-
-FOLLOWED_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +25,6 @@ class CallFilter:
     since: UUID | None = None
     until: UUID | None = None
     before: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """Of the calls that the worker refreshes, the most overdue first; at most FOLLOWED_LIMIT are looked at."""
-
-    most_overdue: datetime | None
-    active: int
-    unpriced: int
 
 
 async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | None:
@@ -161,31 +149,6 @@ async def _claim(
     due = select(Call.id).where(due_at <= func.now()).order_by(due_at).limit(limit).with_for_update(skip_locked=True).cte("due")
     statement = update(Call).where(Call.id.in_(select(due.c.id))).values({due_at: func.now() + lease}).returning(Call)
     return (await session.scalars(statement)).all()
-
-
-async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Since when the oldest pending and the oldest unknown call wait: one index entry each."""
-    statement = select(
-        *(
-            select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)
-            for execution in ("pending", "unknown")
-        )
-    )
-    return dict((await session.execute(statement)).one()._mapping)
-
-
-async def followed(session: AsyncSession) -> Followed:
-    due = (
-        select(Call.refresh_at, Call.status)
-        .where(Call.refresh_at.is_not(None))
-        .order_by(Call.refresh_at)
-        .limit(FOLLOWED_LIMIT)
-        .subquery()
-    )
-    ended = due.c.status.in_(TERMINAL_STATUSES)
-    statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
-    most_overdue, unpriced, all_ = (await session.execute(statement)).one()
-    return Followed(most_overdue, all_ - unpriced, unpriced)
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:

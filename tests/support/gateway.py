@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app.crypto import Keyring
 from app.database import Database
 from app.main import create_app
+from app.observability.tracing import Tracing
 from app.settings import Settings
 from app.tenants.service import TenantService
 
@@ -107,11 +108,13 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, *, grace: int | None = None) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None
+) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
     tenants = TenantService(database, Keyring(settings.require_secret_keys()))
     try:
-        async with served(create_app(settings), grace=grace) as url:
+        async with served(create_app(settings, tracing), grace=grace) as url:
             running = Gateway(url, settings, database, tenants)
             yield running
             for client in running.clients:
