@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, case, func, select, text, tuple_, update
+from sqlalchemy import bindparam, case, exists, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlalchemy.types import Interval, Text
 
 from app.callbacks.models import Delivery
@@ -86,7 +87,6 @@ async def claim(session: AsyncSession, *, lease: timedelta, room: int, share: in
 async def delivered(session: AsyncSession, delivery: Delivery, *, status: int) -> None:
     outcome = {"state": "delivered", "next_attempt_at": None, "delivered_at": func.now(), "last_error": None}
     await _attempted(session, delivery, outcome | {"last_status": status})
-    await _release(session, delivery)
 
 
 async def failed(
@@ -95,8 +95,28 @@ async def failed(
     """To be tried again after `wait`; None: given up."""
     again = {"state": "gave_up", "next_attempt_at": None} if wait is None else {"next_attempt_at": func.now() + wait}
     await _attempted(session, delivery, again | {"last_status": status, "last_error": error})
-    if wait is None or delivery.attempts + 1 >= HOLDS_UP:
-        await _release(session, delivery)
+
+
+async def release(session: AsyncSession, call_ids: Collection[UUID]) -> None:
+    """What nothing holds up any more is due at once.
+
+    To be called in a transaction of its own, after one that claimed or that wrote an outcome: each of the two looks again when
+    its own news is there for all to see, so at least one of them sees the other's.
+    """
+    earlier = aliased(Delivery)
+    holds = exists().where(
+        earlier.call_id == Delivery.call_id,
+        earlier.position < Delivery.position,
+        earlier.state == "pending",
+        earlier.attempts < HOLDS_UP,
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.call_id.in_(call_ids), Delivery.held, ~holds)
+        .values(held=False, next_attempt_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    await session.execute(statement)
 
 
 async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> Delivery | None:
@@ -153,17 +173,6 @@ async def _attempted(session: AsyncSession, delivery: Delivery, outcome: dict[st
         .where(Delivery.call_id == delivery.call_id, Delivery.at == delivery.at, Delivery.id == delivery.id)
         .where(Delivery.state == "pending")
         .values(outcome | {"attempts": Delivery.attempts + 1, "last_attempt_at": func.now()})
-        .execution_options(synchronize_session=False)
-    )
-    await session.execute(statement)
-
-
-async def _release(session: AsyncSession, delivery: Delivery) -> None:
-    """What this one held up is due; should something else still hold it, the claim finds out."""
-    statement = (
-        update(Delivery)
-        .where(Delivery.call_id == delivery.call_id, Delivery.position > delivery.position, Delivery.held)
-        .values(held=False, next_attempt_at=func.now())
         .execution_options(synchronize_session=False)
     )
     await session.execute(statement)

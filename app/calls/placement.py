@@ -30,7 +30,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _OUTCOME_RETRY_S = 0.5
 # The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
-_LAST_COMMITS_S = 5.0
+LAST_COMMITS_S = 5.0
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Placement:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_COMMITS_S):
+            async with asyncio.timeout(LAST_COMMITS_S):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
         if self._tasks:

@@ -72,12 +72,13 @@ class TenantService:
         self._keyring = keyring
         self._keys = Memory[KnownKey](is_current=is_current)
         self._dialables = Memory[Dialable](is_current=is_current)
+        self._account_ids = Memory[UUID](is_current=is_current)
         self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
         self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
 
     def forget(self) -> None:
         """Read everything anew: something has changed, or may have."""
-        for memory in (self._keys, self._dialables, self._account_accesses, self._auth_tokens):
+        for memory in (self._keys, self._dialables, self._account_ids, self._account_accesses, self._auth_tokens):
             memory.forget()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
@@ -192,6 +193,9 @@ class TenantService:
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """None unless the account is this tenant's."""
+        return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
+
+    async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
         async with self._database.begin() as session:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None

@@ -13,12 +13,18 @@ from urllib.parse import quote_plus
 import asyncpg
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
-from app.observability import configure_logging
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import Sender
+from app.crypto import Keyring
+from app.jobs.deliver import Deliverer
+from app.observability import Metrics, configure_logging
+from app.tenants.callbacks import TenantCallbacks
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.tracing import memory
-from tests.support.upstream import created, error, hang, reset, running_upstream
+from tests.support.upstream import answer, created, error, hang, reset, running_upstream
 
 SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
@@ -57,7 +63,8 @@ async def watched(database_url: str, **values: Any) -> AsyncIterator[Watched]:
     log = io.StringIO()
     configure_logging(level="DEBUG", format_="auto", stream=log)
     tracing, spans = memory()
-    async with running_gateway(settings_for(database_url, log_level="DEBUG", **values), tracing=tracing) as gateway:
+    settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
+    async with running_gateway(settings, tracing=tracing) as gateway:
         yield Watched(gateway, log, spans)
     logging.basicConfig(handlers=[], force=True)
 
@@ -117,6 +124,32 @@ async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) 
         assert secret not in stored
         assert secret.encode().hex() not in stored
         assert not any(secret in text for text in answers + spans)
+
+
+async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(told: Watched, database_url: str) -> None:
+    gateway = told.gateway
+    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(Allowed.parse("127.0.0.0/8")) as sender:
+        tenant = await gateway.add_tenant(upstream.url)
+        secrets = [await callbacks.renew_secret(tenant.id)]
+        record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
+        await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
+        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        for form in ("twilio", "json"):
+            await callbacks.configure(tenant.id, form=form)
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
+            assert await deliverer.step()
+            await deliverer.drain()
+            secrets.append(await callbacks.renew_secret(tenant.id))
+        listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
+    assert '"attempts":2' in listed
+    assert told.log.getvalue().count("delivery_failed") == 2
+    stored = await _every_cell(database_url)
+    for secret in secrets:
+        for shape in (secret, secret.removeprefix("whsec_"), secret.encode().hex()):
+            assert shape not in told.log.getvalue() + stored + listed
+    assert "kate.private" not in told.log.getvalue()
 
 
 async def test_personal_data_is_neither_logged_nor_traced(told: Watched) -> None:

@@ -52,7 +52,7 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 async def _ready(gateway: Gateway) -> None:
     """Both the gateway and the test's own pool have found their way back."""
     async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=gateway.url) as http:
-        while (await http.get("/readyz")).status_code != 200:
+        while (await http.get("/readyz")).json()["status"] != "ok":
             await asyncio.sleep(0.05)
         while True:
             with contextlib.suppress(DatabaseUnavailable):
@@ -66,6 +66,7 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
     async with running_upstream(created()) as upstream:
         tenant = await fragile.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
+        assert (await tenant.http.get("/readyz")).json() == {"status": "ok", "database": "ok"}
         postgres.stop()
         try:
             for key in (None, "k"):
@@ -76,7 +77,8 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
                 assert int(response.headers["Retry-After"]) > 0
             async with httpx.AsyncClient(base_url=fragile.url) as http:
                 assert (await http.get("/livez")).status_code == 200
-                assert (await http.get("/readyz")).status_code == 503
+                readiness = await http.get("/readyz")
+                assert (readiness.status_code, readiness.json()) == (200, {"status": "degraded", "database": "unavailable"})
             assert len(upstream.posts) == 1
         finally:
             postgres.start()

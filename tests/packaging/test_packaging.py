@@ -8,6 +8,7 @@ import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -65,10 +66,18 @@ def parameters(command: list[str]) -> dict[str, Any]:
     return callgate.commands[name].make_context(name, arguments).params
 
 
-def probed(healthcheck: str) -> tuple[int, str]:
-    match = re.search(r"http://127\.0\.0\.1:(\d+)(/[a-z_/]+)", healthcheck)
-    assert match
-    return int(match[1]), match[2]
+def probed(check: list[str]) -> tuple[int, str]:
+    """Port and path that a healthcheck asks. No argument has a space: podman's API would split it there."""
+    assert not [word for word in check if " " in word]
+    assert check[:3] == ["CMD", "callgate", "healthcheck"]
+    asked = urlsplit(parameters(check[2:])["url"])
+    assert (asked.scheme, asked.hostname) == ("http", "127.0.0.1")
+    return asked.port or 80, asked.path
+
+
+def image_healthcheck() -> list[str]:
+    command = final_stage()["HEALTHCHECK"].partition(" CMD ")[2]
+    return ["CMD", *yaml.safe_load(command)]
 
 
 def settings(environment: dict[str, str]) -> Settings:
@@ -98,9 +107,26 @@ def test_the_image_tells_the_version_that_it_holds() -> None:
 
 def test_the_image_serves_and_is_probed_on_the_port_that_it_exposes() -> None:
     serving = parameters(command_of({}))
-    port, path = probed(final_stage()["HEALTHCHECK"])
+    port, path = probed(image_healthcheck())
     assert (serving["host"], serving["port"], port) == ("0.0.0.0", int(final_stage()["EXPOSE"]), serving["port"])
     assert path in create_app(Settings()).openapi()["paths"]
+
+
+def test_the_image_has_its_bytecode_and_neither_pip_nor_a_shell_in_its_commands() -> None:
+    compiled = [value for name, value in instructions() if name == "RUN" and "compileall" in value]
+    assert len(compiled) == 2
+    assert any("/usr/local/bin/pip*" in value for name, value in instructions() if name == "RUN")
+    assert all(final_stage()[name].startswith('["') for name in ("ENTRYPOINT", "CMD"))
+
+
+def test_the_worker_answers_where_the_image_asks() -> None:
+    assert parameters(command_of(our_services()["worker"]))["metrics_port"] == probed(image_healthcheck())[0]
+    assert "healthcheck" not in our_services()["worker"]
+
+
+@pytest.mark.parametrize("name", services().keys() - {"migrate"})
+def test_every_service_that_stays_is_probed(name: str) -> None:
+    assert name in ("api", "worker") or services()[name]["healthcheck"]["test"]
 
 
 def test_the_build_context_is_what_the_dockerfile_copies() -> None:
@@ -163,7 +189,7 @@ def test_the_migration_gets_the_database_and_no_key() -> None:
 def test_calls_go_to_the_simulator_where_it_listens_and_is_probed() -> None:
     service = our_services()["simulator"]
     listening = parameters(command_of(service))
-    port, path = probed(service["healthcheck"]["test"][-1])
+    port, path = probed(service["healthcheck"]["test"])
     assert (listening["host"], listening["port"]) == ("0.0.0.0", port)
     assert path in create_simulator(SimulatorConfig()).openapi()["paths"]
     assert our_services()["api"]["environment"]["CALLGATE_TWILIO_BASE_URL"] == f"http://simulator:{port}"
