@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -108,6 +109,7 @@ def _complete_openapi(app: FastAPI) -> None:
     """Schemas that no route declares as its own, because bodies are read by hand and problems are answered by handlers."""
     generate = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
         schema = generate()
         _, definitions = models_json_schema(

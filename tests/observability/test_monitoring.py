@@ -92,7 +92,13 @@ def test_the_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() 
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here (Debian's package prometheus has it)")
-def test_promtool_accepts_the_rules() -> None:
-    checked = subprocess.run(["promtool", "check", "rules", str(MONITORING / "alerts.yaml")], capture_output=True, text=True)
+def test_promtool_accepts_the_rules_and_they_wake_for_the_right_reasons(tmp_path: Path) -> None:
+    rules = MONITORING / "alerts.yaml"
+    checked = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert f"{len(RULES)} rules found" in checked.stdout
+    quiet = "\n".join(f"      - {{eval_time: 50m, alertname: {rule['alert']}}}" for rule in RULES)
+    cases = Path(__file__).with_name("alerts_test.yaml").read_text().replace("RULES", str(rules)).replace("QUIET", quiet)
+    (tmp_path / "cases.yaml").write_text(cases)
+    tested = subprocess.run(["promtool", "test", "rules", str(tmp_path / "cases.yaml")], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
