@@ -10,6 +10,7 @@ from sqlalchemy import text
 from app.database import Database
 from app.schema import alembic_config, head, known_revisions, migrate
 from tests.support.gateway import running_gateway, settings_for
+from tests.support.upstream import hang, running_upstream
 
 NOT_MIGRATED = {"status": "unavailable", "database": "not_migrated"}
 NOT_THERE = {"status": "unavailable", "database": "unavailable"}
@@ -45,11 +46,11 @@ async def test_a_schema_that_is_newer_than_the_process_is_good(empty_database_ur
 
 
 async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_gives_up() -> None:
-    silent = await asyncio.start_server(lambda _, __: asyncio.sleep(60), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    async with running_gateway(settings_for(f"postgresql://callgate@127.0.0.1:{port}/callgate")) as gateway:
-        assert await readiness(gateway.url) == (503, NOT_THERE)
-    silent.close()
+    # It waits for the end of a head of HTTP, which no client of Postgres sends.
+    async with running_upstream(hang) as silent:
+        url = silent.url.replace("http://", "postgresql://callgate@")
+        async with running_gateway(settings_for(f"{url}/callgate")) as gateway:
+            assert await readiness(gateway.url) == (503, NOT_THERE)
 
 
 def test_the_revisions_are_read_as_alembic_reads_them() -> None:
