@@ -15,7 +15,7 @@ from app.crypto import Keyring
 from app.database import Database
 from app.errors import DatabaseUnavailable
 from app.rotation import Rotation
-from app.schema import revisions
+from app.schema import known_revisions, revisions
 from app.settings import Settings
 from app.tenants.models import TwilioAccount, TwilioCredential
 from app.tenants.service import TenantService
@@ -175,11 +175,13 @@ class _Checkup:
             return Finding("schema", "ok", f"revision {current}")
         if current is None:
             return Finding("schema", "wrong", "there is none", "run `callgate migrate`")
+        if current not in known_revisions():
+            return Finding("schema", "ok", f"revision {current}, of a newer version, on which this one works too")
         return Finding(
             "schema",
             "wrong",
-            f"revision {current}, and this version is made for {head}",
-            "run `callgate migrate` of the newest version that is to run",
+            f"revision {current}, and this version needs {head}",
+            "run `callgate migrate`",
         )
 
     async def _worker(self) -> Finding:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from app.jobs.deliver import Deliverer
 from app.observability import Metrics, configure_logging
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.tracing import memory
 from tests.support.upstream import answer, created, error, hang, reset, running_upstream
 
@@ -117,9 +118,10 @@ async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) 
     answers.append((await tenant.http.get("/metrics")).text)
     spans = [span.to_json() for span in told.spans.get_finished_spans()]
     assert len(spans) > len(answers)
+    callback_secret = await TenantCallbacks(gateway.database, Keyring([b64decode(SECRET_KEY)])).renew_secret(tenant.id)
     stored = await _every_cell(database_url)
     assert "kate.private" in stored
-    for secret in (*SECRETS, tenant.key):
+    for secret in (*SECRETS, tenant.key, callback_secret, callback_secret.removeprefix("whsec_")):
         assert secret not in told.log.getvalue()
         assert secret not in stored
         assert secret.encode().hex() not in stored

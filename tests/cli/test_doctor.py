@@ -93,6 +93,19 @@ async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_
     assert findings["keys, accounts"][0].state == "not checked"
 
 
+@pytest.mark.parametrize(("revision", "state"), [("0001", "wrong"), ("of the next version", "ok")])
+async def test_a_schema_of_before_is_wrong_and_one_to_come_is_not(
+    gateway: Gateway, database_url: str, revision: str, state: str
+) -> None:
+    async with gateway.database.begin() as session:
+        now = await session.scalar(text("SELECT version_num FROM alembic_version"))
+        await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+    findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": now})
+    assert findings["schema"][0].state == state
+
+
 async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(answer(201, {"sid": "CA" + "9" * 32})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
