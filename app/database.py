@@ -32,6 +32,7 @@ STATEMENT_TIMEOUT_S = 15.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
+_CHECK_VIOLATION = "23514"
 
 
 class Base(DeclarativeBase):
@@ -100,7 +101,7 @@ class Database:
             except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
             except DBAPIError as error:
-                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error) or _is_rerouted(error):
                     raise self._unavailable(error) from error
                 raise
 
@@ -152,6 +153,15 @@ class Server:
 def _is_passing(error: DBAPIError) -> bool:
     """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down."""
     return str(getattr(error.orig, "sqlstate", ""))[:2] in _PASSING_CLASSES
+
+
+def _is_rerouted(error: DBAPIError) -> bool:
+    """A partition was attached between the planning of an insert and its row: the default one does not take it any more.
+
+    What a table's own CHECK refuses has that constraint's name.
+    """
+    refused = getattr(error.orig, "sqlstate", None) == _CHECK_VIOLATION
+    return refused and getattr(error.orig.__cause__, "constraint_name", None) is None
 
 
 def _is_unmigrated(error: Exception) -> bool:

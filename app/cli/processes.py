@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from app.cli.lingering import Lingering
 from app.cli.signals import stop_on_signal
 from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
+from app.jobs.partitions import Partitioner
 from app.jobs.worker import run_worker
 from app.local.stack import listen, probed
 from app.local.state import with_local_database
@@ -128,14 +130,16 @@ def migrate() -> None:
 def migrate_database(settings: Settings) -> None:
     """Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached."""
     url = settings.require_database_url()
-    asyncio.run(_reach(url))
+    asyncio.run(_with_database(url, Database.ping))
     migrate_schema(url)
+    # Not left to the first worker: what is inserted while a partition is attached is refused.
+    asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
 
 
-async def _reach(url: str) -> None:
+async def _with_database(url: str, work: Callable[[Database], Awaitable[object]]) -> None:
     database = Database(url, pool_size=1)
     try:
-        await database.ping()
+        await work(database)
     finally:
         await database.close()
 

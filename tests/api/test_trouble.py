@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.observability import Metrics
@@ -252,3 +253,22 @@ async def test_an_intent_whose_commit_nobody_acknowledged_is_withdrawn_and_its_k
             assert await _settled(tenant, call_id) == "not_started"
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (201, call_id)
+
+
+async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_again(database_url: str) -> None:
+    """Postgres refuses the row, for the partition that it was meant for takes it no more. Nobody is told a 500."""
+    async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        async with gateway.database.begin() as session:
+            await make_partitions(session, "call_event", months_ahead=0)
+            first = asyncio.create_task(tenant.create("partition-1"))
+            while not await _waits_for_a_lock(session):
+                await asyncio.sleep(0.01)
+        assert (await first).json()["type"] == "urn:callgate:problem:database-unavailable"
+        assert (await tenant.create("partition-1")).status_code == 201
+    assert len(upstream.posts) == 1
+
+
+async def _waits_for_a_lock(session: Session) -> bool:
+    waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    return bool(await session.scalar(text(waiting)))
