@@ -38,8 +38,8 @@ has no record that could be followed: there it is ActionUnknown. So every 5xx of
 nothing was changed, and a client that blindly repeats it does no harm.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 from uuid import UUID
 
 Execution = Literal["pending", "started", "not_started", "unknown"]
@@ -276,30 +276,3 @@ def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
 def all_errors() -> dict[str, type[CallgateError]]:
     """Every error that can reach a caller, by slug."""
     return {error.slug: error for error in _leaves(CallgateError)}
-
-
-def passing(slug: str) -> bool:
-    """Whether a creation that ended `not_started` for this reason is tried again under the same key."""
-    return slug in {
-        UpstreamUnreachable.slug,
-        UpstreamThrottled.slug,
-        UpstreamCredentialsRejected.slug,
-        DatabaseUnavailable.slug,
-    }
-
-
-def stored_form(error: CallgateError) -> dict[str, Any]:
-    """As it is kept on the call's record."""
-    stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
-    return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
-
-
-def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """The error of which `stored` is the stored form, to be replayed."""
-    upstream = stored.get("upstream")
-    return all_errors()[stored["slug"]](
-        stored["detail"],
-        call_id=call_id,
-        upstream=Upstream(**upstream) if upstream else None,
-        after_s=stored.get("after_s"),
-    )

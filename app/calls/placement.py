@@ -16,8 +16,9 @@ from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
 from app.calls.group_writes import write_outcomes
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
+from app.calls.stored_problem import stored_form
 from app.database import Database
-from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown, stored_form
+from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.group_commit import GroupCommit
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
