@@ -160,8 +160,8 @@ def _is_rerouted(error: DBAPIError) -> bool:
 
     What a table's own CHECK refuses has that constraint's name.
     """
-    refused = getattr(error.orig, "sqlstate", None) == _CHECK_VIOLATION
-    return refused and getattr(error.orig.__cause__, "constraint_name", None) is None
+    cause = error.orig and error.orig.__cause__
+    return getattr(cause, "sqlstate", None) == _CHECK_VIOLATION and getattr(cause, "constraint_name", None) is None
 
 
 def _is_unmigrated(error: Exception) -> bool:

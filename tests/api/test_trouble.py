@@ -270,5 +270,4 @@ async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_ag
 
 
 async def _waits_for_a_lock(session: Session) -> bool:
-    waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
-    return bool(await session.scalar(text(waiting)))
+    return bool(await session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))
