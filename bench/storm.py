@@ -69,15 +69,19 @@ async def storming(postgres: EmbeddedPostgres, folder: Path, seed: int) -> Async
     async with receiving(receiver), running_fleet(postgres, folder, SETTINGS) as fleet:
         await fleet.tell_simulator(callbacks={"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": seed})
         storm = Storm(fleet, receiver)
-        for tenant, form in TENANTS.items():
-            headers = {"Authorization": f"Bearer {await make_tenant(fleet.environment, tenant)}"}
-            receiver.secrets[tenant] = await choose_form(fleet.environment, tenant, form)
-            storm.clients[tenant] = httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=60)
+        await asyncio.gather(*(add_tenant(storm, tenant, form) for tenant, form in TENANTS.items()))
         try:
             yield storm
         finally:
             for client in storm.clients.values():
                 await client.aclose()
+
+
+async def add_tenant(storm: Storm, tenant: str, form: str) -> None:
+    fleet = storm.fleet
+    headers = {"Authorization": f"Bearer {await make_tenant(fleet.environment, tenant)}"}
+    storm.receiver.secrets[tenant] = await choose_form(fleet.environment, tenant, form)
+    storm.clients[tenant] = httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=60)
 
 
 async def place(storm: Storm, number: int, seed: int) -> None:
