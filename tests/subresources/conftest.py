@@ -51,7 +51,7 @@ async def call(tenant: Tenant, simulator_url: str) -> LiveCall:
     """Nobody hangs up."""
     record = (await tenant.create(to="sip:forever@example.com")).json()
     call = LiveCall(record["id"], record["sid"], tenant, simulator_url)
-    async with httpx.AsyncClient(base_url=simulator_url, auth=(tenant.account_sid, "any")) as http:
+    async with httpx.AsyncClient(base_url=simulator_url, auth=(tenant.account_sid, "any")) as http, asyncio.timeout(30):
         while (await http.get(f"{call.uri}.json")).json()["status"] != "in-progress":
             await asyncio.sleep(0.02)
     return call

@@ -16,7 +16,10 @@ async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gat
         tenant = await gateway.add_tenant(simulator_url)
         told = {"GATEWAY_URL": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key}
         flows = await asyncio.create_subprocess_exec(
-            *("node", "--test", "--test-reporter=tap"), cwd=node.PROJECT, env=os.environ | told, stdout=asyncio.subprocess.PIPE
+            *("node", "--test", "--test-timeout=60000", "--test-reporter=tap"),
+            cwd=node.PROJECT,
+            env=os.environ | told,
+            stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await flows.communicate()
     assert flows.returncode == 0, output.decode()
