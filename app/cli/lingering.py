@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -45,7 +47,10 @@ class Lingering:
                 stop(number, frame)
             else:
                 self._leaving = True
-                logger.info("leaving", seconds=self.seconds)
-                loop.call_soon_threadsafe(loop.call_later, self.seconds, stop, number, frame)
+                loop.call_soon_threadsafe(self._stop_later, loop, partial(stop, number, frame))
 
         signal.signal(signal.SIGTERM, leave)
+
+    def _stop_later(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
+        logger.info("leaving", seconds=self.seconds)
+        loop.call_later(self.seconds, stop)

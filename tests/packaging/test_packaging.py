@@ -1,7 +1,9 @@
 """The image, the compose file, the wheel and the hooks name commands, settings, routes and files: these have to exist."""
 
 import base64
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -226,6 +228,20 @@ def test_every_variable_of_the_compose_file_is_required_with_advice() -> None:
     code = re.sub(r"^#.*", "", (REPOSITORY / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     variables = set(re.findall(r"\$.*?(?:\}|$)", code, flags=re.MULTILINE))
     assert {re.sub(r":\?make one with .+\}$", "", variable) for variable in variables} == {"${" + name for name in REQUIRED}
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this machine")
+@pytest.mark.parametrize("missing", REQUIRED)
+def test_compose_refuses_to_start_without_a_secret_and_says_how_to_make_one(missing: str) -> None:
+    command = ["docker-compose", "--file", str(REPOSITORY / "docker-compose.yml"), "config", "--quiet"]
+    inherited = {name: value for name, value in os.environ.items() if name not in REQUIRED}
+    complete = subprocess.run(command, env=inherited | REQUIRED, capture_output=True, text=True, check=False)
+    assert (complete.returncode, complete.stdout, complete.stderr) == (0, "", "")
+    given = {name: value for name, value in REQUIRED.items() if name != missing}
+    refused = subprocess.run(command, env=inherited | given, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert missing in refused.stderr
+    assert "openssl rand" in refused.stderr
 
 
 def test_the_hooks_are_the_commands_of_make_lint() -> None:
