@@ -4,8 +4,10 @@ A transaction is one visible `async with database.begin() as session:`; it commi
 or the network to it does wrong leaves the block as DatabaseUnavailable; a mistake in our SQL does not.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import asyncpg
@@ -31,6 +33,8 @@ STATEMENT_TIMEOUT_S = 15.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
+_LOCK_NOT_AVAILABLE = "55P03"
+_LOCK_BRIEFLY_MS = 100
 
 
 class Base(DeclarativeBase):
@@ -138,6 +142,19 @@ def _is_unmigrated(error: Exception) -> bool:
     return isinstance(error, ProgrammingError) and sqlstate in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN)
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One month of a table."""
+
+    table: str
+    name: str
+
+    @property
+    def end(self) -> datetime:
+        first = datetime.strptime(self.name, f"{self.table}_%Y_%m").date()  # noqa: DTZ007  # a month has no zone
+        return datetime.combine(_month(first, 1), datetime.min.time(), UTC)
+
+
 async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
     """Monthly partitions of `table` from this month on, where they are missing. Several workers may ask at once.
 
@@ -159,6 +176,38 @@ async def make_partitions(session: AsyncSession, table: str, *, months_ahead: in
             f"ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ('{first}') TO ('{following}')",
         ):
             await session.execute(text(statement))
+
+
+async def expired_partitions(session: AsyncSession, table: str, *, before: datetime) -> list[Partition]:
+    """Those whose whole month lies before that time, the oldest first. Never the default one, nor one that was made by hand."""
+    names = await session.scalars(
+        text("SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = to_regclass(:table)"),
+        {"table": table},
+    )
+    partitions = [Partition(table, name) for name in sorted(names) if re.fullmatch(rf"{table}_\d{{4}}_\d{{2}}", name)]
+    return [partition for partition in partitions if partition.end <= before]
+
+
+async def lock_briefly(session: AsyncSession, partition: Partition) -> bool:
+    """Keep everybody out of the partition and its table. False when that is not to be had at once: whoever comes meanwhile waits.
+
+    Postgres detaches no partition `CONCURRENTLY` where there is a default one.
+    """
+    await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_BRIEFLY_MS}ms'"))
+    try:
+        async with session.begin_nested():
+            for table in (partition.table, partition.name):
+                await session.execute(text(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE"))
+    except DBAPIError as error:
+        # Somebody reads it for long, or another worker has dropped it.
+        if getattr(error.orig, "sqlstate", None) in (_LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE):
+            return False
+        raise
+    return True
+
+
+async def drop_partition(session: AsyncSession, partition: Partition) -> None:
+    await session.execute(text(f"DROP TABLE {partition.name}"))
 
 
 def _month(day: date, offset: int) -> date:
