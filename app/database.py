@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime
 
 import asyncpg
 import structlog
-from sqlalchemy import MetaData, make_url, text
+from sqlalchemy import MetaData, event, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -57,7 +58,7 @@ def make_engine(url: str, *, pool_size: int, statement_timeout: float | None = S
     if "sslmode" in parsed.query:
         sslmode = parsed.query["sslmode"]
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": sslmode})
-    return create_async_engine(
+    engine = create_async_engine(
         parsed,
         pool_size=pool_size,
         max_overflow=0,
@@ -70,6 +71,17 @@ def make_engine(url: str, *, pool_size: int, statement_timeout: float | None = S
             "server_settings": {"application_name": "callgate", "timezone": "UTC"},
         },
     )
+    # Not among the server_settings: PgBouncer refuses a connection that begins with what it does not know.
+    event.listen(engine.sync_engine, "connect", _trust_indexes)
+    return engine
+
+
+def _trust_indexes(connection: DBAPIConnection, _record: object) -> None:
+    """Postgres takes a page found by an index for four times as dear as the next one, which was true of disks that turn.
+
+    It then walks through everybody's calls to find the newest of one large tenant: all of them since that tenant's last.
+    """
+    connection.run_async(lambda driver: driver.execute("SET random_page_cost = 1.1"))
 
 
 class Database:
@@ -189,9 +201,9 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
 
 
 async def lock_briefly(session: AsyncSession, partition: Partition) -> bool:
-    """Keep everybody out of the partition and its table. False when that is not to be had at once: whoever comes meanwhile waits.
+    """Keep everybody out of the partition and its table; False when that is not to be had at once.
 
-    Postgres detaches no partition `CONCURRENTLY` where there is a default one.
+    Whoever comes meanwhile waits. Postgres detaches no partition `CONCURRENTLY` where there is a default one.
     """
     await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_BRIEFLY_MS}ms'"))
     try:

@@ -92,7 +92,10 @@ class Settings(BaseSettings):
         "metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
     )
     retention_days: int | None = Field(
-        None, ge=1, le=36_500, description="Days after which a settled call and all that belongs to it is deleted; unset: never."
+        None,
+        ge=1,
+        le=36_500,
+        description="Days after which settled calls and all that belongs to them are deleted; none: never.",
     )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")

@@ -19,30 +19,33 @@ DUE = 4_000
 CHUNK = 250_000
 
 _TENANTS = """
-    INSERT INTO tenant (id, name) SELECT 'tenant-' || lpad(n::text, 2, '0'), 'Tenant ' || n FROM generate_series(0, %(tenants)s - 1) n;
+    INSERT INTO tenant (id, name)
+    SELECT 'tenant-' || lpad(n::text, 2, '0'), 'Tenant ' || n FROM generate_series(0, %(tenants)s - 1) n;
     INSERT INTO twilio_account (id, tenant_id, account_sid) SELECT md5(id)::uuid, id, 'AC' || md5(id) FROM tenant
 """
 
-# A fifth of the calls is the largest tenant's, the smallest has a three-hundredth. Half of a tenant's calls go to ten addresses, and
-# the other half to as many as there are hundreds of calls. `age` counts calls from the newest.
+# A fifth of the calls is the largest tenant's, the smallest has a three-hundredth. Half of a tenant's calls go to ten
+# addresses, the other half to one of a hundredth as many as there are calls. `age` counts calls from the newest.
 _CALLS = """
     INSERT INTO call (
-        id, tenant_id, account_id, account_sid, created_at, updated_at, execution, settled_by, settled_at, pending_since, problem,
-        idempotency_key, fingerprint, parameters, "to", "from", sid, status, direction, to_formatted, from_formatted,
+        id, tenant_id, account_id, account_sid, created_at, updated_at, execution, settled_by, settled_at, pending_since,
+        problem, idempotency_key, fingerprint, parameters, "to", "from", sid, status, direction, to_formatted, from_formatted,
         date_created, date_updated, start_time, end_time, duration, price, price_unit, api_version, parent_call_sid, uri,
         subresource_uris, resource, refresh_at, search_at, callback_sequence, callbacks_seen
     )
     SELECT
-        (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(hash, 1, 3) || '8' || substr(hash, 4, 15))::uuid,
+        (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
+            || '7' || substr(hash, 1, 3) || '8' || substr(hash, 4, 15))::uuid,
         tenant_id, account_id, account_sid, at, at + interval '90 s', execution,
         CASE WHEN execution IN ('started', 'not_started') THEN 'response' END,
         CASE WHEN execution IN ('started', 'not_started') THEN at + interval '1 s' END,
         at,
         CASE WHEN execution = 'not_started' THEN
-            '{"slug": "upstream-rejected", "detail": "Twilio refused the call.", "upstream": {"status": 400, "code": 21211}}'::jsonb END,
+            '{"slug": "upstream-rejected", "detail": "Refused.", "upstream": {"status": 400, "code": 21211}}'::jsonb END,
         CASE WHEN chance_c < 0.7 THEN 'order-' || substr(hash, 5, 24) END,
         decode(hash || md5(hash), 'hex'),
-        jsonb_build_object('to', callee, 'from', caller, 'url', 'https://voice.example.com/flows/' || substr(hash, 1, 8), 'timeout', 30),
+        jsonb_build_object('to', callee, 'from', caller, 'url', 'https://voice.example.com/flows/' || substr(hash, 1, 8),
+                           'timeout', 30),
         callee, caller,
         CASE WHEN started THEN sid END,
         CASE WHEN started THEN status END,
@@ -67,7 +70,8 @@ _CALLS = """
         CASE WHEN ended THEN 3 END,
         CASE WHEN ended THEN ARRAY['0', '1', '2', '3'] ELSE ARRAY[]::text[] END
     FROM (
-        SELECT *, execution = 'started' AS started, execution = 'started' AND status NOT IN ('queued', 'ringing', 'in-progress') AS ended,
+        SELECT *, execution = 'started' AS started,
+               execution = 'started' AND status NOT IN ('queued', 'ringing', 'in-progress') AS ended,
                'CA' || md5('sid' || hash) AS sid,
                '/2010-04-01/Accounts/' || account_sid || '/Calls/CA' || md5('sid' || hash) AS path
         FROM (
@@ -80,10 +84,11 @@ _CALLS = """
                         WHEN age <= 20000 AND age %% 10 = 3 THEN 'unknown'
                         WHEN chance_d < 0.04 THEN 'not_started' ELSE 'started' END AS execution,
                    CASE WHEN age <= 300 THEN (ARRAY['queued', 'ringing', 'in-progress'])[1 + age %% 3]
-                        WHEN chance_d < 0.82 THEN 'completed' WHEN chance_d < 0.88 THEN 'busy' WHEN chance_d < 0.95 THEN 'no-answer'
-                        WHEN chance_d < 0.98 THEN 'failed' ELSE 'canceled' END AS status
+                        WHEN chance_d < 0.82 THEN 'completed' WHEN chance_d < 0.88 THEN 'busy'
+                        WHEN chance_d < 0.95 THEN 'no-answer' WHEN chance_d < 0.98 THEN 'failed' ELSE 'canceled' END AS status
             FROM (
-                SELECT n, %(total)s - n AS age, md5(n::text) AS hash, %(now)s - (%(total)s - n) * %(every)s * interval '1 ms' AS at,
+                SELECT n, %(total)s - n AS age, md5(n::text) AS hash,
+                       %(now)s - (%(total)s - n) * %(every)s * interval '1 ms' AS at,
                        'tenant-' || lpad(floor(100 * power(random(), 3))::int::text, 2, '0') AS tenant_id,
                        random() AS chance_b, random() AS chance_c, random() AS chance_d
                 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
@@ -110,7 +115,7 @@ _DELIVERIES = """
     INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, state, next_attempt_at,
                           attempts, delivered_at)
     SELECT gen_random_uuid(), id, created_at + interval '81 s', tenant_id, 'completed', 3, 'msg_' || id,
-           'https://hooks.example.com/calls', 'POST', jsonb_build_object('CallSid', sid, 'CallStatus', status, 'CallDuration', '72'),
+           'https://hooks.example.com/calls', 'POST', jsonb_build_object('CallSid', sid, 'CallStatus', status, 'Duration', '2'),
            CASE WHEN due THEN 'pending' ELSE 'delivered' END, CASE WHEN due THEN created_at + interval '81 s' END,
            CASE WHEN due THEN 0 ELSE 1 END, CASE WHEN NOT due THEN created_at + interval '82 s' END
     FROM (SELECT *, row_number() OVER (ORDER BY id DESC) <= %(due)s AS due FROM call
@@ -146,7 +151,7 @@ def load(url: str, rows: int) -> None:
     print(f"  ready after {time.monotonic() - began:,.0f} s", flush=True)
 
 
-def _without_indexes(connection: psycopg.Connection) -> Iterator[sql.SQL]:
+def _without_indexes(connection: psycopg.Connection) -> Iterator[sql.SQL | sql.Composed]:
     """Drop the indexes of `call`, and give what makes them again."""
     constraints = connection.execute("""
         SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -154,7 +159,8 @@ def _without_indexes(connection: psycopg.Connection) -> Iterator[sql.SQL]:
     """).fetchall()
     indexes = connection.execute("""
         SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
-        WHERE indrelid = 'call'::regclass AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u'))
+        WHERE indrelid = 'call'::regclass
+            AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u'))
     """).fetchall()
     for name, definition in constraints:
         connection.execute(sql.SQL("ALTER TABLE call DROP CONSTRAINT {} CASCADE").format(sql.Identifier(name)))

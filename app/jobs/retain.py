@@ -39,9 +39,11 @@ class Retainer:
         """Delete a batch of calls; False when none was left, and the next round begins with the oldest."""
         began = time.monotonic()
         async with self.database.begin() as session:
-            gone = await repository.expire_calls(session, after=self._after, before=self._expiry(), limit=BATCH)
-        self._after = gone[-1] if gone else _FIRST
-        return await self._deleted("call", len(gone), began)
+            expired = await repository.lock_expired_calls(session, after=self._after, before=self._expiry(), limit=BATCH)
+            self._count("call", await repository.delete_calls(session, expired))
+        self._after = expired[-1] if expired else _FIRST
+        await self._rest(began)
+        return bool(expired)
 
     async def expire_strays(self) -> bool:
         """Delete a batch of what lies in the default partitions, where it went for want of its month's; False: nothing did."""
@@ -49,7 +51,9 @@ class Retainer:
         for table in PARTITIONED:
             async with self.database.begin() as session:
                 gone += await repository.expire_strays(session, table, before=self._expiry(), limit=BATCH)
-        return await self._deleted("stray", gone, began)
+        self._count("stray", gone)
+        await self._rest(began)
+        return bool(gone)
 
     async def drop_partitions(self) -> bool:
         """Drop the months that are wholly too old. Always False: what was not to be had now is tried in the next round."""
@@ -67,15 +71,14 @@ class Retainer:
             if dropped:
                 await drop_partition(session, partition)
         if dropped:
-            self.metrics.expired.labels("partition").inc()
+            self._count("partition", 1)
         logger.info("partition_dropped" if dropped else "partition_in_use", partition=partition.name)
 
-    async def _deleted(self, what: str, number: int, began: float) -> bool:
-        if not number:
-            return False
+    def _count(self, what: str, number: int) -> None:
         self.metrics.expired.labels(what).inc(number)
+
+    async def _rest(self, began: float) -> None:
         await asyncio.sleep(min(_REST * (time.monotonic() - began), _LONGEST_REST_S))
-        return True
 
     def _expiry(self) -> datetime:
         return datetime.now(UTC) - self.keep

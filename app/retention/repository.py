@@ -3,7 +3,7 @@
 Nothing goes whose outcome is open or that somebody still follows. Locked rows are passed over: who works on one comes first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -19,21 +19,30 @@ _SETTLED = ("started", "not_started")
 _OVER = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}
 
 
-async def expire_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
-    """Delete calls last dialled before that time, the oldest beyond `after` first. Their ids, in order."""
-    expired = (
+async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
+    """Settled calls that nobody follows and that were last dialled before that time: the oldest beyond `after`, in order."""
+    statement = (
         select(Call.id)
         .where(Call.id > after, Call.id < first_id_at(before), Call.pending_since < before)
         .where(Call.execution.in_(_SETTLED), Call.refresh_at.is_(None), Call.search_at.is_(None))
-        .where(~exists().where(WantedUpdate.call_id == Call.id))
-        .where(~exists().where(Delivery.call_id == Call.id, Delivery.next_attempt_at.is_not(None)))
         .order_by(Call.id)
         .limit(limit)
-        .with_for_update(of=Call, skip_locked=True)
-        .cte("expired")
+        .with_for_update(skip_locked=True)
     )
-    statement = delete(Call).where(Call.id.in_(select(expired.c.id))).returning(Call.id)
-    return sorted(await session.scalars(statement.execution_options(synchronize_session=False)))
+    return (await session.scalars(statement)).all()
+
+
+async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int:
+    """Delete them, except those of which something is still to be told, or done. Returns how many."""
+    statement = (
+        delete(Call)
+        .where(Call.id.in_(call_ids))
+        .where(~exists().where(WantedUpdate.call_id == Call.id))
+        .where(~exists().where(Delivery.call_id == Call.id, Delivery.next_attempt_at.is_not(None)))
+        .returning(Call.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len((await session.scalars(statement)).all())
 
 
 async def expire_strays(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:

@@ -44,13 +44,12 @@ async def _call(
     """A call of that age that has ended and is priced, `but` for what the SQL says."""
     placed = (await tenant.create(key)).json()["id"]
     moment = datetime.now(UTC) - age
-    values = {"id": placed, "old": first_id_at(moment).int + number, "at": moment}
-    values["old"] = UUID(int=values["old"])
-    change = "UPDATE call SET id = :old, created_at = :at, pending_since = :at, status = 'completed', refresh_at = NULL WHERE id = :id"
-    await _run(gateway, change, **values)
+    call_id = UUID(int=first_id_at(moment).int + number)
+    change = "UPDATE call SET id = :old, created_at = :at, pending_since = :at, status = 'completed', refresh_at = NULL"
+    await _run(gateway, f"{change} WHERE id = :id", id=placed, old=call_id, at=moment)
     if but:
-        await _run(gateway, but, id=values["old"])
-    return UUID(str(values["old"]))
+        await _run(gateway, but, id=call_id)
+    return call_id
 
 
 async def _expire_all(retainer: Retainer) -> None:
@@ -68,14 +67,15 @@ def _deleted(retainer: Retainer, what: str) -> float:
 
 _DELIVERY = """
     INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, state, next_attempt_at)
-    SELECT gen_random_uuid(), id, created_at, tenant_id, 'completed', 3, 'w', 'http://h.example', 'POST', '{{}}', {} FROM call WHERE id = :id
+    SELECT gen_random_uuid(), id, created_at, tenant_id, 'completed', 3, 'w', 'http://h.example', 'POST', '{}', state, next
+    FROM call, (VALUES %s) AS given (state, next) WHERE id = :id
 """
-OWED, TOLD = _DELIVERY.format("'pending', now()"), _DELIVERY.format("'delivered', NULL")
+OWED, TOLD = _DELIVERY % "('pending', now())", _DELIVERY % "('delivered', NULL::timestamptz)"
 FOLLOWED = {
     "pending": "UPDATE call SET execution = 'pending', sid = NULL WHERE id = :id",
     "unknown": "UPDATE call SET execution = 'unknown', sid = NULL WHERE id = :id",
     "refreshed": "UPDATE call SET refresh_at = now() WHERE id = :id",
-    "searched for": "UPDATE call SET execution = 'not_started', sid = NULL, search_at = now() + interval '1 day' WHERE id = :id",
+    "searched for": "UPDATE call SET execution = 'not_started', sid = NULL, search_at = now() WHERE id = :id",
     "to be ended": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'completed', now())",
     "with a delivery under way": OWED,
     "dialled again lately": "UPDATE call SET pending_since = now() WHERE id = :id",
@@ -120,11 +120,15 @@ async def test_many_workers_delete_each_call_once_and_pass_over_what_another_wor
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     pattern, locked = await _call(gateway, tenant), await _call(gateway, tenant, number=2)
-    columns = 'tenant_id, account_id, account_sid, created_at, pending_since, execution, fingerprint, parameters, "to", "from"'
     await _run(
         gateway,
-        f"""INSERT INTO call (id, sid, {columns}) SELECT (left(id::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'CA' || n, {columns}
-            FROM call, generate_series(3, :number + 2) AS n WHERE id = :id""",
+        """
+        INSERT INTO call (id, sid, tenant_id, account_id, account_sid, created_at, pending_since, execution, fingerprint,
+                          parameters, "to", "from")
+        SELECT (left(id::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'CA' || n, tenant_id, account_id, account_sid,
+               created_at, pending_since, execution, fingerprint, parameters, "to", "from"
+        FROM call, generate_series(3, :number + 2) AS n WHERE id = :id
+        """,
         number=3 * BATCH,
         id=pattern,
     )
@@ -147,8 +151,8 @@ async def _month_of_data(gateway: Gateway, table: str) -> str:
 
 
 async def _partitions(gateway: Gateway, table: str) -> set[str]:
-    names = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:table AS regclass)"
-    return set(await _run(gateway, names.replace("CAST(:table AS regclass)", f"'{table}'::regclass")))
+    names = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(:table)"
+    return set(await _run(gateway, names, table=table))
 
 
 async def test_months_that_are_wholly_too_old_are_dropped_and_no_others(gateway: Gateway, retainer: Retainer) -> None:
@@ -169,7 +173,7 @@ async def test_a_month_with_a_delivery_under_way_or_in_use_waits(
     await _call(gateway, tenant, age=datetime.now(UTC) - first - timedelta(days=1), but=OWED)
     await retainer.drop_partitions()
     assert month in await _partitions(gateway, "delivery")
-    await _run(gateway, f"UPDATE {month} SET state = 'delivered', next_attempt_at = NULL")
+    await _run(gateway, "UPDATE delivery SET state = 'delivered', next_attempt_at = NULL")
     async with gateway.database.begin() as session:
         await session.execute(text(f"SELECT FROM {month}"))
         await retainer.drop_partitions()
@@ -183,8 +187,11 @@ async def test_old_rows_that_went_to_the_default_partition_are_deleted_too(
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     owed, told = await _call(gateway, tenant, but=OWED), await _call(gateway, tenant, number=2, but=TOLD)
-    event = "INSERT INTO call_event (id, call_id, at, type, data) SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call"
-    await _run(gateway, event + " WHERE id = :id", id=told)
+    event = """
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call WHERE id = :id
+    """
+    await _run(gateway, event, id=told)
     while await retainer.expire_strays():
         pass
     left = "SELECT call_id FROM {}_default WHERE call_id IN (:owed, :told)"
