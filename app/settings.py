@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     delivery_first_retry: float = Field(
         5.0, gt=0, le=3600, description="Seconds until a delivery that failed is tried again; the next attempts in proportion."
     )
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Days after which settled calls and all that belongs to them are deleted; none: never.",
+    )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
     log_format: Literal["auto", "json", "text"] = Field(

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Text, TextClause, func, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
-from app.calls.models import Call, CallEvent
+from app.calls.models import ADDRESS, MAYBE_CALLED, Call, CallEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +176,11 @@ async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | N
     Of any tenant, for two may share an account. The address without its headers, for Twilio may not show those. `span` is how
     far apart in time; None: any time.
     """
-    address = call.to.partition("?")[0]
-    conditions = [
+    conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,
-        func.split_part(Call.to, "?", 1) == address,
+        literal_column(ADDRESS.text, Text) == call.to.partition("?")[0],
         Call.id != call.id,
-        Call.execution != "started",
-        or_(Call.execution.in_(("pending", "unknown")), Call.settled_by == "none_found"),
+        MAYBE_CALLED,
     ]
     if span is not None:
         conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))

@@ -17,6 +17,7 @@ from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
+from app.jobs.retain import Retainer
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.services import Services, budget_of, services
@@ -25,6 +26,7 @@ from app.settings import Settings
 logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
+_RETENTION_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
 
@@ -60,7 +62,7 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends
     first_retry = timedelta(seconds=settings.delivery_first_retry)
     deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
     poll = settings.worker_poll_interval
-    return [
+    jobs = [
         Job("refresh", refresher.step, poll),
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
@@ -69,6 +71,11 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
+    if settings.retention_days is not None:
+        retainer = Retainer(state["database"], metrics, timedelta(days=settings.retention_days))
+        steps = (retainer.expire_calls, retainer.expire_strays, retainer.drop_partitions)
+        jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
+    return jobs
 
 
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:

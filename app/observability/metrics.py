@@ -107,6 +107,12 @@ class Metrics:
         self.searches = Counter(
             "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=self.registry
         )
+        self.expired = Counter(
+            "callgate_expired_total",
+            "What was deleted because its retention was over: calls, strays (rows of default partitions), partitions.",
+            ["what"],
+            registry=self.registry,
+        )
         self.abandoned = Counter(
             "callgate_abandoned_total",
             "Pending creations whose process died, found and marked unknown.",

@@ -1,0 +1,1 @@
+"""Records are kept for as long as the operator chose, and not longer."""

@@ -1,0 +1,61 @@
+"""What is no longer kept: every statement that deletes for age. Never commits.
+
+Nothing goes whose outcome is open or that somebody still follows. Locked rows are passed over: who works on one comes first.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, exists, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.callbacks.models import Delivery
+from app.calls.ids import first_id_at
+from app.calls.models import Call, CallEvent, WantedUpdate
+from app.database import Partition
+
+_SETTLED = ("started", "not_started")
+_OVER = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}
+
+
+async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
+    """Settled calls that nobody follows and that were last dialled before that time: the oldest beyond `after`, in order."""
+    statement = (
+        select(Call.id)
+        .where(Call.id > after, Call.id < first_id_at(before), Call.pending_since < before)
+        .where(Call.execution.in_(_SETTLED), Call.refresh_at.is_(None), Call.search_at.is_(None))
+        .order_by(Call.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(statement)).all()
+
+
+async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int:
+    """Delete them, except those of which something is still to be told, or done. Returns how many."""
+    statement = (
+        delete(Call)
+        .where(Call.id.in_(call_ids))
+        .where(~exists().where(WantedUpdate.call_id == Call.id))
+        .where(~exists().where(Delivery.call_id == Call.id, Delivery.next_attempt_at.is_not(None)))
+        .returning(Call.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len((await session.scalars(statement)).all())
+
+
+async def expire_strays(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
+    """Delete rows of that time from the default partition of `table`, which is never dropped. Returns how many."""
+    statement = text(f"""
+        DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {table}_default WHERE at < :before AND {_OVER[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
+        )) RETURNING 1
+    """)  # noqa: S608  # our own names
+    return len((await session.execute(statement, {"before": before, "limit": limit})).all())
+
+
+async def is_over(session: AsyncSession, partition: Partition) -> bool:
+    """Whether nobody waits for anything in it."""
+    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_OVER[partition.table]}))")  # noqa: S608
+    return bool(await session.scalar(statement))

@@ -1,0 +1,140 @@
+"""Ten million calls beside a hundred thousand: `make bench-rows`, or `python -m bench.rows --rows 1000000` for a shorter one.
+
+Both databases are in one Postgres and are asked in turn, so the machine's mood is the same for both. Read the ratios.
+"""
+
+import argparse
+import asyncio
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+from app.local.postgres import EmbeddedPostgres
+from app.schema import migrate
+from bench import rows_report
+from bench.rows_data import EVERY_MS, load
+from bench.rows_measure import Compared, Subject, compare, compare_creations
+from bench.rows_questions import questions
+from bench.rows_writes import IndexCosts, Latencies, creation_while_expiring, index_costs
+
+DRAWN = 60
+# What all of it needs, in bytes a call, with room for what sorting the indexes takes meanwhile.
+_BYTES_A_CALL = 3_500
+_LOADING = {
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "autovacuum": "off",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+}
+# The indexes of ten million calls fit into memory.
+_SERVING = {"shared_buffers": "5GB", "max_wal_size": "8GB"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="calls in the large database")
+    parser.add_argument("--small", type=int, default=100_000, help="calls in the other")
+    parser.add_argument("--times", type=int, default=60, help="how often each question is asked")
+    parser.add_argument("--seconds", type=float, default=10, help="of each of the ten turns with and without retention")
+    parser.add_argument("--folder", type=Path, help="keep the databases there, and use those that are there")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/performance.md")
+    given = parser.parse_args()
+    with ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-rows-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # root's Postgres runs as nobody
+        if shutil.disk_usage(folder).free < given.rows * _BYTES_A_CALL and not any(folder.iterdir()):
+            sys.exit(f"{folder} has no room for {given.rows:,} calls: they take {given.rows * _BYTES_A_CALL / 2**30:.0f} GiB.")
+        sizes = (given.small, given.rows)
+        for rows in sizes:
+            _load(folder, rows)
+        with _serving(folder, _SERVING, durable=True) as server:
+            urls = [_named(server, _database(rows)) for rows in sizes]
+            # Not when they were loaded, for what is kept in a folder may be older than the code.
+            for url in urls:
+                migrate(url)
+            compared, costs, latencies = asyncio.run(_measure(urls, sizes, times=given.times, seconds=given.seconds))
+    command = "python -m bench.rows " + shlex.join(sys.argv[1:])
+    lines = list(rows_report.lines(compared, costs, latencies, sizes=sizes, command=command.strip()))
+    print("\n".join(lines))
+    if given.write:
+        rows_report.write_page(lines)
+
+
+async def _measure(
+    urls: Sequence[str], sizes: Sequence[int], *, times: int, seconds: float
+) -> tuple[list[Compared], IndexCosts, Latencies]:
+    small, large = [await Subject.open(url, rows, draw=DRAWN) for url, rows in zip(urls, sizes, strict=True)]
+    try:
+        compared = []
+        async for one in _compared(small, large, times=times):
+            print(rows_report.progress(one), flush=True)
+            compared.append(one)
+        costs = await index_costs(large, rounds=max(times // 6, 2))
+        keep = timedelta(milliseconds=EVERY_MS * large.rows / 2)
+        latencies = await creation_while_expiring(urls[1], large.drawn, keep=keep, rounds=5, seconds=seconds)
+        return compared, costs, latencies
+    finally:
+        await small.close()
+        await large.close()
+
+
+async def _compared(small: Subject, large: Subject, *, times: int) -> AsyncIterator[Compared]:
+    for size in (1, 32):
+        for one in await compare_creations(size, small, large, times=times):
+            yield one
+    for question in questions():
+        yield await compare(question, small, large, times=times)
+
+
+def _load(folder: Path, rows: int) -> None:
+    """Unless it is there. A database that was begun and not finished is not: it gets its name at the end."""
+    with _serving(folder, _LOADING, durable=False) as server:
+        with psycopg.connect(_libpq(_named(server, "postgres")), autocommit=True) as connection:
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [_database(rows)]).fetchone():
+                return
+            connection.execute("DROP DATABASE IF EXISTS loading")
+            connection.execute("CREATE DATABASE loading")
+        print(f"Loading {rows:,} calls", flush=True)
+        migrate(_named(server, "loading"))
+        load(_libpq(_named(server, "loading")), rows)
+        with psycopg.connect(_libpq(_named(server, "postgres")), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE loading RENAME TO {_database(rows)}")
+
+
+@contextmanager
+def _serving(folder: Path, wanted: Mapping[str, str], *, durable: bool) -> Iterator[str]:
+    """Postgres, started twice, for what it is to be like is read at its start."""
+    with EmbeddedPostgres(folder, durable=durable) as postgres:
+        with psycopg.connect(_libpq(postgres.url), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM RESET ALL")
+            for name, value in wanted.items():
+                connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        postgres.stop()
+        postgres.start()
+        yield postgres.url
+
+
+def _database(rows: int) -> str:
+    return f"rows_{rows}"
+
+
+def _named(server: str, database: str) -> str:
+    return make_url(server).set(database=database).render_as_string(hide_password=False)
+
+
+def _libpq(url: str) -> str:
+    return url.replace("+asyncpg", "")
+
+
+if __name__ == "__main__":
+    main()

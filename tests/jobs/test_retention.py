@@ -1,0 +1,209 @@
+"""Retention over a real Postgres: what is old goes, what is young, open or followed stays, and nobody is held up for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.calls.ids import first_id_at
+from app.database import make_partitions
+from app.jobs.retain import BATCH, Retainer
+from app.jobs.worker import jobs_of
+from app.observability import Metrics
+from tests.support.gateway import Gateway, Tenant, settings_for
+from tests.support.upstream import Upstream, created, running_upstream
+
+KEEP = timedelta(days=90)
+OLD = KEEP + timedelta(days=1)
+
+
+@pytest.fixture
+def retainer(gateway: Gateway) -> Retainer:
+    return Retainer(gateway.database, Metrics(), KEEP)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream(*[created()] * 20) as running:
+        yield running
+
+
+async def _run(gateway: Gateway, statement: str, **values: Any) -> list[Any]:
+    async with gateway.database.begin() as session:
+        result = await session.execute(text(statement), values)
+        return list(result.scalars()) if result.returns_rows else []  # type: ignore[attr-defined]
+
+
+async def _call(
+    gateway: Gateway, tenant: Tenant, *, age: timedelta = OLD, number: int = 1, but: str = "", key: str | None = None
+) -> UUID:
+    """A call of that age that has ended and is priced, `but` for what the SQL says."""
+    placed = (await tenant.create(key)).json()["id"]
+    moment = datetime.now(UTC) - age
+    call_id = UUID(int=first_id_at(moment).int + number)
+    change = "UPDATE call SET id = :old, created_at = :at, pending_since = :at, status = 'completed', refresh_at = NULL"
+    await _run(gateway, f"{change} WHERE id = :id", id=placed, old=call_id, at=moment)
+    if but:
+        await _run(gateway, but, id=call_id)
+    return call_id
+
+
+async def _expire_all(retainer: Retainer) -> None:
+    while await retainer.expire_calls():
+        pass
+
+
+async def _kept(gateway: Gateway, tenant: Tenant) -> list[UUID]:
+    return await _run(gateway, "SELECT id FROM call WHERE tenant_id = :tenant ORDER BY id", tenant=tenant.id)
+
+
+def _deleted(retainer: Retainer, what: str) -> float:
+    return retainer.metrics.registry.get_sample_value("callgate_expired_total", {"what": what}) or 0
+
+
+_DELIVERY = """
+    INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, state, next_attempt_at)
+    SELECT gen_random_uuid(), id, created_at, tenant_id, 'completed', 3, 'w', 'http://h.example', 'POST', '{}', state, next
+    FROM call, (VALUES %s) AS given (state, next) WHERE id = :id
+"""
+OWED, TOLD = _DELIVERY % "('pending', now())", _DELIVERY % "('delivered', NULL::timestamptz)"
+FOLLOWED = {
+    "pending": "UPDATE call SET execution = 'pending', sid = NULL WHERE id = :id",
+    "unknown": "UPDATE call SET execution = 'unknown', sid = NULL WHERE id = :id",
+    "refreshed": "UPDATE call SET refresh_at = now() WHERE id = :id",
+    "searched for": "UPDATE call SET execution = 'not_started', sid = NULL, search_at = now() WHERE id = :id",
+    "to be ended": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'completed', now())",
+    "with a delivery under way": OWED,
+    "dialled again lately": "UPDATE call SET pending_since = now() WHERE id = :id",
+}
+
+
+async def test_old_calls_go_and_young_ones_stay(gateway: Gateway, retainer: Retainer, upstream: Upstream) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    await _call(gateway, tenant)
+    await _call(gateway, tenant, number=2, but=TOLD)
+    await _call(gateway, tenant, number=3, but="UPDATE call SET execution = 'not_started', sid = NULL WHERE id = :id")
+    young = await _call(gateway, tenant, age=KEEP - timedelta(minutes=1))
+    await _expire_all(retainer)
+    assert await _kept(gateway, tenant) == [young]
+    assert _deleted(retainer, "call") == 3
+
+
+@pytest.mark.parametrize("followed", FOLLOWED.values(), ids=FOLLOWED.keys())
+async def test_an_old_call_that_is_open_or_followed_stays(
+    gateway: Gateway, retainer: Retainer, upstream: Upstream, followed: str
+) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    kept = await _call(gateway, tenant, but=followed)
+    await _call(gateway, tenant, number=2)
+    await _expire_all(retainer)
+    assert await _kept(gateway, tenant) == [kept]
+
+
+async def test_a_key_names_one_dial_for_as_long_as_its_record_is_kept(
+    gateway: Gateway, retainer: Retainer, upstream: Upstream
+) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    await _call(gateway, tenant, key="k")
+    assert (await tenant.create("k")).status_code == 200
+    await _expire_all(retainer)
+    assert (await tenant.create("k")).status_code == 201
+    assert len(upstream.posts) == 2
+
+
+async def test_many_workers_delete_each_call_once_and_pass_over_what_another_works_on(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    pattern, locked = await _call(gateway, tenant), await _call(gateway, tenant, number=2)
+    await _run(
+        gateway,
+        """
+        INSERT INTO call (id, sid, tenant_id, account_id, account_sid, created_at, pending_since, execution, fingerprint,
+                          parameters, "to", "from")
+        SELECT (left(id::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'CA' || n, tenant_id, account_id, account_sid,
+               created_at, pending_since, execution, fingerprint, parameters, "to", "from"
+        FROM call, generate_series(3, :number + 2) AS n WHERE id = :id
+        """,
+        number=3 * BATCH,
+        id=pattern,
+    )
+    metrics = Metrics()
+    async with gateway.database.begin() as session:
+        await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked})
+        await asyncio.gather(*(_expire_all(Retainer(gateway.database, metrics, KEEP)) for _ in range(4)))
+    assert await _kept(gateway, tenant) == [locked]
+    assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH + 1
+
+
+async def _month_of_data(gateway: Gateway, table: str) -> str:
+    """A partition two months before the oldest that may be kept."""
+    first = (datetime.now(UTC) - KEEP - timedelta(days=62)).date().replace(day=1)
+    following = (first + timedelta(days=31)).replace(day=1)
+    name = f"{table}_{first:%Y_%m}"
+    await _run(gateway, f"DROP TABLE IF EXISTS {name}")
+    await _run(gateway, f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM ('{first}') TO ('{following}')")
+    return name
+
+
+async def _partitions(gateway: Gateway, table: str) -> set[str]:
+    names = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(:table)"
+    return set(await _run(gateway, names, table=table))
+
+
+async def test_months_that_are_wholly_too_old_are_dropped_and_no_others(gateway: Gateway, retainer: Retainer) -> None:
+    for table in ("call_event", "delivery"):
+        async with gateway.database.begin() as session:
+            await make_partitions(session, table, months_ahead=1)
+        young = await _partitions(gateway, table)
+        await _month_of_data(gateway, table)
+        await asyncio.gather(retainer.drop_partitions(), Retainer(gateway.database, Metrics(), KEEP).drop_partitions())
+        assert await _partitions(gateway, table) == young
+
+
+async def test_a_month_with_a_delivery_under_way_or_in_use_waits(
+    gateway: Gateway, retainer: Retainer, upstream: Upstream
+) -> None:
+    tenant, month = await gateway.add_tenant(upstream.url), await _month_of_data(gateway, "delivery")
+    first = datetime.strptime(month, "delivery_%Y_%m").replace(tzinfo=UTC)
+    await _call(gateway, tenant, age=datetime.now(UTC) - first - timedelta(days=1), but=OWED)
+    await retainer.drop_partitions()
+    assert month in await _partitions(gateway, "delivery")
+    await _run(gateway, "UPDATE delivery SET state = 'delivered', next_attempt_at = NULL")
+    async with gateway.database.begin() as session:
+        await session.execute(text(f"SELECT FROM {month}"))
+        await retainer.drop_partitions()
+        assert month in await _partitions(gateway, "delivery")
+    await retainer.drop_partitions()
+    assert month not in await _partitions(gateway, "delivery")
+
+
+async def test_old_rows_that_went_to_the_default_partition_are_deleted_too(
+    gateway: Gateway, retainer: Retainer, upstream: Upstream
+) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    owed, told = await _call(gateway, tenant, but=OWED), await _call(gateway, tenant, number=2, but=TOLD)
+    event = """
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call WHERE id = :id
+    """
+    await _run(gateway, event, id=told)
+    while await retainer.expire_strays():
+        pass
+    left = "SELECT call_id FROM {}_default WHERE call_id IN (:owed, :told)"
+    assert await _run(gateway, left.format("delivery"), owed=owed, told=told) == [owed]
+    assert await _run(gateway, left.format("call_event"), owed=owed, told=told) == []
+
+
+@pytest.mark.parametrize(("days", "expiring"), [(None, False), (30, True)])
+async def test_nothing_is_deleted_unless_the_operator_says_after_how_long(
+    gateway: Gateway, days: int | None, expiring: bool
+) -> None:
+    settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
+    state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
+    names = {job.name for job in jobs_of(settings, state, Metrics(), None)}  # type: ignore[arg-type]  # only named
+    assert ({"expire_calls", "expire_strays", "drop_partitions"} <= names) is expiring
