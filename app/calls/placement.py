@@ -153,7 +153,7 @@ class Placement:
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
         async with self.database.autocommit() as connection:
             changed = await write_outcomes(connection, [_row(call, change) for call, change in outcomes])
-        return [changed.get(call.id) for call, _ in outcomes]
+        return [changed.get((call.id, call.attempt)) for call, _ in outcomes]
 
     async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
         async with self.database.begin() as session:
