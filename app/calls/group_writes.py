@@ -68,7 +68,8 @@ _WRITE_OUTCOMES: TextClause = text(f"""
                make_interval(secs => (given ->> 'search_in')::float8) AS search_in
         FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
     ), pending AS MATERIALIZED (
-        SELECT id, attempt FROM call JOIN given USING (id, attempt) WHERE call.execution = 'pending' ORDER BY id FOR UPDATE OF call
+        SELECT id, attempt FROM call JOIN given USING (id, attempt)
+        WHERE call.execution = 'pending' ORDER BY id FOR UPDATE OF call
     ), changed AS (
         UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
             settled_at = CASE WHEN given.execution <> 'unknown' THEN now() END,
