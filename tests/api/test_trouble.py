@@ -208,6 +208,28 @@ async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(data
     assert (told.status_code, told.json()["execution"]) == (202, "unknown")
 
 
+async def test_the_end_of_the_servers_patience_is_never_told_as_a_change_that_was_not_made(database_url: str) -> None:
+    """A 503 would be repeated, and a redirect that is carried out twice may dial twice."""
+    async with running_upstream(created(), hang) as upstream:
+        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        async with httpx.AsyncClient(timeout=30) as http:
+            async with running_gateway(settings, grace=1) as stopping:
+                tenant = await stopping.add_tenant(upstream.url)
+                call = (await tenant.create()).json()
+                ours = f"{stopping.url}/v1/calls/{call['id']}"
+                twilios = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call['sid']}.json"
+                url, headers = "https://example.com/next.xml", tenant.http.headers
+                changing = asyncio.gather(
+                    http.patch(ours, json={"url": url}, headers=headers), http.post(twilios, data={"Url": url}, headers=headers)
+                )
+                while len(upstream.posts) < 3:
+                    await asyncio.sleep(0.01)
+                asyncio.get_running_loop().call_later(2, upstream.released.set)
+            told, told_as_twilio = await changing
+    assert (told.status_code, told.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+    assert (told_as_twilio.status_code, told_as_twilio.json()["code"]) == (409, 900010)
+
+
 PASSING_STATES = ["25006", "40P01", "40001", "57014", "53100", "55P03"]
 
 
