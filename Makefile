@@ -7,10 +7,10 @@ PIP := $(BIN)/pip --disable-pip-version-check install
 PORT ?=
 ONCE ?=
 
-.PHONY: help install demo dev test bench chaos check lint format types contracts lock clean
+.PHONY: help install demo dev test bench chaos storm isolation check deploy-check lint format types contracts lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## Set up .venv with the locked dependencies
 
@@ -42,7 +42,21 @@ bench: .venv/installed ## Measure: ratios within one run, never a verdict
 chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-check: lint types contracts test ## Lint, types, import contracts and tests: what CI runs
+storm: .venv/installed ## Prove that tenants are told: callbacks shuffled, doubled, lost, workers killed (SEED=1 replays)
+	$(BIN)/python -m bench.storm $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+isolation: .venv/installed ## Measure what a tenant's bad receiver costs another's deliveries
+	$(BIN)/python -m bench.isolation $(ARGS)
+
+check: lint types contracts deploy-check test ## Lint, types, import contracts, manifests and tests: what CI runs
+
+deploy-check: .venv/installed .venv-checkov/installed ## Render the Kubernetes manifests; check them, the image's and the compose file
+	@deploy/check
+
+.venv-checkov/installed: requirements-checkov.lock .venv/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-checkov
+	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-checkov/bin/python requirements-checkov.lock
+	@touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -63,7 +77,9 @@ lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
 		--no-header --no-emit-index-url -o requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --extra otel --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:checkov --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url -o requirements-checkov.lock
 
 clean: ## Remove .venv and the state folder .callgate with its database
 	@if $(BIN)/callgate --version >/dev/null 2>&1; then $(BIN)/callgate clean; fi
-	@rm -rf .venv .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-checkov .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _VERSION = b"\x01"
 _KEY_ID_LENGTH = 4
+# Where the id of the key stands, for who counts in SQL: first byte (from 1) and length.
+KEY_ID_IN_SEALED = (len(_VERSION) + 1, _KEY_ID_LENGTH)
+KEY_ID_IN_HASH = (1, _KEY_ID_LENGTH)
 _NONCE_LENGTH = 12
 
 
@@ -42,6 +45,14 @@ class Keyring:
         self._newest = keys[0]
         self._by_id = {key.id: key for key in keys}
 
+    @property
+    def newest_id(self) -> bytes:
+        return self._newest.id
+
+    @property
+    def ids(self) -> list[bytes]:
+        return list(self._by_id)
+
     def seal(self, secret: str, *, identity: str) -> bytes:
         nonce = os.urandom(_NONCE_LENGTH)
         sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
@@ -59,6 +70,10 @@ class Keyring:
         except InvalidTag:
             raise SecretUnreadable("does not open: changed, or moved from another row") from None
 
+    def reseal(self, sealed: bytes, *, identity: str) -> bytes:
+        """The same secret under the newest key. Raises SecretUnreadable."""
+        return self.seal(self.open(sealed, identity=identity), identity=identity)
+
     def token(self, value: str) -> str:
         """A name for a value that is not to be shown; another once there is a newer key."""
         return f"tok_{hmac.digest(self._newest.token_key, value.encode(), 'sha256')[:6].hex()}"
@@ -66,6 +81,10 @@ class Keyring:
     def keyed_hash(self, value: bytes) -> bytes:
         """Key id (4 bytes) and HMAC-SHA256, made with the newest key."""
         return self._newest.id + hmac.digest(self._newest.mac_key, value, "sha256")
+
+    def is_outdated(self, stored: bytes) -> bool:
+        """Whether a keyed hash was made with another key than the newest."""
+        return stored[:_KEY_ID_LENGTH] != self._newest.id
 
     def matches(self, stored: bytes, value: bytes) -> bool:
         """Whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`. Constant time."""

@@ -34,6 +34,7 @@ STATEMENT_TIMEOUT_S = 15.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
+_CHECK_VIOLATION = "23514"
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_BRIEFLY_MS = 100
 
@@ -115,7 +116,7 @@ class Database:
             except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
             except DBAPIError as error:
-                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error):
+                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error) or _is_rerouted(error):
                     raise self._unavailable(error) from error
                 raise
 
@@ -128,6 +129,18 @@ class Database:
         """Raises DatabaseUnavailable."""
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
+
+    async def server(self) -> "Server":
+        """What is behind the URL. Raises DatabaseUnavailable."""
+        async with self.begin() as session:
+            asked = datetime.now(UTC)
+            row = (
+                await session.execute(
+                    text("SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp()")
+                )
+            ).one()
+        version, read_only, now = row
+        return Server(version // 10_000, read_only, (now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         # The class and SQLSTATE only: the text may hold the statement's values.
@@ -144,9 +157,26 @@ class Database:
         await self.engine.dispose()
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    version: int
+    read_only: bool
+    ahead_s: float
+    """How far its clock is ahead of ours."""
+
+
 def _is_passing(error: DBAPIError) -> bool:
     """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down."""
     return str(getattr(error.orig, "sqlstate", ""))[:2] in _PASSING_CLASSES
+
+
+def _is_rerouted(error: DBAPIError) -> bool:
+    """A partition was attached between the planning of an insert and its row: the default one does not take it any more.
+
+    What a table's own CHECK refuses has that constraint's name.
+    """
+    cause = error.orig and error.orig.__cause__
+    return getattr(cause, "sqlstate", None) == _CHECK_VIOLATION and getattr(cause, "constraint_name", None) is None
 
 
 def _is_unmigrated(error: Exception) -> bool:

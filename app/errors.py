@@ -8,6 +8,7 @@ CallgateError
 │   ├── CallbackForged            403
 │   ├── RouteNotFound             404
 │   ├── CallNotFound              404
+│   ├── SubresourceNotFound       404
 │   ├── DeliveryNotFound          404
 │   ├── MethodNotAllowed          405
 │   ├── NotAcceptable             406
@@ -32,12 +33,13 @@ CallgateError
     ├── Overloaded                503
     └── ShuttingDown              503
 
-An outcome that is not known is no error: it is an answer (202) with the record. So every 5xx of ours means that no call
-was started, and a client that blindly repeats it does no harm.
+A creation whose outcome is not known is no error: it is an answer (202) with the record. Anything else that was asked of Twilio
+has no record that could be followed: there it is ActionUnknown. So every 5xx of ours means that no call was started and
+nothing was changed, and a client that blindly repeats it does no harm.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 from uuid import UUID
 
 Execution = Literal["pending", "started", "not_started", "unknown"]
@@ -71,7 +73,7 @@ class CallgateError(Exception):
     title: ClassVar[str]
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
     # May the same request be repeated without a second ring, and under the same Idempotency-Key?
-    safe: ClassVar[bool] = True
+    safe: bool = True
     same_key: ClassVar[bool] = True
     default_detail: ClassVar[str] = ""
 
@@ -90,6 +92,10 @@ class CallgateError(Exception):
         self.upstream = upstream
         self.after_s = after_s
         super().__init__(self.detail)
+
+
+class AnswerCut(Exception):
+    """An answer that was begun and cannot be finished: to cut the connection is all that is left to say so."""
 
 
 class RequestError(CallgateError):
@@ -124,6 +130,11 @@ class RouteNotFound(RequestError):
 class CallNotFound(RequestError):
     slug, status, title = "call-not-found", 404, "No such call"
     default_detail = "This tenant has no call with that id or CallSid."
+
+
+class SubresourceNotFound(RequestError):
+    slug, status, title = "subresource-not-found", 404, "Twilio has no such thing below this call"
+    default_detail = "Below this call Twilio knows nothing of that name; `upstream` has its words."
 
 
 class DeliveryNotFound(RequestError):
@@ -265,30 +276,3 @@ def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
 def all_errors() -> dict[str, type[CallgateError]]:
     """Every error that can reach a caller, by slug."""
     return {error.slug: error for error in _leaves(CallgateError)}
-
-
-def passing(slug: str) -> bool:
-    """Whether a creation that ended `not_started` for this reason is tried again under the same key."""
-    return slug in {
-        UpstreamUnreachable.slug,
-        UpstreamThrottled.slug,
-        UpstreamCredentialsRejected.slug,
-        DatabaseUnavailable.slug,
-    }
-
-
-def stored_form(error: CallgateError) -> dict[str, Any]:
-    """As it is kept on the call's record."""
-    stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
-    return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
-
-
-def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """The error of which `stored` is the stored form, to be replayed."""
-    upstream = stored.get("upstream")
-    return all_errors()[stored["slug"]](
-        stored["detail"],
-        call_id=call_id,
-        upstream=Upstream(**upstream) if upstream else None,
-        after_s=stored.get("after_s"),
-    )

@@ -1,20 +1,51 @@
 """Is it alive, is it ready, what does it count: for Kubernetes, Prometheus and people."""
 
-from typing import Literal
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
 from app.database import Database
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
+from app.schema import is_migrated
+from app.settings import Settings
 
 router = APIRouter(tags=["operations"])
 
+# Shorter than any probe's patience: a Postgres that hangs is reported, too.
+READY_PATIENCE_S = 2.0
+
 
 class Health(BaseModel):
-    status: Literal["ok", "unavailable"]
-    database: Literal["ok", "unavailable"] | None = None
+    status: Literal["ok", "degraded", "unavailable"]
+    database: Literal["ok", "unavailable", "not_migrated"] | None = None
+
+
+class Readiness:
+    """What /readyz tells of one process. It is ready once it has found Postgres with a schema that it can work with.
+
+    From then on it stays ready and reports a Postgres that is away: every process would be taken out at once, and callers
+    would meet a closed door instead of an answer that says that no call was started.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._was_ready = False
+
+    async def look(self) -> Health:
+        try:
+            async with asyncio.timeout(READY_PATIENCE_S):
+                migrated = await is_migrated(self._database)
+        except (DatabaseUnavailable, TimeoutError):
+            return Health(status="degraded" if self._was_ready else "unavailable", database="unavailable")
+        if not migrated:
+            return Health(status="degraded" if self._was_ready else "unavailable", database="not_migrated")
+        self._was_ready = True
+        return Health(status="ok", database="ok")
 
 
 @router.get("/livez", operation_id="livez", summary="Is the process alive?", response_model_exclude_none=True)
@@ -27,17 +58,15 @@ async def livez() -> Health:
     "/readyz",
     operation_id="readyz",
     summary="Can it place calls?",
-    responses={503: {"model": Health, "description": "The database cannot be reached."}},
+    responses={503: {"model": Health, "description": "It has not yet found the database, or the schema that it needs."}},
 )
 async def readyz(request: Request, response: Response) -> Health:
-    """Asks the database."""
-    database: Database = request.state.database
-    try:
-        await database.ping()
-    except DatabaseUnavailable:
+    """Asks the database. A process that was ready once stays so: while the database is away, it answers 200 and `degraded`."""
+    readiness: Readiness = request.state.readiness
+    health = await readiness.look()
+    if health.status == "unavailable":
         response.status_code = 503
-        return Health(status="unavailable", database="unavailable")
-    return Health(status="ok", database="ok")
+    return health
 
 
 @router.get(
@@ -51,3 +80,20 @@ async def metrics(request: Request) -> Response:
     """Of this process only."""
     counted: Metrics = request.app.state.metrics
     return Response(counted.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
+    """The same three of a process that serves nothing else: a worker."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        database = Database(settings.require_database_url(), pool_size=1)
+        try:
+            yield {"readiness": Readiness(database)}
+        finally:
+            await database.close()
+
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
+    app.state.metrics = metrics
+    app.include_router(router)
+    return app

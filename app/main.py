@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,8 +20,10 @@ from app.calls import router as calls_router
 from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
 from app.compat import router as compat_router
+from app.compat import subresources as compat_subresources
 from app.compat.dialect import TwilioDialect
 from app.dialects import Dialects
+from app.health import Readiness
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -28,6 +31,7 @@ from app.problems import Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
+from app.subresources import router as subresources_router
 
 DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. **One request, at most one ring**: a call creation is sent to
@@ -39,6 +43,7 @@ what the request did, `retry` whether repeating it is safe.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
+    {"name": "subresources", "description": "What Twilio has below a call: recordings, streams, payments and the rest."},
     {"name": "deliveries", "description": "What your status_callback was told, and sending it again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
     {"name": "operations", "description": "For Kubernetes, Prometheus and people on call; no key needed."},
@@ -66,9 +71,11 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     app.state.metrics = metrics
     app.include_router(calls_router.router)
+    app.include_router(subresources_router.router)
     app.include_router(control_router.router)
     app.include_router(delivery_router.router)
     app.include_router(compat_router.router)
+    app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
@@ -92,7 +99,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
-            yield dict(state)
+            yield {**state, "readiness": Readiness(state["database"])}
         await asyncio.to_thread(tracing.close)
 
     return lifespan
@@ -102,6 +109,7 @@ def _complete_openapi(app: FastAPI) -> None:
     """Schemas that no route declares as its own, because bodies are read by hand and problems are answered by handlers."""
     generate = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
         schema = generate()
         _, definitions = models_json_schema(

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import get_contextvars
 
 from app.dialects import Dialects
-from app.errors import BodyTooLarge, CallgateError, InternalError, ShuttingDown
+from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, ShuttingDown
 from app.observability import Metrics
 from app.observability.tracing import Tracing, describe, fail
 
@@ -115,8 +115,10 @@ class RequestMiddleware:
             if not status and creation:
                 await say_unknown(None)
             elif not status:
-                await answer(ShuttingDown(after_s=1))
+                await answer(scope["state"].get("in_doubt") or ShuttingDown(after_s=1))
             raise
+        except AnswerCut as cut:
+            logger.warning("answer_cut", reason=str(cut))
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception:
@@ -124,7 +126,7 @@ class RequestMiddleware:
             if not status and (call_id := scope["state"].get("placed")):
                 await say_unknown(call_id)
             elif not status:
-                await answer(InternalError())
+                await answer(scope["state"].get("in_doubt") or InternalError())
         finally:
             self._record(scope, status, time.perf_counter() - began, spent)
 

@@ -23,10 +23,12 @@ from app.database import Database
 from app.observability import Metrics
 from app.pseudonyms import Pseudonyms
 from app.settings import Settings
+from app.subresources.service import SubresourceService
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.service import TenantService
-from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.client import HttpClient, TwilioClient, make_http_client
+from app.twilio.forwarding import Forwarding
 
 
 class Services(TypedDict):
@@ -41,6 +43,7 @@ class Services(TypedDict):
     control: CallControl
     started: StartedCalls
     callbacks: CallbackService
+    subresources: SubresourceService
     deliveries: DeliveryService
 
 
@@ -50,14 +53,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
-    http = make_http_client(
-        connect_timeout=settings.twilio_connect_timeout,
-        read_timeout=settings.twilio_read_timeout,
-        pool_timeout=settings.twilio_pool_timeout,
-        max_connections=settings.max_in_flight,
-        user_agent=f"callgate/{__version__}",
-        transport=settings.twilio_transport,
-    )
+    # Two pools: however many recordings are being listened to, a creation finds its connection.
+    http, passing_on = _http_client(settings), _http_client(settings)
     tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
     try:
@@ -78,17 +75,20 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
+        callback_base = settings.public_url and settings.public_url + CALLBACK_PATH
+        judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
         calls = CallService(
             database=database,
             keyring=keyring,
             tenants=tenants,
             placement=placement,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
-            callback_base=settings.public_url and settings.public_url + CALLBACK_PATH,
-            judge_callback=partial(_judge, allowed=Allowed.parse(settings.delivery_allow)),
+            callback_base=callback_base,
+            judge_callback=judge_callback,
         )
         callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
         deadline_s = budget_of(settings).attempt
+        forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics)
         async with listener.running():
             yield Services(
                 database=database,
@@ -97,15 +97,30 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 twilio=twilio,
                 settlement=settlement,
                 calls=calls,
-                control=CallControl(database, tenants, twilio, deadline_s),
+                control=CallControl(database, tenants, twilio, callback_base, judge_callback, deadline_s),
                 started=StartedCalls(database, tenants, twilio, deadline_s),
                 callbacks=callbacks,
+                subresources=SubresourceService(
+                    database=database, calls=calls, tenants=tenants, forwarding=forwarding, deadline_s=deadline_s
+                ),
                 deliveries=DeliveryService(database, calls),
             )
             await placement.drain()
     finally:
         await http.aclose()
+        await passing_on.aclose()
         await database.close()
+
+
+def _http_client(settings: Settings) -> HttpClient:
+    return make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        max_connections=settings.max_in_flight,
+        user_agent=f"callgate/{__version__}",
+        transport=settings.twilio_transport,
+    )
 
 
 def _judge(url: str, *, allowed: Allowed) -> Fault | None:

@@ -20,8 +20,15 @@ class Balancer:
     """Round robin by connection; a process that does not accept is passed over."""
 
     def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = ports
+        self._ports = list(ports)
         self._turn = itertools.count()
+
+    def withdraw(self, port: int) -> None:
+        """No new connection goes there; those that are open stay, as in a Kubernetes Service whose pod is ending."""
+        self._ports.remove(port)
+
+    def admit(self, port: int) -> None:
+        self._ports.append(port)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from bench.balancer import free_port
-from bench.chaos import ENVIRONMENT, Process, make_tenant, wait_until_up
+from bench.fleet import ENVIRONMENT, Process, make_tenant, wait_until_up
 
 UPSTREAM_S = 0.1
 ROUND_S = 8.0
@@ -118,7 +118,7 @@ async def run(postgres: EmbeddedPostgres, log: Any) -> None:
     url = f"http://127.0.0.1:{port}"
     try:
         await wait_until_up(url, "/readyz")
-        key = await make_tenant(environment)
+        key = await make_tenant(environment, "overload")
         rounds = []
         best = 0.0
         for rate in (20, 40, 60, 80, 100, 130, 160, 200):

@@ -14,11 +14,12 @@ from uuid_utils.compat import uuid7
 
 from app.callbacks import repository as deliveries
 from app.calls import control_repository as control
-from app.calls import ids, repository
+from app.calls import ids, measuring, repository, started_repository
 from app.calls.group_writes import insert_intents, write_outcomes
 from app.calls.models import Call
-from app.calls.repository import CallFilter, Edge, Span, StartedFilter
+from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
+from app.calls.started_repository import Edge, Span, StartedFilter
 from app.jobs import deliver, refresh, resolve, retain
 from app.observability import Metrics
 from app.retention import repository as retention
@@ -74,8 +75,8 @@ def questions() -> list[Question]:
         Question("claim deliveries", _claim_deliveries, writes=True),
         Question("claim wishes to end calls", lambda session, _: control.claim_wanted(session, lease=_LEASE, limit=20)),
         Question("rivals of a search", _rivals),
-        Question("gauges: oldest unsettled", lambda session, _: repository.oldest_unsettled(session)),
-        Question("gauges: followed calls", lambda session, _: repository.followed(session)),
+        Question("gauges: oldest unsettled", lambda session, _: measuring.oldest_unsettled(session)),
+        Question("gauges: followed calls", lambda session, _: measuring.followed(session)),
         Question(f"find {retain.BATCH} expired calls", _expired),
     ]
 
@@ -127,7 +128,7 @@ def _list(wanted: Callable[[Drawn], CallFilter]) -> Ask:
 def _list_started(wanted: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:
     async def ask(session: AsyncSession, call: Drawn) -> object:
         filter_, edge = wanted(call)
-        return await repository.list_started(session, tenant_id=call.tenant_id, wanted=filter_, edge=edge, limit=_PAGE)
+        return await started_repository.list_started(session, tenant_id=call.tenant_id, wanted=filter_, edge=edge, limit=_PAGE)
 
     return ask
 

@@ -47,7 +47,7 @@ class Filters:
         texts = {name: query[name] for name in TEXT_FILTERS if query.get(name)}
         if "Status" in texts and texts["Status"] not in list(Status):
             raise TwilioError(20422, "Status")
-        return cls(texts, {name: _day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
+        return cls(texts, {name: read_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
     def admit(self, call: Call, at: Progress) -> bool:
         shown = {
@@ -69,12 +69,12 @@ class Filters:
 def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime) -> dict[str, Any]:
     """Newest first."""
     filters = Filters.parse(query)
-    page_size = _number(query, "PageSize", DEFAULT_PAGE_SIZE)
+    page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
         raise TwilioError(20007, str(MAX_PAGE_SIZE))
     if page_size == 0:
         raise TwilioError(20422, "PageSize")
-    page = _number(query, "Page", 0)
+    page = read_number(query, "Page", 0)
     token = query.get("PageToken", "")
     found, has_previous, has_next = _read_page(calls, account_sid, filters, token, page_size, now)
 
@@ -121,14 +121,14 @@ def _read_page(
     return found[:page_size][::-1], len(found) > page_size, bool(found)
 
 
-def _number(query: QueryParams, name: str, default: int) -> int:
+def read_number(query: QueryParams, name: str, default: int) -> int:
     text = query.get(name) or str(default)
     if not (text.isascii() and text.isdecimal()):
         raise TwilioError(20422, name)
     return int(text)
 
 
-def _day(name: str, text: str) -> date:
+def read_day(name: str, text: str) -> date:
     """`2026-11-23`, `2026-11-23T10:00:00Z`, and the `11/23/2026 …` that the specification's examples show."""
     try:
         if "/" in text:

@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simulator import calls, control, trouble
+from simulator import calls, control, subresource_routes, trouble
 from simulator.config import SimulatorConfig
 from simulator.errors import TwilioError
 from simulator.state import State
@@ -55,6 +55,7 @@ def create_app(config: SimulatorConfig) -> FastAPI:
     )
     app.state.simulator = state
     app.include_router(calls.router)
+    app.include_router(subresource_routes.router)
     app.include_router(control.router)
     app.include_router(trouble.router)
     app.add_middleware(TwilioRequestId)

@@ -12,6 +12,7 @@ from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call
 from simulator.parameters import CallParameters
 from simulator.store import Call, Calls
+from simulator.subresources import Subresources
 
 
 class State:
@@ -24,11 +25,15 @@ class State:
         self.callbacks = Callbacks(config, self.accounts)
         self.held_connections = Background()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
+        self.subresources = Subresources(self.new_sid)
         self._created = 0
         self._asked_by_destination: dict[str, int] = {}
 
     def now(self) -> datetime:
         return self.config.clock()
+
+    def new_sid(self, letters: str) -> str:
+        return f"{letters}{self._random.getrandbits(128):032x}"
 
     def count_creation(self, to: str) -> int:
         """How many creations to this destination there were since the start or the last reset, this one included.
@@ -45,7 +50,7 @@ class State:
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
         self._created += 1
         call = Call(
-            sid=f"CA{self._random.getrandbits(128):032x}",
+            sid=self.new_sid("CA"),
             account_sid=account_sid,
             sequence=self._created,
             nth_to_destination=nth_to_destination,
@@ -70,6 +75,7 @@ class State:
         Sids go on: whoever keeps records must see none twice.
         """
         self.calls.clear()
+        self.subresources.clear()
         self.ledger.clear()
         self.accounts.forget_unregistered()
         self.faults.reset()

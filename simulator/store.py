@@ -48,6 +48,10 @@ class Calls:
         call = self._calls.get(sid)
         return call if call is not None and call.account_sid == account_sid else None
 
+    def find(self, sid: str) -> Call | None:
+        """Whichever account's it is: for the control routes."""
+        return self._calls.get(sid)
+
     def newest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:
         return (call for call in reversed(self._calls.values()) if call.account_sid == account_sid and call.is_visible(now))
 

@@ -1,18 +1,21 @@
 """Every statement on deliveries. Never commits; every read for a tenant is filtered by it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, case, func, select, text, tuple_, update
+from sqlalchemy import bindparam, case, exists, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlalchemy.types import Interval, Text
 
 from app.callbacks.models import Delivery
 from app.calls import ids
 
+WAITING_LIMIT = 10_000
 HOLDS_UP: Final = 2
 """An earlier event holds up the later ones of its call until it has failed as often as this."""
 _HOLD = timedelta(seconds=30)
@@ -50,6 +53,25 @@ _CLAIM = text("""
 """).bindparams(bindparam("busy", type_=ARRAY(Text)), bindparam("hold", type_=Interval), bindparam("lease", type_=Interval))
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Of the deliveries that are not made yet; of at most WAITING_LIMIT of them."""
+
+    pending: int
+    oldest: datetime | None
+    most_overdue: datetime | None
+
+
+async def waiting(session: AsyncSession) -> Waiting:
+    some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
+    found = some.limit(WAITING_LIMIT).subquery()
+    due = func.min(found.c.next_attempt_at).filter(found.c.next_attempt_at <= func.now())
+    pending, oldest, most_overdue = (
+        await session.execute(select(func.count(), func.min(found.c.pending_since), due).select_from(found))
+    ).one()
+    return Waiting(pending, oldest, most_overdue)
+
+
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[Delivery]:
     """In the order of the events."""
     statement = select(Delivery).where(Delivery.call_id == call_id).order_by(Delivery.position, Delivery.at)
@@ -65,7 +87,6 @@ async def claim(session: AsyncSession, *, lease: timedelta, room: int, share: in
 async def delivered(session: AsyncSession, delivery: Delivery, *, status: int) -> None:
     outcome = {"state": "delivered", "next_attempt_at": None, "delivered_at": func.now(), "last_error": None}
     await _attempted(session, delivery, outcome | {"last_status": status})
-    await _release(session, delivery)
 
 
 async def failed(
@@ -74,8 +95,28 @@ async def failed(
     """To be tried again after `wait`; None: given up."""
     again = {"state": "gave_up", "next_attempt_at": None} if wait is None else {"next_attempt_at": func.now() + wait}
     await _attempted(session, delivery, again | {"last_status": status, "last_error": error})
-    if wait is None or delivery.attempts + 1 >= HOLDS_UP:
-        await _release(session, delivery)
+
+
+async def release(session: AsyncSession, call_ids: Collection[UUID]) -> None:
+    """What nothing holds up any more is due at once.
+
+    To be called in a transaction of its own, after one that claimed or that wrote an outcome: each of the two looks again when
+    its own news is there for all to see, so at least one of them sees the other's.
+    """
+    earlier = aliased(Delivery)
+    holds = exists().where(
+        earlier.call_id == Delivery.call_id,
+        earlier.position < Delivery.position,
+        earlier.state == "pending",
+        earlier.attempts < HOLDS_UP,
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.call_id.in_(call_ids), Delivery.held, ~holds)
+        .values(held=False, next_attempt_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    await session.execute(statement)
 
 
 async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> Delivery | None:
@@ -132,17 +173,6 @@ async def _attempted(session: AsyncSession, delivery: Delivery, outcome: dict[st
         .where(Delivery.call_id == delivery.call_id, Delivery.at == delivery.at, Delivery.id == delivery.id)
         .where(Delivery.state == "pending")
         .values(outcome | {"attempts": Delivery.attempts + 1, "last_attempt_at": func.now()})
-        .execution_options(synchronize_session=False)
-    )
-    await session.execute(statement)
-
-
-async def _release(session: AsyncSession, delivery: Delivery) -> None:
-    """What this one held up is due; should something else still hold it, the claim finds out."""
-    statement = (
-        update(Delivery)
-        .where(Delivery.call_id == delivery.call_id, Delivery.position > delivery.position, Delivery.held)
-        .values(held=False, next_attempt_at=func.now())
         .execution_options(synchronize_session=False)
     )
     await session.execute(statement)

@@ -26,7 +26,7 @@ TOTAL_TIMEOUT_S: Final = 20.0
 """With the wait for a free place, so that no receiver keeps one for longer."""
 MOST_OF_BODY: Final = 4096
 MOST_CONNECTIONS: Final = 100
-MOST_PER_HOST: Final = 10
+MOST_PER_HOST: Final = 32
 
 SendError = Literal["invalid_url", "refused_address", "resolve", "connect", "tls", "timeout", "lost"]
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -144,6 +144,8 @@ class _JudgingResolver(AbstractResolver):
             raise OSError("no answer in time") from None
         except UnicodeError:
             raise OSError("no name that could be asked for") from None
+        if not addresses:
+            raise OSError("no address")
         fit = [address for address in addresses if may_dial(address, host, self._allowed)]
         if not fit:
             raise _AddressRefused

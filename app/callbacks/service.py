@@ -39,6 +39,8 @@ class Received:
 class _Taken:
     result: Result
     traceparent: str | None
+    tenant_id: str
+    call_sid: str | None
 
 
 _Refusal = CallNotFound | CallbackForged | MalformedBody
@@ -63,6 +65,8 @@ class CallbackService:
         taken = await self._taking.submit(received)
         if isinstance(taken, _Taken):
             link(taken.traceparent)
+            about = {"tenant_id": taken.tenant_id, "call_id": str(received.call_id), "call_sid": taken.call_sid}
+            structlog.contextvars.bind_contextvars(**about)
             self._metrics.callbacks.labels(taken.result).inc()
             return
         self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()
@@ -108,7 +112,7 @@ class CallbackService:
                 note_sequence(call, callback)
         if news.result != "duplicate" and (delivery := owed_for(call, callback)):
             session.add(delivery)
-        return _Taken(news.result, call.traceparent)
+        return _Taken(news.result, call.traceparent, call.tenant_id, call.sid)
 
 
 _RESULTS = {CallNotFound: "unknown_call", CallbackForged: "forged", MalformedBody: "malformed"}

@@ -18,12 +18,14 @@ from app.calls import control_repository, repository
 from app.calls.dial import problem_of
 from app.calls.models import Call, WantedUpdate
 from app.calls.progress import take_resource
+from app.calls.progress_callbacks import Judge, ProgressCallbacks, changed_callbacks
 from app.calls.update_parameters import CallUpdate, validate_update
 from app.database import Database, Session
 from app.errors import (
     ActionUnknown,
     CallgateError,
     DatabaseUnavailable,
+    NoUsableCredentials,
     TenantSuspended,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -46,6 +48,7 @@ Answer = TypeVar("Answer")
 
 logger = structlog.stdlib.get_logger(__name__)
 
+_OPEN = ("pending", "unknown")
 _INVALID_CALL_STATE = 21220
 _NOT_FOUND = 404
 _SHORTEST_WAIT = timedelta(seconds=1)
@@ -67,6 +70,8 @@ class CallControl:
     database: Database
     tenants: TenantService
     twilio: TwilioClient
+    callback_base: str | None
+    judge_callback: Judge
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> Change:
@@ -74,21 +79,24 @@ class CallControl:
         update = validate_update(body)
         if caller.suspended and not update.only_ends:
             raise TenantSuspended
-        if call.execution in ("pending", "unknown"):
+        if call.execution in _OPEN:
             call = await self._remember(call, update)
-            if call.execution != "started":
-                return Change(call, done=False)
+        if call.execution in _OPEN:
+            return Change(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
+        progress = await self._callbacks(call, update)
         try:
-            resource = await self._send(call, where_callbacks_go(update))
+            resource = await self._send(call, update.for_twilio() | progress.for_twilio)
         except TwilioOutcomeUnknown as error:
             return Change(await self._answer_lost(call, update, error), done=False)
         except TwilioError as error:
             raise await self._refusal(call, update.secrets(), error) from error
         try:
-            return Change(await self._take(call, resource, update), done=True)
+            return Change(await self._take(call, resource, update, columns=progress.columns), done=True)
         except DatabaseUnavailable:
+            if progress.columns:
+                raise ActionUnknown(call_id=call.id) from None
             # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             take_resource(call, resource)
@@ -99,9 +107,8 @@ class CallControl:
         try:
             await self._ask(call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s))
         except TwilioOutcomeUnknown as error:
-            raise ActionUnknown(
-                "Twilio may have deleted the call; to delete it again does no harm.", call_id=call.id
-            ) from error
+            detail = "Twilio may have deleted the call; to delete it again does no harm."
+            raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
             if not _is_missing(error):
                 raise await self._refusal(call, [], error) from error
@@ -128,11 +135,17 @@ class CallControl:
         else:
             await self._take(call, resource, update, remembered=True)
 
+    async def _callbacks(self, call: Call, update: CallUpdate) -> ProgressCallbacks:
+        account = await self.tenants.dialable(call.tenant_id, account_sid=call.account_sid)
+        if account is None:
+            raise NoUsableCredentials(call_id=call.id)
+        return changed_callbacks(update, call, account, base=self.callback_base, judge=self.judge_callback)
+
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None or locked.execution not in ("pending", "unknown"):
+            if locked is None or locked.execution not in _OPEN:
                 return locked or call
             if not update.only_ends or update.status is None:
                 detail = "It is not known yet whether the call has started; until then only its end can be asked for."
@@ -157,11 +170,21 @@ class CallControl:
         await control_repository.want(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
 
-    async def _take(self, call: Call, resource: CallResource, update: CallUpdate, *, remembered: bool = False) -> Call:
+    async def _take(
+        self,
+        call: Call,
+        resource: CallResource,
+        update: CallUpdate,
+        *,
+        columns: Mapping[str, Any] | None = None,
+        remembered: bool = False,
+    ) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None:
                 return call
+            for name, value in (columns or {}).items():
+                setattr(locked, name, value)
             told = update.for_event() | ({"remembered": True} if remembered else {})
             await repository.add_event(session, call.id, "call.updated", told)
             for type_, data in take_resource(locked, resource):
@@ -211,14 +234,6 @@ class CallControl:
             class_ = UpstreamThrottled
         detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
         return problem_of(class_, error.answer, blotted, detail=detail, call_id=call.id)
-
-
-def where_callbacks_go(update: CallUpdate) -> dict[str, Any]:
-    """The parameters as Twilio gets them. Today the tenant's status callback goes there with the rest.
-
-    The one place to be changed once the gateway keeps the callback for itself and tells the tenant.
-    """
-    return update.given()
 
 
 def _is_missing(error: TwilioError) -> bool:

@@ -16,8 +16,9 @@ from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
 from app.calls.group_writes import write_outcomes
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
+from app.calls.stored_problem import stored_form
 from app.database import Database
-from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown, stored_form
+from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.group_commit import GroupCommit
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
@@ -30,7 +31,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _OUTCOME_RETRY_S = 0.5
 # The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
-_LAST_COMMITS_S = 5.0
+LAST_COMMITS_S = 5.0
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Placement:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_COMMITS_S):
+            async with asyncio.timeout(LAST_COMMITS_S):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
         if self._tasks:
@@ -111,7 +112,7 @@ class Placement:
             # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
             logger.exception("dial_broke", call_id=str(call.id))
             outcome = Unknown("internal_error", [])
-        self.metrics.creations.labels(outcome.execution).inc()
+        self.metrics.creations.labels(outcome.execution, _destination(call.to)).inc()
         change = self._change(outcome)
         try:
             call = await self._commit(call, outcome, change)
@@ -224,6 +225,12 @@ def _row(call: Call, change: Change) -> dict[str, Any]:
         "refresh_in": change.refresh_in and change.refresh_in.total_seconds(),
         "search_in": change.search_in and change.search_in.total_seconds(),
     }
+
+
+def _destination(to: str) -> str:
+    """What kind of thing is called, as a label."""
+    scheme = to.partition(":")[0].lower()
+    return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urldefrag
 from uuid import UUID
 
+from app.calls.models import Call
+from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
 from app.errors import Fault, InvalidRequest
 from app.tenants.service import Dialable
@@ -51,6 +53,31 @@ def progress_callbacks(
         "status_callback_method": "POST",
     }
     return ProgressCallbacks(ours, _columns(request, account, judge))
+
+
+def changed_callbacks(
+    update: CallUpdate, call: Call, account: Dialable, *, base: str | None, judge: Judge
+) -> ProgressCallbacks:
+    """The same for a change to a call: ours stays, or comes, where Twilio has it; the tenant's new one is ours to deliver.
+
+    `columns` holds only what changes.
+    """
+    names = ("status_callback", "status_callback_method")
+    own = {name: value for name in names if (value := getattr(update, name)) is not None}
+    if not own or base is None or not account.has_auth_token or "application_sid" in call.parameters:
+        return ProgressCallbacks(own, {})
+    if update.status_callback is None:
+        return ProgressCallbacks({}, {"status_callback_method": update.status_callback_method})
+    if refused := judge(update.status_callback):
+        code, text = refused
+        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    ours = {"status_callback": f"{base}/{call.id}{CALLBACK_RETRIES}", "status_callback_method": "POST"}
+    columns = {
+        "status_callback": urldefrag(update.status_callback).url,
+        "status_callback_method": update.status_callback_method or "POST",
+        "status_callback_events": call.status_callback_events or ["completed"],
+    }
+    return ProgressCallbacks(ours, columns)
 
 
 def _columns(request: CallRequest, account: Dialable, judge: Judge) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Every statement on calls and their events. Never commits; every read for a tenant is filtered by it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, TextClause, func, insert, literal_column, select, update
@@ -11,17 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
-from app.calls.ids import first_id_at
 from app.calls.models import ADDRESS, MAYBE_CALLED, Call, CallEvent
-from app.twilio.schemas import TERMINAL_STATUSES
-
-FOLLOWED_LIMIT = 10_000
-
-# Twilio keeps a call queued for a day at most, and ends it after another; with an hour to spare.
-_LONGEST_QUEUE = timedelta(hours=25)
-_LONGEST_CALL = timedelta(hours=25)
-# Between our clock, by which intents are dated, and Twilio's.
-_CLOCKS_APART = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +25,6 @@ class CallFilter:
     since: UUID | None = None
     until: UUID | None = None
     before: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """Of the calls that the worker refreshes, the most overdue first; at most FOLLOWED_LIMIT are looked at."""
-
-    most_overdue: datetime | None
-    active: int
-    unpriced: int
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """From `since` on, and before `until`."""
-
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartedFilter:
-    """What a list of one account's started calls shows."""
-
-    account_sid: str
-    statuses: Collection[str] | None = None
-    to: str | None = None
-    from_: str | None = None
-    parent_call_sid: str | None = None
-    started: Span = Span()
-    ended: Span = Span()
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Between two pages: after this call, towards the older ones or the newer."""
-
-    towards: Literal["older", "newer"]
-    call_id: UUID
 
 
 async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | None:
@@ -156,42 +108,6 @@ async def list_calls(session: AsyncSession, *, tenant_id: str, wanted: CallFilte
     return (await session.scalars(statement)).all()
 
 
-async def list_started(
-    session: AsyncSession, *, tenant_id: str, wanted: StartedFilter, edge: Edge | None, limit: int
-) -> Sequence[Call]:
-    """Nearest to the edge first: newest first, or, towards newer ones, oldest first. Not those that were deleted at Twilio."""
-    conditions: list[ColumnElement[bool]] = [
-        Call.tenant_id == tenant_id,
-        Call.account_sid == wanted.account_sid,
-        Call.execution == "started",
-        Call.deleted_at.is_(None),
-        *_within(Call.start_time, wanted.started, longest_wait=_LONGEST_QUEUE),
-        *_within(Call.end_time, wanted.ended, longest_wait=_LONGEST_QUEUE + _LONGEST_CALL),
-    ]
-    columns = {Call.to: wanted.to, Call.from_: wanted.from_, Call.parent_call_sid: wanted.parent_call_sid}
-    conditions += [column == value for column, value in columns.items() if value is not None]
-    if wanted.statuses is not None:
-        conditions.append(Call.status.in_(wanted.statuses))
-    newer = edge is not None and edge.towards == "newer"
-    if edge is not None:
-        conditions.append(Call.id > edge.call_id if newer else Call.id < edge.call_id)
-    statement = select(Call).where(*conditions).order_by(Call.id if newer else Call.id.desc()).limit(limit)
-    return (await session.scalars(statement)).all()
-
-
-def _within(column: Any, span: Span, *, longest_wait: timedelta) -> Iterator[ColumnElement[bool]]:
-    """The span, and what it says of our ids, which carry the time of the intent: so the list's own index serves it.
-
-    A call is dialled after its intent, and within the day for which Twilio keeps it queued.
-    """
-    if span.since is not None:
-        yield column >= span.since
-        yield Call.id >= first_id_at(span.since - longest_wait)
-    if span.until is not None:
-        yield column < span.until
-        yield Call.id < first_id_at(span.until + _CLOCKS_APART)
-
-
 async def add_event(session: AsyncSession, call_id: UUID, type_: str, data: dict[str, Any]) -> None:
     """`clock_timestamp()`, so that the events of one transaction keep their order."""
     await session.execute(
@@ -233,31 +149,6 @@ async def _claim(
     due = select(Call.id).where(due_at <= func.now()).order_by(due_at).limit(limit).with_for_update(skip_locked=True).cte("due")
     statement = update(Call).where(Call.id.in_(select(due.c.id))).values({due_at: func.now() + lease}).returning(Call)
     return (await session.scalars(statement)).all()
-
-
-async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Since when the oldest pending and the oldest unknown call wait: one index entry each."""
-    statement = select(
-        *(
-            select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)
-            for execution in ("pending", "unknown")
-        )
-    )
-    return dict((await session.execute(statement)).one()._mapping)
-
-
-async def followed(session: AsyncSession) -> Followed:
-    due = (
-        select(Call.refresh_at, Call.status)
-        .where(Call.refresh_at.is_not(None))
-        .order_by(Call.refresh_at)
-        .limit(FOLLOWED_LIMIT)
-        .subquery()
-    )
-    ended = due.c.status.in_(TERMINAL_STATUSES)
-    statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
-    most_overdue, unpriced, all_ = (await session.execute(statement)).one()
-    return Followed(most_overdue, all_ - unpriced, unpriced)
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:

@@ -92,7 +92,8 @@ class EventRecord(BaseModel):
     type: str = Field(
         description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
-        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`; docs/operations.md explains them."
+        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for what a call has at "
+        "Twilio `call.recording`, `call.payment` and so on; docs/operations.md explains them."
     )
     data: dict[str, Any]
 

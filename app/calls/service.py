@@ -20,6 +20,7 @@ from app.calls.models import Call, CallEvent
 from app.calls.placement import Placement
 from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
+from app.calls.stored_problem import passing, rebuild
 from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
@@ -32,8 +33,6 @@ from app.errors import (
     MalformedBody,
     NoUsableCredentials,
     TenantSuspended,
-    passing,
-    rebuild,
 )
 from app.group_commit import GroupCommit
 from app.observability.tracing import current_traceparent

@@ -8,10 +8,10 @@ from functools import partial
 import structlog
 
 from app.auth import Caller
-from app.calls import control_repository, repository
+from app.calls import control_repository, repository, started_repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
-from app.calls.repository import Edge, StartedFilter
+from app.calls.started_repository import Edge, StartedFilter
 from app.database import Database
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -63,7 +63,9 @@ class StartedCalls:
     async def page(self, caller: Caller, wanted: StartedFilter, *, edge: Edge | None, size: int) -> Page:
         """Newest first; `edge` says where the page begins, or, going back, ends. Costs the same at any depth."""
         async with self.database.begin() as session:
-            found = await repository.list_started(session, tenant_id=caller.tenant_id, wanted=wanted, edge=edge, limit=size + 1)
+            found = await started_repository.list_started(
+                session, tenant_id=caller.tenant_id, wanted=wanted, edge=edge, limit=size + 1
+            )
         more, calls = len(found) > size, found[:size]
         if edge is not None and edge.towards == "newer":
             return Page(calls[::-1], has_newer=more, has_older=bool(calls))

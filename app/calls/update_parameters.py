@@ -39,6 +39,10 @@ class CallUpdate(BaseModel):
         """Nothing but the end of the call is asked for: asking twice does no more than asking once."""
         return self.given().keys() == {"status"}
 
+    def for_twilio(self) -> dict[str, Any]:
+        """Without the status callback, about which more is to be decided."""
+        return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
+
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
 

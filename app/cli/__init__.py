@@ -6,7 +6,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import local, processes, sip, tenants
+from app.cli import callbacks, doctor, local, processes, secrets, sip, tenants
 from app.errors import DatabaseUnavailable
 from app.local.demo import DemoFailed
 from app.local.postgres import PostgresError
@@ -29,9 +29,12 @@ app = typer.Typer(
 )
 local.register(app)
 processes.register(app)
+callbacks.register(tenants.tenants)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(tenants.keys, name="keys")
+app.add_typer(secrets.secrets, name="secrets")
+app.command()(doctor.doctor)
 app.add_typer(sip.sip, name="sip")
 
 

@@ -1,18 +1,22 @@
-"""`callgate serve|worker|migrate|simulator`: the processes of a deployment."""
+"""`callgate serve|worker|migrate|simulator|healthcheck`: the processes of a deployment."""
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
 import uvicorn
-from fastapi import FastAPI
-from prometheus_client import start_http_server
+from starlette.types import ASGIApp
 
+from app.cli.lingering import Lingering
 from app.cli.signals import stop_on_signal
 from app.database import Database
+from app.healthcheck import OUR_LIVEZ, trouble
+from app.jobs.partitions import Partitioner
 from app.jobs.worker import run_worker
-from app.local.stack import listen
+from app.local.stack import listen, probed
 from app.local.state import with_local_database
 from app.main import create_app
 from app.observability import Metrics, configure_logging
@@ -22,11 +26,15 @@ from app.settings import Settings, SettingsError, load_settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 
+# Longer than clients and balancers keep an idle connection, so that it is they who close it: a request that comes while the
+# server closes is lost.
+_KEEP_ALIVE_S = 75
+
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, worker, migrate, simulator):
+    for command in (serve, worker, migrate, simulator, healthcheck):
         app.command()(command)
 
 
@@ -44,7 +52,7 @@ def service_settings() -> Settings:
     return settings
 
 
-def api_of_this_environment() -> FastAPI:
+def api_of_this_environment() -> ASGIApp:
     """What each process of `callgate serve` runs."""
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
@@ -52,7 +60,7 @@ def api_of_this_environment() -> FastAPI:
     # What is there by now stays: half a million objects that every full collection would look at, a quarter of all CPU.
     gc.collect()
     gc.freeze()
-    return app
+    return Lingering(app, seconds=settings.linger) if settings.linger else app
 
 
 def serve(
@@ -80,12 +88,15 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
 
 
 def worker(
-    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve this worker's /metrics there.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve this worker's /livez, /readyz and /metrics there.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address of --metrics-port.")] = "127.0.0.1",
 ) -> None:
     """Run the worker. Any number may run.
@@ -97,12 +108,12 @@ def worker(
     configure_logging(level=settings.log_level, format_=settings.log_format)
 
     metrics = Metrics()
-    if metrics_port:
-        listen(host, metrics_port).close()
-        start_http_server(metrics_port, host, registry=metrics.registry)
 
     async def run() -> None:
-        await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
+        async with AsyncExitStack() as meanwhile:
+            if metrics_port:
+                await meanwhile.enter_async_context(probed(settings, metrics, host, metrics_port))
+            await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
     asyncio.run(run())
 
@@ -119,14 +130,16 @@ def migrate() -> None:
 def migrate_database(settings: Settings) -> None:
     """Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached."""
     url = settings.require_database_url()
-    asyncio.run(_reach(url))
+    asyncio.run(_with_database(url, Database.ping))
     migrate_schema(url)
+    # Not left to the first worker: what is inserted while a partition is attached is refused.
+    asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
 
 
-async def _reach(url: str) -> None:
+async def _with_database(url: str, work: Callable[[Database], Awaitable[object]]) -> None:
     database = Database(url, pool_size=1)
     try:
-        await database.ping()
+        await work(database)
     finally:
         await database.close()
 
@@ -145,3 +158,12 @@ def simulator(
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning")
+
+
+def healthcheck(
+    url: Annotated[str, typer.Argument(metavar="[URL]", help="What to ask; an answer of 200 is a good one.")] = OUR_LIVEZ,
+) -> None:
+    """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
+    if found := trouble(url):
+        typer.echo(f"callgate: {found}", err=True)
+        raise typer.Exit(1)

@@ -25,6 +25,7 @@ keys = typer.Typer(help="API keys: what a tenant's services show to Callgate.", 
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
+Service = TypeVar("Service")
 
 _LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
@@ -52,13 +53,17 @@ def _moment(text: str) -> datetime:
 
 
 def _ask(question: Callable[[TenantService], Awaitable[Result]]) -> Result:
+    return ask(TenantService, question)
+
+
+def ask(service: Callable[[Database, Keyring], Service], question: Callable[[Service], Awaitable[Result]]) -> Result:
     """Run one use case against the configured database."""
     settings = service_settings()
 
     async def run() -> Result:
         database = Database(settings.require_database_url(), pool_size=1)
         try:
-            return await question(TenantService(database, Keyring(settings.require_secret_keys())))
+            return await question(service(database, Keyring(settings.require_secret_keys())))
         finally:
             await database.close()
 

@@ -17,6 +17,8 @@ from app.errors import CallNotFound, NotAcceptable, Unauthorized
 from app.tenants.service import TenantService, key_prefix
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+# A recording's sound is asked for by its suffix, or, as `RecordingUrl` has it, by none.
+_NOT_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +68,5 @@ def _credentials(authorization: str) -> tuple[str | None, str]:
 def _require_json(request: Request) -> None:
     """Without `.json` Twilio answers XML; who asks so for JSON is answered."""
     wanted = request.headers.get("Accept", "").lower()
-    if not request.url.path.endswith(".json") and "application/json" not in wanted:
+    if not _NOT_XML.search(request.url.path) and "application/json" not in wanted:
         raise NotAcceptable

@@ -24,6 +24,8 @@ TOLD: Mapping[type[CallgateError], Told] = {
     errors.CallbackForged: Told(403, 20403),
     errors.RouteNotFound: Told(404, 20404),
     errors.CallNotFound: Told(404, 20404),
+    errors.SubresourceNotFound: Told(404, 20404),
+    errors.DeliveryNotFound: Told(404, 20404),
     errors.MethodNotAllowed: Told(405, 20004),
     errors.NotAcceptable: Told(406, 900006),
     errors.NoUsableCredentials: Told(409, 900005),

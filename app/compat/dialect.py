@@ -18,6 +18,7 @@ from app.errors import (
     Fault,
     InvalidRequest,
     RouteNotFound,
+    SubresourceNotFound,
     Unauthorized,
     UpstreamRejected,
     WrongCallState,
@@ -29,6 +30,7 @@ CALL_ID_HEADER = "Callgate-Call-Id"
 _CREATION = re.compile(r"/2010-04-01/Accounts/[^/]+/Calls(\.json)?")
 _OUR_CODES = 900_000
 _FAULTS_LIMIT = 20
+_IN_TWILIOS_WORDS = (SubresourceNotFound, UpstreamRejected, WrongCallState)
 _UNKNOWN = (
     "Whether a call was started is not known yet; Callgate finds out, and {where} shows it. Do not send the request "
     "again without the same Idempotency-Key: a second phone could ring."
@@ -48,7 +50,7 @@ class TwilioDialect:
         if error.call_id is not None:
             headers[CALL_ID_HEADER] = str(error.call_id)
         told = _told(error)
-        upstream = error.upstream if isinstance(error, UpstreamRejected | WrongCallState) else None
+        upstream = error.upstream if isinstance(error, _IN_TWILIOS_WORDS) else None
         message = (upstream and upstream.message) or _message(error, path)
         more_info = (upstream and upstream.more_info) or _more_info(error, told.code)
         return _answer(told, message, more_info, headers)
@@ -62,7 +64,7 @@ class TwilioDialect:
 def _told(error: CallgateError) -> Told:
     """What Twilio refused is told in its own numbers."""
     told = TOLD[type(error)]
-    if isinstance(error, UpstreamRejected) and error.upstream and error.upstream.status:
+    if isinstance(error, _IN_TWILIOS_WORDS) and error.upstream and error.upstream.status:
         return Told(error.upstream.status, error.upstream.code or error.upstream.status)
     if isinstance(error, InvalidRequest) and error.faults:
         return Told(told.status, code_of(error.faults[0]))
@@ -70,7 +72,7 @@ def _told(error: CallgateError) -> Told:
 
 
 def _message(error: CallgateError, path: str) -> str:
-    if isinstance(error, CallNotFound | RouteNotFound):
+    if isinstance(error, CallNotFound | RouteNotFound | SubresourceNotFound):
         return f"The requested resource {path} was not found"
     if error.faults:
         return "; ".join(_sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])

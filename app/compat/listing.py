@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.calls.repository import Edge, Span, StartedFilter
 from app.calls.started import Page
+from app.calls.started_repository import Edge, Span, StartedFilter
 from app.compat.form import Fields
 from app.compat.resource import API_VERSION, resource_of
 from app.errors import Fault, InvalidRequest
@@ -26,6 +26,7 @@ _NEWER, _OLDER = "PB", "PA"
 _TIMES = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIMES)
 _PAGING = ("PageSize", "Page", "PageToken")
+PARAMETERS = (*_FILTERS, *_PAGING)
 # `initiated` is a word of callbacks: the resource of such a call says `queued`.
 _STATUSES: Mapping[str, tuple[str, ...]] = {
     "queued": ("queued", "initiated"),
@@ -96,7 +97,7 @@ def read_listing(account_sid: str, query: Fields) -> Listing:
 
 
 def _known(name: str) -> bool:
-    return name in _FILTERS or name in _PAGING
+    return name in PARAMETERS
 
 
 def _fault(name: str, value: str) -> Fault | None:

@@ -9,20 +9,9 @@ from email.utils import format_datetime
 from typing import Any
 
 from app.calls.models import Call
-from app.twilio.schemas import form_name
+from app.twilio.subresources import SUBRESOURCES
 
 API_VERSION = "2010-04-01"
-SUBRESOURCES = (
-    "events",
-    "notifications",
-    "payments",
-    "recordings",
-    "siprec",
-    "streams",
-    "transcriptions",
-    "user_defined_message_subscriptions",
-    "user_defined_messages",
-)
 FIELDS = (
     "account_sid",
     "answered_by",
@@ -62,7 +51,7 @@ def resource_of(call: Call) -> dict[str, Any]:
         "account_sid": call.account_sid,
         "api_version": API_VERSION,
         "from": call.from_,
-        "subresource_uris": {name: f"{uri}/{form_name(name)}.json" for name in SUBRESOURCES},
+        "subresource_uris": {one.key: f"{uri}/{one.segment}.json" for one in SUBRESOURCES},
         "to": call.to,
         "uri": f"{uri}.json",
     }

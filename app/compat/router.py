@@ -15,7 +15,7 @@ from starlette.responses import Response
 from app.calls.control_router import CallControlDep
 from app.calls.models import Call
 from app.calls.parameters import CallParameters
-from app.calls.router import CallServiceDep, IdempotencyKey
+from app.calls.router import CallServiceDep, IdempotencyKeyDep
 from app.calls.service import CallService
 from app.calls.started import StartedCalls
 from app.calls.update_parameters import CallUpdate
@@ -59,7 +59,7 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @router.post("/Calls")
 @router.post("/Calls.json")
 async def create_call(
-    request: Request, account: AccountDep, service: CallServiceDep, form: FormDep, idempotency_key: IdempotencyKey
+    request: Request, account: AccountDep, service: CallServiceDep, form: FormDep, idempotency_key: IdempotencyKeyDep
 ) -> Response:
     """201 and the resource, whether the call was started now or its key names it; 409 when the outcome is not known."""
     body = parameters_of(form, CallParameters) | {"account_sid": account.account_sid}

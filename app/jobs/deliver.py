@@ -23,6 +23,7 @@ from app.calls.schemas import CallRecord
 from app.database import Database
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
+from app.observability.tracing import Step, describe, link, trace
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 
@@ -32,12 +33,16 @@ AT_ONCE = 64
 AT_ONCE_PER_TENANT = 12
 # How many of one tenant's are claimed at a time.
 SHARE = 4
-# Longer than an attempt with its two transactions can take.
-LEASE = timedelta(seconds=90)
+# Longer than an attempt with its two transactions takes, unless the database is so slow that one may be repeated.
+LEASE = timedelta(seconds=45)
 PATIENCE = timedelta(days=3)
-_WAITS = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 900, 3600)]
-_LAST_WAIT = timedelta(hours=4)
+FIRST_RETRY = timedelta(seconds=5)
+# The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
+_WAITS = (1, 6, 24, 180, 720)
+_LAST_WAIT = 2880
 _JITTER = 0.1
+# How long a tenant with nothing due may wait to be looked at while another's share is full.
+_LOOK_AGAIN_S = 0.5
 _GONE = 410
 
 
@@ -54,10 +59,10 @@ class Sends(Protocol):
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Outcome: ...
 
 
-def wait_after(failures: int) -> timedelta:
+def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
     """How long to wait for the next attempt after so many that failed; a little uneven, so that a crowd spreads."""
     wait = _WAITS[failures - 1] if failures <= len(_WAITS) else _LAST_WAIT
-    return wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
+    return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Deliverer:
     tenants: TenantCallbacks
     sender: Sends
     metrics: Metrics
+    first_retry: timedelta = FIRST_RETRY
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _taken: Counter[str] = field(default_factory=Counter)
 
@@ -80,7 +86,13 @@ class Deliverer:
         for delivery in due:
             if not delivery.held:
                 self._begin(delivery)
-        return bool(due)
+        if held := {delivery.call_id for delivery in due if delivery.held}:
+            async with self.database.begin() as session:
+                await repository.release(session, held)
+        if not due and busy:
+            # There is more as soon as one of these ends.
+            await asyncio.wait(self._running, timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        return bool(due or busy)
 
     async def drain(self) -> None:
         """Wait for the attempts under way."""
@@ -96,7 +108,10 @@ class Deliverer:
     async def _attempt_apart(self, delivery: Delivery) -> None:
         """Whatever goes wrong with one is its own; it is claimed again when its lease ends."""
         try:
-            await self._attempt(delivery)
+            with trace("deliver", caused_by=None, attributes={"callgate.call_id": str(delivery.call_id)}):
+                await self._attempt(delivery)
+                async with self.database.begin() as session:
+                    await repository.release(session, [delivery.call_id])
         except DatabaseUnavailable:
             pass
         except Exception:
@@ -113,7 +128,10 @@ class Deliverer:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._failed(delivery, status=None, error="secret")
             return
-        sent = await self.sender.send(request.method, request.url, request.headers, request.body)
+        # No `traceparent` goes along: a receiver gets what Twilio would have sent, or what Standard Webhooks say.
+        with Step("receiver"):
+            sent = await self.sender.send(request.method, request.url, request.headers, request.body)
+            describe({"callgate.result": sent.error or str(sent.status)})
         if sent.status is not None and 200 <= sent.status < 300:
             async with self.database.begin() as session:
                 await repository.delivered(session, delivery, status=sent.status)
@@ -125,6 +143,7 @@ class Deliverer:
         signing = await self.tenants.signing(delivery.tenant_id)
         async with self.database.begin() as session:
             call = await get_any_call(session, delivery.call_id)
+        link(call.traceparent if call else None)
         told = Told(
             webhook_id=delivery.webhook_id,
             call_id=str(delivery.call_id),
@@ -137,7 +156,7 @@ class Deliverer:
         return message(signing.form, told, method=method, url=delivery.url, secret=secret, at=datetime.now(UTC))
 
     async def _failed(self, delivery: Delivery, *, status: int | None, error: str | None) -> None:
-        wait = wait_after(delivery.attempts + 1)
+        wait = wait_after(delivery.attempts + 1, self.first_retry)
         over = status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + PATIENCE
         async with self.database.begin() as session:
             await repository.failed(session, delivery, status=status, error=error, wait=None if over else wait)

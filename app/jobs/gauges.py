@@ -8,7 +8,9 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
-from app.calls import repository
+from app.callbacks.repository import waiting as deliveries_waiting
+from app.calls.measuring import followed, oldest_unsettled
+from app.calls.repository import now
 from app.database import Database
 from app.observability import Metrics
 
@@ -27,19 +29,26 @@ class Gauges:
             "active_calls", "Started calls that are refreshed because they have not ended; 10,000 are counted."
         )
         self._unpriced = gauge("unpriced_calls", "Ended calls whose price is waited for; 10,000 are counted.")
+        self._deliveries = gauge("pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted.")
+        self._delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
+        self._delivery_lag = gauge("delivery_lag_seconds", "For how long the most overdue attempt to deliver has been due.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
         """Always False: there is nothing more to do at once. A database that cannot be asked leaves the old values."""
         async with self._database.begin() as session:
-            now = await repository.now(session)
-            waiting = await repository.oldest_unsettled(session)
-            followed = await repository.followed(session)
-        self._pending.set(_age(now, waiting.get("pending")))
-        self._unknown.set(_age(now, waiting.get("unknown")))
-        self._lag.set(_age(now, followed.most_overdue))
-        self._active.set(followed.active)
-        self._unpriced.set(followed.unpriced)
+            moment = await now(session)
+            waiting = await oldest_unsettled(session)
+            calls = await followed(session)
+            deliveries = await deliveries_waiting(session)
+        self._pending.set(_age(moment, waiting.get("pending")))
+        self._unknown.set(_age(moment, waiting.get("unknown")))
+        self._lag.set(_age(moment, calls.most_overdue))
+        self._active.set(calls.active)
+        self._unpriced.set(calls.unpriced)
+        self._deliveries.set(deliveries.pending)
+        self._delivery.set(_age(moment, deliveries.oldest))
+        self._delivery_lag.set(_age(moment, deliveries.most_overdue))
         self._measured.set_to_current_time()
         return False
 

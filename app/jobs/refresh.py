@@ -86,15 +86,7 @@ class Refresher:
             events = take_resource(locked, resource)
             for type_, data in events:
                 await repository.add_event(session, call.id, type_, data)
-            wait = self._next(locked)
-            if owes_the_end(locked):
-                # The callback, which says more, may still be under way.
-                patience = _CALLBACK_PATIENCE * self.interval - _age(locked, since=locked.end_time)
-                if patience > timedelta(0):
-                    wait = patience if wait is None else min(wait, patience)
-                else:
-                    session.add(owed_for_the_end(locked))
-            await self._schedule(session, locked, wait)
+            await self._schedule(session, locked, self._next(locked))
         self._count("changed" if events else "unchanged")
 
     async def _postpone(self, call: Call, *, gone: bool) -> None:
@@ -105,6 +97,14 @@ class Refresher:
         self._count("gone" if gone else "failed")
 
     async def _schedule(self, session: Session, call: Call, wait: timedelta | None) -> None:
+        """None: never again, unless the tenant has still to be told that the call has ended."""
+        if owes_the_end(call):
+            # The callback, which says more, may still be under way.
+            patience = _CALLBACK_PATIENCE * self.interval - _age(call, since=call.end_time)
+            if patience > timedelta(0):
+                wait = patience if wait is None else min(wait, patience)
+            else:
+                session.add(owed_for_the_end(call))
         call.refresh_at = None if wait is None else await repository.now(session) + wait
 
     def _next(self, call: Call) -> timedelta | None:

@@ -59,7 +59,8 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
-    deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics)
+    first_retry = timedelta(seconds=settings.delivery_first_retry)
+    deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
     poll = settings.worker_poll_interval
     jobs = [
         Job("refresh", refresher.step, poll),

@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.health import probe_app
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
 from app.local.state import Running, StateFolder
@@ -154,6 +155,19 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@asynccontextmanager
+async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
+    """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
+    with listen(host, port) as listener:
+        server = _Server("the probes", probe_app(settings, metrics), listener)
+        serving = asyncio.create_task(server.run_until_told())
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
 
 from app import __version__
+from app.errors import all_errors
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 _SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
@@ -39,8 +40,8 @@ class Metrics:
         )
         self.creations = Counter(
             "callgate_creations_total",
-            "Creations that were dialled, by what became of them.",
-            ["execution"],
+            "Creations that were dialled, by what became of them and what kind of thing was called.",
+            ["execution", "destination"],
             registry=self.registry,
         )
         self.refused = Counter(
@@ -49,6 +50,9 @@ class Metrics:
             ["slug"],
             registry=self.registry,
         )
+        # What has not happened is told too: a series that begins at 1 shows no increase.
+        for slug in all_errors():
+            self.refused.labels(slug)
         self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=self.registry)
         self.upstream_seconds = Histogram(
             "callgate_upstream_seconds",

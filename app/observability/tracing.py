@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Thread
 from typing import Literal, Self, TypedDict
 
 import structlog
@@ -21,7 +22,7 @@ from app import __version__
 
 logger = structlog.stdlib.get_logger(__name__)
 
-Part = Literal["database", "upstream"]
+Part = Literal["database", "upstream", "receiver"]
 
 
 class _Silent(TypedDict):
@@ -30,11 +31,13 @@ class _Silent(TypedDict):
 
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_CLOSING_PATIENCE_S = 3.0
 _TRACEPARENT = "traceparent"
 # Messages of exceptions repeat values.
 _NO_MESSAGES: _Silent = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
 _tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
+_opened: ContextVar[Span | None] = ContextVar("callgate_opened", default=None)
 _spent: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", default=None)
 
 
@@ -56,6 +59,7 @@ class Tracing:
             return
         parent = _propagator.extract(headers) if trusted else Context()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
+            _opened.set(span)
             structlog.contextvars.bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
@@ -69,10 +73,12 @@ class Tracing:
             _tracer.reset(token)
 
     def close(self) -> None:
-        """Send what has not been sent. Blocks for as long as the exporter's time-out lets it."""
+        """Send what has not been sent. Blocks, but not for as long as an exporter asks a collector that is away."""
         shutdown = getattr(self._provider, "shutdown", None)
         if shutdown is not None:
-            shutdown()
+            closing = Thread(target=shutdown, name="closing traces", daemon=True)
+            closing.start()
+            closing.join(_CLOSING_PATIENCE_S)
 
 
 def tracing_of_this_environment() -> Tracing:
@@ -130,14 +136,15 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
     if tracer is None:
         yield
         return
-    with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES):
+    with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES) as span:
+        _opened.set(span)
         yield
 
 
 def link(caused_by: str | None) -> None:
     """The trace that is open now was caused by that one."""
-    span = get_current_span()
-    if span.is_recording():
+    span = _opened.get()
+    if span is not None:
         for one in _links(caused_by):
             span.add_link(one.context)
 

@@ -1,13 +1,15 @@
 """Every statement on tenants, accounts, credentials and API keys. Never commits."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import LargeBinary, Row, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.crypto import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 
 
@@ -81,6 +83,58 @@ async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID],
     await session.execute(statement)
 
 
+@dataclass(frozen=True, slots=True)
+class SealedColumn:
+    """A column of sealed secrets, the name of its rows for people, and what binds a secret to its row."""
+
+    what: str
+    row: Any
+    column: str
+    identity: str
+
+    @property
+    def sealed(self) -> Any:
+        return getattr(self.row, self.column)
+
+
+# Every column of sealed secrets that there is.
+SEALED = (
+    SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
+    SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
+)
+
+
+async def list_sealed(
+    session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
+) -> Sequence[Any]:
+    """Rows with a secret, revoked ones too, in the order of their ids. With `other_than`: those of other keys, locked."""
+    statement = select(where.row).where(where.sealed.is_not(None)).order_by(where.row.id).limit(limit)
+    if after is not None:
+        statement = statement.where(where.row.id > after)
+    if other_than is not None:
+        statement = statement.where(_key_id(where.sealed, KEY_ID_IN_SEALED) != other_than).with_for_update()
+    return (await session.scalars(statement)).all()
+
+
+async def count_sealed(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
+    """How many secrets each key has sealed, by the key's id."""
+    key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
+    found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
+    return dict(found.all())
+
+
+async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
+    """How many API keys that may still be shown were hashed with each key, by the key's id."""
+    key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
+    valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+    found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
+    return dict(found.all())
+
+
+def _key_id(column: Any, at: tuple[int, int]) -> Any:
+    return func.substring(column, *at, type_=LargeBinary)
+
+
 async def list_keys(session: AsyncSession, tenant_id: str) -> Sequence[ApiKey]:
     statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)
     return (await session.scalars(statement)).all()
@@ -94,6 +148,10 @@ async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
         .returning(ApiKey)
     )
     return (await session.scalars(statement)).one_or_none()
+
+
+async def rehash_key(session: AsyncSession, key_id: UUID, *, was: bytes, becomes: bytes) -> None:
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == was).values(keyed_hash=becomes))
 
 
 async def find_key(

@@ -1,5 +1,6 @@
 """What operators do with tenants (`callgate tenants|accounts|keys`), and what a request asks about them."""
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -14,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
+from app.errors import DatabaseUnavailable
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
@@ -70,12 +72,13 @@ class TenantService:
         self._keyring = keyring
         self._keys = Memory[KnownKey](is_current=is_current)
         self._dialables = Memory[Dialable](is_current=is_current)
+        self._account_ids = Memory[UUID](is_current=is_current)
         self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
         self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
 
     def forget(self) -> None:
         """Read everything anew: something has changed, or may have."""
-        for memory in (self._keys, self._dialables, self._account_accesses, self._auth_tokens):
+        for memory in (self._keys, self._dialables, self._account_ids, self._account_accesses, self._auth_tokens):
             memory.forget()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
@@ -180,10 +183,19 @@ class TenantService:
             found = await repository.find_key(session, prefix=key_prefix(key))
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
+        if self._keyring.is_outdated(found.keyed_hash):
+            # Only now is the key itself at hand. It is known either way.
+            with contextlib.suppress(DatabaseUnavailable):
+                async with self._database.begin() as session:
+                    hashed = self._keyring.keyed_hash(key.encode())
+                    await repository.rehash_key(session, found.id, was=found.keyed_hash, becomes=hashed)
         return KnownKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """None unless the account is this tenant's."""
+        return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
+
+    async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
         async with self._database.begin() as session:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None

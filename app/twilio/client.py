@@ -47,7 +47,7 @@ _NEVER_SENT = (
 
 
 async def first_accepted(accesses: Sequence[AccountAccess], ask: Callable[[AccountAccess], Awaitable[Answered]]) -> Answered:
-    """The answer to a question that changes nothing, asked with each credential until Twilio accepts one.
+    """The answer to a request, made with each credential until Twilio accepts one; every other error ends it.
 
     Raises the last TwilioCredentialRejected, or TwilioNotSent when there is no credential at all.
     """
@@ -172,10 +172,10 @@ class TwilioClient:
             form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
         except UnicodeEncodeError as error:
             raise TwilioNotSent("not_encodable") from error
-        headers = {"Authorization": _authorization(access)}
+        headers = {"Authorization": authorization(access)}
         if form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        async with _translated(), asyncio.timeout(deadline_s):
+        async with translated(), asyncio.timeout(deadline_s):
             response = await self._http.send(method, url, headers=headers, content=form)
             try:
                 body = await _read(response)
@@ -184,12 +184,13 @@ class TwilioClient:
         return _classify(response, body)
 
 
-def _authorization(access: AccountAccess) -> str:
+def authorization(access: AccountAccess) -> str:
     return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def translated() -> AsyncIterator[None]:
+    """Foreign exceptions become ours: what was proven not to be sent, and what may have been."""
     try:
         yield
     except _NEVER_SENT as error:
@@ -216,16 +217,18 @@ async def _read(response: httpx.Response) -> bytes:
 def _classify(response: httpx.Response, body: bytes) -> Any:
     """What the answer proves, as docs/adr/0003 has it. Returns the JSON of a 2xx."""
     status = response.status_code
-    document = _json(body)
-    answer = _answer(response, document)
+    document = read_json(body)
+    answer = read_answer(response, document)
     if 200 <= status < 300:
         if document is None and status != httpx.codes.NO_CONTENT:
             raise TwilioOutcomeUnknown("unreadable_answer", answer)
         return document
-    raise _refusal(status, answer)
+    raise refusal(answer)
 
 
-def _refusal(status: int, answer: Answer) -> TwilioError:
+def refusal(answer: Answer) -> TwilioError:
+    """What an answer that is not a 2xx proves."""
+    status = answer.status
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return TwilioThrottled("throttled", answer)
     # A 408 is sent by proxies (and by Twilio, for recordings) when the work took too long: it proves nothing.
@@ -250,14 +253,15 @@ def _resource_of(sid: str, document: Any) -> CallResource:
     return resource
 
 
-def _json(body: bytes) -> Any:
+def read_json(body: bytes) -> Any:
+    """None when it is no JSON."""
     try:
         return storable(json.loads(body))
     except (ValueError, RecursionError):
         return None
 
 
-def _answer(response: httpx.Response, document: Any) -> Answer:
+def read_answer(response: httpx.Response, document: Any) -> Answer:
     fields = document if isinstance(document, dict) else {}
     code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
     return Answer(

@@ -29,6 +29,7 @@ _WORDS = frozenset(
     }
 )
 
+_NOT_GOOD = 300  # a good answer that cannot be read is as good as lost
 Arguments = ParamSpec("Arguments")
 
 
@@ -78,6 +79,6 @@ def operation_of(method: str, path: str) -> str:
 def _class_of(error: TwilioError) -> str:
     if isinstance(error, TwilioThrottled):
         return "429"
-    if error.answer:
+    if error.answer and error.answer.status >= _NOT_GOOD:
         return f"{error.answer.status // 100}xx"
     return "not_sent" if isinstance(error, TwilioNotSent) else "lost"

@@ -2,13 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Annotated
 
 import anyio.to_thread
 import requests
 from fastapi import FastAPI, Header, HTTPException, Response
-from requests.adapters import HTTPAdapter
 from sqlalchemy import create_engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import sessionmaker
@@ -32,8 +30,6 @@ from bench.competitors.tables import (
 def create_app() -> FastAPI:
     engine = create_engine(database_url("psycopg"), pool_size=POOL_SIZE, max_overflow=0)
     sessions = sessionmaker(engine, expire_on_commit=False)
-    http = TwilioHttpClient(timeout=35)
-    http.session.mount("http://", HTTPAdapter(pool_maxsize=UPSTREAM_CONNECTIONS))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,19 +37,15 @@ def create_app() -> FastAPI:
         anyio.to_thread.current_default_thread_limiter().total_tokens = UPSTREAM_CONNECTIONS
         yield
         engine.dispose()
-        http.session.close()
 
     app = FastAPI(lifespan=lifespan)
 
-    @lru_cache(maxsize=1000)
-    def client_of(account_sid: str, auth_token: str) -> Client:
-        client = Client(account_sid, auth_token, http_client=http)
-        client.api.base_url = upstream_url()
-        return client
-
     def place(account: Account, asked: NewCall, call: Call) -> None:
         """Ask Twilio, and say on the call what became of it."""
-        client = client_of(account.sid, account.auth_token)
+        # One for each request: the SDK's HTTP client keeps the last answer on itself (twilio 9.13, http_client.py), so that of
+        # two threads which share one, one may be given the other's call.
+        client = Client(account.sid, account.auth_token, http_client=TwilioHttpClient(timeout=35))
+        client.api.base_url = upstream_url()
         try:
             placed = client.calls.create(to=asked.to, from_=asked.from_, url=asked.url, timeout=asked.timeout)
         except TwilioRestException as refusal:

@@ -269,6 +269,7 @@ async def test_next_active_credential_is_tried_when_the_first_is_refused(gateway
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=key_sid, base_url=None
         )
+        gateway.hears()
         response = await tenant.create()
     assert response.status_code == 201
     assert [request.credentials for request in upstream.posts] == [

@@ -290,6 +290,7 @@ async def test_a_suspended_tenant_may_end_its_calls_and_nothing_else(gateway: Ga
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        gateway.hears()
         refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
         assert refused.json()["type"] == "urn:callgate:problem:tenant-suspended"
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 200
@@ -314,3 +315,28 @@ async def test_a_change_that_twilio_made_is_not_told_as_failed_when_postgres_fai
             async with failing.database.begin() as session:
                 await session.execute(text("DROP FUNCTION refuse() CASCADE"))
         assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")
+
+
+async def test_a_new_status_callback_is_ours_to_tell_where_twilios_come_to_us(database_url: str) -> None:
+    settings = settings_for(database_url, public_url="https://calls.example.com")
+    async with (
+        running_upstream(created(), updated("in-progress"), updated("in-progress")) as upstream,
+        running_gateway(settings) as public,
+    ):
+        tenant = await public.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        private = {"status_callback": "http://10.0.0.1/progress"}
+        refused = await tenant.http.patch(f"/v1/calls/{call_id}", json=private)
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/status_callback")
+        for change in ({"status_callback": "https://hooks.example.com/progress#rc=2"}, {"status_callback_method": "GET"}):
+            assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
+        ours = f"https://calls.example.com/callbacks/twilio/{call_id}#rc=3&rp=5xx,ct,rt"
+        assert [post.form for post in upstream.posts[1:]] == [
+            [("StatusCallback", ours), ("StatusCallbackMethod", "POST")],
+            [],
+        ]
+        async with public.database.begin() as session:
+            call = await repository.lock_call(session, UUID(call_id))
+        assert call is not None
+        assert (call.status_callback, call.status_callback_method) == ("https://hooks.example.com/progress", "GET")
+        assert call.status_callback_events == ["completed"]

@@ -93,6 +93,7 @@ async def test_a_passing_reason_is_tried_again_under_the_same_key_in_one_record(
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret=tenant.auth_token, key_sid=None, base_url=upstream.url
         )
+        gateway.hears()
         second = await tenant.create("k")
         third = await tenant.create("k")
         assert (second.status_code, third.status_code) == (201, 200)
@@ -146,6 +147,7 @@ async def test_a_refusal_on_a_retry_never_hides_a_call_that_is_live(gateway: Gat
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("k")
         await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        gateway.hears()
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
         assert (await tenant.create("another")).status_code == 403

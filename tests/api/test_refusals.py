@@ -157,10 +157,12 @@ async def test_chunked_body_that_is_too_large_is_refused_while_it_arrives(tenant
 
 async def test_suspended_tenant_may_read_but_not_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    gateway.hears()
     response = await tenant.create()
     assert (response.status_code, response.json()["type"]) == (403, "urn:callgate:problem:tenant-suspended")
     await _nothing_happened(tenant, upstream)
     await gateway.tenants.suspend_tenant(tenant.id, suspended=False)
+    gateway.hears()
     assert (await tenant.create()).status_code == 201
 
 
@@ -181,6 +183,7 @@ async def test_account_of_another_tenant_cannot_be_named(gateway: Gateway, tenan
 async def test_named_account_places_the_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     second = "AC" + "b" * 32
     await gateway.tenants.add_credential(tenant.id, account_sid=second, secret="s", key_sid=None, base_url=upstream.url)
+    gateway.hears()
     assert (await tenant.create()).json()["account_sid"] == tenant.account_sid
     assert (await tenant.create(account_sid=second)).json()["account_sid"] == second
     assert [request.path.split("/")[3] for request in upstream.posts] == [tenant.account_sid, second]
@@ -189,6 +192,7 @@ async def test_named_account_places_the_call(gateway: Gateway, tenant: Tenant, u
 async def test_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
     await gateway.tenants.revoke_credential(tenant.id, credentials[0].id)
+    gateway.hears()
     assert (await tenant.create()).status_code == 409
     assert upstream.received == []
 

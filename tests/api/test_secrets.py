@@ -1,17 +1,31 @@
-"""A planted secret must appear nowhere: not in logs, errors, metrics, records, or any column of any table."""
+"""A planted secret must appear nowhere: not in logs, errors, metrics, traces, records, or any column of any table."""
 
 import io
+import json
 import logging
+import re
+from base64 import b64decode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
-from sqlalchemy import make_url
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import make_url, text
 
-from app.observability import configure_logging
-from tests.support.gateway import Gateway, running_gateway, settings_for
-from tests.support.upstream import created, error, hang, reset, running_upstream
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import Sender
+from app.crypto import Keyring
+from app.jobs.deliver import Deliverer
+from app.observability import Metrics, configure_logging
+from app.tenants.callbacks import TenantCallbacks
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
+from tests.support.tracing import memory
+from tests.support.upstream import answer, created, error, hang, reset, running_upstream
 
 SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
@@ -31,14 +45,35 @@ REQUEST = {
 }
 
 
-@pytest.fixture
-async def logged(database_url: str) -> AsyncIterator[tuple[Gateway, io.StringIO]]:
-    """A gateway that logs everything it can, and what it logged."""
+@dataclass
+class Watched:
+    """A gateway that logs and traces all it can."""
+
+    gateway: Gateway
+    log: io.StringIO
+    spans: InMemorySpanExporter
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Of requests."""
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == "request"]
+
+
+@asynccontextmanager
+async def watched(database_url: str, **values: Any) -> AsyncIterator[Watched]:
     log = io.StringIO()
-    configure_logging(level="DEBUG", format_="json", stream=log)
-    async with running_gateway(settings_for(database_url, log_level="DEBUG")) as gateway:
-        yield gateway, log
+    configure_logging(level="DEBUG", format_="auto", stream=log)
+    tracing, spans = memory()
+    settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
+    async with running_gateway(settings, tracing=tracing) as gateway:
+        yield Watched(gateway, log, spans)
     logging.basicConfig(handlers=[], force=True)
+
+
+@pytest.fixture
+async def told(database_url: str) -> AsyncIterator[Watched]:
+    async with watched(database_url) as running:
+        yield running
 
 
 async def _every_cell(url: str) -> str:
@@ -52,9 +87,8 @@ async def _every_cell(url: str) -> str:
     return "\n".join(row for (row,) in rows)
 
 
-async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO], database_url: str) -> None:
-    gateway, log = logged
-    told: list[str] = []
+async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) -> None:
+    gateway, answers = told.gateway, list[str]()
     echoed = f"SipAuthPassword is bad, token {CALL_TOKEN}, Url {REQUEST['url']}, key {AUTH_TOKEN}"
     echo = error(400, 21224, f"{echoed} as {quote_plus(FORM_PASSWORD)}")
     async with running_upstream(created(), echo, error(401, 20003), reset, hang, error(500, 20500)) as upstream:
@@ -66,38 +100,114 @@ async def test_planted_secrets_appear_nowhere(logged: tuple[Gateway, io.StringIO
         for key in "abcdef":
             other = {"sip_auth_password": FORM_PASSWORD} if key == "b" else {}
             response = await tenant.http.post("/v1/calls", json=REQUEST | own | other, headers={"Idempotency-Key": key})
-            told += [response.text, str(response.headers)]
+            answers += [response.text, str(response.headers)]
         faulty = REQUEST | {
             "to": f"sip:kate:{SIP_PASSWORD}@example.com",
             "sip_auth_password": SIP_PASSWORD + "\x01",
             "timeout": 0,
         }
-        told.append((await tenant.http.post("/v1/calls", json=faulty)).text)
+        answers.append((await tenant.http.post("/v1/calls", json=faulty)).text)
         sent = upstream.posts[0].form
     assert ("SipAuthPassword", SIP_PASSWORD) in sent
     assert ("Url", REQUEST["url"]) in sent
     assert upstream.posts[0].credentials[1] == AUTH_TOKEN
     listed = await tenant.http.get("/v1/calls")
     assert len(listed.json()["calls"]) == 6
-    told.append(listed.text)
-    told += [(await tenant.http.get(f"/v1/calls/{call['id']}/events")).text for call in listed.json()["calls"]]
-    told.append((await tenant.http.get("/metrics")).text)
+    answers.append(listed.text)
+    answers += [(await tenant.http.get(f"/v1/calls/{call['id']}/events")).text for call in listed.json()["calls"]]
+    answers.append((await tenant.http.get("/metrics")).text)
+    spans = [span.to_json() for span in told.spans.get_finished_spans()]
+    assert len(spans) > len(answers)
+    callback_secret = await TenantCallbacks(gateway.database, Keyring([b64decode(SECRET_KEY)])).renew_secret(tenant.id)
     stored = await _every_cell(database_url)
     assert "kate.private" in stored
-    for secret in (*SECRETS, tenant.key):
-        assert secret not in log.getvalue()
+    for secret in (*SECRETS, tenant.key, callback_secret, callback_secret.removeprefix("whsec_")):
+        assert secret not in told.log.getvalue()
         assert secret not in stored
         assert secret.encode().hex() not in stored
-        assert not any(secret in text for text in told)
+        assert not any(secret in text for text in answers + spans)
 
 
-async def test_personal_data_is_not_logged(logged: tuple[Gateway, io.StringIO]) -> None:
-    gateway, log = logged
-    async with running_upstream(created(), reset) as upstream:
+async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(told: Watched, database_url: str) -> None:
+    gateway = told.gateway
+    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(Allowed.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
+        secrets = [await callbacks.renew_secret(tenant.id)]
+        record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
+        await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
+        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        for form in ("twilio", "json"):
+            await callbacks.configure(tenant.id, form=form)
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
+            assert await deliverer.step()
+            await deliverer.drain()
+            secrets.append(await callbacks.renew_secret(tenant.id))
+        listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
+    assert '"attempts":2' in listed
+    assert told.log.getvalue().count("delivery_failed") == 2
+    stored = await _every_cell(database_url)
+    for secret in secrets:
+        for shape in (secret, secret.removeprefix("whsec_"), secret.encode().hex()):
+            assert shape not in told.log.getvalue() + stored + listed
+    assert "kate.private" not in told.log.getvalue()
+
+
+async def test_personal_data_is_neither_logged_nor_traced(told: Watched) -> None:
+    async with running_upstream(created(), reset) as upstream:
+        tenant = await told.gateway.add_tenant(upstream.url)
         await tenant.create(to="+14155550123", **{"from": "+14155550123"})
-        await tenant.create(to="sip:kate.private@example.com")
+        await tenant.create(to="sip:kate.private@example.com?X-Name=kate.private")
         await tenant.http.get("/v1/calls", params={"to": "+14155550123"})
-    assert '"route": "/v1/calls"' in log.getvalue()
+    assert [line["route"] for line in told.lines()] == ["/v1/calls"] * 3
+    spans = "".join(span.to_json() for span in told.spans.get_finished_spans())
     for personal in PERSONAL:
-        assert personal not in log.getvalue()
+        assert personal not in told.log.getvalue()
+        assert personal not in spans
+
+
+async def test_the_line_of_a_creation_has_all_that_is_known_and_tokens_for_whom_it_concerns(told: Watched) -> None:
+    async with running_upstream(created(), error(400, 21211), created()) as upstream:
+        tenant = await told.gateway.add_tenant(upstream.url)
+        started = await tenant.create(to="sip:kate.private@example.com;transport=tcp", **{"from": "+14155550123"})
+        await tenant.create(to="+14155550123", **{"from": "+14155550199"})
+        await tenant.create(to="sips:+14155550123@example.com", **{"from": "kate.private"})
+    first, second, third = told.lines()
+    assert (
+        first.items()
+        >= {
+            "call_id": started.json()["id"],
+            "call_sid": started.json()["sid"],
+            "execution": "started",
+            "method": "POST",
+            "request_id": started.headers["X-Request-Id"],
+            "route": "/v1/calls",
+            "status": 201,
+            "tenant_id": tenant.id,
+        }.items()
+    )
+    assert {"ms", "upstream_ms", "database_ms", "trace_id", "timestamp"} <= first.keys()
+    assert first["ms"] >= first["upstream_ms"] + first["database_ms"] > 0
+    number, user = first["from"], third["from"]
+    assert all(re.fullmatch("tok_[0-9a-f]{12}", token) for token in (number, user, second["from"]))
+    assert first["to"] == f"sip:{user}@example.com"
+    assert (second["to"], third["to"]) == (number, f"sips:{number}@example.com")
+    assert len({number, user, second["from"]}) == 3
+    assert (second["problem"], second["status"]) == ("upstream-rejected", 422)
+
+
+async def test_an_operator_may_choose_to_see_numbers(database_url: str) -> None:
+    async with watched(database_url, log_pii=True) as told, running_upstream(created()) as upstream:
+        tenant = await told.gateway.add_tenant(upstream.url)
+        await tenant.create(to="sip:kate.private@example.com?X-A=1", **{"from": "+14155550123"})
+    (line,) = told.lines()
+    assert (line["to"], line["from"]) == ("sip:kate.private@example.com?X-A=1", "+14155550123")
+
+
+async def test_every_answer_says_where_its_time_went(told: Watched) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await told.gateway.add_tenant(upstream.url)
+        timing = (await tenant.create()).headers["Server-Timing"]
+        assert re.fullmatch(r"gateway;dur=[\d.]+, database;dur=[\d.]+, upstream;dur=[\d.]+", timing)
+        assert re.fullmatch(r"gateway;dur=[\d.]+", (await tenant.http.get("/livez")).headers["Server-Timing"])

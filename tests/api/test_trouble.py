@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.observability import Metrics
@@ -52,7 +53,7 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 async def _ready(gateway: Gateway) -> None:
     """Both the gateway and the test's own pool have found their way back."""
     async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=gateway.url) as http:
-        while (await http.get("/readyz")).status_code != 200:
+        while (await http.get("/readyz")).json()["status"] != "ok":
             await asyncio.sleep(0.05)
         while True:
             with contextlib.suppress(DatabaseUnavailable):
@@ -66,6 +67,7 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
     async with running_upstream(created()) as upstream:
         tenant = await fragile.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
+        assert (await tenant.http.get("/readyz")).json() == {"status": "ok", "database": "ok"}
         postgres.stop()
         try:
             for key in (None, "k"):
@@ -76,7 +78,8 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
                 assert int(response.headers["Retry-After"]) > 0
             async with httpx.AsyncClient(base_url=fragile.url) as http:
                 assert (await http.get("/livez")).status_code == 200
-                assert (await http.get("/readyz")).status_code == 503
+                readiness = await http.get("/readyz")
+                assert (readiness.status_code, readiness.json()) == (200, {"status": "degraded", "database": "unavailable"})
             assert len(upstream.posts) == 1
         finally:
             postgres.start()
@@ -250,3 +253,21 @@ async def test_an_intent_whose_commit_nobody_acknowledged_is_withdrawn_and_its_k
             assert await _settled(tenant, call_id) == "not_started"
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (201, call_id)
+
+
+async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_again(database_url: str) -> None:
+    """Postgres refuses the row, for the partition that it was meant for takes it no more. Nobody is told a 500."""
+    async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        async with gateway.database.begin() as session:
+            await make_partitions(session, "call_event", months_ahead=0)
+            first = asyncio.create_task(tenant.create("partition-1"))
+            while not await _waits_for_a_lock(session):
+                await asyncio.sleep(0.01)
+        assert (await first).json()["type"] == "urn:callgate:problem:database-unavailable"
+        assert (await tenant.create("partition-1")).status_code == 201
+    assert len(upstream.posts) == 1
+
+
+async def _waits_for_a_lock(session: Session) -> bool:
+    return bool(await session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))

@@ -1,5 +1,6 @@
 """`callgate dev`, and the commands that work on its database while it runs."""
 
+import base64
 import json
 import re
 import signal
@@ -90,6 +91,28 @@ def test_a_tenant_is_suspended_and_resumed(made: Made, here: dict[str, str]) -> 
     assert (shown["id"], shown["state"]) == ("support", "suspended")
     assert told("tenants", "resume", "support", here=here)["state"] == "active"
     assert made.http.post("/v1/calls", json=BASIC).status_code == 201
+
+
+def test_whom_a_tenants_calls_are_told_to_is_set_and_its_secret_is_shown_once(made: Made, here: dict[str, str]) -> None:
+    configure = ("tenants", "callbacks", "support")
+    url = "https://support.example.com/progress"
+    given = told(*configure, "--url", url, "--event", "ringing", "--event", "completed", "--format", "json", here=here)
+    assert (given["url"], given["events"], given["format"]) == (url, ["ringing", "completed"], "json")
+    made_secret, refused = together(
+        lambda: told("tenants", "callback-secret", "support", here=here),
+        lambda: failure(*configure, "--url", "http://169.254.169.254/", environment=here),
+    )
+    assert len(base64.b64decode(made_secret["secret"].removeprefix("whsec_"))) == 32
+    assert (refused[0], "url_address_refused" in refused[1]) == (1, True)
+    shown = run(*configure, "--clear", environment=here).stdout
+    assert dict(line.split(maxsplit=1) for line in shown.splitlines()) == {
+        "tenant": "support",
+        "url": "-",
+        "method": "-",
+        "events": "-",
+        "format": "json",
+        "secret": "set",
+    }
 
 
 def test_credentials_come_from_the_environment_or_standard_input_and_are_never_shown(made: Made, here: dict[str, str]) -> None:

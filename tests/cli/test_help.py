@@ -22,7 +22,7 @@ def commands(group: TyperGroup, path: str) -> Iterator[tuple[str, TyperCommand]]
 callgate = get_command(app)
 assert isinstance(callgate, TyperGroup)
 ALL = dict(commands(callgate, "callgate"))
-TELLING = [name for name in ALL if name.split()[1] in ("tenants", "accounts", "keys")]
+TELLING = [name for name in ALL if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor")]
 
 
 @pytest.mark.parametrize("name", ALL)

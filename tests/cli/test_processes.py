@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +14,19 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.models import Call
-from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running
+from app.database import Database
+from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, until
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
 
 @contextmanager
-def serving(tmp_path: Path, database_url: str) -> Iterator[tuple[Process, str]]:
+def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
     """`callgate serve` and its address; what it answers is up to the caller to wait for."""
     port = free_port()
-    configured = environment(tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    configured = environment(
+        tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
+    )
     with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
         process.wait_for("Application startup complete")
         yield process, f"http://127.0.0.1:{port}"
@@ -114,6 +119,36 @@ async def test_a_caller_that_hangs_up_does_not_cancel_the_dial_even_of_a_process
         assert len(upstream.posts) == 1
 
 
+def test_a_process_that_lingers_lets_go_of_its_connections_and_ends_at_the_second_word(
+    database_url: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), httpx.Client(base_url=url) as http:
+        assert "connection" not in http.get("/livez").headers
+        process.popen.send_signal(signal.SIGTERM)
+        process.wait_for("leaving")
+        for _ in range(2):  # on the connection that was kept, then on a new one
+            answer = http.get("/livez")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        process.end(signal.SIGTERM)
+        assert "Application shutdown complete" in process.output
+
+
+def test_a_migration_that_fails_fails_its_job(tmp_path: Path, empty_database_url: str) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url)
+    assert run("migrate", environment=configured).returncode == 0
+
+    async def forget() -> None:
+        database = Database(empty_database_url, pool_size=1)
+        async with database.begin() as session:
+            await session.execute(text("DELETE FROM alembic_version"))
+        await database.close()
+
+    asyncio.run(forget())
+    code, message = failure("migrate", environment=configured)
+    assert code == 1
+    assert message.startswith("callgate: the migration failed: ")
+
+
 def test_without_a_database_it_starts_and_starts_no_call(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     with serving(tmp_path, unreachable) as (process, url):
@@ -136,6 +171,48 @@ def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_pat
                 migrated = run("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url))
                 assert (migrated.returncode, migrated.stderr) == (0, "")
             assert http.send(creation).status_code == 401
+
+
+def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    asked = ["healthcheck", f"http://127.0.0.1:{port}/livez"]
+    with running("worker", "--metrics-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
+        until(lambda: is_listening(port), "the worker's port")
+        healthy = run(*asked, environment=configured)
+        assert (healthy.returncode, healthy.stdout, healthy.stderr) == (0, "", "")
+        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").json() == {"status": "ok", "database": "ok"}
+        worker.popen.send_signal(signal.SIGSTOP)  # one that hangs
+        hanging = run(*asked, environment=configured)
+        worker.popen.send_signal(signal.SIGCONT)
+        assert worker.end(signal.SIGTERM) == 0
+    assert "callgate_build_info" in counted
+    assert (hanging.returncode, hanging.stderr) == (1, f"no answer from {asked[1]} (timed out)\n")
+
+
+def test_a_healthcheck_tells_an_answer_that_is_no_good_one(tmp_path: Path) -> None:
+    unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
+    with serving(tmp_path, unreachable) as (_, url):
+        alive = run("healthcheck", f"{url}/livez", environment=environment(tmp_path))
+        unready = run("healthcheck", f"{url}/readyz", environment=environment(tmp_path))
+    assert alive.returncode == 0
+    assert (unready.returncode, unready.stderr) == (1, f"{url}/readyz answers 503\n")
+
+
+def test_a_healthcheck_is_cheap_enough_to_be_asked_every_few_seconds(tmp_path: Path) -> None:
+    listed = "import sys, runpy; sys.argv[1:] = ['healthcheck', 'http://127.0.0.1:1/']\n"
+    listed += "try: runpy.run_module('app', run_name='__main__')\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True).stdout.split()
+    assert "app.healthcheck" in loaded
+    assert not {"app.cli", "app.settings", "fastapi", "pydantic", "sqlalchemy", "typer"} & set(loaded)
+
+
+def test_the_api_starts_without_what_only_a_migration_needs() -> None:
+    program = [sys.executable, "-c", "import sys, app.cli; print(*sys.modules)"]
+    loaded = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
+    assert "app.main" in loaded
+    assert not {"alembic", "mako"} & set(loaded)
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

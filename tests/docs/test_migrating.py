@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from app.compat.codes import TOLD, UNKNOWN_OUTCOME
 from app.errors import all_errors
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support import node
 from tests.support.gateway import Gateway, served
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -56,15 +56,9 @@ async def test_the_curl_snippets_run(environment: dict[str, str]) -> None:
     assert '"calls":[]' in output
 
 
-def _node_has_twilio() -> bool:
-    command = ["node", "-e", "require.resolve('twilio')"]
-    return shutil.which("node") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 async def test_the_node_snippets_run(environment: dict[str, str]) -> None:
-    if not _node_has_twilio():
-        pytest.skip("no Node with the npm package twilio on this machine (NODE_PATH)")
-    output = await _run("node", "-e", snippets("js"), environment=environment)
+    await asyncio.to_thread(node.install)
+    output = await _run("node", "-e", snippets("js"), environment=environment | {"NODE_PATH": str(node.NODE_MODULES)})
     assert re.match(r"CA[0-9a-f]{32} queued", output)
 
 

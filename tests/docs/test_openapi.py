@@ -66,8 +66,8 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
         for response in responses
         for example in response.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
     }
-    elsewhere = {"not-found", "method-not-allowed", "call-not-found", "callback-forged"}
-    not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown"}
+    elsewhere = {"not-found", "method-not-allowed", "call-not-found", "subresource-not-found", "callback-forged"}
+    not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown", "delivery-not-found"}
     assert documented == all_errors().keys() - elsewhere - not_of_creations
 
 

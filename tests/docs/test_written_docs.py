@@ -139,7 +139,7 @@ def test_every_relative_link_leads_to_a_file(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str) -> None:
-    for name in re.findall(r"`((?:app|bench|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
+    for name in re.findall(r"`((?:app|bench|deploy|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
         assert (ROOT / name).exists(), name
 
 
@@ -153,15 +153,15 @@ def code(text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_that_is_named_exists(page: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "check"} <= targets
-    assert {match[1] for line in code(PAGES[page]) if (match := re.match(r"make ([a-z]+)", line))} <= targets
+    assert {match[1] for line in code(PAGES[page]) if (match := re.match(r"make ([a-z-]+)", line))} <= targets
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_callgate_command_that_is_named_exists(page: str) -> None:
     for line in code(PAGES[page]):
-        if match := re.search(r"(?:^|[ /])callgate ((?:[a-z]+ ?)+)(.*)", line):
+        if match := re.search(r"(?:^|[ /])callgate ((?:[a-z][a-z-]* ?)+)(.*)", line):
             _assert_is_command([*match[1].split(), *match[2].split()])
 
 

@@ -1,13 +1,16 @@
 """The image, the compose file, the wheel and the hooks name commands, settings, routes and files: these have to exist."""
 
 import base64
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -65,10 +68,18 @@ def parameters(command: list[str]) -> dict[str, Any]:
     return callgate.commands[name].make_context(name, arguments).params
 
 
-def probed(healthcheck: str) -> tuple[int, str]:
-    match = re.search(r"http://127\.0\.0\.1:(\d+)(/[a-z_/]+)", healthcheck)
-    assert match
-    return int(match[1]), match[2]
+def probed(check: list[str]) -> tuple[int, str]:
+    """Port and path that a healthcheck asks. No argument has a space: podman's API would split it there."""
+    assert not [word for word in check if " " in word]
+    assert check[:3] == ["CMD", "callgate", "healthcheck"]
+    asked = urlsplit(parameters(check[2:])["url"])
+    assert (asked.scheme, asked.hostname) == ("http", "127.0.0.1")
+    return asked.port or 80, asked.path
+
+
+def image_healthcheck() -> list[str]:
+    command = final_stage()["HEALTHCHECK"].partition(" CMD ")[2]
+    return ["CMD", *yaml.safe_load(command)]
 
 
 def settings(environment: dict[str, str]) -> Settings:
@@ -98,9 +109,26 @@ def test_the_image_tells_the_version_that_it_holds() -> None:
 
 def test_the_image_serves_and_is_probed_on_the_port_that_it_exposes() -> None:
     serving = parameters(command_of({}))
-    port, path = probed(final_stage()["HEALTHCHECK"])
+    port, path = probed(image_healthcheck())
     assert (serving["host"], serving["port"], port) == ("0.0.0.0", int(final_stage()["EXPOSE"]), serving["port"])
     assert path in create_app(Settings()).openapi()["paths"]
+
+
+def test_the_image_has_its_bytecode_and_neither_pip_nor_a_shell_in_its_commands() -> None:
+    compiled = [value for name, value in instructions() if name == "RUN" and "compileall" in value]
+    assert len(compiled) == 2
+    assert any("/usr/local/bin/pip*" in value for name, value in instructions() if name == "RUN")
+    assert all(final_stage()[name].startswith('["') for name in ("ENTRYPOINT", "CMD"))
+
+
+def test_the_worker_answers_where_the_image_asks() -> None:
+    assert parameters(command_of(our_services()["worker"]))["metrics_port"] == probed(image_healthcheck())[0]
+    assert "healthcheck" not in our_services()["worker"]
+
+
+@pytest.mark.parametrize("name", services().keys() - {"migrate"})
+def test_every_service_that_stays_is_probed(name: str) -> None:
+    assert name in ("api", "worker") or services()[name]["healthcheck"]["test"]
 
 
 def test_the_build_context_is_what_the_dockerfile_copies() -> None:
@@ -163,7 +191,7 @@ def test_the_migration_gets_the_database_and_no_key() -> None:
 def test_calls_go_to_the_simulator_where_it_listens_and_is_probed() -> None:
     service = our_services()["simulator"]
     listening = parameters(command_of(service))
-    port, path = probed(service["healthcheck"]["test"][-1])
+    port, path = probed(service["healthcheck"]["test"])
     assert (listening["host"], listening["port"]) == ("0.0.0.0", port)
     assert path in create_simulator(SimulatorConfig()).openapi()["paths"]
     assert our_services()["api"]["environment"]["CALLGATE_TWILIO_BASE_URL"] == f"http://simulator:{port}"
@@ -200,6 +228,20 @@ def test_every_variable_of_the_compose_file_is_required_with_advice() -> None:
     code = re.sub(r"^#.*", "", (REPOSITORY / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     variables = set(re.findall(r"\$.*?(?:\}|$)", code, flags=re.MULTILINE))
     assert {re.sub(r":\?make one with .+\}$", "", variable) for variable in variables} == {"${" + name for name in REQUIRED}
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this machine")
+@pytest.mark.parametrize("missing", REQUIRED)
+def test_compose_refuses_to_start_without_a_secret_and_says_how_to_make_one(missing: str) -> None:
+    command = ["docker-compose", "--file", str(REPOSITORY / "docker-compose.yml"), "config", "--quiet"]
+    inherited = {name: value for name, value in os.environ.items() if name not in REQUIRED}
+    complete = subprocess.run(command, env=inherited | REQUIRED, capture_output=True, text=True, check=False)
+    assert (complete.returncode, complete.stdout, complete.stderr) == (0, "", "")
+    given = {name: value for name, value in REQUIRED.items() if name != missing}
+    refused = subprocess.run(command, env=inherited | given, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert missing in refused.stderr
+    assert "openssl rand" in refused.stderr
 
 
 def test_the_hooks_are_the_commands_of_make_lint() -> None:

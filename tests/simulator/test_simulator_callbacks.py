@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -291,6 +292,22 @@ def test_a_receiver_that_is_not_there(stage: Stage, fragment: str, attempts: int
     stage.play()
     (delivery,) = stage.deliveries()
     assert [attempt["error"] for attempt in delivery["attempts"]] == ["ConnectError"] * attempts
+
+
+def test_a_receiver_that_takes_no_connection_is_waited_for_as_long_as_the_fragment_says(stage: Stage) -> None:
+    """One whose queue is full, so that Linux leaves further connections without an answer."""
+    with socket.socket() as listener, ExitStack() as queue:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/status#ct=100&rc=2"
+        stage.create(StatusCallback=url, StatusCallbackEvent="completed")
+        stage.play()
+    (delivery,) = stage.deliveries()
+    assert [attempt["error"] for attempt in delivery["attempts"]] == ["ConnectTimeout"] * 3
 
 
 def test_a_url_that_cannot_be_called(stage: Stage) -> None:

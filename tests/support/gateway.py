@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app.crypto import Keyring
 from app.database import Database
 from app.main import create_app
+from app.observability.tracing import Tracing
 from app.settings import Settings
 from app.tenants.service import TenantService
 
@@ -50,6 +51,13 @@ class QuietServer(uvicorn.Server):
 @asynccontextmanager
 async def served(app: FastAPI, *, grace: int | None = None) -> AsyncIterator[str]:
     """The application on a free port of 127.0.0.1; the lifespan's end is awaited, requests for `grace` seconds."""
+    async with _served(app, grace=grace) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def _served(app: FastAPI, *, grace: int | None) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """With what its lifespan has made."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = QuietServer(
@@ -59,7 +67,7 @@ async def served(app: FastAPI, *, grace: int | None = None) -> AsyncIterator[str
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server.lifespan.state
         finally:
             server.should_exit = True
             await task
@@ -92,7 +100,12 @@ class Gateway:
     settings: Settings
     database: Database
     tenants: TenantService
+    served_tenants: TenantService
     clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def hears(self) -> None:
+        """Of what an operator has just changed: the notification is on its way, and only tests about it wait for it."""
+        self.served_tenants.forget()
 
     async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:
         number = next(_numbers)
@@ -107,12 +120,14 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, *, grace: int | None = None) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None
+) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
     tenants = TenantService(database, Keyring(settings.require_secret_keys()))
     try:
-        async with served(create_app(settings), grace=grace) as url:
-            running = Gateway(url, settings, database, tenants)
+        async with _served(create_app(settings, tracing), grace=grace) as (url, state):
+            running = Gateway(url, settings, database, tenants, state["tenants"])
             yield running
             for client in running.clients:
                 await client.aclose()

@@ -24,6 +24,7 @@ class Received:
     path: str
     headers: dict[str, str]
     form: list[tuple[str, str]]
+    body: bytes
 
     @property
     def credentials(self) -> tuple[str, str]:
@@ -67,7 +68,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     method, path, _ = head[0].split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True))
+    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True), body)
 
 
 def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:

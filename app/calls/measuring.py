@@ -1,0 +1,63 @@
+"""Statements that look at all calls, whoever's: for gauges, `callgate secrets` and `callgate doctor`. None changes anything."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import LargeBinary, Text, cast, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.models import Call
+from app.crypto import KEY_ID_IN_HASH
+from app.twilio.schemas import TERMINAL_STATUSES
+
+FOLLOWED_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Of the calls that the worker refreshes, the most overdue first; at most FOLLOWED_LIMIT are looked at."""
+
+    most_overdue: datetime | None
+    active: int
+    unpriced: int
+
+
+async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
+    """Since when the oldest pending and the oldest unknown call wait: one index entry each."""
+    statement = select(
+        *(
+            select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)
+            for execution in ("pending", "unknown")
+        )
+    )
+    return dict((await session.execute(statement)).one()._mapping)
+
+
+async def followed(session: AsyncSession) -> Followed:
+    due = (
+        select(Call.refresh_at, Call.status)
+        .where(Call.refresh_at.is_not(None))
+        .order_by(Call.refresh_at)
+        .limit(FOLLOWED_LIMIT)
+        .subquery()
+    )
+    ended = due.c.status.in_(TERMINAL_STATUSES)
+    statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
+    most_overdue, unpriced, all_ = (await session.execute(statement)).one()
+    return Followed(most_overdue, all_ - unpriced, unpriced)
+
+
+async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
+    """Of the next `limit` calls after that id: how many with an idempotency key were hashed with each key; and the last id."""
+    page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
+    page_of = (page if after is None else page.where(Call.id > after)).subquery()
+    key_id = func.substring(page_of.c.fingerprint, *KEY_ID_IN_HASH, type_=LargeBinary)
+    statement = select(
+        key_id,
+        func.count(page_of.c.idempotency_key),
+        func.max(cast(page_of.c.id, Text)),  # Postgres 14 knows no max(uuid)
+    ).group_by(key_id)
+    found = (await session.execute(statement)).all()
+    last = max((id_ for _, _, id_ in found), default=None)
+    return {key: number for key, number, _ in found if number}, None if last is None else UUID(last)

@@ -1,0 +1,84 @@
+"""The statement that lists started calls as Twilio would. Never commits; filtered by tenant and account."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.ids import first_id_at
+from app.calls.models import Call
+
+# Twilio keeps a call queued for a day at most, and ends it after another; with an hour to spare.
+_LONGEST_QUEUE = timedelta(hours=25)
+_LONGEST_CALL = timedelta(hours=25)
+# Between our clock, by which intents are dated, and Twilio's.
+_CLOCKS_APART = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From `since` on, and before `until`."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartedFilter:
+    """What a list of one account's started calls shows."""
+
+    account_sid: str
+    statuses: Collection[str] | None = None
+    to: str | None = None
+    from_: str | None = None
+    parent_call_sid: str | None = None
+    started: Span = Span()
+    ended: Span = Span()
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Between two pages: after this call, towards the older ones or the newer."""
+
+    towards: Literal["older", "newer"]
+    call_id: UUID
+
+
+async def list_started(
+    session: AsyncSession, *, tenant_id: str, wanted: StartedFilter, edge: Edge | None, limit: int
+) -> Sequence[Call]:
+    """Nearest to the edge first: newest first, or, towards newer ones, oldest first. Not those that were deleted at Twilio."""
+    conditions: list[ColumnElement[bool]] = [
+        Call.tenant_id == tenant_id,
+        Call.account_sid == wanted.account_sid,
+        Call.execution == "started",
+        Call.deleted_at.is_(None),
+        *_within(Call.start_time, wanted.started, longest_wait=_LONGEST_QUEUE),
+        *_within(Call.end_time, wanted.ended, longest_wait=_LONGEST_QUEUE + _LONGEST_CALL),
+    ]
+    columns = {Call.to: wanted.to, Call.from_: wanted.from_, Call.parent_call_sid: wanted.parent_call_sid}
+    conditions += [column == value for column, value in columns.items() if value is not None]
+    if wanted.statuses is not None:
+        conditions.append(Call.status.in_(wanted.statuses))
+    newer = edge is not None and edge.towards == "newer"
+    if edge is not None:
+        conditions.append(Call.id > edge.call_id if newer else Call.id < edge.call_id)
+    statement = select(Call).where(*conditions).order_by(Call.id if newer else Call.id.desc()).limit(limit)
+    return (await session.scalars(statement)).all()
+
+
+def _within(column: Any, span: Span, *, longest_wait: timedelta) -> Iterator[ColumnElement[bool]]:
+    """The span, and what it says of our ids, which carry the time of the intent: so the list's own index serves it.
+
+    A call is dialled after its intent, and within the day for which Twilio keeps it queued.
+    """
+    if span.since is not None:
+        yield column >= span.since
+        yield Call.id >= first_id_at(span.since - longest_wait)
+    if span.until is not None:
+        yield column < span.until
+        yield Call.id < first_id_at(span.until + _CLOCKS_APART)

@@ -1,0 +1,42 @@
+"""Why a call was not started, as it is kept on the record and told again."""
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from app.errors import (
+    CallgateError,
+    DatabaseUnavailable,
+    Upstream,
+    UpstreamCredentialsRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+    all_errors,
+)
+
+
+def passing(slug: str) -> bool:
+    """Whether a creation that ended `not_started` for this reason is tried again under the same key."""
+    return slug in {
+        UpstreamUnreachable.slug,
+        UpstreamThrottled.slug,
+        UpstreamCredentialsRejected.slug,
+        DatabaseUnavailable.slug,
+    }
+
+
+def stored_form(error: CallgateError) -> dict[str, Any]:
+    """As it is kept on the call's record."""
+    stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
+    return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
+
+
+def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
+    """The error of which `stored` is the stored form, to be replayed."""
+    upstream = stored.get("upstream")
+    return all_errors()[stored["slug"]](
+        stored["detail"],
+        call_id=call_id,
+        upstream=Upstream(**upstream) if upstream else None,
+        after_s=stored.get("after_s"),
+    )

@@ -1,0 +1,70 @@
+"""`callgate secrets`: what the encryption keys are needed for, and sealing anew."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import typer
+
+from app.cli.output import AsJson, show, show_table
+from app.cli.processes import service_settings
+from app.crypto import Keyring
+from app.database import Database
+from app.rotation import KeyUse, Rotation
+
+secrets = typer.Typer(help="Encryption keys, and what is sealed with them.", no_args_is_help=True)
+
+Result = TypeVar("Result")
+
+
+def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
+    settings = service_settings()
+
+    async def run() -> Result:
+        database = Database(settings.require_database_url(), pool_size=1)
+        try:
+            return await question(Rotation(database, Keyring(settings.require_secret_keys())))
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+@secrets.command("status")
+def status(as_json: AsJson = False) -> None:
+    """Show what each encryption key is needed for.
+
+    Secrets are sealed anew by `callgate secrets rotate`, API keys hashed anew when they are shown the next time; calls with an
+    idempotency key keep what they were made with for as long as their record is kept. All calls are read: with millions of
+    them it takes a while.
+    """
+    rows = [
+        {
+            "key": use.key_id,
+            "state": _state(use),
+            "secrets": use.secrets,
+            "api_keys": use.api_keys,
+            "calls": use.calls,
+            "may_go": "no" if use.needed else "yes",
+        }
+        for use in _ask(lambda rotation: rotation.uses())
+    ]
+    show_table(rows, columns=["key", "state", "secrets", "api_keys", "calls", "may_go"], as_json=as_json)
+
+
+@secrets.command("rotate")
+def rotate(as_json: AsJson = False) -> None:
+    """Seal everything anew with the newest key (the first of CALLGATE_SECRET_KEYS).
+
+    It may be run while the service does, be interrupted, and be repeated. Every running process has to know the newest key
+    by then: docs/operations.md says in which order. Exit code 1 when a secret does not open with any of the keys.
+    """
+    resealed = _ask(lambda rotation: rotation.reseal())
+    unreadable = ", ".join(resealed.unreadable) or None
+    show({"sealed_anew": resealed.done, "unreadable": resealed.unreadable if as_json else unreadable}, as_json=as_json)
+    if resealed.unreadable:
+        raise typer.Exit(1)
+
+
+def _state(use: KeyUse) -> str:
+    return "newest" if use.newest else "configured" if use.configured else "not configured"

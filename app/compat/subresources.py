@@ -1,0 +1,151 @@
+"""Twilio's own paths below a call, and a recording's below the account: forms in, Twilio's answers out as they arrive.
+
+What a client sends goes on as it is, whatever it is: Twilio judges it. Only an `IdempotencyKey` is added, where it takes one.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from app.calls.models import Call
+from app.calls.router import CallServiceDep, IdempotencyKeyDep
+from app.compat.access import AccountDep
+from app.compat.dialect import CALL_ID_HEADER
+from app.compat.form import Fields, FormDep, parse_fields
+from app.compat.router import PREFIX, find_own_call
+from app.subresources.answers import in_doubt
+from app.subresources.router import (
+    HeldOpenDep,
+    RecordingSid,
+    SubresourceServiceDep,
+    WantedRange,
+    answered,
+    of_all,
+    of_one,
+    streamed,
+)
+from app.subresources.service import Media, Wanted
+from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
+
+router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
+
+_BELOW_CALL = "/Calls/{call_sid}"
+
+
+async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
+    call = await find_own_call(service, account, call_sid)
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid)
+    return call
+
+
+ParentCallDep = Annotated[Call, Depends(parent_call)]
+
+
+@router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.mp3")
+@router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.wav")
+async def fetch_media(
+    request: Request,
+    call: ParentCallDep,
+    service: SubresourceServiceDep,
+    stack: HeldOpenDep,
+    sid: RecordingSid,
+    wanted_range: WantedRange = None,
+) -> Response:
+    media = _media(request, sid, wanted_range)
+    return streamed(await stack.enter_async_context(service.media(call, media)))
+
+
+@router.get(f"/{RECORDINGS.segment}/{{sid}}.mp3")
+@router.get(f"/{RECORDINGS.segment}/{{sid}}.wav")
+async def fetch_media_of_account(
+    request: Request,
+    account: AccountDep,
+    service: SubresourceServiceDep,
+    stack: HeldOpenDep,
+    sid: RecordingSid,
+    wanted_range: WantedRange = None,
+) -> Response:
+    """Where Twilio's guides and `RecordingUrl` look for it. Which call it is of, Twilio has to be asked first."""
+    call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
+    media = _media(request, sid, wanted_range)
+    return streamed(await stack.enter_async_context(service.media(call, media)))
+
+
+@router.get(f"/{RECORDINGS.segment}/{{sid}}.json")
+async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: RecordingSid) -> Response:
+    _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
+    return JSONResponse(recording)
+
+
+@router.get(f"/{RECORDINGS.segment}/{{sid}}")
+async def fetch_recording_url(
+    request: Request,
+    account: AccountDep,
+    service: SubresourceServiceDep,
+    stack: HeldOpenDep,
+    sid: RecordingSid,
+    wanted_range: WantedRange = None,
+) -> Response:
+    """`RecordingUrl` as Twilio writes it in callbacks: WAV, unless JSON is asked for."""
+    if "application/json" in request.headers.get("Accept", "").lower():
+        return await fetch_recording_of_account(account, service, sid)
+    return await fetch_media_of_account(request, account, service, stack, sid, wanted_range)
+
+
+def _media(request: Request, sid: str, wanted_range: str | None) -> Media:
+    suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
+    headers = {"Range": wanted_range} if wanted_range else {}
+    return Media(sid, suffix, _pairs(parse_fields(request.url.query)), headers)
+
+
+def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    async def read(
+        request: Request,
+        call: ParentCallDep,
+        service: SubresourceServiceDep,
+        stack: HeldOpenDep,
+        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+    ) -> Response:
+        wanted = Wanted(operation, sid, _pairs(parse_fields(request.url.query)))
+        response = streamed(await stack.enter_async_context(service.read(call, wanted)))
+        response.headers[CALL_ID_HEADER] = str(call.id)
+        return response
+
+    return read
+
+
+def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    async def change(
+        request: Request,
+        account: AccountDep,
+        call: ParentCallDep,
+        service: SubresourceServiceDep,
+        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+        form: FormDep,
+        key: IdempotencyKeyDep,
+    ) -> Response:
+        request.state.in_doubt = in_doubt(call, repeatable=False)
+        response = answered(await service.change(account.caller, call, Wanted(operation, sid, _pairs(form), key)))
+        response.headers[CALL_ID_HEADER] = str(call.id)
+        return response
+
+    return change
+
+
+def _pairs(fields: Fields) -> list[tuple[str, str]]:
+    return [(name, value) for name, values in fields.items() for value in values]
+
+
+def _add(operation: Operation) -> None:
+    """With `.json` first: the other path matches it as well."""
+    path = f"{_BELOW_CALL}/{operation.subresource.segment}" + ("/{sid}" if operation.of_one else "")
+    handler: Any = _changer(operation) if operation.changes else _reader(operation)
+    for suffix in (".json", ""):
+        router.add_api_route(path + suffix, handler, methods=[operation.method])
+
+
+for _operation in OPERATIONS:
+    _add(_operation)

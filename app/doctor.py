@@ -1,0 +1,247 @@
+"""Look for what would keep Callgate from working, before a call finds it. Changes nothing, and rings nobody."""
+
+import ipaddress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+from urllib.parse import urlsplit
+
+from app import __version__
+from app.calls.measuring import oldest_unsettled
+from app.calls.repository import now
+from app.crypto import Keyring
+from app.database import Database
+from app.errors import DatabaseUnavailable
+from app.rotation import Rotation
+from app.schema import known_revisions, revisions
+from app.settings import Settings
+from app.tenants.models import TwilioAccount, TwilioCredential
+from app.tenants.service import TenantService
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.errors import TwilioCredentialRejected, TwilioError
+from app.twilio.schemas import AccountAccess
+
+State = Literal["ok", "warning", "wrong", "not checked"]
+
+OLDEST_POSTGRES = 14
+_SKEW_TOLD_S, _SKEW_WRONG_S = 2.0, 30.0
+# Names that no resolver outside knows: https://www.iana.org/assignments/special-use-domain-names
+_INNER_NAMES = ("local", "localhost", "internal", "svc", "test", "invalid", "lan", "home.arpa")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    state: State
+    found: str
+    do: str | None = None
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Everything, in the order in which it is worth mending."""
+    findings = [*_settings(settings), _public_url(settings.public_url)]
+    database = Database(settings.require_database_url(), pool_size=2)
+    keyring = Keyring(settings.require_secret_keys())
+    try:
+        async with _twilio(settings) as twilio:
+            checkup = _Checkup(settings, database, keyring, TenantService(database, keyring), twilio)
+            findings += [finding async for finding in checkup.findings()]
+    except DatabaseUnavailable as error:
+        findings.append(_unreachable(error))
+    finally:
+        await database.close()
+    return findings
+
+
+@asynccontextmanager
+async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
+    http = make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        max_connections=1,
+        transport=settings.twilio_transport,
+        user_agent=f"callgate/{__version__}",
+    )
+    try:
+        yield TwilioClient(http, base_url=settings.twilio_base_url)
+    finally:
+        await http.aclose()
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("settings", "ok", "can be read")
+    if settings.drain_timeout < settings.request_budget:
+        yield Finding(
+            "settings",
+            "warning",
+            f"CALLGATE_DRAIN_TIMEOUT ({settings.drain_timeout:g} s) is less than CALLGATE_REQUEST_BUDGET "
+            f"({settings.request_budget:g} s): a process that ends may leave calls of unknown outcome",
+            "make it a little more than the budget",
+        )
+    if settings.log_pii:
+        yield Finding(
+            "settings", "warning", "logs show phone numbers and SIP users", "unset CALLGATE_LOG_PII unless you mean it"
+        )
+    if not settings.twilio_base_url.startswith("https://"):
+        yield Finding(
+            "settings",
+            "warning",
+            f"calls go to {settings.twilio_base_url}, in clear",
+            "unset CALLGATE_TWILIO_BASE_URL for the real Twilio",
+        )
+
+
+def _public_url(url: str | None) -> Finding:
+    check = "public URL"
+    if url is None:
+        return Finding(
+            check, "warning", "not set: Twilio cannot tell how calls go on, and unknown outcomes wait for searches",
+            "set CALLGATE_PUBLIC_URL to the address at which Twilio reaches /callbacks/twilio/",
+        )  # fmt: skip
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if _is_inner(host):
+        return Finding(check, "wrong", f"{host} is not an address that Twilio can reach", "give it a public host name")
+    if parts.scheme != "https":
+        return Finding(check, "warning", "callbacks come in clear, phone numbers and all", "use https://")
+    if "/callbacks" in parts.path:
+        return Finding(
+            check,
+            "wrong",
+            f"callbacks would go to {url}/callbacks/twilio/…",
+            "end the URL before /callbacks, which is added to it",
+        )
+    return Finding(check, "ok", f"Twilio's callbacks go to {url}/callbacks/twilio/…")
+
+
+def _is_inner(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
+
+
+def _unreachable(error: DatabaseUnavailable) -> Finding:
+    cause = getattr(error.__cause__, "orig", None) or error.__cause__
+    # Postgres's words, or the system's: they never repeat the password.
+    reason = (str(cause) or type(cause).__name__).partition("\n")[0]
+    return Finding("database", "wrong", reason, "check CALLGATE_DATABASE_URL; nothing else could be checked")
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkup:
+    """What needs the database. DatabaseUnavailable ends it."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    tenants: TenantService
+    twilio: TwilioClient
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        async for finding in self._server():
+            yield finding
+        schema = await self._schema()
+        yield schema
+        if schema.state == "wrong":
+            yield Finding("keys, accounts", "not checked", "the schema has to be right first")
+            return
+        yield await self._worker()
+        async for finding in self._keys():
+            yield finding
+        async for finding in self._accounts():
+            yield finding
+
+    async def _server(self) -> AsyncIterator[Finding]:
+        server = await self.database.server()
+        if server.version < OLDEST_POSTGRES:
+            yield Finding("database", "wrong", f"PostgreSQL {server.version}", f"use {OLDEST_POSTGRES} or newer")
+        elif server.read_only:
+            yield Finding("database", "wrong", "is a standby, which takes no writes", "use the address of the primary")
+        else:
+            yield Finding("database", "ok", f"PostgreSQL {server.version}")
+        skew = abs(server.ahead_s)
+        state: State = "ok" if skew < _SKEW_TOLD_S else "warning" if skew < _SKEW_WRONG_S else "wrong"
+        told = f"{skew:.1f} s between this machine's and the database's"
+        yield Finding("clocks", state, told, None if state == "ok" else "synchronise both with NTP")
+
+    async def _schema(self) -> Finding:
+        async with self.database.begin() as session:
+            current, head = await revisions(session)
+        if current == head:
+            return Finding("schema", "ok", f"revision {current}")
+        if current is None:
+            return Finding("schema", "wrong", "there is none", "run `callgate migrate`")
+        if current not in known_revisions():
+            return Finding("schema", "ok", f"revision {current}, of a newer version, on which this one works too")
+        return Finding(
+            "schema",
+            "wrong",
+            f"revision {current}, and this version needs {head}",
+            "run `callgate migrate`",
+        )
+
+    async def _worker(self) -> Finding:
+        """A worker turns what is pending for too long into unknown: when nobody does, none runs."""
+        async with self.database.begin() as session:
+            oldest = (await oldest_unsettled(session))["pending"]
+            age = await now(session) - oldest if oldest else timedelta(0)
+        longest = self.settings.request_budget + self.settings.abandon_margin + 60
+        if age.total_seconds() > longest:
+            return Finding("worker", "wrong", f"a creation has been pending for {age}", "run `callgate worker`")
+        return Finding("worker", "ok", "no creation is pending for too long")
+
+    async def _keys(self) -> AsyncIterator[Finding]:
+        rotation = Rotation(self.database, self.keyring)
+        unreadable = await rotation.unreadable()
+        uses = await rotation.uses(count_calls=False)
+        lost = sum(use.api_keys for use in uses if not use.configured)
+        bring_back = "put the key that made them back into CALLGATE_SECRET_KEYS, or make them anew"
+        if unreadable:
+            yield Finding("keys", "wrong", f"do not open: {', '.join(unreadable)}", bring_back)
+        if lost:
+            yield Finding("keys", "wrong", f"{lost} API keys were hashed with a key that is not configured", bring_back)
+        if not unreadable and not lost:
+            old = sum(use.secrets for use in uses if not use.newest)
+            yield Finding(
+                "keys", "ok", f"{sum(use.secrets for use in uses)} secrets open" + (f", {old} by an older key" * bool(old))
+            )
+
+    async def _accounts(self) -> AsyncIterator[Finding]:
+        for tenant in await self.tenants.list_tenants():
+            listed = await self.tenants.list_accounts(tenant.id)
+            if not listed:
+                yield Finding(f"tenant {tenant.id}", "warning", "has no Twilio account", f"callgate accounts add {tenant.id}")
+            for account, credentials in listed:
+                async for finding in self._account(account, credentials):
+                    yield finding
+
+    async def _account(self, account: TwilioAccount, credentials: list[TwilioCredential]) -> AsyncIterator[Finding]:
+        check = f"account {account.account_sid} of {account.tenant_id}"
+        add = f"callgate accounts add {account.tenant_id} --account-sid {account.account_sid}"
+        if not credentials:
+            yield Finding(check, "warning", "has no active credential", add)
+        if credentials and self.settings.public_url and all(credential.kind != "auth_token" for credential in credentials):
+            yield Finding(
+                check, "warning", "has no auth token: Twilio's callbacks cannot be verified, and none is asked for", add
+            )
+        accesses = await self.tenants.accesses(account.id)
+        kinds = {str(credential.id): credential.kind for credential in credentials}
+        for access in accesses:
+            yield await self._try(check, access, kinds[access.reference])
+
+    async def _try(self, check: str, access: AccountAccess, kind: str) -> Finding:
+        """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources: a page of one call."""
+        which = f"credential {access.reference} ({kind.replace('_', ' ')})"
+        deadline = self.settings.twilio_connect_timeout + self.settings.twilio_read_timeout
+        try:
+            await self.twilio.try_access(access, deadline_s=deadline)
+        except TwilioCredentialRejected:
+            renew = "add the new one with `callgate accounts add`, then revoke this one with `callgate accounts revoke`"
+            return Finding(check, "wrong", f"Twilio refuses {which}", renew)
+        except TwilioError as error:
+            return Finding(check, "wrong", f"{which} could not be tried: {error.reason}", "check the way to Twilio")
+        return Finding(check, "ok", f"Twilio accepts {which}")

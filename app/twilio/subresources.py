@@ -1,0 +1,236 @@
+"""What Twilio offers below a call: nineteen operations on nine subresources, as data.
+
+https://www.twilio.com/docs/voice/api/call-resource, and a page for each subresource. What Twilio adds is a line here; tests
+compare it with the specification (tests/data/twilio_operations.json) and with the installed `twilio` package.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "integer", "number", "boolean", "json", "pairs"]
+Action = Literal["list", "fetch", "create", "update", "delete"]
+
+IDEMPOTENCY_KEY = "IdempotencyKey"
+_PAIRS = 99
+_SUFFIXES = {"<": "_before", ">": "_after"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`name` is Twilio's. A list filter's operator is part of it: `DateCreated>` is on or after that day."""
+
+    name: str
+    kind: Kind = "text"
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    many: bool = False
+
+    @property
+    def member(self) -> str:
+        """In snake_case, as it is called under /v1: `DateCreated>` → `date_created_after`."""
+        words = re.sub(r"(?<!^)([A-Z])", r"_\1", self.name.rstrip("<>")).lower()
+        return words + _SUFFIXES.get(self.name[-1], "")
+
+    def names(self) -> Iterator[str]:
+        """As they stand in a form or query: pairs are numbered there."""
+        if self.kind != "pairs":
+            yield self.name
+            return
+        for number in range(1, _PAIRS + 1):
+            yield from pair_names(number)
+
+
+def pair_names(number: int) -> tuple[str, str]:
+    return f"Parameter{number}.Name", f"Parameter{number}.Value"
+
+
+@dataclass(frozen=True, slots=True)
+class Subresource:
+    """`segment` is its name in Twilio's paths, `key` in a call's `subresource_uris`; `fields` are what Twilio shows of one."""
+
+    segment: str
+    noun: str
+    fields: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return re.sub(r"(?<!^)([A-Z])", r"_\1", self.segment).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    subresource: Subresource
+    action: Action
+    parameters: tuple[Parameter, ...] = ()
+    status: int = 200
+
+    @property
+    def method(self) -> str:
+        return {"list": "GET", "fetch": "GET", "delete": "DELETE"}.get(self.action, "POST")
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    @property
+    def of_one(self) -> bool:
+        """Its path ends in the sid of one; otherwise it is about all of them, or about one to be made."""
+        return self.action in ("fetch", "update", "delete")
+
+    @property
+    def takes_idempotency_key(self) -> bool:
+        return any(parameter.name == IDEMPOTENCY_KEY for parameter in self.parameters)
+
+
+def _text(*names: str) -> tuple[Parameter, ...]:
+    return tuple(Parameter(name) for name in names)
+
+
+def _kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
+    return tuple(Parameter(name, kind) for name in names)
+
+
+def _method(name: str) -> Parameter:
+    return Parameter(name, choices=("GET", "POST"))
+
+
+_EXISTENCE = ("sid", "account_sid", "call_sid")
+_MEDIA_FORK = (*_EXISTENCE, "name", "status", "date_updated", "uri")
+_PAGING = (*_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
+_TRACK = Parameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
+_STOP = (Parameter("Status", choices=("stopped",), required=True),)
+_KEY = Parameter(IDEMPOTENCY_KEY)
+_CUSTOM = Parameter("Parameters", "pairs")
+
+EVENTS = Subresource("Events", "event", ("request", "response"))
+NOTIFICATIONS = Subresource(
+    "Notifications",
+    "notification",
+    (
+        *(*_EXISTENCE, "api_version", "date_created", "date_updated", "error_code", "log", "message_date", "message_text"),
+        *("more_info", "request_method", "request_url", "request_variables", "response_body", "response_headers", "uri"),
+    ),
+)
+RECORDINGS = Subresource(
+    "Recordings",
+    "recording",
+    (
+        *(*_EXISTENCE, "api_version", "conference_sid", "date_created", "date_updated", "start_time", "duration", "price"),
+        *("uri", "encryption_details", "price_unit", "status", "channels", "source", "error_code", "track"),
+    ),
+)
+PAYMENTS = Subresource("Payments", "payment", (*_EXISTENCE, "date_created", "date_updated", "uri"))
+TRANSCRIPTIONS = Subresource("Transcriptions", "transcription", _MEDIA_FORK)
+SIPREC = Subresource("Siprec", "siprec", _MEDIA_FORK)
+STREAMS = Subresource("Streams", "stream", _MEDIA_FORK)
+MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_EXISTENCE, "date_created"))
+SUBSCRIPTIONS = Subresource(
+    "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_EXISTENCE, "date_created", "uri")
+)
+
+SUBRESOURCES = (EVENTS, NOTIFICATIONS, PAYMENTS, RECORDINGS, SIPREC, STREAMS, TRANSCRIPTIONS, SUBSCRIPTIONS, MESSAGES)
+
+OPERATIONS = (
+    Operation(EVENTS, "list", _PAGING),
+    Operation(
+        NOTIFICATIONS,
+        "list",
+        (Parameter("Log", "integer"), *_text("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING),
+    ),
+    Operation(NOTIFICATIONS, "fetch"),
+    Operation(RECORDINGS, "list", (*_text("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING)),
+    Operation(
+        RECORDINGS,
+        "create",
+        (
+            Parameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), many=True),
+            Parameter("RecordingStatusCallback"),
+            _method("RecordingStatusCallbackMethod"),
+            *_text("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
+        ),
+        status=201,
+    ),
+    Operation(RECORDINGS, "fetch"),
+    Operation(
+        RECORDINGS,
+        "update",
+        (
+            Parameter(
+                "Status", choices=("in-progress", "paused", "stopped", "processing", "completed", "absent"), required=True
+            ),
+            Parameter("PauseBehavior"),
+        ),
+    ),
+    Operation(RECORDINGS, "delete", status=204),
+    Operation(
+        PAYMENTS,
+        "create",
+        (
+            _KEY,
+            Parameter("StatusCallback", required=True),
+            Parameter("BankAccountType", choices=("consumer-checking", "consumer-savings", "commercial-checking")),
+            Parameter("ChargeAmount", "number"),
+            *_text("Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"),
+            *_kind("integer", "MinPostalCodeLength", "Timeout"),
+            *_kind("boolean", "PostalCode", "SecurityCode"),
+            Parameter("Parameter", "json"),
+            Parameter("PaymentMethod", choices=("credit-card", "ach-debit")),
+            Parameter("TokenType", choices=("one-time", "reusable", "payment-method")),
+            Parameter("Confirmation", choices=("true", "false")),
+        ),
+        status=201,
+    ),
+    Operation(
+        PAYMENTS,
+        "update",
+        (
+            _KEY,
+            Parameter("StatusCallback", required=True),
+            Parameter(
+                "Capture",
+                choices=(
+                    *("payment-card-number", "expiration-date", "security-code", "postal-code", "bank-routing-number"),
+                    *("bank-account-number", "payment-card-number-matcher", "expiration-date-matcher"),
+                    *("security-code-matcher", "postal-code-matcher"),
+                ),
+            ),
+            Parameter("Status", choices=("complete", "cancel")),
+        ),
+        status=202,
+    ),
+    Operation(
+        TRANSCRIPTIONS,
+        "create",
+        (
+            _TRACK,
+            _method("StatusCallbackMethod"),
+            *_text(
+                "Name", "StatusCallbackUrl", "InboundTrackLabel", "OutboundTrackLabel", "LanguageCode", "TranscriptionEngine"
+            ),
+            *_text("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
+            *_text("ConfigurationId", "TranscriptionConfigurationId"),
+            *_kind("boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"),
+        ),
+    ),
+    Operation(TRANSCRIPTIONS, "update", _STOP),
+    Operation(
+        SIPREC,
+        "create",
+        (*_text("Name", "ConnectorName", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM),
+    ),
+    Operation(SIPREC, "update", _STOP),
+    Operation(
+        STREAMS,
+        "create",
+        (
+            Parameter("Url", required=True),
+            *(*_text("Name", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM),
+        ),
+    ),
+    Operation(STREAMS, "update", _STOP),
+    Operation(MESSAGES, "create", (Parameter("Content", required=True), _KEY), status=201),
+    Operation(SUBSCRIPTIONS, "create", (Parameter("Callback", required=True), _method("Method"), _KEY), status=201),
+    Operation(SUBSCRIPTIONS, "delete", status=204),
+)

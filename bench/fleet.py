@@ -1,0 +1,173 @@
+"""Our own processes over one Postgres and a simulator, as a deployment has them, to be killed and started again."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.local.postgres import EmbeddedPostgres
+from bench.balancer import Balancer, free_port
+
+ACCOUNT, TOKEN = "AC" + "c" * 32, "chaos-auth-token"
+LOG = "fleet.log"
+ENVIRONMENT = {
+    "CALLGATE_SECRET_KEYS": "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ=",
+    "CALLGATE_TWILIO_CONNECT_TIMEOUT": "1",
+    "CALLGATE_TWILIO_READ_TIMEOUT": "1.5",
+    "CALLGATE_TWILIO_POOL_TIMEOUT": "0.5",
+    "CALLGATE_REQUEST_BUDGET": "4",
+    "CALLGATE_ABANDON_MARGIN": "2",
+    "CALLGATE_WORKER_POLL_INTERVAL": "0.5",
+    "CALLGATE_LOG_LEVEL": "ERROR",
+}
+
+
+@dataclass
+class Process:
+    """One of ours, started again whenever it is killed."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    log: Any
+    port: int | None = None
+    running: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", "app.cli", *self.arguments]
+        self.running = await asyncio.create_subprocess_exec(*command, env=self.environment, stdout=self.log, stderr=self.log)
+
+    async def end(self, number: signal.Signals) -> None:
+        if self.running and self.running.returncode is None:
+            self.running.send_signal(number)
+            await self.running.wait()
+
+
+@dataclass
+class Fleet:
+    gateway_url: str
+    simulator_url: str
+    processes: dict[str, Process]
+    postgres: EmbeddedPostgres
+    environment: dict[str, str]
+    killed: Counter[str] = field(default_factory=Counter)
+
+    async def kill_at_random(
+        self, seed: int, done: asyncio.Event, *, kinds: str = "", pause_s: tuple[float, float] = (0.5, 3.0)
+    ) -> None:
+        """Processes whose name begins with `kinds`, one after each pause, by SIGKILL."""
+        choice = random.Random(seed)
+        names = sorted(name for name in self.processes if name.startswith(kinds))
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), choice.uniform(*pause_s))
+                return
+            name = choice.choice(names)
+            process = self.processes[name]
+            await process.end(signal.SIGKILL)
+            self.killed[name.partition(" ")[0]] += 1
+            await process.start()
+            if process.port:
+                # Otherwise, on a slow machine, nothing would ever be up.
+                await wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
+
+    async def tell_simulator(self, **what: Mapping[str, Any]) -> None:
+        """`faults`, `callbacks`: what is to go wrong."""
+        async with httpx.AsyncClient(base_url=self.simulator_url) as http:
+            for path, body in what.items():
+                (await http.put(f"/_simulator/{path}", json=body)).raise_for_status()
+
+
+@asynccontextmanager
+async def running_fleet(
+    postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str], *, speed: float = 5
+) -> AsyncIterator[Fleet]:
+    """Two API processes behind a balancer, two workers. The log is `folder / LOG`."""
+    ports = [free_port(), free_port()]
+    simulator_port = free_port()
+    simulator_url = f"http://127.0.0.1:{simulator_port}"
+    with (folder / LOG).open("wb") as log:
+        async with Balancer(ports).running() as gateway_url:
+            environment = {
+                **os.environ,
+                **ENVIRONMENT,
+                "CALLGATE_DATABASE_URL": postgres.url,
+                "CALLGATE_TWILIO_BASE_URL": simulator_url,
+                "CALLGATE_PUBLIC_URL": gateway_url,
+                **settings,
+            }
+            simulator = Process(["simulator", "--port", str(simulator_port), "--speed", f"{speed:g}"], environment, log)
+            processes = {
+                **{f"api {n}": Process(["serve", "--port", str(port)], environment, log, port) for n, port in enumerate(ports)},
+                **{f"worker {n}": Process(["worker"], environment, log) for n in range(2)},
+            }
+            fleet = Fleet(gateway_url, simulator_url, processes, postgres, environment)
+            try:
+                for process in (simulator, *processes.values()):
+                    await process.start()
+                await wait_until_up(simulator_url, "/_simulator/health")
+                await wait_until_up(gateway_url, "/readyz")
+                await fleet.tell_simulator(**{f"accounts/{ACCOUNT}": {"auth_token": TOKEN, "api_keys": {}}})
+                yield fleet
+            finally:
+                for process in (*processes.values(), simulator):
+                    await process.end(signal.SIGKILL)
+
+
+async def command(environment: dict[str, str], *arguments: str) -> str:
+    """What `callgate …` prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise SystemExit(f"callgate {' '.join(arguments)} failed")
+    return out.decode()
+
+
+async def make_tenant(environment: dict[str, str], tenant: str, account: str = ACCOUNT) -> str:
+    """Its API key."""
+    await command(environment, "tenants", "create", tenant, "--name", tenant)
+    await command(environment | {"TWILIO_AUTH_TOKEN": TOKEN}, "accounts", "add", tenant, "--account-sid", account)
+    shown = await command(environment, "keys", "create", tenant, "--json")
+    return str(json.loads(shown)["key"])
+
+
+async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
+    """How the tenant is told of its calls' progress; the secret that signs."""
+    await command(environment, "tenants", "callbacks", tenant, "--format", form)
+    shown = await command(environment, "tenants", "callback-secret", tenant, "--json")
+    return str(json.loads(shown)["secret"])
+
+
+async def wait_until_up(url: str, path: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as http:
+        for _ in range(600):
+            with contextlib.suppress(httpx.HTTPError):
+                if (await http.get(path)).is_success:
+                    return
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"{url}{path} did not come up")
+
+
+async def all_records(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """Every call of the tenant whose key `http` shows."""
+    records: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        parameters = {"limit": "200"} | ({"cursor": cursor} if cursor else {})
+        page = (await http.get("/v1/calls", params=parameters)).raise_for_status().json()
+        records += page["calls"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return records

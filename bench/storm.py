@@ -1,0 +1,272 @@
+"""Prove that callbacks reach the tenant in a storm: `python -m bench.storm --calls 2000 --seed 1`.
+
+Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks; two tenants, one
+for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while. At the end every record
+is compared with what the simulator says became of the call, and every delivery with what the receiver took.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.local.postgres import EmbeddedPostgres
+from app.schema import migrate
+from bench.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
+from bench.receiver import Received, Receiver, receiving
+
+TENANTS = {"storm-twilio": "twilio", "storm-json": "json"}
+EVENTS = ["initiated", "ringing", "answered", "completed"]
+EVENT_OF = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"}
+RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
+ENDED = 4
+USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
+CLIENTS = 12
+PATIENCE_S = 600.0
+SETTINGS = {
+    "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
+    "CALLGATE_DELIVERY_FIRST_RETRY": "0.1",
+    "CALLGATE_REFRESH_INTERVAL": "1",
+    "CALLGATE_TWILIO_READ_TIMEOUT": "10",
+    "CALLGATE_REQUEST_BUDGET": "20",
+}
+
+
+@dataclass
+class Storm:
+    fleet: Fleet
+    receiver: Receiver
+    clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+    """By tenant."""
+
+
+@dataclass
+class Seen:
+    """All that there is to know of the storm when it is over."""
+
+    records: list[dict[str, Any]]
+    events: dict[str, list[dict[str, Any]]]
+    deliveries: dict[str, list[dict[str, Any]]]
+    truth: dict[str, str]
+    """What Twilio's stand-in says: the status of each sid."""
+    told: list[dict[str, Any]]
+    """The callbacks that the simulator sent, or meant to lose."""
+
+
+@asynccontextmanager
+async def storming(postgres: EmbeddedPostgres, folder: Path, seed: int) -> AsyncIterator[Storm]:
+    receiver = Receiver(failing_share=0.2, choice=random.Random(seed))
+    async with receiving(receiver), running_fleet(postgres, folder, SETTINGS) as fleet:
+        await fleet.tell_simulator(callbacks={"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": seed})
+        storm = Storm(fleet, receiver)
+        await asyncio.gather(*(add_tenant(storm, tenant, form) for tenant, form in TENANTS.items()))
+        try:
+            yield storm
+        finally:
+            for client in storm.clients.values():
+                await client.aclose()
+
+
+async def add_tenant(storm: Storm, tenant: str, form: str) -> None:
+    fleet = storm.fleet
+    headers = {"Authorization": f"Bearer {await make_tenant(fleet.environment, tenant)}"}
+    storm.receiver.secrets[tenant] = await choose_form(fleet.environment, tenant, form)
+    storm.clients[tenant] = httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=60)
+
+
+async def place(storm: Storm, number: int, seed: int) -> None:
+    choice = random.Random(f"{seed}/{number}")
+    tenant, form = list(TENANTS.items())[number % len(TENANTS)]
+    # A destination of its own, so that what befalls its callbacks repeats by seed.
+    body = {
+        "to": f"sip:{choice.choice(USERS)}@{number}.example.com",
+        "from": "Jack",
+        "url": "http://www.example.com/sipdial.xml",
+        "timeout": 5,
+        "status_callback": f"{storm.receiver.url}/{form}/{tenant}",
+        "status_callback_event": EVENTS,
+        "status_callback_method": choice.choice(["GET", "POST"]),
+    }
+    status = 503
+    while status == 503:  # nothing was started, says a 503; the key makes sure
+        response = await storm.clients[tenant].post("/v1/calls", json=body, headers={"Idempotency-Key": f"storm-{number}"})
+        status = response.status_code
+    # Unknown is 202: a callback will settle it.
+    assert status in (201, 202), response.text
+
+
+async def ended(storm: Storm) -> None:
+    """Every call is over, and the last of its callbacks was sent."""
+    async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, timeout=60) as http:
+        while True:
+            # Behind the newest, so that nothing but the counts is answered.
+            shown = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()
+            if not shown["waiting"] and not shown["sending"]:
+                return
+            await asyncio.sleep(0.5)
+
+
+async def settled(storm: Storm) -> None:
+    """Every record shows an end and every delivery is over; or patience is at its end."""
+    deadline = time.monotonic() + PATIENCE_S
+    for client in storm.clients.values():
+        while time.monotonic() < deadline:
+            going = [record for record in await all_records(client) if RANK.get(record["status"] or "queued", ENDED) < ENDED]
+            if not going:
+                break
+            await _say(f"{len(going)} calls without an end")
+    for client in storm.clients.values():
+        open_ = await all_records(client)
+        while open_ and time.monotonic() < deadline:
+            shown = await _of_each(client, open_, "deliveries")
+            open_ = [record for record in open_ if not _is_told(shown[record["id"]])]
+            await _say(f"{len(open_)} calls with deliveries to come")
+    print()
+
+
+async def _say(text: str) -> None:
+    print(f"\r{text}   ", end="", flush=True)
+    await asyncio.sleep(2)
+
+
+def _is_told(deliveries: list[dict[str, Any]]) -> bool:
+    is_over = all(one["state"] != "pending" for one in deliveries)
+    return is_over and any(one["event"] == "completed" for one in deliveries)
+
+
+async def _of_each(client: httpx.AsyncClient, records: Iterable[dict[str, Any]], what: str) -> dict[str, list[dict[str, Any]]]:
+    waiting, found = iter(list(records)), {}
+
+    async def worker() -> None:
+        for record in waiting:
+            answer = (await client.get(f"/v1/calls/{record['id']}/{what}")).raise_for_status().json()
+            found[record["id"]] = answer[what]
+
+    await asyncio.gather(*(worker() for _ in range(CLIENTS)))
+    return found
+
+
+async def look(storm: Storm) -> Seen:
+    seen = Seen([], {}, {}, {}, [])
+    for client in storm.clients.values():
+        records = await all_records(client)
+        seen.records += records
+        seen.events |= await _of_each(client, records, "events")
+        seen.deliveries |= await _of_each(client, records, "deliveries")
+    async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, auth=(ACCOUNT, TOKEN), timeout=60) as http:
+        page: str | None = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000"
+        while page:
+            answer = (await http.get(page)).raise_for_status().json()
+            seen.truth |= {call["sid"]: call["status"] for call in answer["calls"]}
+            page = answer["next_page_uri"]
+        seen.told = (await http.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
+    return seen
+
+
+def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
+    """All zero, or a promise is broken."""
+    call_of = {record["sid"]: record["id"] for record in seen.records}
+    # Of a callback that was lost, of all its copies, only the end can be told: the refresh finds it.
+    heard = {(told["call_sid"], told["event"]) for told in seen.told if told["delivered"]}
+    owed = heard | {(record["sid"], "completed") for record in seen.records}
+    taken = {(one.call_sid, EVENT_OF.get(one.call_status, "completed")) for one in received if one.answered == 204}
+    ids: dict[tuple[str, str], set[str]] = {}
+    meant: dict[str, set[tuple[str, str]]] = {}
+    for one in received:
+        event = one.call_sid, EVENT_OF.get(one.call_status, "completed")
+        ids.setdefault(event, set()).add(one.webhook_id)
+        meant.setdefault(one.webhook_id, set()).add(event)
+    return {
+        "calls without their record": calls - sum(record["sid"] in seen.truth for record in seen.records),
+        "records without the true final status": sum(
+            record["status"] != seen.truth.get(record["sid"], "none") for record in seen.records
+        ),
+        "calls whose status went backwards": sum(went_backwards(events) for events in seen.events.values()),
+        "deliveries lost": len(owed - taken),
+        "deliveries that nobody owed": len(taken - owed),
+        "deliveries not shown as delivered": sum(
+            one["state"] != "delivered" for shown in seen.deliveries.values() for one in shown
+        )
+        + sum(call_of.get(sid) is None for sid, _ in taken),
+        "events with more than one webhook id": sum(len(found) > 1 for found in ids.values()),
+        "webhook ids of more than one event": sum(len(events) > 1 for events in meant.values()),
+        "requests with a wrong signature": sum(not one.is_signed for one in received),
+    }
+
+
+def went_backwards(events: list[dict[str, Any]]) -> bool:
+    ranks = [RANK.get(event["data"]["status"], ENDED) for event in events if event["type"] == "call.status"]
+    return ranks != sorted(ranks) or ranks.count(ENDED) > 1
+
+
+async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int, pause: float) -> bool:
+    async with storming(postgres, folder, seed) as storm:
+        began = time.monotonic()
+        done = asyncio.Event()
+        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=(pause / 2, pause * 1.5)))
+        waiting = iter(range(calls))
+
+        async def client() -> None:
+            for number in waiting:
+                await place(storm, number, seed)
+
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
+        placed = time.monotonic() - began
+        await ended(storm)
+        done.set()
+        await trouble
+        killed_for = time.monotonic() - began
+        await settled(storm)
+        whole = time.monotonic() - began
+        seen = await look(storm)
+        found = verdict(seen, storm.receiver.received, calls)
+        report(storm, seen)
+    print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; all in {whole:.0f} s")
+    for name, count in found.items():
+        print(f"  {count:>6}  {name}")
+    return not any(found.values())
+
+
+def report(storm: Storm, seen: Seen) -> None:
+    received = storm.receiver.received
+    answers = Counter("dropped" if one.answered is None else str(one.answered) for one in received)
+    lost, twice = (sum(told[what] for told in seen.told) for what in ("lost", "is_duplicate"))
+    events = {(one.call_sid, one.call_status) for one in received}
+    print(f"  killed      {dict(storm.fleet.killed)}")
+    print(f"  statuses    {dict(Counter(seen.truth.values()))}")
+    print(f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {twice} twice")
+    print(f"  deliveries  {len(received)} requests for {len(events)} events, answered {dict(sorted(answers.items()))}")
+    deliveries = [one for shown in seen.deliveries.values() for one in shown]
+    print(f"  attempts    {dict(sorted(Counter(one['attempts'] for one in deliveries).items()))}")
+    print(f"  by refresh  {sum(one['sequence'] is None for one in deliveries)} ends told without a callback")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--pause", type=float, default=15.0, help="seconds between two kills; a worker has to come up, too")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="callgate-storm-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # root's Postgres runs as nobody
+        with EmbeddedPostgres(folder) as postgres:
+            migrate(postgres.url)
+            good = asyncio.run(run(postgres, folder, calls=asked.calls, seed=asked.seed, pause=asked.pause))
+        if not good:
+            print((folder / LOG).read_text()[-4000:], file=sys.stderr)
+            raise SystemExit(f"a promise was broken; replay with --seed {asked.seed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What a call has below it: recordings, streams, payments and the rest, with state enough for a client to be tested.
+
+Shapes are those of Twilio's specification. https://www.twilio.com/docs/voice/api/recording, and a page for each of the others.
+"""
+
+import math
+import operator
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import QueryParams
+
+from simulator.errors import TwilioError
+from simulator.form import Form
+from simulator.lifecycle import Status, progress
+from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, read_day, read_number
+from simulator.resource import API_VERSION, rfc2822
+from simulator.store import Call
+
+_SAMPLE_RATE = 8000
+_DAY_FILTERS = {"Recordings": ("DateCreated", "date_created"), "Notifications": ("MessageDate", "message_date")}
+_COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<": operator.lt, ">": operator.ge}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`letters` begin its sids. Those that are `live` need a call in progress; some can be named by a `Name` given to them."""
+
+    segment: str
+    letters: str
+    live: bool = True
+    status: int = 201
+    required: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ("stopped",)
+
+    @property
+    def key(self) -> str:
+        return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.segment).lstrip("_")
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.segment: kind
+    for kind in (
+        Kind("Events", "", live=False),
+        Kind("Notifications", "NO", live=False),
+        Kind("Recordings", "RE", ends=("stopped", "paused", "in-progress")),
+        Kind("Payments", "PK", required=("IdempotencyKey", "StatusCallback")),
+        Kind("Transcriptions", "GT", status=200),
+        Kind("Siprec", "SR", status=200),
+        Kind("Streams", "MZ", status=200, required=("Url",)),
+        Kind("UserDefinedMessages", "KX", required=("Content",)),
+        Kind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",)),
+    )
+}
+_FORKS = ("Transcriptions", "Siprec", "Streams")
+
+
+@dataclass(slots=True)
+class One:
+    call_sid: str
+    name: str | None
+    resource: dict[str, Any]
+
+
+@dataclass
+class Subresources:
+    """By kind, in order of creation. `new_sid` makes one that was never used."""
+
+    new_sid: Callable[[str], str]
+    _all: dict[str, dict[str, One]] = field(default_factory=lambda: {segment: {} for segment in KINDS})
+    _by_key: dict[tuple[str, str, str], One] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        for those in self._all.values():
+            those.clear()
+        self._by_key.clear()
+
+    def create(self, kind: Kind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
+        """The same IdempotencyKey is answered with what it made first."""
+        for name in kind.required:
+            if form.get(name) is None:
+                raise TwilioError(20422, name)
+        _require_live(kind, call, now)
+        given = form.get("IdempotencyKey")
+        known = self._by_key.get((call.sid, kind.segment, given)) if given else None
+        if known is None:
+            known = self._add(kind, call, form, now)
+            if given:
+                self._by_key[call.sid, kind.segment, given] = known
+        return known.resource
+
+    def add(self, kind: Kind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        """For tests: what Twilio makes by itself, such as a notification."""
+        return self._add(kind, call, Form({}), now, fields).resource
+
+    def find(self, kind: Kind, call: Call, sid: str, path: str) -> One:
+        """By its sid, by its name where it has one, and the running recording as `Twilio.CURRENT`."""
+        for one in reversed(self._all[kind.segment].values()):
+            current = sid == "Twilio.CURRENT" and one.resource.get("status") == "in-progress"
+            if one.call_sid == call.sid and (one.resource["sid"] == sid or one.name == sid or current):
+                return one
+        raise TwilioError(20404, path)
+
+    def update(self, kind: Kind, call: Call, one: One, form: Form, now: datetime) -> dict[str, Any]:
+        _require_live(kind, call, now)
+        if kind.segment == "Payments":
+            for name in kind.required:
+                if form.get(name) is None:
+                    raise TwilioError(20422, name)
+        else:
+            status = form.get("Status")
+            if status not in kind.ends:
+                raise TwilioError(20422, "Status")
+            one.resource["status"] = status
+        one.resource["date_updated"] = rfc2822(now)
+        return one.resource
+
+    def delete(self, kind: Kind, one: One) -> None:
+        del self._all[kind.segment][one.resource["sid"]]
+
+    def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
+        """Newest first, in Twilio's envelope. `own`: what is there without having been created (a call's events)."""
+        size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
+        if not 0 < size <= MAX_PAGE_SIZE:
+            raise TwilioError(20007, str(MAX_PAGE_SIZE))
+        found = [one.resource for one in reversed(self._all[kind.segment].values()) if one.call_sid == call.sid]
+        found = [resource for resource in [*found, *own] if _admits(kind, query, resource)]
+        shown = found[number * size : (number + 1) * size]
+        filters = {name: value for name, value in query.items() if name not in ("Page", "PageSize", "PageToken")}
+
+        def uri(page: int) -> str:
+            token = {"PageToken": f"PA{page}"} if page else {}
+            return f"{path}?{urlencode(filters | {'PageSize': size, 'Page': page} | token)}"
+
+        return {
+            kind.key: shown,
+            "end": number * size + max(len(shown) - 1, 0),
+            "first_page_uri": uri(0),
+            "next_page_uri": uri(number + 1) if len(found) > (number + 1) * size else None,
+            "page": number,
+            "page_size": size,
+            "previous_page_uri": uri(number - 1) if number else None,
+            "start": number * size,
+            "uri": uri(number),
+        }
+
+    def recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
+        """By its sid alone, as below the account."""
+        one = self._all["Recordings"].get(sid)
+        if one is None or one.resource["account_sid"] != account_sid:
+            raise TwilioError(20404, path)
+        return one.resource
+
+    def _add(self, kind: Kind, call: Call, form: Form, now: datetime, fields: Mapping[str, Any] | None = None) -> One:
+        sid = self.new_sid(kind.letters)
+        uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}/{sid}.json"
+        one = One(call.sid, form.get("Name") if kind.segment in _FORKS else None, {})
+        one.resource = {"sid": sid, "account_sid": call.account_sid, "call_sid": call.sid} | _shape(
+            kind, form, rfc2822(now), uri
+        )
+        one.resource |= fields or {}
+        self._all[kind.segment][sid] = one
+        return one
+
+
+def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
+    if kind.segment in _FORKS:
+        return {"name": form.get("Name"), "status": "in-progress", "date_updated": now, "uri": uri}
+    if kind.segment == "UserDefinedMessages":
+        return {"date_created": now}
+    if kind.segment == "UserDefinedMessageSubscriptions":
+        return {"date_created": now, "uri": uri}
+    if kind.segment == "Payments":
+        return {"date_created": now, "date_updated": now, "uri": uri}
+    dated = {"api_version": API_VERSION, "date_created": now, "date_updated": now, "uri": uri}
+    if kind.segment == "Notifications":
+        nothing = ("message_text", "more_info", "request_url", "request_variables", "response_body", "response_headers")
+        return dated | dict.fromkeys(nothing, "") | {"error_code": "0", "log": "1", "message_date": now, "request_method": None}
+    return dated | {
+        "conference_sid": None,
+        "channels": 2 if form.get("RecordingChannels") == "dual" else 1,
+        "duration": None,
+        "encryption_details": None,
+        "error_code": None,
+        "price": None,
+        "price_unit": None,
+        "source": "StartCallRecordingAPI",
+        "start_time": now,
+        "status": "in-progress",
+        "track": form.get("RecordingTrack") or "both",
+    }
+
+
+def event_of_creation(call: Call) -> dict[str, Any]:
+    """The one event that every call has: the request that made it."""
+    path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls.json"
+    parameters = {"to": call.parameters.to, "from": call.parameters.from_}
+    return {
+        "request": {"method": "POST", "url": f"https://api.twilio.com{path}", "parameters": parameters},
+        "response": {"response_code": 201, "request_duration": 50, "content_type": "application/json"},
+    }
+
+
+def sound(seconds: float = 0.25) -> bytes:
+    """A tone as WAV."""
+    count = int(_SAMPLE_RATE * seconds)
+    samples = struct.pack(f"<{count}h", *(int(8000 * math.sin(n / 3)) for n in range(count)))
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _SAMPLE_RATE, 2 * _SAMPLE_RATE, 2, 16)
+    data = struct.pack("<4sI", b"data", len(samples)) + samples
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
+
+
+def _require_live(kind: Kind, call: Call, now: datetime) -> None:
+    """Twilio forks and records only what is going on."""
+    if kind.live and progress(call.plan, now).status is not Status.IN_PROGRESS:
+        raise TwilioError(21220)
+
+
+def _admits(kind: Kind, query: QueryParams, resource: dict[str, Any]) -> bool:
+    if kind.segment == "Notifications" and query.get("Log") not in (None, resource["log"]):
+        return False
+    filtered = _DAY_FILTERS.get(kind.segment)
+    if filtered is None:
+        return True
+    name, field_ = filtered
+    day = parsedate_to_datetime(resource[field_]).date()
+    return all(
+        compare(day, read_day(name, query[name + mark])) for mark, compare in _COMPARISONS.items() if query.get(name + mark)
+    )

@@ -1,0 +1,59 @@
+"""When /readyz lets a process in: with a Postgres that answers and a schema that its code can work with."""
+
+import asyncio
+
+import httpx
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from app.database import Database
+from app.schema import alembic_config, head, known_revisions, migrate
+from tests.support.gateway import running_gateway, settings_for
+from tests.support.upstream import hang, running_upstream
+
+NOT_MIGRATED = {"status": "unavailable", "database": "not_migrated"}
+NOT_THERE = {"status": "unavailable", "database": "unavailable"}
+
+
+async def readiness(url: str) -> tuple[int, dict[str, str]]:
+    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        answer = await http.get("/readyz")
+    return answer.status_code, answer.json()
+
+
+async def test_it_waits_for_the_migrations_of_its_own_version(empty_database_url: str) -> None:
+    async with running_gateway(settings_for(empty_database_url)) as gateway:
+        assert await readiness(gateway.url) == (503, NOT_THERE)
+        first = next(revision for revision, before in known_revisions().items() if before is None)
+        await asyncio.to_thread(migrate, empty_database_url, revision=first)
+        assert await readiness(gateway.url) == (503, NOT_MIGRATED)
+        await asyncio.to_thread(migrate, empty_database_url)
+        assert await readiness(gateway.url) == (200, {"status": "ok", "database": "ok"})
+        # What was ready stays in, whatever is done to the schema.
+        await asyncio.to_thread(command.downgrade, alembic_config(empty_database_url), first)
+        assert await readiness(gateway.url) == (200, {"status": "degraded", "database": "not_migrated"})
+
+
+async def test_a_schema_that_is_newer_than_the_process_is_good(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    database = Database(empty_database_url, pool_size=1)
+    async with database.begin() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = 'of the next version'"))
+    await database.close()
+    async with running_gateway(settings_for(empty_database_url)) as gateway:
+        assert await readiness(gateway.url) == (200, {"status": "ok", "database": "ok"})
+
+
+async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_gives_up() -> None:
+    # It waits for the end of a head of HTTP, which no client of Postgres sends.
+    async with running_upstream(hang) as silent:
+        url = silent.url.replace("http://", "postgresql://callgate@")
+        async with running_gateway(settings_for(f"{url}/callgate")) as gateway:
+            assert await readiness(gateway.url) == (503, NOT_THERE)
+
+
+def test_the_revisions_are_read_as_alembic_reads_them() -> None:
+    directory = ScriptDirectory.from_config(alembic_config("postgresql+asyncpg://nowhere/x"))
+    assert head() == directory.get_current_head()
+    assert known_revisions() == {script.revision: script.down_revision for script in directory.walk_revisions()}

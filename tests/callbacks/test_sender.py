@@ -1,0 +1,394 @@
+"""The sender over real sockets: what it dials, what it believes, and how long it waits for a receiver that means no good."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from inspect import signature
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from app.callbacks.addresses import Allowed
+from app.callbacks.sender import MOST_OF_BODY, MOST_PER_HOST, Sender, Sent
+
+LOOPBACK = Allowed.parse("127.0.0.0/8, ::1")
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Receiver:
+    port: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    dialled: list[str] = field(default_factory=list)
+    """To which of this machine's addresses."""
+    open: int = 0
+    most_open: int = 0
+
+
+@asynccontextmanager
+async def receiving(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, **listen: Any) -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    serving: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        receiver.dialled.append(writer.get_extra_info("sockname")[0])
+        receiver.open += 1
+        receiver.most_open = max(receiver.most_open, receiver.open)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            body = await reader.readexactly(int(length[0].partition(b":")[2])) if length else b""
+            receiver.requests.append(head + body)
+            await answer(reader, writer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # streams would log the end of a test as an error
+        finally:
+            receiver.open -= 1
+            writer.close()
+
+    server = await asyncio.start_server(serve, host, port, **listen)
+    async with server:
+        receiver.port = server.sockets[0].getsockname()[1]
+        try:
+            yield receiver
+        finally:
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+
+
+def saying(text: str) -> Answer:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(text.encode())
+        await writer.drain()
+
+    return answer
+
+
+NO_CONTENT = saying("HTTP/1.1 204 No Content\r\nSet-Cookie: a=b\r\n\r\n")
+
+
+async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def send(sender: Sender, url: str, body: bytes = b"a=b") -> Sent:
+    return await sender.send("POST", url, {"X-Mine": "1"}, body)
+
+
+class Names:
+    """A name server whose answers run out one by one; the last one stays."""
+
+    def __init__(self, *answers: Sequence[str] | OSError) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str) -> Sequence[str]:
+        self.asked.append(host)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+
+async def test_what_was_signed_is_what_arrives() -> None:
+    async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/a%7eb/%2F?x=%7e&y=+&z#rc=3"
+        assert await send(sender, url) == Sent(204, None)
+        assert await sender.send("GET", url, {}, b"") == Sent(204, None)
+    post, get = receiver.requests
+    assert post.startswith(b"POST /a%7eb/%2F?x=%7e&y=+&z HTTP/1.1\r\n")
+    assert post.endswith(b"\r\n\r\na=b")
+    assert b"\r\nX-Mine: 1\r\n" in post
+    assert b"\r\nUser-Agent: Callgate/" in post
+    assert get.startswith(b"GET /a%7eb/%2F?x=%7e&y=+&z HTTP/1.1\r\n")
+    assert b"content-length" not in get.lower()
+
+
+async def test_only_the_address_that_was_judged_is_dialled_though_the_name_changes_its_answer() -> None:
+    """The second answer is another listener on the same port: a second question would lead there."""
+    allowed = Allowed.parse("127.0.0.2/32")
+    async with (
+        receiving(NO_CONTENT, host="127.0.0.2") as judged,
+        receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
+    ):
+        names = Names(["127.0.0.2"], ["127.0.0.1"])
+        async with Sender(allowed, resolve=names) as sender:
+            url = f"http://rebinding.example:{judged.port}/"
+            assert await send(sender, url) == Sent(204, None)
+            assert names.asked == ["rebinding.example"]
+            assert judged.dialled == ["127.0.0.2"]
+            assert f"Host: rebinding.example:{judged.port}".encode() in judged.requests[0]
+            assert await send(sender, url) == Sent(None, "refused_address")
+            assert names.asked == ["rebinding.example"] * 2
+        assert inside.dialled == []
+
+
+async def test_of_several_addresses_only_the_permitted_are_dialled() -> None:
+    async with (
+        receiving(NO_CONTENT, host="127.0.0.2") as judged,
+        receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
+    ):
+        names = Names(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
+        async with Sender(Allowed.parse("127.0.0.2"), resolve=names) as sender:
+            assert await send(sender, f"http://several.example:{judged.port}/") == Sent(204, None)
+        assert (judged.dialled, inside.dialled) == (["127.0.0.2"], [])
+
+
+async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None:
+    allowed = Allowed.parse(".svc.cluster.local")
+    async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=Names(["127.0.0.1"])) as sender:
+        assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == Sent(204, None)
+        assert await send(sender, f"http://hooks.example:{receiver.port}/") == Sent(None, "refused_address")
+    assert len(receiver.dialled) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:{port}/", "refused_address"),
+        ("http://localhost:{port}/", "refused_address"),
+        ("http://[::ffff:127.0.0.1]:{port}/", "refused_address"),
+        ("http://2130706433:{port}/", "invalid_url"),
+        ("http://127.1:{port}/", "invalid_url"),
+        ("http://a@example.com:{port}/", "invalid_url"),
+        ("ftp://example.com:{port}/", "invalid_url"),
+        ("not a url", "invalid_url"),
+    ],
+)
+async def test_what_creation_would_refuse_is_refused_again_and_nothing_is_asked_or_dialled(url: str, error: str) -> None:
+    """A URL may be older than the operator's present word."""
+    names = Names(["127.0.0.1"])
+    async with receiving(NO_CONTENT) as receiver, Sender(Allowed(), resolve=names) as sender:
+        assert await send(sender, url.format(port=receiver.port)) == Sent(None, error)  # type: ignore[arg-type]
+    assert (receiver.dialled, names.asked) == ([], [])
+
+
+async def test_the_systems_resolver_is_judged_too() -> None:
+    async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://localhost:{receiver.port}/") == Sent(204, None)
+
+
+@pytest.mark.parametrize("answer", [OSError("no such name"), []])
+async def test_a_name_without_address_is_told_apart(answer: OSError | list[str]) -> None:
+    async with Sender(LOOPBACK, resolve=Names(answer)) as sender:
+        assert await send(sender, "http://nowhere.example/") == Sent(None, "resolve")
+
+
+async def test_a_silent_name_server_is_given_up() -> None:
+    async def forever(_: str) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return []
+
+    async with Sender(LOOPBACK, resolve=forever, connect_timeout_s=0.2) as sender:
+        assert await send(sender, "http://silent.example/") == Sent(None, "resolve")
+
+
+async def test_nobody_listens() -> None:
+    async with receiving(NO_CONTENT) as receiver:
+        pass
+    async with Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "connect")
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 410, 429, 500, 503])
+async def test_the_status_is_told_as_it_is(status: int) -> None:
+    async with receiving(saying(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(status, None)
+    assert len(receiver.requests) == 1
+
+
+async def test_redirects_are_not_followed() -> None:
+    async with receiving(NO_CONTENT) as target:
+        moved = f"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:{target.port}/\r\nContent-Length: 0\r\n\r\n"
+        async with receiving(saying(moved)) as receiver, Sender(LOOPBACK) as sender:
+            assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(307, None)
+    assert target.dialled == []
+
+
+async def test_no_cookie_is_kept_and_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with receiving(NO_CONTENT) as proxy, receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for _ in range(2):
+            assert await send(sender, f"http://localhost:{receiver.port}/") == Sent(204, None)
+    assert proxy.dialled == []
+    assert not any(b"cookie" in request.lower() for request in receiver.requests)
+
+
+async def test_of_a_huge_answer_only_the_beginning_is_read() -> None:
+    written = 0
+
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            written += 65536
+
+    async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+    assert MOST_OF_BODY <= written < 32 * 2**20  # what the sockets' buffers hold, not what was ready to come
+
+
+async def test_a_compressed_answer_is_not_unpacked() -> None:
+    answer = saying("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
+    async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+
+
+async def test_an_answer_that_breaks_off_after_its_status_is_an_answer() -> None:
+    answer = saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+    async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "HTTP/1.1 20", "no HTTP at all\r\n\r\n", f"HTTP/1.1 200 OK\r\nA: {'b' * 100_000}\r\n\r\n"]
+)
+async def test_an_answer_that_is_none_counts_as_lost(answer: str) -> None:
+    async with receiving(saying(answer)) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "lost")
+
+
+async def test_a_silent_receiver_is_given_up() -> None:
+    async with receiving(silence) as receiver, Sender(LOOPBACK, read_timeout_s=0.2) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "timeout")
+
+
+async def test_a_receiver_that_answers_letter_by_letter_is_given_up() -> None:
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"H")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with receiving(trickle) as receiver, Sender(LOOPBACK, total_timeout_s=0.5) as sender:
+        started = monotonic()
+        error = await send(sender, f"http://127.0.0.1:{receiver.port}/")
+        assert error.error in ("timeout", "lost")
+        assert monotonic() - started < 10
+
+
+async def test_a_body_without_end_does_not_undo_its_status() -> None:
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with receiving(trickle) as receiver, Sender(LOOPBACK, total_timeout_s=0.5) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+
+
+async def test_a_receiver_that_hangs_takes_no_more_than_its_share() -> None:
+    async with receiving(silence) as hanging, receiving(NO_CONTENT) as well, Sender(LOOPBACK) as sender:
+        stuck = [asyncio.create_task(send(sender, f"http://127.0.0.1:{hanging.port}/")) for _ in range(150)]
+        while hanging.open < MOST_PER_HOST:
+            await asyncio.sleep(0.01)
+        answers = await asyncio.gather(*(send(sender, f"http://127.0.0.1:{well.port}/") for _ in range(50)))
+        assert answers == [Sent(204, None)] * 50
+        assert hanging.most_open == MOST_PER_HOST
+        assert well.most_open <= MOST_PER_HOST
+        for task in stuck:
+            task.cancel()
+        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*stuck, return_exceptions=True))
+        assert await send(sender, f"http://127.0.0.1:{well.port}/") == Sent(204, None)
+
+
+async def test_closing_ends_what_is_under_way() -> None:
+    async with receiving(silence) as receiver:
+        async with Sender(LOOPBACK) as sender:
+            under_way = asyncio.create_task(send(sender, f"http://127.0.0.1:{receiver.port}/"))
+            while not receiver.requests:
+                await asyncio.sleep(0.01)
+        assert await under_way == Sent(None, "lost")
+
+
+class Authority:
+    """A certificate authority made for one test, as strict as Python 3.13 wants it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        usage = dict.fromkeys(signature(x509.KeyUsage).parameters, False) | {"key_cert_sign": True}
+        constraints, may_sign = x509.BasicConstraints(ca=True, path_length=None), x509.KeyUsage(**usage)
+        self._certificate = self._signed("Tests", self._key.public_key(), (constraints, True), (may_sign, True))
+
+    def trusted(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self._certificate.public_bytes(serialization.Encoding.PEM).decode())
+
+    def server(self, name: str) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._signed("Server", key.public_key(), (x509.SubjectAlternativeName([x509.DNSName(name)]), False))
+        no_password = serialization.NoEncryption()
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
+        pem = self._folder / "server.pem"
+        pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        return context
+
+    def _signed(
+        self, name: str, key: ec.EllipticCurvePublicKey, *extensions: tuple[x509.ExtensionType, bool]
+    ) -> x509.Certificate:
+        now, mine = datetime.now(UTC), self._key.public_key()
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tests")]))
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(mine), critical=False)
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(self._key, hashes.SHA256())
+
+
+async def test_tls_is_checked_against_the_name_and_not_the_address(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    names = Names(["127.0.0.1"])
+    async with (
+        receiving(NO_CONTENT, ssl=authority.server("hooks.example")) as receiver,
+        Sender(LOOPBACK, resolve=names, tls=authority.trusted()) as sender,
+        Sender(LOOPBACK, resolve=names) as stranger,
+    ):
+        assert await send(sender, f"https://hooks.example:{receiver.port}/") == Sent(204, None)
+        assert await send(sender, f"https://other.example:{receiver.port}/") == Sent(None, "tls")
+        assert await send(sender, f"https://127.0.0.1:{receiver.port}/") == Sent(None, "tls")
+        assert await send(stranger, f"https://hooks.example:{receiver.port}/") == Sent(None, "tls")
+    assert len(receiver.requests) == 1
+
+
+async def test_a_receiver_without_tls_is_not_spoken_to_in_clear() -> None:
+    heard = b""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        heard += await reader.read(65536)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, Sender(LOOPBACK) as sender:
+        port = server.sockets[0].getsockname()[1]
+        assert await send(sender, f"https://127.0.0.1:{port}/") == Sent(None, "tls")
+    assert heard
+    assert b"POST" not in heard

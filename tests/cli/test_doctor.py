@@ -1,0 +1,149 @@
+"""`callgate doctor` finds what would keep Callgate from working, says what to do, and changes nothing."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.doctor import Finding, examine
+from app.settings import Settings
+from tests.cli.running import environment, run
+from tests.support.gateway import SECRET_KEY, Gateway, settings_for
+from tests.support.upstream import answer, error, refused_url, running_upstream
+
+PUBLIC_URL = "https://calls.example.com"
+NOWHERE = refused_url().replace("http://", "postgresql+asyncpg://callgate:planted@") + "/callgate"
+LISTED = answer(200, {"calls": [], "next_page_uri": None})
+
+
+async def examined(settings: Settings) -> dict[str, list[Finding]]:
+    """The findings by check."""
+    findings: dict[str, list[Finding]] = {}
+    for finding in await examine(settings):
+        assert finding.do or finding.state in ("ok", "not checked"), finding
+        findings.setdefault(finding.check, []).append(finding)
+    return findings
+
+
+def settings(database_url: str, **values: Any) -> Settings:
+    """As they should be: with a public URL, and drained for longer than a request may take."""
+    return settings_for(database_url, public_url=PUBLIC_URL, twilio_base_url="https://api.twilio.com", **values)
+
+
+def ended(tmp_path: Path, *options: str, **values: str) -> tuple[int, str]:
+    """Exit code and output of the command itself."""
+    process = run("doctor", *options, environment=environment(tmp_path, **values))
+    assert process.stderr == ""
+    return process.returncode, process.stdout
+
+
+async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_url: str) -> None:
+    async with running_upstream(LISTED) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.http.aclose()
+        findings = await examined(settings(database_url))
+        (asked,) = upstream.received
+    assert (asked.method, asked.path) == ("GET", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1")
+    assert asked.credentials == (tenant.account_sid, tenant.auth_token)
+    assert {finding.state for rows in findings.values() for finding in rows} == {"ok"}
+    account = f"account {tenant.account_sid} of {tenant.id}"
+    assert findings.keys() == {"settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
+
+
+async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    async with running_upstream(error(401, 20003)) as upstream:
+        refused = await gateway.add_tenant(upstream.url)
+        away = await gateway.add_tenant(refused_url())
+        empty = await gateway.add_tenant(with_account=False)
+        key_sid = "SK" + "0" * 32
+        await gateway.tenants.add_credential(
+            empty.id, account_sid="AC" + "e" * 32, secret="planted", key_sid=key_sid, base_url=upstream.url
+        )
+        async with gateway.database.begin() as session:
+            await session.execute(
+                text("UPDATE twilio_credential SET sealed_secret = '\\x01' WHERE username = :sid"), {"sid": key_sid}
+            )
+        findings = await examined(settings(database_url, drain_timeout=1, log_pii=True))
+        named = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY}
+        code, table = await asyncio.to_thread(ended, tmp_path, **named, CALLGATE_PUBLIC_URL="http://callgate.default.svc")
+    assert code == 1
+    assert "planted" not in table + str(findings)
+    assert table.split()[:4] == ["STATE", "CHECK", "FOUND", "DO"]
+    assert re.search(r"^wrong +public URL +callgate.default.svc is not an address", table, re.MULTILINE)
+    assert re.search(r"^wrong +account AC\w+ of [\w-]+ +Twilio refuses credential", table, re.MULTILINE)
+
+    def only(check: str, state: str) -> str:
+        (finding,) = [one for one in findings[check] if one.state == state]
+        return finding.found
+
+    assert "Twilio refuses credential" in only(f"account {refused.account_sid} of {refused.id}", "wrong")
+    assert "connect_error" in only(f"account {away.account_sid} of {away.id}", "wrong")
+    assert "no auth token" in only(f"account AC{'e' * 32} of {empty.id}", "warning")
+    assert "Twilio credential" in only("keys", "wrong")
+    assert [one.state for one in findings["settings"]] == ["ok", "warning", "warning"]
+
+
+async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_database_url: str) -> None:
+    findings = await examined(settings(empty_database_url))
+    assert (findings["schema"][0].state, findings["schema"][0].do) == ("wrong", "run `callgate migrate`")
+    assert findings["keys, accounts"][0].state == "not checked"
+
+
+@pytest.mark.parametrize(("revision", "state"), [("0001", "wrong"), ("of the next version", "ok")])
+async def test_a_schema_of_before_is_wrong_and_one_to_come_is_not(
+    gateway: Gateway, database_url: str, revision: str, state: str
+) -> None:
+    async with gateway.database.begin() as session:
+        now = await session.scalar(text("SELECT version_num FROM alembic_version"))
+        await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+    findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": now})
+    assert findings["schema"][0].state == state
+
+
+async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, database_url: str) -> None:
+    async with running_upstream(answer(201, {"sid": "CA" + "9" * 32})) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create()
+    async with gateway.database.begin() as session:
+        await session.execute(
+            text("UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '1 hour'")
+        )
+    findings = await examined(settings(database_url))
+    assert (findings["worker"][0].state, findings["worker"][0].do) == ("wrong", "run `callgate worker`")
+
+
+@pytest.mark.parametrize(
+    ("url", "state"),
+    [
+        (None, "warning"),
+        ("http://calls.example.com", "warning"),
+        ("https://localhost", "wrong"),
+        ("https://10.0.0.1", "wrong"),
+        ("https://callgate", "wrong"),
+        ("https://callgate.default.svc.cluster.local", "wrong"),
+        ("https://calls.example.com/callbacks/twilio", "wrong"),
+        ("https://calls.example.com/voice:8443", "ok"),
+    ],
+)
+async def test_the_public_url_is_judged_by_its_looks(url: str | None, state: str) -> None:
+    findings = await examined(settings_for(NOWHERE, public_url=url))
+    assert findings["public URL"][0].state == state
+
+
+async def test_a_database_that_cannot_be_reached_ends_it() -> None:
+    findings = await examined(settings(NOWHERE))
+    assert findings["database"][0].state == "wrong"
+    assert "planted" not in str(findings)
+
+
+async def test_settings_that_cannot_be_read_are_a_finding_too(tmp_path: Path) -> None:
+    code, told = await asyncio.to_thread(ended, tmp_path, "--json", CALLGATE_SECRET_KEYS="short")
+    (finding,) = json.loads(told)
+    assert (code, finding["state"], finding["check"]) == (1, "wrong", "settings")
+    assert "CALLGATE_SECRET_KEYS" in finding["found"]

@@ -1,0 +1,117 @@
+"""A key is replaced while everything stays readable, and the operator is told when the old one may go."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.calls.measuring import count_fingerprints
+from app.crypto import Keyring
+from app.rotation import Resealed, Rotation
+from tests.cli.running import environment, run
+from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
+from tests.support.upstream import created, running_upstream
+
+OLD = SECRET_KEY
+NEW = base64.b64encode(bytes(range(32))).decode()
+LOST = base64.b64encode(bytes(range(1, 33))).decode()
+
+
+def keyring(*keys: str) -> Keyring:
+    return Keyring([base64.b64decode(key) for key in keys])
+
+
+async def secrets(command: str, database_url: str, tmp_path: Path, *keys: str) -> tuple[int, Any]:
+    """Exit code and answer of the command itself."""
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=",".join(keys))
+    ended = await asyncio.to_thread(run, "secrets", command, "--json", environment=configured)
+    assert ended.stderr == ""
+    return ended.returncode, json.loads(ended.stdout)
+
+
+async def credential(gateway: Gateway) -> str:
+    async with gateway.database.begin() as session:
+        return str(await session.scalar(text("SELECT id FROM twilio_credential")))
+
+
+async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    old, new = keyring(OLD).newest_id.hex(), keyring(NEW).newest_id.hex()
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with_key = (await tenant.create("k")).json()["id"]
+        for number in range(4):
+            secret = f"token-of-{number}"
+            await gateway.tenants.add_credential(
+                tenant.id, account_sid=f"AC{number:032d}", secret=secret, key_sid=None, base_url=None
+            )
+
+        assert await secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
+        rotation = Rotation(gateway.database, keyring(NEW, OLD))
+        assert await rotation.reseal() == Resealed(0, [])
+        _, status = await secrets("status", database_url, tmp_path, NEW, OLD)
+        assert status == [
+            {"key": new, "state": "newest", "secrets": 5, "api_keys": 0, "calls": 0, "may_go": "no"},
+            {"key": old, "state": "configured", "secrets": 0, "api_keys": 1, "calls": 1, "may_go": "no"},
+        ]
+
+        settings = settings_for(database_url, secret_keys=f"{NEW},{OLD}")
+        async with (
+            running_gateway(settings) as rotated,
+            httpx.AsyncClient(base_url=rotated.url, headers=tenant.http.headers) as http,
+        ):
+            body = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+            again = await http.post("/v1/calls", json=body, headers={"Idempotency-Key": "k"})
+            assert (again.status_code, again.json()["id"]) == (200, with_key)
+            assert (await http.post("/v1/calls", json=body)).status_code == 201
+        assert upstream.posts[-1].credentials[1] == tenant.auth_token
+        assert len(upstream.posts) == 2
+    uses = await rotation.uses()
+    assert [(use.api_keys, use.calls) for use in uses] == [(1, 0), (0, 1)], "the API key was hashed anew"
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM call"))  # as retention does, once the records have had their time
+    assert [(use.key_id, use.needed) for use in await rotation.uses()] == [(new, True), (old, False)]
+
+
+async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM twilio_credential"))
+    tenant = await gateway.add_tenant()
+    code, told = await secrets("rotate", database_url, tmp_path, LOST)
+    assert code == 1
+    assert told == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)}"]}
+    ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
+    (access,) = await gateway.tenants.accesses(account.id)
+    assert access.password.get_secret_value() == tenant.auth_token
+
+
+async def test_sealing_anew_is_safe_beside_itself(gateway: Gateway) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM twilio_credential"))
+    tenants = [await gateway.add_tenant() for _ in range(8)]
+    rotations = [Rotation(gateway.database, keyring(NEW, OLD), batch=3).reseal() for _ in range(3)]
+    results = await asyncio.gather(*rotations)
+    assert sum(result.done for result in results) == len(tenants)
+    assert not any(result.unreadable for result in results)
+
+
+@pytest.mark.parametrize("page", [1, 3])
+async def test_calls_are_counted_page_by_page(gateway: Gateway, page: int, database_url: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        for number in range(4):
+            await tenant.create(f"{page}-{number}")
+        await tenant.create()
+    counted, last = 0, None
+    while True:
+        async with gateway.database.begin() as session:
+            found, last = await count_fingerprints(session, after=last, limit=page)
+        if last is None:
+            break
+        counted += sum(found.values())
+    async with gateway.database.begin() as session:
+        assert counted == await session.scalar(text("SELECT count(idempotency_key) FROM call")) > 0

@@ -1,0 +1,277 @@
+"""What no schema can know: that the manifests fit the application, the image and each other."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from app.callbacks.router import CALLBACK_PATH
+from app.calls.placement import LAST_COMMITS_S
+from app.cli import app as command_line
+from app.health import READY_PATIENCE_S
+from app.main import create_app
+from app.services import budget_of
+from app.settings import PREFIX, SECRETS_DIR, Settings
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, rendered
+
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+SECRET_FILES = {"callgate_database_url", "callgate_secret_keys"}
+
+
+@pytest.fixture(params=["base", *OVERLAYS], scope="module")
+def manifests(request: pytest.FixtureRequest) -> Manifests:
+    return base() if request.param == "base" else rendered(request.param)
+
+
+@pytest.fixture(params=OVERLAYS, scope="module")
+def overlay(request: pytest.FixtureRequest) -> Manifests:
+    return rendered(request.param)
+
+
+def command(workload: Manifest) -> tuple[str, dict[str, Any]]:
+    """The command of a container of ours and its parameters; raises what the command line would refuse."""
+    callgate = get_command(command_line)
+    assert isinstance(callgate, TyperGroup)
+    name, *arguments = container(workload)["args"]
+    return name, callgate.commands[name].make_context(name, list(arguments)).params
+
+
+def port_of(workload: Manifest) -> int:
+    (port,) = container(workload)["ports"]
+    assert isinstance(port["containerPort"], int)
+    return port["containerPort"]
+
+
+def settings_of(manifests: Manifests) -> Settings:
+    (config,) = manifests.of_kind("ConfigMap")
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in config["data"].items()}
+    return Settings.model_validate(given)
+
+
+def paths_of(workload: Manifest) -> set[str]:
+    name, _ = command(workload)
+    app = create_simulator(SimulatorConfig()) if name == "simulator" else create_app(Settings())
+    return set(app.openapi()["paths"])
+
+
+def named_settings(document: Any) -> Iterator[str]:
+    yield from re.findall(rf"\b{PREFIX}[A-Z_]+", yaml.safe_dump(document))
+
+
+def matches(selector: Manifest, found: dict[str, str]) -> bool:
+    wanted = selector.get("matchLabels", {}).items() <= found.items()
+    expressions: list[Manifest] = selector.get("matchExpressions", [])
+    return wanted and all(found.get(one["key"]) in one["values"] for one in expressions if one["operator"] == "In")
+
+
+def test_there_is_all_that_an_installation_needs(overlay: Manifests) -> None:
+    kinds = {document["kind"] for document in overlay.documents}
+    assert kinds >= {
+        "Namespace", "ServiceAccount", "ConfigMap", "Deployment", "Job", "Service", "NetworkPolicy",
+        "PodDisruptionBudget", "HorizontalPodAutoscaler",
+    }  # fmt: skip
+    assert {command(workload)[0] for workload in overlay.ours()} >= {"serve", "worker", "migrate"}
+
+
+def test_only_the_dev_overlay_has_a_simulator_and_a_postgres() -> None:
+    assert {command(workload)[0] for workload in rendered("dev").ours()} == {"serve", "worker", "migrate", "simulator"}
+    assert {command(workload)[0] for workload in rendered("production").ours()} == {"serve", "worker", "migrate"}
+    assert rendered("production").of_kind("StatefulSet") == []
+
+
+def test_every_selector_selects_exactly_the_pods_that_bear_its_workloads_name(overlay: Manifests) -> None:
+    pods = {workload["metadata"]["name"]: labels(workload) for workload in overlay.workloads()}
+    for workload in overlay.of_kind("Deployment") + overlay.of_kind("StatefulSet"):
+        selected = [name for name, found in pods.items() if matches(workload["spec"]["selector"], found)]
+        assert selected == [workload["metadata"]["name"]]
+        for spread in pod(workload).get("topologySpreadConstraints", []):
+            assert matches(spread["labelSelector"], labels(workload))
+    for service in overlay.of_kind("Service"):
+        selector = {"matchLabels": service["spec"]["selector"]}
+        assert [name for name, found in pods.items() if matches(selector, found)] == [service["metadata"]["name"]]
+    for budget in overlay.of_kind("PodDisruptionBudget"):
+        selected = [name for name, found in pods.items() if matches(budget["spec"]["selector"], found)]
+        assert selected == [budget["metadata"]["name"]]
+    for policy in overlay.of_kind("NetworkPolicy"):
+        assert any(matches(policy["spec"]["podSelector"], found) for found in pods.values()), policy["metadata"]["name"]
+
+
+def test_every_service_leads_to_a_port_that_its_pods_have(manifests: Manifests) -> None:
+    for service in manifests.of_kind("Service"):
+        (workload,) = (each for each in manifests.workloads() if each["metadata"]["name"] == service["metadata"]["name"])
+        ports = {port["name"] for port in container(workload)["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_the_autoscaler_scales_the_api_and_nothing_else_counts_it(manifests: Manifests) -> None:
+    (autoscaler,) = manifests.of_kind("HorizontalPodAutoscaler")
+    scaled = manifests.named("Deployment", autoscaler["spec"]["scaleTargetRef"]["name"])
+    assert command(scaled)[0] == "serve"
+    assert "replicas" not in scaled["spec"], "every apply would undo what the autoscaler has found"
+
+
+def test_callgate_accepts_its_arguments_and_listens_where_it_is_probed(manifests: Manifests) -> None:
+    for workload in manifests.ours():
+        name, parameters = command(workload)
+        if name == "migrate":
+            assert "ports" not in container(workload)
+            continue
+        assert parameters["host"] == "0.0.0.0"
+        assert port_of(workload) == parameters["metrics_port" if name == "worker" else "port"]
+        probes = {kind: container(workload)[kind]["httpGet"] for kind in PROBES if kind in container(workload)}
+        assert {"livenessProbe", "readinessProbe"} <= probes.keys()
+        for probe in probes.values():
+            assert probe["port"] == container(workload)["ports"][0]["name"]
+            assert probe["path"] in paths_of(workload)
+
+
+def test_liveness_never_asks_postgres_and_readiness_waits_longer_than_the_answer_takes(manifests: Manifests) -> None:
+    for workload in manifests.ours():
+        if command(workload)[0] in ("serve", "worker"):
+            for kind in ("startupProbe", "livenessProbe"):
+                assert container(workload)[kind]["httpGet"]["path"] == "/livez"
+            readiness = container(workload)["readinessProbe"]
+            assert readiness["httpGet"]["path"] == "/readyz"
+            assert readiness["timeoutSeconds"] > READY_PATIENCE_S
+
+
+def test_nothing_is_killed_before_what_it_has_begun_is_done(overlay: Manifests) -> None:
+    settings = settings_of(overlay)
+    for workload in overlay.ours():
+        grace = pod(workload).get("terminationGracePeriodSeconds", 30)
+        if command(workload)[0] == "serve":
+            assert "lifecycle" not in container(workload), "CALLGATE_LINGER does it, for open connections too"
+            assert settings.linger >= 5
+            assert settings.drain_timeout >= settings.request_budget
+            assert grace > settings.linger + settings.drain_timeout + LAST_COMMITS_S
+        elif command(workload)[0] == "worker":
+            assert grace > 2 * budget_of(settings).attempt + LAST_COMMITS_S
+
+
+def test_no_roll_takes_a_pod_away_before_its_successor_is_ready(manifests: Manifests) -> None:
+    rolling = manifests.named("Deployment", "callgate-api")["spec"]["strategy"]["rollingUpdate"]
+    assert rolling["maxUnavailable"] == 0
+    assert rolling["maxSurge"] > 0
+
+
+def test_every_setting_that_is_named_exists_and_can_be_used(manifests: Manifests) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for document in manifests.documents:
+        assert set(named_settings(document)) <= known
+    if manifests.of_kind("ConfigMap"):
+        assert settings_of(manifests)
+
+
+def test_secrets_are_files_where_the_settings_look_for_them_and_each_gets_what_it_needs(manifests: Manifests) -> None:
+    for workload in manifests.ours():
+        name, _ = command(workload)
+        mounts = {mount["name"]: mount for mount in container(workload)["volumeMounts"]}
+        if name == "simulator":
+            assert "secrets" not in mounts
+            continue
+        assert mounts["secrets"]["mountPath"] == str(SECRETS_DIR)
+        (secret,) = (volume["secret"] for volume in pod(workload)["volumes"] if "secret" in volume)
+        assert secret["secretName"] == "callgate"
+        files = {item["path"] for item in secret.get("items", [])} or SECRET_FILES
+        assert files == ({"callgate_database_url"} if name == "migrate" else SECRET_FILES)
+        assert files <= {PREFIX.lower() + field for field in Settings.model_fields}
+
+
+def test_no_secret_is_kept_here(overlay: Manifests) -> None:
+    assert overlay.of_kind("Secret") == []
+    (config,) = overlay.of_kind("ConfigMap")
+    fields = {name: Settings.model_fields[name.removeprefix(PREFIX).lower()].annotation for name in config["data"]}
+    assert [name for name, kind in fields.items() if "SecretStr" in str(kind)] == []
+
+
+def test_every_pod_meets_the_restricted_profile(overlay: Manifests) -> None:
+    (namespace,) = overlay.of_kind("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for workload in overlay.workloads():
+        security = pod(workload)["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        own = container(workload)["securityContext"]
+        assert own == {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        }  # fmt: skip
+        assert pod(workload)["automountServiceAccountToken"] is False
+
+
+def test_our_pods_run_as_the_user_of_the_image(manifests: Manifests) -> None:
+    (user, group) = re.findall(r"^USER (\d+):(\d+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)[-1]
+    for workload in manifests.ours():
+        security = pod(workload)["securityContext"]
+        assert (security["runAsUser"], security["runAsGroup"]) == (int(user), int(group))
+
+
+def test_what_is_written_lies_in_memory_of_a_bounded_size(manifests: Manifests) -> None:
+    for workload in manifests.ours():
+        written = {mount["name"]: mount for mount in container(workload)["volumeMounts"] if not mount.get("readOnly")}
+        assert [mount["mountPath"] for mount in written.values()] == ["/tmp"]  # noqa: S108  # in a container
+        volumes = {volume["name"]: volume for volume in pod(workload)["volumes"]}
+        assert volumes[written.popitem()[0]]["emptyDir"]["sizeLimit"]
+
+
+def test_every_container_says_what_it_needs_and_may_use(overlay: Manifests) -> None:
+    for workload in overlay.workloads():
+        resources = container(workload)["resources"]
+        assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "memory"}
+
+
+def test_every_pod_is_behind_a_policy_both_ways(overlay: Manifests) -> None:
+    for workload in overlay.workloads():
+        covered = {
+            direction
+            for policy in overlay.of_kind("NetworkPolicy")
+            if matches(policy["spec"]["podSelector"], labels(workload))
+            for direction in policy["spec"]["policyTypes"]
+        }
+        assert covered == {"Ingress", "Egress"}, workload["metadata"]["name"]
+
+
+def test_nobody_may_reach_a_clouds_metadata(overlay: Manifests) -> None:
+    blocks = [
+        peer["ipBlock"]
+        for policy in overlay.of_kind("NetworkPolicy")
+        for rule in policy["spec"].get("egress", [])
+        for peer in rule.get("to", [])
+        if "ipBlock" in peer
+    ]
+    assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "2000::/3"]
+    assert "169.254.0.0/16" in blocks[0]["except"]
+
+
+def test_the_ingress_lets_in_twilios_callbacks_and_nothing_else() -> None:
+    (ingress,) = rendered("production").of_kind("Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert (path["path"], path["pathType"]) == (CALLBACK_PATH, "Prefix")
+    assert path["backend"]["service"]["name"] == "callgate-api"
+    assert settings_of(rendered("production")).public_url == f"https://{rule['host']}"
+    assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+    assert rendered("dev").of_kind("Ingress") == []
+
+
+def test_calls_of_the_dev_overlay_go_to_its_simulator_and_come_back() -> None:
+    settings = settings_of(rendered("dev"))
+    ports = {service["metadata"]["name"]: service["spec"]["ports"][0]["port"] for service in rendered("dev").of_kind("Service")}
+    assert settings.twilio_base_url == f"http://simulator:{ports['simulator']}"
+    assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
+
+
+def test_every_exception_of_checkov_is_explained() -> None:
+    lines = (REPOSITORY / "deploy" / "checkov.yaml").read_text().split("skip-check:\n")[1].splitlines()
+    reasons = 0
+    for line in lines:
+        if line.strip().startswith("#"):
+            reasons += 1
+        else:
+            assert re.fullmatch(r"  - CKV_\w+", line)
+            assert reasons

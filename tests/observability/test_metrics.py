@@ -1,0 +1,158 @@
+"""/metrics: labels come from short, fixed sets whatever is asked, and a worker measures what waits in the database."""
+
+from collections import defaultdict
+from datetime import timedelta
+
+import httpx
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from app.callbacks.router import CALLBACK_PATH
+from app.errors import all_errors
+from app.jobs.gauges import Gauges
+from app.observability import Metrics
+from app.twilio.watching import operation_of
+from tests.support.gateway import Gateway
+from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
+LABELS |= {"destination", "state", "status", "version"}
+WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
+WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
+
+OWED = """
+    INSERT INTO delivery
+        (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, pending_since, next_attempt_at)
+    VALUES
+        (gen_random_uuid(), :id, now(), '', '', 1, '', '', '', '{}', now() - interval '200 s', now() + :wait * interval '1 s')
+"""
+
+
+async def scraped(gateway: Gateway) -> list[Metric]:
+    async with httpx.AsyncClient(base_url=gateway.url) as prometheus:
+        told = await prometheus.get("/metrics")
+    return list(text_string_to_metric_families(told.text))
+
+
+def value(families: list[Metric], name: str, **labels: str) -> float:
+    """0 of what has not happened yet."""
+    found = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
+    assert len(found) <= 1
+    return float(sum(found))
+
+
+async def test_whatever_is_asked_the_labels_come_from_short_fixed_sets(gateway: Gateway) -> None:
+    async with running_upstream(
+        created(), error(400, 21211), error(429, 20429), error(500, 20500), reset, created()
+    ) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        unreachable = await gateway.add_tenant(refused_url())
+        nobody = await gateway.add_tenant(with_account=False)
+        for number in range(7):
+            await tenant.create(to=f"sip:user{number}@host{number}.example.com")
+        for to in ("sips:kate@example.com", "client:kate", "+14155550123"):
+            await tenant.create(to=to, **{"from": "+14155550199"})
+        for one in (unreachable, nobody):
+            await one.create()
+    for number in range(5):
+        for path in (f"/{number}", f"//{number}", f"/v1/calls/{number}", f"/v1/calls?a{number}=1", f"{CALLBACK_PATH}/{number}"):
+            for method in ("GET", "POST", "PROPFIND", "DELETE"):
+                await tenant.http.request(method, path)
+        await tenant.http.post("/v1/calls", json={f"odd{number}": number})
+        await tenant.http.post("/v1/calls", content=b"\xff", headers={"Content-Type": f"text/{number}"})
+        await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer cgk_{number}_x"})
+    documented = (await gateway.clients[0].get("/openapi.json")).json()["paths"].keys() | {"/openapi.json"}
+    seen: dict[str, set[str]] = defaultdict(set)
+    families = await scraped(gateway)
+    for sample in (sample for family in families for sample in family.samples):
+        for label, shown in sample.labels.items():
+            seen[label].add(shown)
+    assert seen.keys() <= LABELS
+    assert seen["method"] == {"GET", "POST", "DELETE", "other"} <= METHODS
+    assert "unmatched" in seen["route"]
+    assert seen["route"] <= {"unmatched", f"{CALLBACK_PATH}/{{call_id}}", *documented}
+    assert seen["slug"] == all_errors().keys()
+    assert seen["answer"] == {"2xx", "4xx", "429", "5xx", "lost", "not_sent"}
+    assert seen["destination"] == {"sip", "sips", "client", "phone"}
+    assert seen["operation"] == {"POST Calls"}
+    assert seen["execution"] == {"started", "not_started", "unknown"}
+    assert all(len(values) <= 40 for values in seen.values())
+    series = sum(len(family.samples) for family in families)
+    assert series < 700, "a scrape stays small"
+
+
+def test_an_operation_holds_no_name_or_sid() -> None:
+    sid = "CA" + "0" * 32
+    assert operation_of("GET", f"Calls/{sid}/Recordings.json?PageSize=50") == "GET Calls/{}/Recordings"
+    assert operation_of("POST", f"Calls/{sid}/Streams/kate.json") == "POST Calls/{}/Streams/{}"
+    assert operation_of("GET", "a/b/c/d/e/f/g/h") == "GET {}/{}/{}/{}/{}"
+
+
+async def test_requests_to_twilio_and_settling_are_timed_and_the_pool_is_shown(gateway: Gateway) -> None:
+    before = await scraped(gateway)
+    async with running_upstream(created(), answer(201, body=b"<html>")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert [(await tenant.create()).status_code for _ in range(2)] == [201, 202]
+    after = await scraped(gateway)
+
+    def more(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert more("callgate_upstream_seconds_count", operation="POST Calls") == 2
+    assert more("callgate_upstream_answers_total", operation="POST Calls", answer="2xx") == 1
+    assert more("callgate_upstream_answers_total", operation="POST Calls", answer="lost") == 1
+    assert more("callgate_settle_seconds_count", by="response") == more("callgate_settled_total", by="response") == 1
+    assert value(after, "callgate_upstream_in_flight") == value(after, "callgate_creations_in_flight") == 0
+    assert value(after, "callgate_database_connections", state="allowed") == gateway.settings.database_pool_size
+    assert value(after, "process_resident_memory_bytes") > 1_000_000
+
+
+async def test_a_worker_measures_what_waits_in_the_database(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        ids = [(await tenant.create()).json()["id"] for _ in range(5)]
+    made = (
+        "execution = 'pending', sid = NULL, pending_since = now() - interval '100 s'",
+        "execution = 'unknown', sid = NULL, pending_since = now() - interval '1000 s'",
+        "refresh_at = now() - interval '50 s'",
+        "status = 'completed', refresh_at = now() + interval '50 s'",
+        "status = 'completed', price = -0.01",
+    )
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET execution = 'not_started', sid = NULL, refresh_at = NULL"))
+        for id_, change in zip(ids, made, strict=True):
+            await session.execute(text("UPDATE call SET execution = 'started', sid = id::text WHERE id = :id"), {"id": id_})
+            await session.execute(text(f"UPDATE call SET {change} WHERE id = :id"), {"id": id_})  # noqa: S608
+        for wait in (-70, 70):
+            await session.execute(text(OWED), {"id": ids[0], "wait": wait})
+    metrics = Metrics()
+    gauges = Gauges(gateway.database, metrics)
+    assert await gauges.step() is False
+    families = list(text_string_to_metric_families(metrics.exposition().decode()))
+    minute = timedelta(minutes=1).total_seconds()
+    assert 100 <= value(families, "callgate_oldest_pending_seconds") < 100 + minute
+    assert 1000 <= value(families, "callgate_oldest_unknown_seconds") < 1000 + minute
+    assert 50 <= value(families, "callgate_refresh_lag_seconds") < 50 + minute
+    assert value(families, "callgate_active_calls") == 1
+    assert value(families, "callgate_unpriced_calls") == 1
+    assert value(families, "callgate_pending_deliveries") == 2
+    assert 200 <= value(families, "callgate_oldest_delivery_seconds") < 200 + minute
+    assert 70 <= value(families, "callgate_delivery_lag_seconds") < 70 + minute
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM delivery"))
+        await session.execute(text("DELETE FROM call"))
+    await gauges.step()
+    families = list(text_string_to_metric_families(metrics.exposition().decode()))
+    assert [value(families, f"callgate_{name}") for name in WAITING] == [0] * len(WAITING)
+
+
+async def test_what_is_measured_is_read_from_small_indexes(gateway: Gateway) -> None:
+    async with gateway.database.begin() as session:
+        for execution in ("pending", "unknown"):
+            await session.execute(text("SET LOCAL enable_seqscan = off"))
+            plan = await session.scalars(
+                text(f"EXPLAIN SELECT min(pending_since) FROM call WHERE execution = '{execution}'")  # noqa: S608
+            )
+            assert f"ix_call_{execution}_since" in "\n".join(plan)

@@ -1,0 +1,104 @@
+"""Every name that an alert or the dashboard asks for is told by a real process, and every alert has its runbook."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.errors import all_errors
+from tests.cli.running import environment, free_port, is_listening, running, until
+from tests.support.gateway import SECRET_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+MONITORING = ROOT / "deploy" / "monitoring"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+]
+DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
+SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+
+
+def queries() -> dict[str, str]:
+    asked = {rule["alert"]: rule["expr"] for rule in RULES}
+    panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+    return asked | {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]}
+
+
+def told(port: int) -> Iterator[tuple[str, set[str]]]:
+    """The names of the series that a process tells, with the labels seen so far."""
+    for family in text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text):
+        for suffix in SUFFIXES[family.type]:
+            yield family.name + suffix, {label for sample in family.samples for label in sample.labels}
+
+
+async def test_every_metric_that_is_asked_for_is_told_by_the_api_or_the_worker(database_url: str, tmp_path: Path) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    api, worker = free_port(), free_port()
+    with (
+        running("serve", "--port", str(api), environment=configured, file=tmp_path / "serve"),
+        running("worker", "--metrics-port", str(worker), environment=configured, file=tmp_path / "worker"),
+    ):
+        for port in (api, worker):
+            await asyncio.to_thread(until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]
+        names = {name for port in (api, worker) for name, _ in told(port)}
+        from_worker = {name for name, _ in told(worker)} - {name for name, _ in told(api)}
+    assert "callgate_refresh_lag_seconds" in from_worker, "what concerns the database is no scrape's business"
+    for title, query in queries().items():
+        asked = set(re.findall(r"\b((?:callgate|process)_\w+)", query))
+        assert asked, title
+        assert asked <= names, title
+
+
+def test_what_is_matched_can_be_there() -> None:
+    for title, query in queries().items():
+        for slugs in re.findall(r'slug=~?"([^"]+)"', query):
+            assert set(slugs.split("|")) <= all_errors().keys(), title
+        for _, name in re.findall(r"\bmax(_over_time)?\((callgate_\w+)\)", query):
+            assert name.startswith("callgate_")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_leads_to_a_section_that_says_what_to_do(rule: dict[str, Any]) -> None:
+    page, _, anchor = rule["annotations"]["runbook"].partition("#")
+    assert page == "docs/operations.md"
+    assert anchor == rule["alert"].lower()
+    sections = dict(re.findall(r"^#### (\w+)\n+(.+?)(?=^#|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+    assert len(sections[rule["alert"]].split()) > 15
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"]["summary"].endswith(".")
+
+
+def test_no_runbook_is_left_over() -> None:
+    assert set(re.findall(r"^#### (Callgate\w+)$", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in RULES}
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(cells)) == len(cells)
+    assert all(x < 24 for x, _ in cells)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here (Debian's package prometheus has it)")
+def test_promtool_accepts_the_rules_and_they_wake_for_the_right_reasons(tmp_path: Path) -> None:
+    rules = MONITORING / "alerts.yaml"
+    checked = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(RULES)} rules found" in checked.stdout
+    quiet = "\n".join(f"      - {{eval_time: 50m, alertname: {rule['alert']}}}" for rule in RULES)
+    cases = Path(__file__).with_name("alerts_test.yaml").read_text().replace("RULES", str(rules)).replace("QUIET", quiet)
+    (tmp_path / "cases.yaml").write_text(cases)
+    tested = subprocess.run(["promtool", "test", "rules", str(tmp_path / "cases.yaml")], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr

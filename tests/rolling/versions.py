@@ -1,0 +1,182 @@
+"""Two versions of Callgate over one database, as during a roll-out: `python -m tests.rolling.versions [REVISION]`.
+
+The version before is taken from git: by default what stood before the newest migration was added, which is the hardest case.
+"""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+
+from app.local.postgres import EmbeddedPostgres
+from tests.cli.running import REPOSITORY, environment, free_port
+from tests.support.gateway import BASIC, SECRET_KEY
+
+TENANT, ACCOUNT, TOKEN = "rolling", "AC" + "d" * 32, "rolling-auth-token"
+PATIENCE_S = 90
+
+
+def before_the_newest_migration() -> str | None:
+    """A revision, or None when this is no checkout with enough history."""
+    asked = ["git", "log", "--max-count=1", "--format=%P", "--", "migrations/versions"]
+    found = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return found.stdout.split()[0] if found.stdout.split() else None
+
+
+def unpack(revision: str, folder: Path) -> None:
+    archive = ["git", "archive", "--format=tar", revision, "app", "migrations", "simulator"]
+    tar = subprocess.run(archive, cwd=REPOSITORY, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=BytesIO(tar)) as files:
+        files.extractall(folder, filter="data")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A checkout, and what its processes are told."""
+
+    name: str
+    code: Path
+    environment: dict[str, str]
+
+    async def run(self, *arguments: str, **more: str) -> str:
+        process = await self._start(*arguments, stdout=asyncio.subprocess.PIPE, more=more)
+        out, _ = await process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{self.name}: callgate {' '.join(arguments)} ended with {process.returncode}")
+        return out.decode()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        port = free_port()
+        with (self.code / f"serve-{port}.log").open("wb") as log:
+            api = await self._start("serve", "--port", str(port), stdout=log)
+            worker = await self._start("worker", stdout=log)
+            try:
+                await until_it_answers(f"http://127.0.0.1:{port}/livez")
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                for process in (api, worker):
+                    if process.returncode is None:
+                        process.terminate()
+                    await process.wait()
+
+    async def _start(self, *arguments: str, stdout: object, more: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+        told = self.environment | {"PYTHONPATH": str(self.code)} | (more or {})
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app.cli", *arguments, cwd=self.code, env=told, stdout=stdout,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+async def until_it_answers(url: str, status: int = 200) -> None:
+    async with httpx.AsyncClient() as http, asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get(url)).status_code == status:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def black_box(one: str, other: str, key: str, *, name: str) -> None:
+    """What a caller relies on, of two processes over one database: a call placed at one is the same call at the other."""
+    bearer = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(headers=bearer, timeout=60) as http:
+        named = {"Idempotency-Key": f"black-box-{name}"}
+        placed = await http.post(f"{one}/v1/calls", json=BASIC, headers=named)
+        assert (placed.status_code, placed.json()["execution"]) == (201, "started"), placed.text
+        call = placed.json()
+        for url in (one, other):
+            replayed = await http.post(f"{url}/v1/calls", json=BASIC, headers=named)
+            assert (replayed.status_code, replayed.json()["id"]) == (200, call["id"]), replayed.text
+            reused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:lena@example.com"}, headers=named)
+            assert (reused.status_code, reused.json()["call_id"]) == (422, call["id"]), reused.text
+            for path in (call["id"], call["sid"]):
+                found = (await http.get(f"{url}/v1/calls/{path}")).raise_for_status().json()
+                assert (found["id"], found["sid"], found["to"]) == (call["id"], call["sid"], BASIC["to"])
+            listed = (await http.get(f"{url}/v1/calls", params={"limit": 1})).raise_for_status().json()
+            assert listed["calls"][0]["id"] == call["id"]
+            events = (await http.get(f"{url}/v1/calls/{call['id']}/events")).raise_for_status().json()["events"]
+            assert {"call.pending", "call.started"} <= {event["type"] for event in events}
+            refused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:kate@example.com;transport=ws"})
+            assert refused.status_code == 422
+        async with asyncio.timeout(PATIENCE_S):  # by whichever version's worker
+            while (await http.get(f"{other}/v1/calls/{call['id']}")).json()["status"] != "completed":
+                await asyncio.sleep(0.2)
+
+
+async def roll(revision: str, database_url: str, folder: Path) -> None:
+    """The whole of a roll-out, step by step; AssertionError where one version harms the other."""
+    unpack(revision, folder / "old")
+    simulator_port = free_port()
+    told = environment(
+        folder / "state",
+        CALLGATE_DATABASE_URL=database_url,
+        CALLGATE_SECRET_KEYS=SECRET_KEY,
+        CALLGATE_TWILIO_BASE_URL=f"http://127.0.0.1:{simulator_port}",
+        CALLGATE_REFRESH_INTERVAL="0.2",
+        CALLGATE_WORKER_POLL_INTERVAL="0.2",
+        CALLGATE_LOG_LEVEL="WARNING",
+    )
+    (folder / "new").mkdir()
+    for package in ("app", "migrations", "simulator"):
+        (folder / "new" / package).symlink_to(REPOSITORY / package)
+    old, new = Version("old", folder / "old", told), Version("new", folder / "new", told)
+
+    simulator = await new._start("simulator", "--port", str(simulator_port), "--speed", "20", stdout=asyncio.subprocess.DEVNULL)
+    try:
+        await until_it_answers(f"http://127.0.0.1:{simulator_port}/_simulator/health")
+        await old.run("migrate")
+        await old.run("tenants", "create", TENANT, "--name", "Rolling")
+        _, shown = await asyncio.gather(
+            old.run("accounts", "add", TENANT, "--account-sid", ACCOUNT, TWILIO_AUTH_TOKEN=TOKEN),
+            old.run("keys", "create", TENANT, "--json"),
+        )
+        key = str(json.loads(shown)["key"])
+        async with old.serving() as before:
+            await black_box(before, before, key, name="old code, old schema")
+            async with new.serving() as after:
+                await waits_or_works(after, key)
+                await new.run("migrate")
+                await until_it_answers(f"{after}/readyz")
+                await black_box(before, after, key, name="old code, new schema, read by the new")
+                await black_box(after, before, key, name="new code, new schema, read by the old")
+    finally:
+        simulator.terminate()
+        await simulator.wait()
+
+
+async def waits_or_works(url: str, key: str) -> None:
+    """New code over the schema before: it needs no more, or is not ready and tells the truth to whoever asks all the same."""
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+        readiness = await http.get(f"{url}/readyz")
+        if readiness.is_success:
+            await black_box(url, url, key, name="new code, old schema")
+        else:
+            assert readiness.json()["database"] == "not_migrated"
+            refused = await http.post(f"{url}/v1/calls", json=BASIC)
+            assert (refused.status_code, refused.json()["execution"]) == (503, "not_started"), refused.text
+
+
+def main() -> None:
+    revision = sys.argv[1] if len(sys.argv) > 1 else before_the_newest_migration()
+    if revision is None:
+        raise SystemExit("name a REVISION: git tells of none before this one")
+    with tempfile.TemporaryDirectory(prefix="callgate-rolling-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # root's Postgres runs as nobody
+        with EmbeddedPostgres(folder) as postgres:
+            asyncio.run(roll(revision, postgres.url, folder))
+    sys.stdout.write(f"{revision} and this version go together, and one after the other\n")
+
+
+if __name__ == "__main__":
+    main()

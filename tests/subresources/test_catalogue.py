@@ -1,0 +1,117 @@
+"""No parameter is missed: neither of the specification's 24 operations, nor of the installed `twilio` package."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twilio.rest.api.v2010.account.call import CallList, notification, payment, recording, siprec, stream, transcription
+from twilio.rest.api.v2010.account.call import user_defined_message as message
+from twilio.rest.api.v2010.account.call import user_defined_message_subscription as subscription
+
+from app.calls.parameters import CallParameters
+from app.calls.update_parameters import CallUpdate
+from app.compat.listing import PARAMETERS as LIST_PARAMETERS
+from app.compat.resource import FIELDS
+from app.subresources.members import members_of
+from app.twilio.schemas import form_name
+from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
+
+SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
+_OF_CALLS = {
+    ("POST", "/Calls.json"): {form_name(field.alias or name) for name, field in CallParameters.model_fields.items()},
+    ("GET", "/Calls.json"): set(LIST_PARAMETERS),
+    ("POST", "/Calls/{Sid}.json"): {form_name(name) for name in CallUpdate.model_fields},
+    ("GET", "/Calls/{Sid}.json"): set(),
+    ("DELETE", "/Calls/{Sid}.json"): set(),
+}
+_KINDS = {"text": "string", "integer": "integer", "number": "number", "boolean": "boolean", "json": None, "pairs": "string"}
+
+
+def _path(operation: Operation) -> str:
+    one = "/{Sid}" if operation.of_one else ""
+    return f"/Calls/{{CallSid}}/{operation.subresource.segment}{one}.json"
+
+
+_CATALOGUE = {(operation.method, _path(operation)): operation for operation in OPERATIONS}
+
+
+def test_all_24_operations_are_there() -> None:
+    specified = {(operation["method"], operation["path"]) for operation in SPECIFICATION}
+    assert len(specified) == 24
+    assert specified == _OF_CALLS.keys() | _CATALOGUE.keys()
+    assert len(OPERATIONS) == len(_CATALOGUE) == 19
+
+
+@pytest.mark.parametrize("specified", SPECIFICATION, ids=lambda operation: f"{operation['method']} {operation['path']}")
+def test_no_parameter_of_the_specification_is_missed(specified: dict[str, Any]) -> None:
+    known = _OF_CALLS.get((specified["method"], specified["path"]))
+    if known is None:
+        known = {name for parameter in _operation(specified).parameters for name in parameter.names()}
+    assert specified["parameters"].keys() <= known
+
+
+@pytest.mark.parametrize("specified", [one for one in SPECIFICATION if "CallSid" in one["path"]], ids=lambda one: one["path"])
+def test_types_choices_and_statuses_are_those_of_the_specification(specified: dict[str, Any]) -> None:
+    operation = _operation(specified)
+    assert operation.status in specified["statuses"]
+    assert set(operation.subresource.fields) >= set(specified.get("fields", []))
+    for parameter in operation.parameters:
+        for name in parameter.names():
+            fact = specified["parameters"].get(name)
+            if fact is None:  # newer than the specification
+                continue
+            assert fact.get("type") == ("array" if parameter.many else _KINDS[parameter.kind]), name
+            assert parameter.many or list(parameter.choices) == fact.get("enum", []), name
+            assert parameter.required == (fact.get("required", False) and name != IDEMPOTENCY_KEY), name
+
+
+def test_a_call_has_the_fields_of_the_specification() -> None:
+    for operation in SPECIFICATION:
+        if operation["path"].startswith("/Calls/{Sid}") and "fields" in operation:
+            assert sorted(FIELDS) == operation["fields"]
+
+
+@pytest.mark.parametrize(
+    ("list_of", "method", "segment", "action"),
+    [
+        (notification.NotificationList, "page", "Notifications", "list"),
+        (recording.RecordingList, "page", "Recordings", "list"),
+        (recording.RecordingList, "create", "Recordings", "create"),
+        (recording.RecordingContext, "update", "Recordings", "update"),
+        (payment.PaymentList, "create", "Payments", "create"),
+        (payment.PaymentContext, "update", "Payments", "update"),
+        (transcription.TranscriptionList, "create", "Transcriptions", "create"),
+        (transcription.TranscriptionContext, "update", "Transcriptions", "update"),
+        (siprec.SiprecList, "create", "Siprec", "create"),
+        (siprec.SiprecContext, "update", "Siprec", "update"),
+        (stream.StreamList, "create", "Streams", "create"),
+        (stream.StreamContext, "update", "Streams", "update"),
+        (message.UserDefinedMessageList, "create", "UserDefinedMessages", "create"),
+        (subscription.UserDefinedMessageSubscriptionList, "create", "UserDefinedMessageSubscriptions", "create"),
+    ],
+)
+def test_no_parameter_of_the_installed_twilio_package_is_missed(list_of: Any, method: str, segment: str, action: str) -> None:
+    operation = next(one for one in OPERATIONS if (one.subresource.segment, one.action) == (segment, action))
+    known = {re.sub(r"[<>.]", "", name).lower() for parameter in operation.parameters for name in parameter.names()}
+    given = {
+        re.sub(r"_(before|after)$", "", name).replace("page_number", "page").replace("_", "")
+        for name in inspect.signature(getattr(list_of, method)).parameters
+        if name != "self"
+    }
+    assert given <= known
+    assert not inspect.signature(CallList.create).parameters.keys() - {"self", "from_"} - CallParameters.model_fields.keys()
+
+
+def test_names_of_members_lead_back_to_twilios() -> None:
+    for operation in OPERATIONS:
+        assert set(members_of(operation).model_fields) == {parameter.member for parameter in operation.parameters}
+        for parameter in operation.parameters:
+            if parameter.name[-1] not in "<>" and parameter.kind != "pairs":
+                assert form_name(parameter.member) == parameter.name
+
+
+def _operation(specified: dict[str, Any]) -> Operation:
+    return _CATALOGUE[specified["method"], specified["path"]]

@@ -1,0 +1,125 @@
+"""Answers are passed on while they arrive, and end at a limit."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from app.twilio.forwarding import JSON_LIMIT, MEDIA_LIMIT
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import Behaviour, Upstream, answer, call_resource, running_upstream
+
+RECORDING = "RE" + "1" * 32
+
+
+@dataclass
+class Call:
+    tenant: Tenant
+    id: str
+    sid: str
+    upstream: Upstream
+
+    @property
+    def list_path(self) -> str:
+        return f"/2010-04-01/Accounts/{self.tenant.account_sid}/Calls/{self.sid}/Recordings.json"
+
+    @property
+    def media_path(self) -> str:
+        return f"/v1/calls/{self.id}/recordings/{RECORDING}/media"
+
+
+@asynccontextmanager
+async def call_with(gateway: Gateway, *script: Behaviour) -> AsyncIterator[Call]:
+    resource = call_resource()
+    async with running_upstream(answer(201, resource), *script) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        yield Call(tenant, record["id"], record["sid"], upstream)
+
+
+def in_pieces(*pieces: bytes, declared: int | None = None, ends: bool = True) -> Behaviour:
+    """The first piece at once, the others after release; chunked unless a length is declared."""
+
+    async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = "Transfer-Encoding: chunked" if declared is None else f"Content-Length: {declared}"
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode())
+        for number, piece in enumerate(pieces):
+            if number:
+                await upstream.released.wait()
+            writer.write(piece if declared is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        if not ends:
+            raise ConnectionError
+        if declared is None:
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+
+    return behave
+
+
+async def test_a_list_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gateway) -> None:
+    async with (
+        call_with(gateway, in_pieces(b'{"recordings": ', b"[]}")) as call,
+        call.tenant.http.stream("GET", call.list_path) as response,
+    ):
+        pieces = response.aiter_bytes()
+        assert await anext(pieces) == b'{"recordings": '
+        call.upstream.released.set()
+        assert b"".join([piece async for piece in pieces]) == b"[]}"
+
+
+async def test_media_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gateway) -> None:
+    recording = answer(200, {"sid": RECORDING})
+    async with (
+        call_with(gateway, recording, in_pieces(b"ID3", b"sound", declared=8)) as call,
+        call.tenant.http.stream("GET", call.media_path) as response,
+    ):
+        assert response.headers["content-length"] == "8"
+        pieces = response.aiter_bytes()
+        assert await anext(pieces) == b"ID3"
+        call.upstream.released.set()
+        assert b"".join([piece async for piece in pieces]) == b"sound"
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["too long", "broken off"])
+async def test_an_answer_that_cannot_be_finished_is_cut_and_never_looks_whole(gateway: Gateway, ends: bool) -> None:
+    pieces = [b"x" * (JSON_LIMIT + 1)] if ends else [b'{"recordings": [']
+    async with call_with(gateway, in_pieces(*pieces, ends=ends)) as call:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await call.tenant.http.get(call.list_path)
+
+
+async def test_a_list_that_is_too_long_is_refused_where_it_is_read_as_a_whole(gateway: Gateway) -> None:
+    async with call_with(gateway, in_pieces(b"x" * (JSON_LIMIT + 1))) as call:
+        told = await call.tenant.http.get(f"/v1/calls/{call.id}/recordings")
+        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+
+
+async def test_media_longer_than_any_recording_is_refused_before_its_first_byte(gateway: Gateway) -> None:
+    recording = answer(200, {"sid": RECORDING})
+    async with call_with(gateway, recording, in_pieces(b"ID3", declared=MEDIA_LIMIT + 1)) as call:
+        told = await call.tenant.http.get(call.media_path)
+        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+
+
+async def test_a_listener_that_hangs_up_lets_go_of_twilio(gateway: Gateway) -> None:
+    """Otherwise every connection to Twilio would be held by somebody who is gone."""
+    gone = asyncio.Event()
+
+    async def endless(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nContent-Length: 4000000000\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"s" * 65536)
+                await writer.drain()
+        finally:
+            gone.set()
+
+    async with call_with(gateway, answer(200, {"sid": RECORDING}), endless) as call:
+        async with call.tenant.http.stream("GET", call.media_path) as response:
+            assert await anext(response.aiter_bytes())
+        async with asyncio.timeout(10):
+            await gone.wait()

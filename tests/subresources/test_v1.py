@@ -1,0 +1,160 @@
+"""Subresources under /v1: JSON in and out, and on the call's record what was asked for."""
+
+import pytest
+
+from app.twilio.subresources import OPERATIONS, Operation
+from tests.subresources.conftest import LiveCall
+from tests.support.gateway import Gateway
+from tests.support.upstream import hang, running_upstream
+
+HOOK = "http://www.example.com/hook"
+CREATIONS = {
+    "recordings": {"recording_channels": "dual", "recording_status_callback_event": ["completed", "absent"]},
+    "payments": {"status_callback": HOOK, "charge_amount": "9.99", "parameter": {"order": 4711}, "security_code": True},
+    "transcriptions": {"name": "fork", "partial_results": False},
+    "siprec": {"name": "fork", "parameters": {"order": "4711"}},
+    "streams": {"name": "fork", "url": "wss://www.example.com/media", "parameters": {"order": "4711", "till": "7"}},
+    "user_defined_messages": {"content": '{"secret": "do not log"}'},
+    "user_defined_message_subscriptions": {"callback": HOOK},
+}
+UPDATES = {
+    "recordings": {"status": "paused", "pause_behavior": "skip"},
+    "payments": {"status_callback": HOOK, "capture": "security-code"},
+    "transcriptions": {"status": "stopped"},
+    "siprec": {"status": "stopped"},
+    "streams": {"status": "stopped"},
+}
+
+
+@pytest.mark.parametrize("name", CREATIONS)
+async def test_each_is_created_changed_and_deleted_and_the_record_says_so(call: LiveCall, name: str) -> None:
+    http, path = call.tenant.http, f"/v1/calls/{call.id}/{name}"
+    created = await http.post(path, json=CREATIONS[name])
+    assert created.status_code == (200 if name in ("transcriptions", "siprec", "streams") else 201), created.text
+    sid = created.json()["sid"]
+    happened = [("create", "done")]
+    if name in UPDATES:
+        changed = await http.patch(f"{path}/{sid}", json=UPDATES[name])
+        assert (changed.status_code, changed.json()["sid"]) == (202 if name == "payments" else 200, sid)
+        assert name == "payments" or changed.json()["status"] == UPDATES[name]["status"]
+        happened.append(("update", "done"))
+    if name in ("recordings", "user_defined_message_subscriptions"):
+        deleted = await http.delete(f"{path}/{sid}")
+        assert (deleted.status_code, deleted.content) == (204, b"")
+        assert (await http.delete(f"{path}/{sid}")).json()["type"] == "urn:callgate:problem:subresource-not-found"
+        happened += [("delete", "done"), ("delete", "not_done")]
+    events = await call.events(name.removesuffix("s"))
+    assert [(event["action"], event["result"]) for event in events[::2]] == [(action, "sent") for action, _ in happened]
+    assert [(event["action"], event["result"]) for event in events[1::2]] == happened
+    assert events[1] == {"action": "create", "result": "done", "status": created.status_code, "sid": sid}
+    assert "4711" not in str(events)
+    assert "do not log" not in str(events)
+
+
+async def test_a_list_leads_over_its_pages_by_addresses_of_this_api(call: LiveCall) -> None:
+    http, path = call.tenant.http, f"/v1/calls/{call.id}/recordings"
+    made = [(await http.post(path, json={})).json()["sid"] for _ in range(3)]
+    first = (await http.get(path, params={"page_size": 2, "date_created_after": "2026-01-01"})).json()
+    assert [one["sid"] for one in first["recordings"]] == made[:0:-1]
+    assert first["next_page_uri"] == f"{path}?date_created_after=2026-01-01&page_size=2&page=1&page_token=PA1"
+    second = (await http.get(first["next_page_uri"])).json()
+    assert [one["sid"] for one in second["recordings"]] == made[:1]
+    assert second["next_page_uri"] is None
+    back = (await http.get(second["previous_page_uri"])).json()
+    assert back["recordings"] == first["recordings"]
+    one = (await http.get(f"{path}/{made[0]}")).json()
+    assert (one["sid"], one["call_sid"]) == (made[0], call.sid)
+
+
+async def test_twilios_events_and_ours_have_each_their_address(call: LiveCall) -> None:
+    http = call.tenant.http
+    twilios = (await http.get(f"/v1/calls/{call.sid}/twilio_events")).json()
+    assert twilios["events"][0]["response"]["response_code"] == 201
+    ours = (await http.get(f"/v1/calls/{call.sid}/events")).json()
+    assert ours["events"][0]["type"] == "call.pending"
+    sid = await call.add_notification(error_code="15003")
+    listed = (await http.get(f"/v1/calls/{call.sid}/notifications?log=1")).json()["notifications"]
+    assert [one["sid"] for one in listed] == [sid]
+    assert (await http.get(f"/v1/calls/{call.sid}/notifications/{sid}")).json()["error_code"] == "15003"
+
+
+async def test_the_sound_of_a_recording_can_be_heard(call: LiveCall) -> None:
+    http, path = call.tenant.http, f"/v1/calls/{call.id}/recordings"
+    sid = (await http.post(path, json={})).json()["sid"]
+    sound = await http.get(f"{path}/{sid}/media?format=wav&requested_channels=1")
+    assert (sound.status_code, sound.content[:4]) == (200, b"RIFF")
+    assert sound.headers["content-length"] == str(len(sound.content))
+    part = await http.get(f"{path}/{sid}/media", headers={"Range": "bytes=8-11"})
+    assert (part.status_code, part.content) == (206, b"WAVE")
+    for wrong in (f"{path}/RE{sid[2:]}%3fx/media", f"{path}/{sid}/media?format=ogg"):
+        assert (await http.get(wrong)).status_code == 422
+    missing = await http.get(f"{path}/RE{'0' * 32}/media")
+    assert (missing.status_code, missing.json()["upstream"]["code"]) == (404, 20404)
+
+
+async def test_a_recording_of_another_call_is_not_found_below_this_one(call: LiveCall) -> None:
+    http = call.tenant.http
+    other = (await call.tenant.create(to="sip:forever@example.com")).json()
+    sid = (await http.post(f"/v1/calls/{call.id}/recordings", json={})).json()["sid"]
+    for path in (f"recordings/{sid}", f"recordings/{sid}/media"):
+        assert (await http.get(f"/v1/calls/{call.id}/{path}")).status_code == 200
+        assert (await http.get(f"/v1/calls/{other['id']}/{path}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "pointers"),
+    [
+        ("streams", {}, ["/url"]),
+        ("streams", {"url": "wss://x", "parameters": {str(n): "v" for n in range(100)}}, ["/parameters"]),
+        (
+            "recordings",
+            {"recording_status_callback_method": "PUT", "colour": 1},
+            ["/recording_status_callback_method", "/colour"],
+        ),
+        ("payments", {"status_callback": 1, "timeout": "9"}, ["/status_callback", "/timeout"]),
+        ("user_defined_messages", {"content": "x\0"}, ["/content"]),
+    ],
+)
+async def test_what_twilio_could_not_take_is_refused_by_name(
+    call: LiveCall, name: str, body: dict[str, object], pointers: list[str]
+) -> None:
+    answer = await call.tenant.http.post(f"/v1/calls/{call.id}/{name}", json=body)
+    assert answer.status_code == 422
+    assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == sorted(pointers)
+    assert await call.events(name.removesuffix("s")) == []
+
+
+async def test_a_misspelt_or_repeated_filter_is_refused(call: LiveCall) -> None:
+    path = f"/v1/calls/{call.id}/recordings"
+    for query in ("datecreated=2026-01-01", "page_size=two", "page=1&page=2"):
+        answer = await call.tenant.http.get(f"{path}?{query}")
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"?{query.partition('=')[0]}")
+
+
+async def test_a_call_that_was_not_started_has_nothing_at_twilio(gateway: Gateway) -> None:
+    async with running_upstream(hang) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        assert record["execution"] == "unknown"
+        for operation in OPERATIONS:
+            answer = await tenant.http.request(*_request(operation, record["id"]))
+            assert (answer.status_code, answer.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
+            assert answer.json()["call_id"] == record["id"]
+        assert len(upstream.received) == 1
+
+
+async def test_a_suspended_tenant_starts_nothing_and_may_stop_and_read(gateway: Gateway, simulator_url: str) -> None:
+    tenant = await gateway.add_tenant(simulator_url)
+    record = (await tenant.create(to="sip:forever@example.com")).json()
+    path = f"/v1/calls/{record['id']}/recordings"
+    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    gateway.hears()
+    assert (await tenant.http.post(path, json={})).json()["type"] == "urn:callgate:problem:tenant-suspended"
+    assert (await tenant.http.get(path)).status_code == 200
+    assert (await tenant.http.patch(f"{path}/Twilio.CURRENT", json={"status": "stopped"})).status_code == 404
+
+
+def _request(operation: Operation, call_id: str) -> tuple[str, str]:
+    name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.key
+    one = "/RE" + "0" * 32 if operation.of_one else ""
+    return {"update": "PATCH"}.get(operation.action, operation.method), f"/v1/calls/{call_id}/{name}{one}"
