@@ -38,7 +38,7 @@ _URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 
 
 def name_of(subresource: Subresource) -> str:
-    """In paths under /v1: as in a call's `subresource_uris`, but for Twilio's events: our own have that name (ADR 14)."""
+    """In paths under /v1: as in a call's `subresource_uris`, but for Twilio's events: our own have that name (ADR 17)."""
     return "twilio_events" if subresource is EVENTS else subresource.key
 
 

@@ -1,6 +1,6 @@
 """Read and change what Twilio has below a call. Not aware of HTTP.
 
-docs/adr/0014 says what is repeated (nothing but a refused credential) and how an unknown outcome is told.
+docs/adr/0017 says what is repeated (nothing but a refused credential) and how an unknown outcome is told.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0014 has it.
+"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0017 has it.
 
 Unlike `client`, which reads what it needs, this passes Twilio's answers on: each piece as it arrives, up to a limit.
 """
