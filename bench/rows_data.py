@@ -125,7 +125,7 @@ _DELIVERIES = """
 """
 
 
-def load(url: str, rows: int) -> None:
+def load(url: str, rows: int, *, recent: int = RECENT) -> None:
     """Fill a migrated, empty database. Indexes are built when the rows are there, and nothing is written twice."""
     began = time.monotonic()
     with psycopg.connect(url) as connection:
@@ -136,7 +136,7 @@ def load(url: str, rows: int) -> None:
         connection.execute(_TENANTS.replace("%(tenants)s", str(TENANTS)))
         rebuild = list(_without_indexes(connection))
         connection.execute("TRUNCATE call CASCADE")  # in the transaction of the rows, which spares their write-ahead log
-        facts = {"total": rows, "now": now[0], "every": EVERY_MS, "due": DUE, "recent": RECENT, "resource": _RESOURCE}
+        facts = {"total": rows, "now": now[0], "every": EVERY_MS, "due": DUE, "recent": recent, "resource": _RESOURCE}
         for first in range(1, rows + 1, CHUNK):
             last = min(first + CHUNK - 1, rows)
             connection.execute(_CALLS, facts | {"first": first, "last": last})

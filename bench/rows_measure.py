@@ -38,6 +38,11 @@ _DRAW = text("""
 """)
 
 
+async def draw_calls(session: AsyncSession, rows: int, number: int) -> list[Drawn]:
+    found = await session.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": number})
+    return [Drawn(**{"from_" if name == "from" else name: value for name, value in row.items()}) for row in found.mappings()]
+
+
 class _Taken(Exception):
     def __init__(self, statement: str, parameters: Sequence[Any]) -> None:
         super().__init__("not sent")
@@ -68,11 +73,8 @@ class Subject:
     @classmethod
     async def open(cls, url: str, rows: int, *, draw: int) -> "Subject":
         engine = make_engine(url, pool_size=2, statement_timeout=None)
-        async with engine.connect() as connection:
-            found = await connection.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": draw})
-            drawn = [
-                Drawn(**{"from_" if name == "from" else name: value for name, value in row.items()}) for row in found.mappings()
-            ]
+        async with AsyncSession(engine) as session:
+            drawn = await draw_calls(session, rows, draw)
         if not drawn:
             raise SystemExit(f"{rows:,} calls are too few: they span less than four days.")
         held = await engine.raw_connection()
