@@ -21,20 +21,22 @@ from app.database import make_engine
 from bench.rows_questions import Drawn, Question, intent, intents, outcomes
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"
-# From the ten largest tenants, whose pages are full at any size; half of the calls are theirs. Not from the first and the last
-# day, so that the days around are whole.
+# Of the ten largest tenants, whose pages are full at any size, in turn, so that any two databases are asked for the same ones.
+# Not from the first and the last day, so that the days around are whole.
 _DRAW = text("""
     SELECT id, sid, tenant_id, account_id, account_sid, "to", "from", status, created_at, idempotency_key,
         coalesce((SELECT parent_call_sid FROM call child
                   WHERE parent_call_sid IS NOT NULL AND tenant_id = drawn.tenant_id LIMIT 1), 'CA0') AS a_parent,
         (SELECT "to" FROM call other
          WHERE tenant_id = drawn.tenant_id AND "to" LIKE 'sip:user-%' AND id > drawn.id ORDER BY id LIMIT 1) AS a_rare_to
-    FROM call AS drawn TABLESAMPLE SYSTEM (:percent)
-    WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
-        AND status IN ('completed', 'busy', 'no-answer')
-        AND created_at < now() - interval '36 h'
-        AND created_at > (SELECT created_at + interval '36 h' FROM call ORDER BY id LIMIT 1)
-    ORDER BY random() LIMIT :number
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY random()) AS turn FROM call TABLESAMPLE SYSTEM (:percent)
+        WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
+            AND status IN ('completed', 'busy', 'no-answer')
+            AND created_at < now() - interval '36 h'
+            AND created_at > (SELECT created_at + interval '36 h' FROM call ORDER BY id LIMIT 1)
+    ) AS drawn
+    ORDER BY turn, tenant_id LIMIT :number
 """)
 
 
