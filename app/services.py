@@ -56,9 +56,14 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     # Two pools: however many recordings are being listened to, a creation finds its connection.
     http, passing_on = _http_client(settings), _http_client(settings)
     tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
-    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=tenants.forget)
+    tenant_callbacks = TenantCallbacks(database, keyring, is_current=lambda: listener.hears)
+
+    def forget() -> None:
+        tenants.forget()
+        tenant_callbacks.forget()
+
+    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=forget)
     try:
-        tenant_callbacks = TenantCallbacks(database, keyring)
         twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
             metrics,

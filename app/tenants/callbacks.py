@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from app.crypto import Keyring, SecretUnreadable
 from app.database import Database
 from app.tenants import repository
 from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.memory import Memory, never
 from app.tenants.models import Tenant
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
@@ -41,9 +42,15 @@ class Signing:
 
 
 class TenantCallbacks:
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    """`is_current` as for `TenantService`."""
+
+    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
         self._database = database
         self._keyring = keyring
+        self._signings = Memory[Signing](is_current=is_current)
+
+    def forget(self) -> None:
+        self._signings.forget()
 
     async def configure(
         self,
@@ -83,6 +90,9 @@ class TenantCallbacks:
 
         Raises OperatorError when the secret does not open.
         """
+        return await self._signings.get(tenant_id, lambda: self._read_signing(tenant_id)) or await self._read_signing(tenant_id)
+
+    async def _read_signing(self, tenant_id: str) -> Signing:
         async with self._database.begin() as session:
             tenant = await repository.get_tenant(session, tenant_id)
             if tenant is not None and tenant.sealed_callback_secret is None:

@@ -8,6 +8,11 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
+def never() -> bool:
+    """For who does not listen to changes: nothing is remembered."""
+    return False
+
+
 class Memory(Generic[Value]):
     """Answers for at most `lifetime_s` seconds, and only while `is_current` says that changes would be heard of.
 

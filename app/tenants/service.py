@@ -19,7 +19,7 @@ from app.errors import DatabaseUnavailable
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.memory import Memory
+from app.tenants.memory import Memory, never
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
 
@@ -55,10 +55,6 @@ class Dialable:
     callbacks: CallbackDefaults
 
 
-def _never() -> bool:
-    return False
-
-
 def key_prefix(key: str) -> str:
     """The public part of an API key, by which it is found and named."""
     return "_".join(key.split("_")[:2])
@@ -67,7 +63,7 @@ def key_prefix(key: str) -> str:
 class TenantService:
     """`is_current` says whether `forget` would be called if any process changed a tenant; only then is anything remembered."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = _never) -> None:
+    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
         self._database = database
         self._keyring = keyring
         self._keys = Memory[KnownKey](is_current=is_current)

@@ -67,7 +67,7 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
     async with running_upstream(created()) as upstream:
         tenant = await fragile.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
-        assert (await tenant.http.get("/readyz")).json() == {"status": "ok", "database": "ok"}
+        await _ready(fragile)
         postgres.stop()
         try:
             for key in (None, "k"):
