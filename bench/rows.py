@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from bench import rows_report
-from bench.rows_data import EVERY_MS, load
+from bench.rows_data import EVERY_MS, freshen, load
 from bench.rows_measure import Compared, Subject, compare, compare_creations
 from bench.rows_questions import questions
 from bench.rows_writes import IndexCosts, Latencies, creation_while_expiring, index_costs
@@ -59,9 +59,9 @@ def main() -> None:
             _load(folder, rows)
         with _serving(folder, _SERVING, durable=True) as server:
             urls = [_named(server, _database(rows)) for rows in sizes]
-            # Not when they were loaded, for what is kept in a folder may be older than the code.
-            for url in urls:
-                migrate(url)
+            for url, rows in zip(urls, sizes, strict=True):
+                migrate(url)  # what is kept in a folder may be older than the code
+                freshen(_libpq(url), rows)
             compared, costs, latencies = asyncio.run(_measure(urls, sizes, times=given.times, seconds=given.seconds))
     command = "python -m bench.rows " + shlex.join(sys.argv[1:])
     lines = list(rows_report.lines(compared, costs, latencies, sizes=sizes, command=command.strip()))
@@ -79,7 +79,7 @@ async def _measure(
         async for one in _compared(small, large, times=times):
             print(rows_report.progress(one), flush=True)
             compared.append(one)
-        costs = await index_costs(large, rounds=max(times // 6, 2))
+        costs = await index_costs(large, rounds=times)
         keep = timedelta(milliseconds=EVERY_MS * large.rows / 2)
         latencies = await creation_while_expiring(urls[1], large.drawn, keep=keep, rounds=5, seconds=seconds)
         return compared, costs, latencies
@@ -89,18 +89,18 @@ async def _measure(
 
 
 async def _compared(small: Subject, large: Subject, *, times: int) -> AsyncIterator[Compared]:
+    for question in questions():
+        yield await compare(question, small, large, times=times)
     for size in (1, 32):
         for one in await compare_creations(size, small, large, times=times):
             yield one
-    for question in questions():
-        yield await compare(question, small, large, times=times)
 
 
 def _load(folder: Path, rows: int) -> None:
     """Unless it is there. A database that was begun and not finished is not: it gets its name at the end."""
     with _serving(folder, _LOADING, durable=False) as server:
         with psycopg.connect(_libpq(_named(server, "postgres")), autocommit=True) as connection:
-            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [_database(rows)]).fetchone():
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_database(rows)]).fetchone():
                 return
             connection.execute("DROP DATABASE IF EXISTS loading")
             connection.execute("CREATE DATABASE loading")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import sql
 
+from bench.rows_questions import MADE
+
 TENANTS = 100
 EVERY_MS = 3154
 """One call in so many milliseconds: ten million a year."""
@@ -123,7 +125,7 @@ _DELIVERIES = """
 """
 
 
-def load(url: str, rows: int) -> None:
+def load(url: str, rows: int, *, recent: int = RECENT) -> None:
     """Fill a migrated, empty database. Indexes are built when the rows are there, and nothing is written twice."""
     began = time.monotonic()
     with psycopg.connect(url) as connection:
@@ -134,7 +136,7 @@ def load(url: str, rows: int) -> None:
         connection.execute(_TENANTS.replace("%(tenants)s", str(TENANTS)))
         rebuild = list(_without_indexes(connection))
         connection.execute("TRUNCATE call CASCADE")  # in the transaction of the rows, which spares their write-ahead log
-        facts = {"total": rows, "now": now[0], "every": EVERY_MS, "due": DUE, "recent": RECENT, "resource": _RESOURCE}
+        facts = {"total": rows, "now": now[0], "every": EVERY_MS, "due": DUE, "recent": recent, "resource": _RESOURCE}
         for first in range(1, rows + 1, CHUNK):
             last = min(first + CHUNK - 1, rows)
             connection.execute(_CALLS, facts | {"first": first, "last": last})
@@ -142,8 +144,7 @@ def load(url: str, rows: int) -> None:
         for statement in rebuild:
             connection.execute(statement)
         print(f"  indexes after {time.monotonic() - began:,.0f} s", flush=True)
-        for table in ("call_event", "delivery"):
-            _make_partitions(connection, table, months=rows * EVERY_MS // (30 * 86_400_000) + 1)
+        _make_partitions(connection, rows)
         connection.execute(_EVENTS, facts)
         connection.execute(_DELIVERIES, facts)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -170,14 +171,29 @@ def _without_indexes(connection: psycopg.Connection) -> Iterator[sql.SQL | sql.C
         yield sql.SQL(definition)
 
 
-def _make_partitions(connection: psycopg.Connection, table: str, *, months: int) -> None:
+def freshen(url: str, rows: int) -> None:
+    """As it was loaded, and with its indexes in memory: what an earlier run has made is taken away, what it dropped is made."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "DELETE FROM call WHERE idempotency_key LIKE %s AND id > (SELECT id FROM call ORDER BY id DESC OFFSET %s LIMIT 1)",
+            [f"{MADE}%", min(rows // 2, 500_000)],
+        )
+        _make_partitions(connection, rows)
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+        connection.execute("SELECT pg_prewarm(indexrelid::regclass) FROM pg_index WHERE indrelid = 'call'::regclass")
+
+
+def _make_partitions(connection: psycopg.Connection, rows: int) -> None:
     """The months that the rows span and three more, as workers would have made them by and by."""
-    connection.execute(f"""
-        DO $$ DECLARE first date := date_trunc('month', now())::date; BEGIN
-            FOR n IN {-months}..3 LOOP
-                EXECUTE format('CREATE TABLE %I PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)',
-                    to_char(first + n * interval '1 month', '"{table}_"YYYY_MM'),
-                    first + n * interval '1 month', first + (n + 1) * interval '1 month');
-            END LOOP;
-        END $$
-    """)
+    months = rows * EVERY_MS // (30 * 86_400_000) + 1
+    for table in ("call_event", "delivery"):
+        connection.execute(f"""
+            DO $$ DECLARE first date := date_trunc('month', now())::date; BEGIN
+                FOR n IN {-months}..3 LOOP
+                    EXECUTE format('CREATE TABLE IF NOT EXISTS %I PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)',
+                        to_char(first + n * interval '1 month', '"{table}_"YYYY_MM'),
+                        first + n * interval '1 month', first + (n + 1) * interval '1 month');
+                END LOOP;
+            END $$
+        """)

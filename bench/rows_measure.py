@@ -1,11 +1,10 @@
 """Ask the same of two databases in turn, and see what Postgres says that it cost.
 
-A statement is taken as it leaves the application for the driver, prepared as the driver prepares it, and run by EXPLAIN: so the
-plan is the one that the application gets, after some repetitions also a generic one. The time is Postgres's own, planning and
-execution; the buffers are pages of 8 KiB that were looked at, which no neighbour on the machine can disturb.
+A statement is taken as it leaves the application for the driver, prepared as the driver prepares it, and run by EXPLAIN: so
+the plan is the one that the application gets, after some repetitions also a generic one. The time is Postgres's own. Buffers
+are pages of 8 KiB that were looked at, and no neighbour on the machine can disturb them.
 """
 
-import json
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -22,21 +21,28 @@ from app.database import make_engine
 from bench.rows_questions import Drawn, Question, intent, intents, outcomes
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"
-# From the ten largest tenants, whose pages are full at any size; half of the calls are theirs. Not from the first and the last
-# day, so that the days around are whole.
+# Of the ten largest tenants, whose pages are full at any size, in turn, so that any two databases are asked for the same ones.
+# Not from the first and the last day, so that the days around are whole.
 _DRAW = text("""
     SELECT id, sid, tenant_id, account_id, account_sid, "to", "from", status, created_at, idempotency_key,
         coalesce((SELECT parent_call_sid FROM call child
                   WHERE parent_call_sid IS NOT NULL AND tenant_id = drawn.tenant_id LIMIT 1), 'CA0') AS a_parent,
         (SELECT "to" FROM call other
          WHERE tenant_id = drawn.tenant_id AND "to" LIKE 'sip:user-%' AND id > drawn.id ORDER BY id LIMIT 1) AS a_rare_to
-    FROM call AS drawn TABLESAMPLE SYSTEM (:percent)
-    WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
-        AND status IN ('completed', 'busy', 'no-answer')
-        AND created_at < now() - interval '36 h'
-        AND created_at > (SELECT created_at + interval '36 h' FROM call ORDER BY id LIMIT 1)
-    ORDER BY random() LIMIT :number
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY random()) AS turn FROM call TABLESAMPLE SYSTEM (:percent)
+        WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
+            AND status IN ('completed', 'busy', 'no-answer')
+            AND created_at < now() - interval '36 h'
+            AND created_at > (SELECT created_at + interval '36 h' FROM call ORDER BY id LIMIT 1)
+    ) AS drawn
+    ORDER BY turn, tenant_id LIMIT :number
 """)
+
+
+async def draw_calls(session: AsyncSession, rows: int, number: int) -> list[Drawn]:
+    found = await session.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": number})
+    return [Drawn(**{"from_" if name == "from" else name: value for name, value in row.items()}) for row in found.mappings()]
 
 
 class _Taken(Exception):
@@ -48,6 +54,7 @@ class _Taken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    planning_ms: float
     ms: float
     buffers: int
     wal_bytes: int
@@ -68,11 +75,8 @@ class Subject:
     @classmethod
     async def open(cls, url: str, rows: int, *, draw: int) -> "Subject":
         engine = make_engine(url, pool_size=2, statement_timeout=None)
-        async with engine.connect() as connection:
-            found = await connection.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": draw})
-            drawn = [
-                Drawn(**{"from_" if name == "from" else name: value for name, value in row.items()}) for row in found.mappings()
-            ]
+        async with AsyncSession(engine) as session:
+            drawn = await draw_calls(session, rows, draw)
         if not drawn:
             raise SystemExit(f"{rows:,} calls are too few: they span less than four days.")
         held = await engine.raw_connection()
@@ -91,7 +95,7 @@ class Subject:
             await self.connection.execute(f"PREPARE {name} AS {taken.statement}")
         values = ", ".join(map(_literal, taken.parameters))
         explained = await self.connection.fetchval(f"{_EXPLAIN} {name}{f' ({values})' if values else ''}")
-        return _read(json.loads(explained)[0])
+        return _read(explained[0])  # the engine has taught its connections to read JSON
 
     async def create(self, size: int) -> tuple[Asked, Asked]:
         """So many creations together: their intents, and their outcomes."""
@@ -140,7 +144,8 @@ def _read(explained: dict[str, Any]) -> Asked:
     ]
     whole = [plan, *apart]
     return Asked(
-        ms=explained["Planning Time"] + explained["Execution Time"],
+        planning_ms=explained["Planning Time"],
+        ms=explained["Execution Time"],
         buffers=sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in whole),
         wal_bytes=sum(node.get("WAL Bytes", 0) for node in whole),
         plan=plan,
@@ -192,6 +197,10 @@ class Compared:
 
 def median_ms(asked: Sequence[Asked]) -> float:
     return statistics.median(one.ms for one in asked)
+
+
+def median_planning_ms(asked: Sequence[Asked]) -> float:
+    return statistics.median(one.planning_ms for one in asked)
 
 
 def median_buffers(asked: Sequence[Asked]) -> float:

@@ -25,6 +25,8 @@ from app.observability import Metrics
 from app.retention import repository as retention
 from app.twilio.schemas import CallResource
 
+MADE = "bench-"
+"""What the keys of the calls begin with that are created here."""
 _PAGE = 51  # fifty, and one more that tells whether there is another page
 _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=5)
@@ -84,7 +86,7 @@ _FILTERS: dict[str, Callable[[Drawn], CallFilter]] = {
     "deep page": lambda call: CallFilter(before=call.id),
     "status": lambda call: CallFilter(status=call.status),
     "status, deep page": lambda call: CallFilter(status=call.status, before=call.id),
-    "status=queued (few)": lambda _: CallFilter(status="queued"),
+    "status=ringing (few)": lambda _: CallFilter(status="ringing"),
     "execution=started": lambda _: CallFilter(execution="started"),
     "execution=not_started": lambda _: CallFilter(execution="not_started"),
     "execution=unknown (few)": lambda _: CallFilter(execution="unknown"),
@@ -104,7 +106,7 @@ _STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]
     "deep page": lambda call: (StartedFilter(call.account_sid), Edge("older", call.id)),
     "deep page, back": lambda call: (StartedFilter(call.account_sid), Edge("newer", call.id)),
     "Status": lambda call: (StartedFilter(call.account_sid, statuses=(call.status,)), None),
-    "Status=queued (few)": lambda call: (StartedFilter(call.account_sid, statuses=("queued", "initiated")), None),
+    "Status=ringing (few)": lambda call: (StartedFilter(call.account_sid, statuses=("ringing", "initiated")), None),
     "To": lambda call: (StartedFilter(call.account_sid, to=call.to), None),
     "From": lambda call: (StartedFilter(call.account_sid, from_=call.from_), None),
     "ParentCallSid": lambda call: (StartedFilter(call.account_sid, parent_call_sid=call.a_parent), None),
@@ -192,7 +194,7 @@ def intent(like: Drawn) -> Call:
         account_sid=like.account_sid,
         created_at=ids.created_at(call_id),
         attempt=1,
-        idempotency_key=f"order-{secrets.token_hex(12)}",
+        idempotency_key=f"{MADE}{secrets.token_hex(12)}",
         fingerprint=random.randbytes(32),
         parameters={"to": like.to, "from": like.from_, "url": "https://voice.example.com/flows/1", "timeout": 30},
         warnings=[],

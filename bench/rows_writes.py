@@ -46,6 +46,7 @@ async def index_costs(subject: Subject, *, rounds: int) -> IndexCosts:
     """Creations with all indexes and without each of them in turn, in transactions that are rolled back."""
     sizes = {row["name"]: row["bytes"] for row in await subject.connection.fetch(_INDEXES)}
     seen: dict[str | None, list[tuple[float, float]]] = {name: [] for name in (None, *sizes)}
+    await _set_full_page_writes(subject, "off")  # images of whole pages are a matter of how long ago the checkpoint was
     for _ in range(rounds):
         for name in random.sample(list(seen), len(seen)):
             begun = subject.connection.transaction()
@@ -55,9 +56,19 @@ async def index_costs(subject: Subject, *, rounds: int) -> IndexCosts:
             await _create(subject)  # plans anew, without the index
             seen[name].append(await _create(subject))
             await begun.rollback()
-    us, wal = ({name: statistics.median(one[part] for one in many) for name, many in seen.items()} for part in (0, 1))
-    costs = [IndexCost(name, size / 2**20, us[None] - us[name], wal[None] - wal[name]) for name, size in sizes.items()]
-    return IndexCosts(us[None], wal[None], costs)
+    await _set_full_page_writes(subject, "on")
+    whole = seen.pop(None)
+    costs = []
+    for name, without in seen.items():
+        us, wal = (statistics.median(a[part] - b[part] for a, b in zip(whole, without, strict=True)) for part in (0, 1))
+        costs.append(IndexCost(name or "", sizes[name or ""] / 2**20, us, wal))
+    us, wal = (statistics.median(one[part] for one in whole) for part in (0, 1))
+    return IndexCosts(us, wal, costs)
+
+
+async def _set_full_page_writes(subject: Subject, value: str) -> None:
+    await subject.connection.execute(f"ALTER SYSTEM SET full_page_writes = {value}")
+    await subject.connection.execute("SELECT pg_reload_conf()")
 
 
 async def _create(subject: Subject) -> tuple[float, float]:

@@ -59,7 +59,8 @@ _INSERT_INTENTS: TextClause = text(f"""
     SELECT id, updated_at FROM inserted
 """)  # noqa: S608  # our own columns
 
-# Locked in one order, as whoever locks several calls does; a call that is not pending any more, or in another attempt, is not
+# Locked in one order, as whoever locks several calls does, and by id alone: asked for those that are pending, Postgres may take
+# an index of all that are not started for the shorter way. A call that is not pending any more, or in another attempt, is not
 # touched: what stands there is better founded.
 _WRITE_OUTCOMES: TextClause = text(f"""
     WITH given AS MATERIALIZED (
@@ -67,9 +68,10 @@ _WRITE_OUTCOMES: TextClause = text(f"""
                make_interval(secs => (given ->> 'refresh_in')::float8) AS refresh_in,
                make_interval(secs => (given ->> 'search_in')::float8) AS search_in
         FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+    ), locked AS MATERIALIZED (
+        SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE
     ), pending AS MATERIALIZED (
-        SELECT id, attempt FROM call JOIN given USING (id, attempt)
-        WHERE call.execution = 'pending' ORDER BY id FOR UPDATE OF call
+        SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
     ), changed AS (
         UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
             settled_at = CASE WHEN given.execution <> 'unknown' THEN now() END,

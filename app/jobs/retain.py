@@ -20,9 +20,9 @@ from app.retention import repository
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH: Final = 100
+BATCH: Final = 50
 # Times as long as a batch took; at the most so many seconds.
-_REST: Final = 9
+_REST: Final = 19
 _LONGEST_REST_S: Final = 5.0
 _FIRST: Final = UUID(int=0)
 

@@ -6,7 +6,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from app.calls.group_writes import write_outcomes
-from app.errors import UpstreamUnreachable, stored_form
+from app.calls.stored_problem import stored_form
+from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway
 from tests.support.upstream import call_resource, created, running_upstream
 

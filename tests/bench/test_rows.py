@@ -1,0 +1,54 @@
+"""What bench/rows.py asks of millions of calls, asked of a hundred thousand: nothing looks at many more than it shows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from app.database import Database
+from bench.rows_data import load
+from bench.rows_measure import draw_calls
+from bench.rows_questions import Drawn, Question, questions
+
+ROWS = 100_000
+# A page, and the calls by which the filters on times are wide: those of an hour.
+FEW = 600
+# Counts up to ten thousand.
+COUNTS = "gauges: followed calls"
+LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'call'"
+
+
+@pytest.fixture(scope="module")
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The largest tenant has placed no call in the younger half of the time: nobody may go through it for its last one."""
+    await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
+    database = Database(database_url, pool_size=1)
+    async with database.begin() as session:
+        younger = "id > (SELECT id FROM call ORDER BY id OFFSET :half LIMIT 1)"
+        silence = f"UPDATE call SET tenant_id = 'tenant-50' WHERE tenant_id = 'tenant-00' AND {younger}"  # noqa: S608
+        await session.execute(text(silence), {"half": ROWS // 2})
+        await session.execute(text("ANALYZE call"))
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+async def drawn(database: Database) -> list[Drawn]:
+    """A call of the silent tenant, which is the largest, and one of another."""
+    async with database.begin() as session:
+        return await draw_calls(session, ROWS, 2)
+
+
+ASKED = [question for question in questions() if question.name != COUNTS]
+
+
+@pytest.mark.parametrize("question", ASKED, ids=lambda question: question.name)
+async def test_nothing_that_is_asked_walks_through_the_table(
+    database: Database, drawn: list[Drawn], question: Question
+) -> None:
+    for call in drawn:
+        async with database.begin() as session:
+            before = await session.scalar(text(LOOKED_AT)) or 0
+            await question.ask(session, call)
+            assert await session.scalar(text(LOOKED_AT)) - before < FEW
