@@ -31,7 +31,7 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 	@$(BIN)/callgate dev --with-parent $(if $(PORT),--port $(PORT))
 
 test: .venv/installed ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict
 	$(BIN)/python -m bench.sip

@@ -50,8 +50,9 @@ async def test_a_key_names_one_dial_here_and_under_v1(gateway: Gateway) -> None:
     assert told(twice) == (400, 20422)
 
 
-async def test_the_first_request_of_a_key_is_waited_for(gateway: Gateway) -> None:
-    async with running_upstream(created_after_release()) as upstream:
+async def test_the_first_request_of_a_key_is_waited_for(database_url: str) -> None:
+    patient = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    async with running_upstream(created_after_release()) as upstream, running_gateway(patient) as gateway:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant, key="k"))
         while not upstream.posts:
