@@ -40,6 +40,7 @@ Twilio at most once unless it is proven that the earlier attempt was never proce
 
 Press **Authorize** and paste a Callgate API key (`cgk_…`). Errors are RFC 9457 problem+json: `execution` says
 what the request did, `retry` whether repeating it is safe.
+Twilio's own paths (`/2010-04-01/…`), for unmodified Twilio SDKs, are served too, and not listed here.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},

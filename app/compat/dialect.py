@@ -35,6 +35,10 @@ _UNKNOWN = (
     "Whether a call was started is not known yet; Callgate finds out, and {where} shows it. Do not send the request "
     "again without the same Idempotency-Key: a second phone could ring."
 )
+_UNAUTHORIZED = (
+    "Send the account's SID as the user and a Callgate API key (cgk_…) as the password; the key is missing, unknown, expired "
+    "or revoked."
+)
 
 
 class TwilioDialect:
@@ -76,7 +80,9 @@ def _message(error: CallgateError, path: str) -> str:
         return f"The requested resource {path} was not found"
     if error.faults:
         return "; ".join(_sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
-    return error.detail
+    if isinstance(error, Unauthorized):
+        return _UNAUTHORIZED
+    return error.detail.replace("`call_id`", f"the header {CALL_ID_HEADER}")
 
 
 def _sentence(fault: Fault) -> str:

@@ -132,7 +132,15 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
 
 def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Running:
     keys = settings.secret_keys.get_secret_value() if settings.secret_keys else ""
-    return Running(api_url, simulator_url, settings.require_database_url(), keys)
+    return Running(
+        api_url,
+        simulator_url,
+        settings.require_database_url(),
+        keys,
+        settings.twilio_base_url,
+        settings.public_url,
+        settings.delivery_allow,
+    )
 
 
 class _Server(uvicorn.Server):

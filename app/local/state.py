@@ -27,6 +27,10 @@ class Running:
     simulator_url: str | None
     database_url: str
     secret_keys: str
+    # As its processes have them, so that `callgate doctor` and others judge by the same.
+    twilio_base_url: str
+    public_url: str | None
+    delivery_allow: str | None
 
 
 class StateFolder:
@@ -97,9 +101,15 @@ class StateFolder:
 
 
 def with_local_database(settings: Settings) -> Settings:
-    """Without CALLGATE_DATABASE_URL, the database of the `callgate dev` that runs over the state folder, and its keys."""
+    """Without CALLGATE_DATABASE_URL, the database of the `callgate dev` that runs over the state folder, and its settings."""
     running = None if settings.database_url else StateFolder(settings.state_dir).running()
     if running is None:
         return settings
-    found = {"database_url": SecretStr(running.database_url), "secret_keys": SecretStr(running.secret_keys)}
+    found = {
+        "database_url": SecretStr(running.database_url),
+        "secret_keys": SecretStr(running.secret_keys),
+        "twilio_base_url": running.twilio_base_url,
+        "public_url": running.public_url,
+        "delivery_allow": running.delivery_allow,
+    }
     return settings.model_copy(update=found)

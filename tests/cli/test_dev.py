@@ -81,6 +81,18 @@ def test_a_tenant_made_on_the_command_line_places_a_call_with_its_key(made: Made
     assert (created.status_code, created.json()["execution"]) == (201, "started")
 
 
+def test_other_commands_judge_by_what_it_runs_with(made: Made, here: dict[str, str]) -> None:
+    """Not by the settings of their own shell, which has none: those lead to the real Twilio, and allow no loopback."""
+    findings, callbacks = together(
+        lambda: told("doctor", here=here),
+        lambda: told("tenants", "callbacks", "support", "--url", "http://127.0.0.1:9/progress", here=here),
+    )
+    (account,) = [finding for finding in findings if finding["check"].startswith("account ")]
+    assert account["state"] == "ok"
+    assert callbacks["url"] == "http://127.0.0.1:9/progress"
+    assert told("tenants", "callbacks", "support", "--clear", here=here)["url"] is None
+
+
 def test_a_tenant_is_suspended_and_resumed(made: Made, here: dict[str, str]) -> None:
     assert told("tenants", "suspend", "support", here=here)["state"] == "suspended"
     assert made.http.post("/v1/calls", json=BASIC).status_code == 403

@@ -45,6 +45,7 @@ async def test_a_key_names_one_dial_here_and_under_v1(gateway: Gateway) -> None:
         other = await create(tenant, key="k", To="sip:lena@example.com")
         assert told(other) == (422, 900003)
         assert other.headers["Callgate-Call-Id"] == first.headers["Callgate-Call-Id"]
+        assert "the header Callgate-Call-Id" in other.json()["message"]
         assert len(upstream.posts) == 1
     twice = await tenant.http.post(calls(tenant), data=FORM, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
     assert told(twice) == (400, 20422)
@@ -221,6 +222,7 @@ async def test_who_may_ask(gateway: Gateway) -> None:
         for authorization in refused:
             answer = await http.get(calls(tenant), headers={"Authorization": authorization} if authorization else {})
             assert told(answer) == (401, 20003), authorization
+            assert "as the password" in answer.json()["message"]
             assert answer.headers["WWW-Authenticate"].startswith("Basic")
         await gateway.tenants.revoke_key(tenant.key)
         gateway.hears()

@@ -137,6 +137,19 @@ def test_every_relative_link_leads_to_a_file(page: str) -> None:
         assert re.match(r"https?://", target) or ((ROOT / page).parent / target).exists(), target
 
 
+def anchors(text: str) -> set[str]:
+    """Of headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_into_a_page_leads_to_a_heading(page: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", PAGES[page]):
+        linked = (ROOT / page).parent / target if target else ROOT / page
+        assert "".join(anchor.split()) in anchors(linked.read_text()), (target, anchor)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str) -> None:
     for name in re.findall(r"`((?:app|bench|deploy|docs|migrations|simulator|tests)/[\w./-]*)`", PAGES[page]):
