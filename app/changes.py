@@ -66,6 +66,7 @@ class Listener:
                 await connection.execute("SELECT 1")
                 await _pause(stop, seconds=_CHECK_EVERY_S)
         finally:
+            self._deaf()  # before the good-bye, which a connection that is cut does not answer
             await connection.close(timeout=_CHECK_EVERY_S)
 
     def _deaf(self) -> None:

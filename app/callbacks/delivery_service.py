@@ -45,6 +45,8 @@ class DeliveryService:
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> Replay:
         """Send settled ones again, the oldest first; a transaction for each batch, and not more than so many at one time."""
+        # Brought into the times that an id can have, for others may be none in UTC.
+        since = ids.created_at(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
         for _ in range(_BATCHES):
             async with self.database.begin() as session:

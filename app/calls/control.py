@@ -122,10 +122,10 @@ class CallControl:
     async def carry_out(self, wish: WantedUpdate, call: Call) -> None:
         """What was remembered, now that the call's execution is settled."""
         if call.execution != "started" or wish.attempt != call.attempt:
-            await self._forget(call, "not_started")
+            await self._forget(call, wish, "not_started")
             return
         if call.status in TERMINAL_STATUSES:
-            await self._forget(call, "ended")
+            await self._forget(call, wish, "ended")
             return
         update = CallUpdate.model_validate({"status": wish.status})
         try:
@@ -133,7 +133,7 @@ class CallControl:
         except TwilioError as error:
             await self._failed(call, wish, error)
         else:
-            await self._take(call, resource, update, remembered=True)
+            await self._take(call, resource, update, remembered=wish)
 
     async def _callbacks(self, call: Call, update: CallUpdate) -> ProgressCallbacks:
         account = await self.tenants.dialable(call.tenant_id, account_sid=call.account_sid)
@@ -177,7 +177,7 @@ class CallControl:
         update: CallUpdate,
         *,
         columns: Mapping[str, Any] | None = None,
-        remembered: bool = False,
+        remembered: WantedUpdate | None = None,
     ) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -192,13 +192,12 @@ class CallControl:
             # Its next status is near.
             locked.refresh_at = await repository.now(session)
             if update.status is not None:
-                await control_repository.forget(session, call.id)
+                await control_repository.forget(session, call.id, only=remembered)
         return locked
 
-    async def _forget(self, call: Call, reason: str) -> None:
+    async def _forget(self, call: Call, wish: WantedUpdate, reason: str) -> None:
         async with self.database.begin() as session:
-            wish = await control_repository.forget(session, call.id)
-            if wish is not None:
+            if await control_repository.forget(session, call.id, only=wish):
                 told = {"status": wish.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", told)
 
@@ -210,7 +209,7 @@ class CallControl:
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
         ended = error.answer is not None and error.answer.code == _INVALID_CALL_STATE
-        await self._forget(call, "ended" if ended else error.reason)
+        await self._forget(call, wish, "ended" if ended else error.reason)
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)

@@ -21,9 +21,11 @@ async def want(session: AsyncSession, call: Call, *, status: str) -> None:
     await session.execute(statement.on_conflict_do_update(index_elements=[WantedUpdate.call_id], set_=values))
 
 
-async def forget(session: AsyncSession, call_id: UUID) -> WantedUpdate | None:
-    """The wish, taken away; None when there is none (any more)."""
+async def forget(session: AsyncSession, call_id: UUID, *, only: WantedUpdate | None = None) -> WantedUpdate | None:
+    """The wish, taken away; None when there is none (any more). `only` as it was claimed: one that came since stays."""
     statement = delete(WantedUpdate).where(WantedUpdate.call_id == call_id).returning(WantedUpdate)
+    if only is not None:
+        statement = statement.where(WantedUpdate.due_at == only.due_at)
     return (await session.scalars(statement)).one_or_none()
 
 

@@ -1,6 +1,7 @@
 """HTTP for changing a call: bind, delegate, return."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Request, Response
@@ -40,6 +41,11 @@ async def call_control(request: Request) -> CallControl:
 
 
 CallControlDep = Annotated[CallControl, Depends(call_control)]
+
+
+def in_doubt(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
+    """What is told when the process breaks or ends in mid-change. The end of a call may be asked for again, as a 5xx asks."""
+    return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 
 
 @router.patch(
@@ -88,6 +94,7 @@ CallControlDep = Annotated[CallControl, Depends(call_control)]
     },
 )
 async def update_call(
+    request: Request,
     caller: CallerDep,
     service: CallServiceDep,
     control: CallControlDep,
@@ -101,7 +108,9 @@ async def update_call(
     Ending a call may be asked for any number of times. A redirect whose answer was lost is answered `action-unknown`: look
     at the call before you repeat it.
     """
-    change = await control.update(caller, await service.get(caller, id_or_sid), body)
+    call = await service.get(caller, id_or_sid)
+    request.state.in_doubt = in_doubt(call, body)
+    change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call
     structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)

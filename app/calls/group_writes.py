@@ -71,18 +71,18 @@ _WRITE_OUTCOMES: TextClause = text(f"""
     ), locked AS MATERIALIZED (
         SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE
     ), pending AS MATERIALIZED (
-        SELECT id FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
+        SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
     ), changed AS (
         UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
             settled_at = CASE WHEN given.execution <> 'unknown' THEN now() END,
             refresh_at = now() + given.refresh_in, search_at = now() + given.search_in, updated_at = now()
-        FROM given JOIN pending USING (id) WHERE call.id = given.id
-        RETURNING call.id, call.updated_at
+        FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
+        RETURNING call.id, call.attempt, call.updated_at
     ), told AS (
         INSERT INTO call_event (id, call_id, at, type, data)
-        SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id)
+        SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
     )
-    SELECT id, updated_at FROM changed
+    SELECT id, attempt, updated_at FROM changed
 """)  # noqa: S608  # our own columns
 
 
@@ -97,13 +97,16 @@ async def insert_intents(connection: AsyncConnection, calls: Sequence[Call]) -> 
     return {row.id: row.updated_at for row in inserted}
 
 
-async def write_outcomes(connection: AsyncConnection, outcomes: Sequence[Mapping[str, Any]]) -> dict[UUID, datetime]:
+async def write_outcomes(
+    connection: AsyncConnection, outcomes: Sequence[Mapping[str, Any]]
+) -> dict[tuple[UUID, int], datetime]:
     """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
 
-    Returns when each was changed; those missing were not pending any more, or not in this attempt.
+    Returns when each was changed, by id and attempt; those missing were not pending any more, or not in this attempt. A late
+    outcome of an earlier attempt may be in the same batch as the present one's.
     """
     changed = await connection.execute(_WRITE_OUTCOMES, {"rows": _rows(outcomes)})
-    return {row.id: row.updated_at for row in changed}
+    return {(row.id, row.attempt): row.updated_at for row in changed}
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 _RANDOM_BITS = 80
+# UUIDv7 counts further than datetime.
+_LAST_MS = 253_402_300_799_999
 
 
 def created_at(call_id: UUID) -> datetime:
     """When the id was made, to the millisecond; so that a bound on time is a bound on ids."""
-    return datetime.fromtimestamp((call_id.int >> _RANDOM_BITS) / 1000, UTC)
+    return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _LAST_MS) / 1000, UTC)
 
 
 def first_id_at(moment: datetime) -> UUID:

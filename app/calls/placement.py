@@ -91,9 +91,12 @@ class Placement:
         """
         return await asyncio.shield(self._keep(self._place(call, account, parameters, secrets)))
 
-    def withdraw(self, call_id: UUID, attempt: int) -> None:
-        """An intent whose commit nobody acknowledged is not dialled: should it be there, it says so and can be repeated."""
-        self._keep(self._withdraw_when_possible(call_id, attempt))
+    def withdraw(self, call_id: UUID, attempt: int, *, opened_by: UUID | None = None) -> None:
+        """An intent whose commit nobody acknowledged is not dialled: should it be there, it says so and can be repeated.
+
+        `opened_by` is the event that was to be committed with it: without that, the attempt is somebody else's.
+        """
+        self._keep(self._withdraw_when_possible(call_id, attempt, opened_by))
 
     async def drain(self) -> None:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
@@ -154,7 +157,7 @@ class Placement:
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
         async with self.database.autocommit() as connection:
             changed = await write_outcomes(connection, [_row(call, change) for call, change in outcomes])
-        return [changed.get(call.id) for call, _ in outcomes]
+        return [changed.get((call.id, call.attempt)) for call, _ in outcomes]
 
     async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
         async with self.database.begin() as session:
@@ -192,13 +195,14 @@ class Placement:
                 if self._closing:
                     return
 
-    async def _withdraw_when_possible(self, call_id: UUID, attempt: int) -> None:
+    async def _withdraw_when_possible(self, call_id: UUID, attempt: int, opened_by: UUID | None) -> None:
         while not self._closing:
             await asyncio.sleep(_OUTCOME_RETRY_S)
             with contextlib.suppress(DatabaseUnavailable):
                 async with self.database.begin() as session:
                     call = await repository.lock_call(session, call_id)
-                    if call and call.execution == "pending" and call.attempt == attempt:
+                    ours = opened_by is None or await repository.has_event(session, call_id, opened_by)
+                    if call and call.execution == "pending" and call.attempt == attempt and ours:
                         withdrawn = self.settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
                         await self.settlement.apply(session, call, withdrawn)
                 return

@@ -108,11 +108,18 @@ async def list_calls(session: AsyncSession, *, tenant_id: str, wanted: CallFilte
     return (await session.scalars(statement)).all()
 
 
-async def add_event(session: AsyncSession, call_id: UUID, type_: str, data: dict[str, Any]) -> None:
+async def add_event(
+    session: AsyncSession, call_id: UUID, type_: str, data: dict[str, Any], *, event_id: UUID | None = None
+) -> None:
     """`clock_timestamp()`, so that the events of one transaction keep their order."""
     await session.execute(
-        insert(CallEvent).values(id=uuid7(), call_id=call_id, at=func.clock_timestamp(), type=type_, data=data)
+        insert(CallEvent).values(id=event_id or uuid7(), call_id=call_id, at=func.clock_timestamp(), type=type_, data=data)
     )
+
+
+async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:
+    statement = select(CallEvent.id).where(CallEvent.call_id == call_id, CallEvent.id == event_id)
+    return (await session.scalar(statement)) is not None
 
 
 async def list_events(session: AsyncSession, call_id: UUID) -> Sequence[CallEvent]:

@@ -187,14 +187,17 @@ class CallService:
 
     async def _reopen(self, known: Call, intended: Call) -> Call | None:
         """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
+        opening = uuid7()
         try:
             async with self._database.begin() as session:
                 call = await repository.reopen(session, known, intended)
                 if call:
-                    await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+                    told = {"attempt": call.attempt}
+                    await repository.add_event(session, call.id, "call.pending", told, event_id=opening)
             return call
         except DatabaseUnavailable:
-            self._placement.withdraw(known.id, known.attempt + 1)
+            # The next attempt may also be that of a request with the same key, and under way: only the event tells.
+            self._placement.withdraw(known.id, known.attempt + 1, opened_by=opening)
             raise
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:

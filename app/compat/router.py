@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.calls.control_router import CallControlDep
+from app.calls.control_router import CallControlDep, in_doubt
 from app.calls.models import Call
 from app.calls.parameters import CallParameters
 from app.calls.router import CallServiceDep, IdempotencyKeyDep
@@ -101,9 +101,13 @@ async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
 
 @router.post("/Calls/{sid}")
 @router.post("/Calls/{sid}.json")
-async def update_call(account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep) -> Response:
+async def update_call(
+    request: Request, account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep
+) -> Response:
     """202 when Twilio's answer was lost and the end of the call is remembered: Callgate asks again until it is done."""
-    change = await control.update(account.caller, call, parameters_of(form, CallUpdate))
+    body = parameters_of(form, CallUpdate)
+    request.state.in_doubt = in_doubt(call, body)
+    change = await control.update(account.caller, call, body)
     return _resource(change.call, 200 if change.done else 202)
 
 

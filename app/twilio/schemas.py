@@ -121,7 +121,8 @@ class CallResource(BaseModel):
             return None
         if not CALL_SID.fullmatch(answer["sid"]):
             return None
-        return cls(**{name: value for name, value in answer.items() if name in cls.model_fields}, raw=answer)
+        fields = {name: value for name, value in answer.items() if name in cls.model_fields}
+        return cls(**fields | {"raw": answer})
 
 
 def storable(value: Any, *, depth: int = 0) -> Any:

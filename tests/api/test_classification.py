@@ -305,6 +305,7 @@ POISON: dict[str, dict[str, Any]] = {
     "a price of 20,000 digits": {"price": "0." + "1" * 20_000},
     "a status of 6,000 characters": {"status": "q" * 6000},
     "300 lists in each other": {"x": json.loads("[" * 300 + "]" * 300)},
+    "a key that is a name of our own": {"raw": {"a": 1}},
     "subresources in each other": {"subresource_uris": {"a": json.loads("[" * 300 + "]" * 300)}},
 }
 

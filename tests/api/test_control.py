@@ -198,6 +198,36 @@ async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(ga
         assert not await controller.step()
 
 
+async def test_an_end_that_is_remembered_while_an_earlier_one_is_carried_out_is_not_forgotten_with_it(
+    gateway: Gateway, ours: Services, controller: Controller
+) -> None:
+    """To cancel a call leaves it be once it is answered; who then hung up, and was told that it will be done, is held to it."""
+
+    async def updated_after_release(upstream: Upstream, *streams: Any) -> None:
+        asked = upstream.received[-1].path
+        await upstream.released.wait()
+        sid = asked.rpartition("/")[2].removesuffix(".json")
+        await answer(200, call_resource(sid, status="in-progress"))(upstream, *streams)
+
+    async with running_upstream(reset, updated_after_release, reset, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)).status_code == 202
+        await _prove_started(ours, call_id)
+        cancelling = asyncio.create_task(controller.step())
+        while len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        upstream.released.set()
+        await cancelling
+        await controller.step()
+        assert [post.form for post in upstream.posts[1:]] == [
+            [("Status", "canceled")],
+            [("Status", "completed")],
+            [("Status", "completed")],
+        ]
+
+
 async def test_a_remembered_end_that_twilio_refuses_is_forgotten(gateway: Gateway, controller: Controller) -> None:
     async with running_upstream(created(), reset, error(400, 21220)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

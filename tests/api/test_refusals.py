@@ -205,6 +205,17 @@ async def test_unknown_path_and_method_are_problems_too(tenant: Tenant) -> None:
     assert "GET" in wrong.headers["Allow"]
 
 
+async def test_a_path_that_ends_in_a_line_break_is_no_way_to_a_call(tenant: Tenant, upstream: Upstream) -> None:
+    """A pattern's `$` lets it through, and what is known of creations by their path would not hold for it."""
+    form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+    for told in (
+        await tenant.http.post("/v1/calls%0A", json=BASIC),
+        await tenant.http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json%0A", data=form),
+    ):
+        assert told.status_code == 404
+    await _nothing_happened(tenant, upstream)
+
+
 async def test_request_id_of_the_caller_is_kept_when_it_is_sane(tenant: Tenant) -> None:
     kept = await tenant.http.get("/v1/nothing", headers={"X-Request-Id": "job-17:3"})
     assert (kept.headers["X-Request-Id"], kept.json()["request_id"]) == ("job-17:3", "job-17:3")

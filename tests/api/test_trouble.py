@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.auth import Caller
 from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
@@ -19,7 +20,7 @@ from app.observability import Metrics
 from app.schema import migrate
 from app.services import services
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.upstream import created, created_after_release, hang, running_upstream
+from tests.support.upstream import created, created_after_release, error, hang, running_upstream
 
 PATIENCE_S = 30
 
@@ -208,6 +209,28 @@ async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(data
     assert (told.status_code, told.json()["execution"]) == (202, "unknown")
 
 
+async def test_the_end_of_the_servers_patience_is_never_told_as_a_change_that_was_not_made(database_url: str) -> None:
+    """A 503 would be repeated, and a redirect that is carried out twice may dial twice."""
+    async with running_upstream(created(), hang) as upstream:
+        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        async with httpx.AsyncClient(timeout=30) as http:
+            async with running_gateway(settings, grace=1) as stopping:
+                tenant = await stopping.add_tenant(upstream.url)
+                call = (await tenant.create()).json()
+                ours = f"{stopping.url}/v1/calls/{call['id']}"
+                twilios = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call['sid']}.json"
+                url, headers = "https://example.com/next.xml", tenant.http.headers
+                changing = asyncio.gather(
+                    http.patch(ours, json={"url": url}, headers=headers), http.post(twilios, data={"Url": url}, headers=headers)
+                )
+                while len(upstream.posts) < 3:
+                    await asyncio.sleep(0.01)
+                asyncio.get_running_loop().call_later(2, upstream.released.set)
+            told, told_as_twilio = await changing
+    assert (told.status_code, told.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+    assert (told_as_twilio.status_code, told_as_twilio.json()["code"]) == (409, 900010)
+
+
 PASSING_STATES = ["25006", "40P01", "40001", "57014", "53100", "55P03"]
 
 
@@ -271,3 +294,41 @@ async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_ag
 
 async def _waits_for_a_lock(session: Session) -> bool:
     return bool(await session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))
+
+
+async def test_a_repetition_that_postgres_refused_does_not_withdraw_the_dial_of_the_next_one(database_url: str) -> None:
+    """Both would have been the key's second attempt; only one of them was."""
+    refuse = """
+        CREATE FUNCTION refuse_again() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '57014'; END $$;
+        CREATE TRIGGER refuse_again BEFORE UPDATE ON call FOR EACH ROW
+        WHEN (NEW.execution = 'pending' AND NEW.attempt > 1) EXECUTE FUNCTION refuse_again();
+    """
+    settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    try:
+        async with (
+            running_upstream(error(401, 20003), created_after_release()) as upstream,
+            running_gateway(settings) as gateway,
+            services(settings, Metrics()) as replica,
+        ):
+            tenant = await gateway.add_tenant(upstream.url)
+            call_id = (await tenant.create("k")).json()["call_id"]
+            calls = replica["calls"]
+            await connection.execute(refuse)
+            with pytest.raises(DatabaseUnavailable):
+                await calls.create(Caller(tenant.id, UUID(int=0), suspended=False), BASIC, "k")
+            await connection.execute("DROP FUNCTION refuse_again() CASCADE")
+            creating = asyncio.create_task(tenant.create("k"))
+            while len(upstream.posts) < 2:
+                await asyncio.sleep(0.01)
+            while calls._placement._tasks:
+                await asyncio.sleep(0.01)
+            assert (await tenant.create("k")).status_code == 409, "it is being dialled"
+            upstream.released.set()
+            told = await creating
+            assert (told.status_code, told.json()["id"]) == (201, call_id)
+            assert [event["type"] for event in await tenant.events(call_id)].count("call.not_started") == 1
+            assert len(upstream.posts) == 2
+    finally:
+        await connection.close()

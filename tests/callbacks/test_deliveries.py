@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -599,6 +600,8 @@ async def test_a_delivery_of_another_tenant_or_call_is_not_found(gateway: Gatewa
     ):
         answered = await tenant.http.post(f"/v1/calls/{call_id}/deliveries/{delivery['id']}/retry")
         assert (answered.status_code, answered.json()["type"]) == (404, f"urn:callgate:problem:{slug}")
+    never = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/{UUID(int=2**128 - 1)}/retry")
+    assert never.status_code == 404, "of the year 10889"
     nonsense = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/nonsense/retry")
     assert nonsense.status_code == 422
 
@@ -624,7 +627,9 @@ async def test_replay_sends_what_was_given_up_since_a_time_or_all(
         assert (len(dead.received), len(receiver.received)) == (2, 1)
         assert await replayed(since=began, failed_only=False) == {"replayed": 2, "continue_since": None}
         assert (len(dead.received), len(receiver.received)) == (3, 2)
-        assert await replayed(since=datetime.now(UTC).isoformat()) == {"replayed": 0, "continue_since": None}
+        for none_since in (datetime.now(UTC).isoformat(), "9999-12-31T23:59:59-14:00"):
+            assert await replayed(since=none_since) == {"replayed": 0, "continue_since": None}
+        assert (await replayed(since="0001-01-01T00:00:00+14:00"))["continue_since"] is None
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_the_worker_answers_where_the_image_asks() -> None:
     assert "healthcheck" not in our_services()["worker"]
 
 
-@pytest.mark.parametrize("name", services().keys() - {"migrate"})
+@pytest.mark.parametrize("name", [name for name in services() if name != "migrate"])
 def test_every_service_that_stays_is_probed(name: str) -> None:
     assert name in ("api", "worker") or services()[name]["healthcheck"]["test"]
 

@@ -1,0 +1,38 @@
+"""The statement that writes many outcomes at once touches no call but in the attempt that each belongs to."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from app.calls.group_writes import write_outcomes
+from app.calls.stored_problem import stored_form
+from app.errors import UpstreamUnreachable
+from tests.support.gateway import Gateway
+from tests.support.upstream import call_resource, created, running_upstream
+
+
+def _outcome(call_id: str, attempt: int, **columns: Any) -> dict[str, Any]:
+    told = {"event": "call.planted", "data": {"attempt": attempt}, "refresh_in": None, "search_in": None}
+    return {"id": UUID(call_id), "attempt": attempt, "settled_by": "response", **columns, **told}
+
+
+async def test_a_late_outcome_of_an_earlier_attempt_does_not_take_the_place_of_the_one_beside_it(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["id"]
+        sid = f"CA{uuid4().hex}"
+        late = _outcome(call_id, 1, execution="not_started", problem=stored_form(UpstreamUnreachable()))
+        now = _outcome(call_id, 2, execution="started", sid=sid, resource=call_resource(sid))
+        for batch in ([late, now], [now, late]):
+            async with gateway.database.begin() as session:
+                await session.execute(
+                    text("UPDATE call SET execution = 'pending', sid = NULL, attempt = 2 WHERE id = :id"), {"id": call_id}
+                )
+            async with gateway.database.autocommit() as connection:
+                changed = await write_outcomes(connection, batch)
+            record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
+            assert (record["execution"], record["sid"]) == ("started", sid)
+            assert changed.keys() == {(UUID(call_id), 2)}
+        planted = [event["data"] for event in await tenant.events(call_id) if event["type"] == "call.planted"]
+        assert planted == [{"attempt": 2}] * 2
