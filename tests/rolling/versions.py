@@ -27,8 +27,8 @@ PATIENCE_S = 90
 
 
 def before_the_newest_migration() -> str | None:
-    """A revision, or None when this is no checkout with enough history."""
-    asked = ["git", "log", "--max-count=1", "--format=%P", "--", "migrations/versions"]
+    """A revision of the main line, or None when this is no checkout with enough history."""
+    asked = ["git", "log", "--first-parent", "--max-count=1", "--format=%P", "--", "migrations/versions"]
     found = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return found.stdout.split()[0] if found.stdout.split() else None
 
