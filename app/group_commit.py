@@ -52,11 +52,6 @@ class GroupCommit(Generic[Item, Result]):
                 self._writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
             return await result
 
-    async def drain(self) -> None:
-        """Returns when nothing waits any more."""
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
-
     async def _write_all(self) -> None:
         try:
             while batch := self._take():

@@ -90,7 +90,7 @@ class TenantCallbacks:
 
         Raises OperatorError when the secret does not open.
         """
-        return await self._signings.get(tenant_id, lambda: self._read_signing(tenant_id)) or await self._read_signing(tenant_id)
+        return await self._signings.get(tenant_id, lambda: self._read_signing(tenant_id))
 
     async def _read_signing(self, tenant_id: str) -> Signing:
         async with self._database.begin() as session:

@@ -27,7 +27,7 @@ class Memory(Generic[Value]):
         self._entries: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()
         self._forgotten = 0
 
-    async def get(self, name: Hashable, read: Callable[[], Awaitable[Value | None]]) -> Value | None:
+    async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
         """What is remembered under this name, or what `read` finds."""
         entry = self._entries.get(name)
         if entry is not None and entry[0] > time.monotonic() and self._is_current():

@@ -66,9 +66,9 @@ class TenantService:
     def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
         self._database = database
         self._keyring = keyring
-        self._keys = Memory[KnownKey](is_current=is_current)
-        self._dialables = Memory[Dialable](is_current=is_current)
-        self._account_ids = Memory[UUID](is_current=is_current)
+        self._keys = Memory[KnownKey | None](is_current=is_current)
+        self._dialables = Memory[Dialable | None](is_current=is_current)
+        self._account_ids = Memory[UUID | None](is_current=is_current)
         self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
         self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
 
@@ -221,7 +221,7 @@ class TenantService:
 
     async def auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         """Every not revoked auth token of the account: any of them may have signed a callback."""
-        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(session, account_id)) or ()
+        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(session, account_id))
 
     async def _read_auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
         credentials = await repository.list_credentials(session, [account_id])
@@ -231,7 +231,7 @@ class TenantService:
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
-        return await self._account_accesses.get(account_id, lambda: self._read_accesses(account_id)) or ()
+        return await self._account_accesses.get(account_id, lambda: self._read_accesses(account_id))
 
     async def _read_accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         async with self._database.begin() as session:

@@ -100,7 +100,6 @@ async def test_no_item_is_stranded_whenever_it_comes() -> None:
         for _ in range(20):
             results = await asyncio.gather(*(submit_after(turns) for turns in range(40)))
             assert results == [f"wrote {turns}" for turns in range(40)]
-    await group.drain()
 
 
 async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room() -> None:
