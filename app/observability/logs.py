@@ -2,10 +2,15 @@
 
 What never goes into a field: tokens, secrets, TwiML and request parameters; phone numbers and SIP users only as
 `app.pseudonyms` shows them.
+
+To log never raises, whatever the values are and whatever has become of the stream: an answer must not change for a line.
 """
 
+import json
 import logging
 import sys
+from contextlib import suppress
+from functools import cache
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -15,7 +20,7 @@ _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "a
 
 
 def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging alike, once per process; to standard output by default."""
+    """Set up structlog and the standard library's logging alike; the last call counts. To standard output by default."""
     stream = stream or sys.stdout
     if format_ == "auto":
         format_ = "text" if stream.isatty() else "json"
@@ -25,21 +30,11 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[structlog.types.Processor]
-    if format_ == "json":
-        renderer = [_exception_without_values, structlog.processors.JSONRenderer()]
-    else:
-        renderer = [
-            _exception_without_values,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
-        ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(stream)
+    render: structlog.types.Processor = _as_json
+    if format_ == "text":
+        render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    renderer = [_exception_without_values, _whatever_the_values(render)]
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -49,6 +44,65 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, *renderer],
+        logger_factory=cache(lambda name: _Logger(name, handler)),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        # A command sets up its own logging before it becomes a process that logs as its settings say.
+        cache_logger_on_first_use=False,
+    )
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The one way to the stream, so that lines never mix."""
+
+    def write(self, line: str) -> None:
+        """Our own lines come finished and without a LogRecord, which would cost more than all the rest of the line."""
+        self.acquire()
+        try:
+            self.stream.write(line + self.terminator)
+            self.stream.flush()
+        except Exception:
+            with suppress(Exception):  # standard error may be closed as well
+                self.handleError(logging.makeLogRecord({"msg": line}))
+        finally:
+            self.release()
+
+
+class _Logger:
+    """What structlog hands finished lines to; each level has a method."""
+
+    def __init__(self, name: str, handler: _Handler) -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.critical = handler.write
+
+
+def _whatever_the_values(render: structlog.types.Processor) -> structlog.types.Processor:
+    """A key that is no text, a circle, a number of 5,000 digits: then with all values as Python shows them."""
+
+    def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:
+        try:
+            return render(logger, method, {**event})  # it may take out what it has rendered
+        except Exception:
+            shown = {name: value if isinstance(value, str) else _shown(value) for name, value in event.items()}
+            return render(logger, method, shown)
+
+    return rendered
+
+
+def _as_json(_: Any, __: str, event: structlog.types.EventDict) -> str:
+    return _json.encode(event)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__qualname__} that cannot be shown>"
+
+
+# Made once; in ASCII, which any stream takes, and half a character (a lone surrogate) too.
+_json = json.JSONEncoder(default=_shown)
 
 
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

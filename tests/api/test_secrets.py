@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -20,10 +19,11 @@ from app.callbacks.addresses import Allowed
 from app.callbacks.sender import Sender
 from app.crypto import Keyring
 from app.jobs.deliver import Deliverer
-from app.observability import Metrics, configure_logging
+from app.observability import Metrics
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
+from tests.support.logs import logging_to
 from tests.support.tracing import memory
 from tests.support.upstream import answer, created, error, hang, reset, running_upstream
 
@@ -62,12 +62,11 @@ class Watched:
 @asynccontextmanager
 async def watched(database_url: str, **values: Any) -> AsyncIterator[Watched]:
     log = io.StringIO()
-    configure_logging(level="DEBUG", format_="auto", stream=log)
     tracing, spans = memory()
     settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
-    async with running_gateway(settings, tracing=tracing) as gateway:
-        yield Watched(gateway, log, spans)
-    logging.basicConfig(handlers=[], force=True)
+    with logging_to(log):
+        async with running_gateway(settings, tracing=tracing) as gateway:
+            yield Watched(gateway, log, spans)
 
 
 @pytest.fixture

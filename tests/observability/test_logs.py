@@ -1,14 +1,30 @@
-"""Lines for machines where nobody looks, coloured ones on a terminal."""
+"""Lines for machines where nobody looks, coloured ones on a terminal; and no line that gets in the way of an answer."""
 
+import io
+import json
 import logging
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
 
 from app.observability import configure_logging
+from tests.support.gateway import Gateway
+from tests.support.logs import logging_to
+from tests.support.upstream import created, running_upstream
+
+logger = structlog.stdlib.get_logger("app.tests")
+foreign = logging.getLogger("tests.foreign")
 
 
 @pytest.fixture
@@ -16,17 +32,194 @@ def terminal() -> Iterator[tuple[int, int]]:
     """Both ends of a real one."""
     ends = pty.openpty()
     yield ends
-    logging.basicConfig(handlers=[], force=True)
     for end in ends:
         os.close(end)
 
 
+@pytest.fixture
+def broken() -> Iterator[io.TextIOWrapper]:
+    """A pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = os.fdopen(writing, "w")
+    yield stream
+    with pytest.raises(BrokenPipeError):  # what could not be written is still there
+        stream.close()
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("pl4nted")
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def test_a_terminal_gets_coloured_lines(terminal: tuple[int, int]) -> None:
     reading, writing = terminal
-    with os.fdopen(os.dup(writing), "w", buffering=1) as stream:
-        configure_logging(level="INFO", format_="auto", stream=stream)
-        structlog.stdlib.get_logger("app.tests").info("request", status=201)
+    with os.fdopen(os.dup(writing), "w", buffering=1) as stream, logging_to(stream):
+        logger.info("request", status=201)
         line = os.read(reading, 4096).decode()
-    assert "request" in line
-    assert "\x1b[" in line
-    assert "{" not in line
+        foreign.info("started on %s", 8000)
+        other = os.read(reading, 4096).decode()
+    for told, event in ((line, "request"), (other, "started on 8000")):
+        assert event in told
+        assert "\x1b[" in told
+        assert "{" not in told
+
+
+def test_lines_of_libraries_and_our_own_have_the_same_form() -> None:
+    stream = io.StringIO()
+    with logging_to(stream), structlog.contextvars.bound_contextvars(request_id="r1"):
+        for log in (logger.exception, foreign.exception):
+            try:
+                raise ValueError("pl4nted")
+            except ValueError:
+                log("broke")
+        logger.error("broke", exc_info=ValueError("pl4nted"))
+    ours, theirs, given = _lines(stream.getvalue())
+    assert list(ours) == list(theirs) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
+    assert (ours["event"], ours["request_id"], ours["level"]) == (theirs["event"], theirs["request_id"], theirs["level"])
+    assert (ours["logger"], theirs["logger"], ours["level"]) == ("app.tests", "tests.foreign", "error")
+    assert datetime.fromisoformat(ours["timestamp"]) <= datetime.fromisoformat(theirs["timestamp"])
+    for line in (ours, theirs):
+        ((error,),) = [line["error_chain"]]
+        assert error["class"] == "ValueError"
+        assert error["at"][0].startswith(f"{__file__}:")
+    assert given["error_chain"] == [{"class": "ValueError", "at": []}]
+    assert "pl4nted" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
+def test_what_is_below_the_level_is_not_told(level: str) -> None:
+    stream, levels = io.StringIO(), ["debug", "info", "warning", "error", "critical"]
+    with logging_to(stream, level=level):
+        for name in levels:
+            number = getattr(logging, name.upper())
+            getattr(logger, name)("said")
+            logger.log(number, "said")
+            foreign.log(number, "said")
+    told = levels[levels.index(level.lower()) :]
+    assert [line["level"] for line in _lines(stream.getvalue())] == [name for name in told for _ in range(3)]
+
+
+def test_the_last_configuration_counts_for_loggers_that_were_used_before() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    with logging_to(first, level="ERROR", format_="text"):
+        logger.error("first")
+        configure_logging(level="INFO", format_="json", stream=second)
+        logger.info("second")
+    assert "first" in first.getvalue()
+    assert "second" not in first.getvalue()
+    assert [line["event"] for line in _lines(second.getvalue())] == ["second"]
+
+
+_circle: list[Any] = []
+_circle.append(_circle)
+_deep: list[Any] = []
+for _ in range(100_000):
+    _deep = [_deep]
+# By name, for pytest itself could not show all of them.
+ODD: dict[str, tuple[object, object]] = {
+    "uuid": (UUID(int=1), "UUID('00000000-0000-0000-0000-000000000001')"),
+    "time": (datetime(2026, 1, 1, tzinfo=UTC), "datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)"),
+    "set": ({1}, "{1}"),
+    "bytes": (b"\xff", r"b'\xff'"),
+    "not ASCII": ("Zoë ☎ \U0001f600", "Zoë ☎ \U0001f600"),
+    "half a character": ("\ud800", "\ud800"),
+    "unshowable": (Unshowable(), "<Unshowable that cannot be shown>"),
+    "unshowable within": ([Unshowable()], ["<Unshowable that cannot be shown>"]),
+    "key that is no text": ({(1, 2): 3}, "{(1, 2): 3}"),
+    "circle": (_circle, "[[...]]"),
+    "deep": (_deep, "<list that cannot be shown>"),
+    "long number": (10**5000, "<int that cannot be shown>"),
+    "nothing": (None, None),
+    "number": (1.5, 1.5),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_no_value_is_too_odd_to_be_logged(name: str, tmp_path: Path) -> None:
+    value, shown = ODD[name]
+    with (tmp_path / "log").open("w", encoding="ascii") as stream, logging_to(stream):
+        logger.info("odd", value=value)
+    (line,) = _lines((tmp_path / "log").read_text("ascii"))
+    assert (line["event"], line["value"]) == ("odd", shown)
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_value_is_too_odd_for_text(name: str, encoding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A line that the stream has no characters for is told on standard error."""
+    with (tmp_path / "log").open("w", encoding=encoding) as stream, logging_to(stream, format_="text"):
+        logger.info("odd", value=ODD[name][0])
+    assert "odd" in (tmp_path / "log").read_text(encoding) + capfd.readouterr().err
+
+
+def test_a_line_is_out_when_it_is_told() -> None:
+    script = (
+        "import os, signal, structlog\n"
+        "from app.observability import configure_logging\n"
+        "configure_logging(level='INFO', format_='json')\n"
+        "structlog.stdlib.get_logger('app.tests').info('last', value='x' * 20_000)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert killed.returncode == -9
+    assert [line["event"] for line in _lines(killed.stdout)] == ["last"]
+
+
+def test_lines_of_threads_do_not_mix() -> None:
+    reading, writing = os.pipe()
+    read: list[str] = []
+
+    def say(speaker: int) -> None:
+        for number in range(100):
+            logger.info("ours", speaker=speaker, number=number, value="x" * 3000)
+            foreign.info("theirs %s", "y" * 3000)
+
+    with os.fdopen(reading) as pipe:
+        reader = Thread(target=lambda: read.append(pipe.read()))
+        reader.start()
+        with os.fdopen(writing, "w") as stream, logging_to(stream), ThreadPoolExecutor(8) as pool:
+            list(pool.map(say, range(8)))
+        reader.join()
+    lines = _lines(read[0])
+    assert {(line["speaker"], line["number"]) for line in lines if line["event"] == "ours"} == {
+        (speaker, number) for speaker in range(8) for number in range(100)
+    }
+    assert len(lines) == 2 * 8 * 100
+
+
+async def test_an_answer_does_not_change_because_nobody_reads_the_log(
+    gateway: Gateway, broken: io.TextIOWrapper, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running_upstream(created(), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with logging_to(broken):
+            assert (await tenant.create()).status_code == 201
+            assert (await tenant.create(to="nobody")).status_code == 422
+    told = capfd.readouterr().err
+    assert "BrokenPipeError" in told
+    assert '"route": "/v1/calls"' in told
+
+
+def test_streams_that_are_closed_are_no_error() -> None:
+    script = (
+        "import sys, structlog\n"
+        "from app.observability import configure_logging\n"
+        "configure_logging(level='INFO', format_='json')\n"
+        "answer = sys.stderr\n"
+        "sys.stdout.close()\n"
+        "structlog.stdlib.get_logger('app.tests').info('on standard error')\n"
+        "sys.stderr = open('/dev/null', 'w')\n"
+        "sys.stderr.close()\n"
+        "structlog.stdlib.get_logger('app.tests').info('nowhere')\n"
+        "answer.write('answered')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stdout == ""
+    assert "on standard error" in ended.stderr
+    assert ended.stderr.endswith("answered")
