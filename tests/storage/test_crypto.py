@@ -47,3 +47,14 @@ def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
     assert after.matches(stored, b"value")
     assert not after.matches(stored, b"other")
     assert not Keyring([NEW]).matches(stored, b"value")
+
+
+def test_a_token_is_the_same_in_every_version() -> None:
+    """An operator looks for one number in the lines of months."""
+    ring = Keyring([b"a" * 32, b"b" * 32])
+    assert [ring.token(value) for value in ("+14155550123", "kate", "Zoë")] == [
+        "tok_6a1c7fb4066b",
+        "tok_c06ab92ee7d0",
+        "tok_b11d8d3a9976",
+    ]
+    assert Keyring([b"b" * 32, b"a" * 32]).token("kate") != ring.token("kate")
