@@ -15,7 +15,7 @@ async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
     if media_type != "application/json":
         raise UnsupportedMediaType
     try:
-        body = json.loads(await request.body(), object_pairs_hook=_members, parse_constant=_no_constant)
+        body = _read(await request.body())
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise MalformedBody(f"The body is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {where}.") from None
@@ -46,6 +46,14 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(_: str) -> float:
     raise _Unacceptable("NaN and Infinity are no JSON numbers")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant)
+
+
+def _read(body: bytes) -> Any:
+    """As json.loads reads bytes, which makes a decoder for each."""
+    return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]

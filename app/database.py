@@ -5,23 +5,25 @@ or the network to it does wrong leaves the block as DatabaseUnavailable; a mista
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 import asyncpg
 import structlog
 from sqlalchemy import MetaData, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
 
 from app.errors import DatabaseUnavailable
 from app.observability.tracing import Step, fail
+from app.statements import Statements
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -66,15 +68,28 @@ def make_engine(url: str, *, pool_size: int, statement_timeout: float | None = S
         hide_parameters=True,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=1800,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": statement_timeout,
-            "server_settings": {"application_name": "callgate", "timezone": "UTC"},
-        },
+        connect_args=_connect_options(statement_timeout),
     )
     # Not among the server_settings: PgBouncer refuses a connection that begins with what it does not know.
     event.listen(engine.sync_engine, "connect", _trust_indexes)
     return engine
+
+
+def _connect_options(statement_timeout: float | None) -> dict[str, Any]:
+    return {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": statement_timeout,
+        "server_settings": {"application_name": "callgate", "timezone": "UTC"},
+    }
+
+
+def _statements(engine: AsyncEngine) -> Statements:
+    """Over the same URL as the engine."""
+    _, options = engine.dialect.create_connect_args(engine.url)
+    # SQLAlchemy's name for it; 0 is what an old PgBouncer needs.
+    cache = options.pop("prepared_statement_cache_size", None)
+    known = {} if cache is None else {"statement_cache_size": cache}
+    return Statements({**options, **known, **_connect_options(STATEMENT_TIMEOUT_S)})
 
 
 def _trust_indexes(connection: DBAPIConnection, _record: object) -> None:
@@ -90,7 +105,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
-        self._autocommitting = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._statements = _statements(self.engine)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
@@ -99,14 +114,20 @@ class Database:
         async with self._translated(), self._sessions.begin() as session:
             yield session
 
-    @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
-        """A connection on which every statement is a transaction of its own, without the round trips of BEGIN and COMMIT.
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        """The rows of one statement ($1, $2 …), which is a transaction of its own, on a connection beside the pool.
 
-        Raises as `begin` does.
+        Raises as `begin` does, and asyncpg's own errors for mistakes in our SQL.
         """
-        async with self._translated(), self._autocommitting.connect() as connection:
-            yield connection
+        with Step("database"):
+            try:
+                return await self._statements.fetch(statement, *arguments)
+            except (asyncpg.InterfaceError, OSError) as error:
+                raise self._unavailable(error) from error
+            except asyncpg.PostgresError as error:
+                if _is_unmigrated(error) or _is_passing(error) or _is_rerouted(error):
+                    raise self._unavailable(error) from error
+                raise
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -116,7 +137,8 @@ class Database:
             except (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
                 raise self._unavailable(error) from error
             except DBAPIError as error:
-                if error.connection_invalidated or _is_unmigrated(error) or _is_passing(error) or _is_rerouted(error):
+                cause = error.orig and error.orig.__cause__
+                if error.connection_invalidated or _is_unmigrated(cause) or _is_passing(cause) or _is_rerouted(cause):
                     raise self._unavailable(error) from error
                 raise
 
@@ -145,15 +167,17 @@ class Database:
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         # The class and SQLSTATE only: the text may hold the statement's values.
         fail(type(error).__name__)
+        cause = getattr(error, "orig", None) or error.__cause__ or error
         logger.warning(
             "database_unavailable",
-            error=type(getattr(error, "orig", None) or error).__name__,
-            sqlstate=getattr(getattr(error, "orig", None) or error, "sqlstate", None),
-            hint="run `callgate migrate`" if _is_unmigrated(error) else None,
+            error=type(cause).__name__,
+            sqlstate=_sqlstate(cause),
+            hint="run `callgate migrate`" if _is_unmigrated(cause) else None,
         )
         return DatabaseUnavailable(after_s=2)
 
     async def close(self) -> None:
+        await self._statements.close()
         await self.engine.dispose()
 
 
@@ -165,23 +189,26 @@ class Server:
     """How far its clock is ahead of ours."""
 
 
-def _is_passing(error: DBAPIError) -> bool:
+def _sqlstate(error: BaseException | None) -> str:
+    """Of an error of asyncpg's, or of SQLAlchemy's over it."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def _is_passing(error: BaseException | None) -> bool:
     """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down."""
-    return str(getattr(error.orig, "sqlstate", ""))[:2] in _PASSING_CLASSES
+    return _sqlstate(error)[:2] in _PASSING_CLASSES
 
 
-def _is_rerouted(error: DBAPIError) -> bool:
+def _is_rerouted(error: BaseException | None) -> bool:
     """A partition was attached between the planning of an insert and its row: the default one does not take it any more.
 
     What a table's own CHECK refuses has that constraint's name.
     """
-    cause = error.orig and error.orig.__cause__
-    return getattr(cause, "sqlstate", None) == _CHECK_VIOLATION and getattr(cause, "constraint_name", None) is None
+    return _sqlstate(error) == _CHECK_VIOLATION and getattr(error, "constraint_name", None) is None
 
 
-def _is_unmigrated(error: Exception) -> bool:
-    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return isinstance(error, ProgrammingError) and sqlstate in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN)
+def _is_unmigrated(error: BaseException | None) -> bool:
+    return _sqlstate(error) in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN)
 
 
 @dataclass(frozen=True, slots=True)

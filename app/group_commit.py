@@ -1,7 +1,8 @@
 """Group commit: writes of one kind that wait at the same moment go to Postgres together. Knows no table.
 
 A lone write goes at once; there is no timer. While a batch is on its way, what arrives waits and is the next batch, so batches
-grow with the load and the cost of a commit is shared by all that are in it.
+grow with the load and the cost of a commit is shared by all that are in it. A batch that is full does not wait for the one
+before it.
 """
 
 import asyncio
@@ -22,17 +23,25 @@ class GroupCommit(Generic[Item, Result]):
     """`write` gets items in the order in which they came and returns a result for each, in that order, in one transaction.
 
     What goes wrong with a batch is found out one by one, so that a bad item harms nobody but its own waiter. `most` items go
-    together at the most, and `room` may wait: who comes later waits for room, so nothing here grows without end.
+    together at the most, in `writers` batches at one time, and `room` may wait: who comes later waits for room, so nothing here
+    grows without end.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, most: int = 100, room: int = 1000
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        most: int = 100,
+        writers: int = 1,
+        room: int = 1000,
     ) -> None:
         self._write = write
         self._most = most
+        self._writers = writers
         self._room = asyncio.Semaphore(room)
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._at_work = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
         """The result, once it is committed. Whoever is cancelled meanwhile takes nothing from the others.
@@ -46,10 +55,13 @@ class GroupCommit(Generic[Item, Result]):
         async with self._room:
             result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             self._waiting.append((item, result))
-            # Nothing is awaited between the writer's last look at the queue and its end, nor here: no wake-up can be lost.
-            if self._writer is None:
+            # Nothing is awaited between a writer's last look at the queue and its end, nor here: no wake-up can be lost.
+            if not self._at_work or (len(self._waiting) >= self._most and self._at_work < self._writers):
+                self._at_work += 1
                 # In a context of its own, for a batch belongs to no single request.
-                self._writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
+                task = asyncio.create_task(self._write_all(), context=contextvars.Context())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             return await result
 
     async def _write_all(self) -> None:
@@ -57,10 +69,11 @@ class GroupCommit(Generic[Item, Result]):
             while batch := self._take():
                 await self._settle(batch)
         finally:
-            self._writer = None
-            # Only when this task was cancelled from outside, as the event loop ends.
-            for _, result in self._waiting:
-                result.cancel()
+            self._at_work -= 1
+            if not self._at_work:
+                # Only when this task was cancelled from outside, as the event loop ends.
+                for _, result in self._waiting:
+                    result.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health, sip_uris
 from app.callbacks import delivery_router
 from app.callbacks import router as callbacks_router
 from app.callbacks.schemas import ReplayRequest
-from app.calls import control_router, examples
+from app.calls import control_router, creation_router, examples
 from app.calls import router as calls_router
 from app.calls.update_parameters import CallUpdate
 from app.calls.validation import CallRequest
@@ -27,7 +28,7 @@ from app.health import Readiness
 from app.middleware import RequestMiddleware
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.problems import Problem, ProblemDialect, install_handlers
+from app.problems import CREATION_PATH, Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
 from app.sip_uris import SipUriQuestion
@@ -71,6 +72,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
     app.state.metrics = metrics
+    app.include_router(creation_router.router)
     app.include_router(calls_router.router)
     app.include_router(subresources_router.router)
     app.include_router(control_router.router)
@@ -82,14 +84,16 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(health.router)
     dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
     install_handlers(app, metrics, dialects)
-    app.add_middleware(
+    around = partial(
         RequestMiddleware,
         metrics=metrics,
         tracing=tracing,
         dialects=dialects,
-        admission=calls_router.admission,
+        admission=creation_router.admission,
         open_path=callbacks_router.CALLBACK_PATH,
     )
+    app.add_middleware(around)
+    _go_straight(app, around(creation_router.straight))
     _complete_openapi(app)
     return app
 
@@ -104,6 +108,22 @@ def _lifespan(
         await asyncio.to_thread(tracing.close)
 
     return lifespan
+
+
+def _go_straight(app: FastAPI, creation: ASGIApp) -> None:
+    """Creations go past everything that Starlette and FastAPI have around every route."""
+    build = app.build_middleware_stack
+
+    def build_beside() -> ASGIApp:
+        others = build()
+
+        async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+            chosen = scope["type"] == "http" and scope["path"] == CREATION_PATH and scope["method"] == "POST"
+            await (creation if chosen else others)(scope, receive, send)
+
+        return choose
+
+    app.build_middleware_stack = build_beside  # type: ignore[method-assign]  # FastAPI itself overrides it to the same end
 
 
 def _complete_openapi(app: FastAPI) -> None:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from uuid import UUID, uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import get_contextvars
@@ -17,15 +17,17 @@ from structlog.contextvars import get_contextvars
 from app.dialects import Dialects
 from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RouteNotFound, ShuttingDown
 from app.observability import Metrics
-from app.observability.tracing import Tracing, describe, fail
+from app.observability.tracing import Tracing, describe, fail, is_traced
+from app.problems import note_refusal
 
 BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"
+_HEADER = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # ReDoc asks a content network for its maker's logo; a cluster without internet, and its owner, want no such request.
 _PAGE_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
 # Asked every few seconds by Kubernetes and Prometheus: a line for each would drown the rest.
 _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
@@ -87,15 +89,15 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answered = MutableHeaders(scope=message)
-                answered[REQUEST_ID_HEADER] = request_id
-                answered["Server-Timing"] = _server_timing(time.perf_counter() - began, spent)
-                if answered.get("content-type", "").startswith("text/html"):
-                    answered["Content-Security-Policy"] = _PAGE_POLICY
+                timing = _server_timing(time.perf_counter() - began, spent)
+                answered = [*message["headers"], (_HEADER, request_id.encode()), (b"server-timing", timing)]
+                if any(name == b"content-type" and value.startswith(b"text/html") for name, value in answered):
+                    answered.append((b"content-security-policy", _PAGE_POLICY))
+                message["headers"] = answered
             await send(message)
 
         async def answer(error: CallgateError) -> None:
-            self.metrics.refused.labels(error.slug).inc()
+            note_refusal(error, self.metrics)
             response = dialect.refusal(error, method=scope["method"], path=scope["path"], request_id=request_id)
             await response(scope, receive, send_with_id)
 
@@ -142,6 +144,7 @@ class RequestMiddleware:
         if route not in _QUIET_ROUTES:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
+        if is_traced():
             known = {f"callgate.{name}": value for name, value in get_contextvars().items() if name in _TRACED and value}
             about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             describe(about | known, name=f"{method} {route}")
@@ -154,10 +157,10 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in _METHODS else "other"
 
 
-def _server_timing(seconds: float, spent: Mapping[str, float]) -> str:
+def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:
     """https://www.w3.org/TR/server-timing/: what was spent on others, and what by the gateway itself."""
     parts = {"gateway": seconds - sum(spent.values()), **spent}
-    return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items())
+    return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items()).encode()
 
 
 def _request_id(headers: Headers) -> str:

@@ -124,14 +124,19 @@ class ProblemDialect:
         return JSONResponse(told, status_code=202)
 
 
+def note_refusal(error: CallgateError, metrics: Metrics) -> None:
+    """For the request's log line, and counted."""
+    metrics.refused.labels(error.slug).inc()
+    structlog.contextvars.bind_contextvars(problem=error.slug)
+    if error.call_id:
+        structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
+
+
 def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None:
     """Every expected way out of a handler that is not an answer becomes a refusal; the middleware answers the rest."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
-        metrics.refused.labels(error.slug).inc()
-        structlog.contextvars.bind_contextvars(problem=error.slug)
-        if error.call_id:
-            structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
+        note_refusal(error, metrics)
         path = request.url.path
         response = dialects.of(path).refusal(error, method=request.method, path=path, request_id=request.state.request_id)
         response.headers.update(headers or {})

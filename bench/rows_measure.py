@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
 from app.database import make_engine
-from bench.rows_questions import Drawn, Question, intent, intents, outcomes
+from bench.rows_questions import Drawn, Question, Taken, intent, intents, outcomes
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"
 # Of the ten largest tenants, whose pages are full at any size, in turn, so that any two databases are asked for the same ones.
@@ -43,13 +43,6 @@ _DRAW = text("""
 async def draw_calls(session: AsyncSession, rows: int, number: int) -> list[Drawn]:
     found = await session.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": number})
     return [Drawn(**{"from_" if name == "from" else name: value for name, value in row.items()}) for row in found.mappings()]
-
-
-class _Taken(Exception):
-    def __init__(self, statement: str, parameters: Sequence[Any]) -> None:
-        super().__init__("not sent")
-        self.statement = statement
-        self.parameters = parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +96,18 @@ class Subject:
         calls = [intent(like) for _ in range(size)]
         return await self.ask(intents(calls), like), await self.ask(outcomes(calls), like)
 
-    async def _take(self, question: Question, call: Drawn) -> _Taken:
+    async def _take(self, question: Question, call: Drawn) -> Taken:
         """What would be sent. Nothing is."""
         try:
             async with AsyncSession(self.engine) as session:
                 await question.ask(session, call)
-        except _Taken as taken:
+        except Taken as taken:
             return taken
         raise AssertionError("it sends nothing")
 
 
 def _stop(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-    raise _Taken(statement, parameters)
+    raise Taken(statement, parameters)
 
 
 def _literal(value: object) -> str:

@@ -20,6 +20,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
 from app.calls.started_repository import Edge, Span, StartedFilter
+from app.database import Database
 from app.jobs import deliver, refresh, resolve, retain
 from app.observability import Metrics
 from app.retention import repository as retention
@@ -52,6 +53,23 @@ class Drawn:
 
 
 Ask = Callable[[AsyncSession, Drawn], Awaitable[object]]
+
+
+class Taken(Exception):
+    """A statement that would be sent, and is not."""
+
+    def __init__(self, statement: str, parameters: Sequence[Any]) -> None:
+        super().__init__("not sent")
+        self.statement = statement
+        self.parameters = parameters
+
+
+class _Nowhere(Database):
+    def __init__(self) -> None:
+        """Connects to nothing."""
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        raise Taken(statement, arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +187,8 @@ async def _rivals(session: AsyncSession, drawn: Drawn) -> object:
 
 
 def intents(calls: Sequence[Call]) -> Question:
-    async def ask(session: AsyncSession, _: Drawn) -> object:
-        return await insert_intents(await session.connection(), calls)
+    async def ask(_: AsyncSession, __: Drawn) -> object:
+        return await insert_intents(_Nowhere(), calls)
 
     return Question(f"create: intents, {len(calls)} together", ask, writes=True)
 
@@ -178,8 +196,8 @@ def intents(calls: Sequence[Call]) -> Question:
 def outcomes(calls: Sequence[Call]) -> Question:
     """What became of those intents: they have started."""
 
-    async def ask(session: AsyncSession, _: Drawn) -> object:
-        return await write_outcomes(await session.connection(), [started(call) for call in calls])
+    async def ask(_: AsyncSession, __: Drawn) -> object:
+        return await write_outcomes(_Nowhere(), [started(call) for call in calls])
 
     return Question(f"create: outcomes, {len(calls)} together", ask, writes=True)
 

@@ -117,10 +117,8 @@ async def _creations(database: Database, drawn: Sequence[Drawn], seconds: float)
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:
         call = intent(random.choice(drawn))
-        async with database.autocommit() as connection:
-            await insert_intents(connection, [call])
-        async with database.autocommit() as connection:
-            await write_outcomes(connection, [started(call)])
+        await insert_intents(database, [call])
+        await write_outcomes(database, [started(call)])
         taken.append((time.monotonic() - began) * 1000)
     return taken
 

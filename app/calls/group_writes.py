@@ -10,11 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from app.calls.models import Call
+from app.database import Database
 from app.twilio.schemas import CallResource
 
 _INTENT_COLUMNS = (
@@ -35,6 +34,10 @@ _INTENT_COLUMNS = (
     "status_callback_events",
 )
 _ATTRIBUTES = {"from": "from_"}
+
+# How many go together, and how many such batches at one time. Small ones: what is committed together goes on together, and
+# comes back together from a slow upstream, a crowd that waits for itself at every step (docs/performance.md).
+BATCH, WRITERS = 16, 2
 _OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")
 
 
@@ -43,10 +46,10 @@ def _names(columns: Sequence[str], prefix: str = "") -> str:
 
 
 # Sorted, so that two processes that insert the same keys wait for each other in one order.
-_INSERT_INTENTS: TextClause = text(f"""
+_INSERT_INTENTS = f"""
     WITH given AS MATERIALIZED (
         SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id
-        FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
     ), inserted AS (
         INSERT INTO call (execution, pending_since, {_names(_INTENT_COLUMNS)})
         SELECT 'pending', now(), {_names(_INTENT_COLUMNS)} FROM given ORDER BY tenant_id, idempotency_key
@@ -57,17 +60,17 @@ _INSERT_INTENTS: TextClause = text(f"""
         SELECT event_id, id, clock_timestamp(), 'call.pending', '{{"attempt": 1}}' FROM given JOIN inserted USING (id)
     )
     SELECT id, updated_at FROM inserted
-""")  # noqa: S608  # our own columns
+"""  # noqa: S608  # our own columns
 
 # Locked in one order, as whoever locks several calls does, and by id alone: asked for those that are pending, Postgres may take
 # an index of all that are not started for the shorter way. A call that is not pending any more, or in another attempt, is not
 # touched: what stands there is better founded.
-_WRITE_OUTCOMES: TextClause = text(f"""
+_WRITE_OUTCOMES = f"""
     WITH given AS MATERIALIZED (
         SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
                make_interval(secs => (given ->> 'refresh_in')::float8) AS refresh_in,
                make_interval(secs => (given ->> 'search_in')::float8) AS search_in
-        FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
     ), locked AS MATERIALIZED (
         SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE
     ), pending AS MATERIALIZED (
@@ -83,30 +86,28 @@ _WRITE_OUTCOMES: TextClause = text(f"""
         SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
     )
     SELECT id, attempt, updated_at FROM changed
-""")  # noqa: S608  # our own columns
+"""  # noqa: S608  # our own columns
 
 
-async def insert_intents(connection: AsyncConnection, calls: Sequence[Call]) -> dict[UUID, datetime]:
+async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID, datetime]:
     """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
     rows = [
         {column: getattr(call, _ATTRIBUTES.get(column, column)) for column in _INTENT_COLUMNS}
         | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
         for call in calls
     ]
-    inserted = await connection.execute(_INSERT_INTENTS, {"rows": _rows(rows)})
-    return {row.id: row.updated_at for row in inserted}
+    inserted = await database.fetch(_INSERT_INTENTS, _rows(rows))
+    return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def write_outcomes(
-    connection: AsyncConnection, outcomes: Sequence[Mapping[str, Any]]
-) -> dict[tuple[UUID, int], datetime]:
+async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any]]) -> dict[tuple[UUID, int], datetime]:
     """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
 
     Returns when each was changed, by id and attempt; those missing were not pending any more, or not in this attempt. A late
     outcome of an earlier attempt may be in the same batch as the present one's.
     """
-    changed = await connection.execute(_WRITE_OUTCOMES, {"rows": _rows(outcomes)})
-    return {(row.id, row.attempt): row.updated_at for row in changed}
+    changed = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
+    return {(row["id"], row["attempt"]): row["updated_at"] for row in changed}
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -164,7 +164,9 @@ class CallParameters(BaseModel):
     def secrets(self) -> list[str]:
         """What must never come back in anybody's words: secret parameters, and passwords in URLs."""
         given = self.for_twilio()
-        passwords = (urlsplit(value).password for value in given.values() if isinstance(value, str) and "://" in value)
+        passwords = (
+            urlsplit(value).password for value in given.values() if isinstance(value, str) and "://" in value and "@" in value
+        )
         return [given[name] for name in SECRET_PARAMETERS & given.keys()] + [password for password in passwords if password]
 
     def for_record(self) -> dict[str, Any]:
@@ -176,7 +178,12 @@ class CallParameters(BaseModel):
         }
 
     def _given(self) -> dict[str, Any]:
-        return self.model_dump(by_alias=True, exclude_none=True, include=set(CallParameters.model_fields))
+        values = vars(self)
+        return {name: value for attribute, name in _NAMES if (value := values[attribute]) is not None}
+
+
+# By attribute; a subclass's own are none of Twilio's.
+_NAMES = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
 def _without_userinfo(value: str) -> str:

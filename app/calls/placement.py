@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from app.calls import repository
-from app.calls.dial import Budget, NotStarted, Outcome, Started, Unknown, dial
-from app.calls.group_writes import write_outcomes
+from app.calls.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
+from app.calls.group_writes import BATCH, WRITERS, write_outcomes
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form
@@ -52,7 +52,7 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes = GroupCommit(self._write_outcomes)
+        self._outcomes = GroupCommit(self._write_outcomes, most=BATCH, writers=WRITERS)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
@@ -132,7 +132,7 @@ class Placement:
         return call
 
     def _change(self, outcome: Outcome) -> Change:
-        data: dict[str, Any] = {"attempts": [_without_none(asdict(attempt)) for attempt in outcome.attempts]}
+        data: dict[str, Any] = {"attempts": [_told(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
                 return self.settlement.change_to_started(outcome.resource, data=data)
@@ -155,8 +155,7 @@ class Placement:
         return call
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
-        async with self.database.autocommit() as connection:
-            changed = await write_outcomes(connection, [_row(call, change) for call, change in outcomes])
+        changed = await write_outcomes(self.database, [_row(call, change) for call, change in outcomes])
         return [changed.get((call.id, call.attempt)) for call, _ in outcomes]
 
     async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
@@ -237,5 +236,6 @@ def _destination(to: str) -> str:
     return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _told(attempt: Attempt) -> dict[str, Any]:
+    """As it stands in the event."""
+    return {name: value for name in Attempt.__slots__ if (value := getattr(attempt, name)) is not None}

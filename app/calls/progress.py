@@ -15,7 +15,8 @@ _CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time"
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
     """Twilio's resource as columns of `call`; `sid` apart, because it is bound once and never changed."""
-    return {**resource.model_dump(exclude={"sid"}), "resource": resource.raw or None}
+    columns = {name: value for name, value in resource if name not in ("sid", "raw")}
+    return columns | {"resource": resource.raw or None}
 
 
 def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> list[tuple[str, dict[str, Any]]]:

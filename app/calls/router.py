@@ -1,46 +1,25 @@
 """HTTP for calls: bind, delegate, return."""
 
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import structlog
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import StringConstraints, TypeAdapter, ValidationError
-from starlette.datastructures import Headers
-from starlette.types import Scope
+from fastapi import APIRouter, Depends, Path, Query, Request
 
-from app.auth import CallerDep, authenticate, bearer
-from app.body import read_json_object
+from app.auth import CallerDep
 from app.calls import examples, ids
+from app.calls.creation_router import log_call
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.schemas import CallPage, CallRecord, CallSummary, EventList, EventRecord, Execution, Status
 from app.calls.service import CallService
 from app.errors import (
-    BodyTooLarge,
     CallNotFound,
-    CallPending,
     DatabaseUnavailable,
     Fault,
-    IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
-    MalformedBody,
-    NoneFound,
-    NoUsableCredentials,
-    Overloaded,
-    ShuttingDown,
-    TenantSuspended,
     Unauthorized,
-    UnsupportedMediaType,
-    UpstreamCredentialsRejected,
-    UpstreamRejected,
-    UpstreamThrottled,
-    UpstreamUnreachable,
 )
 from app.problems import responses
 
@@ -55,64 +34,10 @@ async def call_service(request: Request) -> CallService:
 CallServiceDep = Annotated[CallService, Depends(call_service)]
 
 
-def admission(scope: Scope) -> AbstractContextManager[None]:
-    """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
-    if "idempotency-key" in Headers(scope=scope):
-        return nullcontext()
-    service: CallService = scope["state"]["calls"]
-    return service.admission()
-
-
 IdOrSid = Annotated[
     str,
     Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.RECORD["id"]], max_length=64),
 ]
-
-
-_KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
-_KEY = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
-
-
-async def read_idempotency_key(request: Request) -> str | None:
-    """The header, which may be given once. Raises InvalidRequest."""
-    given = request.headers.getlist("Idempotency-Key")
-    if not given:
-        return None
-    if len(given) > 1:
-        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
-    try:
-        return _KEY.validate_python(given[0])
-    except ValidationError as error:
-        raise InvalidRequest(
-            faults=tuple(Fault("Idempotency-Key", detail["type"], detail["msg"]) for detail in error.errors())
-        ) from None
-
-
-IdempotencyKeyDep = Annotated[str | None, Depends(read_idempotency_key)]
-
-
-async def documented_key(
-    _: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
-            "request under its key never rings a second time.",
-            examples=["order-4711"],
-            **_KEY_RULES,
-        ),
-    ] = None,
-) -> None:
-    pass
-
-
-class StraightRoute(APIRoute):
-    """The hot route: its endpoint is given the request. Its dependencies are declared for the documentation; to resolve them
-    for each request anew would cost as much as all that they do (docs/performance.md)."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
@@ -121,88 +46,6 @@ _WANTED: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
-
-
-async def create_call(request: Request) -> Response:
-    """Ask Twilio for one call, and keep its record.
-
-    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx or 429 always means
-    that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
-    a crash (yours or ours) is answered with the record instead of a second ring.
-    """
-    caller = await authenticate(request, await bearer(request))
-    body = await read_json_object(request, caller)
-    idempotency_key = await read_idempotency_key(request)
-    service: CallService = request.state.calls
-    creation = await service.create(caller, body, idempotency_key)
-    call = creation.call
-    request.state.placed = call.id
-    _log(call)
-    headers = {"Location": f"/v1/calls/{call.id}"} | ({"Idempotent-Replayed": "true"} if creation.replayed else {})
-    status = 200 if creation.replayed else 201 if call.execution == "started" else 202
-    record = CallRecord.model_validate(call).model_dump_json(by_alias=True)
-    return Response(record, status, headers, media_type="application/json")
-
-
-router.add_api_route(
-    "",
-    create_call,
-    methods=["POST"],
-    route_class_override=StraightRoute,
-    dependencies=[Depends(authenticate), Depends(documented_key)],
-    operation_id="create_call",
-    summary="Place a call",
-    status_code=201,
-    response_model=CallRecord,
-    response_description="Started: Twilio has created the call.",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/CallRequest"},
-                    "examples": examples.REQUESTS,
-                }
-            },
-        }
-    },
-    responses={
-        200: {
-            "model": CallRecord,
-            "description": "The Idempotency-Key names this call already; Twilio was not called. `Idempotent-Replayed: true`.",
-            "content": examples.STARTED,
-        },
-        201: {"content": examples.STARTED},
-        202: {
-            "model": CallRecord,
-            "description": "Unknown: the request reached Twilio, or may have, and no trustworthy answer came back. Do not "
-            "repeat it without its Idempotency-Key.",
-            "content": examples.UNKNOWN,
-        },
-        **responses(
-            MalformedBody,
-            Unauthorized,
-            TenantSuspended,
-            CallPending,
-            NoUsableCredentials,
-            BodyTooLarge,
-            UnsupportedMediaType,
-            InvalidRequest,
-            IdempotencyKeyReused,
-            UpstreamRejected,
-            NoneFound,
-            InternalError,
-            UpstreamCredentialsRejected,
-            UpstreamThrottled,
-            UpstreamUnreachable,
-            DatabaseUnavailable,
-            Overloaded,
-            ShuttingDown,
-            method="POST",
-            instance="/v1/calls",
-        ),
-    },
-)
 
 
 async def known_filters(request: Request) -> None:
@@ -260,7 +103,7 @@ async def list_calls(
 async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
     """The record as it is now, with Twilio's resource as it was last seen. Asks Postgres, never Twilio."""
     call = await service.get(caller, id_or_sid)
-    _log(call)
+    log_call(call)
     return call
 
 
@@ -274,10 +117,6 @@ async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid
     """Intent, every attempt to place it, its outcome, and each change of status and price since."""
     events = await service.events(caller, id_or_sid)
     return EventList(events=[EventRecord.model_validate(event) for event in events])
-
-
-def _log(call: Call) -> None:
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
 def _bound(name: str, moment: datetime | None) -> UUID | None:

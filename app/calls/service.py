@@ -15,8 +15,9 @@ from uuid_utils.compat import uuid7
 
 from app.auth import Caller
 from app.calls import ids, repository
-from app.calls.group_writes import insert_intents
+from app.calls.group_writes import BATCH, WRITERS, insert_intents
 from app.calls.models import Call, CallEvent
+from app.calls.new_call import new_call
 from app.calls.placement import Placement
 from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
@@ -39,6 +40,8 @@ from app.observability.tracing import current_traceparent
 from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.schemas import CALL_SID
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class CallService:
         self._pseudonyms = pseudonyms
         self._callback_base = callback_base
         self._judge_callback = judge_callback
-        self._intents = GroupCommit(self._write_intents)
+        self._intents = GroupCommit(self._write_intents, most=BATCH, writers=WRITERS)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
@@ -94,14 +97,13 @@ class CallService:
                 if known is None or self._to_be_tried_again(known, fingerprint):
                     raise
                 return Creation(known, replayed=True)
-            call = Call(
+            call = new_call(
                 id=call_id,
                 tenant_id=caller.tenant_id,
                 account_id=account.account_id,
                 account_sid=account.account_sid,
                 created_at=ids.created_at(call_id),
                 execution="pending",
-                attempt=1,
                 idempotency_key=idempotency_key,
                 fingerprint=self._keyring.keyed_hash(fingerprint),
                 parameters=valid.request.for_record(),
@@ -181,8 +183,7 @@ class CallService:
         return True
 
     async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:
-        async with self._database.autocommit() as connection:
-            inserted = await insert_intents(connection, calls)
+        inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
 
     async def _reopen(self, known: Call, intended: Call) -> Call | None:
@@ -211,7 +212,7 @@ class CallService:
 def _canonical(body: Mapping[str, Any]) -> bytes:
     """The request as bytes, whatever the order of its members: what "the same request" means."""
     try:
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        return _CANONICAL.encode(body).encode()
     except RecursionError:
         raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None
 

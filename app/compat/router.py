@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.calls.control_router import CallControlDep, in_doubt
+from app.calls.creation_router import IdempotencyKeyDep
 from app.calls.models import Call
 from app.calls.parameters import CallParameters
-from app.calls.router import CallServiceDep, IdempotencyKeyDep
+from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.calls.started import StartedCalls
 from app.calls.update_parameters import CallUpdate

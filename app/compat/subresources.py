@@ -10,8 +10,9 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
+from app.calls.creation_router import IdempotencyKeyDep
 from app.calls.models import Call
-from app.calls.router import CallServiceDep, IdempotencyKeyDep
+from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
 from app.compat.dialect import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields

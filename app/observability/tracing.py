@@ -149,6 +149,11 @@ def link(caused_by: str | None) -> None:
             span.add_link(one.context)
 
 
+def is_traced() -> bool:
+    """Whether there is an open span to `describe`; without one there is nothing to prepare."""
+    return _tracer.get() is not None and get_current_span().is_recording()
+
+
 def describe(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
     """Of the open span: words of ours, numbers and ids; never an address, a URL or a statement."""
     span = get_current_span()

@@ -86,10 +86,11 @@ async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
         await leaving
 
 
-async def test_no_item_is_stranded_whenever_it_comes() -> None:
+@pytest.mark.parametrize("writers", [1, 3])
+async def test_no_item_is_stranded_whenever_it_comes(writers: int) -> None:
     """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
     ledger = Ledger()
-    group = GroupCommit(ledger.write, most=2)
+    group = GroupCommit(ledger.write, most=2, writers=writers)
 
     async def submit_after(turns: int) -> str:
         for _ in range(turns):
@@ -113,3 +114,18 @@ async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room(
     assert await asyncio.gather(*waiting) == [f"wrote {number}" for number in range(9)]
     assert max(len(batch) for batch in ledger.batches) <= 3
     assert sorted(number for batch in ledger.batches for number in batch) == list(range(9))
+
+
+async def test_a_full_batch_does_not_wait_for_the_one_before_it_and_a_few_items_do() -> None:
+    ledger = Ledger()
+    group = GroupCommit(ledger.write, most=3, writers=2)
+    ledger.open.clear()
+    first = asyncio.create_task(group.submit(0))
+    await until(lambda: ledger.batches == [[0]])
+    others = [asyncio.create_task(group.submit(number)) for number in range(1, 9)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert ledger.batches == [[0], [1, 2, 3]], "two at one time, and no more"
+    ledger.open.set()
+    assert await asyncio.gather(first, *others) == [f"wrote {number}" for number in range(9)]
+    assert ledger.batches[2:] == [[4, 5, 6], [7, 8]]

@@ -29,8 +29,7 @@ async def test_a_late_outcome_of_an_earlier_attempt_does_not_take_the_place_of_t
                 await session.execute(
                     text("UPDATE call SET execution = 'pending', sid = NULL, attempt = 2 WHERE id = :id"), {"id": call_id}
                 )
-            async with gateway.database.autocommit() as connection:
-                changed = await write_outcomes(connection, batch)
+            changed = await write_outcomes(gateway.database, batch)
             record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
             assert (record["execution"], record["sid"]) == ("started", sid)
             assert changed.keys() == {(UUID(call_id), 2)}

@@ -1,0 +1,185 @@
+"""HTTP for the creation of a call, which goes past FastAPI: it is the one route whose cost every call bears."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Request, Response
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app.auth import authenticate, bearer
+from app.body import read_json_object
+from app.calls import examples
+from app.calls.models import Call
+from app.calls.schemas import CallRecord
+from app.calls.service import CallService
+from app.errors import (
+    BodyTooLarge,
+    CallPending,
+    DatabaseUnavailable,
+    Fault,
+    IdempotencyKeyReused,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    NoneFound,
+    NoUsableCredentials,
+    Overloaded,
+    ShuttingDown,
+    TenantSuspended,
+    Unauthorized,
+    UnsupportedMediaType,
+    UpstreamCredentialsRejected,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+)
+from app.problems import CREATION_PATH, responses
+
+router = APIRouter(tags=["calls"])
+
+
+def admission(scope: Scope) -> AbstractContextManager[None]:
+    """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
+    if "idempotency-key" in Headers(scope=scope):
+        return nullcontext()
+    service: CallService = scope["state"]["calls"]
+    return service.admission()
+
+
+_KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
+_KEY = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
+
+
+async def read_idempotency_key(request: Request) -> str | None:
+    """The header, which may be given once. Raises InvalidRequest."""
+    given = request.headers.getlist("Idempotency-Key")
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
+    try:
+        return _KEY.validate_python(given[0])
+    except ValidationError as error:
+        raise InvalidRequest(
+            faults=tuple(Fault("Idempotency-Key", detail["type"], detail["msg"]) for detail in error.errors())
+        ) from None
+
+
+IdempotencyKeyDep = Annotated[str | None, Depends(read_idempotency_key)]
+
+
+async def documented_key(
+    _: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
+            "request under its key never rings a second time.",
+            examples=["order-4711"],
+            **_KEY_RULES,
+        ),
+    ] = None,
+) -> None:
+    pass
+
+
+async def create_call(request: Request) -> Response:
+    """Ask Twilio for one call, and keep its record.
+
+    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx or 429 always means
+    that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
+    a crash (yours or ours) is answered with the record instead of a second ring.
+    """
+    caller = await authenticate(request, await bearer(request))
+    body = await read_json_object(request, caller)
+    idempotency_key = await read_idempotency_key(request)
+    service: CallService = request.state.calls
+    creation = await service.create(caller, body, idempotency_key)
+    call = creation.call
+    request.state.placed = call.id
+    log_call(call)
+    headers = {"Location": f"{CREATION_PATH}/{call.id}"} | ({"Idempotent-Replayed": "true"} if creation.replayed else {})
+    status = 200 if creation.replayed else 201 if call.execution == "started" else 202
+    record = CallRecord.model_validate(call).model_dump_json(by_alias=True)
+    return Response(record, status, headers, media_type="application/json")
+
+
+def log_call(call: Call) -> None:
+    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+
+
+router.add_api_route(
+    CREATION_PATH,
+    create_call,
+    methods=["POST"],
+    dependencies=[Depends(authenticate), Depends(documented_key)],
+    operation_id="create_call",
+    summary="Place a call",
+    status_code=201,
+    response_model=CallRecord,
+    response_description="Started: Twilio has created the call.",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/CallRequest"},
+                    "examples": examples.REQUESTS,
+                }
+            },
+        }
+    },
+    responses={
+        200: {
+            "model": CallRecord,
+            "description": "The Idempotency-Key names this call already; Twilio was not called. `Idempotent-Replayed: true`.",
+            "content": examples.STARTED,
+        },
+        201: {"content": examples.STARTED},
+        202: {
+            "model": CallRecord,
+            "description": "Unknown: the request reached Twilio, or may have, and no trustworthy answer came back. Do not "
+            "repeat it without its Idempotency-Key.",
+            "content": examples.UNKNOWN,
+        },
+        **responses(
+            MalformedBody,
+            Unauthorized,
+            TenantSuspended,
+            CallPending,
+            NoUsableCredentials,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            IdempotencyKeyReused,
+            UpstreamRejected,
+            NoneFound,
+            InternalError,
+            UpstreamCredentialsRejected,
+            UpstreamThrottled,
+            UpstreamUnreachable,
+            DatabaseUnavailable,
+            Overloaded,
+            ShuttingDown,
+            method="POST",
+            instance=CREATION_PATH,
+        ),
+    },
+)
+
+
+async def straight(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI: `create_call`, for this route's path and method only. Its errors are the middleware's to answer.
+
+    What FastAPI does around an endpoint (resolving, matching, stacks, handlers of errors) costs as much as all that this one
+    does itself before Twilio is asked: docs/performance.md.
+    """
+    scope["route"] = _ROUTE
+    response = await create_call(Request(scope, receive, send))
+    await response(scope, receive, send)
+
+
+_ROUTE = router.routes[0]

@@ -1,0 +1,75 @@
+"""Statements beside the pool: connections are kept, replaced when lost, and their errors are told as the pool's are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.database import Database
+from app.errors import DatabaseUnavailable
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, pool_size=1)
+    yield database
+    await database.close()
+
+
+async def _pid(database: Database) -> int:
+    return int((await database.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"])
+
+
+async def test_one_after_another_they_share_a_connection_and_at_one_time_each_has_its_own(database: Database) -> None:
+    assert await _pid(database) == await _pid(database)
+    slow = [database.fetch("SELECT pg_backend_pid() AS pid, pg_sleep(0.1)") for _ in range(3)]
+    pids = {rows[0]["pid"] for rows in await asyncio.gather(*slow)}
+    assert len(pids) == 3
+    assert await _pid(database) in pids
+
+
+async def test_a_connection_that_was_cut_is_replaced_and_only_who_was_using_it_hears_of_it(database: Database) -> None:
+    lost = await _pid(database)
+    using = asyncio.create_task(database.fetch("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not await database.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND query LIKE '%sleep(30)%'", lost):
+            await asyncio.sleep(0.01)
+    await database.fetch("SELECT pg_terminate_backend($1)", lost)
+    with pytest.raises(DatabaseUnavailable):
+        await using
+    assert await _pid(database) != lost
+
+
+async def test_a_cancelled_statement_leaves_nothing_for_the_next_one(database: Database) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await database.fetch("SELECT 'late' AS said, pg_sleep(0.3)")
+    assert (await database.fetch("SELECT 'now' AS said"))[0]["said"] == "now"
+
+
+async def test_a_mistake_in_a_statement_is_no_trouble_of_postgres_and_costs_no_connection(database: Database) -> None:
+    known = await _pid(database)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await database.fetch("SELECT 1 / 0")
+    assert await _pid(database) == known
+
+
+@pytest.mark.parametrize("changes", [{"password": "wrong", "username": "nobody-knows"}, {"database": "nowhere"}, {"port": 1}])
+async def test_without_a_connection_the_database_is_unavailable(database_url: str, changes: dict[str, str | int]) -> None:
+    url = make_url(database_url).set(**changes)  # type: ignore[arg-type]  # one parameter set, of several types
+    database = Database(url.render_as_string(hide_password=False), pool_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetch("SELECT 1")
+    await database.close()
+
+
+async def test_what_stands_in_the_url_counts_here_too(database_url: str) -> None:
+    url = make_url(database_url).update_query_dict({"sslmode": "disable", "prepared_statement_cache_size": "0"})
+    database = Database(url.render_as_string(hide_password=False), pool_size=1)
+    await database.fetch("SELECT 1 AS one")
+    assert not await database.fetch("SELECT name FROM pg_prepared_statements")
+    assert (await database.fetch("SHOW application_name"))[0]["application_name"] == "callgate"
+    await database.close()
