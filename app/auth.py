@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
+from app.observability.context import note
 from app.tenants.service import TenantService
 
 _KEY_LENGTH_LIMIT = 128
@@ -46,7 +46,7 @@ async def caller_with(request: Request, key: str) -> Caller:
     known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized
-    structlog.contextvars.bind_contextvars(tenant_id=known.tenant_id, key_id=str(known.key_id))
+    note(tenant_id=known.tenant_id, key_id=str(known.key_id))
     return Caller(known.tenant_id, known.key_id, known.suspended)
 
 

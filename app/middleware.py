@@ -12,11 +12,11 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import get_contextvars
 
 from app.dialects import Dialects
 from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RouteNotFound, ShuttingDown
 from app.observability import Metrics
+from app.observability.context import forget, note, noted
 from app.observability.tracing import Tracing, describe, fail, is_traced
 from app.problems import note_refusal
 
@@ -70,7 +70,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        structlog.contextvars.clear_contextvars()
+        forget()
         tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
         trusted = not scope["path"].startswith(self.open_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
@@ -80,7 +80,7 @@ class RequestMiddleware:
         began = time.perf_counter()
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        note(request_id=request_id)
         dialect = self.dialects.of(scope["path"])
         creation = dialect.is_creation(scope["method"], scope["path"])
         status = 0
@@ -145,7 +145,7 @@ class RequestMiddleware:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
         if is_traced():
-            known = {f"callgate.{name}": value for name, value in get_contextvars().items() if name in _TRACED and value}
+            known = {f"callgate.{name}": value for name, value in noted().items() if name in _TRACED and value}
             about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             describe(about | known, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -4,7 +4,6 @@ from http import HTTPStatus
 from typing import Any, Literal
 from uuid import UUID
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,6 +23,7 @@ from app.errors import (
     Unauthorized,
 )
 from app.observability import Metrics
+from app.observability.context import note
 
 MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
@@ -127,9 +127,9 @@ class ProblemDialect:
 def note_refusal(error: CallgateError, metrics: Metrics) -> None:
     """For the request's log line, and counted."""
     metrics.refused.labels(error.slug).inc()
-    structlog.contextvars.bind_contextvars(problem=error.slug)
+    note(problem=error.slug)
     if error.call_id:
-        structlog.contextvars.bind_contextvars(call_id=str(error.call_id))
+        note(call_id=str(error.call_id))
 
 
 def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None:

@@ -17,6 +17,7 @@ from app.database import Database, Session
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.group_commit import GroupCommit
 from app.observability import Metrics
+from app.observability.context import note
 from app.observability.tracing import link
 from app.tenants.service import TenantService
 from app.twilio.schemas import storable
@@ -66,7 +67,7 @@ class CallbackService:
         if isinstance(taken, _Taken):
             link(taken.traceparent)
             about = {"tenant_id": taken.tenant_id, "call_id": str(received.call_id), "call_sid": taken.call_sid}
-            structlog.contextvars.bind_contextvars(**about)
+            note(**about)
             self._metrics.callbacks.labels(taken.result).inc()
             return
         self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.auth import CallerDep
@@ -30,6 +29,7 @@ from app.errors import (
     UpstreamUnreachable,
     WrongCallState,
 )
+from app.observability.context import note
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
@@ -113,5 +113,5 @@ async def update_call(
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
     return call

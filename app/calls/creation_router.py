@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
@@ -36,6 +35,7 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
+from app.observability.context import note
 from app.problems import CREATION_PATH, responses
 
 router = APIRouter(tags=["calls"])
@@ -108,7 +108,7 @@ async def create_call(request: Request) -> Response:
 
 
 def log_call(call: Call) -> None:
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
 router.add_api_route(

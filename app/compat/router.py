@@ -7,7 +7,6 @@ the OpenAPI document: Twilio's own describes them.
 
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
@@ -26,6 +25,7 @@ from app.compat.form import FormDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
 from app.compat.resource import resource_of
 from app.errors import CallNotFound
+from app.observability.context import note
 from app.twilio.schemas import CALL_SID
 
 PREFIX = "/2010-04-01"
@@ -67,7 +67,7 @@ async def create_call(
     creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
     if call.execution != "started":
         return TwilioDialect().unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)

@@ -6,7 +6,6 @@ What a client sends goes on as it is, whatever it is: Twilio judges it. Only an 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,6 +16,7 @@ from app.compat.access import AccountDep
 from app.compat.dialect import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields
 from app.compat.router import PREFIX, find_own_call
+from app.observability.context import note
 from app.subresources.answers import in_doubt
 from app.subresources.router import (
     HeldOpenDep,
@@ -38,7 +38,7 @@ _BELOW_CALL = "/Calls/{call_sid}"
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
     call = await find_own_call(service, account, call_sid)
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid)
+    note(call_id=str(call.id), call_sid=call.sid)
     return call
 
 

@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from app import __version__
+from app.observability.context import note
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class Tracing:
         parent = _propagator.extract(headers) if trusted else Context()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _opened.set(span)
-            structlog.contextvars.bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
+            note(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
     @contextmanager

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
@@ -14,6 +13,7 @@ from app.body import read_json_object
 from app.calls.models import Call
 from app.calls.router import IdOrSid
 from app.errors import AnswerCut, Fault, InvalidRequest
+from app.observability.context import note
 from app.subresources.answers import in_doubt
 from app.subresources.members import read_members
 from app.subresources.openapi import (
@@ -93,7 +93,7 @@ WantedRange = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9,
 
 async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
     call = await service.started_call(caller, id_or_sid)
-    structlog.contextvars.bind_contextvars(call_id=str(call.id), call_sid=call.sid)
+    note(call_id=str(call.id), call_sid=call.sid)
     return call
 
 

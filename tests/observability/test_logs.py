@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from app.observability import configure_logging
+from app.observability.context import forget, note
 from tests.support.gateway import Gateway
 from tests.support.logs import logging_to
 from tests.support.upstream import created, running_upstream
@@ -71,13 +72,15 @@ def test_a_terminal_gets_coloured_lines(terminal: tuple[int, int]) -> None:
 
 def test_lines_of_libraries_and_our_own_have_the_same_form() -> None:
     stream = io.StringIO()
-    with logging_to(stream), structlog.contextvars.bound_contextvars(request_id="r1"):
+    with logging_to(stream):
+        note(request_id="r1")
         for log in (logger.exception, foreign.exception):
             try:
                 raise ValueError("pl4nted")
             except ValueError:
                 log("broke")
         logger.error("broke", exc_info=ValueError("pl4nted"))
+        forget()
     ours, theirs, given = _lines(stream.getvalue())
     assert list(ours) == list(theirs) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
     assert (ours["event"], ours["request_id"], ours["level"]) == (theirs["event"], theirs["request_id"], theirs["level"])
