@@ -26,10 +26,10 @@ from app.errors import (
 )
 from app.subresources.answers import in_doubt, outcome_of, refusal, sid_of, unanswered
 from app.tenants.service import TenantService
-from app.twilio.client import first_accepted, read_json
+from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Fields, Forwarding, Opened
-from app.twilio.schemas import SID, AccountAccess
+from app.twilio.schemas import SID, AccountAccess, read_json
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
 _FETCH_RECORDING = Operation(RECORDINGS, "fetch")

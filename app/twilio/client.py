@@ -5,10 +5,9 @@ the request is written, and ProxyError only when a proxy refuses the tunnel. Eve
 """
 
 import asyncio
-import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
@@ -24,7 +23,7 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioThrottled,
 )
-from app.twilio.schemas import AccountAccess, CallResource, form_fields, storable
+from app.twilio.schemas import AccountAccess, CallResource, form, read_json
 from app.twilio.transport import TransportName, make_transport
 from app.twilio.watching import watched
 
@@ -35,6 +34,8 @@ _MESSAGE_LIMIT = 1000
 _PAGE_SIZE = 100  # about 2 kB a call: well below _ANSWER_LIMIT
 _PAGES_LIMIT = 50
 _CREDENTIALS_CODE = 20003
+_CALLS = "Calls.json"
+_parsed = lru_cache(maxsize=1024)(httpx.URL)  # costs as much as all the rest of a request
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -72,9 +73,20 @@ class HttpClient:
         self._extensions = {"timeout": timeout.as_dict()}
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": user_agent}
 
-    async def send(self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None) -> httpx.Response:
+    async def send(
+        self, method: str, url: httpx.URL | str, *, headers: Mapping[str, str], content: bytes | None
+    ) -> httpx.Response:
         """The answer's head; the caller reads the body, or not, and closes it. Sends once."""
-        request = httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=self._extensions)
+        url = httpx.URL(url)
+        # Given a stream, httpx adds no header of its own: it would make all of them anew for that, several times.
+        length = {} if content is None else {"Content-Length": str(len(content))}
+        request = httpx.Request(
+            method,
+            url,
+            headers={"Host": url.netloc.decode(), **self._headers, **headers, **length},
+            stream=httpx.ByteStream(content or b""),
+            extensions=self._extensions,
+        )
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -118,7 +130,7 @@ class TwilioClient:
         Sends at most one POST. TwilioNotSent and TwilioAnswered prove that no call was created; TwilioOutcomeUnknown
         proves nothing.
         """
-        return _resource(await self._send("POST", access, "Calls.json", parameters, deadline_s))
+        return _resource(await self._send("POST", access, _CALLS, parameters, deadline_s))
 
     async def try_access(self, access: AccountAccess, *, deadline_s: float) -> None:
         """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
@@ -167,20 +179,22 @@ class TwilioClient:
         parameters: Mapping[str, Any] | None,
         deadline_s: float,
     ) -> Any:
-        url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
+        url: httpx.URL | str = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
         try:
-            form = None if parameters is None else urlencode(list(form_fields(parameters))).encode()
+            content = None if parameters is None else form(parameters)
         except UnicodeEncodeError as error:
             raise TwilioNotSent("not_encodable") from error
         headers = {"Authorization": authorization(access)}
-        if form is not None:
+        if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        async with translated(), asyncio.timeout(deadline_s):
-            response = await self._http.send(method, url, headers=headers, content=form)
-            try:
-                body = await _read(response)
-            finally:
-                await response.aclose()
+        with Translated():
+            async with asyncio.timeout(deadline_s):
+                url = _parsed(url) if path == _CALLS else url
+                response = await self._http.send(method, url, headers=headers, content=content)
+                try:
+                    body = await _read(response)
+                finally:
+                    await response.aclose()
         return _classify(response, body)
 
 
@@ -188,15 +202,17 @@ def authorization(access: AccountAccess) -> str:
     return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
 
 
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
+class Translated:
     """Foreign exceptions become ours: what was proven not to be sent, and what may have been."""
-    try:
-        yield
-    except _NEVER_SENT as error:
-        raise TwilioNotSent(_reason(error)) from error
-    except (httpx.RequestError, httpx.StreamError, TimeoutError) as error:
-        raise TwilioOutcomeUnknown(_reason(error)) from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, _NEVER_SENT):
+            raise TwilioNotSent(_reason(error)) from error
+        if isinstance(error, httpx.RequestError | httpx.StreamError | TimeoutError):
+            raise TwilioOutcomeUnknown(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:
@@ -207,7 +223,8 @@ def _reason(error: Exception) -> str:
 
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    # Decoding costs more than the reading, even where there is nothing to decode.
+    async for chunk in response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw():
         body += chunk
         if len(body) > _ANSWER_LIMIT:
             raise TwilioOutcomeUnknown("answer_too_long")
@@ -218,12 +235,11 @@ def _classify(response: httpx.Response, body: bytes) -> Any:
     """What the answer proves, as docs/adr/0003 has it. Returns the JSON of a 2xx."""
     status = response.status_code
     document = read_json(body)
-    answer = read_answer(response, document)
-    if 200 <= status < 300:
-        if document is None and status != httpx.codes.NO_CONTENT:
-            raise TwilioOutcomeUnknown("unreadable_answer", answer)
-        return document
-    raise refusal(answer)
+    if not 200 <= status < 300:
+        raise refusal(read_answer(response, document))
+    if document is None and status != httpx.codes.NO_CONTENT:
+        raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document))
+    return document
 
 
 def refusal(answer: Answer) -> TwilioError:
@@ -251,14 +267,6 @@ def _resource_of(sid: str, document: Any) -> CallResource:
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")
     return resource
-
-
-def read_json(body: bytes) -> Any:
-    """None when it is no JSON."""
-    try:
-        return storable(json.loads(body))
-    except (ValueError, RecursionError):
-        return None
 
 
 def read_answer(response: httpx.Response, document: Any) -> Answer:

@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from app.observability import Metrics
-from app.twilio.client import HttpClient, authorization, read_answer, read_json, refusal, translated
+from app.twilio.client import HttpClient, Translated, authorization, read_answer, refusal
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.schemas import AccountAccess
+from app.twilio.schemas import AccountAccess, read_json
 from app.twilio.subresources import RECORDINGS, Operation
 from app.twilio.watching import watched
 
@@ -137,10 +137,11 @@ class Forwarding:
         """A 2xx whose body was not read yet."""
         url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}
-        async with translated(), asyncio.timeout(deadline_s):
-            response = await self._http.send(
-                method, url, headers={"Authorization": authorization(access), **form, **headers}, content=content
-            )
+        with Translated():
+            async with asyncio.timeout(deadline_s):
+                response = await self._http.send(
+                    method, url, headers={"Authorization": authorization(access), **form, **headers}, content=content
+                )
         if response.is_success:
             return response
         try:
@@ -157,13 +158,14 @@ def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
 
 
 async def _whole(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
-    async with translated(), asyncio.timeout(deadline_s):
-        return b"".join([chunk async for chunk in _chunks(response, limit)])
+    with Translated():
+        async with asyncio.timeout(deadline_s):
+            return b"".join([chunk async for chunk in _chunks(response, limit)])
 
 
 async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     length = 0
-    async with translated():
+    with Translated():
         async for chunk in response.aiter_bytes():
             length += len(chunk)
             if length > limit:

@@ -19,6 +19,8 @@ TransportName = Literal["aiohttp", "httpx"]
 
 # Shorter than any server's: a connection that the server is closing at this moment takes the request with it.
 _KEEPALIVE_S = 5.0
+# Goes out with the head, in one piece which aiohttp does not wait for: there is nothing to time.
+_WRITTEN_AT_ONCE = 32 * 1024
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -97,14 +99,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol("a URL or a header that cannot be sent") from error
         if url.scheme not in ("http", "https") or not url.raw_host:
             raise httpx.UnsupportedProtocol("neither http:// nor https://")
-        chunked = "transfer-encoding" in request.headers
-        has_body = chunked or request.headers.get("content-length", "0") != "0"
         return {
             "method": request.method,
             "url": url,
             # aiohttp says "chunked" by itself, and takes it ill when it is told.
-            "headers": [header for header in headers if header[0].lower() != "transfer-encoding"] if chunked else headers,
-            "data": _Content(request.stream, timeout.get("write")) if has_body else None,
+            "headers": [header for header in headers if header[0].lower() != "transfer-encoding"],
+            "data": _body(request.stream, timeout.get("write")),
             "proxy": self._proxy(url) if self._proxies else None,
             "timeout": aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
             "allow_redirects": False,
@@ -169,6 +169,14 @@ def _raise_sent(error: Exception) -> NoReturn:
             raise httpx.LocalProtocolError(str(error)) from error
         case _:
             raise httpx.ReadError(str(error)) from error
+
+
+def _body(stream: Any, timeout: float | None) -> "bytes | _Content | None":
+    if isinstance(stream, httpx.ByteStream):
+        content = b"".join(stream)
+        if len(content) <= _WRITTEN_AT_ONCE:
+            return content or None
+    return _Content(stream, timeout)
 
 
 class _Content(aiohttp.Payload):
