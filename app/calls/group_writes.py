@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from app.calls.models import Call
 from app.database import Database
@@ -111,4 +111,4 @@ async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    return to_json([{**row, "event_id": uuid7()} for row in rows]).decode()
+    return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()

@@ -88,6 +88,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on the caller's address or scheme
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
