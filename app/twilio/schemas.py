@@ -124,7 +124,7 @@ class CallResource(BaseModel):
             return None
         if not CALL_SID.fullmatch(answer["sid"]):
             return None
-        return cls.model_validate(answer | {"raw": answer})
+        return cls.model_validate({name: value for name, value in answer.items() if value is not None} | {"raw": answer})
 
 
 def storable(value: Any, *, depth: int = 0) -> Any:

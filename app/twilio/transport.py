@@ -76,7 +76,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except BaseException:
             self._room.release()
             raise
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Answer(response, self._room))
+        stream: httpx.AsyncByteStream = _Answer(response, self._room)
+        if response.content.is_eof() and response.content.exception() is None:
+            whole = httpx.ByteStream(response.content.read_nowait())  # it came with the head
+            await stream.aclose()
+            stream = whole
+        return httpx.Response(response.status, headers=response.raw_headers, stream=stream)
 
     async def aclose(self) -> None:
         await self._session.close()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import gzip
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,6 +39,7 @@ from tests.support.upstream import (
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 TIMEOUT = {"connect": 0.5, "read": 0.5, "write": 0.5, "pool": 0.3}
+CALL = b'{"sid": "CA%032d"}' % 0
 MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -121,6 +123,32 @@ async def test_every_end_of_a_request_gives_its_connection_back(name: TransportN
         unread = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
         await unread.aclose()
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+
+
+async def test_an_answer_that_came_with_its_head_holds_no_connection() -> None:
+    async with running_upstream(created(), created()) as upstream, running_transport("aiohttp", max_connections=1) as transport:
+        first = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
+        assert await status_of(transport, "POST", upstream.url, b"a=2") == 201
+        assert b"sid" in await first.aread()
+        assert len(upstream.connections) == 1
+        await first.aclose()
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", None])
+async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(name: TransportName, encoding: str | None) -> None:
+    http = make_http_client(
+        connect_timeout=1, read_timeout=5, pool_timeout=1, max_connections=1, user_agent="tests", transport=name
+    )
+    headers = {"Content-Encoding": encoding} if encoding else {}
+    bodies = (body if encoding != "gzip" else gzip.compress(body) for body in (CALL, b" " * 2**20 + CALL))
+    async with running_upstream(*(answer(201, body=body, headers=headers) for body in bodies)) as upstream:
+        client = TwilioClient(http, base_url=upstream.url)
+        access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+        assert (await client.create_call(access, {"to": "Zoë"}, deadline_s=5)).sid == "CA" + "0" * 32
+        with pytest.raises(TwilioOutcomeUnknown, match="answer_too_long"):
+            await client.create_call(access, {"to": "Zoë"}, deadline_s=5)
+        assert upstream.posts[0].form == [("To", "Zoë")]
+        await http.aclose()
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
