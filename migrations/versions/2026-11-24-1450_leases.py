@@ -1,0 +1,40 @@
+"""Leases of due calls. The index that 0010 has replaced goes with it: no version that runs needs it any more."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0011"
+down_revision: str | None = "0010"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.create_table(
+        "lease",
+        sa.Column("call_id", sa.Uuid(), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("call_id", "due_at", name=op.f("pk_lease")),
+        if_not_exists=True,  # what follows may have failed, and is no part of a transaction
+    )
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_call_account_sid_to", table_name="call", if_exists=True, postgresql_concurrently=True)
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_call_account_sid_to", table_name="call", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            "ix_call_account_sid_to",
+            "call",
+            ["account_sid", "to"],
+            unique=False,
+            postgresql_where=sa.text("execution <> 'started'"),
+            postgresql_concurrently=True,
+        )
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.drop_table("lease")
