@@ -51,7 +51,8 @@ class Call(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_call_tenant_id_id", "tenant_id", "id"),
-        Index("ix_call_tenant_id_status_id", "tenant_id", "status", "id"),
+        # An intent has no status, and is spared an entry that its outcome would replace.
+        Index("ix_call_tenant_id_status_id_known", "tenant_id", "status", "id", postgresql_where=text("status IS NOT NULL")),
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
         Index(
