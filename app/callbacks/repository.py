@@ -39,7 +39,7 @@ _CLAIM = text("""
             ORDER BY next_attempt_at LIMIT :share FOR UPDATE SKIP LOCKED
         ) AS theirs
         LIMIT :room
-    ), judged AS (
+    ), judged AS MATERIALIZED (
         SELECT due.call_id, due.at, due.id, EXISTS (
             SELECT FROM delivery earlier
             WHERE earlier.call_id = due.call_id AND earlier.position < due.position

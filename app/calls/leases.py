@@ -1,7 +1,7 @@
 """Who looks after a due call. Never commits.
 
-A lease is a row of its own: it is short, while the row of a call is long and has an entry in a dozen indexes, all of which
-are written anew when its time is moved. It is for one due time, so it ends when that is moved, and when the worker has died.
+A lease is a row of its own: it is short, while the row of a call is long and has entries in eight indexes, all of which are
+written anew when its time is moved. It is for one due time, so it ends when that is moved, and when the worker has died.
 """
 
 from collections.abc import Sequence
