@@ -210,6 +210,8 @@ async def compare(question: Question, small: Subject, large: Subject, *, times: 
             if not question.writes:
                 asked = await subject.ask(question, call)
             seen[subject.rows].append(asked)
+            if question.then:
+                await subject.connection.execute(question.then)
     return _compared(question.name, seen[small.rows], seen[large.rows])
 
 

@@ -21,10 +21,11 @@ HOLDS_UP: Final = 2
 _HOLD = timedelta(seconds=30)
 
 # The tenants are found by skipping through the index, so that what one of them has piled up costs the others nothing; each
-# gets its share, and a random one is first. What is held is looked at again when what holds it is settled, or now and then.
+# gets its share, and none is looked for beyond the room there is: every look is one at each month's partition. What is held is
+# looked at again when what holds it is settled, or now and then. The events of one call are written within days of each other.
 _CLAIM = text("""
     WITH RECURSIVE tenant AS (
-        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL ORDER BY tenant_id LIMIT 1)
+        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > :after ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT further.tenant_id FROM delivery further
                 WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
@@ -32,24 +33,26 @@ _CLAIM = text("""
         FROM tenant WHERE tenant.tenant_id IS NOT NULL
     ), due AS (
         SELECT theirs.call_id, theirs.at, theirs.id, theirs.position
-        FROM (SELECT tenant_id FROM tenant WHERE tenant_id <> ALL(:busy) ORDER BY random()) AS waiting
-        CROSS JOIN LATERAL (
+        FROM tenant CROSS JOIN LATERAL (
             SELECT call_id, at, id, position FROM delivery
-            WHERE tenant_id = waiting.tenant_id AND next_attempt_at <= now()
+            WHERE tenant_id = tenant.tenant_id AND tenant_id <> ALL(:busy) AND next_attempt_at <= now()
             ORDER BY next_attempt_at LIMIT :share FOR UPDATE SKIP LOCKED
         ) AS theirs
         LIMIT :room
-    ), judged AS (
+    ), judged AS MATERIALIZED (
         SELECT due.call_id, due.at, due.id, EXISTS (
             SELECT FROM delivery earlier
             WHERE earlier.call_id = due.call_id AND earlier.position < due.position
+            AND earlier.at BETWEEN due.at - interval '30 days' AND due.at + interval '30 days'
             AND earlier.state = 'pending' AND earlier.attempts < :holds_up
         ) AS held
         FROM due
+    ), claimed AS (
+        UPDATE delivery SET held = judged.held, next_attempt_at = now() + CASE WHEN judged.held THEN :hold ELSE :lease END
+        FROM judged WHERE delivery.call_id = judged.call_id AND delivery.at = judged.at AND delivery.id = judged.id
+        RETURNING delivery.*
     )
-    UPDATE delivery SET held = judged.held, next_attempt_at = now() + CASE WHEN judged.held THEN :hold ELSE :lease END
-    FROM judged WHERE delivery.call_id = judged.call_id AND delivery.at = judged.at AND delivery.id = judged.id
-    RETURNING delivery.*
+    SELECT * FROM claimed ORDER BY tenant_id
 """).bindparams(bindparam("busy", type_=ARRAY(Text)), bindparam("hold", type_=Interval), bindparam("lease", type_=Interval))
 
 
@@ -78,9 +81,15 @@ async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[Deli
     return (await session.scalars(statement)).all()
 
 
-async def claim(session: AsyncSession, *, lease: timedelta, room: int, share: int, busy: Collection[str]) -> Sequence[Delivery]:
-    """Due deliveries, at most `share` of a tenant's and none of those of the `busy` ones; leased, except the held ones."""
-    values = {"busy": list(busy), "share": share, "room": room, "holds_up": HOLDS_UP, "hold": _HOLD, "lease": lease}
+async def claim(
+    session: AsyncSession, *, lease: timedelta, room: int, share: int, busy: Collection[str], after: str = ""
+) -> Sequence[Delivery]:
+    """Due deliveries, at most `share` of a tenant's and none of those of the `busy` ones; leased, except the held ones.
+
+    By tenant, from the first one beyond `after` on until there is no more room.
+    """
+    of_whom = {"after": after, "busy": list(busy), "share": share, "room": room}
+    values = of_whom | {"holds_up": HOLDS_UP, "hold": _HOLD, "lease": lease}
     return (await session.scalars(select(Delivery).from_statement(_CLAIM), values)).all()
 
 

@@ -51,7 +51,8 @@ class Call(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_call_tenant_id_id", "tenant_id", "id"),
-        Index("ix_call_tenant_id_status_id", "tenant_id", "status", "id"),
+        # An intent has no status, and is spared an entry that its outcome would replace.
+        Index("ix_call_tenant_id_status_id_known", "tenant_id", "status", "id", postgresql_where=text("status IS NOT NULL")),
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
         Index(
@@ -73,8 +74,6 @@ class Call(Base):
         Index(
             "ix_call_account_sid_address_pending_since", "account_sid", ADDRESS, "pending_since", postgresql_where=MAYBE_CALLED
         ),
-        # Of the version before, whose searches need it; to be dropped with the next one.
-        Index("ix_call_account_sid_to", "account_sid", "to", postgresql_where=text("execution <> 'started'")),
         Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
     )
@@ -131,7 +130,7 @@ class Call(Base):
     subresource_uris: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     resource: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
-    # When the worker looks at it next; null: never again. Moving it forward is also the lease of whoever looks.
+    # When the worker looks at it next; null: never again. Moving it also ends the lease of whoever looks.
     refresh_at: Mapped[datetime | None] = mapped_column(Time)
     # The same for searching Twilio's list while it is not known whether the call exists.
     search_at: Mapped[datetime | None] = mapped_column(Time)

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, TextClause, func, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
 from uuid_utils.compat import uuid7
 
 from app.calls.models import ADDRESS, MAYBE_CALLED, Call, CallEvent
@@ -136,25 +135,6 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return (await session.scalars(statement)).all()
-
-
-async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Calls that it is time to look at again."""
-    return await _claim(session, Call.refresh_at, lease=lease, limit=limit)
-
-
-async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Calls that it is time to search for."""
-    return await _claim(session, Call.search_at, lease=lease, limit=limit)
-
-
-async def _claim(
-    session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int
-) -> Sequence[Call]:
-    """Due calls, leased by moving their time forward: if the worker dies, they are due again when the lease ends."""
-    due = select(Call.id).where(due_at <= func.now()).order_by(due_at).limit(limit).with_for_update(skip_locked=True).cte("due")
-    statement = update(Call).where(Call.id.in_(select(due.c.id))).values({due_at: func.now() + lease}).returning(Call)
     return (await session.scalars(statement)).all()
 
 

@@ -65,7 +65,7 @@ def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
     return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deliverer:
     database: Database
     tenants: TenantCallbacks
@@ -74,6 +74,8 @@ class Deliverer:
     first_retry: timedelta = FIRST_RETRY
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _taken: Counter[str] = field(default_factory=Counter)
+    # The tenant with whom the last claim had to end: it is the turn of those beyond. Empty: of all.
+    _after: str = ""
 
     async def step(self) -> bool:
         """Begin what is due and there is room for; False when nothing was. Ends before what it begins."""
@@ -82,17 +84,18 @@ class Deliverer:
         busy = [tenant for tenant, taken in self._taken.items() if taken > AT_ONCE_PER_TENANT - SHARE]
         room = AT_ONCE - len(self._running)
         async with self.database.begin() as session:
-            due = await repository.claim(session, lease=LEASE, room=room, share=SHARE, busy=busy)
+            due = await repository.claim(session, lease=LEASE, room=room, share=SHARE, busy=busy, after=self._after)
+        not_all, self._after = self._after, due[-1].tenant_id if len(due) == room else ""
         for delivery in due:
             if not delivery.held:
                 self._begin(delivery)
         if held := {delivery.call_id for delivery in due if delivery.held}:
             async with self.database.begin() as session:
                 await repository.release(session, held)
-        if not due and busy:
+        if not due and busy and not not_all:
             # There is more as soon as one of these ends.
             await asyncio.wait(self._running, timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        return bool(due or busy)
+        return bool(due or busy or not_all)
 
     async def drain(self) -> None:
         """Wait for the attempts under way."""

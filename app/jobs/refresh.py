@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from app.callbacks.outbox import owed_for_the_end, owes_the_end
-from app.calls import repository
+from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
@@ -57,8 +57,11 @@ class Refresher:
         # Longer than all that one refresh can take, so that no other worker does it again meanwhile.
         lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
-            due = await repository.claim_refreshes(session, lease=lease, limit=BATCH)
+            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH)
         await each_apart(due, self._refresh, broke="refresh_broke")
+        if due:
+            async with self.database.begin() as session:
+                await leases.release_refreshes(session, due)
         return bool(due)
 
     async def _refresh(self, call: Call) -> None:

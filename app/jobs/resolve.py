@@ -12,7 +12,7 @@ from typing import Literal
 
 import structlog
 
-from app.calls import repository
+from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
@@ -65,8 +65,11 @@ class Resolver:
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=2 * self.deadline_s + 30)
         async with self.database.begin() as session:
-            due = await repository.claim_searches(session, lease=lease, limit=BATCH)
+            due = await leases.claim_searches(session, lease=lease, limit=BATCH)
         await each_apart(due, self._search, broke="search_broke")
+        if due:
+            async with self.database.begin() as session:
+                await leases.release_searches(session, due)
         return bool(due)
 
     async def _search(self, call: Call) -> None:

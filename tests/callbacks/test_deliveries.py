@@ -451,6 +451,26 @@ async def test_two_workers_send_each_delivery_once(
     assert seen == Counter(live.record["sid"] for live in lives)
 
 
+async def test_tenants_take_turns_where_there_is_no_room_for_all(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.deliver.AT_ONCE", 2)
+    async with running_upstream(answer(200)) as receiver:
+        tenants = [await gateway.add_tenant(twilio.url) for _ in range(5)]
+        for tenant in tenants:
+            for _ in range(2):
+                live = await _live(gateway, twilio, tenant, status_callback=receiver.url)
+                await live.told(("completed", 3))
+        in_turn = []
+        while await deliverer.step():
+            in_turn.append(set(deliverer._taken))
+            await deliverer.drain()
+        seen = Counter(dict(request.form)["CallSid"] for request in receiver.received)
+    # Each step takes one tenant's two, and the next step goes on with the next tenant.
+    assert in_turn[:5] == [{tenant.id} for tenant in sorted(tenants, key=lambda tenant: tenant.id)]
+    assert len(seen) == 10
+
+
 async def test_a_receiver_that_hangs_or_is_dead_delays_no_other_tenants_deliveries(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
-from app.calls import repository
+from app.calls import leases
 from app.calls.settlement import SearchPlan, Settlement
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
@@ -257,7 +257,7 @@ async def test_a_search_whose_lease_has_ended_counts_nothing(gateway: Gateway, r
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
-            (due,) = await repository.claim_searches(session, lease=timedelta(0), limit=5)
+            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5)
         await asyncio.gather(*(resolver._search(due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])
         assert [event["type"] for event in events].count("call.searched") == 1

@@ -1,0 +1,78 @@
+"""Who looks after a due call. Never commits.
+
+A lease is a row of its own: it is short, while the row of a call is long and has entries in eight indexes, all of which are
+written anew when its time is moved. It is for one due time, so it ends when that is moved, and when the worker has died.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import DateTime, PrimaryKeyConstraint, Uuid, delete, exists, func, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
+
+from app.calls.models import Call
+from app.database import Base
+
+Time = DateTime(timezone=True)
+
+
+class Lease(Base):
+    """What a worker has claimed and not given back. Those of calls that are gone or have ended mean nothing."""
+
+    __tablename__ = "lease"
+    __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
+
+    call_id: Mapped[UUID] = mapped_column(Uuid)
+    due_at: Mapped[datetime] = mapped_column(Time)
+    until: Mapped[datetime] = mapped_column(Time)
+
+
+async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Calls that it is time to look at again."""
+    return await _claim(session, Call.refresh_at, lease=lease, limit=limit)
+
+
+async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+    """Calls that it is time to search for."""
+    return await _claim(session, Call.search_at, lease=lease, limit=limit)
+
+
+async def release_refreshes(session: AsyncSession, claimed: Sequence[Call]) -> None:
+    await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
+
+
+async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
+    await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
+
+
+async def _claim(
+    session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int
+) -> Sequence[Call]:
+    """Due calls that nobody has. Who was quicker is seen when the lease is written, though not yet when the call was found."""
+    leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
+    due = (
+        select(Call.id, due_at.label("due_at"))
+        .where(due_at <= func.now(), ~leased)
+        .order_by(due_at)
+        .limit(limit)
+        .with_for_update(of=Call, skip_locked=True)
+        .cte("due")
+    )
+    wanted = insert(Lease).from_select(["call_id", "due_at", "until"], select(due.c.id, due.c.due_at, func.now() + lease))
+    claimed = wanted.on_conflict_do_update(
+        index_elements=[Lease.call_id, Lease.due_at], set_={"until": wanted.excluded.until}, where=Lease.until <= func.now()
+    )
+    taken = claimed.returning(Lease.call_id).cte("taken")
+    return (await session.scalars(select(Call).join(taken, Call.id == taken.c.call_id))).all()
+
+
+async def _release(
+    session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
+) -> None:
+    """A call whose time was not moved is still due, for something went wrong: its lease keeps it from being tried at once."""
+    still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
+    statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)
+    await session.execute(statement.execution_options(synchronize_session=False))

@@ -1,0 +1,78 @@
+"""Leases: each due call is one worker's at a time, and is somebody else's when that one has died."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.calls import leases
+from app.calls.models import Call
+from tests.support.gateway import Gateway
+from tests.support.upstream import created, running_upstream
+
+CALLS = 12
+LEASE = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def due(gateway: Gateway) -> set[UUID]:
+    """Calls to be refreshed, all due at the same moment; nobody else's are."""
+    async with running_upstream(*(created() for _ in range(CALLS))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        ids = {UUID((await tenant.create()).json()["id"]) for _ in range(CALLS)}
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM lease"))
+        await session.execute(text("UPDATE call SET refresh_at = NULL WHERE NOT id = ANY (:ids)"), {"ids": list(ids)})
+        await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = ANY (:ids)"), {"ids": list(ids)})
+    return ids
+
+
+async def _claim(gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS) -> list[Call]:
+    async with gateway.database.begin() as session:
+        return list(await leases.claim_refreshes(session, lease=lease, limit=limit))
+
+
+async def _move(gateway: Gateway, ids: set[UUID]) -> None:
+    async with gateway.database.begin() as session:
+        moved = "UPDATE call SET refresh_at = now() - interval '1 s' WHERE id = ANY (:ids)"
+        await session.execute(text(moved), {"ids": list(ids)})
+
+
+async def _leased(gateway: Gateway) -> set[UUID]:
+    async with gateway.database.begin() as session:
+        return set(await session.scalars(text("SELECT call_id FROM lease")))
+
+
+async def test_those_who_claim_at_the_same_moment_share(gateway: Gateway, due: set[UUID]) -> None:
+    for _ in range(40):
+        claimed: Counter[UUID] = Counter()
+        while claimed.keys() < due:
+            for batch in await asyncio.gather(*(_claim(gateway, limit=2) for _ in range(10))):
+                claimed.update(call.id for call in batch)
+        assert claimed == Counter(due)
+        await _move(gateway, due)
+
+
+async def test_the_longest_due_are_claimed_first(gateway: Gateway, due: set[UUID]) -> None:
+    longest = set(sorted(due)[-3:])
+    await _move(gateway, longest)
+    assert {call.id for call in await _claim(gateway, limit=3)} == longest
+
+
+async def test_a_lease_that_has_ended_is_taken_over(gateway: Gateway, due: set[UUID]) -> None:
+    assert {call.id for call in await _claim(gateway, lease=timedelta(0))} == due
+    assert {call.id for call in await _claim(gateway)} == due
+    assert await _claim(gateway) == []
+
+
+async def test_a_lease_is_given_back_unless_its_call_is_still_due(gateway: Gateway, due: set[UUID]) -> None:
+    claimed = await _claim(gateway)
+    moved = set(sorted(due)[:5])
+    await _move(gateway, moved)
+    async with gateway.database.begin() as session:
+        await leases.release_refreshes(session, claimed)
+    assert await _leased(gateway) == due - moved
+    assert {call.id for call in await _claim(gateway)} == moved
