@@ -1,7 +1,4 @@
-"""Leases of due calls, and two indexes less to write for each intent.
-
-The one by status leaves out what has none yet. The one that 0010 has replaced goes: no version that runs needs it any more.
-"""
+"""Leases of due calls."""
 
 from collections.abc import Sequence
 
@@ -22,41 +19,9 @@ def upgrade() -> None:
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("call_id", "due_at", name=op.f("pk_lease")),
-        if_not_exists=True,  # what follows is no part of a transaction, and may have failed
     )
-    with op.get_context().autocommit_block():
-        _drop("ix_call_tenant_id_status_id_known")
-        op.create_index(
-            "ix_call_tenant_id_status_id_known",
-            "call",
-            ["tenant_id", "status", "id"],
-            unique=False,
-            postgresql_where=sa.text("status IS NOT NULL"),
-            postgresql_concurrently=True,
-        )
-        _drop("ix_call_tenant_id_status_id")
-        _drop("ix_call_account_sid_to")
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        _drop("ix_call_tenant_id_status_id")
-        op.create_index(
-            "ix_call_tenant_id_status_id", "call", ["tenant_id", "status", "id"], unique=False, postgresql_concurrently=True
-        )
-        _drop("ix_call_tenant_id_status_id_known")
-        _drop("ix_call_account_sid_to")
-        op.create_index(
-            "ix_call_account_sid_to",
-            "call",
-            ["account_sid", "to"],
-            unique=False,
-            postgresql_where=sa.text("execution <> 'started'"),
-            postgresql_concurrently=True,
-        )
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.drop_table("lease")
-
-
-def _drop(index: str) -> None:
-    op.drop_index(index, table_name="call", if_exists=True, postgresql_concurrently=True)
