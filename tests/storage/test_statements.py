@@ -73,3 +73,18 @@ async def test_what_stands_in_the_url_counts_here_too(database_url: str) -> None
     assert not await database.fetch("SELECT name FROM pg_prepared_statements")
     assert (await database.fetch("SHOW application_name"))[0]["application_name"] == "callgate"
     await database.close()
+
+
+async def test_a_plan_made_for_an_empty_table_does_not_read_the_whole_of_a_large_one(database: Database) -> None:
+    """What is prepared in a new database is executed in it for as long as Postgres has not looked at its tables again."""
+    await database.fetch("CREATE TABLE grown (id int PRIMARY KEY) WITH (autovacuum_enabled = off)")
+    statement = "SELECT id FROM grown WHERE id IN (SELECT value::int FROM jsonb_array_elements_text($1::jsonb) AS given(value))"
+    for _ in range(10):
+        await database.fetch(statement, "[1]")
+    await database.fetch("INSERT INTO grown SELECT generate_series(1, 5000)")
+    await database.fetch("SELECT pg_stat_force_next_flush()")
+    (before,) = await database.fetch("SELECT seq_tup_read AS read FROM pg_stat_user_tables WHERE relname = 'grown'")
+    assert [row["id"] for row in await database.fetch(statement, "[7]")] == [7]
+    await database.fetch("SELECT pg_stat_force_next_flush()")
+    (after,) = await database.fetch("SELECT seq_tup_read AS read FROM pg_stat_user_tables WHERE relname = 'grown'")
+    assert after["read"] == before["read"]
