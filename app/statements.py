@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-# A statement that is prepared while a table is empty keeps the plan that was right then, which is to read all of the table: until
+# A statement that is prepared while a table is empty keeps the plan that was right then, which is to read all of it: until
 # Postgres next looks at how large it is, each execution takes longer than the one before.
 _BY_INDEX = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
 # Some networks forget a connection that is silent for six minutes, and tell neither end.
