@@ -195,8 +195,11 @@ def _sqlstate(error: BaseException | None) -> str:
 
 
 def _is_passing(error: BaseException | None) -> bool:
-    """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down."""
-    return _sqlstate(error)[:2] in _PASSING_CLASSES
+    """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down.
+
+    Or, of several servers in the URL, none of the wanted kind.
+    """
+    return _sqlstate(error)[:2] in _PASSING_CLASSES or isinstance(error, asyncpg.TargetServerAttributeNotMatched)
 
 
 def _is_rerouted(error: BaseException | None) -> bool:

@@ -105,16 +105,20 @@ class RequestMiddleware:
             """A 5xx would say that no call was started."""
             await dialect.unknown(call_id, request_id=request_id)(scope, receive, send_with_id)
 
+        async def enter() -> None:
+            try:
+                with self.admission(scope) if creation else nullcontext():
+                    if scope["path"].endswith("\n"):
+                        # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
+                        raise RouteNotFound
+                    if _declared_length(headers) > BODY_LIMIT:
+                        raise BodyTooLarge
+                    await self.app(scope, _limited(receive), send_with_id)
+            except CallgateError as refusal:
+                await answer(refusal)
+
         try:
-            with self.admission(scope) if creation else nullcontext():
-                if scope["path"].endswith("\n"):
-                    # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
-                    raise RouteNotFound
-                if _declared_length(headers) > BODY_LIMIT:
-                    raise BodyTooLarge
-                await self.app(scope, _limited(receive), send_with_id)
-        except CallgateError as refusal:
-            await answer(refusal)
+            await enter()
         except asyncio.CancelledError:
             # The server's patience has ended (CALLGATE_DRAIN_TIMEOUT). Its own answer would be a 500, and a lie.
             if not status and creation:

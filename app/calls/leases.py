@@ -20,7 +20,7 @@ Time = DateTime(timezone=True)
 
 
 class Lease(Base):
-    """What a worker has claimed and not given back. Those of calls that are gone or have ended mean nothing."""
+    """What a worker has claimed and not given back."""
 
     __tablename__ = "lease"
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
@@ -76,3 +76,8 @@ async def _release(
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)
     await session.execute(statement.execution_options(synchronize_session=False))
+
+
+async def forget_lapsed(session: AsyncSession) -> None:
+    """What nobody will give back: the worker died, or the call went another way meanwhile."""
+    await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

@@ -27,6 +27,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
+_LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
 
@@ -69,6 +70,7 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends
         Job("control", Controller(state["database"], state["control"]).step, poll),
         Job("deliver", deliverer.step, poll, deliverer.drain),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
+        Job("leases", refresher.forget_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
     if settings.retention_days is not None:

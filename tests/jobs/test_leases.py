@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Text, bindparam, text
 
 from app.calls import leases
 from app.calls.models import Call
@@ -76,3 +76,14 @@ async def test_a_lease_is_given_back_unless_its_call_is_still_due(gateway: Gatew
         await leases.release_refreshes(session, claimed)
     assert await _leased(gateway) == due - moved
     assert {call.id for call in await _claim(gateway)} == moved
+
+
+async def test_what_nobody_will_give_back_is_forgotten_after_a_day(gateway: Gateway, due: set[UUID]) -> None:
+    await _claim(gateway)
+    lapsed, ended = set(sorted(due)[:4]), set(sorted(due)[4:8])
+    async with gateway.database.begin() as session:
+        for ids, ago in ((lapsed, "2 days"), (ended, "2 hours")):
+            since = text("UPDATE lease SET until = now() - CAST(:ago AS interval) WHERE call_id = ANY (:ids)")
+            await session.execute(since.bindparams(bindparam("ago", type_=Text)), {"ago": ago, "ids": list(ids)})
+        await leases.forget_lapsed(session)
+    assert await _leased(gateway) == due - lapsed

@@ -50,11 +50,30 @@ async def test_a_cancelled_statement_leaves_nothing_for_the_next_one(database: D
     assert (await database.fetch("SELECT 'now' AS said"))[0]["said"] == "now"
 
 
-async def test_a_mistake_in_a_statement_is_no_trouble_of_postgres_and_costs_no_connection(database: Database) -> None:
-    known = await _pid(database)
+async def test_a_mistake_in_a_statement_is_no_trouble_of_postgres(database: Database) -> None:
     with pytest.raises(asyncpg.DivisionByZeroError):
         await database.fetch("SELECT 1 / 0")
-    assert await _pid(database) == known
+    assert (await database.fetch("SELECT 1 AS one"))[0]["one"] == 1
+
+
+async def test_a_connection_that_takes_no_writes_any_more_is_not_kept(database: Database) -> None:
+    """As after a failover, or while a disk was full: what was wrong with it is over, but not for whoever was connected then."""
+    await database.fetch("CREATE TABLE written (id int)")
+    await database.fetch("SET default_transaction_read_only = on")
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetch("INSERT INTO written VALUES (1)")
+    await database.fetch("INSERT INTO written VALUES (2)")
+    assert [row["id"] for row in await database.fetch("SELECT id FROM written")] == [2]
+
+
+async def test_no_server_of_the_wanted_kind_is_a_database_that_is_away(database_url: str) -> None:
+    url = make_url(database_url).update_query_dict({"target_session_attrs": "standby"})
+    database = Database(url.render_as_string(hide_password=False), pool_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetch("SELECT 1")
+    with pytest.raises(DatabaseUnavailable):
+        await database.ping()
+    await database.close()
 
 
 @pytest.mark.parametrize("changes", [{"password": "wrong", "username": "nobody-knows"}, {"database": "nowhere"}, {"port": 1}])
