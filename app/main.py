@@ -123,7 +123,7 @@ def _go_straight(app: FastAPI, creation: ASGIApp) -> None:
 
         return choose
 
-    app.build_middleware_stack = build_beside  # type: ignore[method-assign]  # FastAPI itself overrides it to the same end
+    app.build_middleware_stack = build_beside  # type: ignore[method-assign]  # where Starlette has its stack made, once
 
 
 def _complete_openapi(app: FastAPI) -> None:

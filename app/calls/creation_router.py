@@ -174,8 +174,8 @@ router.add_api_route(
 async def straight(scope: Scope, receive: Receive, send: Send) -> None:
     """ASGI: `create_call`, for this route's path and method only. Its errors are the middleware's to answer.
 
-    What FastAPI does around an endpoint (resolving, matching, stacks, handlers of errors) costs as much as all that this one
-    does itself before Twilio is asked: docs/performance.md.
+    What FastAPI does around an endpoint (resolving, matching, stacks, handlers of errors) would be a good part of what a
+    creation costs.
     """
     scope["route"] = _ROUTE
     response = await create_call(Request(scope, receive, send))
