@@ -66,8 +66,7 @@ class CallbackService:
         taken = await self._taking.submit(received)
         if isinstance(taken, _Taken):
             link(taken.traceparent)
-            about = {"tenant_id": taken.tenant_id, "call_id": str(received.call_id), "call_sid": taken.call_sid}
-            note(**about)
+            note(tenant_id=taken.tenant_id, call_id=str(received.call_id), call_sid=taken.call_sid)
             self._metrics.callbacks.labels(taken.result).inc()
             return
         self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()

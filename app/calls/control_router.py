@@ -9,6 +9,7 @@ from app.auth import CallerDep
 from app.body import JsonBody
 from app.calls import examples
 from app.calls.control import CallControl
+from app.calls.creation_router import log_call
 from app.calls.models import Call
 from app.calls.router import CallServiceDep, IdOrSid
 from app.calls.schemas import CallRecord
@@ -29,7 +30,6 @@ from app.errors import (
     UpstreamUnreachable,
     WrongCallState,
 )
-from app.observability.context import note
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
@@ -113,5 +113,5 @@ async def update_call(
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call
-    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    log_call(call)
     return call

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.calls.control_router import CallControlDep, in_doubt
-from app.calls.creation_router import IdempotencyKeyDep
+from app.calls.creation_router import IdempotencyKeyDep, log_call
 from app.calls.models import Call
 from app.calls.parameters import CallParameters
 from app.calls.router import CallServiceDep
@@ -25,7 +25,6 @@ from app.compat.form import FormDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
 from app.compat.resource import resource_of
 from app.errors import CallNotFound
-from app.observability.context import note
 from app.twilio.schemas import CALL_SID
 
 PREFIX = "/2010-04-01"
@@ -67,7 +66,7 @@ async def create_call(
     creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id
-    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    log_call(call)
     if call.execution != "started":
         return TwilioDialect().unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)
