@@ -2,7 +2,7 @@
 
 A lone write goes at once; there is no timer. While a batch is on its way, what arrives waits and is the next batch, so batches
 grow with the load and the cost of a commit is shared by all that are in it. A batch that is full does not wait for the one
-before it.
+before it. Reads of one kind can go together in the same way.
 """
 
 import asyncio

@@ -60,6 +60,8 @@ def api_of_this_environment() -> ASGIApp:
     # What is there by now stays: half a million objects that every full collection would look at, a quarter of all CPU.
     gc.collect()
     gc.freeze()
+    # And what waits for Twilio is no garbage: two hundred calls are tens of thousands of objects.
+    gc.set_threshold(10_000, 10, 10)
     return Lingering(app, seconds=settings.linger) if settings.linger else app
 
 

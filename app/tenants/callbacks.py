@@ -30,10 +30,6 @@ class CallbackDefaults:
     method: str | None
     events: Sequence[str] | None
 
-    @classmethod
-    def of(cls, tenant: Tenant) -> "CallbackDefaults":
-        return cls(tenant.status_callback, tenant.status_callback_method, tenant.status_callback_events)
-
 
 @dataclass(frozen=True, slots=True)
 class Signing:

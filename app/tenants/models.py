@@ -65,8 +65,12 @@ class TwilioCredential(Base):
 
     @property
     def identity(self) -> str:
-        """What the sealed secret is bound to."""
-        return f"twilio_credential:{self.id}"
+        return credential_identity(self.id)
+
+
+def credential_identity(credential_id: UUID) -> str:
+    """What the sealed secret is bound to."""
+    return f"twilio_credential:{credential_id}"
 
 
 class ApiKey(Base):

@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, Row, func, or_, select, update
+from sqlalchemy import LargeBinary, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.crypto import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
@@ -152,22 +151,3 @@ async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
 
 async def rehash_key(session: AsyncSession, key_id: UUID, *, was: bytes, becomes: bytes) -> None:
     await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == was).values(keyed_hash=becomes))
-
-
-async def find_key(
-    session: AsyncSession, *, prefix: str
-) -> Row[tuple[UUID, str, bytes, datetime | None, datetime | None, datetime | None]] | None:
-    """A key and its tenant's state in one read: id, tenant, hash, expiry, revocation, suspension."""
-    statement: Any = (
-        select(
-            ApiKey.id,
-            ApiKey.tenant_id,
-            ApiKey.keyed_hash,
-            ApiKey.expires_at,
-            ApiKey.revoked_at,
-            Tenant.suspended_at,
-        )
-        .join(Tenant, Tenant.id == ApiKey.tenant_id)
-        .where(ApiKey.prefix == prefix)
-    )
-    return (await session.execute(statement)).one_or_none()

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -16,9 +17,11 @@ from uuid_utils.compat import uuid7
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
 from app.errors import DatabaseUnavailable
+from app.group_commit import GroupCommit
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.group_reads import StoredCredential, find_keys, list_credentials
 from app.tenants.memory import Memory, never
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
@@ -66,6 +69,9 @@ class TenantService:
     def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
         self._database = database
         self._keyring = keyring
+        # Together, and never with a statement that began before one asked: it would be older than a change that came first.
+        self._stored_keys = GroupCommit(partial(find_keys, database))
+        self._stored_credentials = GroupCommit(partial(list_credentials, database))
         self._keys = Memory[KnownKey | None](is_current=is_current)
         self._dialables = Memory[Dialable | None](is_current=is_current)
         self._account_ids = Memory[UUID | None](is_current=is_current)
@@ -131,7 +137,11 @@ class TenantService:
         return credential
 
     async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
-        return (await self._accounts(tenant_id))[1]
+        async with self._database.begin() as session:
+            await self._require(session, tenant_id)
+            accounts = await repository.list_accounts(session, tenant_id)
+            credentials = await repository.list_credentials(session, [account.id for account in accounts])
+        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
         async with self._database.begin() as session:
@@ -175,8 +185,7 @@ class TenantService:
         return None if known is None or (known.expires_at and known.expires_at <= datetime.now(UTC)) else known
 
     async def _read_key(self, key: str) -> KnownKey | None:
-        async with self._database.begin() as session:
-            found = await repository.find_key(session, prefix=key_prefix(key))
+        found = await self._stored_keys.submit(key_prefix(key))
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
         if self._keyring.is_outdated(found.keyed_hash):
@@ -201,16 +210,20 @@ class TenantService:
         return await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
 
     async def _read_dialable(self, tenant_id: str, account_sid: str | None) -> Dialable | None:
-        tenant, accounts = await self._accounts(tenant_id)
-        for account, credentials in accounts:
-            if credentials and account_sid in (None, account.account_sid):
-                accesses = tuple(self._accesses(account, credentials))
-                rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
-                has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-                defaults = CallbackDefaults.of(tenant)
-                dialable = Dialable(account.id, account.account_sid, accesses, rejected, has_auth_token, defaults)
-                return dialable if accesses else None
-        return None
+        listed = [
+            credential
+            for credential in await self._stored_credentials.submit(tenant_id)
+            if account_sid in (None, credential.account_sid)
+        ]
+        if not listed:
+            return None
+        account = listed[0]
+        credentials = [credential for credential in listed if credential.account_id == account.account_id]
+        accesses = tuple(self._accesses(account, credentials))
+        rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
+        has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
+        dialable = Dialable(account.account_id, account.account_sid, accesses, rejected, has_auth_token, account.callbacks)
+        return dialable if accesses else None
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
         """Remember what Twilio said of these (by their references): refused ones are tried last from now on."""
@@ -239,14 +252,9 @@ class TenantService:
             credentials = await repository.list_credentials(session, [account_id])
         return tuple(self._accesses(account, credentials)) if account else ()
 
-    async def _accounts(self, tenant_id: str) -> tuple[Tenant, list[tuple[TwilioAccount, list[TwilioCredential]]]]:
-        async with self._database.begin() as session:
-            tenant = await self._require(session, tenant_id)
-            accounts = await repository.list_accounts(session, tenant_id)
-            credentials = await repository.list_credentials(session, [account.id for account in accounts])
-        return tenant, [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
-
-    def _accesses(self, account: TwilioAccount, credentials: Sequence[TwilioCredential]) -> list[AccountAccess]:
+    def _accesses(
+        self, account: TwilioAccount | StoredCredential, credentials: Sequence[TwilioCredential | StoredCredential]
+    ) -> list[AccountAccess]:
         accesses = []
         for credential in credentials:
             try:

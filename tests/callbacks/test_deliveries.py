@@ -24,7 +24,7 @@ from app.crypto import Keyring
 from app.jobs.deliver import AT_ONCE_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
-from app.tenants.callbacks import CallbackDefaults, TenantCallbacks
+from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
@@ -114,6 +114,10 @@ async def _time_passes(gateway: Gateway) -> None:
     """As if every wait had come to its end."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'pending'"))
+
+
+def _defaults(tenant: Any) -> tuple[str | None, str | None, list[str] | None]:
+    return tenant.status_callback, tenant.status_callback_method, tenant.status_callback_events
 
 
 def _statuses(received: list[Received]) -> list[str]:
@@ -228,9 +232,9 @@ async def test_what_is_not_given_stays_and_a_default_needs_a_url(gateway: Gatewa
         await callbacks.configure(tenant.id, method="GET")
     await callbacks.configure(tenant.id, url="https://own.example.com/", events=["ringing"])
     kept = await callbacks.configure(tenant.id, method="GET")
-    assert CallbackDefaults.of(kept) == CallbackDefaults("https://own.example.com/", "GET", ["ringing"])
+    assert _defaults(kept) == ("https://own.example.com/", "GET", ["ringing"])
     cleared = await callbacks.configure(tenant.id, clear=True)
-    assert CallbackDefaults.of(cleared) == CallbackDefaults(None, None, None)
+    assert _defaults(cleared) == (None, None, None)
     for nobody in (callbacks.configure("nobody"), callbacks.renew_secret("nobody"), callbacks.signing("nobody")):
         with pytest.raises(OperatorError, match="no tenant nobody"):
             await nobody

@@ -1,0 +1,41 @@
+"""What many creations ask of their tenants at once is answered to each as if it had asked alone."""
+
+from app.tenants.group_reads import find_keys, list_credentials
+from app.tenants.service import key_prefix
+from tests.support.gateway import Gateway
+
+
+async def test_everybody_gets_their_own_keys_in_the_order_in_which_they_asked(gateway: Gateway) -> None:
+    anna, bob = [await gateway.add_tenant() for _ in range(2)]
+    await gateway.tenants.suspend_tenant(bob.id, suspended=True)
+    asked = [key_prefix(bob.key), "cgk_nobody", key_prefix(anna.key), key_prefix(bob.key)]
+    bobs, nobodys, annas, bobs_again = await find_keys(gateway.database, asked)
+    assert nobodys is None
+    assert annas
+    assert (annas.tenant_id, annas.suspended_at) == (anna.id, None)
+    assert bobs
+    assert bobs == bobs_again
+    assert bobs.tenant_id == bob.id
+    assert bobs.suspended_at
+
+
+async def test_credentials_come_by_account_and_the_refused_ones_last(gateway: Gateway) -> None:
+    anna, bob = [await gateway.add_tenant() for _ in range(2)]
+    await gateway.tenants.create_tenant(nobody := f"{anna.id}-2", name="without an account")
+    second = f"AC{anna.id.encode().hex():f>32}"
+    for account_sid in (second, anna.account_sid):
+        await gateway.tenants.add_credential(
+            anna.id, account_sid=account_sid, secret="another", key_sid=f"SK{7:032x}", base_url=None
+        )
+    (_, (refused, kept)), (_, (revoked,)) = await gateway.tenants.list_accounts(anna.id)
+    async with gateway.database.begin() as session:
+        await gateway.tenants.mark_credentials(session, rejected={str(refused.id)}, accepted=set(), reason="refused")
+    listed = await list_credentials(gateway.database, [bob.id, nobody, anna.id])
+    assert [[(each.account_sid, each.id) for each in credentials] for credentials in listed[1:]] == [
+        [],
+        [(anna.account_sid, kept.id), (anna.account_sid, refused.id), (second, revoked.id)],
+    ]
+    assert {each.account_sid for each in listed[0]} == {bob.account_sid}
+    await gateway.tenants.revoke_credential(anna.id, revoked.id)
+    (of_anna,) = await list_credentials(gateway.database, [anna.id])
+    assert revoked.id not in {each.id for each in of_anna}
