@@ -1,8 +1,7 @@
 """Group commit: writes of one kind that wait at the same moment go to Postgres together. Knows no table.
 
 A lone write goes at once; there is no timer. While a batch is on its way, what arrives waits and is the next batch, so batches
-grow with the load and the cost of a commit is shared by all that are in it. A batch that is full does not wait for the one
-before it. Reads of one kind can go together in the same way.
+grow with the load and the cost of a commit is shared by all that are in it. Reads of one kind can go together in the same way.
 """
 
 import asyncio
@@ -18,13 +17,14 @@ from app.observability.tracing import Step
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_TOLD_AT_ONCE = 4
+
 
 class GroupCommit(Generic[Item, Result]):
     """`write` gets items in the order in which they came and returns a result for each, in that order, in one transaction.
 
     What goes wrong with a batch is found out one by one, so that a bad item harms nobody but its own waiter. `most` items go
-    together at the most, in `writers` batches at one time, and `room` may wait: who comes later waits for room, so nothing here
-    grows without end.
+    together at the most, and `room` may wait: who comes later waits for room, so nothing here grows without end.
     """
 
     def __init__(
@@ -32,16 +32,13 @@ class GroupCommit(Generic[Item, Result]):
         write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         most: int = 100,
-        writers: int = 1,
         room: int = 1000,
     ) -> None:
         self._write = write
         self._most = most
-        self._writers = writers
         self._room = asyncio.Semaphore(room)
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._at_work = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
         """The result, once it is committed. Whoever is cancelled meanwhile takes nothing from the others.
@@ -55,13 +52,10 @@ class GroupCommit(Generic[Item, Result]):
         async with self._room:
             result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             self._waiting.append((item, result))
-            # Nothing is awaited between a writer's last look at the queue and its end, nor here: no wake-up can be lost.
-            if not self._at_work or (len(self._waiting) >= self._most and self._at_work < self._writers):
-                self._at_work += 1
+            # Nothing is awaited between the writer's last look at the queue and its end, nor here: no wake-up can be lost.
+            if self._writer is None:
                 # In a context of its own, for a batch belongs to no single request.
-                task = asyncio.create_task(self._write_all(), context=contextvars.Context())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
             return await result
 
     async def _write_all(self) -> None:
@@ -69,11 +63,10 @@ class GroupCommit(Generic[Item, Result]):
             while batch := self._take():
                 await self._settle(batch)
         finally:
-            self._at_work -= 1
-            if not self._at_work:
-                # Only when this task was cancelled from outside, as the event loop ends.
-                for _, result in self._waiting:
-                    result.cancel()
+            self._writer = None
+            # Only when this task was cancelled from outside, as the event loop ends, does anybody wait still.
+            for _, result in self._waiting:
+                result.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -101,9 +94,29 @@ class GroupCommit(Generic[Item, Result]):
             for one in batch:
                 await self._settle([one])
         else:
-            for (_, waiter), result in zip(batch, results, strict=True):
-                with suppress(asyncio.InvalidStateError):
-                    waiter.set_result(result)
+            await _tell([waiter for _, waiter in batch], results)
+
+
+async def _tell(waiters: Sequence["asyncio.Future[Result]"], results: Sequence[Result]) -> None:
+    """A few at a time: what has come meanwhile is seen to in between, and does not wait for the work of a whole batch.
+
+    Nor does the batch go on, and come back from a slow upstream, as the crowd that it was here (docs/performance.md).
+    """
+    told = zip(waiters, results, strict=True)
+    try:
+        for number, (waiter, result) in enumerate(told, start=1):
+            _succeed(waiter, result)
+            if number % _TOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    finally:
+        # Cancelled: what is committed is told all the same.
+        for waiter, result in told:
+            _succeed(waiter, result)
+
+
+def _succeed(waiter: "asyncio.Future[Result]", result: Result) -> None:
+    with suppress(asyncio.InvalidStateError):
+        waiter.set_result(result)
 
 
 def _fail(waiter: "asyncio.Future[Result]", error: Exception) -> None:

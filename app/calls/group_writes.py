@@ -35,9 +35,8 @@ _INTENT_COLUMNS = (
 )
 _ATTRIBUTES = {"from": "from_"}
 
-# How many go together, and how many such batches at one time. Small ones: what is committed together goes on together, and
-# comes back together from a slow upstream, a crowd that waits for itself at every step (docs/performance.md).
-BATCH, WRITERS = 16, 2
+# How many go together: what Postgres does for a batch, all in it wait for.
+BATCH = 16
 _OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")
 
 

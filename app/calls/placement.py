@@ -13,7 +13,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
-from app.calls.group_writes import BATCH, WRITERS, write_outcomes
+from app.calls.group_writes import BATCH, write_outcomes
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form
@@ -52,7 +52,7 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes = GroupCommit(self._write_outcomes, most=BATCH, writers=WRITERS)
+        self._outcomes = GroupCommit(self._write_outcomes, most=BATCH)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:

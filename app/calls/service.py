@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.auth import Caller
 from app.calls import ids, repository
-from app.calls.group_writes import BATCH, WRITERS, insert_intents
+from app.calls.group_writes import BATCH, insert_intents
 from app.calls.models import Call, CallEvent
 from app.calls.new_call import new_call
 from app.calls.placement import Placement
@@ -71,7 +71,7 @@ class CallService:
         self._pseudonyms = pseudonyms
         self._callback_base = callback_base
         self._judge_callback = judge_callback
-        self._intents = GroupCommit(self._write_intents, most=BATCH, writers=WRITERS)
+        self._intents = GroupCommit(self._write_intents, most=BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.

@@ -86,11 +86,10 @@ async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
         await leaving
 
 
-@pytest.mark.parametrize("writers", [1, 3])
-async def test_no_item_is_stranded_whenever_it_comes(writers: int) -> None:
+async def test_no_item_is_stranded_whenever_it_comes() -> None:
     """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
     ledger = Ledger()
-    group = GroupCommit(ledger.write, most=2, writers=writers)
+    group = GroupCommit(ledger.write, most=2)
 
     async def submit_after(turns: int) -> str:
         for _ in range(turns):
@@ -116,16 +115,51 @@ async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room(
     assert sorted(number for batch in ledger.batches for number in batch) == list(range(9))
 
 
-async def test_a_full_batch_does_not_wait_for_the_one_before_it_and_a_few_items_do() -> None:
-    ledger = Ledger()
-    group = GroupCommit(ledger.write, most=3, writers=2)
+async def _one_batch(ledger: Ledger, group: GroupCommit[int, str], each: Callable[[int], None]) -> list[asyncio.Task[str]]:
+    """Submissions that are one batch, on its way; `each` is called as its result arrives."""
+
+    async def submit(number: int) -> str:
+        result = await group.submit(number)
+        each(number)
+        return result
+
     ledger.open.clear()
-    first = asyncio.create_task(group.submit(0))
+    first = asyncio.create_task(submit(0))
     await until(lambda: ledger.batches == [[0]])
-    others = [asyncio.create_task(group.submit(number)) for number in range(1, 9)]
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert ledger.batches == [[0], [1, 2, 3]], "two at one time, and no more"
+    others = [asyncio.create_task(submit(number)) for number in range(1, 17)]
+    await asyncio.sleep(0)
     ledger.open.set()
-    assert await asyncio.gather(first, *others) == [f"wrote {number}" for number in range(9)]
-    assert ledger.batches[2:] == [[4, 5, 6], [7, 8]]
+    await first
+    await until(lambda: len(ledger.batches) == 2)
+    assert ledger.batches[1] == list(range(1, 17))
+    return others
+
+
+async def test_what_comes_while_a_batch_is_told_does_not_wait_for_all_of_it() -> None:
+    ledger, told = Ledger(), list[int | str]()
+    loop = asyncio.get_running_loop()
+
+    def each(number: int) -> None:
+        told.append(number)
+        if number == 1:
+            loop.call_soon(told.append, "something else")
+
+    group = GroupCommit(ledger.write)
+    await asyncio.gather(*await _one_batch(ledger, group, each))
+    assert [each for each in told if each != "something else"] == list(range(17))
+    assert told.index("something else") < told.index(16)
+
+
+async def test_what_is_committed_is_told_also_when_the_writer_is_cancelled_meanwhile() -> None:
+    ledger = Ledger()
+    group = GroupCommit(ledger.write)
+
+    def each(number: int) -> None:
+        if number == 1:
+            writers = [task for task in asyncio.all_tasks() if "_write_all" in repr(task.get_coro())]
+            assert [writer.cancel() for writer in writers] == [True]
+
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*await _one_batch(ledger, group, each))
+    assert results == [f"wrote {number}" for number in range(1, 17)]
+    assert await group.submit(17) == "wrote 17"
