@@ -22,8 +22,8 @@ CALLS = [
     Scenario(concurrent=32, upstream_ms=0, tenants=100),
     Scenario(concurrent=1, upstream_ms=SLOW_MS, tenants=1),
     Scenario(concurrent=32, upstream_ms=SLOW_MS, tenants=1),
-    # Its first second is all beginnings: connections, and tenants that nobody has read yet.
-    Scenario(concurrent=200, upstream_ms=SLOW_MS, tenants=100, longer=5),
+    # Its first seconds are all beginnings: connections, tenants that nobody has read yet, two hundred callers at one moment.
+    Scenario(concurrent=200, upstream_ms=SLOW_MS, tenants=100, longer=10),
 ]
 FLOOR = CALLS[:2]
 HEADLINE = CALLS[1]
