@@ -51,6 +51,7 @@ _KEYS = """
     WHERE prefix = ANY ($1)
 """
 
+# Which ones, and in which order: as `repository.list_credentials` has it for one account.
 _CREDENTIALS = """
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
