@@ -15,7 +15,7 @@ from app.errors import all_errors
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support import node
-from tests.support.gateway import Gateway, served
+from tests.support.gateway import running_gateway, served, settings_for
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MIGRATING = (DOCS / "migrating.md").read_text()
@@ -29,8 +29,13 @@ def snippets(language: str) -> str:
 
 
 @pytest.fixture
-async def environment(gateway: Gateway) -> AsyncIterator[dict[str, str]]:
-    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+async def environment(database_url: str) -> AsyncIterator[dict[str, str]]:
+    # No silence is what is looked at here: a machine that stalls for a second must not make an outcome unknown.
+    patient = settings_for(database_url, twilio_read_timeout=20, request_budget=30)
+    async with (
+        served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url,
+        running_gateway(patient) as gateway,
+    ):
         tenant = await gateway.add_tenant(simulator_url)
         yield os.environ | {"GATEWAY": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key, "NO_PROXY": "*"}
 
