@@ -17,9 +17,9 @@ from app.calls.placement import Placement
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
 from app.calls.started import StartedCalls
-from app.changes import Listener
 from app.crypto import Keyring
 from app.database import Database
+from app.database.listener import Listener
 from app.observability import Metrics
 from app.pseudonyms import Pseudonyms
 from app.settings import Settings

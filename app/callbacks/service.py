@@ -14,8 +14,8 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
+from app.database.batcher import Batcher
 from app.errors import CallbackForged, CallNotFound, MalformedBody
-from app.group_commit import GroupCommit
 from app.observability import Metrics
 from app.observability.context import note
 from app.observability.tracing import link
@@ -56,7 +56,7 @@ class CallbackService:
         self._settlement = settlement
         self._metrics = metrics
         self._public_url = public_url
-        self._taking = GroupCommit(self._take_all, most=50)
+        self._taking = Batcher(self._take_all, most=50)
 
     async def take(self, received: Received) -> None:
         """One short transaction, shared with those who come at the same moment.

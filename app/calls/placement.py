@@ -18,8 +18,8 @@ from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
+from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
-from app.group_commit import GroupCommit
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
 from app.twilio.client import TwilioClient
@@ -52,7 +52,7 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes = GroupCommit(self._write_outcomes, most=BATCH)
+        self._outcomes = Batcher(self._write_outcomes, most=BATCH)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ from app.calls.stored_problem import passing, rebuild
 from app.calls.validation import CallRequest, validate_call
 from app.crypto import Keyring
 from app.database import Database
+from app.database.batcher import Batcher
 from app.errors import (
     CallgateError,
     CallNotFound,
@@ -35,7 +36,6 @@ from app.errors import (
     NoUsableCredentials,
     TenantSuspended,
 )
-from app.group_commit import GroupCommit
 from app.observability.tracing import current_traceparent
 from app.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
@@ -71,7 +71,7 @@ class CallService:
         self._pseudonyms = pseudonyms
         self._callback_base = callback_base
         self._judge_callback = judge_callback
-        self._intents = GroupCommit(self._write_intents, most=BATCH)
+        self._intents = Batcher(self._write_intents, most=BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.

@@ -16,8 +16,8 @@ from uuid_utils.compat import uuid7
 
 from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
+from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable
-from app.group_commit import GroupCommit
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
@@ -70,8 +70,8 @@ class TenantService:
         self._database = database
         self._keyring = keyring
         # Together, and never with a statement that began before one asked: it would be older than a change that came first.
-        self._stored_keys = GroupCommit(partial(find_keys, database))
-        self._stored_credentials = GroupCommit(partial(list_credentials, database))
+        self._stored_keys = Batcher(partial(find_keys, database))
+        self._stored_credentials = Batcher(partial(list_credentials, database))
         self._keys = Memory[KnownKey | None](is_current=is_current)
         self._dialables = Memory[Dialable | None](is_current=is_current)
         self._account_ids = Memory[UUID | None](is_current=is_current)

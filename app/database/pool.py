@@ -17,7 +17,7 @@ import asyncpg
 _BY_INDEX = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
 # Some networks forget a connection that is silent for six minutes, and tell neither end.
 _LONGEST_IDLE_S = 300.0
-# As the pool's own (app/database.py): nothing about a server or a session that has become wrong stays for ever.
+# As the pool's own (engine.py): nothing about a server or a session that has become wrong stays for ever.
 _LONGEST_LIFE_S = 1800.0
 _GOOD_BYE_S = 1.0
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable
-from app.group_commit import GroupCommit
 
 
 class Ledger:
@@ -37,13 +37,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_lone_write_goes_at_once() -> None:
     ledger = Ledger()
-    assert await GroupCommit(ledger.write).submit(1) == "wrote 1"
+    assert await Batcher(ledger.write).submit(1) == "wrote 1"
     assert ledger.batches == [[1]]
 
 
 async def test_what_waits_while_a_batch_is_on_its_way_is_the_next_batch_and_each_gets_its_own_result() -> None:
     ledger = Ledger()
-    group = GroupCommit(ledger.write, most=3)
+    group = Batcher(ledger.write, most=3)
     ledger.open.clear()
     first = asyncio.create_task(group.submit(0))
     await until(lambda: ledger.batches == [[0]])
@@ -56,14 +56,14 @@ async def test_what_waits_while_a_batch_is_on_its_way_is_the_next_batch_and_each
 
 async def test_a_bad_item_harms_nobody_but_its_own_waiter() -> None:
     ledger = Ledger(refuses=lambda item: item == 2)
-    group = GroupCommit(ledger.write)
+    group = Batcher(ledger.write)
     results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
     assert [str(result) for result in results] == ["wrote 0", "wrote 1", "one of [2]", "wrote 3"]
 
 
 async def test_a_database_that_is_away_is_not_asked_again_for_every_item() -> None:
     ledger = Ledger(fails=DatabaseUnavailable(after_s=2))
-    group = GroupCommit(ledger.write)
+    group = Batcher(ledger.write)
     results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
     assert all(isinstance(result, DatabaseUnavailable) and result.after_s == 2 for result in results)
     assert len(ledger.batches) <= 2
@@ -71,7 +71,7 @@ async def test_a_database_that_is_away_is_not_asked_again_for_every_item() -> No
 
 async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
     ledger = Ledger()
-    group = GroupCommit(ledger.write)
+    group = Batcher(ledger.write)
     ledger.open.clear()
     first = asyncio.create_task(group.submit(0))
     await until(lambda: ledger.batches == [[0]])
@@ -89,7 +89,7 @@ async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
 async def test_no_item_is_stranded_whenever_it_comes() -> None:
     """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
     ledger = Ledger()
-    group = GroupCommit(ledger.write, most=2)
+    group = Batcher(ledger.write, most=2)
 
     async def submit_after(turns: int) -> str:
         for _ in range(turns):
@@ -104,7 +104,7 @@ async def test_no_item_is_stranded_whenever_it_comes() -> None:
 
 async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room() -> None:
     ledger = Ledger()
-    group = GroupCommit(ledger.write, most=100, room=3)
+    group = Batcher(ledger.write, most=100, room=3)
     ledger.open.clear()
     waiting = [asyncio.create_task(group.submit(number)) for number in range(9)]
     for _ in range(20):
@@ -115,7 +115,7 @@ async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room(
     assert sorted(number for batch in ledger.batches for number in batch) == list(range(9))
 
 
-async def _one_batch(ledger: Ledger, group: GroupCommit[int, str], each: Callable[[int], None]) -> list[asyncio.Task[str]]:
+async def _one_batch(ledger: Ledger, group: Batcher[int, str], each: Callable[[int], None]) -> list[asyncio.Task[str]]:
     """Submissions that are one batch, on its way; `each` is called as its result arrives."""
 
     async def submit(number: int) -> str:
@@ -144,7 +144,7 @@ async def test_what_comes_while_a_batch_is_told_does_not_wait_for_all_of_it() ->
         if number == 1:
             loop.call_soon(told.append, "something else")
 
-    group = GroupCommit(ledger.write)
+    group = Batcher(ledger.write)
     await asyncio.gather(*await _one_batch(ledger, group, each))
     assert [each for each in told if each != "something else"] == list(range(17))
     assert told.index("something else") < told.index(16)
@@ -152,7 +152,7 @@ async def test_what_comes_while_a_batch_is_told_does_not_wait_for_all_of_it() ->
 
 async def test_what_is_committed_is_told_also_when_the_writer_is_cancelled_meanwhile() -> None:
     ledger = Ledger()
-    group = GroupCommit(ledger.write)
+    group = Batcher(ledger.write)
 
     def each(number: int) -> None:
         if number == 1:

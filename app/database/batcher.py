@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _TOLD_AT_ONCE = 4
 
 
-class GroupCommit(Generic[Item, Result]):
+class Batcher(Generic[Item, Result]):
     """`write` gets items in the order in which they came and returns a result for each, in that order, in one transaction.
 
     What goes wrong with a batch is found out one by one, so that a bad item harms nobody but its own waiter. `most` items go

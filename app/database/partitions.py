@@ -1,0 +1,86 @@
+"""Monthly partitions of a table: made ahead, found when they have expired, dropped. Knows no table."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+_LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE = "55P03", "42P01"
+_LOCK_BRIEFLY_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One month of a table."""
+
+    table: str
+    name: str
+
+    @property
+    def end(self) -> datetime:
+        first = datetime.strptime(self.name, f"{self.table}_%Y_%m").date()  # noqa: DTZ007  # a month has no zone
+        return datetime.combine(_month(first, 1), datetime.min.time(), UTC)
+
+
+async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
+    """Monthly partitions of `table` from this month on, where they are missing. Several workers may ask at once.
+
+    Rows that have gone into `<table>_default` meanwhile are moved: Postgres refuses a partition whose rows lie there.
+    """
+    await session.execute(text("SET LOCAL lock_timeout = '5s'"))
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
+    today = datetime.now(UTC).date()
+    for offset in range(months_ahead + 1):
+        first, following = _month(today, offset), _month(today, offset + 1)
+        partition, default = f"{table}_{first:%Y_%m}", f"{table}_default"
+        if await session.scalar(text("SELECT to_regclass(:name)"), {"name": partition}):
+            continue
+        moved = f"DELETE FROM {default} WHERE at >= '{first}' AND at < '{following}' RETURNING *"  # noqa: S608
+        for statement in (
+            f"LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE",
+            f"CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)",
+            f"WITH moved AS ({moved}) INSERT INTO {partition} SELECT * FROM moved",  # noqa: S608  # our own names
+            f"ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ('{first}') TO ('{following}')",
+        ):
+            await session.execute(text(statement))
+
+
+async def expired_partitions(session: AsyncSession, table: str, *, before: datetime) -> list[Partition]:
+    """Those whose whole month lies before that time, the oldest first. Never the default one, nor one that was made by hand."""
+    names = await session.scalars(
+        text("SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = to_regclass(:table)"),
+        {"table": table},
+    )
+    partitions = [Partition(table, name) for name in sorted(names) if re.fullmatch(rf"{table}_\d{{4}}_\d{{2}}", name)]
+    return [partition for partition in partitions if partition.end <= before]
+
+
+async def lock_briefly(session: AsyncSession, partition: Partition) -> bool:
+    """Keep everybody out of the partition and its table; False when that is not to be had at once.
+
+    Whoever comes meanwhile waits. Postgres detaches no partition `CONCURRENTLY` where there is a default one.
+    """
+    await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_BRIEFLY_MS}ms'"))
+    try:
+        async with session.begin_nested():
+            for table in (partition.table, partition.name):
+                await session.execute(text(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE"))
+    except DBAPIError as error:
+        # Somebody reads it for long, or another worker has dropped it.
+        if getattr(error.orig, "sqlstate", None) in (_LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE):
+            return False
+        raise
+    return True
+
+
+async def drop_partition(session: AsyncSession, partition: Partition) -> None:
+    await session.execute(text(f"DROP TABLE {partition.name}"))
+
+
+def _month(day: date, offset: int) -> date:
+    """The first day of the month `offset` months after that of `day`."""
+    months = day.year * 12 + day.month - 1 + offset
+    return date(months // 12, months % 12 + 1, 1)
