@@ -20,7 +20,7 @@ from app.tenants.errors import OperatorError
 app = typer.Typer(
     name="callgate",
     help="A gateway in front of Twilio's Calls resource: one request, at most one ring.",
-    epilog="Settings come from the environment (CALLGATE_…); README.md lists them all. To see it work: `callgate demo`.",
+    epilog="Settings come from the environment (CALLGATE_…); docs/settings.md lists them all. To see it work: `callgate demo`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

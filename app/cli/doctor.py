@@ -23,7 +23,7 @@ def doctor(as_json: AsJson = False) -> None:
     try:
         settings = service_settings()
     except SettingsError as error:
-        findings = [Finding("settings", "wrong", str(error), "README.md lists every setting")]
+        findings = [Finding("settings", "wrong", str(error), "docs/settings.md lists every setting")]
     else:
         findings = asyncio.run(examine(settings))
     show_table([asdict(finding) for finding in findings], columns=["state", "check", "found", "do"], as_json=as_json)

@@ -131,7 +131,7 @@ def clean() -> None:
 def _print_places(running: Running, where: str, plan: Plan) -> None:
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
     if plan.port is None and not running.api_url.endswith(f":{API_PORT}"):
-        typer.echo(f"             (port {API_PORT} is taken by something else: mind that in the README's commands)")
+        typer.echo(f"             (port {API_PORT} is taken by something else: mind that in the commands of the docs)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {where}")
 

@@ -1,4 +1,4 @@
-"""What is written is true: README's commands answer as printed, every setting and error has its place, links lead somewhere."""
+"""The docs are true: printed commands answer as printed, every setting and error has its place, links lead somewhere."""
 
 import asyncio
 import json
@@ -22,16 +22,18 @@ from tests.support.gateway import Gateway, Tenant, served
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PRINTED_URL = "http://127.0.0.1:8000"
-# Other in each run; everything else that README shows has to be answered so.
+# Other in each run; everything else that is shown has to be answered so.
 _VOLATILE = {"id", "sid", "call_id", "request_id", "at", "credential", "milliseconds", "next_cursor"}
 _PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
 
 
 class Example(NamedTuple):
-    """A command of README and the answer that is printed below it; a line `…` stands for members or items left out."""
+    """A command and the answer that is printed below it; a line `…` stands for members or items left out."""
 
     command: str
     status: int
@@ -39,12 +41,9 @@ class Example(NamedTuple):
     shown: dict[str, Any]
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
 def examples() -> list[Example]:
-    text = section("The API by example")
+    """Those of README's one section with a command, then those of docs/api.md."""
+    text = README.split("\n## Place a call\n")[1].split("\n## ")[0] + API
     pairs = re.findall(r"```sh\n(.*?)```\n+```http\n(.*?)```", text, re.DOTALL)
     assert len(pairs) == text.count("```sh") == text.count("```http")
     return [_example(command, answer) for command, answer in pairs]
@@ -69,7 +68,7 @@ async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
-async def test_the_commands_of_the_readme_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
+async def test_the_printed_commands_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
     mark = "\n=== next ===\n"
     script = f"printf '{mark}'\n".join(example.command for example in examples()).replace(PRINTED_URL, gateway.url)
     shell = await asyncio.create_subprocess_exec("sh", "-euc", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
@@ -108,8 +107,8 @@ def test_the_examples_are_those_of_twilios_guide_and_more() -> None:
     assert any("idempotent-replayed" in example.headers for example in examples())
 
 
-def test_readme_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| .+ \| ([^|]+) \|$", section("Settings"), re.MULTILINE))
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| .+ \| ([^|]+) \|$", SETTINGS, re.MULTILINE))
     assert rows.keys() == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
