@@ -9,13 +9,13 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app import __version__
-from app.calls.measuring import oldest_unsettled
 from app.calls.repository import now
-from app.crypto import Keyring
+from app.calls.statistics import oldest_unsettled
 from app.database import Database
 from app.errors import DatabaseUnavailable
 from app.rotation import Rotation
 from app.schema import known_revisions, revisions
+from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.models import TwilioAccount, TwilioCredential
 from app.tenants.service import TenantService

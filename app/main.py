@@ -12,26 +12,29 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import __version__, health, sip_uris
-from app.callbacks import delivery_router
+from app import __version__
 from app.callbacks import router as callbacks_router
-from app.callbacks.schemas import ReplayRequest
-from app.calls import control_router, creation_router, examples
+from app.calls import examples
 from app.calls import router as calls_router
-from app.calls.update_parameters import CallUpdate
-from app.calls.validation import CallRequest
+from app.calls import sip_router as sip_uris
+from app.calls.control import router as control_router
+from app.calls.creation import router as creation_router
+from app.calls.parameters import CallRequest, CallUpdate
+from app.calls.sip_router import SipUriQuestion
 from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
-from app.compat.dialect import TwilioDialect
-from app.dialects import Dialects
-from app.health import Readiness
-from app.middleware import RequestMiddleware
+from app.compat.errors import TwilioDialect
+from app.deliveries import router as delivery_router
+from app.deliveries.schemas import ReplayRequest
+from app.http import health
+from app.http.error_renderers import Dialects
+from app.http.health import Readiness
+from app.http.middleware import RequestMiddleware
+from app.http.problems import CREATION_PATH, Problem, ProblemDialect, install_handlers
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.problems import CREATION_PATH, Problem, ProblemDialect, install_handlers
 from app.services import services
 from app.settings import Settings
-from app.sip_uris import SipUriQuestion
 from app.subresources import router as subresources_router
 
 DESCRIPTION = """\

@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.calls.measuring import count_fingerprints
-from app.crypto import Keyring, SecretUnreadable
+from app.calls.statistics import count_fingerprints
 from app.database import Database
+from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed
 
 _CALLS_AT_ONCE = 50_000

@@ -7,21 +7,22 @@ from functools import partial
 from typing import TypedDict
 
 from app import __version__
-from app.callbacks.addresses import Allowed, Fault, read_url
-from app.callbacks.delivery_service import DeliveryService
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
-from app.calls.control import CallControl
-from app.calls.dial import Budget
-from app.calls.placement import Placement
+from app.calls.control.service import CallControl
+from app.calls.creation.dial import Budget
+from app.calls.creation.placement import Placement
+from app.calls.creation.service import CreationService
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
-from app.calls.started import StartedCalls
-from app.crypto import Keyring
+from app.compat.service import StartedCalls
 from app.database import Database
 from app.database.listener import Listener
+from app.deliveries.addresses import Allowed, Fault, read_url
+from app.deliveries.service import DeliveryService
 from app.observability import Metrics
-from app.pseudonyms import Pseudonyms
+from app.security.keyring import Keyring
+from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.callbacks import TenantCallbacks
@@ -39,6 +40,7 @@ class Services(TypedDict):
     tenant_callbacks: TenantCallbacks
     twilio: TwilioClient
     settlement: Settlement
+    creation: CreationService
     calls: CallService
     control: CallControl
     started: StartedCalls
@@ -82,7 +84,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         )
         callback_base = settings.public_url and settings.public_url + CALLBACK_PATH
         judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
-        calls = CallService(
+        calls = CallService(database)
+        creation = CreationService(
             database=database,
             keyring=keyring,
             tenants=tenants,
@@ -101,6 +104,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 tenant_callbacks=tenant_callbacks,
                 twilio=twilio,
                 settlement=settlement,
+                creation=creation,
                 calls=calls,
                 control=CallControl(database, tenants, twilio, callback_base, judge_callback, deadline_s),
                 started=StartedCalls(database, tenants, twilio, deadline_s),

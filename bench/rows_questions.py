@@ -12,18 +12,20 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from app.callbacks import repository as deliveries
-from app.calls import control_repository as control
-from app.calls import ids, leases, measuring, repository, started_repository
-from app.calls.group_writes import insert_intents, write_outcomes
+from app.calls import ids, leases, repository
+from app.calls import statistics as measuring
+from app.calls.control import repository as control
+from app.calls.creation.store import insert_intents, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
-from app.calls.started_repository import Edge, Span, StartedFilter
+from app.compat import repository as started_repository
+from app.compat.repository import Edge, Span, StartedFilter
 from app.database import Database
+from app.deliveries import repository as deliveries
 from app.jobs import deliver, refresh, resolve, retain
+from app.jobs import repository as retention
 from app.observability import Metrics
-from app.retention import repository as retention
 from app.twilio.schemas import CallResource
 
 MADE = "bench-"

@@ -11,7 +11,7 @@ from datetime import timedelta
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 
-from app.calls.group_writes import insert_intents, write_outcomes
+from app.calls.creation.store import insert_intents, write_outcomes
 from app.database import Database
 from app.jobs.retain import Retainer
 from app.observability import Metrics

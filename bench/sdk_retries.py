@@ -27,12 +27,12 @@ from twilio.base.exceptions import TwilioRestException
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
-from app.crypto import Keyring
 from app.database import Database
 from app.local.postgres import EmbeddedPostgres
 from app.main import create_app
 from app.observability import configure_logging
 from app.schema import migrate
+from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.service import TenantService
 from bench.balancer import free_port

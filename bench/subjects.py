@@ -18,9 +18,9 @@ from urllib.parse import urlencode
 import psycopg
 from sqlalchemy import make_url
 
-from app.crypto import Keyring
 from app.database import Database
 from app.schema import migrate
+from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.service import TenantService
 from bench.balancer import free_port

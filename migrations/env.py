@@ -7,10 +7,10 @@ import time
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.callbacks.models import Delivery
 from app.calls.leases import Lease
 from app.calls.models import Call
 from app.database import Base, make_engine
+from app.deliveries.models import Delivery
 from app.settings import load_settings
 from app.tenants.models import Tenant
 

@@ -7,7 +7,6 @@ from uuid import UUID
 import structlog
 
 from app.callbacks.fields import Fields
-from app.callbacks.outbox import owed_for
 from app.callbacks.progress import Callback, Result, note_sequence, take_callback
 from app.callbacks.signature import is_genuine
 from app.calls import repository
@@ -15,6 +14,7 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.database.batcher import Batcher
+from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
 from app.observability.context import note
@@ -110,8 +110,10 @@ class CallbackService:
             await self._settlement.started(session, call, callback.resource, by="callback", data={})
             if call.sid == callback.resource.sid:
                 note_sequence(call, callback)
-        if news.result != "duplicate" and (delivery := owed_for(call, callback)):
-            session.add(delivery)
+        if news.result != "duplicate" and call.sid == callback.resource.sid:
+            status, fields, sequence = callback.resource.status, callback.fields, callback.sequence
+            if delivery := delivery_for(call, status=status, fields=fields, sequence=sequence):
+                session.add(delivery)
         return _Taken(news.result, call.traceparent, call.tenant_id, call.sid)
 
 

@@ -1,6 +1,6 @@
-"""The parameters of Twilio's CreateCall in snake_case: types, limits and exclusions, each in one line.
+"""The parameters of Twilio's CreateCall and UpdateCall in snake_case: types, limits and exclusions, each in one line.
 
-https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource. A new parameter of Twilio's is one line here; a
+https://www.twilio.com/docs/voice/api/call-resource. A new parameter of Twilio's is one line here; a
 test compares the names with those of the installed `twilio` package.
 """
 
@@ -194,3 +194,57 @@ def _without_userinfo(value: str) -> str:
     if "@" not in authority:
         return value
     return f"{scheme}://***@{authority.rpartition('@')[2]}{slash}{path}"
+
+
+class CallRequest(CallParameters):
+    """A call to be placed: Twilio's 38 parameters, and which of the tenant's accounts pays."""
+
+    account_sid: str | None = Field(
+        None,
+        pattern=r"^AC[0-9a-fA-F]{32}$",
+        description="Which of the tenant's Twilio accounts pays; its oldest with an active credential by default.",
+    )
+
+
+EndStatus = Literal["canceled", "completed"]
+
+
+class CallUpdate(BaseModel):
+    """A change to a call that is under way: Twilio's nine parameters."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    status: EndStatus | None = Field(
+        None,
+        description="`canceled` ends a call that is queued or ringing, and leaves one in progress; `completed` ends both.",
+    )
+    url: HttpUrl | None = Field(None, description="Where Twilio fetches the TwiML that the call goes on with.")
+    twiml: Text | None = Field(None, max_length=4000, description="The TwiML itself, instead of `url`.")
+    method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
+    fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
+    fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
+    status_callback: CallbackUrl | None = Field(None, description="Where the call's progress is told to from now on.")
+    status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
+    time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
+
+    @property
+    def only_ends(self) -> bool:
+        """Nothing but the end of the call is asked for: asking twice does no more than asking once."""
+        return self.given().keys() == {"status"}
+
+    def for_twilio(self) -> dict[str, Any]:
+        """Without the status callback, about which more is to be decided."""
+        return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+    def secrets(self) -> list[str]:
+        """Passwords in URLs: they must not come back in anybody's words."""
+        urls = (value for value in self.given().values() if isinstance(value, str) and "://" in value)
+        return [password for url in urls if (password := urlsplit(url).password)]
+
+    def for_event(self) -> dict[str, Any]:
+        """What the record tells of it: which parameters, and of their values only what is neither secret nor personal."""
+        told = {"parameters": sorted(self.given()), "status": self.status, "time_limit": self.time_limit}
+        return {name: value for name, value in told.items() if value is not None}

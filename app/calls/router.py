@@ -6,9 +6,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from app.auth import CallerDep
 from app.calls import examples, ids
-from app.calls.creation_router import log_call
+from app.calls.creation.router import log_call
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.schemas import CallPage, CallRecord, CallSummary, EventList, EventRecord, Execution, Status
@@ -21,7 +20,8 @@ from app.errors import (
     InvalidRequest,
     Unauthorized,
 )
-from app.problems import responses
+from app.http.authentication import CallerDep
+from app.http.problems import responses
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
 

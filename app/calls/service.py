@@ -1,134 +1,24 @@
-"""The use cases of calls. Not aware of HTTP.
+"""Reads calls for a tenant. Not aware of HTTP."""
 
-Transactions are the `async with` blocks below; none is open while Twilio is being called.
-"""
-
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
-from app.auth import Caller
 from app.calls import ids, repository
-from app.calls.group_writes import BATCH, insert_intents
 from app.calls.models import Call, CallEvent
-from app.calls.new_call import new_call
-from app.calls.placement import Placement
-from app.calls.progress_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.repository import CallFilter
-from app.calls.stored_problem import passing, rebuild
-from app.calls.validation import CallRequest, validate_call
-from app.crypto import Keyring
 from app.database import Database
-from app.database.batcher import Batcher
-from app.errors import (
-    CallgateError,
-    CallNotFound,
-    CallPending,
-    DatabaseUnavailable,
-    IdempotencyKeyReused,
-    MalformedBody,
-    NoUsableCredentials,
-    TenantSuspended,
-)
-from app.observability.tracing import current_traceparent
-from app.pseudonyms import Pseudonyms
-from app.tenants.service import Dialable, TenantService
+from app.errors import CallNotFound
+from app.http.authentication import Caller
 from app.twilio.schemas import CALL_SID
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
-class Creation:
-    """A call that is started or unknown; `replayed` when the idempotency key named it already."""
-
-    call: Call
-    replayed: bool = False
-
-
 class CallService:
-    def __init__(
-        self,
-        *,
-        database: Database,
-        keyring: Keyring,
-        tenants: TenantService,
-        placement: Placement,
-        pseudonyms: Pseudonyms,
-        callback_base: str | None,
-        judge_callback: Judge,
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._tenants = tenants
-        self._placement = placement
-        self._pseudonyms = pseudonyms
-        self._callback_base = callback_base
-        self._judge_callback = judge_callback
-        self._intents = Batcher(self._write_intents, most=BATCH)
-
-    async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
-        """Place a call: at most one POST that may have been processed, whatever happens to us.
-
-        Raises CallgateError when the call was not started, or when the key names another dial. No refusal hides a call that
-        is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
-        """
-        fingerprint = _canonical(body)
-        call_id = uuid7()
-        with ExitStack() as held:
-            try:
-                valid = validate_call(body)
-                self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
-                if caller.suspended:
-                    raise TenantSuspended
-                held.enter_context(self._placement.slot(caller.tenant_id))
-                account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
-                if account is None:
-                    raise NoUsableCredentials
-                progress = self._progress(valid.request, account, call_id)
-            except CallgateError:
-                known = await self._find(caller, idempotency_key)
-                if known is None or self._to_be_tried_again(known, fingerprint):
-                    raise
-                return Creation(known, replayed=True)
-            call = new_call(
-                id=call_id,
-                tenant_id=caller.tenant_id,
-                account_id=account.account_id,
-                account_sid=account.account_sid,
-                created_at=ids.created_at(call_id),
-                execution="pending",
-                idempotency_key=idempotency_key,
-                fingerprint=self._keyring.keyed_hash(fingerprint),
-                parameters=valid.request.for_record(),
-                warnings=valid.warnings_json(*progress.warnings),
-                to=valid.request.to,
-                from_=valid.request.from_,
-                traceparent=current_traceparent(),
-                **progress.columns,
-            )
-            if await self._commit_intent(call):
-                return await self._place(call, account, valid.request, progress)
-            known = await self._find(caller, idempotency_key)
-            if known and not self._to_be_tried_again(known, fingerprint):
-                return Creation(known, replayed=True)
-            if known and (reopened := await self._reopen(known, call)):
-                return await self._place(reopened, account, valid.request, self._progress(valid.request, account, known.id))
-        # A request with the same key was quicker.
-        return await self.create(caller, body, idempotency_key)
-
-    def admission(self) -> AbstractContextManager[None]:
-        """Held by a request that wants to create; Overloaded when there is no room for another."""
-        return self._placement.admission()
+    database: Database
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
-        async with self._database.begin() as session:
+        async with self.database.begin() as session:
             if CALL_SID.fullmatch(id_or_sid):
                 call = await repository.get_call_by_sid(session, id_or_sid, tenant_id=caller.tenant_id)
             else:
@@ -139,82 +29,14 @@ class CallService:
 
     async def list(self, caller: Caller, wanted: CallFilter, *, limit: int) -> tuple[Sequence[Call], str | None]:
         """A page, newest first, and the cursor of the next one."""
-        async with self._database.begin() as session:
+        async with self.database.begin() as session:
             calls = await repository.list_calls(session, tenant_id=caller.tenant_id, wanted=wanted, limit=limit + 1)
         return calls[:limit], ids.cursor_of(calls[limit - 1].id) if len(calls) > limit else None
 
     async def events(self, caller: Caller, id_or_sid: str) -> Sequence[CallEvent]:
         call = await self.get(caller, id_or_sid)
-        async with self._database.begin() as session:
+        async with self.database.begin() as session:
             return await repository.list_events(session, call.id)
-
-    async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
-        if idempotency_key is None:
-            return None
-        async with self._database.begin() as session:
-            return await repository.get_call_by_key(session, idempotency_key, tenant_id=caller.tenant_id)
-
-    def _to_be_tried_again(self, call: Call, fingerprint: bytes) -> bool:
-        """Whether the key's call ended `not_started` for a passing reason. Raises what a repetition is answered otherwise."""
-        if not self._keyring.matches(call.fingerprint, fingerprint):
-            raise IdempotencyKeyReused(call_id=call.id)
-        if call.execution == "pending":
-            raise CallPending(call_id=call.id, after_s=1)
-        if call.execution != "not_started" or call.problem is None:
-            return False
-        if passing(call.problem["slug"]):
-            return True
-        raise rebuild(call.problem, call_id=call.id)
-
-    def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
-        return progress_callbacks(request, account, call_id, base=self._callback_base, judge=self._judge_callback)
-
-    async def _commit_intent(self, call: Call) -> bool:
-        """False when the idempotency key names a call already."""
-        try:
-            written_at = await self._intents.submit(call)
-        except DatabaseUnavailable:
-            # The commit may have taken place all the same.
-            self._placement.withdraw(call.id, call.attempt)
-            raise
-        if written_at is None:
-            return False
-        call.pending_since = call.updated_at = written_at
-        return True
-
-    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:
-        inserted = await insert_intents(self._database, calls)
-        return [inserted.get(call.id) for call in calls]
-
-    async def _reopen(self, known: Call, intended: Call) -> Call | None:
-        """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
-        opening = uuid7()
-        try:
-            async with self._database.begin() as session:
-                call = await repository.reopen(session, known, intended)
-                if call:
-                    told = {"attempt": call.attempt}
-                    await repository.add_event(session, call.id, "call.pending", told, event_id=opening)
-            return call
-        except DatabaseUnavailable:
-            # The next attempt may also be that of a request with the same key, and under way: only the event tells.
-            self._placement.withdraw(known.id, known.attempt + 1, opened_by=opening)
-            raise
-
-    async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
-        parameters = request.for_twilio() | progress.for_twilio
-        settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
-        if settled.execution == "not_started" and settled.problem:
-            raise rebuild(settled.problem, call_id=settled.id)
-        return Creation(settled)
-
-
-def _canonical(body: Mapping[str, Any]) -> bytes:
-    """The request as bytes, whatever the order of its members: what "the same request" means."""
-    try:
-        return _CANONICAL.encode(body).encode()
-    except RecursionError:
-        raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None
 
 
 def _uuid(text: str) -> UUID:

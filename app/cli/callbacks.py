@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.callbacks.addresses import Allowed, Fault, read_url
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, ask
+from app.deliveries.addresses import Allowed, Fault, read_url
 from app.tenants.callbacks import Form, TenantCallbacks
 from app.tenants.errors import OperatorError
 from app.tenants.models import Tenant

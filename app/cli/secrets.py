@@ -8,9 +8,9 @@ import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.crypto import Keyring
 from app.database import Database
 from app.rotation import KeyUse, Rotation
+from app.security.keyring import Keyring
 
 secrets = typer.Typer(help="Encryption keys, and what is sealed with them.", no_args_is_help=True)
 

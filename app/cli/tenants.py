@@ -13,8 +13,8 @@ import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.crypto import Keyring
 from app.database import Database
+from app.security.keyring import Keyring
 from app.tenants.errors import OperatorError
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.tenants.service import TenantService

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app.auth import Caller, caller_with
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
+from app.http.authentication import Caller, caller_with
 from app.tenants.service import TenantService, key_prefix
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.calls.started import Page
-from app.calls.started_repository import Edge, Span, StartedFilter
 from app.compat.form import Fields
+from app.compat.repository import Edge, Span, StartedFilter
 from app.compat.resource import API_VERSION, resource_of
+from app.compat.service import Page
 from app.errors import Fault, InvalidRequest
 from app.twilio.schemas import CALL_SID
 

@@ -11,19 +11,19 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.calls.control_router import CallControlDep, in_doubt
-from app.calls.creation_router import IdempotencyKeyDep, log_call
+from app.calls.control.router import CallControlDep, in_doubt
+from app.calls.creation.router import IdempotencyKeyDep, log_call
+from app.calls.creation.service import CreationService
 from app.calls.models import Call
-from app.calls.parameters import CallParameters
+from app.calls.parameters import CallParameters, CallUpdate
 from app.calls.router import CallServiceDep
 from app.calls.service import CallService
-from app.calls.started import StartedCalls
-from app.calls.update_parameters import CallUpdate
 from app.compat.access import AccountDep, OwnAccount
-from app.compat.dialect import CALL_ID_HEADER, TwilioDialect
+from app.compat.errors import CALL_ID_HEADER, TwilioDialect
 from app.compat.form import FormDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
 from app.compat.resource import resource_of
+from app.compat.service import StartedCalls
 from app.errors import CallNotFound
 from app.twilio.schemas import CALL_SID
 
@@ -58,11 +58,10 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 
 @router.post("/Calls")
 @router.post("/Calls.json")
-async def create_call(
-    request: Request, account: AccountDep, service: CallServiceDep, form: FormDep, idempotency_key: IdempotencyKeyDep
-) -> Response:
+async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
     """201 and the resource, whether the call was started now or its key names it; 409 when the outcome is not known."""
     body = parameters_of(form, CallParameters) | {"account_sid": account.account_sid}
+    service: CreationService = request.state.creation
     creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id

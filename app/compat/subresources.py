@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
-from app.calls.creation_router import IdempotencyKeyDep
+from app.calls.creation.router import IdempotencyKeyDep
 from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
-from app.compat.dialect import CALL_ID_HEADER
+from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, parse_fields
 from app.compat.router import PREFIX, find_own_call
 from app.observability.context import note

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app.calls import control_repository
-from app.calls.control import CallControl
+from app.calls.control import repository as control_repository
+from app.calls.control.service import CallControl
 from app.calls.models import Call
 from app.database import Database
-from app.jobs.apart import each_apart
+from app.jobs.isolation import each_apart
 
 BATCH = 20
 

@@ -15,12 +15,12 @@ from typing import Protocol
 
 import structlog
 
-from app.callbacks import repository
-from app.callbacks.messages import Message, Method, Told, message
-from app.callbacks.models import Delivery
 from app.calls.repository import get_any_call
 from app.calls.schemas import CallRecord
 from app.database import Database
+from app.deliveries import repository
+from app.deliveries.messages import Message, Method, Told, message
+from app.deliveries.models import Delivery
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.tracing import Step, describe, link, trace
@@ -54,7 +54,7 @@ class Outcome(Protocol):
 
 
 class Sends(Protocol):
-    """Makes one request and raises nothing for what comes of it (app.callbacks.sender.Sender)."""
+    """Makes one request and raises nothing for what comes of it (app.deliveries.sender.Sender)."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Outcome: ...
 

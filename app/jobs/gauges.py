@@ -8,10 +8,10 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
-from app.callbacks.repository import waiting as deliveries_waiting
-from app.calls.measuring import followed, oldest_unsettled
 from app.calls.repository import now
+from app.calls.statistics import followed, oldest_unsettled
 from app.database import Database
+from app.deliveries.repository import waiting as deliveries_waiting
 from app.observability import Metrics
 
 

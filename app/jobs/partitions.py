@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from app.callbacks.models import Delivery
 from app.calls.models import CallEvent
 from app.database import Database, make_partitions
+from app.deliveries.models import Delivery
 
 MONTHS_AHEAD = 3
 PARTITIONED = (CallEvent.__tablename__, Delivery.__tablename__)

@@ -11,12 +11,12 @@ from typing import Literal
 
 import structlog
 
-from app.callbacks.outbox import owed_for_the_end, owes_the_end
 from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
-from app.jobs.apart import each_apart
+from app.deliveries.outbox import final_delivery, needs_final_delivery
+from app.jobs.isolation import each_apart
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.service import TenantService
@@ -107,13 +107,13 @@ class Refresher:
 
     async def _schedule(self, session: Session, call: Call, wait: timedelta | None) -> None:
         """None: never again, unless the tenant has still to be told that the call has ended."""
-        if owes_the_end(call):
+        if needs_final_delivery(call):
             # The callback, which says more, may still be under way.
             patience = _CALLBACK_PATIENCE * self.interval - _age(call, since=call.end_time)
             if patience > timedelta(0):
                 wait = patience if wait is None else min(wait, patience)
             else:
-                session.add(owed_for_the_end(call))
+                session.add(final_delivery(call))
         call.refresh_at = None if wait is None else await repository.now(session) + wait
 
     def _next(self, call: Call) -> timedelta | None:

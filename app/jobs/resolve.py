@@ -16,7 +16,7 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
-from app.jobs.apart import each_apart
+from app.jobs.isolation import each_apart
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.service import TenantService

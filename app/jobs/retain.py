@@ -14,9 +14,9 @@ from uuid import UUID
 import structlog
 
 from app.database import Database, Partition, drop_partition, expired_partitions, lock_briefly
+from app.jobs import repository
 from app.jobs.partitions import PARTITIONED
 from app.observability import Metrics
-from app.retention import repository
 
 logger = structlog.stdlib.get_logger(__name__)
 

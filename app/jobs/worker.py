@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import structlog
 
-from app.callbacks.addresses import Allowed
-from app.callbacks.sender import Sender
+from app.deliveries.addresses import Allowed
+from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
 from app.jobs.deliver import Deliverer, Sends

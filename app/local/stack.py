@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from app.health import probe_app
+from app.http.health import probe_app
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
 from app.local.state import Running, StateFolder

@@ -1,7 +1,7 @@
 """Logs go to standard output, one line per event: a constant message, values in fields.
 
 What never goes into a field: tokens, secrets, TwiML and request parameters; phone numbers and SIP users only as
-`app.pseudonyms` shows them.
+`app.security.pseudonyms` shows them.
 
 To log never raises, whatever the values are and whatever has become of the stream: an answer must not change for a line.
 """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from app.calls.dial import problem_of
+from app.calls.creation.dial import problem_of
 from app.calls.models import Call
 from app.errors import (
     ActionUnknown,

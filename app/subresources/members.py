@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app.calls.parameters import Text
 from app.errors import Fault, InvalidRequest
-from app.faults import fault_of
+from app.http.field_errors import fault_of
 from app.twilio.forwarding import Fields
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from app import errors
 from app.calls import examples
-from app.problems import responses
+from app.http.problems import responses
 from app.subresources.members import schema_of
 from app.twilio.subresources import EVENTS, Operation, Subresource
 

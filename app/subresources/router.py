@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from app.auth import CallerDep
-from app.body import read_json_object
 from app.calls.models import Call
 from app.calls.router import IdOrSid
 from app.errors import AnswerCut, Fault, InvalidRequest
+from app.http.authentication import CallerDep
+from app.http.bodies import read_json_object
 from app.observability.context import note
 from app.subresources.answers import in_doubt
 from app.subresources.members import read_members

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4, uuid5
 
 import structlog
 
-from app.auth import Caller
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.service import CallService
@@ -24,6 +23,7 @@ from app.errors import (
     TenantSuspended,
     WrongCallState,
 )
+from app.http.authentication import Caller
 from app.subresources.answers import in_doubt, outcome_of, refusal, sid_of, unanswered
 from app.tenants.service import TenantService
 from app.twilio.client import first_accepted

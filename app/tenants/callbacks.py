@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from app.crypto import Keyring, SecretUnreadable
 from app.database import Database
+from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.memory import Memory, never

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.crypto import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
+from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 
 

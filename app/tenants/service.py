@@ -14,10 +14,10 @@ import structlog
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
-from app.crypto import Keyring, SecretUnreadable
 from app.database import Database, Session
 from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable
+from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant

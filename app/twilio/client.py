@@ -23,9 +23,9 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioThrottled,
 )
+from app.twilio.instrumentation import watched
 from app.twilio.schemas import AccountAccess, CallResource, form, read_json
 from app.twilio.transport import TransportName, make_transport
-from app.twilio.watching import watched
 
 Answered = TypeVar("Answered")
 

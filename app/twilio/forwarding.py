@@ -15,9 +15,9 @@ import httpx
 from app.observability import Metrics
 from app.twilio.client import HttpClient, Translated, authorization, read_answer, refusal
 from app.twilio.errors import TwilioOutcomeUnknown
+from app.twilio.instrumentation import watched
 from app.twilio.schemas import AccountAccess, read_json
 from app.twilio.subresources import RECORDINGS, Operation
-from app.twilio.watching import watched
 
 # A page of 1000 recordings has about 1 MB, one of 1000 events can have more.
 JSON_LIMIT = 4 * 1024 * 1024

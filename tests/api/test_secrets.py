@@ -15,11 +15,11 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import make_url, text
 
-from app.callbacks.addresses import Allowed
-from app.callbacks.sender import Sender
-from app.crypto import Keyring
+from app.deliveries.addresses import Allowed
+from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
+from app.security.keyring import Keyring
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.auth import Caller
 from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
+from app.http.authentication import Caller
 from app.local.postgres import EmbeddedPostgres
 from app.observability import Metrics
 from app.schema import migrate
@@ -270,7 +270,7 @@ async def test_an_intent_whose_commit_nobody_acknowledged_is_withdrawn_and_its_k
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET execution = 'pending' WHERE id = :id"), {"id": call_id})
         async with services(gateway.settings, Metrics()) as ours:
-            placement = ours["calls"]._placement
+            placement = ours["creation"]._placement
             placement.withdraw(UUID(call_id), 2)
             placement.withdraw(UUID(call_id), 1)
             assert await _settled(tenant, call_id) == "not_started"
@@ -314,7 +314,7 @@ async def test_a_repetition_that_postgres_refused_does_not_withdraw_the_dial_of_
         ):
             tenant = await gateway.add_tenant(upstream.url)
             call_id = (await tenant.create("k")).json()["call_id"]
-            calls = replica["calls"]
+            calls = replica["creation"]
             await connection.execute(refuse)
             with pytest.raises(DatabaseUnavailable):
                 await calls.create(Caller(tenant.id, UUID(int=0), suspended=False), BASIC, "k")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.callbacks.addresses import Allowed, Fault, Target, may_dial, read_url
+from app.deliveries.addresses import Allowed, Fault, Target, may_dial, read_url
 from app.settings import SettingsError, load_settings
 
 PUBLIC_ONLY = Allowed()

@@ -16,14 +16,14 @@ from standardwebhooks import Webhook
 from twilio.request_validator import RequestValidator
 from uuid_utils.compat import uuid7
 
-from app.callbacks import repository
-from app.callbacks.addresses import Allowed
-from app.callbacks.sender import Sender
 from app.calls import ids
-from app.crypto import Keyring
+from app.deliveries import repository
+from app.deliveries.addresses import Allowed
+from app.deliveries.sender import Sender
 from app.jobs.deliver import AT_ONCE_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
+from app.security.keyring import Keyring
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 from app.twilio.client import TwilioClient, make_http_client

@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
-from app.callbacks.messages import Form, Message, Method, Told, message
+from app.deliveries.messages import Form, Message, Method, Told, message
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 TOLD = Told(

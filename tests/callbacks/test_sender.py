@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app.callbacks.addresses import Allowed
-from app.callbacks.sender import MOST_OF_BODY, MOST_PER_HOST, Sender, Sent
+from app.deliveries.addresses import Allowed
+from app.deliveries.sender import MOST_OF_BODY, MOST_PER_HOST, Sender, Sent
 
 LOOPBACK = Allowed.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.calls.measuring import count_fingerprints
-from app.crypto import Keyring
+from app.calls.statistics import count_fingerprints
 from app.rotation import Resealed, Rotation
+from app.security.keyring import Keyring
 from tests.cli.running import environment, run
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream

@@ -10,9 +10,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app.callbacks.router import CALLBACK_PATH
-from app.calls.placement import LAST_COMMITS_S
+from app.calls.creation.placement import LAST_COMMITS_S
 from app.cli import app as command_line
-from app.health import READY_PATIENCE_S
+from app.http.health import READY_PATIENCE_S
 from app.main import create_app
 from app.services import budget_of
 from app.settings import PREFIX, SECRETS_DIR, Settings

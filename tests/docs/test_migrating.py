@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compat.codes import TOLD, UNKNOWN_OUTCOME
+from app.compat.error_codes import TOLD, UNKNOWN_OUTCOME
 from app.errors import all_errors
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator

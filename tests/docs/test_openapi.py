@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from app.calls.creation.validation import validate_call
 from app.calls.examples import REQUESTS
 from app.calls.schemas import CallRecord
-from app.calls.validation import validate_call
 from app.errors import all_errors
-from app.problems import TYPE_PREFIX, Problem
+from app.http.problems import TYPE_PREFIX, Problem
 from tests.support.gateway import Gateway
 
 

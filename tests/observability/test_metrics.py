@@ -12,7 +12,7 @@ from app.callbacks.router import CALLBACK_PATH
 from app.errors import all_errors
 from app.jobs.gauges import Gauges
 from app.observability import Metrics
-from app.twilio.watching import operation_of
+from app.twilio.instrumentation import operation_of
 from tests.support.gateway import Gateway
 from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from app.crypto import Keyring, SecretUnreadable
+from app.security.keyring import Keyring, SecretUnreadable
 
 OLD, NEW = os.urandom(32), os.urandom(32)
 

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.calls.group_writes import write_outcomes
+from app.calls.creation.store import write_outcomes
 from app.calls.stored_problem import stored_form
 from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway

@@ -11,8 +11,7 @@ from twilio.rest.api.v2010.account.call import CallList, notification, payment, 
 from twilio.rest.api.v2010.account.call import user_defined_message as message
 from twilio.rest.api.v2010.account.call import user_defined_message_subscription as subscription
 
-from app.calls.parameters import CallParameters
-from app.calls.update_parameters import CallUpdate
+from app.calls.parameters import CallParameters, CallUpdate
 from app.compat.listing import PARAMETERS as LIST_PARAMETERS
 from app.compat.resource import FIELDS
 from app.subresources.members import members_of

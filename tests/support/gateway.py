@@ -12,10 +12,10 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from app.crypto import Keyring
 from app.database import Database
 from app.main import create_app
 from app.observability.tracing import Tracing
+from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.service import TenantService
 

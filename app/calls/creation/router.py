@@ -8,12 +8,10 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app.auth import authenticate, bearer
-from app.body import read_json_object
 from app.calls import examples
+from app.calls.creation.service import CreationService
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
-from app.calls.service import CallService
 from app.errors import (
     BodyTooLarge,
     CallPending,
@@ -35,8 +33,10 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
+from app.http.authentication import authenticate, bearer
+from app.http.bodies import read_json_object
+from app.http.problems import CREATION_PATH, responses
 from app.observability.context import note
-from app.problems import CREATION_PATH, responses
 
 router = APIRouter(tags=["calls"])
 
@@ -45,7 +45,7 @@ def admission(scope: Scope) -> AbstractContextManager[None]:
     """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
     if "idempotency-key" in Headers(scope=scope):
         return nullcontext()
-    service: CallService = scope["state"]["calls"]
+    service: CreationService = scope["state"]["creation"]
     return service.admission()
 
 
@@ -96,7 +96,7 @@ async def create_call(request: Request) -> Response:
     caller = await authenticate(request, await bearer(request))
     body = await read_json_object(request, caller)
     idempotency_key = await read_idempotency_key(request)
-    service: CallService = request.state.calls
+    service: CreationService = request.state.creation
     creation = await service.create(caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.dialects import Dialects
 from app.errors import (
     CallgateError,
     Fault,
@@ -22,6 +21,7 @@ from app.errors import (
     RouteNotFound,
     Unauthorized,
 )
+from app.http.error_renderers import Dialects
 from app.observability import Metrics
 from app.observability.context import note
 

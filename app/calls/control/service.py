@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 import structlog
 
-from app.auth import Caller
-from app.calls import control_repository, repository
-from app.calls.dial import problem_of
+from app.calls import repository
+from app.calls.control import repository as control_repository
+from app.calls.control.validation import validate_update
+from app.calls.creation.dial import problem_of
 from app.calls.models import Call, WantedUpdate
+from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
-from app.calls.progress_callbacks import Judge, ProgressCallbacks, changed_callbacks
-from app.calls.update_parameters import CallUpdate, validate_update
+from app.calls.status_callbacks import Judge, ProgressCallbacks, changed_callbacks
 from app.database import Database, Session
 from app.errors import (
     ActionUnknown,
@@ -33,6 +34,7 @@ from app.errors import (
     UpstreamUnreachable,
     WrongCallState,
 )
+from app.http.authentication import Caller
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import (

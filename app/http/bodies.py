@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.auth import CallerDep
 from app.errors import Fault, InvalidRequest, MalformedBody, UnsupportedMediaType
+from app.http.authentication import CallerDep
 
 
 async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:

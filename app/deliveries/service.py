@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from app.auth import Caller
-from app.callbacks import repository
-from app.callbacks.models import Delivery
 from app.calls import ids
 from app.calls.service import CallService
 from app.database import Database
+from app.deliveries import repository
+from app.deliveries.models import Delivery
 from app.errors import DeliveryNotFound
+from app.http.authentication import Caller
 
 # Of one statement, and of one request.
 _BATCH = 500

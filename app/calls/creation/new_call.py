@@ -20,7 +20,7 @@ for _attribute in Call.__mapper__.column_attrs:
 
 
 def new_call(**columns: Any) -> Call:
-    """To be read, and changed, as a `Call`, and written by app.calls.group_writes: no session takes it.
+    """To be read, and changed, as a `Call`, and written by app.calls.creation.store: no session takes it.
 
     What SQLAlchemy keeps beside each attribute, for sessions that a creation never has, costs more than both of its writes.
     """

@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app import __version__
-from app.callbacks.addresses import Allowed, Fault, may_dial, read_url
+from app.deliveries.addresses import Allowed, Fault, may_dial, read_url
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0

@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from app.calls import repository
-from app.calls.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
-from app.calls.group_writes import BATCH, write_outcomes
+from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
+from app.calls.creation.store import BATCH, write_outcomes
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form

@@ -8,7 +8,7 @@ from sqlalchemy import LargeBinary, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
-from app.crypto import KEY_ID_IN_HASH
+from app.security.keyring import KEY_ID_IN_HASH
 from app.twilio.schemas import TERMINAL_STATUSES
 
 FOLLOWED_LIMIT = 10_000

@@ -7,8 +7,7 @@ from urllib.parse import urldefrag
 from uuid import UUID
 
 from app.calls.models import Call
-from app.calls.update_parameters import CallUpdate
-from app.calls.validation import CallRequest
+from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import Fault, InvalidRequest
 from app.tenants.service import Dialable
 

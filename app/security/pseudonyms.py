@@ -1,7 +1,7 @@
 """Phone numbers and SIP users as logs may show them: by a token that is the same each time, and that only we can make."""
 
-from app.crypto import Keyring
 from app.observability.context import note
+from app.security.keyring import Keyring
 
 _SIP_SCHEMES = ("sip", "sips")
 

@@ -5,8 +5,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.auth import CallerDep
-from app.body import JsonBody
 from app.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
@@ -16,8 +14,10 @@ from app.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from app.faults import fault_of
-from app.problems import responses
+from app.http.authentication import CallerDep
+from app.http.bodies import JsonBody
+from app.http.field_errors import fault_of
+from app.http.problems import responses
 from app.sip import Severity, SipUri
 
 router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"])

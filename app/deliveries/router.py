@@ -6,12 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import ValidationError
 
-from app.auth import CallerDep
-from app.body import JsonBody
-from app.callbacks.delivery_service import DeliveryService
-from app.callbacks.models import Delivery
-from app.callbacks.schemas import DeliveryList, DeliveryRecord, ReplayAnswer, ReplayRequest
 from app.calls.router import IdOrSid
+from app.deliveries.models import Delivery
+from app.deliveries.schemas import DeliveryList, DeliveryRecord, ReplayAnswer, ReplayRequest
+from app.deliveries.service import DeliveryService
 from app.errors import (
     BodyTooLarge,
     CallNotFound,
@@ -23,8 +21,10 @@ from app.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from app.faults import fault_of
-from app.problems import responses
+from app.http.authentication import CallerDep
+from app.http.bodies import JsonBody
+from app.http.field_errors import fault_of
+from app.http.problems import responses
 
 router = APIRouter(prefix="/v1", tags=["deliveries"])
 

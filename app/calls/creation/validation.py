@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from app.calls.parameters import CallParameters
+from app.calls.parameters import CallRequest
 from app.errors import Fault, InvalidRequest
-from app.faults import fault_of
+from app.http.field_errors import fault_of
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
 
 _E164 = re.compile(r"\+[1-9][0-9]{1,14}")
@@ -26,16 +26,6 @@ _IGNORED_WITH_APPLICATION = (
     "status_callback_event",
     "status_callback_method",
 )
-
-
-class CallRequest(CallParameters):
-    """A call to be placed: Twilio's 38 parameters, and which of the tenant's accounts pays."""
-
-    account_sid: str | None = Field(
-        None,
-        pattern=r"^AC[0-9a-fA-F]{32}$",
-        description="Which of the tenant's Twilio accounts pays; its oldest with an active credential by default.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

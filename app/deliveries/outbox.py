@@ -9,10 +9,9 @@ from email.utils import format_datetime
 
 from uuid_utils.compat import uuid7
 
-from app.callbacks.models import Delivery
-from app.callbacks.progress import Callback
 from app.calls import ids
 from app.calls.models import Call
+from app.deliveries.models import Delivery
 from app.twilio.schemas import TERMINAL_STATUSES
 
 # In the order in which they happen.
@@ -22,21 +21,19 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 )
 
 
-def owed_for(call: Call, callback: Callback) -> Delivery | None:
-    """What the tenant is to be told of this callback: Twilio's own fields."""
-    event = _EVENT_OF_STATUS.get(callback.resource.status or "")
-    if event is None or call.sid != callback.resource.sid:
-        return None
-    return _write(call, event, callback.fields, sequence=callback.sequence) if _is_owed(call, event) else None
+def delivery_for(call: Call, *, status: str | None, fields: Mapping[str, str], sequence: int | None) -> Delivery | None:
+    """Returns the delivery of a callback; None when the tenant did not ask for its event, or has a delivery of it already."""
+    event = _EVENT_OF_STATUS.get(status or "")
+    return _write(call, event, fields, sequence=sequence) if event is not None and _is_due(call, event) else None
 
 
-def owes_the_end(call: Call) -> bool:
-    """Whether the call has ended and the tenant, who asked for it, is not going to hear of it yet."""
-    return call.status in TERMINAL_STATUSES and _is_owed(call, "completed")
+def needs_final_delivery(call: Call) -> bool:
+    """Whether the call has ended, the tenant asked for that event, and no delivery of it is written yet."""
+    return call.status in TERMINAL_STATUSES and _is_due(call, "completed")
 
 
-def owed_for_the_end(call: Call) -> Delivery:
-    """The end of a call of which no callback has told, in the words in which Twilio would have: as far as the record knows."""
+def final_delivery(call: Call) -> Delivery:
+    """Returns the delivery of a call's end without a callback: the fields that Twilio would send, as far as they are known."""
     shown = call.resource or {}
     to, from_ = str(shown.get("to") or call.to), str(shown.get("from") or call.from_)
     known = {
@@ -57,7 +54,7 @@ def owed_for_the_end(call: Call) -> Delivery:
     return _write(call, "completed", fields, sequence=None)
 
 
-def _is_owed(call: Call, event: str) -> bool:
+def _is_due(call: Call, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 

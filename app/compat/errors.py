@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.compat.codes import TOLD, UNKNOWN_OUTCOME, Told, code_of
+from app.compat.error_codes import TOLD, UNKNOWN_OUTCOME, Told, code_of
 from app.errors import (
     CallgateError,
     CallNotFound,
@@ -23,7 +23,7 @@ from app.errors import (
     UpstreamRejected,
     WrongCallState,
 )
-from app.problems import TYPE_PREFIX
+from app.http.problems import TYPE_PREFIX
 from app.twilio.schemas import form_name
 
 CALL_ID_HEADER = "Callgate-Call-Id"

@@ -10,10 +10,10 @@ from uuid import UUID
 from sqlalchemy import delete, exists, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.callbacks.models import Delivery
 from app.calls.ids import first_id_at
 from app.calls.models import Call, CallEvent, WantedUpdate
 from app.database import Partition
+from app.deliveries.models import Delivery
 
 _SETTLED = ("started", "not_started")
 _OVER = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}

@@ -13,12 +13,12 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.dialects import Dialects
 from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RouteNotFound, ShuttingDown
+from app.http.error_renderers import Dialects
+from app.http.problems import note_refusal
 from app.observability import Metrics
 from app.observability.context import forget, note, noted
 from app.observability.tracing import Tracing, describe, fail, is_traced
-from app.problems import note_refusal
 
 BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"

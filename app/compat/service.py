@@ -7,12 +7,14 @@ from functools import partial
 
 import structlog
 
-from app.auth import Caller
-from app.calls import control_repository, repository, started_repository
+from app.calls import repository
+from app.calls.control import repository as control_repository
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
-from app.calls.started_repository import Edge, StartedFilter
+from app.compat import repository as started_repository
+from app.compat.repository import Edge, StartedFilter
 from app.database import Database
+from app.http.authentication import Caller
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError

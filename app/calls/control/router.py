@@ -5,11 +5,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.auth import CallerDep
-from app.body import JsonBody
 from app.calls import examples
-from app.calls.control import CallControl
-from app.calls.creation_router import log_call
+from app.calls.control.service import CallControl
+from app.calls.creation.router import log_call
 from app.calls.models import Call
 from app.calls.router import CallServiceDep, IdOrSid
 from app.calls.schemas import CallRecord
@@ -30,7 +28,9 @@ from app.errors import (
     UpstreamUnreachable,
     WrongCallState,
 )
-from app.problems import responses
+from app.http.authentication import CallerDep
+from app.http.bodies import JsonBody
+from app.http.problems import responses
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
 

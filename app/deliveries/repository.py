@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import Interval, Text
 
-from app.callbacks.models import Delivery
 from app.calls import ids
+from app.deliveries.models import Delivery
 
 WAITING_LIMIT = 10_000
 HOLDS_UP: Final = 2

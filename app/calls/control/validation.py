@@ -1,0 +1,24 @@
+"""Validates a change to a call: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.calls.parameters import CallUpdate
+from app.errors import Fault, InvalidRequest
+from app.http.field_errors import fault_of
+
+
+def validate_update(body: Mapping[str, Any]) -> CallUpdate:
+    """Raises InvalidRequest with every fault."""
+    try:
+        update = CallUpdate.model_validate(body)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        raise InvalidRequest(faults=tuple(fault_of(detail) for detail in details)) from None
+    if not update.given():
+        raise InvalidRequest(faults=(Fault("", "nothing_to_change", "must name at least one parameter"),))
+    if update.url and update.twiml:
+        raise InvalidRequest(faults=(Fault("/twiml", "url_and_twiml", "must not be given together with url"),))
+    return update

@@ -1,1 +1,0 @@
-"""Records are kept for as long as the operator chose, and not longer."""
