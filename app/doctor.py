@@ -61,8 +61,8 @@ async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,
         pool_timeout=settings.twilio_pool_timeout,
+        keepalive=settings.twilio_keepalive,
         max_connections=1,
-        transport=settings.twilio_transport,
         user_agent=f"callgate/{__version__}",
     )
     try:

@@ -126,9 +126,9 @@ def _http_client(settings: Settings) -> HttpClient:
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,
         pool_timeout=settings.twilio_pool_timeout,
+        keepalive=settings.twilio_keepalive,
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
-        transport=settings.twilio_transport,
     )
 
 

@@ -54,8 +54,11 @@ class Settings(BaseSettings):
         description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
     )
     twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
-    twilio_transport: Literal["aiohttp", "httpx"] = Field(
-        "aiohttp", description="What carries requests to Twilio: `aiohttp`, or httpx's own pool, which is slower."
+    twilio_keepalive: float = Field(
+        2.0,
+        gt=0,
+        le=300,
+        description="Seconds that an idle connection to Twilio is kept; far less than any server or proxy on the way keeps it.",
     )
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."

@@ -61,14 +61,8 @@ async def _make(server: str, database: str, template: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def transport() -> str:
-    """What carries requests to Twilio. A module that is about the wire asks for both."""
-    return "aiohttp"
-
-
-@pytest.fixture(scope="module")
-async def database_url(transport: str) -> str:
-    """A migrated, empty database; one for each transport."""
+async def database_url() -> str:
+    """A migrated, empty database."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     return await _make(os.environ[_SERVER], f"callgate_{worker}_{next(_numbers)}", _TEMPLATE)
 
@@ -81,6 +75,6 @@ async def empty_database_url() -> str:
 
 
 @pytest.fixture(scope="module")
-async def gateway(database_url: str, transport: str) -> AsyncIterator[Gateway]:
-    async with running_gateway(settings_for(database_url, twilio_transport=transport)) as running:
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url)) as running:
         yield running

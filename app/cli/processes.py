@@ -16,7 +16,7 @@ from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
 from app.jobs.partitions import Partitioner
 from app.jobs.worker import run_worker
-from app.local.stack import listen, probed
+from app.local.stack import KEEP_ALIVE_S, listen, probed
 from app.local.state import with_local_database
 from app.main import create_app
 from app.observability import Metrics, configure_logging
@@ -25,10 +25,6 @@ from app.schema import migrate as migrate_schema
 from app.settings import Settings, SettingsError, load_settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-
-# Longer than clients and balancers keep an idle connection, so that it is they who close it: a request that comes while the
-# server closes is lost.
-_KEEP_ALIVE_S = 75
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
@@ -91,7 +87,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here depends on the caller's address or scheme
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
 
@@ -160,7 +156,15 @@ def simulator(
     listen(host, port).close()
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning")
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
 
 
 def healthcheck(

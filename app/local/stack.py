@@ -29,6 +29,9 @@ logger = structlog.stdlib.get_logger(__name__)
 HOST = "127.0.0.1"
 API_PORT = 8000
 SIMULATOR_PORT = 8010
+# Longer than clients and balancers keep an idle connection, so that it is they who close it: a request that comes while the
+# server closes is lost.
+KEEP_ALIVE_S = 75
 _PORTS_TRIED = 100
 # A call in the simulator takes 6 to 21 seconds, price included. Each of its states lasts for at least three looks of the
 # worker, which looks after a tenth of a second at first, then after a quarter of the call's age.
@@ -148,7 +151,14 @@ class _Server(uvicorn.Server):
 
     def __init__(self, name: str, app: FastAPI, listener: socket.socket) -> None:
         super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=60)
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=60,
+            )
         )
         self.name = name
         self.listener = listener

@@ -25,7 +25,7 @@ from app.twilio.errors import (
 )
 from app.twilio.instrumentation import watched
 from app.twilio.schemas import AccountAccess, CallResource, form, read_json
-from app.twilio.transport import TransportName, make_transport
+from app.twilio.transport import AiohttpTransport
 
 Answered = TypeVar("Answered")
 
@@ -106,11 +106,11 @@ def make_http_client(
     pool_timeout: float,
     max_connections: int,
     user_agent: str,
-    transport: TransportName = "aiohttp",
+    keepalive: float = 2.0,
 ) -> HttpClient:
     """The one HTTP client of a process: no redirects, no retries of its own, every timeout written out."""
     return HttpClient(
-        make_transport(transport, max_connections=max_connections),
+        AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
         user_agent=user_agent,
     )

@@ -1,50 +1,27 @@
-"""The wire below httpx: a transport on aiohttp, and httpx's own pool as the way back.
+"""The transport below httpx, on aiohttp.
 
 "Never sent" and "sent, then lost" are told apart by where an error comes from, not by its name: what `_Connector.connect`
 raises came before the first byte of the request, everything else may have come after it (docs/adr/0011).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, NoReturn
+import select
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
 import httpx
 import yarl
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-TransportName = Literal["aiohttp", "httpx"]
-
-# Shorter than any server's: a connection that the server is closing at this moment takes the request with it.
-_KEEPALIVE_S = 5.0
 # Goes out with the head, in one piece which aiohttp does not wait for: there is nothing to time.
 _WRITTEN_AT_ONCE = 32 * 1024
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-
-
-def make_transport(name: TransportName, *, max_connections: int) -> httpx.AsyncBaseTransport:
-    """Called in a running event loop. Proxies and certificates are taken from the environment, as httpx does."""
-    if name == "httpx":
-        return HttpxTransport(max_connections=max_connections)
-    return AiohttpTransport(max_connections=max_connections)
-
-
-class HttpxTransport(httpx.AsyncBaseTransport):
-    """httpx's pool, behind a whole client: of the two it is the client that knows of proxies."""
-
-    def __init__(self, *, max_connections: int) -> None:
-        limits = httpx.Limits(
-            max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=_KEEPALIVE_S
-        )
-        self._client = httpx.AsyncClient(limits=limits, follow_redirects=False)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client.send(request, stream=True)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -52,15 +29,17 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     The timeouts are the request's own, as httpx has them: `pool` for a free connection; `connect` for name, TCP, proxy and TLS
     together; `write` for each piece of the body; `read` for each silence of the server.
+
+    Called in a running event loop. Proxies and certificates are taken from the environment, as httpx does.
     """
 
-    def __init__(self, *, max_connections: int) -> None:
+    def __init__(self, *, max_connections: int, keepalive_s: float) -> None:
         tls = httpx.create_ssl_context()
         tls.set_alpn_protocols(["http/1.1"])
         self._room = asyncio.Semaphore(max_connections)
         self._proxies = getproxies()
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, ssl=tls, keepalive_timeout=_KEEPALIVE_S),
+            connector=_Connector(limit=0, ssl=tls, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_AUTOMATIC_HEADERS,
             auto_decompress=False,
@@ -129,20 +108,18 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 class _Connector(aiohttp.TCPConnector):
     """Where "never sent" ends: all that goes wrong in here is said in httpx's words for it."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._used: WeakSet[asyncio.BaseProtocol] = WeakSet()
+
     async def connect(
         self,
         req: aiohttp.ClientRequest,
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
-    ) -> aiohttp.connector.Connection:
+    ) -> Connection:
         try:
-            while True:
-                connection = await super().connect(req, traces, timeout)
-                protocol = connection.protocol
-                # What came while nobody had asked is nobody's answer, least of all the next request's.
-                if protocol is not None and not protocol.should_close:
-                    return connection
-                connection.close()
+            return await self._connect(req, traces, timeout)
         except TimeoutError as error:
             raise httpx.ConnectTimeout(str(error)) from error
         except aiohttp.ClientHttpProxyError as error:
@@ -150,12 +127,51 @@ class _Connector(aiohttp.TCPConnector):
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise httpx.ConnectError(str(error)) from error
 
+    async def _connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> Connection:
+        """A connection with nothing unread: whatever arrived before the request would be read as its answer."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            kept = connection.protocol in self._used
+            # A new TLS connection may hold unread session tickets, which are no data.
+            has_unread = partial(_has_unread, connection, ignore_socket=not kept and req.is_ssl())
+            if not has_unread():
+                if connection.protocol is not None:
+                    self._used.add(connection.protocol)
+                if isinstance(req.body, _Body):
+                    req.body.has_unread = has_unread
+                return connection
+            connection.close()
+            if not kept:
+                raise aiohttp.ClientConnectionError("the server closed a new connection, or sent something before the request")
+
+
+def _has_unread(connection: Connection, *, ignore_socket: bool) -> bool:
+    """Whether the server has closed the connection or sent anything since its last answer, even if nobody has read it yet."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return True
+    tls, socket = transport.get_extra_info("ssl_object"), transport.get_extra_info("socket")
+    if tls is not None and tls.pending():
+        return True
+    if socket is None or socket.fileno() < 0:
+        return True
+    readable = select.poll()  # as MSG_PEEK, which uvloop's sockets refuse
+    readable.register(socket.fileno(), select.POLLIN)
+    return not ignore_socket and bool(readable.poll(0))
+
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Translates before aiohttp's session looks: it repeats GET, PUT and DELETE by itself when a kept connection is lost."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
+        if isinstance(request.body, _Body) and request.body.withheld:
+            raise httpx.ConnectError("the connection was closed, or answered, before anything was sent") from error
         _raise_sent(error)
 
 
@@ -176,16 +192,44 @@ def _raise_sent(error: Exception) -> NoReturn:
             raise httpx.ReadError(str(error)) from error
 
 
-def _body(stream: Any, timeout: float | None) -> "bytes | _Content | None":
+def _body(stream: Any, timeout: float | None) -> "_Body | None":
     if isinstance(stream, httpx.ByteStream):
         content = b"".join(stream)
         if len(content) <= _WRITTEN_AT_ONCE:
-            return content or None
+            return _Whole(content) if content else None
     return _Content(stream, timeout)
 
 
-class _Content(aiohttp.Payload):
-    """The request's body, piece by piece, each with the write timeout that aiohttp does not have."""
+class _Body(aiohttp.Payload):
+    """A request's body, with which its head goes out. aiohttp runs the event loop between `connect` and the first write."""
+
+    has_unread: Callable[[], bool] | None = None
+    withheld = False
+    """Nothing was written, because something had arrived on the connection before."""
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if writer.output_size == 0 and self.has_unread is not None and self.has_unread():
+            self.withheld = True
+            raise ConnectionAbortedError
+        await self.write(writer)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a body is read once, by the connection")
+
+
+class _Whole(_Body):
+    """All of it at once."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._size = len(content)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await writer.write(self._value)
+
+
+class _Content(_Body):
+    """Piece by piece, each with the write timeout that aiohttp does not have."""
 
     def __init__(self, stream: Any, timeout: float | None) -> None:
         super().__init__(stream)
@@ -196,9 +240,6 @@ class _Content(aiohttp.Payload):
             async with asyncio.timeout(self._timeout):
                 await writer.write(piece)
                 await writer.drain()
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a body is read once, by the connection")
 
 
 class _Answer(httpx.AsyncByteStream):

@@ -1,7 +1,4 @@
-"""DESIGN §3, the classification table, row by row over real sockets: POSTs that arrived, answer, record, events.
-
-Everything here runs over each transport.
-"""
+"""DESIGN §3, the classification table, row by row over real sockets: POSTs that arrived, answer, record, events."""
 
 import asyncio
 import gzip
@@ -35,11 +32,6 @@ from tests.support.upstream import (
 )
 
 GZIP = {"Content-Encoding": "gzip"}
-
-
-@pytest.fixture(scope="module", params=["aiohttp", "httpx"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @dataclass(frozen=True)
@@ -223,12 +215,7 @@ async def test_a_request_lost_on_a_kept_connection_is_unknown_and_not_sent_again
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "a moment later"])
-async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_calls(
-    gateway: Gateway, transport: str, at_once: bool, request: pytest.FixtureRequest
-) -> None:
-    if at_once and transport == "httpx":
-        reason = "httpx's pool keeps what follows an answer, and reads it as the next one (docs/adr/0011)"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_calls(gateway: Gateway, at_once: bool) -> None:
     stray = "CA" + ("d" if at_once else "e") * 32
     async with running_upstream(created_and_unasked(call_resource(stray), at_once=at_once), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

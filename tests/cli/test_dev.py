@@ -4,12 +4,16 @@ import base64
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
+from select import select
 from typing import Any, TypeVar
 
 import httpx
@@ -193,6 +197,17 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused(
         1,
         f"callgate: cannot listen on 127.0.0.1:{taken} (Address already in use): choose another with --port",
     )
+
+
+def test_its_servers_keep_idle_connections_for_longer_than_clients_do(dev: Process, shared_state_dir: Path) -> None:
+    api, simulator, _ = ports_of(shared_state_dir)
+    with closing(HTTPConnection("127.0.0.1", api)) as to_api, closing(HTTPConnection("127.0.0.1", simulator)) as to_simulator:
+        for connection, path in ((to_api, "/livez"), (to_simulator, "/_simulator/faults")):
+            connection.request("GET", path)
+            assert connection.getresponse().read()
+        time.sleep(5.5)  # uvicorn's own default, and many a client's, is 5 s
+        for connection in (to_api, to_simulator):
+            assert select([connection.sock], [], [], 0)[0] == [], "the server has closed it"
 
 
 def test_a_configured_database_is_used_and_found_while_dev_runs(

@@ -1,10 +1,8 @@
-"""Both transports over real sockets, below the client: limits, timeouts, TLS, proxies, streams, and what an error says."""
+"""The transport over real sockets, below the client: limits, timeouts, TLS, proxies, streams, and what an error says."""
 
 import asyncio
 import contextlib
-import datetime
 import gzip
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,15 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.schemas import AccountAccess
-from app.twilio.transport import TransportName, make_transport
+from app.twilio.transport import AiohttpTransport
+from tests.support.certificates import self_signed
 from tests.support.upstream import (
     Upstream,
     answer,
@@ -44,18 +40,16 @@ MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-@pytest.fixture(params=["aiohttp", "httpx"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TransportName:
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in PROXY_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.lower(), raising=False)
-    which: TransportName = request.param
-    return which
 
 
 @asynccontextmanager
-async def running_transport(name: TransportName, *, max_connections: int = 10) -> AsyncIterator[httpx.AsyncBaseTransport]:
-    transport = make_transport(name, max_connections=max_connections)
+async def running_transport(*, max_connections: int = 10, keepalive_s: float = 2) -> AsyncIterator[httpx.AsyncBaseTransport]:
+    transport = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s)
     try:
         yield transport
     finally:
@@ -96,8 +90,8 @@ async def arrived(upstream: Upstream, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing(name: TransportName) -> None:
-    async with running_upstream(created_after_release()) as upstream, running_transport(name, max_connections=1) as transport:
+async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing() -> None:
+    async with running_upstream(created_after_release()) as upstream, running_transport(max_connections=1) as transport:
         first = asyncio.create_task(status_of(transport, "POST", upstream.url, b"a=1"))
         await arrived(upstream, 1)
         with pytest.raises(httpx.PoolTimeout):
@@ -108,9 +102,9 @@ async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing(na
         assert [post.form for post in upstream.posts] == [[("a", "1")], [("a", "3")]]
 
 
-async def test_every_end_of_a_request_gives_its_connection_back(name: TransportName) -> None:
+async def test_every_end_of_a_request_gives_its_connection_back() -> None:
     script = (close, reset, half_an_answer, hang, answer(201, body=b"x" * 500_000), created())
-    async with running_upstream(*script) as upstream, running_transport(name, max_connections=1) as transport:
+    async with running_upstream(*script) as upstream, running_transport(max_connections=1) as transport:
         with pytest.raises(NEVER_SENT):
             await status_of(transport, "POST", refused_url())
         for _ in range(3):
@@ -126,7 +120,7 @@ async def test_every_end_of_a_request_gives_its_connection_back(name: TransportN
 
 
 async def test_an_answer_that_came_with_its_head_holds_no_connection() -> None:
-    async with running_upstream(created(), created()) as upstream, running_transport("aiohttp", max_connections=1) as transport:
+    async with running_upstream(created(), created()) as upstream, running_transport(max_connections=1) as transport:
         first = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
         assert await status_of(transport, "POST", upstream.url, b"a=2") == 201
         assert b"sid" in await first.aread()
@@ -135,10 +129,8 @@ async def test_an_answer_that_came_with_its_head_holds_no_connection() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", None])
-async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(name: TransportName, encoding: str | None) -> None:
-    http = make_http_client(
-        connect_timeout=1, read_timeout=5, pool_timeout=1, max_connections=1, user_agent="tests", transport=name
-    )
+async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding: str | None) -> None:
+    http = make_http_client(connect_timeout=1, read_timeout=5, pool_timeout=1, max_connections=1, user_agent="tests")
     headers = {"Content-Encoding": encoding} if encoding else {}
     bodies = (body if encoding != "gzip" else gzip.compress(body) for body in (CALL, b" " * 2**20 + CALL))
     async with running_upstream(*(answer(201, body=body, headers=headers) for body in bodies)) as upstream:
@@ -152,32 +144,32 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(name: Tra
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-async def test_no_method_is_sent_again_when_a_kept_connection_is_lost(name: TransportName, method: str) -> None:
-    async with running_upstream(created(), close, created()) as upstream, running_transport(name) as transport:
+async def test_no_method_is_sent_again_when_a_kept_connection_is_lost(method: str) -> None:
+    async with running_upstream(created(), close, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, method, upstream.url) == 201
         with pytest.raises(httpx.RemoteProtocolError):
             await status_of(transport, method, upstream.url)
         assert len(upstream.received) == 2
 
 
-async def test_redirects_and_cookies_are_left_alone(name: TransportName) -> None:
+async def test_redirects_and_cookies_are_left_alone() -> None:
     redirect = answer(307, body=b"", headers={"Location": "/elsewhere", "Set-Cookie": "a=b; Path=/"})
-    async with running_upstream(redirect, created()) as upstream, running_transport(name) as transport:
+    async with running_upstream(redirect, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url) == 307
         assert await status_of(transport, "POST", upstream.url) == 201
         assert [received.path for received in upstream.received] == ["/", "/"]
         assert "cookie" not in upstream.received[-1].headers
 
 
-async def test_what_is_sent_is_what_httpx_made_of_it(name: TransportName) -> None:
-    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+async def test_what_is_sent_is_what_httpx_made_of_it() -> None:
+    async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "GET", f"{upstream.url}/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1") == 201
         (received,) = upstream.received
         assert received.path == "/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1"
         assert set(received.headers) <= {"host", "connection"}
 
 
-async def test_bodies_stream_in_both_directions(name: TransportName) -> None:
+async def test_bodies_stream_in_both_directions() -> None:
     arrived = bytearray()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -196,27 +188,27 @@ async def test_bodies_stream_in_both_directions(name: TransportName) -> None:
         for letter in (b"a", b"b", b"c"):
             yield letter * 1000
 
-    async with serving(echo) as url, running_transport(name) as transport:
+    async with serving(echo) as url, running_transport() as transport:
         response = await transport.handle_async_request(request("POST", url, pieces()))
         assert await response.aread() == b"a" * 1000 + b"b" * 1000 + b"c" * 1000 == bytes(arrived)
         await response.aclose()
 
 
-async def test_a_server_that_does_not_read_ends_in_a_write_timeout(name: TransportName) -> None:
+async def test_a_server_that_does_not_read_ends_in_a_write_timeout() -> None:
     release = asyncio.Event()
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await release.wait()
 
-    async with serving(deaf) as url, running_transport(name) as transport:
+    async with serving(deaf) as url, running_transport() as transport:
         with pytest.raises(httpx.WriteTimeout):
             await transport.handle_async_request(request("POST", url, b"x" * MORE_THAN_SOCKETS_HOLD, read=20))
         release.set()
 
 
 @pytest.mark.parametrize("then_reset", [False, True])
-async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(name: TransportName, then_reset: bool) -> None:
+async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(then_reset: bool) -> None:
     release = asyncio.Event()
 
     async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -227,7 +219,7 @@ async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(name
             writer.transport.abort()
         await release.wait()
 
-    async with serving(hasty) as url, running_transport(name) as transport:
+    async with serving(hasty) as url, running_transport() as transport:
         sending = asyncio.create_task(status_of(transport, "POST", url, b"x" * MORE_THAN_SOCKETS_HOLD))
         await asyncio.wait([sending])
         assert not isinstance(sending.exception(), NEVER_SENT)
@@ -238,16 +230,14 @@ async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(name
 @pytest.mark.parametrize(
     "url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:0/", "http://a..b/", "http://\u00e9\u00e9.invalid/"]
 )
-async def test_what_is_no_address_is_never_sent(name: TransportName, url: str) -> None:
-    async with running_transport(name) as transport:
+async def test_what_is_no_address_is_never_sent(url: str) -> None:
+    async with running_transport() as transport:
         with pytest.raises(NEVER_SENT):
             await status_of(transport, "POST", url, b"a=1")
 
 
-async def test_an_answer_that_drips_for_ever_ends_at_the_deadline(name: TransportName) -> None:
-    http = make_http_client(
-        connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=1, user_agent="tests", transport=name
-    )
+async def test_an_answer_that_drips_for_ever_ends_at_the_deadline() -> None:
+    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=1, user_agent="tests")
     access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
     async with running_upstream(dripping, created()) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
@@ -257,9 +247,9 @@ async def test_an_answer_that_drips_for_ever_ends_at_the_deadline(name: Transpor
         await http.aclose()
 
 
-def test_everything_works_under_uvloop(name: TransportName) -> None:
+def test_everything_works_under_uvloop() -> None:
     async def scenario() -> None:
-        async with running_upstream(created(), close, hang) as upstream, running_transport(name) as transport:
+        async with running_upstream(created(), close, hang) as upstream, running_transport() as transport:
             assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
             with pytest.raises(httpx.RemoteProtocolError):
                 await status_of(transport, "POST", upstream.url, b"a=1")
@@ -276,28 +266,7 @@ def test_everything_works_under_uvloop(name: TransportName) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of 127.0.0.1, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "callgate tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
@@ -308,31 +277,29 @@ async def running_tls_upstream(certificate: Path, *script: Any) -> AsyncIterator
         yield upstream
 
 
-async def test_a_certificate_that_nobody_vouches_for_ends_before_anything_is_sent(
-    name: TransportName, certificate: Path
-) -> None:
-    async with running_tls_upstream(certificate, created()) as upstream, running_transport(name) as transport:
+async def test_a_certificate_that_nobody_vouches_for_ends_before_anything_is_sent(certificate: Path) -> None:
+    async with running_tls_upstream(certificate, created()) as upstream, running_transport() as transport:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await status_of(transport, "POST", upstream.url, b"a=1")
         assert upstream.received == []
 
 
 async def test_a_certificate_for_another_name_ends_before_anything_is_sent(
-    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    async with running_tls_upstream(certificate, created()) as upstream, running_transport(name) as transport:
+    async with running_tls_upstream(certificate, created()) as upstream, running_transport() as transport:
         with pytest.raises(httpx.ConnectError):
             await status_of(transport, "POST", upstream.url.replace("127.0.0.1", "localhost"), b"a=1")
         assert upstream.received == []
 
 
 async def test_tls_with_a_good_certificate_keeps_its_connection_and_tells_losses_apart(
-    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     script = (created(), created(), close, half_an_answer)
-    async with running_tls_upstream(certificate, *script) as upstream, running_transport(name) as transport:
+    async with running_tls_upstream(certificate, *script) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
         assert len(upstream.connections) == 1
@@ -370,48 +337,45 @@ OPENED = b"HTTP/1.1 200 Opened\r\n\r\n"
 REFUSED = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_https_goes_through_the_proxy_of_the_environment(
-    name: TransportName, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_https_goes_through_the_proxy_of_the_environment(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with running_tls_upstream(certificate, created()) as upstream, running_proxy(OPENED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
-        async with running_transport(name) as transport:
+        async with running_transport() as transport:
             assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
             assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
         assert lines == [f"CONNECT {upstream.url.removeprefix('https://')} HTTP/1.1 +auth"]
 
 
-async def test_a_tunnel_that_is_refused_is_never_sent(name: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tunnel_that_is_refused_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_proxy(REFUSED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
-        async with running_transport(name) as transport:
+        async with running_transport() as transport:
             with pytest.raises(httpx.ProxyError):
                 await status_of(transport, "POST", "https://twilio.invalid/", b"a=1")
         assert lines == ["CONNECT twilio.invalid:443 HTTP/1.1 +auth"]
 
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1", "example.com, 127.0.0.1", "*"])
-async def test_no_proxy_is_heeded(name: TransportName, hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_proxy_is_heeded(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", refused_url())
     monkeypatch.setenv("NO_PROXY", hosts)
-    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+    async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
 
 
-async def test_a_proxy_that_cannot_be_reached_is_never_sent(name: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_cannot_be_reached_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", refused_url())
-    async with running_upstream(created()) as upstream, running_transport(name) as transport:
+    async with running_upstream(created()) as upstream, running_transport() as transport:
         with pytest.raises(NEVER_SENT):
             await status_of(transport, "POST", upstream.url, b"a=1")
         assert upstream.received == []
 
 
 async def test_a_proxy_that_hangs_up_in_the_middle_of_the_tunnel_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpx's own pool tells this as a lost answer: careful, and wrong."""
     async with running_proxy(b"") as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
-        async with running_transport("aiohttp") as transport:
+        async with running_transport() as transport:
             with pytest.raises(httpx.ConnectError):
                 await status_of(transport, "POST", "https://twilio.invalid/", b"a=1")
         assert len(lines) == 1

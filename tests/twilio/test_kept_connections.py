@@ -1,0 +1,192 @@
+"""A kept connection is used again only while nothing has arrived on it, be it in the kernel and not yet read."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from app.settings import Settings
+from app.twilio.transport import AiohttpTransport
+from tests.support.certificates import self_signed
+
+GOOD = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"
+STRAY = b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}"
+TIMEOUT = {"connect": 5, "read": 5, "write": 5, "pool": 5}
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+@dataclass
+class ServerInThread:
+    """Answers each request, then does `afterwards` with the first connection, while the client's event loop is busy."""
+
+    url: str
+    afterwards: Callable[[socket.socket], None]
+    requests: list[int] = field(default_factory=list)
+    """The connection's number of each."""
+    go: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def act(self) -> None:
+        """Let `afterwards` happen, and wait for it: the event loop reads nothing meanwhile."""
+        self.go.set()
+        assert self.done.wait(10)
+
+    def serve(self, number: int, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while _read_request(connection):
+                self.requests.append(number)
+                connection.sendall(GOOD)
+                if number == 1 and not self.done.is_set():
+                    self.go.wait(10)
+                    self.afterwards(connection)
+                    self.done.set()
+
+
+def _read_request(connection: socket.socket) -> bool:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        piece = connection.recv(1)
+        if not piece:
+            return False
+        head += piece
+    _, found, length = head.lower().partition(b"content-length: ")
+    return not found or bool(connection.recv(int(length.split(b"\r\n")[0])))
+
+
+@contextmanager
+def serving(afterwards: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> Iterator[ServerInThread]:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(8) as threads:
+        scheme = "https" if tls else "http"
+        server = ServerInThread(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", afterwards)
+
+        def accept() -> None:
+            with suppress(OSError):
+                for number in range(1, 8):
+                    connection, _ = listener.accept()
+                    connection.settimeout(10)
+                    threads.submit(server.serve, number, tls.wrap_socket(connection, server_side=True) if tls else connection)
+
+        threads.submit(accept)
+        try:
+            yield server
+        finally:
+            server.go.set()
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def _closes(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _resets(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def _answers_again(connection: socket.socket) -> None:
+    connection.sendall(STRAY)
+
+
+def _answers_in_part(connection: socket.socket) -> None:
+    connection.sendall(STRAY[:3])
+
+
+EVENTS = (_closes, _resets, _answers_again, _answers_in_part)
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Loop:
+    factory: Loop = request.param
+    return factory
+
+
+@pytest.fixture(params=["http", "https"])
+def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext | None:
+    if request.param == "http":
+        return None
+    certificate = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def run(loop: Loop, scenario: Callable[[AiohttpTransport], Any], *, keepalive_s: float = 60) -> None:
+    async def with_transport() -> None:
+        transport = AiohttpTransport(max_connections=4, keepalive_s=keepalive_s)
+        try:
+            await scenario(transport)
+        finally:
+            await transport.aclose()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(with_transport())
+
+
+async def status_of(transport: AiohttpTransport, method: str, url: str) -> int:
+    content = b"a=1" if method == "POST" else None
+    response = await transport.handle_async_request(
+        httpx.Request(method, url, content=content, extensions={"timeout": TIMEOUT})
+    )
+    await response.aread()
+    await response.aclose()
+    return response.status_code
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_connection_with_unread_bytes_is_not_used_again(
+    loop: Loop, tls: ssl.SSLContext | None, method: str, event: Callable[[socket.socket], None]
+) -> None:
+    async def scenario(transport: AiohttpTransport) -> None:
+        assert await status_of(transport, method, server.url) == 201
+        server.act()
+        assert await status_of(transport, method, server.url) == 201
+
+    with serving(event, tls) as server:
+        run(loop, scenario)
+    assert server.requests == [1, 2]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_arrives_between_the_choice_of_a_connection_and_the_first_byte_stops_the_request(
+    loop: Loop, tls: ssl.SSLContext | None, event: Callable[[socket.socket], None]
+) -> None:
+    async def scenario(transport: AiohttpTransport) -> None:
+        assert await status_of(transport, "POST", server.url) == 201
+        asyncio.get_running_loop().call_soon(server.act)  # before the task that writes gets its turn
+        with pytest.raises(httpx.ConnectError):
+            await status_of(transport, "POST", server.url)
+        assert await status_of(transport, "POST", server.url) == 201
+
+    with serving(event, tls) as server:
+        run(loop, scenario)
+    assert server.requests == [1, 2]
+
+
+def test_an_untouched_connection_is_used_again_until_it_was_idle_for_too_long(loop: Loop, tls: ssl.SSLContext | None) -> None:
+    async def scenario(transport: AiohttpTransport) -> None:
+        for _ in range(3):
+            assert await status_of(transport, "POST", server.url) == 201
+        await asyncio.sleep(0.6)
+        assert await status_of(transport, "POST", server.url) == 201
+
+    with serving(lambda _: None, tls) as server:
+        server.go.set()
+        run(loop, scenario, keepalive_s=0.5)
+    assert server.requests == [1, 1, 1, 2]
+
+
+def test_idle_connections_are_given_up_long_before_a_server_would_close_them() -> None:
+    assert Settings().twilio_keepalive <= 2
