@@ -30,21 +30,24 @@ from app.http import health
 from app.http.error_renderers import Dialects
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
+from app.http.openapi import complete
 from app.http.problems import CREATION_PATH, Problem, ProblemDialect, install_handlers
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.services import services
 from app.settings import Settings
+from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
 
 DESCRIPTION = """\
-A gateway between your services and Twilio's Calls resource. **One request, at most one ring**: a call creation is sent to
-Twilio at most once unless it is proven that the earlier attempt was never processed, and every request ends as `started`,
-`not_started` or `unknown`.
+A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once unless it is
+proven that the earlier attempt was never processed, and every request ends as `started`, `not_started` or `unknown`.
 
-Press **Authorize** and paste a Callgate API key (`cgk_…`). Errors are RFC 9457 problem+json: `execution` says
-what the request did, `retry` whether repeating it is safe.
-Twilio's own paths (`/2010-04-01/…`), for unmodified Twilio SDKs, are served too, and not listed here.
+Requests carry a Callgate API key as `Authorization: Bearer cgk_…`. Errors are RFC 9457 problem+json: `execution` says
+what the request did, `retry` whether repeating it is safe; [Errors](/docs/errors) explains each.
+
+Twilio's own paths (`/2010-04-01/…`), for unmodified Twilio SDKs, are served too, and not listed here:
+[Migrating](/docs/migrating) tells how to move to them.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
@@ -68,6 +71,9 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         version=__version__,
         summary="One request, at most one ring.",
         description=DESCRIPTION,
+        contact={"name": "The Callgate developers"},
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "This gateway."}],
         openapi_tags=TAGS,
         lifespan=_lifespan(settings, metrics, tracing),
         telemetry=_NO_TELEMETRY,
@@ -135,7 +141,7 @@ def _complete_openapi(app: FastAPI) -> None:
 
     @cache
     def openapi() -> dict[str, Any]:
-        schema = generate()
+        document = generate()
         _, definitions = models_json_schema(
             [
                 (CallRequest, "validation"),
@@ -146,8 +152,11 @@ def _complete_openapi(app: FastAPI) -> None:
             ],
             ref_template="#/components/schemas/{model}",
         )
-        schema["components"]["schemas"].update(definitions["$defs"])
-        schema["components"]["examples"] = examples.COMPONENTS
-        return schema
+        complete(
+            document,
+            schemas=definitions["$defs"] | subresources_openapi.schemas(),
+            examples=examples.COMPONENTS | delivery_router.EXAMPLES,
+        )
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own documented way to extend the schema

@@ -40,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
     migrate(_named(url, _TEMPLATE))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what tools have printed: a test keeps it with `record_property("output", …)`."""
+    for report in terminalreporter.getreports("passed"):
+        for text in (str(value) for name, value in report.user_properties if name == "output"):
+            terminalreporter.section(report.nodeid, sep="-")
+            terminalreporter.write_line(text.strip())
+
+
 def _end(postgres: EmbeddedPostgres, directory: Path) -> None:
     postgres.stop()
     remove(directory)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from app.http.openapi import json_answer
+
 _TWIML_URL = "http://www.example.com/sipdial.xml"
 _ACCOUNT = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 _SID = "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -120,10 +122,9 @@ UNKNOWN_RECORD: dict[str, Any] = RECORD | {
     "resource": None,
 }
 
-# By reference, because FastAPI drops the nulls of an example that is part of a route's declaration.
 COMPONENTS: dict[str, Any] = {
     "started": {"summary": "Started", "value": RECORD},
     "unknown": {"summary": "Unknown", "value": UNKNOWN_RECORD},
 }
-STARTED = {"application/json": {"examples": {"started": {"$ref": "#/components/examples/started"}}}}
-UNKNOWN = {"application/json": {"examples": {"unknown": {"$ref": "#/components/examples/unknown"}}}}
+STARTED = json_answer("started")
+UNKNOWN = json_answer("unknown")

@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 
 def _printable(value: str) -> str:
@@ -69,7 +70,15 @@ Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url)]
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
-HttpMethod = Literal["GET", "POST"]
+# Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
+HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
+ProgressEvent = TypeAliasType("ProgressEvent", Literal["initiated", "ringing", "answered", "completed"])
+RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
+RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
+RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])
+Trim = TypeAliasType("Trim", Literal["trim-silence", "do-not-trim"])
+MachineDetection = TypeAliasType("MachineDetection", Literal["Enable", "DetectMessageEnd"])
+BooleanText = TypeAliasType("BooleanText", Literal["true", "false"])
 
 # Never stored, logged or echoed: used once, in the form that goes to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
@@ -101,9 +110,9 @@ class CallParameters(BaseModel):
     fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
     status_callback: CallbackUrl | None = Field(None, description="Where the call's progress is told to.")
-    status_callback_event: (
-        Annotated[list[Literal["initiated", "ringing", "answered", "completed"]], AfterValidator(_distinct)] | None
-    ) = Field(None, min_length=1, description="Which events are told; only `completed` by default.")
+    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_distinct)] | None = Field(
+        None, min_length=1, description="Which events are told; only `completed` by default."
+    )
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     send_digits: str | None = Field(
         None,
@@ -115,28 +124,28 @@ class CallParameters(BaseModel):
     timeout: int | None = Field(None, ge=1, le=600, description="Seconds to let it ring; 60 by default.")
     time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
     record: bool | None = Field(None, description="Record the call; false by default.")
-    recording_channels: Literal["mono", "dual"] | None = Field(None, description="`mono` by default.")
-    recording_track: Literal["inbound", "outbound", "both"] | None = Field(None, description="`both` by default.")
+    recording_channels: RecordingChannels | None = Field(None, description="`mono` by default.")
+    recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
     recording_status_callback: CallbackUrl | None = Field(None, description="Where the recording is announced.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    recording_status_callback_event: (
-        Annotated[list[Literal["in-progress", "completed", "absent"]], AfterValidator(_distinct)] | None
-    ) = Field(None, min_length=1, description="`completed` by default.")
+    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(_distinct)] | None = Field(
+        None, min_length=1, description="`completed` by default."
+    )
     recording_configuration_id: Text | None = Field(None, description="Which recording configuration to use.")
-    trim: Literal["trim-silence", "do-not-trim"] | None = Field(None, description="`trim-silence` by default.")
+    trim: Trim | None = Field(None, description="`trim-silence` by default.")
     sip_auth_username: Text | None = Field(None, description="Answers the SIP endpoint's digest challenge.")
     sip_auth_password: Secret | None = Field(
         None, description="Goes with `sip_auth_username`. Used once; never stored, logged or shown."
     )
     caller_id: Text | None = Field(None, description="An E.164 number or `name@company.com` that made this call.")
-    machine_detection: Literal["Enable", "DetectMessageEnd"] | None = Field(
+    machine_detection: MachineDetection | None = Field(
         None, description="Answering machine detection; switched off by `send_digits`."
     )
     machine_detection_timeout: int | None = Field(None, ge=1, description="Seconds; 30 by default.")
     machine_detection_speech_threshold: int | None = Field(None, ge=1000, le=6000, description="ms; 2400 by default.")
     machine_detection_speech_end_threshold: int | None = Field(None, ge=500, le=5000, description="ms; 1200 by default.")
     machine_detection_silence_timeout: int | None = Field(None, ge=2000, le=10_000, description="ms; 5000 by default.")
-    async_amd: StrictBool | Literal["true", "false"] | None = Field(
+    async_amd: StrictBool | BooleanText | None = Field(
         None, description="Detect while the call goes on; by default the call waits."
     )
     async_amd_status_callback: CallbackUrl | None = Field(None, description="Where the detection's result is told to.")
@@ -206,7 +215,7 @@ class CallRequest(CallParameters):
     )
 
 
-EndStatus = Literal["canceled", "completed"]
+EndStatus = TypeAliasType("EndStatus", Literal["canceled", "completed"])
 
 
 class CallUpdate(BaseModel):

@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.problems import responses
+from app.http.times import Moment
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
 
@@ -43,6 +44,8 @@ IdOrSid = Annotated[
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
 # Postgres knows no NUL in text.
 _WANTED: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
+
+_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
@@ -71,10 +74,10 @@ async def list_calls(
     execution: Annotated[Execution | None, Query(description="What became of the creation.")] = None,
     to: Annotated[str | None, Query(description="As it was asked for.", **_WANTED)] = None,
     from_: Annotated[str | None, Query(alias="from", description="As it was asked for.", **_WANTED)] = None,
-    created_after: Annotated[datetime | None, Query(description="RFC 3339; at or after.")] = None,
-    created_before: Annotated[datetime | None, Query(description="RFC 3339; before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=64)] = None,
+    created_after: Annotated[Moment | None, Query(description="RFC 3339 with its zone; at or after.")] = None,
+    created_before: Annotated[Moment | None, Query(description="RFC 3339 with its zone; before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many calls a page holds at most.")] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", json_schema_extra=_CURSOR)] = None,
 ) -> CallPage:
     """The tenant's own calls only. A page costs the same at any depth."""
     wanted = CallFilter(
@@ -82,8 +85,8 @@ async def list_calls(
         execution=execution,
         to=to,
         from_=from_,
-        since=_bound("created_after", created_after),
-        until=_bound("created_before", created_before),
+        since=_bound(created_after),
+        until=_bound(created_before),
         before=_before(cursor),
     )
     calls, next_cursor = await service.list(caller, wanted, limit=limit)
@@ -119,12 +122,8 @@ async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid
     return EventList(events=[EventRecord.model_validate(event) for event in events])
 
 
-def _bound(name: str, moment: datetime | None) -> UUID | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise InvalidRequest(faults=(Fault(f"?{name}", "time_without_zone", "must say its zone, e.g. end in Z"),))
-    return ids.first_id_at(moment)
+def _bound(moment: datetime | None) -> UUID | None:
+    return None if moment is None else ids.first_id_at(moment)
 
 
 def _before(cursor: str | None) -> UUID | None:

@@ -6,10 +6,16 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from typing_extensions import TypeAliasType
 
 Money = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
-Execution = Literal["pending", "started", "not_started", "unknown"]
-Status = Literal["queued", "initiated", "ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled"]
+Execution = TypeAliasType("Execution", Literal["pending", "started", "not_started", "unknown"])
+Status = TypeAliasType(
+    "Status",
+    Literal["queued", "initiated", "ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled"],
+)
+SettledBy = TypeAliasType("SettledBy", Literal["response", "callback", "list", "none_found"])
+JsonObject = TypeAliasType("JsonObject", dict[str, Any])
 
 
 class CallWarning(BaseModel):
@@ -25,7 +31,7 @@ class StoredProblem(BaseModel):
 
     slug: str
     detail: str
-    upstream: dict[str, Any] | None = None
+    upstream: JsonObject | None = None
 
 
 class CallSummary(BaseModel):
@@ -35,9 +41,7 @@ class CallSummary(BaseModel):
 
     id: UUID = Field(description="Ours, a UUIDv7.")
     execution: Execution = Field(description="What became of the creation.")
-    settled_by: Literal["response", "callback", "list", "none_found"] | None = Field(
-        description="How that is known; null while it is not."
-    )
+    settled_by: SettledBy | None = Field(description="How that is known; null while it is not.")
     status: str | None = Field(description="Twilio's word for the call's progress; null until started.")
     sid: str | None = Field(description="Twilio's CallSid, once started.")
     account_sid: str
@@ -63,9 +67,9 @@ class CallSummary(BaseModel):
     date_created: datetime | None = Field(description="Twilio's.")
     date_updated: datetime | None = Field(description="Twilio's.")
     uri: str | None
-    subresource_uris: dict[str, Any] | None
+    subresource_uris: JsonObject | None
     idempotency_key: str | None
-    parameters: dict[str, Any] = Field(description="What was asked for, secrets left out.")
+    parameters: JsonObject = Field(description="What was asked for, secrets left out.")
     warnings: list[CallWarning]
     problem: StoredProblem | None = Field(description="Why it was not started.")
     created_at: datetime = Field(description="When the intent was recorded.")
@@ -76,7 +80,7 @@ class CallSummary(BaseModel):
 class CallRecord(CallSummary):
     """The record with Twilio's resource as it was last seen, unknown keys included."""
 
-    resource: dict[str, Any] | None
+    resource: JsonObject | None
 
 
 class CallPage(BaseModel):
@@ -95,7 +99,7 @@ class EventRecord(BaseModel):
         "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for what a call has at "
         "Twilio `call.recording`, `call.payment` and so on; docs/operations.md explains them."
     )
-    data: dict[str, Any]
+    data: JsonObject
 
 
 class EventList(BaseModel):

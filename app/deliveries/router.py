@@ -1,6 +1,6 @@
 """HTTP for deliveries: what a tenant was told, and sending it again."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -24,6 +24,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import fault_of
+from app.http.openapi import json_answer
 from app.http.problems import responses
 
 router = APIRouter(prefix="/v1", tags=["deliveries"])
@@ -46,6 +47,12 @@ _EXAMPLE = {
     "created_at": "2026-11-23T09:30:36.096Z",
     "fields": {"CallSid": "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "CallStatus": "completed", "CallDuration": "12"},
 }
+_DUE = _EXAMPLE | {"state": "pending", "attempts": 0, "next_attempt_at": "2026-11-23T10:00:00.000Z", "delivered_at": None}
+EXAMPLES: dict[str, Any] = {
+    "deliveries": {"summary": "Delivered at the second attempt", "value": {"deliveries": [_EXAMPLE]}},
+    "delivery_due": {"summary": "On its way again", "value": _DUE},
+    "replayed": {"summary": "That was all", "value": {"replayed": 17, "continue_since": None}},
+}
 _CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
 
@@ -63,7 +70,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     operation_id="list_call_deliveries",
     summary="What its status_callback was told of a call",
     responses={
-        200: {"content": {"application/json": {"examples": {"told": {"value": {"deliveries": [_EXAMPLE]}}}}}},
+        200: {"content": json_answer("deliveries")},
         **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
@@ -79,23 +86,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     summary="Send a delivery again",
     response_model=DeliveryRecord,
     responses={
-        200: {
-            "content": {
-                "application/json": {
-                    "examples": {
-                        "due": {
-                            "value": _EXAMPLE
-                            | {
-                                "state": "pending",
-                                "attempts": 0,
-                                "next_attempt_at": "2026-11-23T10:00:00.000Z",
-                                "delivered_at": None,
-                            }
-                        }
-                    }
-                }
-            }
-        },
+        200: {"content": json_answer("delivery_due")},
         **responses(
             CallNotFound,
             DeliveryNotFound,
@@ -136,7 +127,7 @@ async def retry_delivery(
         }
     },
     responses={
-        200: {"content": {"application/json": {"examples": {"all": {"value": {"replayed": 17, "continue_since": None}}}}}},
+        200: {"content": json_answer("replayed")},
         **responses(
             MalformedBody,
             Unauthorized,

@@ -4,7 +4,9 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.http.times import Moment
 
 
 class DeliveryRecord(BaseModel):
@@ -37,8 +39,8 @@ class DeliveryList(BaseModel):
 class ReplayRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    since: AwareDatetime = Field(description="RFC 3339 with its zone: deliveries written at this time or later.")
-    failed_only: bool = Field(True, strict=True, description="false: delivered ones too.")
+    since: Moment = Field(description="RFC 3339 with its zone: deliveries written at this time or later.")
+    failed_only: bool = Field(True, strict=True, description="true by default; false: delivered ones too.")
 
 
 class ReplayAnswer(BaseModel):

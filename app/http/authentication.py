@@ -14,7 +14,7 @@ from app.tenants.service import TenantService
 _KEY_LENGTH_LIMIT = 128
 
 bearer = HTTPBearer(
-    scheme_name="API key",
+    scheme_name="ApiKey",
     description="A Callgate API key (`cgk_…`), made with `callgate keys create TENANT`. It is never one of Twilio's.",
     auto_error=False,
 )

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from app.database import Database
-from app.errors import DatabaseUnavailable
+from app.errors import BodyTooLarge, DatabaseUnavailable
+from app.http.openapi import nulls_left_out
+from app.http.problems import responses
 from app.observability import Metrics
 from app.schema import is_migrated
 from app.settings import Settings
@@ -21,6 +23,8 @@ READY_PATIENCE_S = 2.0
 
 
 class Health(BaseModel):
+    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+
     status: Literal["ok", "degraded", "unavailable"]
     database: Literal["ok", "unavailable", "not_migrated"] | None = None
 
@@ -48,7 +52,13 @@ class Readiness:
         return Health(status="ok", database="ok")
 
 
-@router.get("/livez", operation_id="livez", summary="Is the process alive?", response_model_exclude_none=True)
+@router.get(
+    "/livez",
+    operation_id="livez",
+    summary="Is the process alive?",
+    response_model_exclude_none=True,
+    responses=responses(BodyTooLarge, instance="/livez"),
+)
 async def livez() -> Health:
     """Asks nobody else: a database that is away is no reason to restart this process."""
     return Health(status="ok")
@@ -58,7 +68,11 @@ async def livez() -> Health:
     "/readyz",
     operation_id="readyz",
     summary="Can it place calls?",
-    responses={503: {"model": Health, "description": "It has not yet found the database, or the schema that it needs."}},
+    response_model_exclude_none=True,
+    responses={
+        503: {"model": Health, "description": "It has not yet found the database, or the schema that it needs."},
+        **responses(BodyTooLarge, instance="/readyz"),
+    },
 )
 async def readyz(request: Request, response: Response) -> Health:
     """Asks the database. A process that was ready once stays so: while the database is away, it answers 200 and `degraded`."""
@@ -74,7 +88,10 @@ async def readyz(request: Request, response: Response) -> Health:
     operation_id="metrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format."}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text format."},
+        **responses(BodyTooLarge, instance="/metrics"),
+    },
 )
 async def metrics(request: Request) -> Response:
     """Of this process only."""

@@ -7,21 +7,28 @@ from uuid import UUID
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.errors import (
     CallgateError,
+    CallPending,
+    DatabaseUnavailable,
     Fault,
     InternalError,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
+    Overloaded,
     RouteNotFound,
+    ShuttingDown,
     Unauthorized,
+    UpstreamThrottled,
+    UpstreamUnreachable,
 )
 from app.http.error_renderers import Dialects
+from app.http.openapi import headers, nulls_left_out
 from app.observability import Metrics
 from app.observability.context import note
 
@@ -29,6 +36,11 @@ MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
 _FAULTS_LIMIT = 100
 TYPE_PREFIX = "urn:callgate:problem:"
+# Which errors may carry which header.
+_HEADERS: dict[str, tuple[type[CallgateError], ...]] = {
+    "Retry-After": (CallPending, DatabaseUnavailable, Overloaded, ShuttingDown, UpstreamThrottled, UpstreamUnreachable),
+    "WWW-Authenticate": (Unauthorized,),
+}
 
 
 class Retry(BaseModel):
@@ -48,17 +60,21 @@ class FaultDetail(BaseModel):
 class UpstreamDetail(BaseModel):
     """What Twilio said."""
 
-    status: int | None
-    code: int | None
-    message: str | None
-    more_info: str | None
-    request_id: str | None
+    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+
+    status: int | None = Field(None, description="The HTTP status.")
+    code: int | None = Field(None, description="Twilio's error code.")
+    message: str | None = None
+    more_info: str | None = Field(None, description="The page about the code.")
+    request_id: str | None = Field(None, description="Twilio's own id of the request, for its support.")
 
 
 class Problem(BaseModel):
     """RFC 9457, with what happened to the call and whether repeating the request is safe."""
 
-    type: str = Field(description="A stable URI; docs/errors.md has a section for each.")
+    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+
+    type: str = Field(description="A stable URI; [Errors](/docs/errors) has a section for each.")
     title: str
     status: int
     detail: str
@@ -178,6 +194,7 @@ def responses(*errors: type[CallgateError], method: str = "GET", instance: str) 
     """OpenAPI's `responses` for these errors of an operation, an example each."""
     documented: dict[int | str, dict[str, Any]] = {}
     for error in errors:
+        told = [name for name, owners in _HEADERS.items() if issubclass(error, owners)]
         entry = documented.setdefault(
             error.status,
             {
@@ -185,6 +202,8 @@ def responses(*errors: type[CallgateError], method: str = "GET", instance: str) 
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
+        if told:
+            entry["headers"] = entry.get("headers", {}) | headers(*told)
         example = problem_of(error(), method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,

@@ -5,8 +5,9 @@ from typing import Any
 from app import errors
 from app.calls import examples
 from app.http.problems import responses
+from app.subresources.examples import BODIES
 from app.subresources.members import schema_of
-from app.twilio.subresources import EVENTS, Operation, Subresource
+from app.twilio.subresources import EVENTS, OPERATIONS, RECORDINGS, Operation, Subresource
 
 _PAGES = {
     "Events": "call-event-resource",
@@ -35,6 +36,15 @@ _READ_ERRORS = (
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
 _URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
+_OBJECT = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
+# Twilio shows all else as text.
+_KINDS: dict[tuple[Subresource, str], dict[str, Any]] = {
+    (EVENTS, "request"): _OBJECT,
+    (EVENTS, "response"): _OBJECT,
+    (RECORDINGS, "channels"): {"type": ["integer", "null"]},
+    (RECORDINGS, "encryption_details"): _OBJECT,
+    (RECORDINGS, "error_code"): {"type": ["integer", "null"]},
+}
 
 
 def name_of(subresource: Subresource) -> str:
@@ -74,30 +84,71 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
     documented = responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":
         return documented | {operation.status: {"description": "Deleted."}}
-    content = {"application/json": {"schema": _answer_schema(operation)}}
+    name = _page_name(operation.subresource) if operation.action == "list" else _name(operation.subresource)
+    content = {"application/json": {"schema": _reference(name)}}
     return documented | {operation.status: {"description": "As Twilio answers.", "content": content}}
 
 
 def extra_of(operation: Operation) -> dict[str, Any]:
     """Query parameters or the body, as they are read by `members`."""
-    schema = schema_of(operation)
     if operation.method == "GET":
-        properties = schema["properties"].items()
-        return {"parameters": [{"name": name, "in": "query", "schema": member} for name, member in properties]}
+        properties = schema_of(operation)["properties"].items()
+        return {
+            "parameters": [
+                {"name": name, "in": "query", "description": member["description"], "schema": member}
+                for name, member in properties
+            ]
+        }
     if operation.method == "DELETE":
         return {}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    example = {operation.action: {"value": BODIES[operation.subresource.segment, operation.action]}}
+    content = {"application/json": {"schema": _reference(_body_name(operation)), "examples": example}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-def _answer_schema(operation: Operation) -> dict[str, Any]:
-    subresource = operation.subresource
-    one = {"type": "object", "properties": {name: {} for name in subresource.fields}}
-    if operation.action != "list":
-        return one
-    page: dict[str, Any] = {subresource.key: {"type": "array", "items": one}}
-    page |= {name: {"type": ["string", "null"]} for name in _URIS}
-    page |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
-    return {"type": "object", "properties": page}
+def schemas() -> dict[str, Any]:
+    """The components that bodies and answers refer to."""
+    found: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        subresource = operation.subresource
+        if operation.action != "delete":
+            found[_name(subresource)] = _one(subresource)
+        if operation.action == "list":
+            found[_page_name(subresource)] = _page(subresource)
+        if operation.method == "POST":
+            found[_body_name(operation)] = schema_of(operation)
+    return found
+
+
+def _one(subresource: Subresource) -> dict[str, Any]:
+    text = {"type": ["string", "null"]}
+    properties = {name: _KINDS.get((subresource, name), text) for name in subresource.fields}
+    return {"type": "object", "description": "As Twilio shows it.", "properties": properties}
+
+
+def _page(subresource: Subresource) -> dict[str, Any]:
+    properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_name(subresource))}}
+    properties |= {name: {"type": ["string", "null"]} for name in _URIS}
+    properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
+    return {"type": "object", "properties": properties, "required": [subresource.key]}
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _name(subresource: Subresource) -> str:
+    """In PascalCase, and not to be taken for our own events."""
+    words = "twilio_event" if subresource is EVENTS else subresource.noun
+    return "".join(word.capitalize() for word in words.split("_"))
+
+
+def _page_name(subresource: Subresource) -> str:
+    return f"{_name(subresource)}Page"
+
+
+def _body_name(operation: Operation) -> str:
+    return f"{operation.action.capitalize()}{_name(operation.subresource)}"
 
 
 def _noun(operation: Operation) -> str:

@@ -88,6 +88,7 @@ async def no_body() -> dict[str, Any]:
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
 HeldOpenDep = Annotated[AsyncExitStack, Depends(held_open)]
 RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=r"^RE[0-9a-fA-F]{32}$")]
+_SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
 WantedRange = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 
 
@@ -105,7 +106,10 @@ StartedCallDep = Annotated[Call, Depends(started_call)]
     operation_id="fetch_recording_media",
     summary="The sound of a recording",
     responses=responses_of(Operation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
-    | {200: {"description": "Its bytes, as Twilio sends them.", "content": {"audio/mpeg": {}, "audio/x-wav": {}}}},
+    | {
+        200: {"description": "Its bytes, as Twilio sends them.", "content": _SOUND},
+        206: {"description": "Those of its bytes that `Range` asks for.", "content": _SOUND},
+    },
     response_class=StreamingResponse,
 )
 async def fetch_recording_media(

@@ -125,6 +125,7 @@ async def test_filters_find_what_they_name(gateway: Gateway) -> None:
     assert await found(created_before=middle.isoformat()) == [lost, refused, ringing]
     assert await found(to="sip:one@example.com", status="queued") == [queued]
     assert await found(created_before="1900-01-01T00:00:00Z") == []
+    assert await found(created_after="2026-01-01t00:00:00.123456789z", created_before="2026-01-01T00:00:00-23:59") == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,17 @@ async def test_filters_find_what_they_name(gateway: Gateway) -> None:
         ("execution=failed", "?execution"),
         ("created_after=yesterday", "?created_after"),
         ("created_after=2026-01-01T00:00:00", "?created_after"),
+        ("created_after=2026-01-01", "?created_after"),
+        ("created_after=1767225600", "?created_after"),
+        ("created_before=2026-01-01%2000:00:00Z", "?created_before"),
+        ("created_before=2026-01-01T00:00Z", "?created_before"),
+        ("created_before=2026-01-01T00:00:00%2B0100", "?created_before"),
+        ("created_before=2026-01-01T25:00:00Z", "?created_before"),
+        ("created_before=", "?created_before"),
         ("cursor=nonsense", "?cursor"),
+        ("cursor=AaIHIoLLdSC13w5F6/+PQg", "?cursor"),
+        ("cursor=AaIHIoLLdSC13w5F6_iPQh", "?cursor"),
+        ("cursor=AaIHIoLLdSC13w5F6_iPQg%3D%3D", "?cursor"),
         ("to=a%00b", "?to"),
         ("from=%00", "?from"),
         ("limt=3", "?limt"),

@@ -62,8 +62,8 @@ async def test_the_curl_snippets_run(environment: dict[str, str]) -> None:
 
 
 async def test_the_node_snippets_run(environment: dict[str, str]) -> None:
-    await asyncio.to_thread(node.install)
-    output = await _run("node", "-e", snippets("js"), environment=environment | {"NODE_PATH": str(node.NODE_MODULES)})
+    await asyncio.to_thread(node.install, node.SDK)
+    output = await _run("node", "-e", snippets("js"), environment=environment | {"NODE_PATH": str(node.SDK / "node_modules")})
     assert re.match(r"CA[0-9a-f]{32} queued", output)
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+from pathlib import Path
+
+import pytest
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
@@ -11,13 +14,13 @@ from tests.support.gateway import Gateway, served
 
 
 async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gateway) -> None:
-    await asyncio.to_thread(node.install)
+    await asyncio.to_thread(node.install, node.SDK)
     async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
         told = {"GATEWAY_URL": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key}
         flows = await asyncio.create_subprocess_exec(
             *("node", "--test", "--test-timeout=60000", "--test-reporter=tap"),
-            cwd=node.PROJECT,
+            cwd=node.SDK,
             env=os.environ | told,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -26,9 +29,10 @@ async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gat
     assert "# pass 5\n" in output.decode()
 
 
-def test_the_lock_file_names_no_registry() -> None:
+@pytest.mark.parametrize("project", [node.SDK, node.OPENAPI], ids=lambda project: project.name)
+def test_the_lock_file_names_no_registry(project: Path) -> None:
     """It would have to be changed with the registry; the hashes are what pins the packages."""
-    packages = json.loads((node.PROJECT / "package-lock.json").read_text())["packages"]
+    packages = json.loads((project / "package-lock.json").read_text())["packages"]
     locked = {name: package for name, package in packages.items() if name}
     assert all(package["integrity"] for package in locked.values())
     assert not [name for name, package in locked.items() if "resolved" in package]

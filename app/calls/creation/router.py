@@ -35,6 +35,7 @@ from app.errors import (
 )
 from app.http.authentication import authenticate, bearer
 from app.http.bodies import read_json_object
+from app.http.openapi import headers
 from app.http.problems import CREATION_PATH, responses
 from app.observability.context import note
 
@@ -89,8 +90,8 @@ async def documented_key(
 async def create_call(request: Request) -> Response:
     """Ask Twilio for one call, and keep its record.
 
-    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx or 429 always means
-    that no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
+    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx always means that
+    no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
     a crash (yours or ours) is answered with the record instead of a second ring.
     """
     caller = await authenticate(request, await bearer(request))
@@ -136,13 +137,15 @@ router.add_api_route(
         200: {
             "model": CallRecord,
             "description": "The Idempotency-Key names this call already; Twilio was not called. `Idempotent-Replayed: true`.",
+            "headers": headers("Location", "Idempotent-Replayed"),
             "content": examples.STARTED,
         },
-        201: {"content": examples.STARTED},
+        201: {"headers": headers("Location"), "content": examples.STARTED},
         202: {
             "model": CallRecord,
             "description": "Unknown: the request reached Twilio, or may have, and no trustworthy answer came back. Do not "
             "repeat it without its Idempotency-Key.",
+            "headers": headers("Location"),
             "content": examples.UNKNOWN,
         },
         **responses(

@@ -1,0 +1,18 @@
+"""Times in requests: RFC 3339 with a zone. pydantic alone takes Unix times, plain days and other forms of ISO 8601 too."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+
+
+def _rfc_3339(value: Any) -> str:
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise PydanticCustomError("not_rfc_3339", "must be an RFC 3339 time with its zone, such as 2026-11-28T09:30:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]

@@ -1,0 +1,48 @@
+"""Examples for the API's documentation: a body for each operation that has one."""
+
+from typing import Any
+
+_STOP: dict[str, Any] = {"status": "stopped"}
+
+# By Twilio's name of the subresource, and the action.
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("Recordings", "create"): {
+        "recording_channels": "dual",
+        "recording_status_callback": "https://calls.example.com/recordings",
+        "recording_status_callback_event": ["completed"],
+    },
+    ("Recordings", "update"): {"status": "paused", "pause_behavior": "silence"},
+    ("Payments", "create"): {
+        "status_callback": "https://calls.example.com/payments",
+        "charge_amount": "20.45",
+        "currency": "usd",
+        "payment_method": "credit-card",
+    },
+    ("Payments", "update"): {
+        "status_callback": "https://calls.example.com/payments",
+        "capture": "payment-card-number",
+    },
+    ("Transcriptions", "create"): {
+        "name": "support-4711",
+        "track": "both_tracks",
+        "language_code": "en-US",
+        "status_callback_url": "https://calls.example.com/transcriptions",
+    },
+    ("Transcriptions", "update"): _STOP,
+    ("Siprec", "create"): {
+        "name": "siprec-4711",
+        "connector_name": "connector",
+        "track": "both_tracks",
+        "parameters": {"department": "support"},
+    },
+    ("Siprec", "update"): _STOP,
+    ("Streams", "create"): {
+        "url": "wss://media.example.com/audio",
+        "name": "stream-4711",
+        "track": "inbound_track",
+        "parameters": {"customer": "4711"},
+    },
+    ("Streams", "update"): _STOP,
+    ("UserDefinedMessages", "create"): {"content": '{"greeting": "Hello Kate"}'},
+    ("UserDefinedMessageSubscriptions", "create"): {"callback": "https://calls.example.com/messages", "method": "POST"},
+}
