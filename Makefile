@@ -43,10 +43,10 @@ bench-rows: .venv/installed ## Measure ten million calls beside a hundred thousa
 	$(BIN)/python -m bench.rows $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
-	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m tests.proofs.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 storm: .venv/installed ## Prove that tenants are told: callbacks shuffled, doubled, lost, workers killed (SEED=1 replays)
-	$(BIN)/python -m bench.storm $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m tests.proofs.storm $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 isolation: .venv/installed ## Measure what a tenant's bad receiver costs another's deliveries
 	$(BIN)/python -m bench.isolation $(ARGS)

@@ -17,9 +17,9 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from bench.balancer import free_port
-from bench.fleet import Fleet, choose_form, make_tenant, running_fleet
-from bench.receiver import Receiver, receiving
+from tests.proofs.balancer import free_port
+from tests.proofs.fleet import Fleet, choose_form, make_tenant, running_fleet
+from tests.proofs.receiver import Receiver, receiving
 
 EVENTS = ["initiated", "ringing", "answered", "completed"]
 SETTINGS = {"CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8"}

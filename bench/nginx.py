@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.balancer import free_port
 from bench.processes import until_it_listens
+from tests.proofs.balancer import free_port
 
 SLOW_MS = 200
 # Debian has it where only root looks.

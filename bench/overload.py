@@ -17,8 +17,8 @@ from typing import Any
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from bench.balancer import free_port
-from bench.fleet import ENVIRONMENT, Process, make_tenant, wait_until_up
+from tests.proofs.balancer import free_port
+from tests.proofs.fleet import ENVIRONMENT, Process, make_tenant, wait_until_up
 
 UPSTREAM_S = 0.1
 ROUND_S = 8.0

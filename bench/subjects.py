@@ -23,11 +23,11 @@ from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.service import TenantService
-from bench.balancer import free_port
 from bench.competitors import tables
 from bench.load import KEY, raw_request
 from bench.processes import cpu_seconds, resident_mib, until_it_listens
 from bench.results import DIRECT, ECHO, OURS
+from tests.proofs.balancer import free_port
 
 # A process that uses less than this share of a processor for so long has nothing left to do.
 _IDLE, _PAUSE_S = 0.05, 0.2

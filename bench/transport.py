@@ -16,7 +16,7 @@ import uvloop
 
 from app.twilio.client import HttpClient
 from app.twilio.transport import AiohttpTransport
-from bench.balancer import free_port
+from tests.proofs.balancer import free_port
 
 IN_FLIGHT, REQUESTS, ROUNDS = 32, 1600, 5
 PATH = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls.json"

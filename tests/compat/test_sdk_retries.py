@@ -1,8 +1,8 @@
-"""A short form of `python -m bench.sdk_retries`: the SDK's blind re-POSTs ring nobody twice."""
+"""A short form of `python -m tests.proofs.sdk_retries`: the SDK's blind re-POSTs ring nobody twice."""
 
 import pytest
 
-from bench.sdk_retries import measure
+from tests.proofs.sdk_retries import measure
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without_keys", "with_keys"])

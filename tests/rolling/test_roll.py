@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 from sqlalchemy import text
 
-from bench.balancer import Balancer
 from tests.cli.running import Process, environment, eventually, free_port, running
+from tests.proofs.balancer import Balancer
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Behaviour, Upstream, created, running_upstream
 

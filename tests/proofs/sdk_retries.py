@@ -1,4 +1,4 @@
-"""Twilio's asynchronous SDK with its blind retries, before a Twilio that fails: `python -m bench.sdk_retries --creations 500`.
+"""Runs Twilio's asynchronous SDK with its blind retries against a failing Twilio: `python -m tests.proofs.sdk_retries`.
 
 The SDK repeats a POST on every 5xx. The simulator makes a third of the creations go wrong in every way it knows, and its
 ledger says what really rang: for no creation more than one call, and none for which the SDK was told that there is none.
@@ -35,9 +35,9 @@ from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.service import TenantService
-from bench.balancer import free_port
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.proofs.balancer import free_port
 
 TENANT, ACCOUNT, TOKEN = "sdk", "AC" + "d" * 32, "sdk-auth-token"
 MAX_RETRIES = 3

@@ -1,4 +1,4 @@
-"""Prove that callbacks reach the tenant in a storm: `python -m bench.storm --calls 2000 --seed 1`.
+"""Prove that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
 
 Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks; two tenants, one
 for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while. At the end every record
@@ -22,8 +22,8 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from bench.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
-from bench.receiver import Received, Receiver, receiving
+from tests.proofs.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
+from tests.proofs.receiver import Received, Receiver, receiving
 
 TENANTS = {"storm-twilio": "twilio", "storm-json": "json"}
 EVENTS = ["initiated", "ringing", "answered", "completed"]

@@ -1,4 +1,4 @@
-"""Prove the promises under fire: `python -m bench.chaos --creations 3000 --seed 1`.
+"""Prove the promises under fire: `python -m tests.proofs.chaos --creations 3000 --seed 1`.
 
 Two API processes and two workers over one Postgres, a simulator that fails a third of the creations in every way it knows,
 clients that hang up and repeat, SIGKILL at random, Postgres restarted twice. At the end every record is compared with the
@@ -21,7 +21,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from bench.fleet import LOG, Fleet, all_records, make_tenant, running_fleet, wait_until_up
+from tests.proofs.fleet import LOG, Fleet, all_records, make_tenant, running_fleet, wait_until_up
 
 TENANT = "chaos"
 SETTLE_PATIENCE_S = 240.0

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from bench.balancer import Balancer, free_port
+from tests.proofs.balancer import Balancer, free_port
 
 ACCOUNT, TOKEN = "AC" + "c" * 32, "chaos-auth-token"
 LOG = "fleet.log"
