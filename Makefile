@@ -51,7 +51,7 @@ storm: .venv/installed ## Prove that tenants are told: callbacks shuffled, doubl
 isolation: .venv/installed ## Measure what a tenant's bad receiver costs another's deliveries
 	$(BIN)/python -m bench.isolation $(ARGS)
 
-check: lint types contracts deploy-check test ## Lint, types, import contracts, manifests and tests: what CI runs
+check: lint types contracts deploy-check .venv-openapi/installed test ## Lint, types, import contracts, manifests and tests: what CI runs
 
 deploy-check: .venv/installed .venv-checkov/installed ## Render the Kubernetes manifests; check them, the image's and the compose file
 	@deploy/check
@@ -59,6 +59,11 @@ deploy-check: .venv/installed .venv-checkov/installed ## Render the Kubernetes m
 .venv-checkov/installed: requirements-checkov.lock .venv/installed
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-checkov
 	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-checkov/bin/python requirements-checkov.lock
+	@touch $@
+
+.venv-openapi/installed: requirements-openapi.lock .venv/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-openapi
+	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-openapi/bin/python requirements-openapi.lock
 	@touch $@
 
 lint: .venv/installed
@@ -82,7 +87,9 @@ lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
 		--generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:checkov --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url -o requirements-checkov.lock
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:openapi --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url -o requirements-openapi.lock
 
 clean: ## Remove .venv and the state folder .callgate with its database
 	@if $(BIN)/callgate --version >/dev/null 2>&1; then $(BIN)/callgate clean; fi
-	@rm -rf .venv .venv-checkov .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-checkov .venv-openapi .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

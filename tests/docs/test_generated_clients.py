@@ -1,0 +1,79 @@
+"""Clients generated from the OpenAPI document compile as they are, and place a call."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from simulator.config import SimulatorConfig
+from simulator.main import create_app
+from tests.support import node
+from tests.support.gateway import Gateway, served
+from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run
+
+_PYTHON = Path(__file__).resolve().parents[1] / "openapi_python"
+
+
+@dataclass
+class Generated:
+    """A folder with the document, and what a client needs to know."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+
+@pytest.fixture
+async def generated(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Generated]:
+    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
+        tenant = await gateway.add_tenant(simulator_url)
+        async with httpx.AsyncClient() as http:
+            (tmp_path / "openapi.json").write_text((await http.get(f"{gateway.url}/openapi.json")).text)
+        yield Generated(tmp_path, {"GATEWAY_URL": gateway.url, "API_KEY": tenant.key})
+
+
+def _is_placed(output: str) -> None:
+    told = json.loads(output)
+    assert (told["execution"], told["status"], told["sid"][:2]) == ("started", "queued", "CA")
+    assert told["refused"] == "urn:callgate:problem:invalid-request"
+
+
+@needs_openapi_tools
+async def test_openapi_python_client_places_a_call(
+    generated: Generated, record_property: Callable[[str, object], None]
+) -> None:
+    tools, folder = OPENAPI_TOOLS / "bin", generated.folder
+    output = await run(
+        *(str(tools / "openapi-python-client"), "generate", "--path=openapi.json", "--meta=none", "--fail-on-warning"),
+        *("--output-path=callgate_client", f"--config={_PYTHON / 'config.yaml'}"),
+        cwd=folder,
+        environment={"PATH": f"{tools}:{os.environ['PATH']}"},  # it formats with ruff
+    )
+    record_property("output", output)
+    names = [path.stem for path in (folder / "callgate_client" / "models").iterdir()]
+    assert not [name for name in names if "_type_" in name and name[-1].isdigit()]
+    script = shutil.copy(_PYTHON / "place_call.py", folder)
+    # Not what the generator's own templates get wrong.
+    options = ("--strict", "--follow-imports=silent", f"--python-executable={tools / 'python'}", "--config-file=")
+    await run(sys.executable, "-m", "mypy", *options, str(script), cwd=folder)
+    _is_placed(await run(str(tools / "python"), str(script), cwd=folder, environment=generated.environment))
+
+
+async def test_openapi_typescript_and_openapi_fetch_place_a_call(
+    generated: Generated, record_property: Callable[[str, object], None]
+) -> None:
+    await asyncio.to_thread(node.install, node.OPENAPI)
+    folder = generated.folder
+    for name in ("package.json", "tsconfig.json", "place_call.ts"):
+        shutil.copy(node.OPENAPI / name, folder)
+    (folder / "node_modules").symlink_to(node.OPENAPI / "node_modules")
+    output = await run("npx", "--no-install", "openapi-typescript", "openapi.json", "--output=callgate.d.ts", cwd=folder)
+    record_property("output", output)
+    await run("npx", "--no-install", "tsc", cwd=folder)
+    _is_placed(await run("node", "built/place_call.js", cwd=folder, environment=generated.environment))
