@@ -9,6 +9,8 @@ from typing import TypedDict
 from app import __version__
 from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
+from app.callbacks.untagged import UntaggedCallbacks
+from app.calls.callback_urls import CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
 from app.calls.creation.placement import Placement
@@ -82,7 +84,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
-        callback_base = settings.public_url and settings.public_url + CALLBACK_PATH
+        callback_urls = CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None
         judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
         calls = CallService(database)
         creation = CreationService(
@@ -91,10 +93,18 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             tenants=tenants,
             placement=placement,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
-            callback_base=callback_base,
+            callback_urls=callback_urls,
             judge_callback=judge_callback,
         )
-        callbacks = CallbackService(database, tenants, settlement, metrics, settings.public_url)
+        callbacks = CallbackService(
+            database=database,
+            tenants=tenants,
+            settlement=settlement,
+            metrics=metrics,
+            public_url=settings.public_url,
+            urls=callback_urls,
+            untagged=UntaggedCallbacks(database),
+        )
         deadline_s = budget_of(settings).attempt
         forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics)
         async with listener.running():
@@ -106,7 +116,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 settlement=settlement,
                 creation=creation,
                 calls=calls,
-                control=CallControl(database, tenants, twilio, callback_base, judge_callback, deadline_s),
+                control=CallControl(database, tenants, twilio, callback_urls, judge_callback, deadline_s),
                 started=StartedCalls(database, tenants, twilio, deadline_s),
                 callbacks=callbacks,
                 subresources=SubresourceService(

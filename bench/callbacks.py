@@ -1,5 +1,6 @@
 """Signed status callbacks for calls that have started, as Twilio sends them."""
 
+import base64
 from collections.abc import Iterator
 from itertools import islice
 from urllib.parse import urlencode
@@ -8,6 +9,8 @@ import psycopg
 from twilio.request_validator import RequestValidator
 
 from app.callbacks.router import CALLBACK_PATH
+from app.calls.callback_urls import CallbackUrls
+from app.security.keyring import Keyring
 from bench.load import raw_request
 from bench.subjects import BODY, PUBLIC_URL, Subject
 
@@ -17,12 +20,16 @@ EVENTS = ("initiated", "ringing", "in-progress", "completed")
 def callbacks_of(subject: Subject) -> Iterator[bytes]:
     """Each of the four events once for every started call: all of the first kind, then all of the second."""
     assert subject.database
+    assert subject.secret_key
+    urls = CallbackUrls(CALLBACK_PATH, Keyring([base64.b64decode(subject.secret_key)]))
     tokens = {tenant.account_sid: tenant.auth_token for tenant in subject.tenants}
     with psycopg.connect(subject.database) as connection:
-        started = connection.execute("SELECT id, sid, account_sid FROM call WHERE execution = 'started' ORDER BY id").fetchall()
+        started = connection.execute(
+            "SELECT id, account_id, sid, account_sid FROM call WHERE execution = 'started' ORDER BY id"
+        ).fetchall()
     for number, event in enumerate(EVENTS):
-        for call_id, sid, account_sid in started:
-            yield _callback(f"{CALLBACK_PATH}/{call_id}", _fields(sid, account_sid, event, number), tokens[account_sid])
+        for call_id, account_id, sid, account_sid in started:
+            yield _callback(urls.url_of(call_id, account_id), _fields(sid, account_sid, event, number), tokens[account_sid])
 
 
 def _fields(sid: str, account_sid: str, event: str, number: int) -> dict[str, str]:

@@ -61,6 +61,7 @@ class Subject:
     """None: nothing of it is measured but its answers."""
     database: str | None
     tenants: Sequence[Tenant]
+    secret_key: str | None = None
 
     def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
         """One creation for each of so many tenants."""
@@ -150,7 +151,7 @@ def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
     tenants = asyncio.run(_make_tenants(settings))
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
     with running(command, environment, port, folder / "callgate.log") as pid:
-        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq(url), tenants)
+        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq(url), tenants, secret_key)
 
 
 async def _make_tenants(settings: Settings) -> list[Tenant]:

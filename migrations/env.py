@@ -7,6 +7,7 @@ import time
 from alembic import context
 from sqlalchemy import Connection, text
 
+from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
 from app.database import Base, make_engine
@@ -17,7 +18,7 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _LOOK_S = 0.2
 # Imported for what they define.
-MODELS = (Call, Delivery, Lease, Tenant)
+MODELS = (Call, Delivery, Lease, Tenant, Upgrade)
 _PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urldefrag
 from uuid import UUID
 
+from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import Fault, InvalidRequest
@@ -32,22 +33,22 @@ class ProgressCallbacks:
 
 
 def progress_callbacks(
-    request: CallRequest, account: Dialable, call_id: UUID, *, base: str | None, judge: Judge
+    request: CallRequest, account: Dialable, call_id: UUID, *, urls: CallbackUrls | None, judge: Judge
 ) -> ProgressCallbacks:
-    """Our own status callback, with the call's id in it, goes to Twilio wherever that can work: by it a call whose answer was
+    """Our own status callback, with the call's id and tag, goes to Twilio wherever that can work: by it a call whose answer was
     lost announces itself. Then the tenant's own is ours to deliver, or its default; InvalidRequest when we may not dial it.
 
     Without a public URL nothing reaches us, and without an auth token nobody could tell what is genuine: the request's own
     parameters are passed on. With an application_sid Twilio heeds neither.
     """
     own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
-    if base is None or not account.has_auth_token:
+    if urls is None or not account.has_auth_token:
         return ProgressCallbacks(own)
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
         return ProgressCallbacks(own, warnings=(Fault("/application_sid", "polling_only", text),))
     ours = {
-        "status_callback": f"{base}/{call_id}{CALLBACK_RETRIES}",
+        "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
@@ -55,7 +56,7 @@ def progress_callbacks(
 
 
 def changed_callbacks(
-    update: CallUpdate, call: Call, account: Dialable, *, base: str | None, judge: Judge
+    update: CallUpdate, call: Call, account: Dialable, *, urls: CallbackUrls | None, judge: Judge
 ) -> ProgressCallbacks:
     """The same for a change to a call: ours stays, or comes, where Twilio has it; the tenant's new one is ours to deliver.
 
@@ -63,14 +64,14 @@ def changed_callbacks(
     """
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
-    if not own or base is None or not account.has_auth_token or "application_sid" in call.parameters:
+    if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
         return ProgressCallbacks(own, {})
     if update.status_callback is None:
         return ProgressCallbacks({}, {"status_callback_method": update.status_callback_method})
     if refused := judge(update.status_callback):
         code, text = refused
         raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
-    ours = {"status_callback": f"{base}/{call.id}{CALLBACK_RETRIES}", "status_callback_method": "POST"}
+    ours = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
         "status_callback_method": update.status_callback_method or "POST",

@@ -19,6 +19,7 @@ _KEY_ID_LENGTH = 4
 KEY_ID_IN_SEALED = (len(_VERSION) + 1, _KEY_ID_LENGTH)
 KEY_ID_IN_HASH = (1, _KEY_ID_LENGTH)
 _NONCE_LENGTH = 12
+_TAG_LENGTH = 16
 
 
 class SecretUnreadable(Exception):
@@ -31,10 +32,15 @@ class _Key:
         self.cipher = AESGCM(_derive(master, b"seal"))
         self.mac_key = _derive(master, b"mac")
         self.token_key = _derive(master, b"token")
+        self.tag_key = _derive(master, b"tag")
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
+
+
+def _tag(key: _Key, value: bytes) -> bytes:
+    return hmac.digest(key.tag_key, value, "sha256")[:_TAG_LENGTH]
 
 
 class Keyring:
@@ -77,6 +83,14 @@ class Keyring:
     def token(self, value: str) -> str:
         """A name for a value that is not to be shown; another once there is a newer key."""
         return f"tok_{hmac.digest(self._newest.token_key, value.encode(), 'sha256')[:6].hex()}"
+
+    def tag(self, value: bytes) -> bytes:
+        """A short proof that the value is ours, made with the newest key."""
+        return _tag(self._newest, value)
+
+    def has_tagged(self, tag: bytes, value: bytes) -> bool:
+        """Whether `tag` made this tag for `value` under any configured key. Compares in constant time."""
+        return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
 
     def keyed_hash(self, value: bytes) -> bytes:
         """Key id (4 bytes) and HMAC-SHA256, made with the newest key."""

@@ -1,4 +1,4 @@
-"""What every creation asks of its tenant, for many creations at once: each is one statement.
+"""What every creation and callback asks of its tenant, for many at once: each is one statement.
 
 A change to any tenant makes each process read anew all that it knew, in the middle of the load.
 """
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from app.database import Database
@@ -52,15 +53,17 @@ _KEYS = """
 """
 
 # Which ones, and in which order: as `repository.list_credentials` has it for one account.
-_CREDENTIALS = """
+_CREDENTIALS_OF = """
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
     FROM tenant
     JOIN twilio_account AS account ON account.tenant_id = tenant.id
     JOIN twilio_credential AS credential ON credential.account_id = account.id
-    WHERE tenant.id = ANY ($1) AND credential.revoked_at IS NULL
+    WHERE {} AND credential.revoked_at IS NULL
     ORDER BY account.id, rejected_at NULLS FIRST, credential.id
 """
+_CREDENTIALS = _CREDENTIALS_OF.format("tenant.id = ANY ($1)")
+_AUTH_TOKENS = _CREDENTIALS_OF.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
@@ -72,6 +75,22 @@ async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredK
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
     """For each tenant: by account, the oldest first, and each account's in the order in which they are to be tried."""
     listed = defaultdict[str, list[StoredCredential]](list)
-    for tenant_id, url, method, events, *values in await database.fetch(_CREDENTIALS, tenant_ids):
-        listed[tenant_id].append(StoredCredential(CallbackDefaults(url, method, events), *values))
+    for tenant_id, credential in await _credentials(database, _CREDENTIALS, tenant_ids):
+        listed[tenant_id].append(credential)
     return [listed[tenant_id] for tenant_id in tenant_ids]
+
+
+async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
+    """For each account."""
+    listed = defaultdict[UUID, list[StoredCredential]](list)
+    for _, credential in await _credentials(database, _AUTH_TOKENS, account_ids):
+        listed[credential.account_id].append(credential)
+    return [listed[account_id] for account_id in account_ids]
+
+
+async def _credentials(database: Database, statement: str, of: Sequence[Any]) -> list[tuple[str, StoredCredential]]:
+    """Each with its tenant."""
+    return [
+        (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))
+        for tenant_id, url, method, events, *values in await database.fetch(statement, of)
+    ]

@@ -21,7 +21,7 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.group_reads import StoredCredential, find_keys, list_credentials
+from app.tenants.group_reads import StoredCredential, find_keys, list_auth_tokens, list_credentials
 from app.tenants.memory import Memory, never
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 from app.twilio.schemas import AccountAccess
@@ -72,6 +72,7 @@ class TenantService:
         # Together, and never with a statement that began before one asked: it would be older than a change that came first.
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
+        self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
         self._keys = Memory[KnownKey | None](is_current=is_current)
         self._dialables = Memory[Dialable | None](is_current=is_current)
         self._account_ids = Memory[UUID | None](is_current=is_current)
@@ -232,15 +233,13 @@ class TenantService:
         if accepted:
             await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
 
-    async def auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
+    async def auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
         """Every not revoked auth token of the account: any of them may have signed a callback."""
-        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(session, account_id))
+        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(account_id))
 
-    async def _read_auth_tokens(self, session: Session, account_id: UUID) -> tuple[str, ...]:
-        credentials = await repository.list_credentials(session, [account_id])
-        account = await repository.get_account_by_id(session, account_id)
-        tokens = [credential for credential in credentials if credential.kind == "auth_token"]
-        return tuple(access.password.get_secret_value() for access in self._accesses(account, tokens)) if account else ()
+    async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
+        tokens = await self._stored_auth_tokens.submit(account_id)
+        return tuple(access.password.get_secret_value() for access in self._accesses(tokens[0], tokens)) if tokens else ()
 
     async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""

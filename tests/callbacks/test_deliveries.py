@@ -130,7 +130,9 @@ def _statuses(received: list[Received]) -> list[str]:
 async def test_twilio_is_given_our_callback_and_the_tenants_own_is_ours_to_deliver(gateway: Gateway, twilio: Upstream) -> None:
     live = await _live(gateway, twilio, status_callback="https://own.example.com/x#rc=5", status_callback_event=["ringing"])
     form = twilio.posts[0].form
-    assert dict(form)["StatusCallback"].startswith(f"{PUBLIC_URL}/callbacks/twilio/{live.record['id']}#rc=3")
+    callback = urlsplit(dict(form)["StatusCallback"])
+    assert callback.geturl().startswith(f"{PUBLIC_URL}/callbacks/twilio/{live.record['id']}?tag=")
+    assert callback.fragment == "rc=3&rp=5xx,ct,rt"
     assert [value for name, value in form if name == "StatusCallbackEvent"] == ALL
     assert dict(form)["StatusCallbackMethod"] == "POST"
     assert live.record["parameters"]["status_callback"] == "https://own.example.com/x#rc=5"

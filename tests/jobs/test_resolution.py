@@ -146,7 +146,7 @@ async def test_a_callback_that_twilio_did_not_sign_is_refused(gateway: Gateway) 
             assert (await http.post(path, data={"CallSid": "CA" + "1" * 32})).status_code == 403
             assert (await http.post(path, content=b"\xff\xfe")).status_code == 403
             assert (await http.get(f"{path}?bodySHA256=x&CallSid=CA1")).status_code == 403
-            assert (await http.post("/callbacks/twilio/01a20722-82cb-7520-b5df-0e45ebf88f42")).status_code == 404
+            assert (await http.post("/callbacks/twilio/01a20722-82cb-7520-b5df-0e45ebf88f42")).status_code == 403
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 import httpx
 from twilio.request_validator import RequestValidator
 
+from app.calls.callback_urls import CallbackUrls
+from app.calls.repository import accounts_of_calls
+from app.security.keyring import Keyring
 from tests.support.gateway import Gateway, Tenant
 
 PUBLIC_URL = "https://calls.example.com/gate"
@@ -20,6 +24,13 @@ def progress(
     return {"CallSid": record["sid"], "AccountSid": tenant.account_sid, "CallStatus": status, **numbered, **more}
 
 
+async def callback_path(gateway: Gateway, call_id: str) -> str:
+    """With its query: what Twilio was given for this call, behind the public address."""
+    async with gateway.database.begin() as session:
+        account_id = (await accounts_of_calls(session, [UUID(call_id)]))[UUID(call_id)]
+    return CallbackUrls("/callbacks/twilio", Keyring(gateway.settings.require_secret_keys())).url_of(UUID(call_id), account_id)
+
+
 async def call_back(
     gateway: Gateway,
     tenant: Tenant,
@@ -29,13 +40,14 @@ async def call_back(
     method: str = "POST",
     query: str = "",
     url: str | None = None,
+    path: str | None = None,
 ) -> httpx.Response:
-    """As Twilio sends it to `gateway` (or to another replica at `url`)."""
-    path = f"/callbacks/twilio/{call_id}"
+    """As Twilio sends it to `gateway` (or to another replica at `url`), with what `query` has besides the tag."""
+    path = path or await callback_path(gateway, call_id)
     encoded = urlencode(fields, doseq=True)
     if method == "GET":
         query = encoded
-    path += f"?{query}" if query else ""
+    path += f"&{query}" if query else ""
     posted = fields if method == "POST" else {}
     signature = RequestValidator(tenant.auth_token).compute_signature(PUBLIC_URL + path, _Repeated(posted))
     headers = {"X-Twilio-Signature": signature}

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from app.calls import repository
+from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.dial import problem_of
@@ -72,7 +73,7 @@ class CallControl:
     database: Database
     tenants: TenantService
     twilio: TwilioClient
-    callback_base: str | None
+    callback_urls: CallbackUrls | None
     judge_callback: Judge
     deadline_s: float
 
@@ -141,7 +142,7 @@ class CallControl:
         account = await self.tenants.dialable(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
-        return changed_callbacks(update, call, account, base=self.callback_base, judge=self.judge_callback)
+        return changed_callbacks(update, call, account, urls=self.callback_urls, judge=self.judge_callback)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""

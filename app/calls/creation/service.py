@@ -14,6 +14,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
+from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.new_call import new_call
 from app.calls.creation.placement import Placement
 from app.calls.creation.store import BATCH, insert_intents
@@ -59,7 +60,7 @@ class CreationService:
         tenants: TenantService,
         placement: Placement,
         pseudonyms: Pseudonyms,
-        callback_base: str | None,
+        callback_urls: CallbackUrls | None,
         judge_callback: Judge,
     ) -> None:
         self._database = database
@@ -67,7 +68,7 @@ class CreationService:
         self._tenants = tenants
         self._placement = placement
         self._pseudonyms = pseudonyms
-        self._callback_base = callback_base
+        self._callback_urls = callback_urls
         self._judge_callback = judge_callback
         self._intents = Batcher(self._write_intents, most=BATCH)
 
@@ -144,7 +145,7 @@ class CreationService:
         raise rebuild(call.problem, call_id=call.id)
 
     def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
-        return progress_callbacks(request, account, call_id, base=self._callback_base, judge=self._judge_callback)
+        return progress_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._judge_callback)
 
     async def _commit_intent(self, call: Call) -> bool:
         """False when the idempotency key names a call already."""

@@ -1,0 +1,46 @@
+"""The URL at which Twilio calls us back about a call, with a keyed tag that only we can make.
+
+The tag names the account, and is checked before anything is read: a stranger costs neither a statement nor a search for
+tokens, and a tenant that shares its Twilio account with another one can sign callbacks, but not address the other's calls.
+"""
+
+import base64
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.security.keyring import Keyring
+
+TAG = "tag"
+# In the query, not in the path: a version that knows no tags takes the URL all the same.
+_TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
+# 32 bytes in URL-safe base64: the account's id, and the proof.
+_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
+_ID_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackUrls:
+    """`base` is the public address without the call's id."""
+
+    base: str
+    keyring: Keyring
+
+    def url_of(self, call_id: UUID, account_id: UUID) -> str:
+        proof = self.keyring.tag(call_id.bytes + account_id.bytes)
+        tag = base64.urlsafe_b64encode(account_id.bytes + proof).decode().rstrip("=")
+        return f"{self.base}/{call_id}?{TAG}={tag}"
+
+    def account_of(self, call_id: UUID, tag: str) -> UUID | None:
+        """The account for which this tag was made; None when it was not made for this call, or by none of our keys."""
+        if not _FORM.fullmatch(tag):
+            return None
+        decoded = base64.urlsafe_b64decode(tag + "=")
+        account_id, proof = decoded[:_ID_LENGTH], decoded[_ID_LENGTH:]
+        return UUID(bytes=account_id) if self.keyring.has_tagged(proof, call_id.bytes + account_id) else None
+
+
+def tag_in(query: str) -> str | None:
+    """The tag of a callback's URL, whatever it is worth; None when there is none."""
+    found = _TAG_IN_QUERY.search(query)
+    return found and found[1]
