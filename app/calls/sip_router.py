@@ -16,7 +16,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
-from app.http.field_errors import fault_of
+from app.http.field_errors import faults_of
 from app.http.problems import responses
 from app.sip import Severity, SipUri
 
@@ -107,6 +107,5 @@ async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
     try:
         question = SipUriQuestion.model_validate(body)
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False, include_context=False)
-        raise InvalidRequest(faults=tuple(fault_of(detail) for detail in details)) from None
+        raise InvalidRequest(faults=tuple(faults_of(error))) from None
     return SipUri.parse(question.uri).as_dict()

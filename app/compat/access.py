@@ -1,6 +1,8 @@
-"""Who asks, and for which of its accounts. As at Twilio by Basic: user the account's SID, or the key's id; password the key.
+"""Who asks, and for which of its accounts. By Basic, as at Twilio; the password is a Callgate API key and says who asks.
 
-A key that is not genuine is 20003. An account that is not the key's tenant's is 20404, whoever's it is, or nobody's.
+The user grants nothing. It is any account's SID (a main account's for a subaccount's path, too), an API key's (`SK…`), or the
+id of the Callgate key. A key that is not genuine is 20003. An account that is not the key's tenant's is 20404, whoever's it is,
+or nobody's.
 """
 
 import base64
@@ -17,6 +19,7 @@ from app.http.authentication import Caller, caller_with
 from app.tenants.service import TenantService, key_prefix
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+_USER = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
 # A recording's sound is asked for by its suffix, or, as `RecordingUrl` has it, by none.
 _NOT_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
 
@@ -34,7 +37,7 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
     """In this order: Unauthorized, NotAcceptable, CallNotFound."""
     user, key = _credentials(request.headers.get("Authorization", ""))
     caller = await caller_with(request, key)
-    if user not in (None, account_sid, key_prefix(key), str(caller.key_id)):
+    if user is not None and not _USER.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)
     if not _ACCOUNT_SID.fullmatch(account_sid):

@@ -3,13 +3,18 @@
 https://www.twilio.com/docs/api/errors. docs/errors.md shows the table; a test compares.
 """
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from app import errors
 from app.errors import CallgateError, Fault
 
 UNKNOWN_OUTCOME = 900001
+INVALID_EVENT = 21626
+INVALID_RECORDING_EVENT = 13621
+INVALID_MACHINE_DETECTION = 21234
 
 
 class Told(NamedTuple):
@@ -69,19 +74,25 @@ _PARAMETERS: Mapping[str, int] = {
     "/application_sid": 21218,
     "/sip_auth_username": 21222,
     "/sip_auth_password": 21224,
+    "/status_callback_event": INVALID_EVENT,
+    "/recording_status_callback_event": INVALID_RECORDING_EVENT,
     "?PageSize": 20007,
 }
+_ITEM = re.compile(r"/[0-9]+\Z")
 _UNKNOWN_PARAMETER = 20001
 _METHOD = 21209
 _OTHER_URL = 21200
 
 
 def code_of(fault: Fault) -> int:
-    """Twilio's number for what is wrong with one parameter."""
-    if fault.code in ("unknown_member", "unknown_parameter"):
+    """Twilio's number for what is wrong with one parameter, or with one item of a list."""
+    fault = replace(fault, pointer=_ITEM.sub("", fault.pointer))
+    if fault.code in ("unknown_member", "unknown_parameter", "page_token_missing"):
         return _UNKNOWN_PARAMETER
     if code := _FAULTS.get((fault.pointer, fault.code)) or _PARAMETERS.get(fault.pointer):
         return code
+    if fault.pointer.startswith("/machine_detection"):
+        return INVALID_MACHINE_DETECTION
     if fault.pointer.endswith("method"):
         return _METHOD
     return _OTHER_URL if fault.code.startswith("url_") else TOLD[errors.InvalidRequest].code

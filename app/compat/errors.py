@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.compat.error_codes import TOLD, UNKNOWN_OUTCOME, Told, code_of
+from app.compat.wording import in_twilios_names, sentence
 from app.errors import (
     CallgateError,
     CallNotFound,
-    Fault,
     InvalidRequest,
     RouteNotFound,
     SubresourceNotFound,
@@ -24,7 +24,6 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.problems import TYPE_PREFIX
-from app.twilio.schemas import form_name
 
 CALL_ID_HEADER = "Callgate-Call-Id"
 _CREATION = re.compile(r"/2010-04-01/Accounts/[^/]+/Calls(\.json)?")
@@ -36,7 +35,7 @@ _UNKNOWN = (
     "again without the same Idempotency-Key: a second phone could ring."
 )
 _UNAUTHORIZED = (
-    "Send the account's SID as the user and a Callgate API key (cgk_…) as the password; the key is missing, unknown, expired "
+    "Send the account's SID as the user and a Callgate API key as the password; the key is missing, unknown, expired "
     "or revoked."
 )
 
@@ -79,18 +78,12 @@ def _message(error: CallgateError, path: str) -> str:
     if isinstance(error, CallNotFound | RouteNotFound | SubresourceNotFound):
         return f"The requested resource {path} was not found"
     if error.faults:
-        return "; ".join(_sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
+        return " ".join(sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
     if isinstance(error, Unauthorized):
         return _UNAUTHORIZED
-    return error.detail.replace("`call_id`", f"the header {CALL_ID_HEADER}")
-
-
-def _sentence(fault: Fault) -> str:
-    """`/sip_auth_password` → `SipAuthPassword: …`, as the caller wrote it."""
-    kind, name = fault.pointer[:1], fault.pointer.lstrip("/?")
-    if not name:
-        return fault.detail
-    return f"{form_name(name) if kind == '/' else name}: {fault.detail}"
+    if isinstance(error, _IN_TWILIOS_WORDS) and error.upstream:
+        return f"Twilio refused it with HTTP status {error.upstream.status} and gave no reason."
+    return in_twilios_names(error.detail.replace("`call_id`", f"the header {CALL_ID_HEADER}"))
 
 
 def _more_info(error: CallgateError, code: int) -> str:

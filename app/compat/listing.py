@@ -1,7 +1,8 @@
 """Twilio's list of calls: ten filters whose operators are in their names, pages by token, and Twilio's envelope.
 
 https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. Dates in filters are days in UTC, whatever
-time comes with them: `StartTime` on that day, `StartTime<` before it, `StartTime>` on it or later.
+time comes with them: `StartTime` on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers are found
+however they are written. A list by `ParentCallSid` is Twilio's own (`SubresourceService.child_legs`).
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.compat.form import Fields
+from app.calls.phone_numbers import spellings
+from app.compat.form import Fields, given_values
 from app.compat.repository import Edge, Span, StartedFilter
 from app.compat.resource import API_VERSION, resource_of
 from app.compat.service import Page
@@ -40,6 +42,7 @@ class Listing:
 
     account_sid: str
     given: Mapping[str, str]
+    """The filters, as they were written."""
     wanted: StartedFilter
     size: int
     number: int
@@ -69,18 +72,23 @@ class Listing:
 
 
 def read_listing(account_sid: str, query: Fields) -> Listing:
-    """Raises InvalidRequest with every fault; a misspelt filter is one: ignored, it would show more than was asked for."""
-    faults = [Fault(f"?{name[:64]}", "unknown_parameter", "is no parameter of this list") for name in query if not _known(name)]
-    faults += [Fault(f"?{name}", "repeated", "must be given once") for name, values in query.items() if len(values) > 1]
-    given = {name: values[0] for name, values in query.items() if _known(name)}
-    faults += [fault for name, value in given.items() if (fault := _fault(name, value))]
+    """Raises InvalidRequest; a misspelt filter is a fault: ignored, it would show more than was asked for."""
+    several = given_values(query, PARAMETERS)
+    faults = [Fault(f"?{name}", "repeated", "must be given once") for name, values in several.items() if len(values) > 1]
+    given = {name: values[0] for name, values in several.items()}
+    # Twilio gave the token of a page of child legs.
+    judged = {name: value for name, value in given.items() if name != "PageToken" or "ParentCallSid" not in given}
+    faults += [fault for name, value in judged.items() if (fault := _fault(name, value))]
+    if int(given.get("Page", 0) if not faults else 0) > 0 and "PageToken" not in given:
+        text = "PageToken is required for paging: follow next_page_uri"
+        faults.append(Fault("?Page", "page_token_missing", text))
     if faults:
         raise InvalidRequest(faults=tuple(faults))
     wanted = StartedFilter(
         account_sid=account_sid,
         statuses=_STATUSES.get(given.get("Status", "")),
-        to=given.get("To"),
-        from_=given.get("From"),
+        to=spellings(given["To"]) if "To" in given else None,
+        from_=spellings(given["From"]) if "From" in given else None,
         parent_call_sid=given.get("ParentCallSid"),
         started=_span(given, "StartTime"),
         ended=_span(given, "EndTime"),
@@ -92,12 +100,8 @@ def read_listing(account_sid: str, query: Fields) -> Listing:
         size=int(given.get("PageSize", _DEFAULT_PAGE_SIZE)),
         number=int(given.get("Page", 0)),
         token=given.get("PageToken"),
-        edge=_edge(given["PageToken"]) if "PageToken" in given else None,
+        edge=_edge(judged["PageToken"]) if "PageToken" in judged else None,
     )
-
-
-def _known(name: str) -> bool:
-    return name in PARAMETERS
 
 
 def _fault(name: str, value: str) -> Fault | None:

@@ -5,7 +5,7 @@ up, so the path without `.json` stands above: `/Calls/{sid}` matches `/Calls/CAâ
 the OpenAPI document: Twilio's own describes them.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -20,11 +20,14 @@ from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount
 from app.compat.errors import CALL_ID_HEADER, TwilioDialect
-from app.compat.form import FormDep, parameters_of, parse_fields
+from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
 from app.compat.resource import resource_of
 from app.compat.service import StartedCalls
-from app.errors import CallNotFound
+from app.compat.tolerance import tolerate
+from app.compat.wording import warning_line
+from app.errors import CallNotFound, Fault
+from app.subresources.router import SubresourceServiceDep
 from app.twilio.schemas import CALL_SID
 
 PREFIX = "/2010-04-01"
@@ -60,7 +63,8 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @router.post("/Calls.json")
 async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
     """201 and the resource, whether the call was started now or its key names it; 409 when the outcome is not known."""
-    body = parameters_of(form, CallParameters) | {"account_sid": account.account_sid}
+    body, warnings = tolerate(parameters_of(form, CallParameters))
+    body["account_sid"] = account.account_sid
     service: CreationService = request.state.creation
     creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
@@ -71,22 +75,30 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
     response = _resource(call, 201)
     if creation.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    for warning in call.warnings:
-        response.headers.append(WARNING_HEADER, _line(warning))
+    for warning in [Fault(**stored) for stored in call.warnings] + list(warnings):
+        response.headers.append(WARNING_HEADER, warning_line(warning))
     return response
 
 
 @router.get("/Calls")
 @router.get("/Calls.json")
-async def list_calls(request: Request, account: AccountDep, started: StartedDep) -> Response:
-    """From our records, and so without asking Twilio: started calls only, as Twilio would show them."""
-    listing = read_listing(account.account_sid, parse_fields(request.url.query))
+async def list_calls(
+    request: Request, account: AccountDep, started: StartedDep, subresources: SubresourceServiceDep
+) -> Response:
+    """Started calls from our records, as Twilio would show them. The child legs of a call are known to Twilio alone."""
+    fields = parse_fields(request.url.query)
+    listing = read_listing(account.account_sid, fields)
+    if parent := listing.wanted.parent_call_sid:
+        query = [(name, value) for name, values in fields.items() for value in values if value]
+        legs = await subresources.child_legs(account.caller, account.account_sid, parent, query)
+        if legs is not None:
+            return JSONResponse(legs)
     page = await started.page(account.caller, listing.wanted, edge=listing.edge, size=listing.size)
     return JSONResponse(listing.envelope(page))
 
 
-@router.get("/Calls/{sid}")
-@router.get("/Calls/{sid}.json")
+@router.get("/Calls/{sid}", dependencies=[NoQueryDep])
+@router.get("/Calls/{sid}.json", dependencies=[NoQueryDep])
 async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
     """As Twilio sees it now; when Twilio cannot be asked, the record, with a warning that says how old it is."""
     seen = await started.see(call)
@@ -110,8 +122,8 @@ async def update_call(
     return _resource(change.call, 200 if change.done else 202)
 
 
-@router.delete("/Calls/{sid}")
-@router.delete("/Calls/{sid}.json")
+@router.delete("/Calls/{sid}", dependencies=[NoQueryDep])
+@router.delete("/Calls/{sid}.json", dependencies=[NoQueryDep])
 async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
     await control.delete(call)
     return Response(status_code=204)
@@ -119,9 +131,3 @@ async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
 
 def _resource(call: Call, status: int) -> Response:
     return JSONResponse(resource_of(call), status, {CALL_ID_HEADER: str(call.id)})
-
-
-def _line(warning: dict[str, Any]) -> str:
-    """As one header line: ASCII without control characters."""
-    text = f"{warning['pointer']} {warning['code']}: {warning['detail']}"
-    return "".join(character if " " <= character <= "~" else "?" for character in text)

@@ -1,6 +1,7 @@
 """Twilio's own paths below a call, and a recording's below the account: forms in, Twilio's answers out as they arrive.
 
-What a client sends goes on as it is, whatever it is: Twilio judges it. Only an `IdempotencyKey` is added, where it takes one.
+What a client sends goes on as it is, whatever it is: Twilio judges it. Only booleans are written as Twilio's SDKs write them,
+and an `IdempotencyKey` is added where it takes one.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import Fields, FormDep, parse_fields
+from app.compat.form import Fields, FormDep, parse_fields, plain_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
 from app.observability.context import note
 from app.subresources.answers import in_doubt
@@ -110,8 +111,9 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
         stack: HeldOpenDep,
         sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
     ) -> Response:
-        wanted = Wanted(operation, sid, _pairs(parse_fields(request.url.query)))
-        response = streamed(await stack.enter_async_context(service.read(call, wanted)))
+        query = parse_fields(request.url.query)
+        refuse_encoded_pairs(query)
+        response = streamed(await stack.enter_async_context(service.read(call, Wanted(operation, sid, _pairs(query)))))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -128,8 +130,10 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         form: FormDep,
         key: IdempotencyKeyDep,
     ) -> Response:
+        refuse_encoded_pairs(form)
+        wanted = Wanted(operation, sid, _plain(operation, _pairs(form)), key)
         request.state.in_doubt = in_doubt(call, repeatable=False)
-        response = answered(await service.change(account.caller, call, Wanted(operation, sid, _pairs(form), key)))
+        response = answered(await service.change(account.caller, call, wanted))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -138,6 +142,11 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
 
 def _pairs(fields: Fields) -> list[tuple[str, str]]:
     return [(name, value) for name, values in fields.items() for value in values]
+
+
+def _plain(operation: Operation, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    booleans = {parameter.name for parameter in operation.parameters if parameter.is_boolean}
+    return [(name, plain_boolean(value) if name in booleans else value) for name, value in pairs]
 
 
 def _add(operation: Operation) -> None:

@@ -1,21 +1,68 @@
 """What pydantic finds wrong with a body, in our words."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import Fault
 
-_PLAINER_WORDS = {
-    "missing": ("missing", "is required"),
-    "extra_forbidden": ("unknown_member", "is not a member of this request; /docs lists them all"),
+_CODES = {"missing": "missing", "extra_forbidden": "unknown_member"}
+# By pydantic's type of error; the names in braces are its context.
+_TEXTS: Mapping[str, str] = {
+    "missing": "is required",
+    "extra_forbidden": "is not a member of this request; /docs lists them all",
+    "string_type": "must be text",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "int_from_float": "must be a whole number",
+    "decimal_type": "must be a number",
+    "decimal_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
 }
+
+
+def faults_of(error: ValidationError) -> list[Fault]:
+    """Every finding; no value of the request is in any."""
+    return [fault_of(detail) for detail in error.errors(include_input=False, include_url=False)]
 
 
 def fault_of(detail: ErrorDetails) -> Fault:
     """One finding with its RFC 6901 pointer."""
     parts = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    code, text = _PLAINER_WORDS.get(detail["type"], (detail["type"], detail["msg"]))
-    return Fault(pointer, code, text)
+    return Fault(pointer, _CODES.get(detail["type"], detail["type"]), _text(detail))
+
+
+def _text(detail: ErrorDetails) -> str:
+    context: Mapping[str, Any] = detail.get("ctx", {})
+    type_ = detail["type"]
+    if context.get("field_type") == "Value":  # text whose length is checked after other rules
+        type_ = f"string_{type_}"
+    text = _TEXTS.get(type_)
+    if text is None:
+        return detail["msg"]
+    try:
+        plain = text.format_map({name: str(value).replace("'", "") for name, value in context.items()})
+    except KeyError:
+        return detail["msg"]
+    return plain.replace(" 1 characters", " 1 character").replace(" 1 items", " 1 item")
 
 
 def _is_union_tag(part: str) -> bool:

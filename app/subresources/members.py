@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app.calls.parameters import Text
 from app.errors import Fault, InvalidRequest
-from app.http.field_errors import fault_of
+from app.http.field_errors import faults_of
 from app.twilio.forwarding import Fields
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
 
@@ -80,8 +80,7 @@ def read_members(operation: Operation, given: Mapping[str, Any]) -> Fields:
     try:
         members = members_of(operation).model_validate(given)
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False, include_context=False)
-        faults = [fault_of(detail) for detail in details]
+        faults = faults_of(error)
         if operation.method == "GET":
             faults = [Fault(f"?{fault.pointer[1:]}", fault.code, fault.detail) for fault in faults]
         raise InvalidRequest(faults=tuple(faults)) from None

@@ -145,6 +145,25 @@ class SubresourceService:
         except CallNotFound:
             raise SubresourceNotFound from None
 
+    async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: Fields) -> dict[str, Any] | None:
+        """Twilio's list of the calls that this call of the tenant made (by `<Dial>`). None: the tenant has no such call."""
+        try:
+            parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
+        except CallNotFound:
+            return None
+        page = await _document(
+            self._opened(
+                parent.account_id,
+                lambda access: self._forwarding.calls(access, query, deadline_s=self._deadline_s),
+            )
+        )
+        legs = page.get("calls")
+        if not isinstance(legs, list):
+            raise unanswered()
+        # Nobody else's, whatever Twilio makes of the filter.
+        own = [leg for leg in legs if isinstance(leg, dict) and leg.get("parent_call_sid") == parent_sid]
+        return page | {"calls": own}
+
     @asynccontextmanager
     async def _opened(
         self, account_id: UUID, ask: Callable[[AccountAccess], AbstractAsyncContextManager[Opened]]

@@ -71,6 +71,12 @@ class Forwarding:
         async with self._opened(access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s) as response:
             yield Opened(response.status_code, {"content-type": "application/json"}, _chunks(response, JSON_LIMIT))
 
+    @asynccontextmanager
+    async def calls(self, access: AccountAccess, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
+        """One page of the account's calls. The deadline is that of the answer's beginning."""
+        async with self._opened(access, "GET", f"Calls.json?{urlencode(query)}", deadline_s) as response:
+            yield Opened(response.status_code, {"content-type": "application/json"}, _chunks(response, JSON_LIMIT))
+
     async def change(
         self, access: AccountAccess, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
     ) -> Done:

@@ -33,6 +33,11 @@ class Parameter:
         words = re.sub(r"(?<!^)([A-Z])", r"_\1", self.name.rstrip("<>")).lower()
         return words + _SUFFIXES.get(self.name[-1], "")
 
+    @property
+    def is_boolean(self) -> bool:
+        """Also where Twilio's specification has two words for it."""
+        return self.kind == "boolean" or self.choices == ("true", "false")
+
     def names(self) -> Iterator[str]:
         """As they stand in a form or query: pairs are numbered there."""
         if self.kind != "pairs":

@@ -55,9 +55,9 @@ def accounts(world: World) -> Iterator[tuple[str, str, str, str, int]]:
     yield stranger.account_sid, stranger.key, stranger.account_sid, world.call_sid, 404
     yield stranger.account_sid, stranger.key, stranger.account_sid, unknown_call, 404
     yield owner.account_sid, owner.key, owner.account_sid, unknown_call, 404
-    yield stranger.account_sid, stranger.key, owner.account_sid, world.call_sid, 401
+    yield stranger.account_sid, stranger.key, owner.account_sid, world.call_sid, 404
     yield owner.account_sid, stranger.key, owner.account_sid, world.call_sid, 404
-    yield owner.account_sid, owner.key, stranger.account_sid, world.call_sid, 401
+    yield owner.account_sid, owner.key, stranger.account_sid, world.call_sid, 404
     yield NOBODYS, owner.key, NOBODYS, world.call_sid, 404
     yield owner.account_sid, owner.auth_token, owner.account_sid, world.call_sid, 401
     yield owner.account_sid, "", owner.account_sid, world.call_sid, 401

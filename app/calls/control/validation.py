@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.calls.parameters import CallUpdate
 from app.errors import Fault, InvalidRequest
-from app.http.field_errors import fault_of
+from app.http.field_errors import faults_of
 
 
 def validate_update(body: Mapping[str, Any]) -> CallUpdate:
@@ -15,8 +15,7 @@ def validate_update(body: Mapping[str, Any]) -> CallUpdate:
     try:
         update = CallUpdate.model_validate(body)
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False, include_context=False)
-        raise InvalidRequest(faults=tuple(fault_of(detail) for detail in details)) from None
+        raise InvalidRequest(faults=tuple(faults_of(error))) from None
     if not update.given():
         raise InvalidRequest(faults=(Fault("", "nothing_to_change", "must name at least one parameter"),))
     if update.url and update.twiml:

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.calls.parameters import CallRequest
+from app.calls.phone_numbers import E164, guess_number
 from app.errors import Fault, InvalidRequest
-from app.http.field_errors import fault_of
+from app.http.field_errors import faults_of
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
 
-_E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 _CLIENT = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 
 _IGNORED_WITH_APPLICATION = (
@@ -38,7 +38,7 @@ class ValidCall:
 
 
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
-    """Raises InvalidRequest with every fault. A fault's text never repeats a value."""
+    """Raises InvalidRequest with every fault. Of the values, a fault's text repeats only a phone number, as E.164."""
     request, faults = _parse(body)
     flagged = {fault.pointer for fault in faults}
     found = [*_address_findings(body), *_source_findings(body)]
@@ -53,8 +53,7 @@ def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[Fault]]:
     try:
         return CallRequest.model_validate(body), []
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False, include_context=False)
-        faults = [fault_of(detail) for detail in details]
+        faults = faults_of(error)
         # A union (async_amd) reports once per member: one fault per place is enough.
         return None, list({fault.pointer: fault for fault in reversed(faults)}.values())[::-1]
 
@@ -63,14 +62,14 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity
     to, from_ = body.get("to"), body.get("from")
     if not isinstance(to, str) or not to:
         return
-    if _E164.fullmatch(to) or _CLIENT.fullmatch(to):
-        if isinstance(from_, str) and not (_E164.fullmatch(from_) or _CLIENT.fullmatch(from_)):
+    if E164.fullmatch(to) or _CLIENT.fullmatch(to):
+        if isinstance(from_, str) and not (E164.fullmatch(from_) or _CLIENT.fullmatch(from_)):
             text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
-            yield Fault("/from", "from_not_callable", text), Severity.ERROR
+            yield Fault("/from", "from_not_callable", text + _hint(from_)), Severity.ERROR
         return
     if not to[:5].lower().startswith(("sip:", "sips:")):
         text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
-        yield Fault("/to", "to_unknown_form", text), Severity.ERROR
+        yield Fault("/to", "to_unknown_form", text + _hint(to)), Severity.ERROR
         return
     yield from _as_faults("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
@@ -79,6 +78,11 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity
     auth = check_sip_auth(username if isinstance(username, str) else None, password if isinstance(password, str) else None)
     yield from _as_faults("/sip_auth_username", auth.username)
     yield from _as_faults("/sip_auth_password", auth.password)
+
+
+def _hint(text: str) -> str:
+    number = guess_number(text)
+    return f". Write {number} if that is the number" if number else ""
 
 
 def _as_faults(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[Fault, Severity]]:

@@ -1,0 +1,57 @@
+"""Phone numbers as people write them, read as E.164. Pure.
+
+Twilio recommends E.164 (https://help.twilio.com/articles/223183008). An older edition of the Calls reference says that Twilio
+also accepts unformatted US numbers such as (415) 555-1212 and 415-555-1212. docs/migrating.md says what becomes of each form.
+"""
+
+import re
+
+E164 = re.compile(r"\+[1-9][0-9]{1,14}")
+
+_SEPARATED = re.compile(r"\+?[0-9 ().-]{1,40}")
+_SEPARATORS = re.compile(r"[ ().-]")
+_US = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
+# Of a country other than the US, whole: with its country code.
+_INTERNATIONAL = re.compile(r"[2-9][0-9]{7,14}")
+_PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
+# "+44 (0)20 …" names the digit that is left out after a country code.
+_TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
+
+
+def read_number(text: str) -> str | None:
+    """E.164 for E.164 with separators and for US numbers with or without the 1; None for every other form.
+
+    A leading space is a `+` that a client did not encode; None where the number could be meant without it as well.
+    """
+    if text.startswith(" "):
+        readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
+        return readings.pop() if len(readings) == 1 else None
+    if not _SEPARATED.fullmatch(text) or _TRUNK_ZERO.search(text):
+        return None
+    digits = _SEPARATORS.sub("", text)
+    if E164.fullmatch(digits):
+        return digits
+    us = _US.fullmatch(digits)
+    return f"+1{us[1]}" if us else None
+
+
+def guess_number(text: str) -> str | None:
+    """The E.164 number that was probably meant, to be shown and never to be dialled."""
+    digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
+    if number := read_number(digits):
+        return number
+    if prefix := _PREFIX.match(digits):
+        return read_number("+" + digits[prefix.end() :])
+    return f"+{digits}" if _INTERNATIONAL.fullmatch(digits) else None
+
+
+def spellings(text: str) -> tuple[str, ...]:
+    """What a filter by address looks for: a query's raw `+` arrives as a space, and a number is stored as E.164.
+
+    The text itself is among them, because the caller of a SIP call can be digits alone.
+    """
+    plus = f"+{text[1:]}" if text.startswith(" ") else text
+    if not _SEPARATED.fullmatch(plus):
+        return (text.replace(" ", "+"),)
+    digits = _SEPARATORS.sub("", plus)
+    return tuple(dict.fromkeys((plus, read_number(plus) or f"+{digits.removeprefix('+')}")))

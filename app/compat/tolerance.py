@@ -1,0 +1,63 @@
+"""Values of a creation that Twilio accepts and that mean something plain: read as such here, since /v1 refuses them.
+
+docs/migrating.md lists them. What Twilio ignores with a warning of its own is left out, with that warning.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from app.calls.phone_numbers import read_number
+from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
+from app.errors import Fault
+
+_EVENTS = ("initiated", "ringing", "answered", "completed")
+_RECORDING_EVENTS = ("in-progress", "completed", "absent")
+_MACHINE_DETECTION = {name.lower(): name for name in ("Enable", "DetectMessageEnd")}
+_SIP = ("sip:", "sips:")
+
+
+class Tolerated(NamedTuple):
+    """`parameters` without what Twilio ignores; each warning has Twilio's number as its code."""
+
+    parameters: dict[str, Any]
+    warnings: Sequence[Fault]
+
+
+def tolerate(parameters: Mapping[str, Any]) -> Tolerated:
+    plain, warnings = dict(parameters), list[Fault]()
+    for name, known, code in (
+        ("status_callback_event", _EVENTS, INVALID_EVENT),
+        ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
+    ):
+        if name in plain:
+            warnings += _keep_events(plain, name, known, code)
+    if "machine_detection" in plain:
+        warnings += _read_machine_detection(plain)
+    if not str(plain.get("to", "")).lower().startswith(_SIP):
+        for name in ("to", "from"):
+            if name in plain:
+                plain[name] = read_number(plain[name]) or plain[name]
+    return Tolerated(plain, warnings)
+
+
+def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[Fault]:
+    """Each event once. Twilio ignores a name that it does not know."""
+    given = list(dict.fromkeys(plain.pop(name)))
+    kept = [event for event in given if event in known]
+    if kept:
+        plain[name] = kept
+    if len(kept) < len(given):
+        text = f"Twilio ignores every event but {', '.join(known)}."
+        if known is _EVENTS:
+            text += " The end of a call is told as completed, whatever its status."
+        yield Fault(f"/{name}", str(code), text)
+
+
+def _read_machine_detection(plain: dict[str, Any]) -> Iterator[Fault]:
+    lower = plain["machine_detection"].lower()
+    if lower == "disable":
+        del plain["machine_detection"]
+        text = "Twilio documents Enable and DetectMessageEnd only; Disable is read as not given."
+        yield Fault("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
+    elif lower in _MACHINE_DETECTION:
+        plain["machine_detection"] = _MACHINE_DETECTION[lower]

@@ -1,0 +1,366 @@
+"""What Twilio accepts, in every spelling that its SDKs, `requests` and people send."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+
+from tests.compat.test_promises import FORM, basic, calls, create, told
+from tests.support.gateway import Gateway, Tenant
+from tests.support.twilio_sdk import Sdk
+from tests.support.upstream import answer, call_resource, created, running_upstream
+
+SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
+# Text to the specification, and a boolean to its description and to everybody who passes one.
+BOOLEAN_BY_DESCRIPTION = {("/Calls.json", "AsyncAmd")}
+CALLER = "sip:kate@example.com"
+
+
+def is_boolean(path: str, name: str, fact: dict[str, Any]) -> bool:
+    return fact.get("type") == "boolean" or fact.get("enum") == ["true", "false"] or (path, name) in BOOLEAN_BY_DESCRIPTION
+
+
+def booleans() -> Iterator[tuple[str, str]]:
+    for operation in SPECIFICATION:
+        for name, fact in operation["parameters"].items():
+            if is_boolean(operation["path"], name, fact):
+                assert operation["method"] == "POST"
+                yield operation["path"], name
+
+
+async def ask(tenant: Tenant, method: str, rest: str, **named: Any) -> httpx.Response:
+    return await tenant.http.request(method, calls(tenant, rest), **named)
+
+
+async def listed(tenant: Tenant, query: str) -> list[str]:
+    """`query` as it stands in the address, not encoded any further."""
+    response = await tenant.http.get(f"{calls(tenant)}?{query}")
+    return [call["sid"] for call in response.raise_for_status().json()["calls"]]
+
+
+def test_the_specification_has_booleans_in_several_operations() -> None:
+    assert len({path for path, _ in booleans()}) == 3
+    assert len(list(booleans())) == 9
+
+
+@pytest.mark.parametrize(("path", "name"), list(booleans()))
+async def test_every_boolean_is_read_in_every_spelling(gateway: Gateway, path: str, name: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant)).json()["sid"]
+        rest = path.removeprefix("/Calls").replace("{CallSid}", sid)
+        form = FORM if path == "/Calls.json" else {"StatusCallback": "http://www.example.com/hook"}
+        for spelling in ("True", "TRUE", "true", "False", "FALSE", "false"):
+            answered = await ask(tenant, "POST", rest, data=form | {name: spelling})
+            assert answered.is_success, answered.text
+            assert dict(upstream.posts[-1].form)[name] == spelling.lower()
+        refused = await ask(tenant, "POST", rest, data=form | {name: "perhaps"})
+        # Below a call Twilio judges what is sent.
+        assert told(refused) == (400, 20422) if path == "/Calls.json" else refused.is_success
+
+
+async def test_a_python_boolean_as_requests_and_the_sdk_write_it(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        user = (tenant.account_sid, tenant.key)
+        form = FORM | {"AsyncAmd": True, "Record": False}
+        post = await asyncio.to_thread(requests.post, gateway.url + calls(tenant), data=form, auth=user, timeout=30)
+        assert post.status_code == 201, post.text
+        async with Sdk.opened(gateway.url, *user) as sdk:
+            named: Any = {"to": CALLER, "from_": "Jack", "twiml": "<Response/>", "async_amd": True, "record": False}
+            await sdk.run(lambda twilio: twilio.calls.create(**named))
+        for sent in upstream.posts:
+            assert (dict(sent.form)["AsyncAmd"], dict(sent.form)["Record"]) == ("true", "false")
+
+
+@pytest.mark.parametrize("user", ["AC" + "e" * 32, "SK" + "e" * 32])
+async def test_a_main_account_and_an_api_key_are_users_of_a_subaccounts_path(gateway: Gateway, user: str) -> None:
+    """`Client(main_sid, token, sub_sid)`, and an `SK…` user with its secret: what says who asks is Callgate's key."""
+    async with running_upstream(created()) as upstream:
+        tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        async with Sdk.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:
+            assert (await sdk.run(lambda twilio: twilio.calls.create(to=CALLER, from_="Jack", url=FORM["Url"]))).sid
+            assert len(await sdk.asynchronous.calls.list_async()) == 1
+        for password, path, expected in (
+            ("wrong", calls(tenant), (401, 20003)),
+            (tenant.auth_token, calls(tenant), (401, 20003)),
+            (tenant.key, calls(other), (404, 20404)),
+        ):
+            async with httpx.AsyncClient(base_url=gateway.url) as http:
+                refused = await http.get(path, headers={"Authorization": basic(user, password)})
+            assert told(refused) == expected
+
+
+async def test_a_page_without_its_token_is_refused_as_at_twilio(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        made = [(await create(tenant)).json()["sid"] for _ in range(3)]
+        for query in ("Page=1", "Page=7&PageSize=1", "Page=1&PageToken="):
+            refused = await ask(tenant, "GET", f".json?{query}")
+            assert told(refused) == (400, 20001)
+            assert "PageToken" in refused.json()["message"]
+        assert await listed(tenant, "Page=0&PageSize=2") == made[:0:-1]
+        first = (await ask(tenant, "GET", ".json?PageSize=2")).json()
+        second = (await tenant.http.get(first["next_page_uri"])).json()
+        assert (second["page"], [call["sid"] for call in second["calls"]]) == (1, made[:1])
+
+
+NUMBERS = ["%2B14155550100", "14155550100", "+14155550100", "4155550100", "(415)%20555-0100", "%2B1%20415%20555%200100"]
+NUMBERS += ["+1+415+555+0100", "415-555-0100", "415.555.0100"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_a_number_in_a_filter_finds_the_call_however_it_is_written(gateway: Gateway, number: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant, To="+14155550100", From="+14155550199")).json()["sid"]
+        await create(tenant, To="+14155550101", From="+14155550198")
+        assert await listed(tenant, f"To={number}") == [sid]
+        assert await listed(tenant, f"From={number.replace('100', '199')}") == [sid]
+
+
+async def test_filters_by_other_addresses_are_exact(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sips = {
+            to: (await create(tenant, To=to)).json()["sid"] for to in (CALLER, "sip:+1415@example.com", "sip:1415@example.com")
+        }
+        swiss = (await create(tenant, To="+41445550100", From="+14155550100")).json()["sid"]
+        plain = (await create(tenant, From="14155550100")).json()["sid"]
+        assert await listed(tenant, "To=sip:+1415@example.com") == [sips["sip:+1415@example.com"]]
+        assert await listed(tenant, "To=sip%3A1415%40example.com") == [sips["sip:1415@example.com"]]
+        assert await listed(tenant, "To=41445550100") == [swiss]
+        assert await listed(tenant, "To=+41445550100") == [swiss]
+        # The caller of a SIP call is text, which only looks like a number.
+        assert await listed(tenant, "From=14155550100") == [plain, swiss]
+
+
+def leg(parent: str, account_sid: str, **fields: Any) -> dict[str, Any]:
+    return call_resource(parent_call_sid=parent, account_sid=account_sid, direction="outbound-dial", **fields)
+
+
+async def test_child_legs_are_asked_of_twilio(gateway: Gateway) -> None:
+    """`<Dial>` made them, so that Callgate has no record of them."""
+    async with running_upstream(created()) as upstream:
+        tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant)).json()["sid"]
+        theirs = (await create(other)).json()["sid"]
+        following = f"{calls(tenant)}?ParentCallSid={sid}&PageSize=1&Page=1&PageToken=PACA1"
+        legs = [leg(sid, tenant.account_sid), leg(sid, tenant.account_sid), leg(theirs, tenant.account_sid)]
+        pages = [{"calls": [legs[0]], "next_page_uri": following}, {"calls": legs[1:], "next_page_uri": None}]
+        upstream.script[:] = [answer(200, page) for page in pages]
+        async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+            found = await sdk.run(lambda twilio: twilio.calls.list(parent_call_sid=sid, status="completed", page_size=1))
+        assert [(call.sid, call.parent_call_sid) for call in found] == [(leg["sid"], sid) for leg in legs[:2]]
+        asked = [request.path.partition("?")[2] for request in upstream.received if request.method == "GET"]
+        assert asked == [f"ParentCallSid={sid}&Status=completed&PageSize=1", following.partition("?")[2]]
+
+
+async def test_child_legs_of_another_tenants_call_are_nobodys(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        theirs = (await create(other)).json()["sid"]
+        upstream.script[:] = [answer(200, {"calls": [leg(theirs, tenant.account_sid)], "next_page_uri": None})]
+        asked = len(upstream.received)
+        assert await listed(tenant, f"ParentCallSid={theirs}") == []
+        assert len(upstream.received) == asked
+
+
+async def test_child_legs_when_twilio_cannot_be_asked(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant)).json()["sid"]
+        upstream.script[:] = [answer(500, {})]
+        assert told(await ask(tenant, "GET", f".json?ParentCallSid={sid}")) == (503, 20503)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sent", "warned"),
+    [
+        ("StatusCallbackEvent", ["initiated", "no-answer", "busy", "failed", "canceled"], ["initiated"], 21626),
+        ("StatusCallbackEvent", ["completed", "completed"], ["completed"], None),
+        ("StatusCallbackEvent", ["initiated ringing", "ringing"], ["initiated", "ringing"], None),
+        ("StatusCallbackEvent", ["failed"], [], 21626),
+        ("StatusCallbackEvent", ["something-new"], [], 21626),
+        ("RecordingStatusCallbackEvent", ["completed", "failed", "completed"], ["completed"], 13621),
+        ("MachineDetection", ["Disable"], [], 21234),
+        ("MachineDetection", ["disable"], [], 21234),
+        ("MachineDetection", ["enable"], ["Enable"], None),
+        ("MachineDetection", ["ENABLE"], ["Enable"], None),
+        ("MachineDetection", ["detectmessageend"], ["DetectMessageEnd"], None),
+    ],
+)
+async def test_what_twilio_tolerates_is_tolerated_with_its_warning(
+    gateway: Gateway, name: str, given: Any, sent: list[str], warned: int | None
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        answered = await ask(tenant, "POST", ".json", data=FORM | {name: given})
+        assert answered.status_code == 201, answered.text
+        assert [value for key, value in upstream.posts[0].form if key == name] == sent
+        warnings = answered.headers.get_list("Callgate-Warning")
+        assert [warning.partition(":")[0] for warning in warnings] == ([f"{name} {warned}"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"MachineDetection": "perhaps"}, 21234),
+        ({"MachineDetectionTimeout": "soon"}, 21234),
+        ({"MachineDetectionSpeechThreshold": "1"}, 21234),
+        ({"MachineDetectionSpeechEndThreshold": "1"}, 21234),
+        ({"MachineDetectionSilenceTimeout": "1"}, 21234),
+    ],
+)
+async def test_what_twilio_refuses_has_its_own_code(gateway: Gateway, fields: dict[str, str], code: int) -> None:
+    assert told(await create(await gateway.add_tenant(), **fields)) == (400, code)
+
+
+UNKNOWN_NAMES = ["StartTime%3C%3D2000-01-01", "StartTime%3C%3D2000-01-01=", "starttime=2000-01-01", "Foo", "Foo=", "=x"]
+
+
+@pytest.mark.parametrize("pair", UNKNOWN_NAMES)
+async def test_every_name_is_checked_whatever_its_value(gateway: Gateway, pair: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant)).json()["sid"]
+        form = str(httpx.QueryParams(FORM))
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        update = f"Status=completed&{pair}"
+        asked = len(upstream.received)
+        for refused in (
+            await ask(tenant, "GET", f".json?{pair}"),
+            await ask(tenant, "POST", ".json", content=f"{form}&{pair}", headers=headers),
+            await ask(tenant, "POST", f".json?{pair}", content=form, headers=headers),
+            await ask(tenant, "POST", f"/{sid}.json", content=update, headers=headers),
+            await ask(tenant, "POST", f"/{sid}.json?{pair}", content="Status=completed", headers=headers),
+            await ask(tenant, "GET", f"/{sid}.json?{pair}"),
+            await ask(tenant, "DELETE", f"/{sid}.json?{pair}"),
+        ):
+            assert told(refused) == (400, 20001), refused.url
+        assert len(upstream.received) == asked
+
+
+async def test_a_filter_that_is_encoded_as_a_whole_is_refused_below_a_call_too(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await create(tenant)).json()["sid"]
+        refused = await ask(tenant, "GET", f"/{sid}/Recordings.json?DateCreated%3C%3D2000-01-01")
+        assert told(refused) == (400, 20001)
+        assert "DateCreated<=2000-01-01" in refused.json()["message"]
+        form = {"RecordingChannels=dual": ""}
+        assert told(await ask(tenant, "POST", f"/{sid}/Recordings.json", data=form)) == (400, 20001)
+        assert told(await ask(tenant, "POST", f"/{sid}/Recordings.json?RecordingChannels=dual")) == (400, 20001)
+        # A name that is newer than Callgate goes on, with any value.
+        upstream.script[:] = [answer(200, {"recordings": []})]
+        assert (await ask(tenant, "GET", f"/{sid}/Recordings.json?Newer=&PageSize=7")).is_success
+        assert upstream.received[-1].path.endswith("/Recordings.json?Newer=&PageSize=7")
+
+
+@pytest.mark.parametrize(
+    ("written", "dialled"),
+    [
+        ("(415) 555-0100", "+14155550100"),
+        ("415-555-0100", "+14155550100"),
+        ("4155550100", "+14155550100"),
+        ("14155550100", "+14155550100"),
+        ("1 (415) 555-0100", "+14155550100"),
+        ("+1 (415) 555-0100", "+14155550100"),
+        ("+44 20 7183 8750", "+442071838750"),
+        (" +442071838750", "+442071838750"),
+        (" 442071838750", "+442071838750"),
+        (" 14155550100", "+14155550100"),
+        ("+14155550100", "+14155550100"),
+    ],
+)
+async def test_numbers_in_the_forms_that_twilio_documents_are_dialled_as_e164(
+    gateway: Gateway, written: str, dialled: str
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        answered = await create(tenant, To=written, From=written)
+        assert answered.status_code == 201, answered.text
+        sent = dict(upstream.posts[0].form)
+        assert (sent["To"], sent["From"]) == (dialled, dialled)
+        record = (await tenant.http.get(f"/v1/calls/{answered.headers['Callgate-Call-Id']}")).json()
+        assert (record["to"], record["from"]) == (dialled, dialled)
+        # /v1 takes E.164 only, and says which.
+        strict = await tenant.create(to=written, **{"from": "+14155550199"})
+        if written == dialled:
+            assert strict.status_code == 201
+        else:
+            assert strict.status_code == 422
+            assert dialled in strict.json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("written", "guess"),
+    [
+        ("442071838750", "+442071838750"),
+        ("00442071838750", "+442071838750"),
+        ("011 44 20 7183 8750", "+442071838750"),
+        ("+44 (0)20 7183 8750", "+442071838750"),
+        ("tel:+14155550100", "+14155550100"),
+        ("+49/30/5550100", "+49305550100"),
+        (" 4155550100", "+14155550100"),
+        ("020 7183 8750", None),
+        ("115-555-0100", None),
+        ("911", None),
+        ("1-800-FLOWERS", None),
+        ("+14155550100x12", None),
+        ("kate", None),
+    ],
+)
+async def test_other_forms_are_refused_with_the_number_that_is_guessed(
+    gateway: Gateway, written: str, guess: str | None
+) -> None:
+    tenant = await gateway.add_tenant()
+    refused = await create(tenant, To=written, From="+14155550199")
+    assert told(refused) == (400, 21211)
+    message = refused.json()["message"]
+    assert (f"Write {guess}" in message) if guess else ("Write +" not in message)
+    of_caller = await create(tenant, To="+14155550100", From=written)
+    assert told(of_caller) == (400, 21212)
+    assert (f"Write {guess}" in of_caller.json()["message"]) == (guess is not None)
+
+
+async def test_the_caller_of_a_sip_call_is_text_and_stays_as_it_is(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await create(tenant, From="14155550100")).status_code == 201
+        assert dict(upstream.posts[0].form)["From"] == "14155550100"
+        assert told(await create(tenant, From="(415) 555-0100")) == (400, 21212)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"Timeout": "601"}, "Timeout: must be at most 600."),
+        ({"Timeout": "soon"}, "Timeout: must be a whole number."),
+        ({"Method": "PUT"}, "Method: must be GET or POST."),
+        ({"Record": "perhaps"}, "Record: must be true or false."),
+        ({"Twiml": "x" * 4001}, "Twiml: must have at most 4000 characters."),
+        ({"SipAuthUsername": "x"}, "SipAuthPassword: Give SipAuthPassword as well: a user name needs one (21225)."),
+        ({"Url": "", "Method": "GET"}, "Url: one of Url, Twiml and ApplicationSid is required"),
+        ({"To": "+14155550100"}, "unless To is a SIP URI."),
+        ({"Timeout": "601", "From": "J J"}, "Timeout: must be at most 600. From: Use only letters"),
+    ],
+)
+async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: dict[str, str], message: str) -> None:
+    refused = await create(await gateway.add_tenant(), **fields)
+    text = refused.json()["message"]
+    assert message in text
+    assert not [phrase for phrase in ("Input should", "String should", "..", ".;", "`", "sip_auth") if phrase in text]
+
+
+async def test_a_refusal_of_twilios_without_words_speaks_of_no_member(gateway: Gateway) -> None:
+    refusal = answer(400, {"code": 21215}, headers={"Twilio-Request-Id": "RQ" + "e" * 32})
+    async with running_upstream(refusal) as upstream:
+        refused = await create(await gateway.add_tenant(upstream.url))
+    assert told(refused) == (400, 21215)
+    assert "upstream" not in refused.json()["message"]
