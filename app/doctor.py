@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.tenants.models import TwilioAccount, TwilioCredential
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import AccountAccess
 
@@ -218,6 +219,17 @@ class _Checkup:
             for account, credentials in listed:
                 async for finding in self._account(account, credentials):
                     yield finding
+        yield self._twilio_clock()
+
+    def _twilio_clock(self) -> Finding:
+        """By the answers to what was asked for the accounts."""
+        offset = self.twilio.clock.largest_offset
+        if offset is None:
+            return Finding("clocks", "not checked", "no server of Twilio's has told its time")
+        skew = abs(offset)
+        state: State = "ok" if skew <= WARN_BEYOND else "warning" if skew <= TRUSTED_WITHIN else "wrong"
+        told = f"{skew.total_seconds():.1f} s between this machine's and Twilio's"
+        return Finding("clocks", state, told, None if state == "ok" else "synchronise this machine with NTP")
 
     async def _account(self, account: TwilioAccount, credentials: list[TwilioCredential]) -> AsyncIterator[Finding]:
         check = f"account {account.account_sid} of {account.tenant_id}"

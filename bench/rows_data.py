@@ -33,7 +33,8 @@ _CALLS = """
         id, tenant_id, account_id, account_sid, created_at, updated_at, execution, settled_by, settled_at, pending_since,
         problem, idempotency_key, fingerprint, parameters, "to", "from", sid, status, direction, to_formatted, from_formatted,
         date_created, date_updated, start_time, end_time, duration, price, price_unit, api_version, parent_call_sid, uri,
-        subresource_uris, resource, refresh_at, search_at, callback_sequence, callbacks_seen
+        subresource_uris, resource, refresh_at, search_at, callback_sequence, callbacks_seen,
+        address_key
     )
     SELECT
         (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
@@ -70,7 +71,8 @@ _CALLS = """
         CASE WHEN started AND age <= %(due)s THEN %(now)s - interval '1 s' * (age + 1) END,
         CASE WHEN execution = 'unknown' THEN %(now)s - interval '1 s' * (age + 1) END,
         CASE WHEN ended THEN 3 END,
-        CASE WHEN ended THEN ARRAY['0', '1', '2', '3'] ELSE ARRAY[]::text[] END
+        CASE WHEN ended THEN ARRAY['0', '1', '2', '3'] ELSE ARRAY[]::text[] END,
+        callee
     FROM (
         SELECT *, execution = 'started' AS started,
                execution = 'started' AND status NOT IN ('queued', 'ringing', 'in-progress') AS ended,

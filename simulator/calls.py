@@ -65,13 +65,13 @@ async def create_call(account_sid: str, request: Request, state: StateDep) -> Re
 @router.get("/Calls.json", summary="List calls")
 async def read_calls(account: AccountDep, request: Request, state: StateDep) -> dict[str, Any]:
     """Twilio's ten filters (the operator of `StartTime>` is in its name), `PageSize`, `PageToken`."""
-    return list_calls(state.calls, account.sid, request.query_params, state.now())
+    return list_calls(state.calls, account.sid, request.query_params, state.now(), state.showing)
 
 
 @router.get("/Calls/{sid}", include_in_schema=False)
 @router.get("/Calls/{sid}.json", summary="Fetch a call")
 async def fetch_call(call: CallDep, state: StateDep) -> dict[str, Any]:
-    return current(call, progress(call.plan, state.now()))
+    return state.showing.resource(current(call, progress(call.plan, state.now())))
 
 
 @router.post("/Calls/{sid}", include_in_schema=False)
@@ -82,7 +82,7 @@ async def update_call(call: CallDep, request: Request, state: StateDep) -> dict[
     parameters = validate_update(await read_form(request))
     now = state.now()
     _update(call, parameters, now, state)
-    return current(call, progress(call.plan, now))
+    return state.showing.resource(current(call, progress(call.plan, now)))
 
 
 @router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)

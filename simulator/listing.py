@@ -18,6 +18,7 @@ from starlette.datastructures import QueryParams
 from simulator.errors import TwilioError
 from simulator.lifecycle import Progress, Status, progress
 from simulator.resource import API_VERSION, current
+from simulator.showing import Showing
 from simulator.store import Call, Calls
 
 DEFAULT_PAGE_SIZE = 50
@@ -49,24 +50,22 @@ class Filters:
             raise TwilioError(20422, "Status")
         return cls(texts, {name: read_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
-    def admit(self, call: Call, at: Progress) -> bool:
-        shown = {
-            "Status": at.status,
-            "To": call.parameters.to,
-            "From": call.parameters.from_,
-            "ParentCallSid": None,
-        }
-        return all(shown[name] == text for name, text in self.texts.items()) and all(
-            self._day_admits(name, day, at) for name, day in self.days.items()
+    def admit(self, call: Call, at: Progress, showing: Showing) -> bool:
+        to, from_ = call.parameters.to, call.parameters.from_
+        if showing.filter_by == "shown":
+            to, from_ = showing.to(to), showing.from_(from_)
+        compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
+        return all(compared[name] == text for name, text in self.texts.items()) and all(
+            self._day_admits(name, day, at, showing) for name, day in self.days.items()
         )
 
-    def _day_admits(self, name: str, day: date, at: Progress) -> bool:
+    def _day_admits(self, name: str, day: date, at: Progress, showing: Showing) -> bool:
         moment_of, compare = DATE_FILTERS[name]
         moment = moment_of(at)
-        return moment is not None and compare(moment.date(), day)
+        return moment is not None and compare(showing.moment(moment).date(), day)
 
 
-def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime) -> dict[str, Any]:
+def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> dict[str, Any]:
     """Newest first."""
     filters = Filters.parse(query)
     page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
@@ -76,7 +75,11 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
         raise TwilioError(20422, "PageSize")
     page = read_number(query, "Page", 0)
     token = query.get("PageToken", "")
-    found, has_previous, has_next = _read_page(calls, account_sid, filters, token, page_size, now)
+
+    def admitted(candidates: Iterable[Call]) -> Iterator[Call]:
+        return (call for call in candidates if filters.admit(call, progress(call.plan, now), showing))
+
+    found, has_previous, has_next = _read_page(calls, account_sid, admitted, token, page_size, now)
 
     path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
     wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
@@ -86,7 +89,7 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
         return f"{path}?{urlencode(wanted | paging)}"
 
     return {
-        "calls": [current(call, progress(call.plan, now)) for call in found],
+        "calls": [showing.resource(current(call, progress(call.plan, now))) for call in found],
         "end": page * page_size + max(len(found) - 1, 0),
         "first_page_uri": uri(0),
         "next_page_uri": uri(page + 1, NEXT + found[-1].sid) if has_next else None,
@@ -99,13 +102,14 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
 
 
 def _read_page(
-    calls: Calls, account_sid: str, filters: Filters, token: str, page_size: int, now: datetime
+    calls: Calls,
+    account_sid: str,
+    admitted: Callable[[Iterable[Call]], Iterator[Call]],
+    token: str,
+    page_size: int,
+    now: datetime,
 ) -> tuple[list[Call], bool, bool]:
     """The calls of the page, and whether there are pages before and after it."""
-
-    def admitted(candidates: Iterable[Call]) -> Iterator[Call]:
-        return (call for call in candidates if filters.admit(call, progress(call.plan, now)))
-
     if not token:
         found = list(islice(admitted(calls.newest_first(account_sid, now)), page_size + 1))
         return found[:page_size], False, len(found) > page_size

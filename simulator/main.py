@@ -1,7 +1,8 @@
-"""The simulator as an application: `uvicorn.Config(create_app(SimulatorConfig(...)))`."""
+"""The simulator as an application: `uvicorn.Config(create_app(SimulatorConfig(...)), date_header=False)`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import format_datetime
 from secrets import token_hex
 
 from fastapi import FastAPI, Request, Response
@@ -23,19 +24,22 @@ how, is in `docs/simulator.md`; the routes under `/_simulator` tell what really 
 """
 
 
-class TwilioRequestId:
-    """`Twilio-Request-Id: RQ…` on every answer."""
+class TwilioHeaders:
+    """`Twilio-Request-Id: RQ…` and, by the simulator's clock, `Date` on every answer. The server is to add no `Date`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
+        self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_request_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
+                headers = MutableHeaders(scope=message)
+                headers["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
+                headers["Date"] = format_datetime(self.state.showing.moment(self.state.now()), usegmt=True)
             await send(message)
 
-        await self.app(scope, receive, send_with_request_id)
+        await self.app(scope, receive, send_with_headers)
 
 
 def create_app(config: SimulatorConfig) -> FastAPI:
@@ -58,7 +62,7 @@ def create_app(config: SimulatorConfig) -> FastAPI:
     app.include_router(subresource_routes.router)
     app.include_router(control.router)
     app.include_router(trouble.router)
-    app.add_middleware(TwilioRequestId)
+    app.add_middleware(TwilioHeaders, state=state)
 
     @app.exception_handler(TwilioError)
     async def answer_twilio_error(_request: Request, error: TwilioError) -> Response:

@@ -11,6 +11,7 @@ from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call
 from simulator.parameters import CallParameters
+from simulator.showing import Showing
 from simulator.store import Call, Calls
 from simulator.subresources import Subresources
 
@@ -22,6 +23,7 @@ class State:
         self.calls = Calls(config.max_calls)
         self.ledger = Ledger(config.max_calls)
         self.faults = FaultChoice()
+        self.showing = Showing()
         self.callbacks = Callbacks(config, self.accounts)
         self.held_connections = Background()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
@@ -79,5 +81,6 @@ class State:
         self.ledger.clear()
         self.accounts.forget_unregistered()
         self.faults.reset()
+        self.showing = Showing()
         self.callbacks.reset()
         self._asked_by_destination.clear()

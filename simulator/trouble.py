@@ -1,4 +1,4 @@
-"""Controls of what goes wrong, and of callbacks. No authentication: for development only."""
+"""Controls of what goes wrong, of what is shown, and of callbacks. No authentication: for development only."""
 
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from simulator.calls import StateDep
 from simulator.chaos import Chaos
 from simulator.deliveries import Delivery
 from simulator.fault_choice import FaultShare
+from simulator.showing import Showing
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
 
@@ -32,6 +33,18 @@ async def set_faults(share: FaultShare, state: StateDep) -> FaultShare:
     """From the next creation on."""
     state.faults.share = share
     return share
+
+
+@router.get("/showing", summary="How calls are shown")
+async def read_showing(state: StateDep) -> Showing:
+    return state.showing
+
+
+@router.put("/showing", summary="Show calls otherwise than they were asked for")
+async def set_showing(showing: Showing, state: StateDep) -> Showing:
+    """All calls, from now on. What is left out is shown as usual."""
+    state.showing = showing
+    return showing
 
 
 @router.get("/callbacks", summary="Which callbacks were sent, and what they were answered")

@@ -71,8 +71,16 @@ class Call(Base):
             "id",
             postgresql_where=text("execution <> 'started'"),
         ),
+        # Only the version before this one uses it.
         Index(
             "ix_call_account_sid_address_pending_since", "account_sid", ADDRESS, "pending_since", postgresql_where=MAYBE_CALLED
+        ),
+        Index(
+            "ix_call_account_sid_address_key_pending_since",
+            "account_sid",
+            "address_key",
+            "pending_since",
+            postgresql_where=MAYBE_CALLED,
         ),
         Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
@@ -101,6 +109,8 @@ class Call(Base):
     warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'"))
     to: Mapped[str] = mapped_column(Text)
     from_: Mapped[str] = mapped_column("from", Text)
+    # `to` in its normal form (app.twilio.addresses); null in rows of a version that did not know it.
+    address_key: Mapped[str | None] = mapped_column(Text)
 
     # Twilio's resource, as last seen: null until started, and mostly null at first.
     sid: Mapped[str | None] = mapped_column(Text, unique=True)

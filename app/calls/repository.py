@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, TextClause, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, TextClause, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from app.calls.models import ADDRESS, MAYBE_CALLED, Call, CallEvent
+from app.calls.models import MAYBE_CALLED, Call, CallEvent
+from app.twilio.addresses import address_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | No
             warnings=intended.warnings,
             to=intended.to,
             from_=intended.from_,
+            address_key=intended.address_key,
             traceparent=intended.traceparent,
             status_callback=intended.status_callback,
             status_callback_method=intended.status_callback_method,
@@ -59,6 +61,12 @@ async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | No
 async def now(session: AsyncSession) -> datetime:
     """Postgres's clock: the one by which all records are dated, whoever writes them."""
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()
+    return moment
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """Postgres's clock at this moment; `now` is the moment at which the transaction began."""
+    moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return moment
 
 
@@ -160,15 +168,17 @@ async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Other intents to which a call of this account to this address may belong: open ones, and those given up as none found.
 
-    Of any tenant, for two may share an account. The address without its headers, for Twilio may not show those. `span` is how
-    far apart in time; None: any time.
+    Of any tenant, for two may share an account. `span` is how far apart in time; None: any time.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,
-        literal_column(ADDRESS.text, Text) == call.to.partition("?")[0],
         Call.id != call.id,
         MAYBE_CALLED,
     ]
     if span is not None:
         conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))
-    return (await session.scalar(select(func.count()).where(*conditions))) or 0
+    key = address_key(call.to)
+    keyed = await session.scalar(select(func.count()).where(*conditions, Call.address_key == key))
+    # Written by the version before this one.
+    unkeyed = await session.scalars(select(Call.to).where(*conditions, Call.address_key.is_(None)))
+    return (keyed or 0) + sum(address_key(to) == key for to in unkeyed)

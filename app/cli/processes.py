@@ -162,6 +162,7 @@ def simulator(
         port=port,
         access_log=False,
         server_header=False,
+        date_header=False,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
     )

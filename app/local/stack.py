@@ -97,7 +97,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             listener = listeners.enter_context(_listen_near(plan.simulator_port, SIMULATOR_PORT))
             simulator_url = _url(listener)
             config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
-            servers.append(_Server("the simulator", create_simulator(config), listener))
+            servers.append(_Server("the simulator", create_simulator(config), listener, date_header=False))
             quick = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
             settings = _updated(
                 settings, twilio_base_url=simulator_url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=quick
@@ -149,13 +149,14 @@ def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Run
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to the process, which runs several."""
 
-    def __init__(self, name: str, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(self, name: str, app: FastAPI, listener: socket.socket, *, date_header: bool = True) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                date_header=date_header,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=60,
             )

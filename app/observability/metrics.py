@@ -71,6 +71,11 @@ class Metrics:
         self.upstream_in_flight = Gauge(
             "callgate_upstream_in_flight", "Requests to Twilio that wait for their answer now.", registry=self.registry
         )
+        self.twilio_clock_offset = Gauge(
+            "callgate_twilio_clock_offset_seconds",
+            "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
+            registry=self.registry,
+        )
         self.refreshes = Counter(
             "callgate_refreshes_total",
             "Looks at Twilio's record of a call, by result.",

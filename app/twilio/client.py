@@ -5,15 +5,17 @@ the request is written, and ProxyError only when a proxy refuses the tunnel. Eve
 """
 
 import asyncio
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self, TypeVar
-from urllib.parse import urlencode
 
 import httpx
 
 from app.observability import Metrics
+from app.twilio.call_list import PAGE_BYTES_LIMIT, read_call_list
+from app.twilio.clock import TwilioClock
 from app.twilio.errors import (
     Answer,
     TwilioCredentialRejected,
@@ -31,8 +33,6 @@ Answered = TypeVar("Answered")
 
 _ANSWER_LIMIT = 1024 * 1024
 _MESSAGE_LIMIT = 1000
-_PAGE_SIZE = 100  # about 2 kB a call: well below _ANSWER_LIMIT
-_PAGES_LIMIT = 50
 _CREDENTIALS_CODE = 20003
 _CALLS = "Calls.json"
 _parsed = lru_cache(maxsize=1024)(httpx.URL)  # costs as much as all the rest of a request
@@ -123,6 +123,7 @@ class TwilioClient:
         self._http = http
         self._base_url = base_url
         self.metrics = metrics or Metrics()
+        self.clock = TwilioClock(self.metrics)
 
     async def create_call(self, access: AccountAccess, parameters: Mapping[str, Any], *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
@@ -150,25 +151,23 @@ class TwilioClient:
         """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
         await self._send("DELETE", access, f"Calls/{sid}.json", None, deadline_s)
 
-    async def list_calls(self, access: AccountAccess, filters: Mapping[str, str], *, deadline_s: float) -> list[CallResource]:
+    async def list_calls(
+        self,
+        access: AccountAccess,
+        filters: Mapping[str, str],
+        *,
+        deadline_s: float,
+        keep: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> list[CallResource]:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
 
-        `filters` are Twilio's own (`To`, `Status`, `StartTime>`). Eventually consistent. TwilioOutcomeUnknown when the list is
-        longer than is worth reading.
+        `filters` are Twilio's own (`To`, `Status`, `StartTime>`); `keep` filters here. Eventually consistent.
         """
-        path = f"Calls.json?{urlencode({**filters, 'PageSize': _PAGE_SIZE})}"
-        found: list[CallResource] = []
-        for _ in range(_PAGES_LIMIT):
-            page = await self._send("GET", access, path, None, deadline_s)
-            entries = page.get("calls") if isinstance(page, dict) else None
-            if not isinstance(entries, list):
-                raise TwilioOutcomeUnknown("unreadable_list")
-            found += [resource for entry in entries if (resource := CallResource.read(entry))]
-            following = page.get("next_page_uri")
-            if not following:
-                return found
-            path = str(following).partition(f"/Accounts/{access.account_sid}/")[2]
-        raise TwilioOutcomeUnknown("list_too_long")
+
+        async def get(path: str) -> Any:
+            return await self._send("GET", access, path, None, deadline_s, PAGE_BYTES_LIMIT)
+
+        return await read_call_list(get, access.account_sid, filters, keep=keep)
 
     @watched
     async def _send(
@@ -178,6 +177,7 @@ class TwilioClient:
         path: str,
         parameters: Mapping[str, Any] | None,
         deadline_s: float,
+        answer_limit: int = _ANSWER_LIMIT,
     ) -> Any:
         url: httpx.URL | str = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
         try:
@@ -190,9 +190,11 @@ class TwilioClient:
         with Translated():
             async with asyncio.timeout(deadline_s):
                 url = _parsed(url) if path == _CALLS else url
+                sent_at = time.time()
                 response = await self._http.send(method, url, headers=headers, content=content)
+                self.clock.observe(access.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
-                    body = await _read(response)
+                    body = await _read(response, answer_limit)
                 finally:
                     await response.aclose()
         return _classify(response, body)
@@ -221,7 +223,7 @@ def _reason(error: Exception) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-async def _read(response: httpx.Response) -> bytes:
+async def _read(response: httpx.Response, limit: int) -> bytes:
     body = bytearray()
     # What httpx puts around a stream costs more than the reading, even where there is nothing to decode.
     chunks: AsyncIterable[bytes] = response.aiter_bytes()
@@ -229,7 +231,7 @@ async def _read(response: httpx.Response) -> bytes:
         chunks = response.stream
     async for chunk in chunks:
         body += chunk
-        if len(body) > _ANSWER_LIMIT:
+        if len(body) > limit:
             raise TwilioOutcomeUnknown("answer_too_long")
     return bytes(body)
 

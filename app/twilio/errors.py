@@ -3,6 +3,7 @@
 TwilioError
 ├── TwilioNotSent              the request never left us: no name, no connection, no TLS, no free connection in time
 ├── TwilioOutcomeUnknown       it left us, or may have, and no trustworthy answer came back
+│   └── TwilioListTooLong      a list with more pages than are worth reading
 └── TwilioAnswered             Twilio said no
     ├── TwilioThrottled        429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
@@ -43,6 +44,11 @@ class TwilioNotSent(TwilioError):
 
 class TwilioOutcomeUnknown(TwilioError):
     pass
+
+
+class TwilioListTooLong(TwilioOutcomeUnknown):
+    def __init__(self) -> None:
+        super().__init__("list_too_long")
 
 
 class TwilioAnswered(TwilioError):

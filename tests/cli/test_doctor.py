@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,16 @@ async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database
     assert "no auth token" in only(f"account AC{'e' * 32} of {empty.id}", "warning")
     assert "Twilio credential" in only("keys", "wrong")
     assert [one.state for one in findings["settings"]] == ["ok", "warning", "warning"]
+
+
+@pytest.mark.parametrize(("ahead_s", "state"), [(0, "ok"), (-300, "warning"), (86400, "wrong")])
+async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_url: str, ahead_s: int, state: str) -> None:
+    date = formatdate(time.time() + ahead_s, usegmt=True)
+    async with running_upstream(answer(200, {"calls": []}, headers={"Date": date})) as upstream:
+        await gateway.add_tenant(upstream.url)
+        findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    (finding,) = [one for one in findings["clocks"] if "Twilio's" in one.found]
+    assert finding.state == state
 
 
 async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_database_url: str) -> None:

@@ -56,7 +56,9 @@ Http = Literal["auto", "h11", "httptools"]
 
 @contextmanager
 def serve_app(app: ASGIApp, *, loop: str = "auto", http: Http = "auto") -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_level="error", loop=loop, http=http))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_level="error", loop=loop, http=http, date_header=False)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

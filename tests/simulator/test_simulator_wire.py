@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -112,6 +114,27 @@ def test_the_list_has_exactly_the_envelope_of_twilio(simulator: Running, calls: 
         "start": 2,
         "uri": first["next_page_uri"],
     }
+
+
+def test_calls_are_shown_as_the_control_says(simulator: Running, calls: httpx.Client, control: httpx.Client) -> None:
+    sent = "sip:Kate@EXAMPLE.com:5060;edge=dublin?X-a=1"
+    calls.post("/Calls.json", data={"To": sent, "From": "Jack", "Url": "http://x.example"}).raise_for_status()
+    shown = {"scheme": "sips", "host": "lower", "port": False, "parameters": False, "headers": False, "from_as": "sip"}
+    usual = calls.get("/Calls.json")
+    control.put("/showing", json=shown | {"ahead_s": 3600}).raise_for_status()
+    changed = calls.get("/Calls.json")
+    (before,), (after,) = usual.json()["calls"], changed.json()["calls"]
+    assert (before["to"], before["from"]) == (sent, "Jack")
+    assert (after["to"], after["from"]) == ("sips:Kate@example.com", "sip:Jack@sip.twilio.com")
+    for was, is_now in ((before["date_created"], after["date_created"]), (usual.headers["Date"], changed.headers["Date"])):
+        assert parsedate_to_datetime(is_now) - parsedate_to_datetime(was) == timedelta(hours=1)
+    assert calls.get(f"/Calls/{after['sid']}.json").json()["to"] == after["to"]
+    assert len(calls.get("/Calls.json", params={"To": after["to"]}).json()["calls"]) == 1
+    assert not calls.get("/Calls.json", params={"To": sent}).json()["calls"]
+    control.put("/showing", json={"host": "lower", "filter_by": "sent"}).raise_for_status()
+    assert len(calls.get("/Calls.json", params={"To": sent}).json()["calls"]) == 1
+    control.post("/reset").raise_for_status()
+    assert control.get("/showing").json()["host"] == "as_sent"
 
 
 def test_an_empty_list(calls: httpx.Client) -> None:

@@ -49,19 +49,26 @@ class QuietServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: FastAPI, *, grace: int | None = None) -> AsyncIterator[str]:
+async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True) -> AsyncIterator[str]:
     """The application on a free port of 127.0.0.1; the lifespan's end is awaited, requests for `grace` seconds."""
-    async with _served(app, grace=grace) as (url, _):
+    async with _served(app, grace=grace, date_header=date_header) as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def _served(app: FastAPI, *, grace: int | None) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _served(app: FastAPI, *, grace: int | None, date_header: bool = True) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """With what its lifespan has made."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = QuietServer(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace)
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=date_header,
+                timeout_graceful_shutdown=grace,
+            )
         )
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():

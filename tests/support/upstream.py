@@ -10,6 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -95,8 +96,9 @@ def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
 
 def _rendered(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> bytes:
     content = json.dumps(document).encode() if body is None else body
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(content)}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines = [f"HTTP/1.1 {status} X"]
+    always = {"Date": formatdate(usegmt=True), "Content-Type": "application/json", "Content-Length": str(len(content))}
+    lines += [f"{name}: {value}" for name, value in (always | (headers or {})).items()]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 

@@ -39,6 +39,7 @@ from app.observability.tracing import current_traceparent
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
+from app.twilio.addresses import address_key
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -109,6 +110,7 @@ class CreationService:
                 warnings=valid.warnings_json(*progress.warnings),
                 to=valid.request.to,
                 from_=valid.request.from_,
+                address_key=address_key(valid.request.to),
                 traceparent=current_traceparent(),
                 **progress.columns,
             )

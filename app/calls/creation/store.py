@@ -28,6 +28,7 @@ _INTENT_COLUMNS = (
     "warnings",
     "to",
     "from",
+    "address_key",
     "traceparent",
     "status_callback",
     "status_callback_method",

@@ -1,0 +1,114 @@
+"""Compare an address that was sent with one that Twilio shows: one normal form, coarser than anything Twilio might show.
+
+No stored source says how Twilio spells a SIP address in its list: it may fold case, decode escapes, and leave out port,
+parameters and headers. Two addresses with different keys are certainly different. Equal keys prove nothing.
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+from urllib.parse import unquote
+
+from app.sip.comparison import equal
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
+_NOT_DIGITS = re.compile(r"[^0-9]")
+_SIP_PARTS = re.compile(
+    r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL
+)
+_NANP_DIGITS = 11
+
+
+def address_key(address: str) -> str:
+    """The normal form of a `to`. SIP: user and lower-case host. Phone: digits. Client: its name."""
+    text = _decoded(address)
+    scheme, rest = _split_scheme(text)
+    if scheme in ("sip", "sips") or (not scheme and "@" in rest):
+        return "sip:" + _sip_key(rest)
+    if scheme == "client":
+        return "client:" + rest.partition("?")[0]
+    if scheme not in ("", "tel"):
+        return text
+    return "tel:" + (_digits(rest.partition(";")[0]) or rest)
+
+
+def caller_key(caller: str) -> str:
+    """The normal form of a `from`, which Twilio may show as a bare user or as a SIP address at a host of its own."""
+    _, rest = _split_scheme(_decoded(caller))
+    return _user_key(rest.partition("?")[0].partition("@")[0])
+
+
+def is_same_address(sent: str, shown: str) -> bool:
+    """Whether `shown` is how `sent` may be written, as RFC 3261 §19.1.4 has it, and nothing was left out that matters."""
+    return sent == shown or equal(sent, shown)
+
+
+def is_same_caller(sent: str, shown: str) -> bool:
+    """Exactly the caller that was sent, also as the user part of a SIP address."""
+    match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", shown, re.IGNORECASE)
+    return shown == sent or (match is not None and match[1] == sent)
+
+
+def spellings(address: str) -> Iterable[str]:
+    """How Twilio may have stored a `to`, for its list's filter, which compares whole texts. The first is as it was sent."""
+    found = {address: None}
+    match = _SIP_PARTS.fullmatch(address)
+    if match:
+        base, host, port, rest = match["base"], match["host"].lower(), match["port"] or "", match["rest"]
+        for text in (base + host + port + rest, base + match["host"] + port + rest.partition("?")[0], base + host):
+            found[text] = None
+        found["sip:" + (base + host).lower().partition(":")[2]] = None
+    return found
+
+
+def is_plain(address: str) -> bool:
+    """Whether Twilio can have nothing to leave out of it or to decode, so that only letters' case is open."""
+    match = _SIP_PARTS.fullmatch(address)
+    if match is None:
+        return "%" not in address
+    plain = not match["port"] and not match["rest"] and not {"%", ";", "?"} & set(address)
+    return plain and address[:4].lower() == "sip:" and ":" not in match["base"][4:]
+
+
+def _decoded(address: str) -> str:
+    """Lower case, without escapes, and without the display name and brackets of a name-addr."""
+    text = address.strip()
+    if text.endswith(">"):
+        text = text.rpartition("<")[2][:-1]
+    return unquote(text).lower().strip()
+
+
+def _split_scheme(text: str) -> tuple[str, str]:
+    match = _SCHEME.fullmatch(text)
+    return (match[1], match[2]) if match else ("", text)
+
+
+def _sip_key(rest: str) -> str:
+    """Cut in this order, a decoded escape is taken for the same thing whether it is shown decoded or not."""
+    user, at, host = rest.partition("?")[0].partition("@")
+    if not at:
+        user, host = "", user
+    return f"{_user_key(user)}@{_host_key(host)}"
+
+
+def _user_key(user: str) -> str:
+    """Without password and user parameters; a phone number as its digits."""
+    user = re.split(r"[:;]", user, maxsplit=1)[0].strip()
+    return _digits(user) if _NUMBER.fullmatch(user) else user
+
+
+def _host_key(host: str) -> str:
+    if host.startswith("["):
+        literal = host[1:].partition("]")[0]
+        try:
+            return IPv6Address(literal).compressed
+        except ValueError:
+            return literal
+    return re.split(r"[:;@]", host, maxsplit=1)[0].strip().rstrip(".")
+
+
+def _digits(number: str) -> str:
+    """Without what tells a national from an international number where that is optional: leading zeros and the NANP's 1."""
+    digits = _NOT_DIGITS.sub("", number).lstrip("0")
+    return digits[1:] if len(digits) == _NANP_DIGITS and digits[0] == "1" else digits

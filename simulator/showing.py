@@ -1,0 +1,73 @@
+"""How calls are shown: spelled otherwise than they were asked for, and by a clock that differs."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simulator.destination import formatted
+
+Case = Literal["as_sent", "lower", "upper"]
+SIP_DOMAIN = "sip.twilio.com"
+_DATES = ("date_created", "date_updated", "start_time", "end_time")
+_SIP = re.compile(
+    r"(?P<scheme>sip):(?:(?P<user>[^@]*)@)?(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:\d+)?(?P<parameters>;[^?]*)?(?P<headers>\?.*)?",
+    re.IGNORECASE,
+)
+
+
+class Showing(BaseModel):
+    """What fetches, updates and lists show. By default all is shown as it was sent, by the simulator's own clock."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheme: Literal["as_sent", "sip", "sips", "none"] = Field("as_sent", description="Of a SIP `to`.")
+    user: Case = Field("as_sent", description="The case of the user of a SIP `to`.")
+    host: Case = Field("as_sent", description="The case of the host of a SIP `to`.")
+    port: bool = Field(True, description="Whether a SIP `to` is shown with its port.")
+    parameters: bool = Field(True, description="Whether a SIP `to` is shown with its parameters.")
+    headers: bool = Field(True, description="Whether a SIP `to` is shown with its headers.")
+    plus: bool = Field(True, description="Whether phone numbers are shown with their plus.")
+    from_as: Literal["as_sent", "sip", "sips"] = Field("as_sent", description=f"`sip`: `sip:Jack@{SIP_DOMAIN}`.")
+    from_case: Case = "as_sent"
+    filter_by: Literal["shown", "sent"] = Field("shown", description="Which spelling the filters `To` and `From` compare.")
+    ahead_s: float = Field(0, description="How far Twilio's clock is ahead: in the dates of calls and the `Date` header.")
+
+    def to(self, sent: str) -> str:
+        match = _SIP.fullmatch(sent)
+        if match is None:
+            return self._number(sent)
+        scheme = match["scheme"] if self.scheme == "as_sent" else self.scheme
+        user = None if match["user"] is None else _cased(match["user"], self.user)
+        kept = [("port", self.port), ("parameters", self.parameters), ("headers", self.headers)]
+        rest = "".join(match[name] or "" for name, shown in kept if shown)
+        address = ("" if user is None else f"{user}@") + _cased(match["host"], self.host) + rest
+        return address if scheme == "none" else f"{scheme}:{address}"
+
+    def from_(self, sent: str) -> str:
+        caller = _cased(self._number(sent), self.from_case)
+        return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
+
+    def moment(self, moment: datetime) -> datetime:
+        """As Twilio's clock had it."""
+        return moment + timedelta(seconds=self.ahead_s)
+
+    def resource(self, resource: Mapping[str, Any]) -> dict[str, Any]:
+        """A call's resource, as it is shown."""
+        dates = {name: self._date(resource[name]) for name in _DATES}
+        to, from_ = self.to(resource["to"]), self.from_(resource["from"])
+        formats = {"to_formatted": formatted(to), "from_formatted": formatted(from_)}
+        return {**resource, "to": to, "from": from_, **formats, **dates}
+
+    def _date(self, date: str | None) -> str | None:
+        return None if date is None else format_datetime(self.moment(parsedate_to_datetime(date)))
+
+    def _number(self, text: str) -> str:
+        return text if self.plus else text.removeprefix("+")
+
+
+def _cased(text: str, case: Case) -> str:
+    return text if case == "as_sent" else text.lower() if case == "lower" else text.upper()

@@ -1,0 +1,293 @@
+"""However Twilio's list spells a call, it is bound to no other record, and no search says that a call which rang was none."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.calls.settlement import SearchPlan, Settlement
+from app.jobs.resolve import Resolver
+from app.observability import Metrics
+from app.twilio.client import TwilioClient, make_http_client
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import Gateway, Tenant, served
+from tests.support.upstream import Upstream, answer, call_resource, reset, running_upstream
+
+SEARCHES = 2
+RINGS, NEVER_RINGS = "accept-then-reset", "refuse-500"
+
+
+@pytest.fixture
+async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+    metrics = Metrics()
+    http = make_http_client(
+        connect_timeout=5, read_timeout=5, pool_timeout=5, keepalive=2, max_connections=10, user_agent="tests"
+    )
+    async with http:
+        yield Resolver(
+            database=gateway.database,
+            tenants=gateway.tenants,
+            twilio=TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics),
+            metrics=metrics,
+            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(SEARCHES, timedelta(minutes=15))),
+            longest_life=timedelta(minutes=1),
+            deadline_s=5.0,
+        )
+
+
+@dataclass
+class Twilio:
+    """The simulator, and its controls."""
+
+    url: str
+    http: httpx.AsyncClient
+
+    async def show(self, **showing: Any) -> None:
+        (await self.http.put("/_simulator/showing", json=showing)).raise_for_status()
+
+    async def lose(self, tenant: Tenant, fault: str, **members: Any) -> str:
+        """A creation of unknown outcome: its id."""
+        (await self.http.put("/_simulator/faults", json={"share": 1.0, "names": [fault]})).raise_for_status()
+        lost = await tenant.create(**members)
+        assert (lost.status_code, lost.json()["execution"]) == (202, "unknown"), lost.text
+        return str(lost.json()["id"])
+
+    async def sids(self) -> list[str]:
+        """Of the calls that came into being."""
+        ledger = (await self.http.get("/_simulator/ledger")).json()
+        return [entry["sid"] for entry in ledger["entries"] if entry["sid"]]
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncIterator[Twilio]:
+    app = create_simulator(SimulatorConfig(open_mode=True))
+    async with served(app, date_header=False) as url, httpx.AsyncClient(base_url=url) as http:
+        yield Twilio(url, http)
+
+
+@pytest.fixture
+async def twilio(simulator: Twilio) -> Twilio:
+    (await simulator.http.post("/_simulator/reset")).raise_for_status()
+    return simulator
+
+
+async def on_the_account_of(gateway: Gateway, other: Tenant, base_url: str) -> Tenant:
+    """Another tenant that calls by the same Twilio account."""
+    tenant = await gateway.add_tenant(with_account=False)
+    await gateway.tenants.add_credential(
+        tenant.id, account_sid=other.account_sid, secret=other.auth_token, key_sid=None, base_url=base_url
+    )
+    gateway.hears()
+    return tenant
+
+
+async def search(gateway: Gateway, resolver: Resolver, *call_ids: str, times: int = SEARCHES + 1) -> None:
+    """As if the time to search for these calls, and no others, had come so many times."""
+    for _ in range(times):
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> ALL(:ids)"), {"ids": list(call_ids)})
+            await session.execute(
+                text("UPDATE call SET search_at = now() WHERE id = ANY(:ids) AND execution = 'unknown'"),
+                {"ids": list(call_ids)},
+            )
+        await resolver.search()
+
+
+async def record(tenant: Tenant, call_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
+    return found
+
+
+async def last_search(tenant: Tenant, call_id: str) -> dict[str, Any]:
+    searched = [event["data"] for event in await tenant.events(call_id) if event["type"] == "call.searched"]
+    return dict(searched[-1])
+
+
+SHOWINGS: dict[str, dict[str, Any]] = {
+    "as it was sent": {},
+    "hosts in lower case": {"host": "lower"},
+    "hosts in upper case": {"host": "upper"},
+    "users in lower case": {"user": "lower"},
+    "without headers": {"headers": False},
+    "without parameters": {"parameters": False},
+    "without ports": {"port": False},
+    "bare addresses in lower case": {"user": "lower", "host": "lower", "port": False, "parameters": False, "headers": False},
+    "sips addresses": {"scheme": "sips"},
+    "addresses without a scheme": {"scheme": "none"},
+    "numbers without plus": {"plus": False},
+    "from as sip": {"from_as": "sip"},
+    "from as sips": {"from_as": "sips"},
+    "from in lower case": {"from_case": "lower"},
+    "from as sips in upper case": {"from_as": "sips", "from_case": "upper"},
+    "filtered by what was sent": {"host": "lower", "headers": False, "filter_by": "sent"},
+    "a clock 50 s ahead": {"ahead_s": 50},
+    "a clock 5 min ahead": {"ahead_s": 300},
+    "a clock 5 min behind": {"ahead_s": -300},
+    "a clock 20 min ahead": {"ahead_s": 1200},
+    "a clock 20 min behind": {"ahead_s": -1200},
+    "a clock a day ahead": {"ahead_s": 86400},
+}
+ADDRESSES = (
+    "sip:kate@example.com",
+    "sip:Kate.O%27Brien@EXAMPLE.com:5080;transport=tcp;edge=dublin?X-order=1&X-mail=a%40b",
+    "+14155550100",
+)
+FAR_CLOCKS = {name for name, showing in SHOWINGS.items() if abs(showing.get("ahead_s", 0)) > 900}
+
+
+def caller_of(to: str) -> str:
+    return "+14155550199" if to.startswith("+") else "Jack"
+
+
+@pytest.mark.parametrize("showing", SHOWINGS.values(), ids=SHOWINGS.keys())
+async def test_a_call_that_rang_is_bound_to_its_own_record_or_stays_unknown(
+    gateway: Gateway, resolver: Resolver, twilio: Twilio, showing: dict[str, Any]
+) -> None:
+    await twilio.show(**showing)
+    tenant = await gateway.add_tenant(twilio.url)
+    lost = {to: await twilio.lose(tenant, RINGS, to=to, **{"from": caller_of(to)}) for to in ADDRESSES}
+    sids = dict(zip(ADDRESSES, await twilio.sids(), strict=True))
+    await search(gateway, resolver, *lost.values())
+    for to, call_id in lost.items():
+        found = await record(tenant, call_id)
+        told = (found["execution"], found["sid"])
+        assert told in {("started", sids[to]), ("unknown", None)}, (to, await last_search(tenant, call_id))
+        if not showing:
+            assert told == ("started", sids[to]), (to, await last_search(tenant, call_id))
+
+
+@pytest.mark.parametrize(("name", "showing"), SHOWINGS.items(), ids=SHOWINGS.keys())
+async def test_a_call_that_never_rang_is_none_found_unless_clocks_differ_too_much(
+    gateway: Gateway, resolver: Resolver, twilio: Twilio, name: str, showing: dict[str, Any]
+) -> None:
+    await twilio.show(**showing)
+    tenant = await gateway.add_tenant(twilio.url)
+    lost = {to: await twilio.lose(tenant, NEVER_RINGS, to=to, **{"from": caller_of(to)}) for to in ADDRESSES}
+    await search(gateway, resolver, *lost.values())
+    for call_id in lost.values():
+        found = await record(tenant, call_id)
+        if name in FAR_CLOCKS:
+            assert found["execution"] == "unknown"
+            assert (await last_search(tenant, call_id))["reason"] == "clock_offset_too_large"
+        else:
+            assert (found["execution"], found["settled_by"]) == ("not_started", "none_found")
+
+
+RIVALS = (
+    ("sip:a@EXAMPLE.com", "sip:a@example.com"),
+    ("sip:b@example.com", "sip:b@EXAMPLE.com"),
+    ("sip:C@example.com", "sip:c@example.com"),
+    ("sip:d@example.com;transport=tcp?X-a=1", "sip:d@example.com"),
+    ("sip:%65@example.com:5060", "sip:e@example.com"),
+)
+
+
+@pytest.mark.parametrize("showing", SHOWINGS.values(), ids=SHOWINGS.keys())
+async def test_the_call_of_one_tenant_is_never_bound_to_the_record_of_another(
+    gateway: Gateway, resolver: Resolver, twilio: Twilio, showing: dict[str, Any]
+) -> None:
+    """Two tenants on one account; only the first one's calls came into being."""
+    await twilio.show(**showing)
+    one = await gateway.add_tenant(twilio.url)
+    two = await on_the_account_of(gateway, one, twilio.url)
+    first = [await twilio.lose(one, RINGS, to=rang) for rang, _ in RIVALS]
+    second = [await twilio.lose(two, NEVER_RINGS, to=never_rang) for _, never_rang in RIVALS]
+    await search(gateway, resolver, *second, times=1)
+    await search(gateway, resolver, *first, *second)
+    assert [(await record(two, call_id))["execution"] for call_id in second] == ["unknown"] * len(RIVALS)
+    assert [(await record(one, call_id))["execution"] for call_id in first] == ["unknown"] * len(RIVALS)
+
+
+async def test_a_record_of_the_version_before_is_a_rival_too(gateway: Gateway, resolver: Resolver, twilio: Twilio) -> None:
+    await twilio.show(host="lower")
+    one = await gateway.add_tenant(twilio.url)
+    two = await on_the_account_of(gateway, one, twilio.url)
+    first = await twilio.lose(one, RINGS, to="sip:kate@EXAMPLE.com")
+    second = await twilio.lose(two, NEVER_RINGS, to="sip:kate@example.com")
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET address_key = NULL WHERE id = ANY(:ids)"), {"ids": [first, second]})
+    await search(gateway, resolver, second, times=1)
+    assert await last_search(two, second) == {"result": "ambiguous", "candidates": 1, "rivals": 1}
+
+
+async def test_a_repeated_key_keeps_the_normal_form_of_its_address(gateway: Gateway, twilio: Twilio) -> None:
+    tenant = await gateway.add_tenant(twilio.url)
+    await twilio.http.put("/_simulator/faults", json={"share": 1.0, "names": ["refuse-429"]})
+    assert (await tenant.create("k", to="sip:Kate@EXAMPLE.com")).status_code == 503
+    await twilio.http.put("/_simulator/faults", json={"share": 0.0})
+    assert (await tenant.create("k", to="sip:Kate@EXAMPLE.com")).status_code == 201
+    async with gateway.database.begin() as session:
+        keys = await session.scalars(text("SELECT address_key FROM call WHERE tenant_id = :tenant"), {"tenant": tenant.id})
+        assert list(keys) == ["sip:kate@example.com"]
+
+
+@asynccontextmanager
+async def endless_account(*entries: dict[str, Any], shown: str) -> AsyncIterator[Upstream]:
+    """A list too long to read; filtered by `shown`, and nothing else, it has these entries."""
+
+    async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
+        request = upstream.received[-1]
+        path, _, query = request.path.partition("?")
+        if request.method == "POST":
+            await reset(upstream, reader, writer)
+        asked = httpx.QueryParams(query)
+        matching = list(entries) if asked.get("To") == shown and "Status" not in asked else []
+        following = None if "To" in asked else f"{path}?PageToken=next"
+        await answer(200, {"calls": matching, "next_page_uri": following})(upstream, reader, writer)
+
+    async with running_upstream(behave) as upstream:
+        yield upstream
+
+
+async def test_where_the_accounts_list_is_too_long_a_plain_address_is_asked_for(gateway: Gateway, resolver: Resolver) -> None:
+    async with endless_account(shown="nobody") as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create(to="sip:Kate@EXAMPLE.com")).json()["id"]
+        await search(gateway, resolver, lost)
+        assert (await record(tenant, lost))["settled_by"] == "none_found"
+        asked = [httpx.QueryParams(request.path.partition("?")[2]).get("To") for request in upstream.received]
+    assert {"sip:Kate@EXAMPLE.com", "sip:Kate@example.com", "sip:kate@example.com"} <= set(asked)
+
+
+async def test_where_the_accounts_list_is_too_long_what_twilio_may_leave_out_makes_a_search_inconclusive(
+    gateway: Gateway, resolver: Resolver
+) -> None:
+    sent = "sip:kate@EXAMPLE.com:5060;transport=tcp?X-a=1"
+    async with endless_account(shown="nobody") as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create(to=sent)).json()["id"]
+        await search(gateway, resolver, lost)
+        assert (await record(tenant, lost))["execution"] == "unknown"
+        assert (await last_search(tenant, lost))["reason"] == "list_too_long"
+    plain = call_resource("CA" + "7" * 32, to="sip:kate@example.com", **{"from": "Jack"})
+    async with endless_account(plain, shown="sip:kate@example.com") as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create(to=sent)).json()["id"]
+        await search(gateway, resolver, lost)
+        assert await last_search(tenant, lost) == {"result": "ambiguous", "candidates": 1, "rivals": 0}
+
+
+async def test_no_search_is_conclusive_before_twilio_has_told_its_time(gateway: Gateway, resolver: Resolver) -> None:
+    silent = answer(200, {"calls": [], "next_page_uri": None}, headers={"Date": "today"})
+    async with running_upstream(reset, silent) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()["id"]
+        await search(gateway, resolver, lost)
+        assert (await record(tenant, lost))["execution"] == "unknown"
+        assert (await last_search(tenant, lost))["reason"] == "clock_offset_unknown"
+
+
+async def test_a_clock_that_differs_is_measured_and_told(
+    gateway: Gateway, resolver: Resolver, twilio: Twilio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await twilio.show(ahead_s=-1200)
+    tenant = await gateway.add_tenant(twilio.url)
+    await search(gateway, resolver, await twilio.lose(tenant, NEVER_RINGS), times=1)
+    assert capsys.readouterr().out.count("twilio_clock_differs") == 1
+    assert -1203 < resolver.metrics.twilio_clock_offset._value.get() < -1195

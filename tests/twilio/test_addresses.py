@@ -1,0 +1,110 @@
+"""The normal form of addresses: whatever Twilio might show of one address has one key, and no two parties share one."""
+
+import pytest
+
+from app.twilio.addresses import address_key, caller_key, is_plain, is_same_address, is_same_caller, spellings
+
+SHOWN = {
+    "sip:kate@example.com": [
+        "sip:kate@EXAMPLE.com",
+        "SIP:Kate@example.com.",
+        "sips:kate@example.com",
+        "kate@example.com",
+        "sip:kate@example.com:5061;transport=tls;edge=dublin",
+        "sip:kate:secret@example.com",
+        "sip:kate;isub=1@example.com",
+        "sip:%6B%61te@example.com?X-a=1&X-b=x%40y",
+        "sip:kate@example.com?X-b=x@y",
+        '"Kate" <sip:kate@example.com>;tag=1'.partition(";")[0],
+    ],
+    "sip:a%40b@example.com": ["sip:a@b@example.com"],
+    "sip:a%3Fb@example.com": ["sip:a?b@example.com"],
+    "sip:example.com?X-b=x%40y": ["sip:example.com", "sip:EXAMPLE.com?X-b=x@y"],
+    "sip:kate@[2001:DB8:0::1]:5060": ["sip:kate@[2001:db8::1]"],
+    "sip:+14155550100@example.com": [
+        "sip:14155550100@example.com",
+        "sip: 14155550100@example.com",
+        "sip:4155550100@example.com",
+    ],
+    "+14155550100": ["14155550100", "4155550100", "(415) 555-0100", "tel:+1-415-555-0100", "0014155550100"],
+    "client:Alice": ["client:alice", "client:alice?x=1"],
+}
+OTHERS = [
+    ("sip:kate@example.com", "sip:kate@example.org"),
+    ("sip:kate@example.com", "sip:kate.smith@example.com"),
+    ("sip:kate@example.com", "sip:example.com"),
+    ("sip:1001@example.com", "sip:1002@example.com"),
+    ("+14155550100", "+14155550101"),
+    ("client:alice", "sip:alice@example.com"),
+]
+
+
+@pytest.mark.parametrize(("sent", "shown"), [(sent, one) for sent, all_ in SHOWN.items() for one in all_])
+def test_one_address_has_one_key_however_it_is_shown(sent: str, shown: str) -> None:
+    assert address_key(shown) == address_key(sent)
+
+
+@pytest.mark.parametrize(("one", "other"), OTHERS)
+def test_different_parties_have_different_keys(one: str, other: str) -> None:
+    assert address_key(one) != address_key(other)
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("Jack", "jack"),
+        ("Jack", "sip:Jack@sip.twilio.com"),
+        ("Jack", "sips:JACK@1.2.3.4:5061;x=1"),
+        ("Jack", '"Jack" <sip:jack@x.example>'),
+        ("+14155550100", "sip:14155550100@x.example"),
+        ("+14155550100", "14155550100"),
+        ("client:Jack", "client:jack"),
+    ],
+)
+def test_one_caller_has_one_key_however_it_is_shown(sent: str, shown: str) -> None:
+    assert caller_key(shown) == caller_key(sent)
+    assert caller_key(shown) != caller_key("Jill")
+
+
+def test_what_is_exact_leaves_nothing_open_that_matters() -> None:
+    assert is_same_address("sip:kate@EXAMPLE.com", "sip:kate@example.com")
+    assert not is_same_address("sip:Kate@example.com", "sip:kate@example.com")
+    assert not is_same_address("sip:kate@example.com?X-a=1", "sip:kate@example.com")
+    assert not is_same_address("+14155550100", "14155550100")
+    assert is_same_caller("Jack", "sip:Jack@sip.twilio.com")
+    assert not is_same_caller("Jack", "jack")
+
+
+def test_the_spellings_that_are_searched_for() -> None:
+    assert list(spellings("+14155550100")) == ["+14155550100"]
+    assert list(spellings("sip:kate@example.com")) == ["sip:kate@example.com"]
+    assert list(spellings("sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1")) == [
+        "sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1",
+        "sips:Kate@example.com:5061;edge=dublin?X-a=1",
+        "sips:Kate@EXAMPLE.com:5061;edge=dublin",
+        "sips:Kate@example.com",
+        "sip:kate@example.com",
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["sip:Kate@EXAMPLE.com", "sip:+1@example.com", "sip:kate@[::1]", "+14155550100", "client:a"]
+)
+def test_a_plain_address_has_nothing_to_leave_out(address: str) -> None:
+    assert is_plain(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sips:kate@example.com",
+        "sip:kate@example.com:5060",
+        "sip:kate@example.com;edge=dublin",
+        "sip:kate@example.com?X-a=1",
+        "sip:k%61te@example.com",
+        "sip:kate:secret@example.com",
+        "sip:kate;a=1@example.com",
+    ],
+)
+def test_other_addresses_have(address: str) -> None:
+    assert not is_plain(address)
