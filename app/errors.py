@@ -256,6 +256,10 @@ class DatabaseUnavailable(ServiceError):
     default_detail = (
         "Without its database Callgate does nothing. This request placed no call; an earlier one with its key may have."
     )
+    # For logs and probes; see app/database/errors.py.
+    reason: str = "unavailable"
+    # Whether what was to be committed may have been committed all the same.
+    in_doubt: bool = True
 
 
 class Overloaded(ServiceError):

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.database_url import DatabaseURL
+
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
 
@@ -124,14 +126,9 @@ class Settings(BaseSettings):
     def _name_the_driver(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        scheme, separator, rest = value.get_secret_value().partition("://")
-        if not separator or scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
-            raise ValueError("must start with postgresql://")
-        try:
-            _ = urlsplit(f"postgresql://{rest}").port
-        except ValueError:
-            raise ValueError("has a host or port that is none") from None
-        return SecretStr(f"postgresql+asyncpg://{rest}")
+        url = value.get_secret_value().strip()
+        DatabaseURL.parse(url)
+        return SecretStr(f"postgresql+asyncpg://{url.partition('://')[2]}")
 
     @field_validator("secret_keys")
     @classmethod

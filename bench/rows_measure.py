@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
 from app.database import make_engine
+from app.database.connection import MIGRATION_SESSION
 from bench.rows_questions import Drawn, Question, Taken, intent, intents, outcomes
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"
@@ -67,7 +68,7 @@ class Subject:
 
     @classmethod
     async def open(cls, url: str, rows: int, *, draw: int) -> "Subject":
-        engine = make_engine(url, pool_size=2, statement_timeout=None)
+        engine = make_engine(url, pool_size=2, session=MIGRATION_SESSION, statement_timeout_s=None)
         async with AsyncSession(engine) as session:
             drawn = await draw_calls(session, rows, draw)
         if not drawn:

@@ -11,6 +11,7 @@ from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
 from app.database import Base, make_engine
+from app.database.connection import MIGRATION_SESSION
 from app.deliveries.models import Delivery
 from app.settings import load_settings
 from app.tenants.models import Tenant
@@ -52,7 +53,7 @@ def migrate(connection: Connection) -> None:
 
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
-    engine = make_engine(url, pool_size=1, statement_timeout=None)  # an index of millions of rows takes its time
+    engine = make_engine(url, pool_size=1, session=MIGRATION_SESSION, statement_timeout_s=None)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(migrate)

@@ -1,33 +1,147 @@
-"""What an error of Postgres, or of the way to it, means."""
+"""What an error of the driver means: the one place that knows, for SQLAlchemy's errors and for asyncpg's own."""
+
+import ssl
 
 import asyncpg
+import structlog
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
-_UNDEFINED_TABLE, _UNDEFINED_COLUMN = "42P01", "42703"
-_CHECK_VIOLATION = "23514"
+from app.errors import DatabaseUnavailable
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_RETRY_AFTER_S = 2
+_CHECK_VIOLATION, _READ_ONLY = "23514", "25006"
+# By SQLSTATE or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html. What is not here is a mistake in our
+# SQL, or a row that a constraint refuses.
+_REASONS: dict[str, str] = {
+    "08": "connection_lost",
+    "25": "unavailable",
+    _READ_ONLY: "read_only",
+    "25P03": "connection_lost",
+    "26000": "prepared_statements",
+    "28": "authentication",
+    "3D": "no_such_database",
+    "40": "conflict",
+    "42501": "no_permission",
+    "42703": "not_migrated",
+    "42P01": "not_migrated",
+    "42P05": "prepared_statements",
+    "53": "resources",
+    "53100": "disk_full",
+    "53300": "too_many_connections",
+    "55": "unavailable",
+    "55P03": "locked",
+    "57": "starting_or_stopping",
+    "57014": "timeout",
+    "58": "unavailable",
+    "XX": "unavailable",
+}
+# A constraint, or a value that the column's type does not take.
+_REFUSALS = ("22", "23")
+_HINTS: dict[str, str] = {
+    "not_migrated": "run `callgate migrate`",
+    "no_permission": "grant the role in CALLGATE_DATABASE_URL the missing right",
+    "prepared_statements": "use PgBouncer 1.21 or newer with max_prepared_statements above 0",
+}
 
 
-def sqlstate_of(error: BaseException | None) -> str:
-    """Of an error of asyncpg's, or of SQLAlchemy's over it."""
-    return getattr(error, "sqlstate", None) or ""
+def unavailable(error: BaseException, *, in_doubt: bool = True) -> DatabaseUnavailable | None:
+    """The error to raise for trouble of Postgres or of the way to it, which is logged; None for any other error.
 
-
-def is_passing(error: BaseException | None) -> bool:
-    """Postgres's trouble, no mistake of ours: read-only after a failover, deadlock, out of disk, cancelled, shutting down.
-
-    Or, of several servers in the URL, none of the wanted kind.
+    `in_doubt` says whether a commit was on its way; it counts only when Postgres itself has not answered.
     """
-    return sqlstate_of(error)[:2] in _PASSING_CLASSES or isinstance(error, asyncpg.TargetServerAttributeNotMatched)
+    reason = _reason(error)
+    if reason is None:
+        return None
+    cause, sqlstate = _cause(error), sqlstate_of(error)
+    # The class and SQLSTATE only: the text may hold the statement's values.
+    logger.warning(
+        "database_unavailable",
+        reason=reason,
+        error=type(cause).__name__,
+        sqlstate=sqlstate or None,
+        hint=_HINTS.get(reason),
+    )
+    told = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
+    told.reason = reason
+    told.in_doubt = in_doubt and not _is_rolled_back(error, sqlstate)
+    return told
 
 
-def is_rerouted(error: BaseException | None) -> bool:
+def is_refusal(error: BaseException) -> bool:
+    """Whether a constraint or a column's type refuses the values: repeating the statement is of no use."""
+    return _is_wrong_argument(_cause(error)) or (sqlstate_of(error)[:2] in _REFUSALS and not _is_rerouted(error))
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether an open connection must not be used again: its server takes no writes, or its state is unknown."""
+    return sqlstate_of(error) == _READ_ONLY or isinstance(_cause(error), asyncpg.InternalClientError)
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """Empty when it is no answer of Postgres."""
+    return getattr(_cause(error), "sqlstate", None) or ""
+
+
+def describe(error: DatabaseUnavailable) -> str:
+    """What went wrong in the words of Postgres or of the system, in one line. They never repeat the password."""
+    cause = _cause(error.__cause__) if error.__cause__ else error
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return f"{text}; {_HINTS[error.reason]}" if error.reason in _HINTS else text
+
+
+def _reason(error: BaseException) -> str | None:
+    cause, sqlstate = _cause(error), sqlstate_of(error)
+    if reason := _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2]):
+        return reason
+    if _is_rerouted(error) or isinstance(cause, asyncpg.InvalidCachedStatementError):
+        return "conflict"
+    if isinstance(cause, PoolTimeout):
+        return "busy"
+    if isinstance(cause, asyncpg.TargetServerAttributeNotMatched):
+        return "no_suitable_server"
+    if isinstance(cause, asyncpg.ClientConfigurationError):
+        return "configuration"
+    if _is_wrong_argument(cause):
+        return None
+    if isinstance(cause, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return "connection_lost"
+    if isinstance(cause, ssl.SSLError) or (isinstance(cause, ConnectionError) and "SSL" in str(cause)):
+        return "tls"
+    if isinstance(cause, TimeoutError):
+        return "timeout"
+    if isinstance(cause, OSError):
+        return "unreachable"
+    return "connection_lost" if isinstance(error, DBAPIError) and error.connection_invalidated else None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """asyncpg's own error, which SQLAlchemy wraps twice."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    return error.__cause__ or error if isinstance(error, AsyncAdapt_Error) else error
+
+
+def _is_wrong_argument(cause: BaseException) -> bool:
+    """asyncpg has a class for it, which it does not export: an argument cannot be encoded as the type that Postgres expects."""
+    return (
+        isinstance(cause, asyncpg.InterfaceError)
+        and isinstance(cause, ValueError)
+        and not isinstance(cause, asyncpg.ClientConfigurationError)
+    )
+
+
+def _is_rerouted(error: BaseException) -> bool:
     """A partition was attached between the planning of an insert and its row: the default one does not take it any more.
 
     What a table's own CHECK refuses has that constraint's name.
     """
-    return sqlstate_of(error) == _CHECK_VIOLATION and getattr(error, "constraint_name", None) is None
+    return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
 
 
-def is_unmigrated(error: BaseException | None) -> bool:
-    return sqlstate_of(error) in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN)
+def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
+    """Whether Postgres says that nothing was committed. A server that is shutting down may have committed before."""
+    return isinstance(error, PoolTimeout) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
+from app.database.connection import SESSION, Connection, Connector
+from app.errors import DatabaseUnavailable
+
 logger = structlog.stdlib.get_logger(__name__)
 
-_CONNECT_TIMEOUT_S = 5.0
 # A connection that was cut without a word shows only when it is used.
 _CHECK_EVERY_S = 5.0
 _AGAIN_AFTER_S = 1.0
+_POOLED_AGAIN_AFTER_S = 300.0
 _STOP_PATIENCE_S = 2.0
 
 
@@ -24,7 +27,8 @@ class Listener:
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
-        self._dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
+        """Raises DatabaseURLError."""
+        self._connector = Connector(database_url, SESSION, statement_timeout_s=_CHECK_EVERY_S)
         self._channel = channel
         self._on_change = on_change
         self.hears = False
@@ -47,16 +51,22 @@ class Listener:
         while not stop.is_set():
             try:
                 await self._listen(stop)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                logger.info("listener_lost", error=type(error).__name__)
+            except Exception as error:
+                # Whatever it is: until it is over, each request reads what it needs.
+                reason = error.reason if isinstance(error, DatabaseUnavailable) else None
+                logger.info("listener_lost", error=type(error).__name__, reason=reason)
             finally:
                 self._deaf()
             await _pause(stop, seconds=_AGAIN_AFTER_S)
 
     async def _listen(self, stop: asyncio.Event) -> None:
         """Returns when told to stop; raises when the connection is lost."""
-        connection = await asyncpg.connect(self._dsn, timeout=_CONNECT_TIMEOUT_S, command_timeout=_CHECK_EVERY_S)
+        connection = await self._connector.connect()
         try:
+            if connection.is_pooled:
+                # What this session listens for, a pooler forgets. Nothing is remembered, so nothing has to be heard.
+                await _pause(stop, seconds=_POOLED_AGAIN_AFTER_S)
+                return
             connection.add_termination_listener(lambda _: self._deaf())
             await connection.add_listener(self._channel, lambda *_: self._on_change())
             # What changed before the first moment of listening is forgotten with everything else.
@@ -67,7 +77,7 @@ class Listener:
                 await _pause(stop, seconds=_CHECK_EVERY_S)
         finally:
             self._deaf()  # before the good-bye, which a connection that is cut does not answer
-            await connection.close(timeout=_CHECK_EVERY_S)
+            await _close(connection)
 
     def _deaf(self) -> None:
         self.hears = False
@@ -78,3 +88,9 @@ async def _pause(event: asyncio.Event, *, seconds: float) -> None:
     """Until the event is set, but no longer than this."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
+
+
+async def _close(connection: Connection) -> None:
+    """Also when it does not answer any more."""
+    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        await connection.close(timeout=_CHECK_EVERY_S)

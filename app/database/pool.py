@@ -1,4 +1,4 @@
-"""Statements past SQLAlchemy, for the few that every call costs. Knows no table.
+"""A pool for the few statements that every call costs, past SQLAlchemy. Knows no table.
 
 A checkout from SQLAlchemy's pool and an execution through it cost this process six times what asyncpg alone does
 (docs/performance.md). Each statement here is one round trip, and a transaction of its own.
@@ -6,15 +6,13 @@ A checkout from SQLAlchemy's pool and an execution through it cost this process 
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 
-# A statement that is prepared while a table is empty keeps the plan that was right then, which is to read all of it: until
-# Postgres next looks at how large it is, each execution takes longer than the one before.
-_BY_INDEX = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+from app.database.connection import Connection
+
 # Some networks forget a connection that is silent for six minutes, and tell neither end.
 _LONGEST_IDLE_S = 300.0
 # As the pool's own (engine.py): nothing about a server or a session that has become wrong stays for ever.
@@ -24,7 +22,7 @@ _GOOD_BYE_S = 1.0
 
 @dataclass(slots=True)
 class _Kept:
-    connection: asyncpg.Connection
+    connection: Connection
     made_at: float
     used_at: float
 
@@ -36,19 +34,18 @@ class Statements:
     the reason may be its own, such as a server that takes no writes any more.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        """`options` are those of asyncpg.connect()."""
-        self._options = options
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._connect = connect
         self._idle: list[_Kept] = []
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Raises asyncpg's errors, and OSError when there is no connection to be had or it was lost.
+        """Raises asyncpg's errors, OSError, and DatabaseUnavailable when there is no connection to be had.
 
         Cancelled, it leaves open whether the statement took place.
         """
-        kept = self._known() or await self._connect()
+        kept = self._known() or await self._new()
         try:
-            rows: list[asyncpg.Record] = await kept.connection.fetch(statement, *arguments)
+            rows = await _fetch(kept.connection, statement, arguments)
         except BaseException:
             kept.connection.terminate()
             raise
@@ -56,17 +53,8 @@ class Statements:
         self._idle.append(kept)
         return rows
 
-    async def _connect(self) -> _Kept:
-        try:
-            connection = await asyncpg.connect(**self._options)
-        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-            # A wrong password, or no server of the wanted kind: whatever it is, it is no fault of the statement's.
-            raise ConnectionError(type(error).__name__) from error
-        try:
-            await connection.execute(_BY_INDEX)
-        except BaseException:
-            connection.terminate()
-            raise
+    async def _new(self) -> _Kept:
+        connection = await self._connect()
         now = time.monotonic()
         return _Kept(connection, made_at=now, used_at=now)
 
@@ -84,3 +72,14 @@ class Statements:
         while self._idle:
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await self._idle.pop().connection.close(timeout=_GOOD_BYE_S)
+
+
+async def _fetch(connection: Connection, statement: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
+    rows: list[asyncpg.Record]
+    if connection.is_pooled:
+        # Settings last for a transaction there, and have to be set before the statement is planned.
+        async with connection.transaction():
+            rows = await connection.fetch(statement, *arguments)
+    else:
+        rows = await connection.fetch(statement, *arguments)
+    return rows

@@ -1,0 +1,241 @@
+"""Reads a PostgreSQL URL as libpq does: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+
+Every member is either understood or refused by its name, so that nothing that an operator asked for is silently dropped.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+_DEFAULT_PORT = 5432
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_TARGETS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+# libpq's other name for sslmode, with the values that other drivers have for it.
+_SSL = {mode: mode for mode in _SSL_MODES} | {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+_TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
+# What asyncpg does anyway, or what makes no difference to it.
+_WITHOUT_EFFECT = {
+    "client_encoding": ("utf8", "UTF8", "utf-8", "UTF-8", "auto"),
+    "gssencmode": ("disable", "prefer"),
+    "load_balance_hosts": ("disable",),
+    "sslcompression": ("0", "1"),
+    "sslsni": ("1",),
+}
+# Shows nothing of what was found there, which may be the end of a password.
+_NO_HOST = "has a host or port that is none: a / or ? in the password is written %2F or %3F"
+_HINTS = {
+    "hostaddr": "give the address as host",
+    "pgbouncer": "give prepared_statement_cache_size=0 if the pooler keeps no prepared statements",
+    "search_path": "give options=-csearch_path=…",
+    "service": "give host, user and dbname themselves",
+}
+
+
+class DatabaseURLError(ValueError):
+    """One line that names the member that is wrong, and no value that may be a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """How soon a peer that has disappeared is noticed on our own socket; None: as the system has it."""
+
+    on: bool = True
+    idle_s: int | None = 10
+    interval_s: int | None = 5
+    count: int | None = 3
+    unacknowledged_ms: int | None = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseURL:
+    # Tried in this order; empty: as PGHOST says, or this machine.
+    hosts: tuple[tuple[str, int], ...]
+    # Those arguments of asyncpg.connect() that are the same for each host.
+    arguments: Mapping[str, Any] = field(repr=False)
+    server_settings: Mapping[str, str]
+    # To connect to one host.
+    connect_timeout_s: float | None
+    prepared_statements: int | None
+    keepalive: Keepalive
+
+    @classmethod
+    def parse(cls, text: str) -> "DatabaseURL":
+        """Raises DatabaseURLError."""
+        return _Reader(text).read()
+
+
+class _Reader:
+    """Takes members out of the query one by one; what is left at the end is not known."""
+
+    def __init__(self, text: str) -> None:
+        scheme, separator, rest = text.strip().partition("://")
+        if not separator or scheme not in _SCHEMES:
+            raise DatabaseURLError("must start with postgresql://")
+        if any(character.isspace() or not character.isprintable() for character in rest):
+            raise DatabaseURLError("has a space or control character in it: write it as %20 and so on")
+        rest, hash_sign, _ = rest.partition("#")
+        if hash_sign:
+            raise DatabaseURLError("has a # in it: write it as %23")
+        rest, _, query = rest.partition("?")
+        authority, _, path = rest.partition("/")
+        if set(path) & set("@/"):
+            raise DatabaseURLError(_NO_HOST)
+        # The last @, for some passwords have one.
+        user, _, self._hosts = authority.rpartition("@")
+        self._user, _, self._password = (unquote(part) for part in user.partition(":"))
+        self._database = unquote(path)
+        self._members: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name in ("host", "port") and name in self._members:
+                self._members[name] += f",{value}"  # as SQLAlchemy writes several
+            else:
+                self._members[name] = value
+
+    def read(self) -> DatabaseURL:
+        for name, accepted in _WITHOUT_EFFECT.items():
+            self._choice(name, accepted)
+        known = DatabaseURL(
+            hosts=self._read_hosts(),
+            arguments=self._arguments(),
+            server_settings=self._server_settings(),
+            connect_timeout_s=self._number("connect_timeout") or None,
+            prepared_statements=self._prepared_statements(),
+            keepalive=self._keepalive(),
+        )
+        for name in self._members:
+            hint = _HINTS.get(name, "Callgate does not know it")
+            raise DatabaseURLError(f"has the member {name if name.isprintable() else '?'}, which is not supported: {hint}")
+        return known
+
+    def _arguments(self) -> dict[str, Any]:
+        tls = self._tls()
+        known: dict[str, Any] = {
+            "user": self._members.pop("user", self._user) or None,
+            "password": self._members.pop("password", self._password) or None,
+            "database": self._members.pop("dbname", self._members.pop("database", self._database)) or None,
+            "passfile": self._file("passfile"),
+            "target_session_attrs": self._choice("target_session_attrs", _TARGETS),
+        }
+        return {name: value for name, value in known.items() if value is not None} | tls
+
+    def _read_hosts(self) -> tuple[tuple[str, int], ...]:
+        hosts = self._members.pop("host", "") or self._hosts
+        port = self._members.pop("port", "")
+        if not hosts:
+            if port:
+                raise DatabaseURLError("has a port but no host")
+            return ()
+        names, ports = hosts.split(","), port.split(",")
+        if len(ports) == 1:
+            ports *= len(names)
+        if len(ports) != len(names):
+            raise DatabaseURLError(f"has {len(names)} hosts and {len(ports)} ports")
+        return tuple(map(_host, names, ports))
+
+    def _tls(self) -> dict[str, Any]:
+        mode = self._choice("sslmode", _SSL_MODES)
+        if (given := self._choice("ssl", tuple(_SSL))) is not None:
+            mode = mode or _SSL[given]
+        members = {name: self._file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
+            "ssl_min_protocol_version": self._choice("ssl_min_protocol_version", _TLS_VERSIONS),
+            "ssl_max_protocol_version": self._choice("ssl_max_protocol_version", _TLS_VERSIONS),
+            "sslnegotiation": self._choice("sslnegotiation", ("postgres", "direct")),
+            "sslpassword": self._members.pop("sslpassword", None),
+        }
+        if self._choice("channel_binding", ("disable", "prefer", "require")) == "require":
+            mode = self._certificate_for_channel_binding(mode, members["sslrootcert"])
+            members["sslrootcert"] = members["sslrootcert"] or "system"
+        given_members = {name: value for name, value in members.items() if value is not None}
+        if members["sslrootcert"] == "system":
+            return self._system_certificates(mode, given_members)
+        query = urlencode(given_members | ({"sslmode": mode} if mode else {}))
+        return {"dsn": f"postgresql://?{query}"} if query else {}
+
+    def _certificate_for_channel_binding(self, mode: str | None, root: str | None) -> str:
+        """asyncpg has no channel binding. The server's certificate is verified instead, which keeps others out as well."""
+        if mode in ("disable", "allow"):
+            raise DatabaseURLError(f"has channel_binding=require, which sslmode={mode} excludes")
+        return mode if mode == "verify-ca" and root else "verify-full"
+
+    def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
+        """libpq's sslrootcert=system: the certificates of this machine, and always verify-full."""
+        if mode not in (None, "require", "verify-full"):
+            raise DatabaseURLError(f"has sslrootcert=system, which goes with sslmode=verify-full only, and sslmode={mode}")
+        for name in members.keys() - {"sslrootcert", "sslnegotiation"}:
+            raise DatabaseURLError(f"has the member {name}, which does not go with sslrootcert=system")
+        return {"ssl": True} | ({"direct_tls": True} if members.get("sslnegotiation") == "direct" else {})
+
+    def _server_settings(self) -> dict[str, str]:
+        fallback = self._members.pop("fallback_application_name", "callgate")
+        settings = {"application_name": self._members.pop("application_name", "") or fallback, "timezone": "UTC"}
+        if options := self._members.pop("options", ""):
+            settings["options"] = options
+        return settings
+
+    def _prepared_statements(self) -> int | None:
+        """By SQLAlchemy's name for it and by asyncpg's."""
+        sizes = [self._number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
+        return next((size for size in sizes if size is not None), None)
+
+    def _keepalive(self) -> Keepalive:
+        on = self._choice("keepalives", ("0", "1")) != "0"
+        ours = Keepalive()
+        idle, interval, count, unacknowledged = (
+            default if (given := self._number(name)) is None else given or None
+            for name, default in (
+                ("keepalives_idle", ours.idle_s),
+                ("keepalives_interval", ours.interval_s),
+                ("keepalives_count", ours.count),
+                ("tcp_user_timeout", ours.unacknowledged_ms),
+            )
+        )
+        return Keepalive(on, idle, interval, count, unacknowledged)
+
+    def _choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
+        value = self._members.pop(name, None)
+        if value is not None and value not in accepted:
+            raise DatabaseURLError(f"has a wrong {name}: it must be one of {', '.join(accepted)}")
+        return value
+
+    def _number(self, name: str) -> int | None:
+        value = self._members.pop(name, None)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) < 7):
+            raise DatabaseURLError(f"has a wrong {name}: it must be a whole number")
+        return int(value)
+
+    def _file(self, name: str) -> str | None:
+        path = self._members.pop(name, None) or None
+        if path is not None and (name, path) != ("sslrootcert", "system") and not os.access(path, os.R_OK):
+            raise DatabaseURLError(f"names a file as {name} that cannot be read")
+        return path
+
+
+def _host(text: str, port: str) -> tuple[str, int]:
+    """A name, an address or a socket's directory, with its own port or else `port`."""
+    text = unquote(text)
+    if text.startswith("/"):
+        return text, _port(port)
+    if text.startswith("["):
+        host, bracket, own = text[1:].partition("]")
+        if not bracket or own[:1] not in ("", ":"):
+            raise DatabaseURLError("has a host or port that is none: an IPv6 address is written [::1]:5432")
+        own = own[1:]
+    else:
+        host, _, own = text.partition(":")
+    if not host or set(host) & set("/?@[] "):
+        raise DatabaseURLError(_NO_HOST)
+    return host, _port(own or port)
+
+
+def _port(text: str) -> int:
+    if not text:
+        return _DEFAULT_PORT
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536):
+        raise DatabaseURLError(_NO_HOST)
+    return int(text)

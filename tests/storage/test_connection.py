@@ -1,0 +1,137 @@
+"""Every session is durable and bounded, however it is made, and leaves nothing behind at a pooler."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url, text
+
+from app.database import Database, make_engine
+from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.errors import DatabaseUnavailable
+from tests.support.pooler import behind_a_pooler
+
+_BOUNDS = "idle_in_transaction_session_timeout, lock_timeout, statement_timeout"
+
+
+def _plain(url: str) -> str:
+    return url.replace("+asyncpg", "")
+
+
+@asynccontextmanager
+async def _database_where(url: str, setting: str, value: str) -> AsyncIterator[Database]:
+    name = make_url(url).database
+    connection = await asyncpg.connect(_plain(url))
+    await connection.execute(f"ALTER DATABASE {name} SET {setting} = {value}")
+    database = Database(url, pool_size=2)
+    try:
+        yield database
+    finally:
+        await database.close()
+        await connection.execute(f"ALTER DATABASE {name} RESET {setting}")
+        await connection.close()
+
+
+@pytest.fixture(params=["direct", "pooled"])
+async def url(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[str]:
+    if request.param == "direct":
+        yield database_url
+        return
+    async with behind_a_pooler(database_url) as pooled:
+        yield pooled
+
+
+COMMITS = [("off", "on"), ("local", "on"), ("remote_write", "remote_write"), ("on", "on"), ("remote_apply", "remote_apply")]
+
+
+@pytest.mark.parametrize(("configured", "expected"), COMMITS)
+async def test_a_commit_is_flushed_however_the_database_is_configured(url: str, configured: str, expected: str) -> None:
+    async with _database_where(url, "synchronous_commit", configured) as database:
+        (row,) = await database.fetch("SELECT current_setting('synchronous_commit') AS it")
+        assert row["it"] == expected
+        async with database.begin() as session:
+            assert await session.scalar(text("SHOW synchronous_commit")) == expected
+        # The migrations' own.
+        engine = make_engine(url, pool_size=1, session=MIGRATION_SESSION, statement_timeout_s=None)
+        async with engine.begin() as connection:
+            assert await connection.scalar(text("SHOW synchronous_commit")) == expected
+        await engine.dispose()
+
+
+async def test_every_transaction_has_bounds(url: str) -> None:
+    database = Database(url, pool_size=1)
+    shown = ", ".join(f"current_setting('{name.strip()}')" for name in _BOUNDS.split(","))
+    (row,) = await database.fetch(f"SELECT {shown}, current_setting('enable_seqscan')")
+    assert tuple(row) == ("10s", "2s", "14s", "off")
+    async with database.begin() as session:
+        assert tuple((await session.execute(text(f"SELECT {shown}"))).one()) == ("10s", "5s", "14s")
+    await database.close()
+
+
+async def test_nothing_stays_on_a_poolers_connection(database_url: str) -> None:
+    async with behind_a_pooler(database_url) as url:
+        for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION):
+            connection = await Connector(url, settings, statement_timeout_s=5).connect()
+            assert connection.is_pooled
+            async with connection.transaction():
+                await connection.fetch("SELECT 1")
+            left = await connection.fetch(
+                "SELECT name FROM pg_settings WHERE source = 'session' AND name NOT IN ('application_name', 'TimeZone')"
+            )
+            assert left == []
+            await connection.close()
+
+
+async def test_a_direct_session_keeps_its_settings_whatever_is_reloaded(database_url: str) -> None:
+    connection = await Connector(database_url, HOT_SESSION, statement_timeout_s=5).connect()
+    assert not connection.is_pooled
+    kept = await connection.fetch("SELECT name FROM pg_settings WHERE source = 'session'")
+    assert {"synchronous_commit", *HOT_SESSION} <= {row["name"] for row in kept}
+    await connection.close()
+
+
+async def test_both_ends_of_a_connection_notice_a_peer_that_has_disappeared(database_url: str) -> None:
+    connection = await Connector(database_url, SESSION, statement_timeout_s=5).connect()
+    ours = connection._transport.get_extra_info("socket")
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    shown = await connection.fetchrow("SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_user_timeout')")
+    assert tuple(shown) == ("10", "10000")
+    await connection.close()
+
+
+async def test_a_transaction_that_is_left_alone_is_ended(database_url: str) -> None:
+    database = Database(database_url, pool_size=1)
+
+    async def leave_alone() -> None:
+        async with database.begin() as session:
+            await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
+            await asyncio.sleep(0.5)
+            await session.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable) as ended:
+        await leave_alone()
+    assert ended.value.reason == "connection_lost"
+    await database.ping()
+    await database.close()
+
+
+async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_then_on(database_url: str) -> None:
+    url = make_url(database_url)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{url.host}:{url.port}"
+        several = f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}?connect_timeout=1&target_session_attrs="
+        connector = Connector(several + "read-write", SESSION, statement_timeout_s=5)
+        await (await connector.connect()).close()
+        async with asyncio.timeout(0.9):
+            await (await connector.connect()).close()
+        with pytest.raises(DatabaseUnavailable) as none:
+            await Connector(several + "standby", SESSION, statement_timeout_s=5).connect()
+        assert (none.value.reason, none.value.in_doubt) == ("no_suitable_server", False)
+        await (await Connector(several + "prefer-standby", SESSION, statement_timeout_s=5).connect()).close()
