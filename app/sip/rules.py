@@ -14,7 +14,11 @@ Values = Mapping[str, str | None]
 """The decoded values of uri-parameters, by lower-case name."""
 
 TRANSPORTS: Final = ("udp", "tcp", "tls")
-EDGES: Final = ("ashburn", "dublin", "frankfurt", "san-jose", "sao-paulo", "singapore", "sydney", "tokyo")
+# https://www.twilio.com/docs/global-infrastructure/edge-locations: public ones, then those of Twilio Interconnect.
+EDGES: Final = (
+    *("ashburn", "dublin", "frankfurt", "san-jose", "sao-paulo", "singapore", "sydney", "tokyo", "umatilla"),
+    *("ashburn-ix", "frankfurt-ix", "london-ix", "san-jose-ix", "sao-paulo-ix", "singapore-ix", "sydney-ix", "tokyo-ix"),
+)
 REGIONS: Final = ("au1", "br1", "de1", "ie1", "jp1", "sg1", "us1", "us2")
 MANY_HEADERS: Final = 20  # Twilio refuses "too many" (13251) and gives no number.
 
@@ -40,7 +44,7 @@ UNREMARKABLE_HEADERS: Final = re.compile(
     re.ASCII,
 )
 
-_CONTROL_PARAMS = frozenset({"transport", "secure", "edge", "region"})
+_CONTROL_PARAMS = frozenset({"transport", "secure", "edge", "region", "tnx"})
 _MEANINGFUL_PARAMS = _CONTROL_PARAMS | {"method", "maddr"}
 _LOOKS_LIKE_URI_PARTS = re.compile(r"[;?/=@]")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name = token
@@ -99,7 +103,7 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
         if key in _MEANINGFUL_PARAMS:
             _judge_meaningful_parameter(key, value, start, end, report)
         elif not report.only_errors:
-            _report_other_parameter(spelled_name, start, end, report)
+            _report_other_parameter(spelled_name, spelled_value, start, end, report)
         if "%" in item:
             if key in _CONTROL_PARAMS:
                 detail = f"Write {key} and its value without % escapes."
@@ -135,12 +139,18 @@ def _judge_meaningful_parameter(key: str, value: str | None, start: int, end: in
             report.add("UNKNOWN_REGION", start, end, "Use the edge parameter: Twilio knows no such region.")
         case "region":
             report.add("LEGACY_REGION", start, end, "Prefer the edge parameter: Twilio calls region a legacy one.")
+        case "tnx":
+            report.add("LEGACY_TNX", start, end, "Prefer the edge parameter, as in edge=ashburn-ix: Twilio deprecates tnx.")
         case _:
             pass
 
 
-def _report_other_parameter(name: str, start: int, end: int, report: Report) -> None:
-    report.add("OTHER_PARAM", start, end, f"Leave out {shown(name)}: Twilio does not document this parameter.")
+def _report_other_parameter(name: str, value: str, start: int, end: int, report: Report) -> None:
+    detail = f"Leave out {shown(name)}: Twilio does not document this parameter."
+    if name.lower() == "user" and value.lower() == "phone":
+        # It marks a telephone number (RFC 3261 §19.1.1), and carriers and PBXs ask for it.
+        detail = "Keep user=phone where the called system asks for it: Twilio does not document what it makes of it."
+    report.add("OTHER_PARAM", start, end, detail)
     if "%" in name:
         detail = "Write the parameter's name without % escapes."
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
@@ -219,7 +229,7 @@ def _judge_header_name(name: str, key: str, start: int, end: int, report: Report
     if not _HEADER_NAME.fullmatch(name):
         detail = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
         report.add("BAD_HEADER_NAME", start, end, detail)
-    elif key in ("transport", "secure", "edge", "region"):
+    elif key in _CONTROL_PARAMS:
         detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
         report.add("HEADER_NOT_PASSED", start, end, detail)
     elif key in NEVER_PASSED or key.startswith(("p-", "x-twilio")):

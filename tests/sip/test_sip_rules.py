@@ -205,3 +205,37 @@ def test_a_uri_and_its_findings_cannot_be_changed() -> None:
         uri.findings[0].code = "FINE"  # type: ignore[misc]  # that is what is tested
     assert isinstance(uri.findings[0], Finding)
     assert uri != "sip:kate@example.com;lr"
+
+
+# https://www.twilio.com/docs/global-infrastructure/edge-locations, and Twilio Interconnect's.
+PUBLIC_EDGES = "ashburn dublin frankfurt sao-paulo singapore sydney tokyo umatilla"
+PRIVATE_EDGES = "ashburn-ix frankfurt-ix london-ix san-jose-ix sao-paulo-ix singapore-ix sydney-ix tokyo-ix"
+
+
+@pytest.mark.parametrize("edge", [*PUBLIC_EDGES.split(), *PRIVATE_EDGES.split(), "Umatilla", "ASHBURN-IX"])
+def test_twilios_edges_are_known(edge: str) -> None:
+    assert codes(f"sip:kate@example.com;edge={edge}") == []
+    assert codes(f"sip:kate@example.com;transport=tls;secure=true;edge={edge}") == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (";edge=london", ["UNKNOWN_EDGE"]),
+        (";edge=roaming", ["UNKNOWN_EDGE"]),
+        (";tnx=TX0123", ["LEGACY_TNX"]),
+        (";TNX=TX0123", ["LEGACY_TNX"]),
+        (";tn%78=TX0123", ["LEGACY_TNX", "ESCAPED_CONTROL_PARAM"]),
+        ("?tnx=TX0123", ["HEADER_NOT_PASSED"]),
+    ],
+)
+def test_tnx_is_known_as_deprecated(parameters: str, expected: list[str]) -> None:
+    assert sorted(codes(f"sip:kate@example.com{parameters}")) == sorted(expected)
+
+
+@pytest.mark.parametrize("parameter", ["user=phone", "User=PHONE"])
+def test_nobody_is_told_to_remove_user_phone(parameter: str) -> None:
+    findings = SipUri.parse(f"sip:+14155550100@pbx.example.com;{parameter}").findings
+    assert [finding.code for finding in findings] == ["OTHER_PARAM"]
+    assert "Leave out" not in findings[0].detail
+    assert "Leave out user" in SipUri.parse("sip:kate@example.com;user=ip").findings[0].detail
