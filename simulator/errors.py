@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fastapi.responses import JSONResponse
 
 CATALOGUE: Mapping[int, tuple[int, str]] = {
+    20001: (400, "PageToken is required for paging"),
     20003: (401, "Authenticate"),
     20004: (405, "Method not allowed"),
     20007: (400, "Page size must be no more than {}"),

@@ -5,6 +5,7 @@ was not dialled yet has no start time, so no StartTime filter finds it.
 """
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
+from simulator.destination import PHONE_CHARACTERS
 from simulator.errors import TwilioError
 from simulator.lifecycle import Progress, Status, progress
 from simulator.resource import API_VERSION, current
@@ -55,7 +57,7 @@ class Filters:
         if showing.filter_by == "shown":
             to, from_ = showing.to(to), showing.from_(from_)
         compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
-        return all(compared[name] == text for name, text in self.texts.items()) and all(
+        return all(_same(compared[name], text) for name, text in self.texts.items()) and all(
             self._day_admits(name, day, at, showing) for name, day in self.days.items()
         )
 
@@ -63,6 +65,14 @@ class Filters:
         moment_of, compare = DATE_FILTERS[name]
         moment = moment_of(at)
         return moment is not None and compare(showing.moment(moment).date(), day)
+
+
+def _same(shown: str | None, wanted: str) -> bool:
+    """A phone number is found however it is written: a raw `+` in a query arrives as a space."""
+    if shown is None or not PHONE_CHARACTERS.fullmatch(wanted):
+        return shown == wanted
+    digits = re.sub(r"[^0-9]", "", wanted)
+    return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
 def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> dict[str, Any]:
@@ -74,6 +84,7 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
     if page_size == 0:
         raise TwilioError(20422, "PageSize")
     page = read_number(query, "Page", 0)
+    require_page_token(query, page)
     token = query.get("PageToken", "")
 
     def admitted(candidates: Iterable[Call]) -> Iterator[Call]:
@@ -130,6 +141,12 @@ def read_number(query: QueryParams, name: str, default: int) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise TwilioError(20422, name)
     return int(text)
+
+
+def require_page_token(query: QueryParams, page: int) -> None:
+    """https://github.com/twilio/twilio-python/issues/395"""
+    if page and not query.get("PageToken"):
+        raise TwilioError(20001)
 
 
 def read_day(name: str, text: str) -> date:

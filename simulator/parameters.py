@@ -90,8 +90,8 @@ def validate_update(form: Form) -> UpdateParameters:
     if status not in (None, Status.CANCELED, Status.COMPLETED):
         raise TwilioError(20422, "Status")
     _validate_twiml_source(form)
-    _validate_methods(form, APPLICATION_METHODS)
-    _validate_urls(form, APPLICATION_URLS)
+    validate_methods(form, APPLICATION_METHODS)
+    validate_urls(form, APPLICATION_URLS)
     return UpdateParameters(
         status=Status(status) if status else None,
         redirects=form.get("Url") is not None or form.get("Twiml") is not None,
@@ -107,42 +107,42 @@ def _validate_instructions(form: Form) -> None:
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:
             raise TwilioError(21205, message="Url parameter is required.")
-        _validate_methods(form, APPLICATION_METHODS)
-        _validate_urls(form, APPLICATION_URLS)
+        validate_methods(form, APPLICATION_METHODS)
+        validate_urls(form, APPLICATION_URLS)
     elif not APPLICATION_SID.fullmatch(application_sid):
         raise TwilioError(21218, application_sid)
     _validate_twiml_source(form)
-    _validate_methods(form, RECORDING_AND_AMD_METHODS)
-    _validate_urls(form, RECORDING_AND_AMD_URLS)
+    validate_methods(form, RECORDING_AND_AMD_METHODS)
+    validate_urls(form, RECORDING_AND_AMD_URLS)
 
 
 def _validate_twiml_source(form: Form) -> None:
     url, twiml = form.get("Url"), form.get("Twiml")
-    if url is not None and not _is_absolute_url(url):
+    if url is not None and not is_absolute_url(url):
         raise TwilioError(21205, url)
     if twiml is not None and len(twiml) > MAX_TWIML:
         raise TwilioError(32018)
 
 
-def _validate_methods(form: Form, names: tuple[str, ...]) -> None:
+def validate_methods(form: Form, names: tuple[str, ...]) -> None:
     for name in names:
         if form.get(name) not in (None, "GET", "POST"):
             raise TwilioError(21209, name)
 
 
-def _validate_urls(form: Form, names: tuple[str, ...]) -> None:
+def validate_urls(form: Form, names: tuple[str, ...]) -> None:
     for name in names:
         url = form.get(name)
-        if url is not None and not _is_absolute_url(url):
+        if url is not None and not is_absolute_url(url):
             raise TwilioError(21200, name)
 
 
-def _is_absolute_url(url: str) -> bool:
+def is_absolute_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
+    return parts.scheme in schemes and bool(parts.hostname) and not re.search(r"\s", url)
 
 
 def _validate_sip_auth(form: Form) -> None:

@@ -18,7 +18,8 @@ from starlette.datastructures import QueryParams
 from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status, progress
-from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, read_day, read_number
+from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, read_day, read_number, require_page_token
+from simulator.parameters import is_absolute_url, validate_methods, validate_urls
 from simulator.resource import API_VERSION, rfc2822
 from simulator.store import Call
 
@@ -37,6 +38,8 @@ class Kind:
     status: int = 201
     required: tuple[str, ...] = ()
     ends: tuple[str, ...] = ("stopped",)
+    callback: str = "StatusCallback"
+    """Where Twilio tells of it."""
 
     @property
     def key(self) -> str:
@@ -48,16 +51,18 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("Events", "", live=False),
         Kind("Notifications", "NO", live=False),
-        Kind("Recordings", "RE", ends=("stopped", "paused", "in-progress")),
+        Kind("Recordings", "RE", ends=("stopped", "paused", "in-progress"), callback="RecordingStatusCallback"),
         Kind("Payments", "PK", required=("IdempotencyKey", "StatusCallback")),
-        Kind("Transcriptions", "GT", status=200),
+        Kind("Transcriptions", "GT", status=200, callback="StatusCallbackUrl"),
         Kind("Siprec", "SR", status=200),
         Kind("Streams", "MZ", status=200, required=("Url",)),
         Kind("UserDefinedMessages", "KX", required=("Content",)),
-        Kind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",)),
+        Kind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",), callback="Callback"),
     )
 }
 _FORKS = ("Transcriptions", "Siprec", "Streams")
+_ACTIVE = ("in-progress", "paused")
+_METHODS = ("RecordingStatusCallbackMethod", "StatusCallbackMethod", "Method")
 
 
 @dataclass(slots=True)
@@ -85,6 +90,7 @@ class Subresources:
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
+        _validate_addresses(kind, form)
         _require_live(kind, call, now)
         given = form.get("IdempotencyKey")
         known = self._by_key.get((call.sid, kind.segment, given)) if given else None
@@ -99,9 +105,9 @@ class Subresources:
         return self._add(kind, call, Form({}), now, fields).resource
 
     def find(self, kind: Kind, call: Call, sid: str, path: str) -> One:
-        """By its sid, by its name where it has one, and the running recording as `Twilio.CURRENT`."""
+        """By its sid, by its name where it has one, and the running or paused recording as `Twilio.CURRENT`."""
         for one in reversed(self._all[kind.segment].values()):
-            current = sid == "Twilio.CURRENT" and one.resource.get("status") == "in-progress"
+            current = sid == "Twilio.CURRENT" and one.resource.get("status") in _ACTIVE
             if one.call_sid == call.sid and (one.resource["sid"] == sid or one.name == sid or current):
                 return one
         raise TwilioError(20404, path)
@@ -112,6 +118,7 @@ class Subresources:
             for name in kind.required:
                 if form.get(name) is None:
                     raise TwilioError(20422, name)
+            _validate_addresses(kind, form)
         else:
             status = form.get("Status")
             if status not in kind.ends:
@@ -126,6 +133,7 @@ class Subresources:
     def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
         """Newest first, in Twilio's envelope. `own`: what is there without having been created (a call's events)."""
         size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
+        require_page_token(query, number)
         if not 0 < size <= MAX_PAGE_SIZE:
             raise TwilioError(20007, str(MAX_PAGE_SIZE))
         found = [one.resource for one in reversed(self._all[kind.segment].values()) if one.call_sid == call.sid]
@@ -213,6 +221,15 @@ def sound(seconds: float = 0.25) -> bytes:
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _SAMPLE_RATE, 2 * _SAMPLE_RATE, 2, 16)
     data = struct.pack("<4sI", b"data", len(samples)) + samples
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
+
+
+def _validate_addresses(kind: Kind, form: Form) -> None:
+    """What a generated client sends for a URL (`string`) is none to Twilio."""
+    url = form.get("Url")
+    if url is not None and not is_absolute_url(url, ("ws", "wss")):
+        raise TwilioError(21205, url)
+    validate_urls(form, (kind.callback,))
+    validate_methods(form, _METHODS)
 
 
 def _require_live(kind: Kind, call: Call, now: datetime) -> None:

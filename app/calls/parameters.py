@@ -40,9 +40,16 @@ def _http_url(value: str) -> str:
     return value
 
 
+def refused_by_twilio(url: str) -> tuple[str, str] | None:
+    """Why Twilio would not call this URL: a stable code and a text; None when it would."""
+    if "_" in (urlsplit(url).hostname or ""):
+        return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
+    return None
+
+
 def _callback_url(value: str) -> str:
-    if "_" in (urlsplit(value).hostname or ""):
-        raise PydanticCustomError("url_host_underscore", "must have a host without underscores: Twilio refuses others")
+    if refused := refused_by_twilio(value):
+        raise PydanticCustomError(*refused)
     return value
 
 
@@ -69,6 +76,7 @@ def _passports(value: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url)]
+# Of a callback that is always Twilio's; who makes a status callback is decided in `status_callbacks`.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 # Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
@@ -109,7 +117,9 @@ class CallParameters(BaseModel):
     method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
     fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
-    status_callback: CallbackUrl | None = Field(None, description="Where the call's progress is told to.")
+    status_callback: HttpUrl | None = Field(
+        None, description="Where the call's progress is told to: by Callgate where it has a public URL, otherwise by Twilio."
+    )
     status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_distinct)] | None = Field(
         None, min_length=1, description="Which events are told; only `completed` by default."
     )
@@ -232,7 +242,7 @@ class CallUpdate(BaseModel):
     method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
     fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
-    status_callback: CallbackUrl | None = Field(None, description="Where the call's progress is told to from now on.")
+    status_callback: HttpUrl | None = Field(None, description="Where the call's progress is told to from now on.")
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
 

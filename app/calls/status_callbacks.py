@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
-from app.calls.parameters import CallRequest, CallUpdate
+from app.calls.parameters import CallRequest, CallUpdate, refused_by_twilio
 from app.errors import Fault, InvalidRequest
 from app.tenants.service import Dialable
 
@@ -20,7 +20,7 @@ _PARAMETERS = ("status_callback", "status_callback_event", "status_callback_meth
 _ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
 Judge = Callable[[str], tuple[str, str] | None]
-"""Why a URL is none that we may dial: a stable code and what to do; None when it is one."""
+"""Why a URL cannot be called: a stable code and what to do; None when it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ def progress_callbacks(
     lost announces itself. Then the tenant's own is ours to deliver, or its default; InvalidRequest when we may not dial it.
 
     Without a public URL nothing reaches us, and without an auth token nobody could tell what is genuine: the request's own
-    parameters are passed on. With an application_sid Twilio heeds neither.
+    parameters are passed on, or InvalidRequest when Twilio would refuse them. With an application_sid Twilio heeds neither.
     """
     own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
+        _require(request.status_callback, refused_by_twilio)
         return ProgressCallbacks(own)
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
@@ -65,12 +66,11 @@ def changed_callbacks(
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
     if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
+        _require(update.status_callback, refused_by_twilio)
         return ProgressCallbacks(own, {})
     if update.status_callback is None:
         return ProgressCallbacks({}, {"status_callback_method": update.status_callback_method})
-    if refused := judge(update.status_callback):
-        code, text = refused
-        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    _require(update.status_callback, judge)
     ours = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
@@ -80,12 +80,16 @@ def changed_callbacks(
     return ProgressCallbacks(ours, columns)
 
 
+def _require(url: str | None, judge: Judge) -> None:
+    if url and (refused := judge(url)):
+        code, text = refused
+        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+
+
 def _columns(request: CallRequest, account: Dialable, judge: Judge) -> dict[str, Any]:
     """A request that names no URL takes the tenant's default, with what it says itself of method and events."""
     named, default = request.status_callback, account.callbacks
-    if named and (refused := judge(named)):
-        code, text = refused
-        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+    _require(named, judge)
     url = named or default.url
     if url is None:
         return dict.fromkeys(_COLUMNS)

@@ -144,7 +144,9 @@ def _read_host(host: str) -> Address | Fault | None:
         except ValueError:
             return Fault("url_host", "Write an IPv4 address as four decimal numbers without leading zeros.")
     if not _NAME.fullmatch(host):
-        return Fault("url_host", "Check the host: letters, digits and hyphens, between dots at most 63, in all at most 253.")
+        return Fault(
+            "url_host", "Check the host: letters, digits, - and _ only, between dots at most 63 characters, in all at most 253."
+        )
     return None
 
 

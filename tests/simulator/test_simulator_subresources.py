@@ -79,3 +79,53 @@ def test_credentials_are_checked_below_a_call_and_for_the_sound(simulator: Runni
         assert httpx.get(f"{str(calls.base_url).rstrip('/')}{below}", trust_env=False).json()["code"] == 20003
         with simulator.client("AC" + "2" * 32, "any") as other:
             assert other.get(below).json()["code"] == 20404
+
+
+def test_a_paused_recording_is_resumed_and_stopped_as_current(calls: httpx.Client, path: str) -> None:
+    sid = calls.post(f"{path}/Recordings.json").json()["sid"]
+    for status in ("paused", "in-progress", "paused", "stopped"):
+        changed = calls.post(f"{path}/Recordings/Twilio.CURRENT.json", data={"Status": status}).json()
+        assert (changed["sid"], changed["status"]) == (sid, status)
+    gone = calls.post(f"{path}/Recordings/Twilio.CURRENT.json", data={"Status": "in-progress"})
+    assert (gone.status_code, gone.json()["code"]) == (404, 20404)
+
+
+@pytest.mark.parametrize(
+    ("segment", "name", "code"),
+    [
+        ("Recordings", "RecordingStatusCallback", 21200),
+        ("Recordings", "RecordingStatusCallbackMethod", 21209),
+        ("Payments", "StatusCallback", 21200),
+        ("Transcriptions", "StatusCallbackUrl", 21200),
+        ("Transcriptions", "StatusCallbackMethod", 21209),
+        ("Siprec", "StatusCallback", 21200),
+        ("Streams", "Url", 21205),
+        ("Streams", "StatusCallback", 21200),
+        ("UserDefinedMessageSubscriptions", "Callback", 21200),
+        ("UserDefinedMessageSubscriptions", "Method", 21209),
+    ],
+)
+def test_the_placeholder_of_a_generated_client_is_no_url(
+    calls: httpx.Client, path: str, segment: str, name: str, code: int
+) -> None:
+    refused = calls.post(f"{path}/{segment}.json", data=FORMS[segment] | {name: "string"})
+    assert (refused.status_code, refused.json()["code"]) == (400, code)
+
+
+@pytest.mark.parametrize("name", ["Url", "FallbackUrl", "StatusCallback", "RecordingStatusCallback", "ClientNotificationUrl"])
+def test_the_placeholder_is_no_url_of_a_call(calls: httpx.Client, name: str) -> None:
+    refused = calls.post("/Calls.json", data=CALL | {name: "string"})
+    assert (refused.status_code, refused.json()["code"]) == (400, 21205 if name == "Url" else 21200)
+
+
+def test_a_page_needs_its_token(calls: httpx.Client, path: str) -> None:
+    for listed in ("/Calls.json", f"{path}/Recordings.json"):
+        assert calls.get(f"{listed}?Page=0").is_success
+        refused = calls.get(f"{listed}?Page=1")
+        assert (refused.status_code, refused.json()["code"]) == (400, 20001)
+
+
+@pytest.mark.parametrize("written", ["%2B14155550100", "14155550100", "+14155550100", "4155550100", "(415)%20555-0100"])
+def test_numbers_in_filters_are_found_however_they_are_written(calls: httpx.Client, written: str) -> None:
+    sid = calls.post("/Calls.json", data=CALL | {"To": "+14155550100", "From": "+14155550199"}).json()["sid"]
+    assert [call["sid"] for call in calls.get(f"/Calls.json?To={written}").json()["calls"]] == [sid]

@@ -38,6 +38,7 @@ async def test_recordings_are_started_listed_over_pages_changed_and_deleted(sdk:
         second = recordings.page(page_size=2).next_page()
         assert [one.sid for one in second.previous_page()] == [made[4].sid, made[3].sid]
         assert recordings("Twilio.CURRENT").update("paused", pause_behavior="silence").sid == made[4].sid
+        assert recordings("Twilio.CURRENT").update("in-progress").sid == made[4].sid
         assert recordings(made[0].sid).fetch().status == "in-progress"
         assert recordings(made[0].sid).update("stopped").status == "stopped"
         assert recordings(made[0].sid).delete() is True
