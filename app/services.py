@@ -15,6 +15,7 @@ from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
 from app.calls.creation.placement import Placement
 from app.calls.creation.service import CreationService
+from app.calls.creation.withdrawals import Withdrawals
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
 from app.compat.service import StartedCalls
@@ -74,12 +75,14 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             first_refresh=timedelta(seconds=settings.refresh_interval),
             plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
         )
+        withdrawals = Withdrawals(database, settlement)
         placement = Placement(
             database=database,
             tenants=tenants,
             twilio=twilio,
             metrics=metrics,
             settlement=settlement,
+            withdrawals=withdrawals,
             budget=budget_of(settings),
             max_in_flight=settings.max_in_flight,
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
@@ -92,6 +95,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             keyring=keyring,
             tenants=tenants,
             placement=placement,
+            withdrawals=withdrawals,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
             callback_urls=callback_urls,
             judge_callback=judge_callback,

@@ -86,7 +86,9 @@ class Batcher(Generic[Item, Result]):
         except DatabaseUnavailable as error:
             # No item's own fault: to try each of them would be as many failures more.
             for _, waiter in batch:
-                _fail(waiter, DatabaseUnavailable(after_s=error.after_s))
+                unavailable = DatabaseUnavailable(after_s=error.after_s)
+                unavailable.reason, unavailable.in_doubt = error.reason, error.in_doubt
+                _fail(waiter, unavailable)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0][1], error)

@@ -5,7 +5,6 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import UUID
 
 import asyncpg
 import httpx
@@ -14,13 +13,10 @@ from sqlalchemy import text
 
 from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
-from app.http.authentication import Caller
 from app.local.postgres import EmbeddedPostgres
-from app.observability import Metrics
 from app.schema import migrate
-from app.services import services
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.upstream import created, created_after_release, error, hang, running_upstream
+from tests.support.upstream import created, created_after_release, hang, running_upstream
 
 PATIENCE_S = 30
 
@@ -263,21 +259,6 @@ async def test_an_outcome_that_postgres_refuses_for_a_while_is_committed_in_the_
         await connection.close()
 
 
-async def test_an_intent_whose_commit_nobody_acknowledged_is_withdrawn_and_its_key_stays_good(gateway: Gateway) -> None:
-    async with running_upstream(hang, created()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
-        call_id = (await tenant.create("k")).json()["id"]
-        async with gateway.database.begin() as session:
-            await session.execute(text("UPDATE call SET execution = 'pending' WHERE id = :id"), {"id": call_id})
-        async with services(gateway.settings, Metrics()) as ours:
-            placement = ours["creation"]._placement
-            placement.withdraw(UUID(call_id), 2)
-            placement.withdraw(UUID(call_id), 1)
-            assert await _settled(tenant, call_id) == "not_started"
-        again = await tenant.create("k")
-        assert (again.status_code, again.json()["id"]) == (201, call_id)
-
-
 async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_again(database_url: str) -> None:
     """Postgres refuses the row, for the partition that it was meant for takes it no more. Nobody is told a 500."""
     async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
@@ -294,41 +275,3 @@ async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_ag
 
 async def _waits_for_a_lock(session: Session) -> bool:
     return bool(await session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))
-
-
-async def test_a_repetition_that_postgres_refused_does_not_withdraw_the_dial_of_the_next_one(database_url: str) -> None:
-    """Both would have been the key's second attempt; only one of them was."""
-    refuse = """
-        CREATE FUNCTION refuse_again() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '57014'; END $$;
-        CREATE TRIGGER refuse_again BEFORE UPDATE ON call FOR EACH ROW
-        WHEN (NEW.execution = 'pending' AND NEW.attempt > 1) EXECUTE FUNCTION refuse_again();
-    """
-    settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
-    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
-    try:
-        async with (
-            running_upstream(error(401, 20003), created_after_release()) as upstream,
-            running_gateway(settings) as gateway,
-            services(settings, Metrics()) as replica,
-        ):
-            tenant = await gateway.add_tenant(upstream.url)
-            call_id = (await tenant.create("k")).json()["call_id"]
-            calls = replica["creation"]
-            await connection.execute(refuse)
-            with pytest.raises(DatabaseUnavailable):
-                await calls.create(Caller(tenant.id, UUID(int=0), suspended=False), BASIC, "k")
-            await connection.execute("DROP FUNCTION refuse_again() CASCADE")
-            creating = asyncio.create_task(tenant.create("k"))
-            while len(upstream.posts) < 2:
-                await asyncio.sleep(0.01)
-            while calls._placement._tasks:
-                await asyncio.sleep(0.01)
-            assert (await tenant.create("k")).status_code == 409, "it is being dialled"
-            upstream.released.set()
-            told = await creating
-            assert (told.status_code, told.json()["id"]) == (201, call_id)
-            assert [event["type"] for event in await tenant.events(call_id)].count("call.not_started") == 1
-            assert len(upstream.posts) == 2
-    finally:
-        await connection.close()

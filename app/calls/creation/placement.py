@@ -7,18 +7,19 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
-from uuid import UUID
 
 import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
 from app.calls.creation.store import BATCH, write_outcomes
+from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
 from app.database.batcher import Batcher
+from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.observability import Metrics
 from app.tenants.service import Dialable, TenantService
@@ -29,7 +30,6 @@ Kept = TypeVar("Kept")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_OUTCOME_RETRY_S = 0.5
 # The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
 LAST_COMMITS_S = 5.0
 
@@ -43,6 +43,7 @@ class Placement:
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement
+    withdrawals: Withdrawals
     budget: Budget
     max_in_flight: int
     max_in_flight_per_tenant: int
@@ -53,6 +54,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         self._outcomes = Batcher(self._write_outcomes, most=BATCH)
+        self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", most=BATCH)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
@@ -91,22 +93,19 @@ class Placement:
         """
         return await asyncio.shield(self._keep(self._place(call, account, parameters, secrets)))
 
-    def withdraw(self, call_id: UUID, attempt: int, *, opened_by: UUID | None = None) -> None:
-        """An intent whose commit nobody acknowledged is not dialled: should it be there, it says so and can be repeated.
-
-        `opened_by` is the event that was to be committed with it: without that, the attempt is somebody else's.
-        """
-        self._keep(self._withdraw_when_possible(call_id, attempt, opened_by))
-
     async def drain(self) -> None:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_COMMITS_S):
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
-        if self._tasks:
-            logger.error("drain_gave_up", creations=len(self._tasks))
+                await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._end_of_tasks())
+                await self._late_outcomes.close()
+        if unsaved := len(self._tasks) + len(self._late_outcomes):
+            logger.error("drain_gave_up", creations=unsaved)
+
+    async def _end_of_tasks(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any], secrets: Sequence[str]) -> Call:
         try:
@@ -121,7 +120,7 @@ class Placement:
             call = await self._commit(call, outcome, change)
         except DatabaseUnavailable:
             # Committed as soon as Postgres is back; if the process ends first, the worker finds the call pending.
-            self._keep(self._commit_when_possible(call, outcome, change))
+            self._late_outcomes.add((call, outcome, change))
             call.execution = "unknown"
         except Exception:
             # Such as a sid that is bound to another call. The record stays pending, and the worker will find it.
@@ -184,27 +183,8 @@ class Placement:
                         session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                     )
 
-    async def _commit_when_possible(self, call: Call, outcome: Outcome, change: Change) -> None:
-        while True:
-            await asyncio.sleep(_OUTCOME_RETRY_S)
-            try:
-                await self._commit(call, outcome, change)
-                return
-            except DatabaseUnavailable:
-                if self._closing:
-                    return
-
-    async def _withdraw_when_possible(self, call_id: UUID, attempt: int, opened_by: UUID | None) -> None:
-        while not self._closing:
-            await asyncio.sleep(_OUTCOME_RETRY_S)
-            with contextlib.suppress(DatabaseUnavailable):
-                async with self.database.begin() as session:
-                    call = await repository.lock_call(session, call_id)
-                    ours = opened_by is None or await repository.has_event(session, call_id, opened_by)
-                    if call and call.execution == "pending" and call.attempt == attempt and ours:
-                        withdrawn = self.settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
-                        await self.settlement.apply(session, call, withdrawn)
-                return
+    async def _commit_late_outcome(self, late: tuple[Call, Outcome, Change]) -> None:
+        await self._commit(*late)
 
     def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
         task = asyncio.create_task(work)

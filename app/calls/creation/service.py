@@ -3,6 +3,7 @@
 Transactions are the `async with` blocks below; none is open while Twilio is being called.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -19,6 +20,7 @@ from app.calls.creation.new_call import new_call
 from app.calls.creation.placement import Placement
 from app.calls.creation.store import BATCH, insert_intents
 from app.calls.creation.validation import validate_call
+from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.status_callbacks import Judge, ProgressCallbacks, progress_callbacks
@@ -60,6 +62,7 @@ class CreationService:
         keyring: Keyring,
         tenants: TenantService,
         placement: Placement,
+        withdrawals: Withdrawals,
         pseudonyms: Pseudonyms,
         callback_urls: CallbackUrls | None,
         judge_callback: Judge,
@@ -68,6 +71,7 @@ class CreationService:
         self._keyring = keyring
         self._tenants = tenants
         self._placement = placement
+        self._withdrawals = withdrawals
         self._pseudonyms = pseudonyms
         self._callback_urls = callback_urls
         self._judge_callback = judge_callback
@@ -153,9 +157,13 @@ class CreationService:
         """False when the idempotency key names a call already."""
         try:
             written_at = await self._intents.submit(call)
-        except DatabaseUnavailable:
-            # The commit may have taken place all the same.
-            self._placement.withdraw(call.id, call.attempt)
+        except DatabaseUnavailable as error:
+            if error.in_doubt:
+                self._withdrawals.intent(call)
+            raise
+        except asyncio.CancelledError:
+            # The server's patience has ended, and nobody is left to dial.
+            self._withdrawals.intent(call)
             raise
         if written_at is None:
             return False
@@ -169,16 +177,19 @@ class CreationService:
     async def _reopen(self, known: Call, intended: Call) -> Call | None:
         """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
         opening = uuid7()
+        committing = False
         try:
             async with self._database.begin() as session:
                 call = await repository.reopen(session, known, intended)
                 if call:
                     told = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, "call.pending", told, event_id=opening)
+                committing = call is not None
             return call
-        except DatabaseUnavailable:
-            # The next attempt may also be that of a request with the same key, and under way: only the event tells.
-            self._placement.withdraw(known.id, known.attempt + 1, opened_by=opening)
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            # What went wrong before the commit was begun has rolled everything back.
+            if committing:
+                self._withdrawals.reopening(known.id, known.attempt + 1, event_id=opening)
             raise
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:

@@ -45,22 +45,32 @@ def _names(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
 
-# Sorted, so that two processes that insert the same keys wait for each other in one order.
-_INSERT_INTENTS = f"""
-    WITH given AS MATERIALIZED (
-        SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id
-        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
-    ), inserted AS (
-        INSERT INTO call (execution, pending_since, {_names(_INTENT_COLUMNS)})
-        SELECT 'pending', now(), {_names(_INTENT_COLUMNS)} FROM given ORDER BY tenant_id, idempotency_key
-        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-        RETURNING id, updated_at
-    ), told AS (
-        INSERT INTO call_event (id, call_id, at, type, data)
-        SELECT event_id, id, clock_timestamp(), 'call.pending', '{{"attempt": 1}}' FROM given JOIN inserted USING (id)
-    )
-    SELECT id, updated_at FROM inserted
-"""  # noqa: S608  # our own columns
+def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
+    """New calls with these columns and those of an intent, and an event each: `event`, `data`.
+
+    Sorted, so that two processes that insert the same keys wait for each other in one order.
+    """
+    return f"""
+        WITH given AS MATERIALIZED (
+            SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data
+            FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+        ), inserted AS (
+            INSERT INTO call (pending_since, settled_at, {_names(columns)}, {_names(_INTENT_COLUMNS)})
+            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_names(columns)}, {_names(_INTENT_COLUMNS)}
+            FROM given ORDER BY tenant_id, idempotency_key
+            ON CONFLICT {on_conflict} DO NOTHING
+            RETURNING id, updated_at
+        ), told AS (
+            INSERT INTO call_event (id, call_id, at, type, data)
+            SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
+        )
+        SELECT id, updated_at FROM inserted
+    """  # noqa: S608  # our own columns
+
+
+_INSERT_INTENTS = _insert(["execution"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL")
+# Whatever it collides with: the intent itself, which was committed after all, or a later request with its key.
+_INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict="")
 
 # Locked in one order, as whoever locks several calls does, and by id alone: asked for those that are pending, Postgres may take
 # an index of all that are not started for the shorter way. A call that is not pending any more, or in another attempt, is not
@@ -91,13 +101,22 @@ _WRITE_OUTCOMES = f"""
 
 async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID, datetime]:
     """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
-    rows = [
-        {column: getattr(call, _ATTRIBUTES.get(column, column)) for column in _INTENT_COLUMNS}
-        | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
-        for call in calls
-    ]
-    inserted = await database.fetch(_INSERT_INTENTS, _rows(rows))
+    pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
+    inserted = await database.fetch(_INSERT_INTENTS, _rows([_intent(call) | pending for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
+
+
+async def withdraw_intents(database: Database, calls: Sequence[Call], settled: Mapping[str, Any]) -> None:
+    """Settle intents that were not dialled and may be committed, now or later. `settled`: columns, `event` and `data`.
+
+    Each is written, so that an insert which comes late collides: with its id, or with its key.
+    """
+    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows([{**_intent(call), **settled} for call in calls]))
+    written = {row["id"] for row in inserted}
+    # After the insert, so that what it collided with is seen.
+    landed = [{"id": call.id, "attempt": call.attempt, **settled} for call in calls if call.id not in written]
+    if landed:
+        await write_outcomes(database, landed)
 
 
 async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any]]) -> dict[tuple[UUID, int], datetime]:
@@ -108,6 +127,11 @@ async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any
     """
     changed = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
     return {(row["id"], row["attempt"]): row["updated_at"] for row in changed}
+
+
+def _intent(call: Call) -> dict[str, Any]:
+    columns = {column: getattr(call, _ATTRIBUTES.get(column, column)) for column in _INTENT_COLUMNS}
+    return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,210 @@
+"""A 503 that says "repeat under the same key" stays true, whatever Postgres does with the intent later."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.tcp import HoldingProxy, running_proxy
+from tests.support.upstream import created, created_after_release, error, running_upstream
+
+PATIENCE_S = 30
+
+
+@asynccontextmanager
+async def gateway_behind_proxy(database_url: str, **settings: float) -> AsyncIterator[tuple[Gateway, HoldingProxy]]:
+    """The proxy stands between the gateway and Postgres."""
+    url = make_url(database_url)
+    async with running_proxy(url.host or "", url.port or 5432) as proxy:
+        behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        async with running_gateway(settings_for(behind, **settings)) as gateway:
+            yield gateway, proxy
+
+
+async def _records(tenant: Tenant) -> list[tuple[str, str]]:
+    calls = (await tenant.http.get("/v1/calls")).raise_for_status().json()["calls"]
+    return [(call["execution"], call["to"]) for call in calls]
+
+
+async def _until_recorded(tenant: Tenant, execution: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while [known for known, _ in await _records(tenant)] != [execution]:
+            await asyncio.sleep(0.05)
+
+
+async def test_an_intent_that_lands_late_collides_with_its_withdrawal(database_url: str) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"lands-late")
+        refused = await tenant.create("lands-late")
+        assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
+        assert refused.json()["retry"]["same_key"] is True
+        await _until_recorded(tenant, "not_started")
+        assert proxy.holds
+        await proxy.deliver()
+        assert [execution for execution, _ in await _records(tenant)] == ["not_started"]
+        again = await tenant.create("lands-late")
+        assert (again.status_code, again.json()["execution"]) == (201, "started")
+        assert [event["type"] for event in await tenant.events(again.json()["id"])] == [
+            "call.not_started",
+            "call.pending",
+            "call.started",
+        ]
+        assert len(upstream.posts) == 1
+
+
+async def test_an_intent_without_a_key_that_lands_late_collides_too(database_url: str) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"sip:keyless@example.com")
+        assert (await tenant.create(to="sip:keyless@example.com")).status_code == 503
+        await _until_recorded(tenant, "not_started")
+        await proxy.deliver()
+        assert await _records(tenant) == [("not_started", "sip:keyless@example.com")]
+        assert upstream.posts == []
+
+
+async def test_an_intent_that_lands_before_its_withdrawal_is_settled_by_it(database_url: str) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"lands-first")
+        assert (await tenant.create("lands-first")).status_code == 503
+        await proxy.deliver()
+        await _until_recorded(tenant, "not_started")
+        assert (await tenant.create("lands-first")).status_code == 201
+        assert len(upstream.posts) == 1
+
+
+async def test_a_caller_that_repeats_at_once_succeeds_and_nothing_late_disturbs_it(database_url: str) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"at-once")
+        assert (await tenant.create("at-once")).status_code == 503
+        again = await tenant.create("at-once")
+        assert again.status_code == 201
+        await proxy.deliver()
+        await asyncio.sleep(1)  # the withdrawal has had its time
+        assert [execution for execution, _ in await _records(tenant)] == ["started"]
+        assert (await tenant.create("at-once")).json()["id"] == again.json()["id"]
+        assert len(upstream.posts) == 1
+
+
+@pytest.mark.parametrize("lands", [True, False])
+async def test_a_reopening_whose_commit_is_in_doubt_leaves_its_key_good(database_url: str, lands: bool) -> None:
+    async with (
+        gateway_behind_proxy(database_url) as (gateway, proxy),
+        running_upstream(error(401, 20003), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("reopened")).json()["call_id"]
+        proxy.hold(b"COMMIT", passing=1)  # that of the look for the key
+        assert (await tenant.create("reopened")).json()["type"] == "urn:callgate:problem:database-unavailable"
+        assert proxy.holds
+        if lands:
+            await proxy.deliver()
+        else:
+            await proxy.drop()
+        await _until_recorded(tenant, "not_started")
+        again = await tenant.create("reopened")
+        assert (again.status_code, again.json()["id"]) == (201, call_id)
+        assert len(upstream.posts) == 2
+
+
+async def test_a_reopening_in_doubt_does_not_withdraw_the_dial_of_the_next_request(database_url: str) -> None:
+    """Both would have been the key's second attempt; only one of them was."""
+    settings = {"twilio_read_timeout": 20.0, "request_budget": 25.0}
+    async with (
+        running_upstream(error(401, 20003), created_after_release()) as upstream,
+        gateway_behind_proxy(database_url, **settings) as (gateway, proxy),
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        proxy.hold(b"COMMIT", passing=1)
+        assert (await tenant.create("k")).status_code == 503
+        await proxy.drop()
+        creating = asyncio.create_task(tenant.create("k"))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(upstream.posts) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1)  # the withdrawal has had its time
+        assert (await tenant.create("k")).status_code == 409, "it is being dialled"
+        upstream.released.set()
+        told = await creating
+        assert (told.status_code, told.json()["id"]) == (201, call_id)
+        assert len(upstream.posts) == 2
+
+
+@asynccontextmanager
+async def _read_only(database_url: str) -> AsyncIterator[None]:
+    """As after a fail-over to a standby: connections are made, reads succeed, writes are refused."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    name = make_url(database_url).database
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    try:
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await connection.fetch(cut, name)
+        yield
+    finally:
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await connection.fetch(cut, name)
+        await connection.close()
+
+
+async def _until_refused(tenant: Tenant) -> None:
+    """Until the gateway has a session that was opened since."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await tenant.create()).status_code != 503:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+
+
+def _complaints(capsys: pytest.CaptureFixture[str]) -> int:
+    return capsys.readouterr().out.count("database_unavailable")
+
+
+async def test_creations_that_a_read_only_postgres_refuses_leave_nothing_behind(
+    gateway: Gateway, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create("warm")).status_code == 201
+        async with _read_only(database_url):
+            await _until_refused(tenant)
+            _complaints(capsys)
+            refused = [await tenant.create(f"refused-{number}") for number in range(10)]
+            assert {answer.status_code for answer in refused} == {503}
+            assert _complaints(capsys) >= 10
+            await asyncio.sleep(2)
+            assert _complaints(capsys) < 5, "what was refused is not tried again"
+        async with asyncio.timeout(PATIENCE_S):
+            while (await tenant.create("refused-0")).status_code != 201:
+                await asyncio.sleep(0.1)
+        assert len(upstream.posts) == 2
+
+
+async def test_outcomes_that_wait_for_postgres_are_tried_together_and_less_and_less_often(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    async with running_gateway(settings) as gateway, running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating = [asyncio.create_task(tenant.create()) for _ in range(12)]
+        async with asyncio.timeout(PATIENCE_S):
+            while len(upstream.posts) < 12:
+                await asyncio.sleep(0.01)
+        async with _read_only(database_url):
+            upstream.released.set()
+            told = await asyncio.gather(*creating)
+            assert {answer.status_code for answer in told} == {202}
+            _complaints(capsys)
+            await asyncio.sleep(5)
+            assert 0 < _complaints(capsys) < 7, "one task tries for all"
+        async with asyncio.timeout(PATIENCE_S):
+            while {execution for execution, _ in await _records(tenant)} != {"started"}:
+                await asyncio.sleep(0.1)
+        assert len(upstream.posts) == 12

@@ -1,0 +1,103 @@
+"""A TCP proxy that keeps back what a client sent last and cuts the client off: what it sent may arrive later, or never."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+PATIENCE_S = 30
+
+
+@dataclass
+class HoldingProxy:
+    port: int = 0
+    _marker: bytes | None = None
+    _passing: int = 0
+    _held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def hold(self, marker: bytes, *, passing: int = 0) -> None:
+        """The next piece with that in it, after as many others as `passing` says."""
+        self._marker, self._passing = marker, passing
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
+
+    async def deliver(self) -> None:
+        """What was kept back arrives, and is answered, though nobody hears it."""
+        while self._held:
+            reader, writer, piece = self._held.pop()
+            writer.write(piece)
+            await asyncio.wait_for(reader.read(1024), PATIENCE_S)
+            await _end(writer)
+
+    async def drop(self) -> None:
+        """What was kept back never arrives."""
+        while self._held:
+            await _end(self._held.pop()[1])
+
+    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter, upstream: tuple[str, int]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        reader, writer = await asyncio.open_connection(*upstream)
+        back = asyncio.create_task(_copy(reader, answers))
+        held = None
+        try:
+            while held is None and (piece := await client.read(256 * 1024)):
+                held = self._take(piece)
+                if held is None:
+                    writer.write(piece)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+            if held is None:
+                await _end(writer)
+            else:
+                self._held.append((reader, writer, held))
+            await _end(answers)
+            self._tasks.discard(task)
+
+    def _take(self, piece: bytes) -> bytes | None:
+        """The piece, if it is to be kept back."""
+        if self._marker is None or self._marker not in piece:
+            return None
+        self._passing -= 1
+        if self._passing >= 0:
+            return None
+        self._marker = None
+        return piece
+
+    async def close(self) -> None:
+        await self.drop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while piece := await reader.read(256 * 1024):
+            writer.write(piece)
+    writer.close()
+
+
+@asynccontextmanager
+async def running_proxy(host: str, port: int) -> AsyncIterator[HoldingProxy]:
+    proxy = HoldingProxy()
+    server = await asyncio.start_server(lambda client, answers: proxy.serve(client, answers, (host, port)), "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
