@@ -160,6 +160,14 @@ async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[
     return {call.id: call for call in await session.scalars(statement)}
 
 
+async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
+    """At Twilio, by the tenant through us, or by somebody else; nothing is asked about it any more. `call` is locked."""
+    if call.deleted_at is None:
+        call.deleted_at = await now(session)
+        call.refresh_at = None
+        await add_event(session, call.id, "call.deleted", {"by": by})
+
+
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
     """Those of the sids that are some call's already, whoever's."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))

@@ -73,7 +73,9 @@ class CallSummary(BaseModel):
     warnings: list[CallWarning]
     problem: StoredProblem | None = Field(description="Why it was not started.")
     created_at: datetime = Field(description="When the intent was recorded.")
-    deleted_at: datetime | None = Field(description="When the tenant deleted the call at Twilio; the record stays.")
+    deleted_at: datetime | None = Field(
+        description="When the call was deleted at Twilio, or was first found to be; the record stays."
+    )
     updated_at: datetime
 
 

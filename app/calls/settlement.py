@@ -23,6 +23,11 @@ logger = structlog.stdlib.get_logger(__name__)
 _LONGEST_WAIT = timedelta(hours=1)
 _GIVE_UP = timedelta(days=7)
 
+ANOTHERS_SID = (
+    "the sid is that of another record, to which it stays bound, and the outcome of this one is unknown: "
+    "Twilio gives no sid twice, but a stand-in for it may always answer the same"
+)
+
 SettledBy = Literal["response", "callback", "list"]
 
 
@@ -89,7 +94,7 @@ class Settlement:
         if call.execution == "started":
             await self._known_already(session, call, resource, by=by)
             return
-        if by != "response" and await repository.bound_sids(session, [resource.sid]):
+        if await repository.bound_sids(session, [resource.sid]):
             await self._second_sid(session, call, resource, by=by)
             return
         corrected = call.execution == "not_started"
@@ -160,5 +165,6 @@ class Settlement:
 
     async def _second_sid(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
         """Two calls for one intent, or two intents for one call: it must not be, and if it is, somebody has to hear."""
-        logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by)
+        why = "Twilio reports a second call for this record" if call.sid else ANOTHERS_SID
+        logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
         await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})

@@ -9,11 +9,13 @@ import structlog
 
 from app.calls import repository
 from app.calls.control import repository as control_repository
+from app.calls.missing import is_gone
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.compat import repository as started_repository
 from app.compat.repository import Edge, StartedFilter
 from app.database import Database
+from app.errors import CallNotFound
 from app.http.authentication import Caller
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
@@ -45,13 +47,19 @@ class StartedCalls:
     deadline_s: float
 
     async def see(self, call: Call) -> Seen:
-        """Asks Twilio only while there is something to be learnt, and brings the record up to date."""
+        """Asks Twilio only while there is something to be learnt, and brings the record up to date.
+
+        Raises CallNotFound when the call was deleted at Twilio.
+        """
         if is_complete(call):
             return Seen(call)
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
             resource = await first_accepted(await self.tenants.accesses(call.account_id), ask)
         except TwilioError as error:
+            if is_gone(call, error):
+                await self._forget(call)
+                raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
             async with self.database.begin() as session:
                 age = await repository.now(session) - await control_repository.last_news_at(session, call)
@@ -61,6 +69,11 @@ class StartedCalls:
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
         return Seen(locked)
+
+    async def _forget(self, call: Call) -> None:
+        async with self.database.begin() as session:
+            if locked := await repository.lock_call(session, call.id):
+                await repository.mark_deleted(session, locked, by="twilio")
 
     async def page(self, caller: Caller, wanted: StartedFilter, *, edge: Edge | None, size: int) -> Page:
         """Newest first; `edge` says where the page begins, or, going back, ends. Costs the same at any depth."""

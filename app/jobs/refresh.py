@@ -12,6 +12,7 @@ from typing import Literal
 import structlog
 
 from app.calls import leases, repository
+from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
@@ -21,7 +22,7 @@ from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
-from app.twilio.errors import TwilioError, TwilioRejected
+from app.twilio.errors import TwilioError
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -34,9 +35,6 @@ _GIVE_UP_ACTIVE = timedelta(days=3)
 _GIVE_UP_PRICE = timedelta(days=1)
 # What was never answered costs nothing, as a rule.
 _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
-# The resource is eventually consistent: a fresh call may not be found yet.
-_GIVE_UP_MISSING = timedelta(hours=1)
-_NOT_FOUND = 404
 # How many intervals the end of a call may be known before the tenant is told of it without Twilio's callback.
 _CALLBACK_PATIENCE = 10
 
@@ -75,11 +73,10 @@ class Refresher:
             try:
                 resource = await self._fetch(call)
             except TwilioError as error:
-                missing = isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
                 status = error.answer.status if error.answer else None
-                level = logging.INFO if missing else logging.WARNING
+                level = logging.INFO if is_missing(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
-                await self._postpone(call, gone=missing and _age(call) > _GIVE_UP_MISSING)
+                await self._postpone(call, gone=is_gone(call, error))
             else:
                 await self._take(call, resource)
 
@@ -101,6 +98,8 @@ class Refresher:
     async def _postpone(self, call: Call, *, gone: bool) -> None:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
+            if locked is not None and gone:
+                await repository.mark_deleted(session, locked, by="twilio")
             if locked is not None:
                 await self._schedule(session, locked, None if gone else self._next(locked))
         self._count("gone" if gone else "failed")
@@ -114,6 +113,8 @@ class Refresher:
                 wait = patience if wait is None else min(wait, patience)
             else:
                 session.add(final_delivery(call))
+        elif call.deleted_at is not None:
+            wait = None
         call.refresh_at = None if wait is None else await repository.now(session) + wait
 
     def _next(self, call: Call) -> timedelta | None:

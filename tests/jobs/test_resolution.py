@@ -264,6 +264,29 @@ async def test_a_search_whose_lease_has_ended_counts_nothing(gateway: Gateway, r
         assert [event["type"] for event in events].count("call.searched") == 1
 
 
+async def test_a_sid_that_twilio_answers_twice_is_bound_once_and_the_log_says_why(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Prism does, which always answers the example of the specification."""
+    same = call_resource("CA" + "5" * 31 + "b")
+    async with running_upstream(answer(201, same)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        first = await tenant.create()
+        others = await asyncio.gather(*(tenant.create(key) for key in ("k1", "k2")))
+        assert (first.status_code, first.json()["sid"]) == (201, same["sid"])
+        for other in others:
+            assert (other.status_code, other.json()["execution"]) == (202, "unknown")
+            assert (await _record(tenant, other.json()["id"]))["execution"] == "unknown"
+            unknown = (await tenant.events(other.json()["id"]))[-1]
+            assert (unknown["type"], unknown["data"]["reason"]) == ("call.unknown", "sid_taken")
+        assert (await tenant.create("k1")).json()["id"] == others[0].json()["id"]
+        assert len(upstream.posts) == 3
+    said = capsys.readouterr().out
+    assert said.count("sid_taken") == 2
+    assert "the sid is that of another record" in said
+    assert "Traceback" not in said
+
+
 async def test_a_callback_with_a_sid_of_another_record_is_told_and_binds_nothing(gateway: Gateway) -> None:
     taken = "CA" + "5" * 31 + "a"
     async with running_upstream(answer(201, {"sid": taken}), reset) as upstream:

@@ -76,6 +76,13 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
         )
 
 
+async def _age(gateway: Gateway, call_id: str, *, seconds: int) -> None:
+    """As if the call had started so long ago."""
+    async with gateway.database.begin() as session:
+        statement = text("UPDATE call SET settled_at = now() - make_interval(secs => :seconds) WHERE id = :id")
+        await session.execute(statement, {"id": call_id, "seconds": seconds})
+
+
 async def _make_due(gateway: Gateway) -> None:
     """As if the time to look again had come."""
     async with gateway.database.begin() as session:
@@ -204,6 +211,50 @@ async def test_unanswered_call_is_not_asked_for_its_price_for_long(
     gateway.hears()
     await _refreshed(gateway, refresher, simulated, call_id)
     assert await _refresh_at(gateway, call_id) is None
+
+
+@pytest.mark.parametrize("way", ["refresh", "compat"])
+async def test_a_call_that_was_deleted_at_twilio_is_not_asked_for_any_more(
+    gateway: Gateway, refresher: Refresher, way: str
+) -> None:
+    ended = call_resource(status="busy")
+    missing = error(404, 20404)
+    async with running_upstream(answer(201, ended), missing) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call = (await tenant.create()).json()
+        fetch = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{ended['sid']}.json"
+        await _age(gateway, call["id"], seconds=30)
+        assert (await _refreshed(gateway, refresher, tenant, call["id"]))["deleted_at"] is None, "it may not be visible yet"
+        await _age(gateway, call["id"], seconds=61)
+        if way == "refresh":
+            assert (await _refreshed(gateway, refresher, tenant, call["id"]))["deleted_at"] is not None
+            assert await _refresh_at(gateway, call["id"]) is None
+        asked = len(upstream.received)
+        assert (await tenant.http.get(fetch)).status_code == 404
+        assert len(upstream.received) - asked == (0 if way == "refresh" else 1)
+        asked = len(upstream.received)
+        assert (await tenant.http.get(fetch)).status_code == 404
+        await _make_due(gateway)
+        assert not await refresher.step()
+        assert len(upstream.received) == asked
+    deleted = [event["data"] for event in await tenant.events(call["id"]) if event["type"] == "call.deleted"]
+    assert deleted == [{"by": "twilio"}]
+
+
+async def test_a_call_that_has_not_ended_is_missing_for_an_hour_before_it_is_given_up(
+    gateway: Gateway, refresher: Refresher
+) -> None:
+    async with running_upstream(created(), error(404, 20404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        await _age(gateway, call_id, seconds=3500)
+        assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
+        assert await _refresh_at(gateway, call_id) is not None
+        await _age(gateway, call_id, seconds=3700)
+        assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is not None
+        assert await _refresh_at(gateway, call_id) is None
 
 
 async def test_one_calls_trouble_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:

@@ -18,6 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.dial import problem_of
+from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, WantedUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
@@ -53,7 +54,6 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _OPEN = ("pending", "unknown")
 _INVALID_CALL_STATE = 21220
-_NOT_FOUND = 404
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
 # Longer than any call lasts that is not ended.
@@ -113,14 +113,12 @@ class CallControl:
             detail = "Twilio may have deleted the call; to delete it again does no harm."
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
-            if not _is_missing(error):
+            if not is_missing(error):
                 raise await self._refusal(call, [], error) from error
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is not None and locked.deleted_at is None:
-                locked.deleted_at = await repository.now(session)
-                locked.refresh_at = None
-                await repository.add_event(session, call.id, "call.deleted", {})
+            if locked is not None:
+                await repository.mark_deleted(session, locked, by="tenant")
 
     async def carry_out(self, wish: WantedUpdate, call: Call) -> None:
         """What was remembered, now that the call's execution is settled."""
@@ -207,7 +205,8 @@ class CallControl:
     async def _failed(self, call: Call, wish: WantedUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.now(session) - wish.wanted_at
-            if age < _GIVE_UP and (not isinstance(error, TwilioRejected) or _is_missing(error)):
+            may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
+            if age < _GIVE_UP and may_work_later:
                 await control_repository.postpone(session, call.id, min(max(age / 2, _SHORTEST_WAIT), _LONGEST_WAIT))
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
@@ -236,8 +235,3 @@ class CallControl:
             class_ = UpstreamThrottled
         detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
         return problem_of(class_, error.answer, blotted, detail=detail, call_id=call.id)
-
-
-def _is_missing(error: TwilioError) -> bool:
-    """Deleted at Twilio, or not to be seen there yet: the resource is eventually consistent."""
-    return isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND

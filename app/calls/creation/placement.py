@@ -12,10 +12,10 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
-from app.calls.creation.store import BATCH, write_outcomes
+from app.calls.creation.store import BATCH, SidTaken, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
-from app.calls.settlement import Change, Settlement
+from app.calls.settlement import ANOTHERS_SID, Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
 from app.database.batcher import Batcher
@@ -123,7 +123,7 @@ class Placement:
             self._late_outcomes.add((call, outcome, change))
             call.execution = "unknown"
         except Exception:
-            # Such as a sid that is bound to another call. The record stays pending, and the worker will find it.
+            # The record stays pending, and the worker will find it.
             logger.exception("outcome_not_committed", call_id=str(call.id))
             call.execution = "unknown"
         else:
@@ -142,7 +142,10 @@ class Placement:
 
     async def _commit(self, call: Call, outcome: Outcome, change: Change) -> Call:
         """The call as its record then is."""
-        changed_at = await self._outcomes.submit((call, change))
+        try:
+            changed_at = await self._outcomes.submit((call, change))
+        except SidTaken:
+            return await self._refuse_sid(call, outcome)
         if changed_at is None:
             # Somebody (a callback, the worker) has settled it since.
             return await self._commit_late(call, outcome, change)
@@ -152,6 +155,13 @@ class Placement:
         call.updated_at = changed_at
         self.settlement.count(call)
         return call
+
+    async def _refuse_sid(self, call: Call, outcome: Outcome) -> Call:
+        """The sid proves nothing about this record."""
+        sid = outcome.resource.sid if isinstance(outcome, Started) else None
+        logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
+        unknown = Unknown("sid_taken", outcome.attempts)
+        return await self._commit(call, unknown, self._change(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
         changed = await write_outcomes(self.database, [_row(call, change) for call, change in outcomes])

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
 from pydantic_core import to_json
 from uuid_utils import uuid7
 
@@ -35,6 +36,8 @@ _INTENT_COLUMNS = (
     "status_callback_events",
 )
 _ATTRIBUTES = {"from": "from_"}
+
+_UNIQUE_SID = "uq_call_sid"
 
 # How many go together: what Postgres does for a batch, all in it wait for.
 BATCH = 16
@@ -99,6 +102,10 @@ _WRITE_OUTCOMES = f"""
 """  # noqa: S608  # our own columns
 
 
+class SidTaken(Exception):
+    """One of the outcomes names the sid of a call that another record has."""
+
+
 async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID, datetime]:
     """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
@@ -123,9 +130,14 @@ async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any
     """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
 
     Returns when each was changed, by id and attempt; those missing were not pending any more, or not in this attempt. A late
-    outcome of an earlier attempt may be in the same batch as the present one's.
+    outcome of an earlier attempt may be in the same batch as the present one's. Raises SidTaken, and then has written nothing.
     """
-    changed = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
+    try:
+        changed = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
+    except UniqueViolationError as error:
+        if error.constraint_name == _UNIQUE_SID:
+            raise SidTaken from error
+        raise
     return {(row["id"], row["attempt"]): row["updated_at"] for row in changed}
 
 
