@@ -15,7 +15,7 @@ from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
-from app.database.batcher import Batcher
+from app.database.batcher import LOCKED, Batcher, Busy
 from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
@@ -71,7 +71,7 @@ class CallbackService:
         self._public_url = public_url
         self._urls = urls
         self._untagged = untagged
-        self._taking = Batcher(self._take_all, most=50)
+        self._taking: Batcher[Received, _Taken | _Refusal] = Batcher(self._take_all, most=50)
 
     async def admit(self, call_id: UUID, query: str, signature: str) -> UUID:
         """The account whose auth tokens sign this call's callbacks.
@@ -114,10 +114,13 @@ class CallbackService:
         note(callback=result)
         return CallbackForged()
 
-    async def _take_all(self, batch: Sequence[Received]) -> list[_Taken | _Refusal]:
+    async def _take_all(self, batch: Sequence[Received]) -> list[_Taken | _Refusal | Busy]:
         async with self._database.begin() as session:
-            locked = await repository.lock_calls(session, {received.call_id for received in batch})
-            return [await self._take(session, locked.get(received.call_id), received) for received in batch]
+            calls, locked = await repository.lock_calls(session, {received.call_id for received in batch})
+            return [
+                LOCKED if received.call_id in locked else await self._take(session, calls.get(received.call_id), received)
+                for received in batch
+            ]
 
     async def _take(self, session: Session, call: Call | None, received: Received) -> _Taken | _Refusal:
         """`call` is locked: of two callbacks at the same moment, here or in another replica, the second sees the first's."""

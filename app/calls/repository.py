@@ -152,12 +152,16 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     return (await session.scalars(statement)).one_or_none()
 
 
-async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, Call]:
-    """As `lock_call`, in the one order in which all who lock several calls do it."""
-    statement = (
-        select(Call).where(Call.id.in_(call_ids)).order_by(Call.id).with_for_update().execution_options(populate_existing=True)
-    )
-    return {call.id: call for call in await session.scalars(statement)}
+async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> tuple[dict[UUID, Call], set[UUID]]:
+    """As `lock_call`, in the one order in which all who lock several calls do it; and those that another session has locked.
+
+    It does not wait for them: the one who locked them may have disappeared.
+    """
+    statement = select(Call).where(Call.id.in_(call_ids)).order_by(Call.id).with_for_update(skip_locked=True)
+    found = await session.scalars(statement.execution_options(populate_existing=True))
+    calls = {call.id: call for call in found}
+    missing = set(call_ids) - calls.keys()
+    return calls, set(await session.scalars(select(Call.id).where(Call.id.in_(missing)))) if missing else set()
 
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:

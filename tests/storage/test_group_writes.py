@@ -32,6 +32,6 @@ async def test_a_late_outcome_of_an_earlier_attempt_does_not_take_the_place_of_t
             changed = await write_outcomes(gateway.database, batch)
             record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
             assert (record["execution"], record["sid"]) == ("started", sid)
-            assert changed.keys() == {(UUID(call_id), 2)}
+            assert {key for key, at in changed.items() if at} == {(UUID(call_id), 2)}
         planted = [event["data"] for event in await tenant.events(call_id) if event["type"] == "call.planted"]
         assert planted == [{"attempt": 2}] * 2

@@ -53,7 +53,7 @@ async def call_back(
     headers = {"X-Twilio-Signature": signature}
     if method == "POST":
         headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-    async with httpx.AsyncClient(base_url=url or gateway.url) as twilio:
+    async with httpx.AsyncClient(base_url=url or gateway.url, timeout=30) as twilio:
         return await twilio.request(method, path, headers=headers, content=encoded if method == "POST" else None)
 
 

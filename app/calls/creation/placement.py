@@ -18,7 +18,7 @@ from app.calls.models import Call
 from app.calls.settlement import ANOTHERS_SID, Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
-from app.database.batcher import Batcher
+from app.database.batcher import Batcher, Busy
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.observability import Metrics
@@ -53,7 +53,7 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes = Batcher(self._write_outcomes, most=BATCH)
+        self._outcomes: Batcher[tuple[Call, Change], datetime | None] = Batcher(self._write_outcomes, most=BATCH)
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", most=BATCH)
 
     @contextlib.contextmanager
@@ -163,9 +163,9 @@ class Placement:
         unknown = Unknown("sid_taken", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 
-    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | None]:
-        changed = await write_outcomes(self.database, [_row(call, change) for call, change in outcomes])
-        return [changed.get((call.id, call.attempt)) for call, _ in outcomes]
+    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | Busy | None]:
+        written = await write_outcomes(self.database, [_row(call, change) for call, change in outcomes])
+        return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
         async with self.database.begin() as session:

@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from app.calls.models import Call
 from app.database import Database
+from app.database.batcher import LOCKED, Busy
 from app.twilio.schemas import CallResource
 
 _INTENT_COLUMNS = (
@@ -77,7 +78,8 @@ _INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict=
 
 # Locked in one order, as whoever locks several calls does, and by id alone: asked for those that are pending, Postgres may take
 # an index of all that are not started for the shorter way. A call that is not pending any more, or in another attempt, is not
-# touched: what stands there is better founded.
+# touched: what stands there is better founded. Nor is one that another session has locked, and keeps perhaps for long: all the
+# others in the batch would wait for it.
 _WRITE_OUTCOMES = f"""
     WITH given AS MATERIALIZED (
         SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
@@ -85,7 +87,7 @@ _WRITE_OUTCOMES = f"""
                make_interval(secs => (given ->> 'search_in')::float8) AS search_in
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
     ), locked AS MATERIALIZED (
-        SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE
+        SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
     ), pending AS MATERIALIZED (
         SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
     ), changed AS (
@@ -98,7 +100,10 @@ _WRITE_OUTCOMES = f"""
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
     )
-    SELECT id, attempt, updated_at FROM changed
+    SELECT given.id, given.attempt, changed.updated_at,
+        CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
+    FROM given LEFT JOIN locked ON locked.id = given.id
+        LEFT JOIN changed ON changed.id = given.id AND changed.attempt = given.attempt
 """  # noqa: S608  # our own columns
 
 
@@ -113,32 +118,36 @@ async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def withdraw_intents(database: Database, calls: Sequence[Call], settled: Mapping[str, Any]) -> None:
+async def withdraw_intents(database: Database, calls: Sequence[Call], settled: Mapping[str, Any]) -> list[Busy | None]:
     """Settle intents that were not dialled and may be committed, now or later. `settled`: columns, `event` and `data`.
 
-    Each is written, so that an insert which comes late collides: with its id, or with its key.
+    Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
+    another session has locked.
     """
     inserted = await database.fetch(_INSERT_WITHDRAWN, _rows([{**_intent(call), **settled} for call in calls]))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
     landed = [{"id": call.id, "attempt": call.attempt, **settled} for call in calls if call.id not in written]
-    if landed:
-        await write_outcomes(database, landed)
+    found = await write_outcomes(database, landed) if landed else {}
+    return [LOCKED if found.get((call.id, call.attempt)) is LOCKED else None for call in calls]
 
 
-async def write_outcomes(database: Database, outcomes: Sequence[Mapping[str, Any]]) -> dict[tuple[UUID, int], datetime]:
+async def write_outcomes(
+    database: Database, outcomes: Sequence[Mapping[str, Any]]
+) -> dict[tuple[UUID, int], datetime | Busy | None]:
     """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
 
-    Returns when each was changed, by id and attempt; those missing were not pending any more, or not in this attempt. A late
-    outcome of an earlier attempt may be in the same batch as the present one's. Raises SidTaken, and then has written nothing.
+    Returns when each was changed, by id and attempt: None for those that were not pending any more, not in this attempt, or not
+    there, and LOCKED for those that another session has locked. A late outcome of an earlier attempt may be in the same batch
+    as the present one's. Raises SidTaken, and then has written nothing.
     """
     try:
-        changed = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
+        written = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
     except UniqueViolationError as error:
         if error.constraint_name == _UNIQUE_SID:
             raise SidTaken from error
         raise
-    return {(row["id"], row["attempt"]): row["updated_at"] for row in changed}
+    return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}
 
 
 def _intent(call: Call) -> dict[str, Any]:

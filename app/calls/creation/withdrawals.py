@@ -10,7 +10,7 @@ from app.calls.models import Call
 from app.calls.settlement import Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
-from app.database.batcher import Batcher
+from app.database.batcher import Batcher, Busy
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
@@ -31,7 +31,7 @@ class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
-        self._intents = Batcher(self._write_intents, most=BATCH)
+        self._intents: Batcher[Call, None] = Batcher(self._write_intents, most=BATCH)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", most=BATCH, limit=_LIMIT)
 
     def intent(self, call: Call) -> None:
@@ -52,10 +52,9 @@ class Withdrawals:
         else:
             await self._intents.submit(intent)
 
-    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[None]:
+    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[Busy | None]:
         change = self._change()
-        await withdraw_intents(self._database, calls, {**change.columns, "event": change.event, "data": change.data})
-        return [None] * len(calls)
+        return await withdraw_intents(self._database, calls, {**change.columns, "event": change.event, "data": change.data})
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:
