@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from app.database.errors import is_refusal
 from app.errors import DatabaseUnavailable
 
 Item = TypeVar("Item")
@@ -19,7 +20,7 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class RetryQueue(Generic[Item]):
-    """Keeps an item until `write` succeeds, or fails with anything but DatabaseUnavailable, which is logged.
+    """Keeps an item until `write` succeeds, or a constraint refuses it. Whatever else goes wrong may be over at the next try.
 
     The pause between two tries doubles while Postgres stays away, however many items wait. `most` items are tried at a time,
     concurrently, the oldest first. At `limit` items the oldest is given up; None: never.
@@ -79,6 +80,9 @@ class RetryQueue(Generic[Item]):
             if isinstance(result, DatabaseUnavailable):
                 left.append(item)
             elif isinstance(result, BaseException):
-                logger.error("retry_refused", queue=self._name, exc_info=result)
+                refused = is_refusal(result)
+                logger.error("retry_refused" if refused else "retry_failed", queue=self._name, exc_info=result)
+                if not refused:
+                    left.append(item)
         self._items.extend(left)
         return len(left) < len(tried)

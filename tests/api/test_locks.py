@@ -78,7 +78,8 @@ async def test_a_key_whose_intent_another_session_is_writing_holds_up_no_other(g
         first = (await tenant.create("first")).json()
         insert = """
             INSERT INTO call SELECT written.* FROM call, jsonb_populate_record(call, jsonb_build_object(
-                'id', gen_random_uuid(), 'idempotency_key', 'stuck', 'execution', 'pending', 'sid', NULL)) AS written WHERE call.id = $1
+                'id', gen_random_uuid(), 'idempotency_key', 'stuck', 'execution', 'pending', 'sid', NULL)) AS written
+            WHERE call.id = $1
         """
         started = time.monotonic()
         async with _silent_session(database_url, insert, first["id"]):

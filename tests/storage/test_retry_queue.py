@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
+import asyncpg
+
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
@@ -51,8 +53,17 @@ async def test_a_stuck_item_holds_up_none() -> None:
     assert len(queue) == 2
 
 
-async def test_what_is_refused_for_good_is_not_tried_again() -> None:
-    ledger = Ledger(refuses=lambda item: ValueError("constraint") if item == 1 else None)
+async def test_whatever_else_goes_wrong_may_be_over_at_the_next_try() -> None:
+    ledger = Ledger(refuses=lambda item: ValueError("planted") if item == 1 else None)
+    queue = RetryQueue(ledger.write, name="test", most=4)
+    queue.add(1)
+    await until(lambda: ledger.tried[1] == 1)
+    ledger.refuses = lambda _: None
+    await until(lambda: ledger.written == [1])
+
+
+async def test_what_a_constraint_refuses_is_not_tried_again() -> None:
+    ledger = Ledger(refuses=lambda item: asyncpg.UniqueViolationError("planted") if item == 1 else None)
     queue = RetryQueue(ledger.write, name="test", most=4)
     for number in range(3):
         queue.add(number)

@@ -12,13 +12,14 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
-from app.calls.creation.store import BATCH, SidTaken, write_outcomes
+from app.calls.creation.store import BATCH, SidTaken, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import ANOTHERS_SID, Change, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
 from app.database.batcher import Batcher, Busy
+from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.observability import Metrics
@@ -118,13 +119,12 @@ class Placement:
         change = self._change(outcome)
         try:
             call = await self._commit(call, outcome, change)
-        except DatabaseUnavailable:
-            # Committed as soon as Postgres is back; if the process ends first, the worker finds the call pending.
-            self._late_outcomes.add((call, outcome, change))
-            call.execution = "unknown"
-        except Exception:
-            # The record stays pending, and the worker will find it.
-            logger.exception("outcome_not_committed", call_id=str(call.id))
+        except Exception as error:
+            if not isinstance(error, DatabaseUnavailable):
+                logger.exception("outcome_not_committed", call_id=str(call.id))
+            if not is_refusal(error):
+                # Committed as soon as Postgres takes it; if the process ends first, the worker finds the call pending.
+                self._late_outcomes.add((call, outcome, change))
             call.execution = "unknown"
         else:
             await self._mark_credentials(account, outcome)
@@ -170,14 +170,24 @@ class Placement:
     async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None:
-                return call
-            if isinstance(outcome, Started):
-                await self.settlement.started(session, locked, outcome.resource, by="response", data=change.data)
-            elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
-                # Otherwise what stands is better founded.
-                await self.settlement.apply(session, locked, change)
-        return locked
+            if locked is not None:
+                if isinstance(outcome, Started):
+                    await self.settlement.started(session, locked, outcome.resource, by="response", data=change.data)
+                elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
+                    # Otherwise what stands is better founded.
+                    await self.settlement.apply(session, locked, change)
+                return locked
+        await self._write_anew(call)
+        return await self._commit(call, outcome, change)
+
+    async def _write_anew(self, call: Call) -> None:
+        """Postgres has lost a record that it had committed, as in a fail-over to a standby that did not have it yet."""
+        logger.error("record_lost", call_id=str(call.id))
+        call.attempt = 1
+        if not await insert_intents(self.database, [call]):
+            # A later request has the key by now.
+            call.idempotency_key = None
+            await insert_intents(self.database, [call])
 
     async def _mark_credentials(self, account: Dialable, outcome: Outcome) -> None:
         """Refused ones are tried last from now on; one that was accepted again is forgiven."""

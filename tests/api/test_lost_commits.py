@@ -1,0 +1,116 @@
+"""A commit that was acknowledged is there after a crash, and what Twilio said is kept where Postgres has lost the record."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from app.local.postgres import EmbeddedPostgres, PostgresAlreadyRunning
+from app.schema import migrate
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import Upstream, created_after_release, running_upstream
+
+PATIENCE_S = 30
+PATIENT = {"twilio_read_timeout": 20, "request_budget": 25}
+
+
+@pytest.fixture(scope="module")
+async def gateway(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url, **PATIENT)) as running:
+        yield running
+
+
+@pytest.fixture
+def forgetful() -> Iterator[EmbeddedPostgres]:
+    """A durable server, configured so that it loses the commits of the last seconds in a crash."""
+    with tempfile.TemporaryDirectory(prefix="callgate-lost-") as name:
+        Path(name).chmod(0o755)
+        with EmbeddedPostgres(Path(name)) as server:
+            yield server
+
+
+def _crash(postgres: EmbeddedPostgres) -> None:
+    """As a power cut: nothing is written any more. Started again, it recovers from its log."""
+    assert postgres._server is not None
+    children = Path(f"/proc/{postgres._server.pid}/task/{postgres._server.pid}/children").read_text().split()
+    for pid in (postgres._server.pid, *map(int, children)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    postgres.stop()
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            postgres.start()
+        except PostgresAlreadyRunning:  # not all of them have ended yet
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
+
+
+async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[asyncio.Task[int], str]:
+    """A creation that waits for Twilio, and the id of its record."""
+
+    async def create() -> int:
+        return (await tenant.create(key)).status_code
+
+    creating = asyncio.create_task(create())
+    while not upstream.posts:
+        await asyncio.sleep(0.01)
+    (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
+    return creating, str(call["id"])
+
+
+async def test_a_crash_loses_no_intent_where_commits_are_configured_not_to_be_flushed(forgetful: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(migrate, forgetful.url)
+    connection = await asyncpg.connect(forgetful.url.replace("+asyncpg", ""))
+    await connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    await connection.execute("ALTER SYSTEM SET synchronous_commit = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+    async with (
+        running_gateway(settings_for(forgetful.url, **PATIENT)) as gateway,
+        running_upstream(created_after_release()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        creating, call_id = await _dialling(tenant, upstream, "k")
+        _crash(forgetful)
+        upstream.released.set()
+        assert await creating in (201, 202)
+        async with asyncio.timeout(PATIENCE_S):
+            while (again := await tenant.create("k")).status_code != 200:
+                await asyncio.sleep(0.1)
+        assert (again.json()["id"], again.json()["execution"]) == (call_id, "started")
+        assert len(upstream.posts) == 1
+
+
+@pytest.mark.parametrize("key_is_taken", [False, True])
+async def test_a_record_that_is_gone_when_twilio_answers_is_written_anew(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], key_is_taken: bool
+) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        creating, call_id = await _dialling(tenant, upstream, "k")
+        async with gateway.database.begin() as session:
+            await session.execute(text("DELETE FROM call WHERE id = :id"), {"id": call_id})
+        others = asyncio.create_task(tenant.create("k")) if key_is_taken else None
+        while key_is_taken and len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        upstream.released.set()
+        assert await creating == 201
+        record = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
+        assert record["execution"] == "started"
+        again = await tenant.create("k")
+        assert again.status_code == 200
+        assert (again.json()["id"] == call_id) is not key_is_taken
+        assert others is None or (await others).status_code == 201
+        assert len(upstream.posts) == 1 + key_is_taken
+    assert "record_lost" in capsys.readouterr().out
