@@ -19,6 +19,7 @@ from app.database_url import DatabaseURL
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
 
+_TWILIO_VERSION = "2010-04-01"
 # A host's last label has a letter, which tells it from an address.
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
@@ -143,17 +144,15 @@ class Settings(BaseSettings):
         parse_delivery_allow(value or "")
         return value
 
-    @field_validator("public_url", "twilio_base_url")
+    @field_validator("public_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// address")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("must have no user, query or fragment")
-        return value.rstrip("/")
+        return None if value is None else _parse_address(value)
+
+    @field_validator("twilio_base_url")
+    @classmethod
+    def _check_twilio_base_url(cls, value: str) -> str:
+        return parse_twilio_base_url(value)
 
     @field_validator("public_url")
     @classmethod
@@ -201,6 +200,29 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
             raise ValueError(f"key {position} is not 32 bytes in base64")
         keys.append(key)
     return keys
+
+
+def parse_twilio_base_url(text: str) -> str:
+    """Without the API's version, which Twilio's documentation shows with the address; ValueError for what is no base URL."""
+    url = _parse_address(text.strip()).removesuffix(f"/{_TWILIO_VERSION}").rstrip("/")
+    path = urlsplit(url).path
+    if f"/{_TWILIO_VERSION}" in path or "/Accounts" in path:
+        raise ValueError(f"must end before /{_TWILIO_VERSION}, as in https://api.twilio.com")
+    return url
+
+
+def _parse_address(text: str) -> str:
+    """An address without the slash at its end."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("has a host or port that is none") from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f\x7f\\]", text):
+        raise ValueError("must be an http:// or https:// address")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, query or fragment")
+    return text.rstrip("/")
 
 
 def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:

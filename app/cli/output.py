@@ -10,14 +10,14 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def show(values: Mapping[str, Any], *, as_json: bool) -> None:
-    """One thing."""
+def show(values: Mapping[str, Any], *, as_json: bool, err: bool = False) -> None:
+    """One thing; `err` sends it to standard error."""
     if as_json:
-        typer.echo(json.dumps(values, default=_plain))
+        typer.echo(json.dumps(values, default=_plain), err=err)
         return
     width = max(map(len, values))
     for name, value in values.items():
-        typer.echo(f"{name:<{width}}  {_shown(value)}")
+        typer.echo(f"{name:<{width}}  {_shown(value)}", err=err)
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_json: bool) -> None:

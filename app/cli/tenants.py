@@ -6,7 +6,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
@@ -15,9 +14,10 @@ from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
 from app.database import Database
 from app.security.keyring import Keyring
+from app.settings import parse_twilio_base_url
 from app.tenants.errors import OperatorError
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
-from app.tenants.service import TenantService
+from app.tenants.service import KeyFormat, TenantService
 
 tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
@@ -31,10 +31,10 @@ _LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(mi
 
 
 def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise typer.BadParameter(f"{text!r} is no address such as https://api.dublin.ie1.twilio.com")
-    return text
+    try:
+        return parse_twilio_base_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"it {error}; give an address such as https://api.dublin.ie1.twilio.com") from None
 
 
 def _moment(text: str) -> datetime:
@@ -169,11 +169,20 @@ def create_key(
             help="90d, 12h, 30m, or a time such as 2027-01-31T12:00:00Z; never by default.",
         ),
     ] = None,
+    key_format: Annotated[
+        KeyFormat,
+        typer.Option("--format", help="twilio: 32 hexadecimal digits, as in Twilio's auth tokens, alone on standard output."),
+    ] = "callgate",
     as_json: AsJson = False,
 ) -> None:
     """Create an API key and print it. It is shown this once: only a keyed hash is kept."""
-    row, key = _ask(lambda service: service.create_key(tenant, name=name, expires_at=expires))
-    show({"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}, as_json=as_json)
+    row, key = _ask(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
+    made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}
+    if key_format == "twilio" and not as_json:
+        typer.echo(made.pop("key"))
+        show(made, as_json=False, err=True)
+    else:
+        show(made, as_json=as_json)
 
 
 @keys.command("list")

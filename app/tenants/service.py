@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -18,6 +19,7 @@ from app.database import Database, Session
 from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable
 from app.security.keyring import Keyring, SecretUnreadable
+from app.settings import parse_twilio_base_url
 from app.tenants import repository
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
@@ -28,7 +30,12 @@ from app.twilio.schemas import AccountAccess
 
 logger = structlog.stdlib.get_logger(__name__)
 
+KeyFormat = Literal["callgate", "twilio"]
+
 KEY_MARK = "cgk"
+_ID_DIGITS = 12
+_TWILIO_KEY_BYTES = 16
+_TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
@@ -59,7 +66,9 @@ class Dialable:
 
 
 def key_prefix(key: str) -> str:
-    """The public part of an API key, by which it is found and named."""
+    """The public part of an API key, by which it is found and named; of a key in Twilio's format, one that follows from it."""
+    if _TWILIO_KEY.fullmatch(key):
+        return f"{KEY_MARK}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_DIGITS]}"
     return "_".join(key.split("_")[:2])
 
 
@@ -118,6 +127,10 @@ class TenantService:
             raise OperatorError("an account SID is AC and 32 hexadecimal digits")
         if key_sid is not None and not _KEY_SID.fullmatch(key_sid):
             raise OperatorError("an API key SID is SK and 32 hexadecimal digits")
+        try:
+            base_url = base_url and parse_twilio_base_url(base_url)
+        except ValueError as error:
+            raise OperatorError(f"the base URL {error}") from None
         async with self._database.begin() as session:
             await self._require(session, tenant_id)
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
@@ -125,7 +138,7 @@ class TenantService:
                 account = TwilioAccount(id=uuid7(), tenant_id=tenant_id, account_sid=account_sid)
                 session.add(account)
             if base_url is not None:
-                account.base_url = base_url.rstrip("/")
+                account.base_url = base_url
             credential = TwilioCredential(
                 id=uuid7(),
                 account_id=account.id,
@@ -151,15 +164,18 @@ class TenantService:
             raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
         return credential
 
-    async def create_key(self, tenant_id: str, *, name: str | None, expires_at: datetime | None) -> tuple[ApiKey, str]:
+    async def create_key(
+        self, tenant_id: str, *, name: str | None, expires_at: datetime | None, key_format: KeyFormat = "callgate"
+    ) -> tuple[ApiKey, str]:
         """The key's row and the key itself, which is told this once and never again."""
-        prefix = f"{KEY_MARK}_{secrets.token_hex(6)}"
-        key = f"{prefix}_{secrets.token_urlsafe(32)}"
+        key = secrets.token_hex(_TWILIO_KEY_BYTES)
+        if key_format == "callgate":
+            key = f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
         row = ApiKey(
             id=uuid7(),
             tenant_id=tenant_id,
             name=name,
-            prefix=prefix,
+            prefix=key_prefix(key),
             keyed_hash=self._keyring.keyed_hash(key.encode()),
             expires_at=expires_at,
         )

@@ -168,6 +168,34 @@ def test_a_revoked_key_is_refused_and_lists_show_no_key(made: Made, here: dict[s
     assert made.key["key"] not in table
 
 
+def test_a_key_in_twilios_format_is_alone_on_standard_output_and_works(made: Made, here: dict[str, str]) -> None:
+    """Clients with a rule for Twilio's auth tokens demand 32 lower-case hexadecimal digits."""
+    created = run("keys", "create", "support", "--format", "twilio", "--name", "apprise", environment=here)
+    assert re.fullmatch(r"[0-9a-f]{32}\n", created.stdout)
+    key = created.stdout.strip()
+    id_ = dict(line.split(maxsplit=1) for line in created.stderr.splitlines() if line)["id"]
+    assert re.fullmatch(r"cgk_[0-9a-f]{12}", id_)
+    calls = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
+    with httpx.Client(base_url=made.http.base_url) as http:
+        for user in (ACCOUNT, id_):
+            assert http.get(calls, auth=(user, key)).status_code == 200
+        assert http.get("/v1/calls", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert http.get(calls, auth=(ACCOUNT, key[:-1] + ("0" if key[-1] != "0" else "1"))).status_code == 401
+        listed = run("keys", "list", "support", environment=here).stdout
+        assert (id_ in listed, key in listed, key[:12] in listed) == (True, False, False)
+        assert told("keys", "revoke", id_, here=here)["state"] == "revoked"
+        assert http.get(calls, auth=(ACCOUNT, key)).status_code == 401
+    as_json = told("keys", "create", "support", "--format", "twilio", here=here)
+    assert re.fullmatch(r"[0-9a-f]{32}", as_json["key"])
+
+
+def test_a_base_url_with_the_apis_version_is_what_twilio_documents(made: Made, here: dict[str, str]) -> None:
+    add = ("accounts", "add", "support", "--account-sid", "AC" + "7" * 32, "--base-url")
+    told(*add, "https://api.dublin.ie1.twilio.com/2010-04-01/", here=here | {"TWILIO_AUTH_TOKEN": TOKEN})
+    listed = told("accounts", "list", "support", here=here)
+    assert "https://api.dublin.ie1.twilio.com" in {account["base_url"] for account in listed}
+
+
 def test_what_cannot_be_done_is_told_in_one_line_that_says_what_to_do(here: dict[str, str]) -> None:
     wrong = {
         ("tenants", "show", "nobody"): "callgate: there is no tenant nobody: see `callgate tenants list`",

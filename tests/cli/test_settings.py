@@ -84,3 +84,41 @@ def test_a_wrong_key_is_named_by_its_place_only(monkeypatch: pytest.MonkeyPatch)
         load_settings()
     assert "key 2 is not 32 bytes in base64" in str(raised.value)
     assert "cGxhbnRlZA" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("https://api.twilio.com/2010-04-01", "https://api.twilio.com"),
+        ("https://api.twilio.com/2010-04-01/", "https://api.twilio.com"),
+        ("https://api.twilio.com//", "https://api.twilio.com"),
+        (" https://api.twilio.com\n", "https://api.twilio.com"),
+        ("https://proxy.example/twilio/", "https://proxy.example/twilio"),
+        ("https://proxy.example/twilio/2010-04-01", "https://proxy.example/twilio"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_twilios_base_url_is_taken_as_people_paste_it(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
+    monkeypatch.setenv("CALLGATE_TWILIO_BASE_URL", given)
+    assert load_settings().twilio_base_url == used
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "api.twilio.com",
+        "https://",
+        "https://api.twilio.com:port",
+        "https://api.twilio.com:99999",
+        "https://api.twi lio.com",
+        "https://api.twilio.com/2010-04-01/Accounts/AC0/Calls.json",
+        "https://api.twilio.com/Accounts/AC0",
+        "https://api.twilio.com?x=1",
+        "https://user@api.twilio.com",
+        "https://[::1",
+    ],
+)
+def test_what_is_no_base_url_is_refused_when_it_is_given(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("CALLGATE_TWILIO_BASE_URL", given)
+    with pytest.raises(SettingsError, match="CALLGATE_TWILIO_BASE_URL: "):
+        load_settings()
