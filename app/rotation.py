@@ -11,7 +11,7 @@ from typing import Any
 from app.calls.statistics import count_fingerprints
 from app.database import Database
 from app.security.keyring import Keyring, SecretUnreadable
-from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed
+from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed, name_of_sealed
 
 _CALLS_AT_ONCE = 50_000
 
@@ -45,23 +45,28 @@ class Rotation:
     batch: int = 50
 
     async def reseal(self) -> Resealed:
-        """Everything that another key than the newest has sealed. What does not open is left as it is, and named."""
+        """Seal anew whatever another key than the newest has sealed. What does not open is left as it is, and named."""
         result = Resealed()
         for where in SEALED:
             last = None
             while rows := await self._reseal_some(where, last, result):
                 last = rows[-1].id
+        result.unreadable = await self.unreadable()
         return result
 
     async def unreadable(self) -> list[str]:
-        """The secrets that no configured key opens."""
-        names = []
+        """The stored secrets that cannot be opened, each with the reason."""
+        names: list[str] = []
         for where in SEALED:
             last = None
             while True:
                 async with self.database.begin() as session:
                     rows = await list_sealed(session, where, after=last, limit=self.batch)
-                names += [f"{where.what} {row.id}" for row in rows if not self._opens(where, row)]
+                    names += [
+                        f"{await name_of_sealed(session, where, row)}: {reason}"
+                        for row in rows
+                        if (reason := self._trouble(where, row))
+                    ]
                 if not rows:
                     break
                 last = rows[-1].id
@@ -86,6 +91,7 @@ class Rotation:
                 calls=calls[id_],
             )
             for id_ in ids
+            if len(id_) == len(self.keyring.newest_id)  # what is shorter was cut off, and is among the unreadable
         ]
 
     async def _reseal_some(self, where: SealedColumn, last: Any, result: Resealed) -> Any:
@@ -95,18 +101,18 @@ class Rotation:
                 try:
                     sealed = self.keyring.reseal(getattr(row, where.column), identity=getattr(row, where.identity))
                 except SecretUnreadable:
-                    result.unreadable.append(f"{where.what} {row.id}")
-                else:
-                    setattr(row, where.column, sealed)
-                    result.done += 1
+                    continue
+                setattr(row, where.column, sealed)
+                result.done += 1
         return rows
 
-    def _opens(self, where: SealedColumn, row: Any) -> bool:
+    def _trouble(self, where: SealedColumn, row: Any) -> str | None:
+        """Why the row's secret does not open; None if it does."""
         try:
             self.keyring.open(getattr(row, where.column), identity=getattr(row, where.identity))
-        except SecretUnreadable:
-            return False
-        return True
+        except SecretUnreadable as error:
+            return str(error)
+        return None
 
     async def _count_calls(self) -> Counter[bytes]:
         calls: Counter[bytes] = Counter()

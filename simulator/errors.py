@@ -5,8 +5,9 @@ was found; otherwise the status is 400 and the text our own.
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 CATALOGUE: Mapping[int, tuple[int, str]] = {
     20001: (400, "PageToken is required for paging"),
@@ -52,13 +53,13 @@ class TwilioError(Exception):
 
     def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:
         status, text = CATALOGUE[code]
-        self.code = code
+        self.code: int | None = code
         self.status = status
         self.retry_after_s = retry_after_s
         self.message = message or text.format(value)
         super().__init__(f"{code}: {self.message}")
 
-    def response(self) -> JSONResponse:
+    def response(self) -> Response:
         body = {
             "code": self.code,
             "message": self.message,
@@ -71,3 +72,20 @@ class TwilioError(Exception):
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         return JSONResponse(body, self.status, headers)
+
+
+class ProxyRefusal(TwilioError):
+    """A refusal that Twilio never saw: the page of a proxy before it, without a code and without Twilio's headers."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(20404)
+        self.status, self.code = status, None
+
+    def response(self) -> Response:
+        return proxy_page(self.status)
+
+
+def proxy_page(status: int) -> HTMLResponse:
+    """What stands before the real API answers in HTML."""
+    title = f"{status} {HTTPStatus(status).phrase}"
+    return HTMLResponse(f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n", status)

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from simulator.background import Background
 from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence
 from simulator.callbacks import Callbacks
-from simulator.errors import TwilioError
+from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
 
 MAX_SECONDS = 86_400.0
+# Those that mean a refusal when Twilio says them.
+PROXY_STATUSES = (400, 401, 403, 404, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,14 @@ class Refuse(Fault):
 
     async def before_accept(self, to: str) -> None:
         raise TwilioError(self.code, to, retry_after_s=round(self.seconds) if self.tells_when else None)
+
+
+@dataclass(frozen=True)
+class RefuseByProxy(Fault):
+    status: int = 502
+
+    async def before_accept(self, to: str) -> None:
+        raise ProxyRefusal(self.status)
 
 
 class SlowAccept(Fault):
@@ -123,10 +133,8 @@ class PriceNever(Fault):
         call.plan = replace(call.plan, price_delay=None)
 
 
-def _proxy_failed(status: int, phrase: str) -> Answer:
-    """What stands before the real API answers in HTML."""
-    page = f"<html><head><title>{status} {phrase}</title></head><body><h1>{status} {phrase}</h1></body></html>\r\n"
-    return Answer(render=lambda _created: HTMLResponse(page, status))
+def _page(status: int) -> Answer:
+    return Answer(render=lambda _created: proxy_page(status))
 
 
 def _half(created: Response) -> Response:
@@ -148,10 +156,11 @@ FAULTS: Mapping[str, Fault] = {
     "accept-then-reset": Answer(render=lambda _created: Reset()),
     "accept-then-close": Answer(render=lambda _created: NoAnswer()),
     "accept-then-half-answer": Answer(render=_half),
+    **{f"accept-then-{status}": _page(status) for status in PROXY_STATUSES},
     "accept-then-500": FailAfterwards(code=20500),
-    "accept-then-502": _proxy_failed(502, "Bad Gateway"),
+    "accept-then-502": _page(502),
     "accept-then-503": FailAfterwards(code=20503),
-    "accept-then-504": _proxy_failed(504, "Gateway Timeout"),
+    "accept-then-504": _page(504),
     "accept-unreadable": Answer(render=_unreadable),
     "accept-without-sid": Answer(render=_without_sid),
     "refuse-429": Refuse(code=20429),
@@ -159,6 +168,7 @@ FAULTS: Mapping[str, Fault] = {
     "refuse-401": Refuse(code=20003),
     "refuse-403": Refuse(code=20403),
     "refuse-400": Refuse(code=21215),
+    **{f"proxy-{status}": RefuseByProxy(status=status) for status in PROXY_STATUSES},
     "refuse-500": Refuse(code=20500),
     "refuse-503": Refuse(code=20503),
     "slow-accept": SlowAccept(seconds=2),

@@ -25,7 +25,7 @@ how, is in `docs/simulator.md`; the routes under `/_simulator` tell what really 
 
 
 class TwilioHeaders:
-    """`Twilio-Request-Id: RQ…` and, by the simulator's clock, `Date` on every answer. The server is to add no `Date`."""
+    """`Twilio-Request-Id: RQ…`, but for a proxy's page, and by the simulator's clock `Date`. The server is to add no `Date`."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
@@ -35,7 +35,8 @@ class TwilioHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
+                if not headers.get("Content-Type", "").startswith("text/html"):  # a proxy's page
+                    headers["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
                 headers["Date"] = format_datetime(self.state.showing.moment(self.state.now()), usegmt=True)
             await send(message)
 

@@ -3,10 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from app.calls.models import Call
-from app.twilio.errors import TwilioError, TwilioRejected
+from app.twilio.errors import TwilioError, TwilioNotFound
 from app.twilio.schemas import TERMINAL_STATUSES
 
-_NOT_FOUND = 404
 # The resource is eventually consistent: a fresh call may not be found yet. Only a call that has ended can be deleted.
 _GONE_AFTER = timedelta(hours=1)
 _GONE_AFTER_IF_ENDED = timedelta(minutes=1)
@@ -14,7 +13,7 @@ _GONE_AFTER_IF_ENDED = timedelta(minutes=1)
 
 def is_missing(error: TwilioError) -> bool:
     """Whether Twilio itself says that there is no such call; a proxy's 404 says nothing."""
-    return isinstance(error, TwilioRejected) and error.answer.status == _NOT_FOUND
+    return isinstance(error, TwilioNotFound)
 
 
 def is_gone(call: Call, error: TwilioError) -> bool:

@@ -19,6 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.security.redaction import without_userinfo
+from app.twilio.schemas import SECRET_PARAMETERS
+
 
 def _printable(value: str) -> str:
     if "\0" in value:
@@ -87,9 +90,6 @@ RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", 
 Trim = TypeAliasType("Trim", Literal["trim-silence", "do-not-trim"])
 MachineDetection = TypeAliasType("MachineDetection", Literal["Enable", "DetectMessageEnd"])
 BooleanText = TypeAliasType("BooleanText", Literal["true", "false"])
-
-# Never stored, logged or echoed: used once, in the form that goes to Twilio.
-SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 
 
 class CallParameters(BaseModel):
@@ -180,18 +180,10 @@ class CallParameters(BaseModel):
             name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
         }
 
-    def secrets(self) -> list[str]:
-        """What must never come back in anybody's words: secret parameters, and passwords in URLs."""
-        given = self.for_twilio()
-        passwords = (
-            urlsplit(value).password for value in given.values() if isinstance(value, str) and "://" in value and "@" in value
-        )
-        return [given[name] for name in SECRET_PARAMETERS & given.keys()] + [password for password in passwords if password]
-
     def for_record(self) -> dict[str, Any]:
-        """What is stored and shown: no secret, and no password in a URL."""
+        """What is stored and shown: no secret, and no user or password in a URL."""
         return {
-            name: _without_userinfo(value) if isinstance(value, str) else value
+            name: without_userinfo(value) if isinstance(value, str) else value
             for name, value in self._given().items()
             if name not in SECRET_PARAMETERS
         }
@@ -203,16 +195,6 @@ class CallParameters(BaseModel):
 
 # By attribute; a subclass's own are none of Twilio's.
 _NAMES = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
-
-
-def _without_userinfo(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
-        return value
-    authority, slash, path = rest.partition("/")
-    if "@" not in authority:
-        return value
-    return f"{scheme}://***@{authority.rpartition('@')[2]}{slash}{path}"
 
 
 class CallRequest(CallParameters):
@@ -257,11 +239,6 @@ class CallUpdate(BaseModel):
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
-
-    def secrets(self) -> list[str]:
-        """Passwords in URLs: they must not come back in anybody's words."""
-        urls = (value for value in self.given().values() if isinstance(value, str) and "://" in value)
-        return [password for url in urls if (password := urlsplit(url).password)]
 
     def for_event(self) -> dict[str, Any]:
         """What the record tells of it: which parameters, and of their values only what is neither secret nor personal."""

@@ -36,8 +36,13 @@ def status(as_json: AsJson = False) -> None:
 
     Secrets are sealed anew by `callgate secrets rotate`, API keys hashed anew when they are shown the next time; calls with an
     idempotency key keep what they were made with for as long as their record is kept. All calls are read: with millions of
-    them it takes a while.
+    them it takes a while. Secrets that do not open are named on standard error; exit code 1 when there are any.
     """
+
+    async def ask(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
+        return await rotation.uses(), await rotation.unreadable()
+
+    uses, unreadable = _ask(ask)
     rows = [
         {
             "key": use.key_id,
@@ -47,9 +52,13 @@ def status(as_json: AsJson = False) -> None:
             "calls": use.calls,
             "may_go": "no" if use.needed else "yes",
         }
-        for use in _ask(lambda rotation: rotation.uses())
+        for use in uses
     ]
     show_table(rows, columns=["key", "state", "secrets", "api_keys", "calls", "may_go"], as_json=as_json)
+    for name in unreadable:
+        typer.echo(f"callgate: does not open: {name}", err=True)
+    if unreadable:
+        raise typer.Exit(1)
 
 
 @secrets.command("rotate")

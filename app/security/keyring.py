@@ -67,14 +67,16 @@ class Keyring:
     def open(self, sealed: bytes, *, identity: str) -> str:
         """Raises SecretUnreadable."""
         header = len(_VERSION) + _KEY_ID_LENGTH
+        if sealed[: len(_VERSION)] != _VERSION or len(sealed) < header + _NONCE_LENGTH + _TAG_LENGTH:
+            raise SecretUnreadable("damaged: not in the form of a sealed secret")
         key = self._by_id.get(sealed[len(_VERSION) : header])
-        if key is None or sealed[: len(_VERSION)] != _VERSION:
+        if key is None:
             raise SecretUnreadable("sealed with a key that is not among CALLGATE_SECRET_KEYS")
         nonce, ciphertext = sealed[header : header + _NONCE_LENGTH], sealed[header + _NONCE_LENGTH :]
         try:
             return key.cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
-        except InvalidTag:
-            raise SecretUnreadable("does not open: changed, or moved from another row") from None
+        except (InvalidTag, ValueError):
+            raise SecretUnreadable("damaged, or moved from another row") from None
 
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
         """The same secret under the newest key. Raises SecretUnreadable."""

@@ -1,27 +1,26 @@
 """What an exchange with Twilio came to, for the caller and for the call's events."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from app.calls.creation.dial import problem_of
 from app.calls.models import Call
+from app.calls.refusals import upstream_problem
 from app.errors import (
     ActionUnknown,
     CallgateError,
     SubresourceNotFound,
-    UpstreamCredentialsRejected,
-    UpstreamRejected,
-    UpstreamThrottled,
     UpstreamUnreachable,
     WrongCallState,
 )
-from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioOutcomeUnknown, TwilioThrottled
+from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
 from app.twilio.forwarding import Done
-from app.twilio.schemas import SID, AccountAccess
+from app.twilio.schemas import SID
 
-_INVALID_CALL_STATE = 21220
-_NOT_FOUND = 404
+_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
+    TwilioWrongState: WrongCallState,
+    TwilioNotFound: SubresourceNotFound,
+}
 
 
 def unanswered() -> UpstreamUnreachable:
@@ -51,19 +50,6 @@ def sid_of(done: Done) -> dict[str, Any]:
     return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
 
 
-def refusal(call_id: UUID | None, error: TwilioError, accesses: Sequence[AccountAccess]) -> CallgateError:
+def refusal(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Proven: nothing was changed."""
-    if error.answer is None:
-        return UpstreamUnreachable(call_id=call_id, after_s=5)
-    class_: type[CallgateError] = UpstreamRejected
-    if isinstance(error, TwilioCredentialRejected):
-        class_ = UpstreamCredentialsRejected
-    elif isinstance(error, TwilioThrottled):
-        class_ = UpstreamThrottled
-    elif error.answer.code == _INVALID_CALL_STATE:
-        class_ = WrongCallState
-    elif error.answer.status == _NOT_FOUND:
-        class_ = SubresourceNotFound
-    passwords = [access.password.get_secret_value() for access in accesses]
-    detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
-    return problem_of(class_, error.answer, passwords, detail=detail, call_id=call_id)
+    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused it; `upstream` says why.", call_id=call_id)

@@ -112,7 +112,7 @@ class SubresourceService:
             await self._note_afterwards(call, wanted, outcome_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
                 raise in_doubt(call, repeatable=repeatable) from error
-            raise refusal(call.id, error, accesses) from error
+            raise refusal(call.id, error) from error
         await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | sid_of(done))
         return done
 
@@ -176,7 +176,7 @@ class SubresourceService:
             except TwilioOutcomeUnknown as error:
                 raise unanswered() from error
             except TwilioError as error:
-                raise refusal(None, error, accesses) from error
+                raise refusal(None, error) from error
             yield opened
 
     async def _accesses(self, account_id: UUID) -> Sequence[AccountAccess]:

@@ -1,6 +1,7 @@
 """How a tenant wants to be told of its calls' progress: its defaults, the form, and the secret that signs deliveries."""
 
 import base64
+import binascii
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,11 @@ class TenantCallbacks:
 
     def _open(self, tenant: Tenant) -> str:
         try:
-            return self._keyring.open(tenant.sealed_callback_secret or b"", identity=tenant.callback_secret_identity)
+            secret = self._keyring.open(tenant.sealed_callback_secret or b"", identity=tenant.callback_secret_identity)
+            base64.b64decode(secret.removeprefix(_MARK), validate=True)
+            return secret
+        except binascii.Error:
+            raise OperatorError(f"the callback secret of tenant {tenant.id} is not base64: renew it") from None
         except SecretUnreadable as error:
             raise OperatorError(f"the callback secret of tenant {tenant.id} cannot be opened: {error}") from None
 

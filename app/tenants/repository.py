@@ -103,6 +103,14 @@ SEALED = (
 )
 
 
+async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -> str:
+    """Which secret it is, for an operator."""
+    if not isinstance(row, TwilioCredential):
+        return f"{where.what} {row.id}"
+    account = await session.get_one(TwilioAccount, row.account_id)
+    return f"{where.what} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
+
+
 async def list_sealed(
     session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
 ) -> Sequence[Any]:

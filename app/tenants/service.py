@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.database import Database, Session
 from app.database.batcher import Batcher
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.settings import parse_twilio_base_url
 from app.tenants import repository
@@ -53,7 +53,7 @@ class KnownKey:
 
 @dataclass(frozen=True, slots=True)
 class Dialable:
-    """An account with its active credentials, in the order in which they are tried; never empty."""
+    """An account with its active credentials, in the order in which they are tried."""
 
     account_id: UUID
     account_sid: str
@@ -223,8 +223,17 @@ class TenantService:
         return account.id if account else None
 
     async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
-        """The named account of the tenant, or its oldest one with an active credential; None when it has none that opens."""
-        return await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
+        """The named account of the tenant, or its oldest one with an active credential; None when it has none.
+
+        Raises NoUsableCredentials when no stored secret of the account opens.
+        """
+        found = await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
+        if found and not found.accesses:
+            raise NoUsableCredentials(
+                f"The stored secrets of Twilio account {found.account_sid} cannot be opened, so it cannot be used; "
+                "an operator adds its credential anew."
+            )
+        return found
 
     async def _read_dialable(self, tenant_id: str, account_sid: str | None) -> Dialable | None:
         listed = [
@@ -239,8 +248,7 @@ class TenantService:
         accesses = tuple(self._accesses(account, credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-        dialable = Dialable(account.account_id, account.account_sid, accesses, rejected, has_auth_token, account.callbacks)
-        return dialable if accesses else None
+        return Dialable(account.account_id, account.account_sid, accesses, rejected, has_auth_token, account.callbacks)
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
         """Remember what Twilio said of these (by their references): refused ones are tried last from now on."""
@@ -275,7 +283,12 @@ class TenantService:
             try:
                 secret = self._keyring.open(credential.sealed_secret, identity=credential.identity)
             except SecretUnreadable as error:
-                logger.error("credential_unreadable", credential_id=str(credential.id), reason=str(error))
+                logger.error(
+                    "credential_unreadable",
+                    credential_id=str(credential.id),
+                    account_sid=account.account_sid,
+                    reason=str(error),
+                )
                 continue
             accesses.append(
                 AccountAccess(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))

@@ -6,7 +6,6 @@ the request is written, and ProxyError only when a proxy refuses the tunnel. Eve
 
 import asyncio
 import time
-from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self, TypeVar
@@ -14,26 +13,19 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from app.observability import Metrics
+from app.security.redaction import Secrets
 from app.twilio.call_list import PAGE_BYTES_LIMIT, read_call_list
 from app.twilio.clock import TwilioClock
-from app.twilio.errors import (
-    Answer,
-    TwilioCredentialRejected,
-    TwilioError,
-    TwilioNotSent,
-    TwilioOutcomeUnknown,
-    TwilioRejected,
-    TwilioThrottled,
-)
+from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import watched
+from app.twilio.refusals import read_answer, refusal
 from app.twilio.schemas import AccountAccess, CallResource, form, read_json
+from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.transport import AiohttpTransport
 
 Answered = TypeVar("Answered")
 
 _ANSWER_LIMIT = 1024 * 1024
-_MESSAGE_LIMIT = 1000
-_CREDENTIALS_CODE = 20003
 _CALLS = "Calls.json"
 _parsed = lru_cache(maxsize=1024)(httpx.URL)  # costs as much as all the rest of a request
 
@@ -197,11 +189,7 @@ class TwilioClient:
                     body = await _read(response, answer_limit)
                 finally:
                     await response.aclose()
-        return _classify(response, body)
-
-
-def authorization(access: AccountAccess) -> str:
-    return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
+        return _classify(response, body, secrets_of(access, parameters or {}))
 
 
 class Translated:
@@ -236,28 +224,15 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
     return bytes(body)
 
 
-def _classify(response: httpx.Response, body: bytes) -> Any:
-    """What the answer proves, as docs/adr/0003 has it. Returns the JSON of a 2xx."""
+def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
+    """The JSON of a 2xx, without secrets. Raises what any other answer proves (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:
-        raise refusal(read_answer(response, document))
+        raise refusal(read_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
-        raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document))
-    return document
-
-
-def refusal(answer: Answer) -> TwilioError:
-    """What an answer that is not a 2xx proves."""
-    status = answer.status
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        return TwilioThrottled("throttled", answer)
-    # A 408 is sent by proxies (and by Twilio, for recordings) when the work took too long: it proves nothing.
-    if not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:
-        return TwilioOutcomeUnknown(f"status_{status}", answer)
-    if status in (401, 403) or answer.code == _CREDENTIALS_CODE:
-        return TwilioCredentialRejected(answer)
-    return TwilioRejected("rejected", answer)
+        raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document, secrets))
+    return redact_document(document, secrets) if secrets.may_be_in(body) else document
 
 
 def _resource(document: Any) -> CallResource:
@@ -272,21 +247,3 @@ def _resource_of(sid: str, document: Any) -> CallResource:
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")
     return resource
-
-
-def read_answer(response: httpx.Response, document: Any) -> Answer:
-    fields = document if isinstance(document, dict) else {}
-    code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
-    return Answer(
-        status=response.status_code,
-        code=code if isinstance(code, int) else None,
-        message=message[:_MESSAGE_LIMIT] if isinstance(message, str) else None,
-        more_info=more_info[:_MESSAGE_LIMIT] if isinstance(more_info, str) else None,
-        request_id=response.headers.get("Twilio-Request-Id", "")[:64] or None,
-        retry_after_s=_seconds(response.headers.get("Retry-After")),
-    )
-
-
-def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds; the date form (RFC 9110 §10.2.3) is not worth a clock comparison here."""
-    return float(value[:9]) if value is not None and value.isascii() and value.isdigit() else None

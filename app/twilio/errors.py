@@ -4,10 +4,12 @@ TwilioError
 ├── TwilioNotSent              the request never left us: no name, no connection, no TLS, no free connection in time
 ├── TwilioOutcomeUnknown       it left us, or may have, and no trustworthy answer came back
 │   └── TwilioListTooLong      a list with more pages than are worth reading
-└── TwilioAnswered             Twilio said no
+└── TwilioAnswered             Twilio said no, in its own shape: the request was not processed
     ├── TwilioThrottled        429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
     └── TwilioRejected         every other 4xx
+        ├── TwilioNotFound     404: deleted, or not to be seen yet: resources are eventually consistent
+        └── TwilioWrongState   21220: the call has ended, or is not far enough
 
 One class per right reaction: repeat, never repeat, and "fix it first".
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Twilio's error body and the headers worth keeping. https://www.twilio.com/docs/usage/twilios-response"""
+    """An error body and the headers worth keeping. https://www.twilio.com/docs/usage/twilios-response"""
 
     status: int
     code: int | None = None
@@ -25,6 +27,11 @@ class Answer:
     more_info: str | None = None
     request_id: str | None = None
     retry_after_s: float | None = None
+
+    @property
+    def is_twilios(self) -> bool:
+        """Whether Twilio said it, and not somebody on the way."""
+        return self.code is not None or self.request_id is not None
 
 
 class TwilioError(Exception):
@@ -70,4 +77,12 @@ class TwilioCredentialRejected(TwilioAnswered):
 
 
 class TwilioRejected(TwilioAnswered):
+    pass
+
+
+class TwilioNotFound(TwilioRejected):
+    pass
+
+
+class TwilioWrongState(TwilioRejected):
     pass

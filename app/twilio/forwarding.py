@@ -13,10 +13,13 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from app.observability import Metrics
-from app.twilio.client import HttpClient, Translated, authorization, read_answer, refusal
+from app.security.redaction import Secrets
+from app.twilio.client import HttpClient, Translated
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import watched
+from app.twilio.refusals import read_answer, refusal
 from app.twilio.schemas import AccountAccess, read_json
+from app.twilio.secrets import authorization, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
 # A page of 1000 recordings has about 1 MB, one of 1000 events can have more.
@@ -68,8 +71,12 @@ class Forwarding:
     ) -> AsyncIterator[Opened]:
         """A list, or one; a recording also without its call. The deadline is that of the answer's beginning."""
         path = _path(operation, call_sid, sid)
-        async with self._opened(access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s) as response:
-            yield Opened(response.status_code, {"content-type": "application/json"}, _chunks(response, JSON_LIMIT))
+        secrets = secrets_of_fields(access, query)
+        async with self._opened(
+            access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s, secrets
+        ) as response:
+            chunks = secrets.out_of_stream(_chunks(response, JSON_LIMIT))
+            yield Opened(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager
     async def calls(self, access: AccountAccess, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
@@ -83,12 +90,13 @@ class Forwarding:
         """Sends at most one request. TwilioNotSent and TwilioAnswered prove that nothing was changed."""
         path = _path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
-        async with self._opened(access, operation.method, path, deadline_s, content=content) as response:
+        secrets = secrets_of_fields(access, form)
+        async with self._opened(access, operation.method, path, deadline_s, secrets, content=content) as response:
             body = await _whole(response, JSON_LIMIT, deadline_s)
         document = read_json(body) if body else None
         if operation.action != "delete" and not isinstance(document, dict):
-            raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, None))
-        return Done(response.status_code, document)
+            raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, None, secrets))
+        return Done(response.status_code, redact_document(document, secrets))
 
     @asynccontextmanager
     async def media(
@@ -103,9 +111,8 @@ class Forwarding:
     ) -> AsyncIterator[Opened]:
         """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file; `wanted` are headers (`Range`)."""
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
-        async with self._opened(
-            access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s, headers={"Accept": "*/*", **wanted}
-        ) as response:
+        url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(access, query)
+        async with self._opened(access, "GET", url, deadline_s, secrets, headers={"Accept": "*/*", **wanted}) as response:
             headers = {name: response.headers[name] for name in _MEDIA_HEADERS if name in response.headers}
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
@@ -120,11 +127,12 @@ class Forwarding:
         method: str,
         path: str,
         deadline_s: float,
+        secrets: Secrets,
         *,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        response: httpx.Response = await self._send(method, access, path, deadline_s, content, headers or {})
+        response: httpx.Response = await self._send(method, access, path, deadline_s, secrets, content, headers or {})
         try:
             yield response
         finally:
@@ -137,6 +145,7 @@ class Forwarding:
         access: AccountAccess,
         path: str,
         deadline_s: float,
+        secrets: Secrets,
         content: bytes | None,
         headers: Mapping[str, str],
     ) -> httpx.Response:
@@ -154,7 +163,7 @@ class Forwarding:
             body = await _whole(response, _REFUSAL_LIMIT, deadline_s)
         finally:
             await response.aclose()
-        raise refusal(read_answer(response, read_json(body)))
+        raise refusal(read_answer(response, read_json(body), secrets))
 
 
 def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:

@@ -19,6 +19,9 @@ from urllib.parse import quote_plus
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progress"}
+# Never stored, logged or repeated: used once, in the form that goes to Twilio.
+SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 SID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1

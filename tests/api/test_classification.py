@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.upstream import (
     hang,
     not_http,
     preceded,
+    proxy_page,
     refused_url,
     reset,
     running_upstream,
@@ -65,14 +67,6 @@ ROWS = {
     ),
     "400": Row((error(400, 21211),), posts=1, status=422, execution="not_started", slug="upstream-rejected", result="rejected"),
     "404": Row((error(404, 20404),), posts=1, status=422, execution="not_started", slug="upstream-rejected", result="rejected"),
-    "4xx that is not JSON": Row(
-        (answer(413, body=b"<html>too large</html>"),),
-        posts=1,
-        status=422,
-        execution="not_started",
-        slug="upstream-rejected",
-        result="rejected",
-    ),
     "401": Row(
         (error(401, 20003),),
         posts=1,
@@ -129,6 +123,38 @@ ROWS = {
     "2xx with a sid that is none": unknown(answer(201, {"sid": "CA123"}), "answer_without_sid"),
     "2xx with an empty body": unknown(answer(201, body=b""), "unreadable_answer"),
     "2xx that is too long": unknown(answer(201, body=b"[" + b"1," * 700_000 + b"1]"), "answer_too_long"),
+}
+
+
+# What no proxy knows, alone: Twilio's header, or a code.
+TWILIOS: dict[str, Callable[[int], Behaviour]] = {
+    "by the header": lambda status: answer(status, body=b"", headers={"Twilio-Request-Id": "RQ" + "e" * 32}),
+    "by the code": lambda status: answer(status, {"code": 20001}),
+}
+NOT_TWILIOS: dict[str, Callable[[int], Behaviour]] = {
+    "a proxy's page": proxy_page,
+    "an empty body": lambda status: answer(status, body=b""),
+    "JSON without a code": lambda status: answer(status, {"message": "No", "status": status}),
+    "a code that is text": lambda status: answer(status, {"code": "20429"}),
+    "a code that is true": lambda status: answer(status, {"code": True}),
+}
+REFUSALS = {
+    400: (422, "upstream-rejected", "rejected", 1),
+    401: (502, "upstream-credentials-rejected", "credential_rejected", 1),
+    403: (502, "upstream-credentials-rejected", "credential_rejected", 1),
+    404: (422, "upstream-rejected", "rejected", 1),
+    413: (422, "upstream-rejected", "rejected", 1),
+    429: (503, "upstream-throttled", "throttled", 5),
+}
+ROWS |= {
+    f"{status}, Twilio's {how}": Row((twilios(status),), posts, told, "not_started", slug, result)
+    for how, twilios in TWILIOS.items()
+    for status, (told, slug, result, posts) in REFUSALS.items()
+}
+ROWS |= {
+    f"{status}, not Twilio's: {how}": unknown(somebodys(status), f"status_{status}")
+    for how, somebodys in NOT_TWILIOS.items()
+    for status in REFUSALS
 }
 
 
@@ -263,6 +289,20 @@ async def test_next_active_credential_is_tried_when_the_first_is_refused(gateway
         (tenant.account_sid, tenant.auth_token),
         (key_sid, "second"),
     ]
+
+
+async def test_a_proxys_401_is_not_held_against_the_credential(gateway: Gateway) -> None:
+    async with running_upstream(proxy_page(401), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second", key_sid="SK" + "6" * 32, base_url=None
+        )
+        gateway.hears()
+        assert (await tenant.create()).json()["execution"] == "unknown"
+        assert (await tenant.create()).json()["execution"] == "started"
+        assert [post.credentials[0] for post in upstream.posts] == [tenant.account_sid] * 2
+    ((_, credentials),) = await gateway.tenants.list_accounts(tenant.id)
+    assert [credential.rejected_at for credential in credentials] == [None, None]
 
 
 async def test_an_answer_postgres_could_not_keep_is_cleaned_rather_than_lost(gateway: Gateway) -> None:

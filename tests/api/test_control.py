@@ -23,6 +23,7 @@ from tests.support.upstream import (
     created_after_release,
     error,
     hang,
+    proxy_page,
     reset,
     running_upstream,
 )
@@ -241,6 +242,30 @@ async def test_a_remembered_end_that_twilio_refuses_is_forgotten(gateway: Gatewa
         assert not await controller.step()
 
 
+@pytest.mark.parametrize("status", [400, 401, 404, 429])
+async def test_a_proxys_refusal_takes_no_remembered_end_away(gateway: Gateway, controller: Controller, status: int) -> None:
+    async with running_upstream(created(), proxy_page(status), proxy_page(status), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        for _ in range(2):
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE wanted_update SET due_at = now()"))
+            assert await controller.step()
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
+
+
+async def test_a_proxys_404_does_not_delete_the_record(gateway: Gateway) -> None:
+    async with running_upstream(created(), proxy_page(404), error(404, 20404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json"
+        assert (await tenant.http.delete(path)).status_code == 409
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is None
+        assert (await tenant.http.delete(path)).status_code == 204
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is not None
+
+
 async def test_a_call_in_the_wrong_state_is_left_alone(gateway: Gateway) -> None:
     async with running_upstream(error(400, 21215), reset, created(), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -265,6 +290,7 @@ async def test_a_call_in_the_wrong_state_is_left_alone(gateway: Gateway) -> None
         (error(429, 20429, headers={"Retry-After": "2"}), 503, "upstream-throttled"),
         (hang, 409, "action-unknown"),
         (error(500, 20500), 409, "action-unknown"),
+        *((proxy_page(status), 409, "action-unknown") for status in (400, 401, 403, 404, 429)),
         (answer(200, {}), 409, "action-unknown"),
         (answer(200, call_resource()), 409, "action-unknown"),
     ],

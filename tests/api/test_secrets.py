@@ -3,12 +3,13 @@
 import io
 import json
 import re
-from base64 import b64decode
-from collections.abc import AsyncIterator
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import asyncpg
 import pytest
@@ -25,20 +26,22 @@ from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.logs import logging_to
 from tests.support.tracing import memory
-from tests.support.upstream import answer, created, error, hang, reset, running_upstream
+from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
+URL_USER = "pl4nted-us3r"
 URL_PASSWORD = "pl4nted-url-p4ssw0rd"
+TWIML = f"<Response><Play>https://{URL_USER}:{URL_PASSWORD}@www.example.com/a.mp3</Play></Response>"
 AUTH_TOKEN = "pl4nted-twilio-t0ken"
 FORM_PASSWORD = "pl4nted&f0rm=p4ss"
-SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_PASSWORD, AUTH_TOKEN, FORM_PASSWORD, quote_plus(FORM_PASSWORD))
+SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_USER, URL_PASSWORD, AUTH_TOKEN, FORM_PASSWORD, quote_plus(FORM_PASSWORD))
 PERSONAL = ("+14155550123", "kate.private")
 
 REQUEST = {
     "to": "sip:kate.private@example.com",
     "from": "Jack",
-    "url": f"https://user:{URL_PASSWORD}@www.example.com/dial.xml",
+    "url": f"https://{URL_USER}:{URL_PASSWORD}@www.example.com/dial.xml",
     "sip_auth_username": "jack",
     "sip_auth_password": SIP_PASSWORD,
     "call_token": CALL_TOKEN,
@@ -125,6 +128,73 @@ async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) 
         assert secret not in stored
         assert secret.encode().hex() not in stored
         assert not any(secret in text for text in answers + spans)
+
+
+def _lower_hex(secret: str) -> str:
+    return re.sub("%..", lambda escape: escape[0].lower(), quote_plus(secret))
+
+
+def _spelled(secret: str) -> list[str]:
+    return [spelling(secret) for spelling in (str, quote, quote_plus, _lower_hex)]
+
+
+def echoing(status: int, document: Callable[[str], Any], **headers: str) -> Behaviour:
+    """An answer that repeats all that the request told in confidence, in every spelling."""
+
+    async def behave(upstream: Upstream, *streams: Any) -> None:
+        request = upstream.received[-1]
+        user, password = request.credentials
+        told = [value for _, value in request.form] + [password] + [URL_USER, URL_PASSWORD] * bool(request.form)
+        text_ = " ".join([*(spelling for value in told for spelling in _spelled(value)), request.headers["authorization"]])
+        headers_ = {"Twilio-Request-Id": password, **headers}
+        await answer(status, document(f"{text_} of {user}"), headers=headers_)(upstream, *streams)
+
+    return behave
+
+
+def _no(code: int) -> Callable[[str], Any]:
+    # The limit of a message cuts a secret in two.
+    return lambda echo: {"code": code, "message": "m" * 990 + echo, "more_info": echo}
+
+
+async def test_what_twilio_echoes_is_neither_stored_nor_logged_nor_told(told: Watched, database_url: str) -> None:
+    sid = "CA" + "5" * 32
+    resource = partial(call_resource, sid)
+    subresource = {"sid": "RE" + "1" * 32}
+    script = (
+        echoing(201, lambda echo: resource(caller_name=echo, annotation=echo, added={"by": [echo], echo: echo})),
+        *(echoing(status, _no(code)) for status, code in ((400, 21224), (401, 20003), (429, 20429), (500, 20500))),
+        echoing(200, lambda echo: resource(status="in-progress", caller_name=echo)),
+        echoing(400, _no(21220)),
+        echoing(201, lambda echo: subresource | {"name": echo, "nested": [{echo: echo}]}),
+        echoing(400, _no(20001)),
+        *(echoing(200, lambda echo: {"recordings": [subresource | {"name": echo}]}) for _ in range(2)),
+        echoing(404, _no(20404)),
+    )
+    async with running_upstream(*script) as upstream:
+        tenant = await told.gateway.add_tenant(upstream.url)
+        path, twilios = f"/v1/calls/{sid}", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}"
+        stream = {"url": f"wss://{URL_USER}:{URL_PASSWORD}@example.com/", "name": "n"}
+        creation = REQUEST | {"twiml": TWIML, "sip_auth_password": FORM_PASSWORD}
+        requests: list[tuple[str, str, Any]] = [
+            *[("POST", "/v1/calls", creation)] * 4,
+            *[("PATCH", path, change) for change in ({"url": REQUEST["url"]}, {"twiml": TWIML})],
+            *[("POST", f"{path}/streams", stream)] * 2,
+            *[("GET", url, None) for url in (f"{path}/recordings", f"{twilios}/Recordings.json")],
+            *[("GET", url, None) for url in (f"{path}/recordings/RE{'1' * 32}", path, f"{path}/events", "/v1/calls")],
+        ]
+        answers = [await tenant.http.request(method, url, json=body) for method, url, body in requests]
+        assert len(upstream.received) == len(script)
+    statuses = [response.status_code for response in answers]
+    assert statuses == [201, 422, 502, 202, 200, 409, 201, 422, 200, 200, 404, 200, 200, 200]
+    assert answers[0].json()["sid"] == sid
+    stored = await _every_cell(database_url)
+    assert "***" in stored
+    basic = b64encode(f"{tenant.account_sid}:{tenant.auth_token}".encode()).decode().rstrip("=")
+    spans = "".join(span.to_json() for span in told.spans.get_finished_spans())
+    everything = "".join([stored, told.log.getvalue(), spans, *(f"{response.text} {response.headers}" for response in answers)])
+    for secret in (CALL_TOKEN, URL_USER, URL_PASSWORD, tenant.auth_token, basic, *_spelled(FORM_PASSWORD)):
+        assert secret not in everything
 
 
 async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(told: Watched, database_url: str) -> None:

@@ -83,10 +83,67 @@ async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, da
     tenant = await gateway.add_tenant()
     code, told = await secrets("rotate", database_url, tmp_path, LOST)
     assert code == 1
-    assert told == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)}"]}
+    whose = f"of account {tenant.account_sid} of tenant {tenant.id}"
+    reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
+    assert told == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
     ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
     (access,) = await gateway.tenants.accesses(account.id)
     assert access.password.get_secret_value() == tenant.auth_token
+
+
+DAMAGE = {
+    "empty": b"",
+    "one byte": b"\x01",
+    "cut off in the key's id": b"\x01\x02\x03",
+    "cut off in the nonce": None,
+    "cut off in the tag": None,
+    "never sealed": b"planted-in-clear-planted-in-clear-planted",
+    "in base64": base64.b64encode(bytes(60)),
+    "of another row": None,
+    "of an unknown key": keyring(LOST).seal("planted", identity="nobody's"),
+}
+
+
+async def test_damaged_secrets_are_named_and_end_nothing(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM twilio_credential"))
+    tenants = {name: await gateway.add_tenant() for name in DAMAGE}
+    async with running_upstream(created()) as upstream:
+        whole = [await gateway.add_tenant(upstream.url) for _ in range(2)]
+        async with gateway.database.begin() as session:
+            first = (await session.scalars(text("SELECT sealed_secret FROM twilio_credential ORDER BY id DESC"))).first() or b""
+            parts = {"cut off in the nonce": first[:10], "cut off in the tag": first[:20], "of another row": first}
+            for name, tenant in tenants.items():
+                await session.execute(
+                    text(
+                        "UPDATE twilio_credential SET sealed_secret = :sealed FROM twilio_account account "
+                        "WHERE account.id = account_id AND account.account_sid = :account"
+                    ),
+                    {"sealed": parts.get(name, DAMAGE[name]), "account": tenant.account_sid},
+                )
+        gateway.hears()
+        for tenant in tenants.values():
+            refused = await tenant.create()
+            assert (refused.status_code, refused.json()["type"]) == (409, "urn:callgate:problem:no-usable-credentials")
+            assert refused.json()["execution"] == "not_started"
+            assert tenant.account_sid in refused.json()["detail"]
+            assert "cannot be opened" in refused.json()["detail"]
+        assert (await whole[0].create()).status_code == 201
+        assert len(upstream.posts) == 1
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=f"{NEW},{OLD}")
+    for command in ("rotate", "status"):
+        ended = await asyncio.to_thread(run, "secrets", command, "--json", environment=configured)
+        assert ended.returncode == 1
+        told = json.loads(ended.stdout)
+        named = "\n".join(told["unreadable"]) if command == "rotate" else ended.stderr
+        for tenant in tenants.values():
+            assert f"of account {tenant.account_sid} of tenant {tenant.id}: " in named
+        for tenant in whole:
+            assert tenant.account_sid not in named
+        assert "planted" not in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        if command == "rotate":
+            assert told["sealed_anew"] == len(whole)
 
 
 async def test_sealing_anew_is_safe_beside_itself(gateway: Gateway) -> None:

@@ -17,7 +17,7 @@ from app.twilio.client import TwilioClient, make_http_client
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
-from tests.support.upstream import answer, call_resource, created, error, hang, running_upstream
+from tests.support.upstream import answer, call_resource, created, error, hang, proxy_page, running_upstream
 
 
 class Clock:
@@ -250,6 +250,19 @@ async def test_a_call_that_has_not_ended_is_missing_for_an_hour_before_it_is_giv
         await _forget_all(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _age(gateway, call_id, seconds=3500)
+        assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
+        assert await _refresh_at(gateway, call_id) is not None
+        await _age(gateway, call_id, seconds=3700)
+        assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is not None
+        assert await _refresh_at(gateway, call_id) is None
+
+
+async def test_a_call_is_gone_when_twilio_says_so_and_not_when_a_proxy_does(gateway: Gateway, refresher: Refresher) -> None:
+    async with running_upstream(created(), proxy_page(404), error(404, 20404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        await _age(gateway, call_id, seconds=3700)
         assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
         assert await _refresh_at(gateway, call_id) is not None
         await _age(gateway, call_id, seconds=3700)

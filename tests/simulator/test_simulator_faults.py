@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from simulator.config import SimulatorConfig
 from simulator.connection import Connection
-from simulator.faults import FAULTS
+from simulator.faults import FAULTS, PROXY_STATUSES
 from tests.simulator.running import OPEN_SID, Http, Running, StandingClock, plain_client, serve, serve_app, wait_until
 
 SIP_DIAL = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
@@ -31,6 +31,7 @@ ANSWERS: dict[str, tuple[int | None, int | None]] = {
     "accept-then-reset": (None, None),
     "accept-then-close": (None, None),
     "accept-then-half-answer": (201, None),
+    **{f"accept-then-{status}": (status, None) for status in PROXY_STATUSES},
     "accept-then-500": (500, 20500),
     "accept-then-502": (502, None),
     "accept-then-503": (503, 20503),
@@ -42,6 +43,7 @@ ANSWERS: dict[str, tuple[int | None, int | None]] = {
     "refuse-401": (401, 20003),
     "refuse-403": (403, 20403),
     "refuse-400": (400, 21215),
+    **{f"proxy-{status}": (status, None) for status in PROXY_STATUSES},
     "refuse-500": (500, 20500),
     "refuse-503": (503, 20503),
     "slow-accept": (201, None),
@@ -191,7 +193,7 @@ def test_the_ledger_names_the_fault_and_whether_a_call_came_of_it(simulator: Run
             wait_until(lambda: control.get("/health").json()["held_connections"])
     (entry,) = control.get("/ledger").json()["entries"]
     assert entry["fault"] == name
-    assert entry["accepted"] is not name.startswith("refuse-")
+    assert entry["accepted"] is not name.startswith(("refuse-", "proxy-"))
     assert (entry["sid"] is not None, control.get("/health").json()["calls"]) == (entry["accepted"], int(entry["accepted"]))
     assert (entry["answer_status"], entry["answer_code"]) == (status, code)
 
@@ -204,6 +206,16 @@ def test_refusing_and_accepting_look_the_same_where_twilio_cannot_be_told_apart(
         )
         assert accepted.json() == refused.json()
         assert refused.json()["status"] == status
+
+
+@pytest.mark.parametrize("status", PROXY_STATUSES)
+def test_a_proxys_page_has_nothing_of_twilios(calls: httpx.Client, status: int) -> None:
+    for name in (f"accept-then-{status}", f"proxy-{status}"):
+        page = calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": name})
+        assert (page.status_code, page.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+        assert "Twilio-Request-Id" not in page.headers
+    refused = calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": "refuse-429"})
+    assert refused.headers["Twilio-Request-Id"].startswith("RQ")
 
 
 def test_bodies_that_are_not_what_they_should_be(calls: httpx.Client) -> None:

@@ -34,6 +34,19 @@ def test_a_changed_byte_does_not_open(position: int) -> None:
         ring.open(bytes(sealed), identity="row:1")
 
 
+@pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 12, 16, 17, 18, 32, 33])
+def test_a_truncated_secret_does_not_open_whatever_is_left_of_it(length: int) -> None:
+    ring = Keyring([NEW])
+    with pytest.raises(SecretUnreadable):
+        ring.open(ring.seal("token", identity="row:1")[:length], identity="row:1")
+
+
+@pytest.mark.parametrize("stored", [b"token", b"dG9rZW4=", b"\xff" * 40, bytes(40)])
+def test_what_was_never_sealed_does_not_open(stored: bytes) -> None:
+    with pytest.raises(SecretUnreadable):
+        Keyring([NEW]).open(stored, identity="row:1")
+
+
 def test_an_older_key_still_opens_and_the_newest_seals() -> None:
     before, after = Keyring([OLD]), Keyring([NEW, OLD])
     assert after.open(before.seal("token", identity="row:1"), identity="row:1") == "token"

@@ -21,6 +21,7 @@ from tests.support.upstream import (
     half_an_answer,
     hang,
     not_http,
+    proxy_page,
     refused_url,
     reset,
     running_upstream,
@@ -36,6 +37,7 @@ LOST = {
     "500": error(500, 20500),
     "408": error(408, 20408),
     "302": answer(302, {}),
+    **{f"a proxy's {status}": proxy_page(status) for status in (400, 401, 403, 404, 429)},
     "no JSON": answer(201, body=b"<html>"),
 }
 

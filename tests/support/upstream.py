@@ -94,7 +94,13 @@ def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
     }
 
 
-def _rendered(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> bytes:
+def _rendered(
+    status: int,
+    document: Any = None,
+    *,
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+) -> bytes:
     content = json.dumps(document).encode() if body is None else body
     lines = [f"HTTP/1.1 {status} X"]
     always = {"Date": formatdate(usegmt=True), "Content-Type": "application/json", "Content-Length": str(len(content))}
@@ -102,7 +108,13 @@ def _rendered(status: int, document: Any = None, *, headers: dict[str, str] | No
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-def answer(status: int, document: Any = None, *, headers: dict[str, str] | None = None, body: bytes | None = None) -> Behaviour:
+def answer(
+    status: int,
+    document: Any = None,
+    *,
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+) -> Behaviour:
     async def behave(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_rendered(status, document, headers=headers, body=body))
         await writer.drain()
@@ -133,6 +145,12 @@ def error(status: int, code: int, message: str = "No", *, headers: dict[str, str
     more_info = f"https://www.twilio.com/docs/errors/{code}"
     document = {"code": code, "message": message, "more_info": more_info, "status": status}
     return answer(status, document, headers={"Twilio-Request-Id": "RQ" + "e" * 32, **(headers or {})})
+
+
+def proxy_page(status: int) -> Behaviour:
+    """What a proxy answers in Twilio's place: HTML, without a code or any header of Twilio's."""
+    headers = {"Server": "nginx", "Content-Type": "text/html", "Retry-After": "0"}
+    return answer(status, body=f"<html><h1>{status}</h1></html>".encode(), headers=headers)
 
 
 async def hang(upstream: Upstream, _: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:

@@ -17,11 +17,11 @@ from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
-from app.calls.creation.dial import problem_of
 from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, WantedUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
+from app.calls.refusals import upstream_problem
 from app.calls.status_callbacks import Judge, ProgressCallbacks, changed_callbacks
 from app.database import Database, Session
 from app.errors import (
@@ -30,21 +30,16 @@ from app.errors import (
     DatabaseUnavailable,
     NoUsableCredentials,
     TenantSuspended,
-    UpstreamCredentialsRejected,
-    UpstreamRejected,
-    UpstreamThrottled,
-    UpstreamUnreachable,
     WrongCallState,
 )
 from app.http.authentication import Caller
 from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import (
-    TwilioCredentialRejected,
     TwilioError,
     TwilioOutcomeUnknown,
     TwilioRejected,
-    TwilioThrottled,
+    TwilioWrongState,
 )
 from app.twilio.schemas import TERMINAL_STATUSES, AccountAccess, CallResource
 
@@ -53,7 +48,7 @@ Answer = TypeVar("Answer")
 logger = structlog.stdlib.get_logger(__name__)
 
 _OPEN = ("pending", "unknown")
-_INVALID_CALL_STATE = 21220
+_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
 # Longer than any call lasts that is not ended.
@@ -94,7 +89,7 @@ class CallControl:
         except TwilioOutcomeUnknown as error:
             return Change(await self._answer_lost(call, update, error), done=False)
         except TwilioError as error:
-            raise await self._refusal(call, update.secrets(), error) from error
+            raise _refusal(call, error) from error
         try:
             return Change(await self._take(call, resource, update, columns=progress.columns), done=True)
         except DatabaseUnavailable:
@@ -114,7 +109,7 @@ class CallControl:
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
             if not is_missing(error):
-                raise await self._refusal(call, [], error) from error
+                raise _refusal(call, error) from error
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -210,8 +205,7 @@ class CallControl:
                 await control_repository.postpone(session, call.id, min(max(age / 2, _SHORTEST_WAIT), _LONGEST_WAIT))
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-        ended = error.answer is not None and error.answer.code == _INVALID_CALL_STATE
-        await self._forget(call, wish, "ended" if ended else error.reason)
+        await self._forget(call, wish, "ended" if isinstance(error, TwilioWrongState) else error.reason)
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
@@ -220,18 +214,7 @@ class CallControl:
     async def _ask(self, call: Call, ask: Callable[[AccountAccess], Awaitable[Answer]]) -> Answer:
         return await first_accepted(await self.tenants.accesses(call.account_id), ask)
 
-    async def _refusal(self, call: Call, secrets: list[str], error: TwilioError) -> CallgateError:
-        """Proven: nothing was changed."""
-        if error.answer is None:
-            return UpstreamUnreachable(call_id=call.id, after_s=5)
-        accesses = await self.tenants.accesses(call.account_id)
-        blotted = [*secrets, *(access.password.get_secret_value() for access in accesses)]
-        class_: type[CallgateError] = UpstreamRejected
-        if error.answer.code == _INVALID_CALL_STATE:
-            class_ = WrongCallState
-        elif isinstance(error, TwilioCredentialRejected):
-            class_ = UpstreamCredentialsRejected
-        elif isinstance(error, TwilioThrottled):
-            class_ = UpstreamThrottled
-        detail = "Twilio refused it; `upstream` says why." if class_ is UpstreamRejected else None
-        return problem_of(class_, error.answer, blotted, detail=detail, call_id=call.id)
+
+def _refusal(call: Call, error: TwilioError) -> CallgateError:
+    """Proven: nothing was changed."""
+    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused it; `upstream` says why.", call_id=call.id)

@@ -10,18 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from urllib.parse import quote_plus
-from uuid import UUID
 
-from app.errors import (
-    CallgateError,
-    Execution,
-    Upstream,
-    UpstreamCredentialsRejected,
-    UpstreamRejected,
-    UpstreamThrottled,
-    UpstreamUnreachable,
-)
+from app.calls.refusals import upstream_problem
+from app.errors import CallgateError, Execution
 from app.twilio.client import TwilioClient
 from app.twilio.errors import (
     Answer,
@@ -109,14 +100,9 @@ async def dial(
     parameters: Mapping[str, Any],
     *,
     budget: Budget,
-    secrets: Sequence[str] = (),
 ) -> Outcome:
-    """Place one call. Repeats only what was proven not to be processed, and begins no attempt that the budget cannot hold.
-
-    `secrets` are blotted out of what Twilio says, in case it repeats a parameter.
-    """
+    """Place one call. Repeats only what was proven not to be processed, and begins no attempt that the budget cannot hold."""
     course = _Dial(budget)
-    secrets = [*secrets, *(access.password.get_secret_value() for access in accesses)]
     tries = 0
     waiting = list(accesses)
     while True:
@@ -130,25 +116,22 @@ async def dial(
                 case TwilioOutcomeUnknown():
                     return Unknown(error.reason, course.attempts)
                 case TwilioRejected():
-                    return NotStarted(problem_of(UpstreamRejected, error.answer, secrets), course.attempts)
+                    return NotStarted(upstream_problem(error), course.attempts)
                 case TwilioCredentialRejected():
-                    problem = problem_of(UpstreamCredentialsRejected, error.answer, secrets)
                     waiting.pop(0)
                     if not waiting:
-                        return NotStarted(problem, course.attempts)
+                        return NotStarted(upstream_problem(error), course.attempts)
                     delay = 0.0
                 case TwilioThrottled():
-                    problem = problem_of(UpstreamThrottled, error.answer, secrets)
                     delay = course.delay(tries, error.answer.retry_after_s)
                     tries += 1
                 case TwilioNotSent():
-                    problem = UpstreamUnreachable(after_s=5)
                     delay = course.delay(tries, None)
                     tries += 1
                 case _:
                     raise
             if tries >= _MAX_TRIES or course.remaining - delay < budget.attempt:
-                return NotStarted(problem, course.attempts)
+                return NotStarted(upstream_problem(error), course.attempts)
             await asyncio.sleep(delay)
         else:
             course.attempts.append(_attempt("started", began, access, None))
@@ -164,25 +147,3 @@ def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | 
         code=answer.code if answer else None,
         twilio_request_id=answer.request_id if answer else None,
     )
-
-
-def _blotted(text: str | None, secrets: Sequence[str]) -> str | None:
-    """Without the secrets, as they are or as they travelled in the form."""
-    for secret in secrets:
-        text = text and text.replace(secret, "***").replace(quote_plus(secret), "***")
-    return text
-
-
-def problem_of(
-    error: type[CallgateError],
-    answer: Answer,
-    secrets: Sequence[str],
-    *,
-    detail: str | None = None,
-    call_id: UUID | None = None,
-) -> CallgateError:
-    """The error with what Twilio said, secrets blotted out."""
-    message, more_info = _blotted(answer.message, secrets), _blotted(answer.more_info, secrets)
-    upstream = Upstream(answer.status, answer.code, message, more_info, answer.request_id)
-    after_s = max(1, round(answer.retry_after_s or 1)) if error is UpstreamThrottled else None
-    return error(detail, call_id=call_id, upstream=upstream, after_s=after_s)

@@ -87,12 +87,12 @@ class Placement:
         finally:
             self._admitted -= 1
 
-    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any], *, secrets: Sequence[str]) -> Call:
+    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.
 
         When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then.
         """
-        return await asyncio.shield(self._keep(self._place(call, account, parameters, secrets)))
+        return await asyncio.shield(self._keep(self._place(call, account, parameters)))
 
     async def drain(self) -> None:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
@@ -108,9 +108,9 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any], secrets: Sequence[str]) -> Call:
+    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
         try:
-            outcome = await dial(self.twilio, account.accesses, parameters, budget=self.budget, secrets=secrets)
+            outcome = await dial(self.twilio, account.accesses, parameters, budget=self.budget)
         except Exception:
             # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
             logger.exception("dial_broke", call_id=str(call.id))

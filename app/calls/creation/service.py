@@ -194,7 +194,7 @@ class CreationService:
 
     async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
         parameters = request.for_twilio() | progress.for_twilio
-        settled = await self._placement.place(call, account, parameters, secrets=request.secrets())
+        settled = await self._placement.place(call, account, parameters)
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)

@@ -1,0 +1,44 @@
+"""Turn what Twilio refused, or what never reached it, into the problem that the client is told."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from app.errors import (
+    CallgateError,
+    Upstream,
+    UpstreamCredentialsRejected,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnreachable,
+)
+from app.twilio.errors import TwilioAnswered, TwilioCredentialRejected, TwilioError, TwilioThrottled
+
+_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
+    TwilioThrottled: UpstreamThrottled,
+    TwilioCredentialRejected: UpstreamCredentialsRejected,
+    TwilioAnswered: UpstreamRejected,
+}
+
+
+def upstream_problem(
+    error: TwilioError,
+    more: Mapping[type[TwilioError], type[CallgateError]] | None = None,
+    *,
+    rejected: str | None = None,
+    call_id: UUID | None = None,
+) -> CallgateError:
+    """The problem for a TwilioNotSent or TwilioAnswered, with Twilio's words. Nothing was processed.
+
+    `more` names problems for errors that mean something else here; `rejected` replaces the detail of UpstreamRejected.
+    """
+    if not isinstance(error, TwilioAnswered):
+        return UpstreamUnreachable(call_id=call_id, after_s=5)
+    known = {**_PROBLEMS, **(more or {})}
+    class_ = next(known[kind] for kind in type(error).__mro__ if kind in known)
+    answer = error.answer
+    return class_(
+        rejected if class_ is UpstreamRejected else None,
+        call_id=call_id,
+        upstream=Upstream(answer.status, answer.code, answer.message, answer.more_info, answer.request_id),
+        after_s=max(1, round(answer.retry_after_s or 1)) if class_ is UpstreamThrottled else None,
+    )

@@ -1,0 +1,125 @@
+"""Secrets in every spelling in which Twilio, a proxy or a log may repeat them."""
+
+import html
+import json
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from app.security.redaction import Secrets, redact, userinfo_in, without_userinfo
+from app.twilio.schemas import AccountAccess
+from app.twilio.secrets import authorization, redact_document, secrets_of, secrets_of_fields
+
+SECRET = "pl4nted/s%cr=t &<\"'>é+~"
+SPELLINGS = {
+    "as it is": SECRET,
+    "quote": quote(SECRET),
+    "quote of everything": quote(SECRET, safe=""),
+    "quote_plus": quote_plus(SECRET),
+    "lower-case hex": re.sub("%..", lambda escape: escape[0].lower(), quote(SECRET, safe="")),
+    "HTML": html.escape(SECRET),
+    "HTML without quotes": html.escape(SECRET, quote=False),
+    "JSON": json.dumps(SECRET)[1:-1],
+    "JSON in UTF-8": json.dumps(SECRET, ensure_ascii=False)[1:-1],
+    "JSON with escaped slashes": json.dumps(SECRET)[1:-1].replace("/", r"\/"),
+}
+
+
+@pytest.fixture(scope="module")
+def access() -> AccountAccess:
+    return AccountAccess("AC" + "1" * 32, "AC" + "1" * 32, SecretStr("pl4nted-t0ken"))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_each_spelling_is_redacted(spelling: str) -> None:
+    assert redact(f"before{spelling}after", Secrets([SECRET])) == "before***after"
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), min_size=4).filter(lambda text: "*" not in text))
+def test_no_secret_survives_a_form_or_json(secret: str) -> None:
+    secrets = Secrets([secret])
+    for echo in (
+        secret,
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        html.escape(secret),
+    ):
+        assert echo not in redact(f"x{echo}x", secrets).replace("***", "")
+
+
+def test_the_value_of_the_basic_header_is_redacted(access: AccountAccess) -> None:
+    told = redact(f"Authorization: {authorization(access)} of {access.username}", secrets_of(access, {}))
+    assert authorization(access).removeprefix("Basic ").rstrip("=") not in told
+    assert access.username in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://us3r:pl4nted-p4ss@www.example.com/a?b=c",
+        "HTTPS://us3r:pl4nted-p4ss@example.com",
+        "wss://us3r:pl4nted-p4ss@[2001:db8::1]:1/",
+        "<Play>https://us3r:pl4nted-p4ss@example.com/a.mp3</Play>",
+        "https://example.com/?next=http://us3r:pl4nted-p4ss@example.org/",
+        "http://us3r:pl4nted-p4ss@[x@y",
+        "https://us3r:pl4nted-p4ss?#@example.com",
+    ],
+)
+def test_users_and_passwords_in_urls_are_found_and_taken_out(text: str, access: AccountAccess) -> None:
+    shown = without_userinfo(text)
+    assert "us3r" not in shown
+    assert "pl4nted" not in shown
+    secrets = secrets_of(access, {"url": text})
+    for echo in ("us3r", "pl4nted-p4ss", "us3r:pl4nted-p4ss", b64encode(b"us3r:pl4nted-p4ss").decode().rstrip("="), text):
+        for told in (redact(echo, secrets), redact(echo, secrets_of_fields(access, [("Url", text)]))):
+            assert "us3r" not in told
+            assert "pl4nted" not in told
+
+
+def test_an_escaped_password_is_found_as_it_is_meant() -> None:
+    found = set(userinfo_in("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
+    assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
+
+
+def test_what_has_no_userinfo_stays() -> None:
+    for text in ("https://example.com/a@b", "sip:kate@example.com", "mailto:a@b", "", "a://", "kate@example.com"):
+        assert without_userinfo(text) == text
+        assert list(userinfo_in(text)) == []
+
+
+@pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
+def test_a_short_secret_ruins_neither_sids_nor_statuses_nor_names(secret: str, access: AccountAccess) -> None:
+    document = {"sid": "CA" + "0" * 28 + "1234", "status": "queued", "nested": [{"sid": "RE" + "0" * 32}], "a": None, "n": 1}
+    assert redact_document(document, secrets_of(access, {"sip_auth_password": secret})) == document
+    assert redact(f"bad: {secret}", secrets_of(access, {"sip_auth_password": secret})) == "bad: ***"
+
+
+def test_documents_are_redacted_throughout(access: AccountAccess) -> None:
+    document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
+    told = str(redact_document(document, secrets_of(access, {"sip_auth_password": SECRET})))
+    assert "pl4nted" not in told
+    assert Secrets([SECRET]).may_be_in(json.dumps(document).encode())
+    assert not Secrets([SECRET]).may_be_in(b"{}")
+    assert "pl4nted" not in repr(Secrets([SECRET]))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, access: AccountAccess) -> None:
+    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(access)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(whole), size):
+            yield whole[start : start + size]
+
+    told = b"".join([piece async for piece in secrets_of(access, {}).out_of_stream(pieces())])
+    assert b"pl4nted" not in told
+    assert b64encode(b"AC111") not in told
+    assert json.loads(told)["b"] == "z" * 50
