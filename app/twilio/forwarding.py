@@ -71,18 +71,14 @@ class Forwarding:
     ) -> AsyncIterator[Opened]:
         """A list, or one; a recording also without its call. The deadline is that of the answer's beginning."""
         path = _path(operation, call_sid, sid)
-        secrets = secrets_of_fields(access, query)
-        async with self._opened(
-            access, "GET", f"{path}?{urlencode(query)}" if query else path, deadline_s, secrets
-        ) as response:
-            chunks = secrets.out_of_stream(_chunks(response, JSON_LIMIT))
-            yield Opened(response.status_code, {"content-type": "application/json"}, chunks)
+        async with self._json(access, f"{path}?{urlencode(query)}" if query else path, query, deadline_s) as opened:
+            yield opened
 
     @asynccontextmanager
     async def calls(self, access: AccountAccess, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
         """One page of the account's calls. The deadline is that of the answer's beginning."""
-        async with self._opened(access, "GET", f"Calls.json?{urlencode(query)}", deadline_s) as response:
-            yield Opened(response.status_code, {"content-type": "application/json"}, _chunks(response, JSON_LIMIT))
+        async with self._json(access, f"Calls.json?{urlencode(query)}", query, deadline_s) as opened:
+            yield opened
 
     async def change(
         self, access: AccountAccess, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
@@ -119,6 +115,13 @@ class Forwarding:
             if int(headers.get("content-length", 0)) > MEDIA_LIMIT:  # h11 has seen to it that it is a number
                 raise TwilioOutcomeUnknown("answer_too_long")
             yield Opened(response.status_code, headers, _chunks(response, MEDIA_LIMIT))
+
+    @asynccontextmanager
+    async def _json(self, access: AccountAccess, path: str, query: Fields, deadline_s: float) -> AsyncIterator[Opened]:
+        secrets = secrets_of_fields(access, query)
+        async with self._opened(access, "GET", path, deadline_s, secrets) as response:
+            chunks = secrets.out_of_stream(_chunks(response, JSON_LIMIT))
+            yield Opened(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager
     async def _opened(
