@@ -33,7 +33,6 @@ class Secrets:
         # The longest first: one may be part of another.
         self._spellings: list[str] = sorted(spellings, key=len, reverse=True)
         self._encoded = [spelling.encode("utf-8", "surrogatepass") for spelling in self._spellings]
-        self._longest = max(map(len, self._encoded), default=1)
 
     def __repr__(self) -> str:
         return "Secrets(***)"
@@ -49,18 +48,30 @@ class Secrets:
         return text
 
     async def out_of_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Bytes as they arrive, but for the last few, with which a secret may begin."""
+        """Bytes as they arrive, but for an end with which a secret may begin: that waits for the next ones."""
         held = b""
         async for chunk in chunks:
             held += chunk
             for spelling in self._encoded:
                 held = held.replace(spelling, _REDACTED.encode())
-            ready = max(0, len(held) - self._longest + 1)
+            ready = len(held) - self._begun_at_the_end_of(held)
             if ready:
                 yield held[:ready]
                 held = held[ready:]
         if held:
             yield held
+
+    def _begun_at_the_end_of(self, data: bytes) -> int:
+        """How many of the last bytes may be the beginning of a secret."""
+        return max(
+            (
+                length
+                for spelling in self._encoded
+                for length in range(min(len(spelling) - 1, len(data)), 0, -1)
+                if data.endswith(spelling[:length])
+            ),
+            default=0,
+        )
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
