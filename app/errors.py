@@ -1,37 +1,10 @@
-"""What can go wrong, drawn as a tree. Slug, HTTP status, execution and retry advice live on the class.
+"""What can go wrong. Slug, HTTP status, execution and retry advice live on the class.
 
 CallgateError
-├── RequestError                  the request cannot be read, or asks for what may not be
-│   ├── MalformedBody             400
-│   ├── Unauthorized              401
-│   ├── TenantSuspended           403
-│   ├── CallbackForged            403
-│   ├── RouteNotFound             404
-│   ├── CallNotFound              404
-│   ├── SubresourceNotFound       404
-│   ├── DeliveryNotFound          404
-│   ├── MethodNotAllowed          405
-│   ├── NotAcceptable             406
-│   ├── NoUsableCredentials       409
-│   ├── WrongCallState            409
-│   ├── BodyTooLarge              413
-│   ├── UnsupportedMediaType      415
-│   └── InvalidRequest            422  every fault at once, each with a JSON pointer
-├── IdempotencyError              the key names another dial
-│   ├── CallPending               409
-│   └── IdempotencyKeyReused      422
-├── UpstreamError                 Twilio did not place the call, and that is proven (or, last, as good as proven)
-│   ├── UpstreamRejected          422  lasting
-│   ├── UpstreamCredentialsRejected 502  passing
-│   ├── UpstreamThrottled         503  passing
-│   ├── UpstreamUnreachable       503  passing
-│   ├── ActionUnknown             409  not about a creation: something else that was asked of Twilio
-│   └── NoneFound                 409  lasting
-└── ServiceError                  our own trouble; nothing was sent
-    ├── InternalError             500
-    ├── DatabaseUnavailable       503
-    ├── Overloaded                503
-    └── ShuttingDown              503
+├── RequestError      the request cannot be read, or asks for what may not be
+├── IdempotencyError  the key names another dial
+├── UpstreamError     Twilio did not place the call, and that is proven (or, for NoneFound, as good as proven)
+└── ServiceError      our own trouble; nothing was sent
 
 A creation whose outcome is not known is no error: it is an answer (202) with the record. Anything else that was asked of Twilio
 has no record that could be followed: there it is ActionUnknown. So every 5xx of ours means that no call was started and
@@ -102,6 +75,11 @@ class RequestError(CallgateError):
     pass
 
 
+class MalformedRequest(RequestError):
+    slug, status, title = "malformed-request", 400, "The request is not valid HTTP"
+    default_detail = "The request is not valid HTTP/1.1, or asks for a protocol that is not spoken here."
+
+
 class MalformedBody(RequestError):
     slug, status, title = "malformed-body", 400, "The body cannot be read"
     default_detail = "The body is not valid JSON: expecting value at line 1, column 8."
@@ -152,6 +130,11 @@ class NotAcceptable(RequestError):
     default_detail = "Twilio answers this path in XML, Callgate does not: add .json to it, or send `Accept: application/json`."
 
 
+class RequestTimeout(RequestError):
+    slug, status, title = "request-timeout", 408, "The request did not arrive in time"
+    default_detail = "The rest of the request did not arrive in time, and the connection is closed."
+
+
 class NoUsableCredentials(RequestError):
     slug, status, title = "no-usable-credentials", 409, "The tenant has no usable Twilio credentials"
     default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
@@ -175,6 +158,11 @@ class UnsupportedMediaType(RequestError):
 class InvalidRequest(RequestError):
     slug, status, title = "invalid-request", 422, "The request is not valid"
     default_detail = "Nothing was sent to Twilio; `errors` lists every fault."
+
+
+class HeadTooLarge(RequestError):
+    slug, status, title = "head-too-large", 431, "The request head is too large"
+    default_detail = "The request line and the headers may have 65536 bytes and 100 header lines together."
 
 
 class IdempotencyError(CallgateError):
@@ -265,6 +253,11 @@ class DatabaseUnavailable(ServiceError):
 class Overloaded(ServiceError):
     slug, status, title = "overloaded", 503, "Too many creations are under way"
     default_detail = "As many creations are under way as this process, or this tenant in it, may have at one time."
+
+
+class TooManyConnections(ServiceError):
+    slug, status, title = "too-many-connections", 503, "Too many connections are open"
+    default_detail = "Every connection that this process may have is busy. Nothing was read from this one."
 
 
 class ShuttingDown(ServiceError):

@@ -98,7 +98,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         metrics=metrics,
         tracing=tracing,
         dialects=dialects,
-        admission=creation_router.admission,
+        require_room=creation_router.require_room,
+        body_timeout_s=settings.body_timeout,
         open_path=callbacks_router.CALLBACK_PATH,
     )
     app.add_middleware(around)
@@ -113,7 +114,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
-            yield {**state, "readiness": Readiness(state["database"])}
+            yield {**state, "readiness": Readiness(state["database"]), "metrics": metrics}
         await asyncio.to_thread(tracing.close)
 
     return lifespan

@@ -66,6 +66,22 @@ class Settings(BaseSettings):
     request_budget: float = Field(
         45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
     )
+    max_connections: int = Field(
+        1000,
+        ge=10,
+        le=100_000,
+        description="Connections that one process has open to its clients. Beyond it the one that has waited longest for its "
+        "client is closed; when all are busy, the new one is answered 503.",
+    )
+    head_timeout: float = Field(
+        10.0, gt=0, le=300, description="Seconds in which a request's line and headers have to arrive, from its first byte."
+    )
+    body_timeout: float = Field(
+        10.0, gt=0, le=300, description="Seconds in which a request's body has to arrive; then the answer is 408."
+    )
+    write_timeout: float = Field(
+        60.0, gt=0, le=3600, description="Seconds after which a client that takes nothing of its answer is given up."
+    )
     linger: float = Field(
         0.0,
         ge=0,

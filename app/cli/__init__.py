@@ -8,9 +8,10 @@ import typer
 from app import __version__
 from app.cli import callbacks, doctor, local, processes, secrets, sip, tenants
 from app.errors import DatabaseUnavailable
+from app.http.listening import CannotListen
 from app.local.demo import DemoFailed
 from app.local.postgres import PostgresError
-from app.local.stack import AlreadyRunning, CannotListen, StackFailed
+from app.local.stack import AlreadyRunning, StackFailed
 from app.local.state import StateFolderUnusable
 from app.observability import configure_logging
 from app.schema import MigrationFailed

@@ -1,7 +1,9 @@
 """`callgate serve|worker|migrate|simulator|healthcheck`: the processes of a deployment."""
 
 import asyncio
+import contextlib
 import gc
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated
@@ -9,14 +11,19 @@ from typing import Annotated
 import typer
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app.cli.lingering import Lingering
 from app.cli.signals import stop_on_signal
 from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
+from app.http.limits import ServerLimits
+from app.http.listening import listen
+from app.http.server import server_config
 from app.jobs.partitions import Partitioner
 from app.jobs.worker import run_worker
-from app.local.stack import KEEP_ALIVE_S, listen, probed
+from app.local.stack import probed
 from app.local.state import with_local_database
 from app.main import create_app
 from app.observability import Metrics, configure_logging
@@ -76,20 +83,26 @@ def serve(
     a database it starts all the same, answers 503, and recovers by itself.
     """
     settings = service_settings()
-    listen(host, port).close()  # uvicorn would tell of a port that is taken in a log line only
-    uvicorn.run(
-        "app.cli.processes:api_of_this_environment",
+    config = server_config(
+        api_of_this_environment,
+        ServerLimits.of(settings),
         factory=True,
-        host=host,
-        port=port,
         workers=workers,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here depends on the caller's address or scheme
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
+    _run_server(config, listen(host, port))
+
+
+def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    """As uvicorn.run does, on sockets of ours."""
+    if config.workers > 1:
+        Multiprocess(config, sockets).run()
+        return
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets)
+    if not server.started:
+        raise typer.Exit(STARTUP_FAILURE)
 
 
 def worker(
@@ -111,7 +124,7 @@ def worker(
     async def run() -> None:
         async with AsyncExitStack() as meanwhile:
             if metrics_port:
-                await meanwhile.enter_async_context(probed(settings, metrics, host, metrics_port))
+                await meanwhile.enter_async_context(probed(settings, metrics, host, metrics_port, option="--metrics-port"))
             await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
     asyncio.run(run())
@@ -153,19 +166,10 @@ def simulator(
     It serves the Calls resource and no phone rings; docs/simulator.md says what it does. Set CALLGATE_TWILIO_BASE_URL to its
     address, and `callgate serve` and `callgate worker` use it.
     """
-    listen(host, port).close()
+    sockets = listen(host, port)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        log_level="warning",
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
+    _run_server(server_config(app, date_header=False, log_level="warning"), sockets)
 
 
 def healthcheck(

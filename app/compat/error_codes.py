@@ -23,6 +23,7 @@ class Told(NamedTuple):
 
 
 TOLD: Mapping[type[CallgateError], Told] = {
+    errors.MalformedRequest: Told(400, 20422),
     errors.MalformedBody: Told(400, 20422),
     errors.Unauthorized: Told(401, 20003),
     errors.TenantSuspended: Told(403, 20005),
@@ -33,11 +34,13 @@ TOLD: Mapping[type[CallgateError], Told] = {
     errors.DeliveryNotFound: Told(404, 20404),
     errors.MethodNotAllowed: Told(405, 20004),
     errors.NotAcceptable: Told(406, 900006),
+    errors.RequestTimeout: Told(408, 900011),
     errors.NoUsableCredentials: Told(409, 900005),
     errors.WrongCallState: Told(400, 21220),
     errors.BodyTooLarge: Told(413, 900007),
     errors.UnsupportedMediaType: Told(415, 900008),
     errors.InvalidRequest: Told(400, 20422),
+    errors.HeadTooLarge: Told(431, 900012),
     errors.CallPending: Told(409, 900002),
     errors.IdempotencyKeyReused: Told(422, 900003),
     errors.UpstreamRejected: Told(400, 20422),
@@ -49,6 +52,7 @@ TOLD: Mapping[type[CallgateError], Told] = {
     errors.InternalError: Told(500, 20500),
     errors.DatabaseUnavailable: Told(503, 20503),
     errors.Overloaded: Told(503, 20503),
+    errors.TooManyConnections: Told(503, 20503),
     errors.ShuttingDown: Told(503, 20503),
 }
 

@@ -106,7 +106,7 @@ def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         database = Database(settings.require_database_url(), pool_size=1)
         try:
-            yield {"readiness": Readiness(database)}
+            yield {"readiness": Readiness(database), "metrics": metrics}
         finally:
             await database.close()
 

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from uuid import UUID, uuid4
 
@@ -13,14 +12,15 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RouteNotFound, ShuttingDown
+from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RequestTimeout, RouteNotFound, ShuttingDown
 from app.http.error_renderers import Dialects
+from app.http.limits import BODY_LIMIT
 from app.http.problems import note_refusal
+from app.http.request_body import read_body, replaying
 from app.observability import Metrics
 from app.observability.context import forget, note, noted
 from app.observability.tracing import Tracing, describe, fail, is_traced
 
-BODY_LIMIT = 64 * 1024
 REQUEST_ID_HEADER = "X-Request-Id"
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -51,10 +51,11 @@ class RequestMiddleware:
         metrics: Metrics,
         tracing: Tracing,
         dialects: Dialects,
-        admission: Callable[[Scope], AbstractContextManager[None]],
+        require_room: Callable[[Scope], None],
+        body_timeout_s: float,
         open_path: str,
     ) -> None:
-        """`admission` is held by a creation; CallgateError refuses it unread: that must be cheap when it is needed most.
+        """`require_room` raises the CallgateError that refuses a creation unread: cheap when it is needed most.
 
         What lies below `open_path` is asked by the outside world, which may not decide what is traced.
         """
@@ -62,7 +63,8 @@ class RequestMiddleware:
         self.metrics = metrics
         self.tracing = tracing
         self.dialects = dialects
-        self.admission = admission
+        self.require_room = require_room
+        self.body_timeout_s = body_timeout_s
         self.open_path = open_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +101,8 @@ class RequestMiddleware:
         async def answer(error: CallgateError) -> None:
             note_refusal(error, self.metrics)
             response = dialect.refusal(error, method=scope["method"], path=scope["path"], request_id=request_id)
+            if isinstance(error, RequestTimeout):
+                response.headers["Connection"] = "close"
             await response(scope, receive, send_with_id)
 
         async def say_unknown(call_id: UUID | None) -> None:
@@ -107,13 +111,17 @@ class RequestMiddleware:
 
         async def enter() -> None:
             try:
-                with self.admission(scope) if creation else nullcontext():
-                    if scope["path"].endswith("\n"):
-                        # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
-                        raise RouteNotFound
-                    if _declared_length(headers) > BODY_LIMIT:
-                        raise BodyTooLarge
-                    await self.app(scope, _limited(receive), send_with_id)
+                if creation:
+                    self.require_room(scope)
+                if scope["path"].endswith("\n"):
+                    # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
+                    raise RouteNotFound
+                if _declared_length(headers) > BODY_LIMIT:
+                    raise BodyTooLarge
+                body = await read_body(receive, timeout_s=self.body_timeout_s)
+                if creation:
+                    self.require_room(scope)  # it may have gone while the body came
+                await self.app(scope, replaying(body, receive), send_with_id)
             except CallgateError as refusal:
                 await answer(refusal)
 
@@ -176,19 +184,3 @@ def _request_id(headers: Headers) -> str:
 def _declared_length(headers: Headers) -> int:
     value = headers.get("content-length", "0")
     return int(value) if value.isascii() and value.isdigit() else 0
-
-
-def _limited(receive: Receive) -> Receive:
-    """Counts what really arrives: a chunked body declares no length."""
-    seen = 0
-
-    async def receive_counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > BODY_LIMIT:
-                raise BodyTooLarge
-        return message
-
-    return receive_counted

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 
 from app.http.health import probe_app
+from app.http.limits import ServerLimits
+from app.http.listening import CannotListen, listen
+from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
 from app.local.state import Running, StateFolder
@@ -29,10 +31,8 @@ logger = structlog.stdlib.get_logger(__name__)
 HOST = "127.0.0.1"
 API_PORT = 8000
 SIMULATOR_PORT = 8010
-# Longer than clients and balancers keep an idle connection, so that it is they who close it: a request that comes while the
-# server closes is lost.
-KEEP_ALIVE_S = 75
 _PORTS_TRIED = 100
+_GRACE_S = 60
 # A call in the simulator takes 6 to 21 seconds, price included. Each of its states lasts for at least three looks of the
 # worker, which looks after a tenth of a second at first, then after a quarter of the call's age.
 _SIMULATOR_SPEED = 2.0
@@ -43,10 +43,6 @@ _LOOPBACK = "127.0.0.0/8,::1/128"
 
 class AlreadyRunning(Exception):
     """Another `callgate dev` or `demo` has this state folder; the message says where it answers."""
-
-
-class CannotListen(Exception):
-    """Most often something else listens there."""
 
 
 class StackFailed(Exception):
@@ -97,14 +93,23 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             listener = listeners.enter_context(_listen_near(plan.simulator_port, SIMULATOR_PORT))
             simulator_url = _url(listener)
             config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
-            servers.append(_Server("the simulator", create_simulator(config), listener, date_header=False))
+            servers.append(
+                _Server(
+                    "the simulator",
+                    server_config(create_simulator(config), date_header=False, timeout_graceful_shutdown=_GRACE_S),
+                    [listener],
+                )
+            )
             quick = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
             settings = _updated(
                 settings, twilio_base_url=simulator_url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=quick
             )
         settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK])))
         listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
-        servers.append(_Server("the API", create_app(settings), listener))
+        limits = ServerLimits.of(settings)
+        servers.append(
+            _Server("the API", server_config(create_app(settings), limits, timeout_graceful_shutdown=_GRACE_S), [listener])
+        )
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_told(), name=server.name) for server in servers]
         working = asyncio.create_task(run_worker(settings, Metrics(), stop_worker), name="the worker")
@@ -149,25 +154,15 @@ def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Run
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to the process, which runs several."""
 
-    def __init__(self, name: str, app: FastAPI, listener: socket.socket, *, date_header: bool = True) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=date_header,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=60,
-            )
-        )
+    def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
+        super().__init__(config)
         self.name = name
-        self.listener = listener
+        self.listeners = listeners
 
     async def run_until_told(self) -> None:
         """Ends when `should_exit` is set. Raises StackFailed when it cannot start, where uvicorn would end the process."""
         with contextlib.suppress(SystemExit):
-            await self.serve(sockets=[self.listener])
+            await self.serve(sockets=self.listeners)
         if not self.started:
             raise StackFailed("it did not start")
 
@@ -177,31 +172,16 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
+async def probed(settings: Settings, metrics: Metrics, host: str, port: int, *, option: str) -> AsyncIterator[None]:
     """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
-    with listen(host, port) as listener:
-        server = _Server("the probes", probe_app(settings, metrics), listener)
-        serving = asyncio.create_task(server.run_until_told())
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await serving
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises CannotListen."""
-    with contextlib.ExitStack() as unless_it_listens:
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            listener = unless_it_listens.enter_context(socket.socket(family, kind))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(2048)
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from error
-        unless_it_listens.pop_all()
-    return listener
+    config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
+    server = _Server("the probes", config, listen(host, port, option=option))
+    serving = asyncio.create_task(server.run_until_told())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _listen_near(port: int | None, usual: int) -> socket.socket:
@@ -209,8 +189,8 @@ def _listen_near(port: int | None, usual: int) -> socket.socket:
     if port is None:
         for candidate in range(usual, usual + _PORTS_TRIED):
             with contextlib.suppress(CannotListen):
-                return listen(HOST, candidate)
-    return listen(HOST, usual if port is None else port)
+                return listen(HOST, candidate)[0]
+    return listen(HOST, usual if port is None else port)[0]
 
 
 def _url(listener: socket.socket) -> str:

@@ -89,7 +89,7 @@ class QuietServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def served(app: FastAPI, port: int) -> AsyncIterator[str]:
-    server = QuietServer(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False))
+    server = QuietServer(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="none"))
     task = asyncio.create_task(server.serve())
     while not server.started and not task.done():
         await asyncio.sleep(0.01)

@@ -13,6 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.database import Database
+from app.http.limits import ServerLimits
+from app.http.server import server_config
 from app.main import create_app
 from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
@@ -51,25 +53,17 @@ class QuietServer(uvicorn.Server):
 @asynccontextmanager
 async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True) -> AsyncIterator[str]:
     """The application on a free port of 127.0.0.1; the lifespan's end is awaited, requests for `grace` seconds."""
-    async with _served(app, grace=grace, date_header=date_header) as (url, _):
+    config = server_config(app, timeout_graceful_shutdown=grace, date_header=date_header)
+    async with _served(config) as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def _served(app: FastAPI, *, grace: int | None, date_header: bool = True) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _served(config: uvicorn.Config) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """With what its lifespan has made."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = QuietServer(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=date_header,
-                timeout_graceful_shutdown=grace,
-            )
-        )
+        server = QuietServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
@@ -133,7 +127,8 @@ async def running_gateway(
     database = Database(settings.require_database_url(), pool_size=2)
     tenants = TenantService(database, Keyring(settings.require_secret_keys()))
     try:
-        async with _served(create_app(settings, tracing), grace=grace) as (url, state):
+        config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
+        async with _served(config) as (url, state):
             running = Gateway(url, settings, database, tenants, state["tenants"])
             yield running
             for client in running.clients:

@@ -50,7 +50,6 @@ class Placement:
     max_in_flight_per_tenant: int
     _taken: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    _admitted: int = 0
     _closing: bool = False
 
     def __post_init__(self) -> None:
@@ -60,10 +59,7 @@ class Placement:
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
-        if self._closing:
-            raise ShuttingDown(after_s=1)
-        if self._taken.total() >= self.max_in_flight:
-            raise Overloaded(after_s=1)
+        self.require_room()
         if self._taken[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
         self._taken[tenant_id] += 1
@@ -76,16 +72,12 @@ class Placement:
             if not self._taken[tenant_id]:
                 del self._taken[tenant_id]
 
-    @contextlib.contextmanager
-    def admission(self) -> Iterator[None]:
-        """For a whole request, from before it is read: as many as there are slots, so that no more is spent on the others."""
-        if self._admitted >= self.max_in_flight:
+    def require_room(self) -> None:
+        """Raises Overloaded or ShuttingDown when no tenant could begin a creation now. Takes nothing."""
+        if self._closing:
+            raise ShuttingDown(after_s=1)
+        if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
-        self._admitted += 1
-        try:
-            yield
-        finally:
-            self._admitted -= 1
 
     async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.

@@ -1,6 +1,5 @@
 """HTTP for the creation of a call, which goes past FastAPI: it is the one route whose cost every call bears."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -24,6 +23,7 @@ from app.errors import (
     NoneFound,
     NoUsableCredentials,
     Overloaded,
+    RequestTimeout,
     ShuttingDown,
     TenantSuspended,
     Unauthorized,
@@ -42,12 +42,11 @@ from app.observability.context import note
 router = APIRouter(tags=["calls"])
 
 
-def admission(scope: Scope) -> AbstractContextManager[None]:
+def require_room(scope: Scope) -> None:
     """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
-    if "idempotency-key" in Headers(scope=scope):
-        return nullcontext()
-    service: CreationService = scope["state"]["creation"]
-    return service.admission()
+    if "idempotency-key" not in Headers(scope=scope):
+        service: CreationService = scope["state"]["creation"]
+        service.require_room()
 
 
 _KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
@@ -155,6 +154,7 @@ router.add_api_route(
             CallPending,
             NoUsableCredentials,
             BodyTooLarge,
+            RequestTimeout,
             UnsupportedMediaType,
             InvalidRequest,
             IdempotencyKeyReused,

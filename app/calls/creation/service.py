@@ -6,7 +6,7 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -128,9 +128,9 @@ class CreationService:
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
-    def admission(self) -> AbstractContextManager[None]:
-        """Held by a request that wants to create; Overloaded when there is no room for another."""
-        return self._placement.admission()
+    def require_room(self) -> None:
+        """Raises Overloaded or ShuttingDown when no creation could begin now, whoever asks."""
+        self._placement.require_room()
 
     async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:

@@ -1,0 +1,329 @@
+"""What a client may cost before it is known, and what HTTP clients send that the parser alone gets wrong."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.raw import PATIENCE_S, connected, head
+from tests.support.upstream import Upstream, created, created_after_release, running_upstream
+
+BODY = json.dumps(BASIC).encode()
+JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream(created()) as running:
+        yield running
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
+    return await gateway.add_tenant(upstream.url)
+
+
+@pytest.fixture(scope="module")
+async def hasty(database_url: str) -> AsyncIterator[Gateway]:
+    """It waits for nobody for longer than half a second."""
+    async with running_gateway(settings_for(database_url, head_timeout=0.5, body_timeout=0.5)) as running:
+        yield running
+
+
+def key_of(tenant: Tenant) -> str:
+    return f"Authorization: Bearer {tenant.key}"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([head("GET", "/livez", "A: " + "a" * 65_536)], id="one long line"),
+        pytest.param([b"GET /livez HTTP/1.1\r\nA: ", *[b"a" * 20_000] * 8], id="a line without an end"),
+        pytest.param([b"GET /", *[b"a" * 20_000] * 8], id="a target without an end"),
+        pytest.param([head("GET", "/" + "a" * 65_536)], id="a long target"),
+        pytest.param([head("GET", "/livez", *["A: b"] * 100)], id="101 lines"),
+        pytest.param([b"GET /livez HTTP/1.1\r\n", *[b"A: " + b"a" * 700 + b"\r\n"] * 100], id="many middling lines"),
+        pytest.param(
+            [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + head("GET", "/livez", *["A: b"] * 100)], id="a second request"
+        ),
+    ],
+)
+async def test_a_head_beyond_64_kib_or_100_lines_is_431(gateway: Gateway, pieces: list[bytes]) -> None:
+    async with connected(gateway.url) as connection:
+        sending = asyncio.create_task(connection.send(*pieces, pause_s=0))
+        answer = await connection.answer()
+        if answer.status == 200:
+            assert await connection.end() == b"", "the first of two answers is the last"
+        else:
+            assert (answer.status, answer.slug, answer.headers["connection"]) == (431, "head-too-large", "close")
+            assert await connection.end() == b""
+        await asyncio.wait([sending])
+
+
+async def test_a_head_of_just_that_size_is_taken(gateway: Gateway) -> None:
+    async with connected(gateway.url) as connection:
+        for lines in (["A: b"] * 99, [f"A{number}: " + "a" * 6_400 for number in range(10)]):
+            await connection.send(head("GET", "/livez", *lines))
+            assert (await connection.answer()).status == 200
+
+
+async def test_megabytes_of_header_lines_are_answered_and_not_kept(gateway: Gateway) -> None:
+    """The client goes on sending; the answer reaches it all the same."""
+    async with connected(gateway.url) as connection:
+        sending = asyncio.create_task(
+            connection.send(b"GET /livez HTTP/1.1\r\n", *[b"A: " + b"a" * 997 + b"\r\n"] * 8_000, pause_s=0)
+        )
+        assert (await connection.answer()).status == 431
+        await asyncio.wait([sending])
+
+
+async def test_silence_is_not_waited_for(hasty: Gateway) -> None:
+    async with AsyncExitStack() as opened:
+        silent = [await opened.enter_async_context(connected(hasty.url)) for _ in range(300)]
+        answered = await opened.enter_async_context(connected(hasty.url))
+        await answered.send(head("GET", "/livez"))
+        assert (await answered.answer()).status == 200
+        await answered.send(b"\r\n")  # which some clients send after a body; it begins nothing
+        assert await asyncio.gather(*(connection.end() for connection in [*silent, answered])) == [b""] * 301
+
+
+@pytest.mark.parametrize("begun", [b"G", b"GET /livez HTTP/1.1\r\nHost", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])
+async def test_half_a_head_is_not_waited_for(hasty: Gateway, begun: bytes) -> None:
+    async with connected(hasty.url) as connection:
+        await connection.send(head("GET", "/livez"))
+        assert (await connection.answer()).status == 200
+        await connection.send(begun)
+        answer = await connection.answer()
+        assert (answer.status, answer.slug) == (408, "request-timeout")
+        assert await connection.end() == b""
+
+
+async def test_dripping_moves_no_deadline(hasty: Gateway) -> None:
+    began = time.monotonic()
+    async with connected(hasty.url) as connection:
+        dripping = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 90, pause_s=0.2))
+        assert (await connection.answer()).status == 408
+        dripping.cancel()
+        await asyncio.wait([dripping])
+    assert time.monotonic() - began < 10, "18 s is what all of it would take"
+
+
+async def test_an_answer_that_nobody_reads_is_not_kept(database_url: str) -> None:
+    large = head("GET", "/static-offline-docs/redoc.standalone.js")
+    async with (
+        running_gateway(settings_for(database_url, write_timeout=0.5)) as impatient,
+        connected(impatient.url) as connection,
+    ):
+        await connection.send(large * 10)
+        await asyncio.sleep(2)
+        answered = 0
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while answered < 10:
+                await connection.answer()
+                answered += 1
+        assert answered < 10
+
+
+async def test_fields_of_a_trailer_are_no_headers(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    chunked = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+    lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", "Trailer: Authorization, Idempotency-Key")
+    async with connected(gateway.url) as connection:
+        await connection.send(head("POST", "/v1/calls", *lines) + chunked + f"{key_of(tenant)}\r\n\r\n".encode())
+        assert (await connection.answer()).status == 401
+        for _ in range(2):
+            await connection.send(head("POST", "/v1/calls", *lines, key_of(tenant)) + chunked + b"Idempotency-Key: k\r\n\r\n")
+            assert (await connection.answer()).status == 201
+    assert len(upstream.posts) == 2
+
+
+@pytest.mark.parametrize("endless", [b"A: " + b"a" * 50_000, b"A: " + b"a" * 40_000 + b"\r\n"], ids=["a line", "lines"])
+async def test_a_trailer_without_an_end_is_431(gateway: Gateway, tenant: Tenant, upstream: Upstream, endless: bytes) -> None:
+    lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
+    async with connected(gateway.url) as connection:
+        body = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+        await connection.send(head("POST", "/v1/calls", *lines) + body, *[endless] * 5)
+        answer = await connection.answer()
+        assert (answer.status, answer.slug, answer.problem["execution"]) == (431, "head-too-large", "not_started")
+    assert upstream.posts == []
+
+
+async def test_a_chunk_extension_without_an_end_is_refused(gateway: Gateway, tenant: Tenant) -> None:
+    async with connected(gateway.url) as connection:
+        lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
+        await connection.send(head("POST", "/v1/calls", *lines), b"5;a=", *[b"a" * 40_000] * 3)
+        assert (await connection.answer()).status == 431
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+async def test_an_offered_upgrade_is_declined_and_the_body_read(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, cut: int
+) -> None:
+    async with connected(gateway.url) as connection:
+        await connection.send(head("POST", "/v1/calls", *H2C, *JSON, key_of(tenant)) + BODY[:cut], BODY[cut:])
+        assert (await connection.answer()).status == 201
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+        lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
+        await connection.send(head("POST", "/v1/calls", *H2C, *lines) + chunked)
+        assert (await connection.answer()).status == 201
+        await connection.send(
+            head("GET", "/livez", *H2C) + head("GET", "/v1/nothing", "Connection: upgrade, close", "Upgrade: foo")
+        )
+        assert (await connection.answer()).status == 200
+        last = await connection.answer()
+        assert (last.status, last.headers["connection"]) == (404, "close")
+    assert len(upstream.posts) == 2
+
+
+async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("no curl on this machine")
+    command = [curl, "--http2", "--silent", "--show-error", "--json", BODY.decode(), "--header", key_of(tenant)]
+    ended = await asyncio.to_thread(
+        subprocess.run, [*command, f"{gateway.url}/v1/calls"], capture_output=True, timeout=PATIENCE_S, check=True
+    )
+    assert json.loads(ended.stdout)["execution"] == "started"
+    assert len(upstream.posts) == 1
+
+
+async def test_javas_own_client_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path) -> None:
+    java = shutil.which("java")
+    if java is None and not os.environ.get("CALLGATE_REQUIRE_JAVA"):
+        pytest.skip("no java on this machine")
+    source = tmp_path / "Place.java"
+    source.write_text(
+        """
+        import java.net.URI;
+        import java.net.http.*;
+
+        public class Place {
+            public static void main(String[] args) throws Exception {
+                var request = HttpRequest.newBuilder(URI.create(args[0])).header("Authorization", args[1])
+                    .header("Content-Type", "application/json").POST(HttpRequest.BodyPublishers.ofString(args[2])).build();
+                System.out.println(HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()).body());
+            }
+        }
+        """
+    )
+    command = [java or "java", "-Xmx128m", str(source), f"{gateway.url}/v1/calls", f"Bearer {tenant.key}", BODY.decode()]
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=120, check=True)
+    assert json.loads(ended.stdout)["execution"] == "started"
+    assert len(upstream.posts) == 1
+
+
+async def test_a_websocket_handshake_is_a_request_like_others_and_its_target_is_not_logged(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with connected(gateway.url) as connection:
+        lines = (
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            "Sec-WebSocket-Version: 13",
+        )
+        await connection.send(head("GET", "/v1/nothing?To=%2B14155550100", *lines))
+        assert (await connection.answer()).slug == "not-found"
+    assert "4155550100" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", head("CONNECT", "x:1"), head("GET", "/\xff")],
+    ids=["TLS", "HTTP/2", "CONNECT", "a target that is not ASCII"],
+)
+async def test_what_is_no_http_is_a_problem_too(gateway: Gateway, sent: bytes) -> None:
+    async with connected(gateway.url) as connection:
+        await connection.send(sent)
+        answer = await connection.answer()
+        assert (answer.status, answer.slug, answer.headers["connection"]) == (400, "malformed-request", "close")
+        assert len(answer.headers["x-request-id"]) == 32
+        assert await connection.end() == b""
+
+
+async def test_rubbish_behind_a_creation_does_not_take_its_answer(database_url: str) -> None:
+    """A 400 in its place would say that no call was started."""
+    settings = settings_for(database_url, twilio_read_timeout=30, request_budget=40)
+    async with (
+        running_upstream(created_after_release()) as slow,
+        running_gateway(settings) as patient,
+        connected(patient.url) as connection,
+    ):
+        tenant = await patient.add_tenant(slow.url)
+        await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY + b"rubbish\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            while not slow.posts:
+                await asyncio.sleep(0.01)
+        slow.released.set()
+        assert (await connection.answer()).status == 201
+        assert await connection.end() == b""
+        assert len(slow.posts) == 1
+
+
+async def test_requests_sent_ahead_are_answered_in_order_up_to_a_few(gateway: Gateway) -> None:
+    async with connected(gateway.url) as connection:
+        await connection.send(b"".join(head("GET", f"/v1/nothing/{number}") for number in range(10)))
+        for number in range(10):
+            assert (await connection.answer()).problem["instance"] == f"/v1/nothing/{number}"
+        await connection.send(head("GET", "/livez") * 1_000)
+        assert (await connection.end()).count(b"HTTP/1.1 200") < 100
+
+
+async def test_strangers_connections_never_shut_others_out(database_url: str, upstream: Upstream) -> None:
+    """Silent, half sent and idle ones make room; who is at work is left alone."""
+    settings = settings_for(database_url, max_connections=20)
+    async with running_gateway(settings) as small, AsyncExitStack() as opened:
+        tenant = await small.add_tenant(upstream.url)
+        for number in range(60):
+            stranger = await opened.enter_async_context(connected(small.url))
+            await stranger.send(
+                [b"", b"GET", head("POST", "/v1/calls", *JSON) + b"{", head("GET", "/livez")][number % 4] or b"\r"
+            )
+        for _ in range(3):
+            async with httpx.AsyncClient(base_url=small.url, headers=tenant.http.headers) as fresh:
+                assert (await fresh.post("/v1/calls", json=BASIC)).status_code == 201
+
+
+async def test_when_all_connections_are_busy_the_next_is_refused(database_url: str) -> None:
+    settings = settings_for(database_url, max_connections=10, twilio_read_timeout=30, request_budget=40)
+    async with (
+        running_upstream(created_after_release()) as slow,
+        running_gateway(settings) as small,
+        AsyncExitStack() as opened,
+    ):
+        tenant = await small.add_tenant(slow.url)
+        busy = [await opened.enter_async_context(connected(small.url)) for _ in range(10)]
+        for connection in busy:
+            await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(slow.posts) < 10:
+                await asyncio.sleep(0.01)
+        async with connected(small.url) as one_more:
+            await one_more.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+            answer = await one_more.answer()
+            assert (answer.status, answer.slug, answer.headers["retry-after"]) == (503, "too-many-connections", "1")
+            assert await one_more.end() == b""
+        slow.released.set()
+        assert [(await connection.answer()).status for connection in busy] == [201] * 10
+        async with connected(small.url) as after:
+            await after.send(head("GET", "/livez"))
+            assert (await after.answer()).status == 200
+
+
+async def test_what_the_protocol_refuses_is_counted(gateway: Gateway) -> None:
+    async with connected(gateway.url) as connection:
+        await connection.send(b"rubbish\r\n\r\n")
+        assert (await connection.answer()).status == 400
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        counted = (await http.get("/metrics")).text
+    assert 'callgate_refused_total{slug="malformed-request"} 0.0' not in counted

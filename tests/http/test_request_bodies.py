@@ -1,0 +1,131 @@
+"""A request takes no room before its body is there, and a body is not waited for for ever."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.raw import PATIENCE_S, connected, head
+from tests.support.upstream import Upstream, created, running_upstream
+
+BODY = json.dumps(BASIC).encode()
+JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream(created()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def hasty(database_url: str) -> AsyncIterator[Gateway]:
+    async with running_gateway(settings_for(database_url, body_timeout=0.5)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def small(database_url: str) -> AsyncIterator[Gateway]:
+    """Of room for five creations, and patience for longer than any of these tests."""
+    async with running_gateway(settings_for(database_url, max_in_flight=5, body_timeout=120)) as running:
+        yield running
+
+
+def authorized(tenant: Tenant) -> str:
+    return f"Authorization: Bearer {tenant.key}"
+
+
+@pytest.mark.parametrize("path", ["/v1/calls", "/2010-04-01/Accounts/{sid}/Calls.json"])
+@pytest.mark.parametrize("known", [True, False], ids=["with a key", "without"])
+async def test_bodies_that_do_not_come_keep_no_other_tenants_creation_out(
+    small: Gateway, upstream: Upstream, path: str, known: bool
+) -> None:
+    slow, other = await small.add_tenant(upstream.url), await small.add_tenant(upstream.url)
+    lines = [*JSON, *([authorized(slow)] if known else [])]
+    async with AsyncExitStack() as opened:
+        for _ in range(200):
+            connection = await opened.enter_async_context(connected(small.url))
+            await connection.send(head("POST", path.format(sid=slow.account_sid), *lines) + b"{")
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(10):
+                assert (await other.create()).status_code == 201
+
+
+async def test_complete_requests_of_strangers_take_no_room_either(small: Gateway, upstream: Upstream) -> None:
+    tenant = await small.add_tenant(upstream.url)
+    async with AsyncExitStack() as opened:
+        strangers = [await opened.enter_async_context(connected(small.url)) for _ in range(50)]
+        for number, stranger in enumerate(strangers):
+            await stranger.send(head("POST", "/v1/calls", *JSON, f"Authorization: Bearer cgk_{number:040d}") + BODY)
+        assert (await tenant.create()).status_code == 201
+        assert {(await stranger.answer()).status for stranger in strangers} == {401}
+
+
+@pytest.mark.parametrize("begun", [b"", BODY[:1], BODY[:-1]])
+async def test_a_body_that_does_not_come_is_408_and_the_connection_closed(
+    hasty: Gateway, upstream: Upstream, begun: bytes
+) -> None:
+    tenant = await hasty.add_tenant(upstream.url)
+    async with connected(hasty.url) as connection:
+        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant), "X-Request-Id: mine") + begun)
+        answer = await connection.answer()
+        assert (answer.status, answer.slug, answer.headers["connection"]) == (408, "request-timeout", "close")
+        assert answer.problem["execution"] == "not_started"
+        assert answer.problem["retry"] == {"safe": True, "same_key": True, "after_s": None}
+        assert answer.problem["request_id"] == "mine"
+        assert await connection.end() == b""
+    assert upstream.received == []
+    assert (await tenant.http.get("/v1/calls")).json()["calls"] == []
+
+
+async def test_a_dripping_chunked_body_moves_no_deadline(hasty: Gateway, upstream: Upstream) -> None:
+    tenant = await hasty.add_tenant(upstream.url)
+    lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", authorized(tenant), "Idempotency-Key: k")
+    async with connected(hasty.url) as connection:
+        dripping = asyncio.create_task(connection.send(head("POST", "/v1/calls", *lines), *[b"1\r\n \r\n"] * 60, pause_s=0.2))
+        assert (await connection.answer()).status == 408
+        assert not dripping.done()
+        dripping.cancel()
+        await asyncio.wait([dripping])
+
+
+async def test_under_twilios_paths_it_is_told_in_twilios_shape(hasty: Gateway, upstream: Upstream) -> None:
+    tenant = await hasty.add_tenant(upstream.url)
+    form = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 50", authorized(tenant))
+    async with connected(hasty.url) as connection:
+        await connection.send(head("POST", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", *form) + b"To=")
+        answer = await connection.answer()
+        assert (answer.status, answer.problem["status"], answer.problem["code"]) == (408, 408, 900011)
+
+
+@pytest.mark.parametrize("sent", [b"", b"{"])
+async def test_a_body_that_follows_its_refusal_has_a_deadline_too(hasty: Gateway, upstream: Upstream, sent: bytes) -> None:
+    """It is answered before its body has come; afterwards the connection is as good as any, or closed."""
+    tenant = await hasty.add_tenant(upstream.url)
+    async with connected(hasty.url) as connection:
+        lines = ("Content-Type: application/json", "Content-Length: 70000", authorized(tenant))
+        await connection.send(head("POST", "/v1/calls", *lines))
+        assert (await connection.answer()).slug == "body-too-large"
+        await connection.send(b"x" * 70_000)
+        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant)) + BODY)
+        assert (await connection.answer()).status == 201
+        await connection.send(head("POST", "/v1/calls", *lines) + sent)
+        assert (await connection.answer()).status == 413
+        assert await connection.end() == b""
+
+
+async def test_a_body_in_pieces_is_read_and_one_that_was_asked_for_sent(small: Gateway, upstream: Upstream) -> None:
+    tenant = await small.add_tenant(upstream.url)
+    async with connected(small.url) as connection:
+        await connection.send(
+            head("POST", "/v1/calls", *JSON, authorized(tenant)), *[bytes([byte]) for byte in BODY], pause_s=0
+        )
+        assert (await connection.answer()).status == 201
+        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant), "Expect: 100-continue"))
+        assert (await connection.answer()).status == 100
+        await connection.send(BODY)
+        assert (await connection.answer()).status == 201

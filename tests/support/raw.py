@@ -1,0 +1,73 @@
+"""A connection as a client without manners has it: bytes out, bytes in."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def slug(self) -> str:
+        """Of a problem, which this has to be."""
+        assert self.headers["content-type"] == "application/problem+json", self
+        return str(self.problem["type"]).removeprefix("urn:callgate:problem:")
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.body)
+        return document
+
+
+@dataclass
+class Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, *pieces: bytes, pause_s: float = 0.01) -> None:
+        """Each piece by itself, as far as the network is willing."""
+        for number, piece in enumerate(pieces):
+            if number:
+                await asyncio.sleep(pause_s)
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def answer(self) -> Answer:
+        async with asyncio.timeout(PATIENCE_S):
+            lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
+            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+            return Answer(int(lines[0].split(" ")[1]), headers, body)
+
+    async def end(self) -> bytes:
+        """What still comes until the other side closes the connection."""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    asked = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(asked.host, asked.port)
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
+
+
+def head(method: str, path: str, *lines: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: callgate", *lines, "", ""]).encode()
