@@ -81,8 +81,8 @@ def _message(error: CallgateError, path: str) -> str:
         return " ".join(sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
     if isinstance(error, Unauthorized):
         return _UNAUTHORIZED
-    if isinstance(error, _IN_TWILIOS_WORDS) and error.upstream:
-        return f"Twilio refused it with HTTP status {error.upstream.status} and gave no reason."
+    if isinstance(error, UpstreamRejected):
+        return "Twilio refused it and gave no reason."
     return in_twilios_names(error.detail.replace("`call_id`", f"the header {CALL_ID_HEADER}"))
 
 

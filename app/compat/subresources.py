@@ -15,7 +15,7 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import Fields, FormDep, parse_fields, plain_boolean, refuse_encoded_pairs
+from app.compat.form import Fields, FormDep, NoQueryDep, parse_fields, plain_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
 from app.observability.context import note
 from app.subresources.answers import in_doubt
@@ -76,7 +76,7 @@ async def fetch_media_of_account(
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
-@router.get(f"/{RECORDINGS.segment}/{{sid}}.json")
+@router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])
 async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: RecordingSid) -> Response:
     _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     return JSONResponse(recording)

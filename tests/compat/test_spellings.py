@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import httpx
 import pytest
 import requests
 
+from app.compat.errors import TwilioDialect
+from app.errors import CallgateError, Fault, InvalidRequest, all_errors
 from tests.compat.test_promises import FORM, basic, calls, create, told
 from tests.support.gateway import Gateway, Tenant
 from tests.support.twilio_sdk import Sdk
@@ -356,6 +359,16 @@ async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: di
     text = refused.json()["message"]
     assert message in text
     assert not [phrase for phrase in ("Input should", "String should", "..", ".;", "`", "sip_auth") if phrase in text]
+
+
+@pytest.mark.parametrize("error", all_errors().values(), ids=all_errors())
+def test_no_error_speaks_of_members_of_the_other_api(error: type[CallgateError]) -> None:
+    faults = (Fault("/to", "missing", "is required"),) if error is InvalidRequest else ()
+    refusal = TwilioDialect().refusal(
+        error(faults=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
+    )
+    message = json.loads(bytes(refusal.body))["message"]
+    assert not re.search(r"upstream|[a-z]_[a-z]|`errors`|\.\.", message.replace("/2010-04-01", "")), message
 
 
 async def test_a_refusal_of_twilios_without_words_speaks_of_no_member(gateway: Gateway) -> None:

@@ -55,6 +55,24 @@ test("the list is followed over its pages, with filters", async () => {
   assert.deepEqual(seen, made);
 });
 
+test("what people pass is taken: booleans and events as they come, numbers as they are written, a main account as the user", async () => {
+  const main = twilio(`AC${"e".repeat(32)}`, API_KEY, { accountSid: ACCOUNT_SID });
+  main.api.baseUrl = GATEWAY_URL;
+  const made = await main.calls.create({
+    ...BASIC,
+    to: "(415) 555-0100",
+    from: "+1 415 555 0199",
+    asyncAmd: "True",
+    machineDetection: "enable",
+    statusCallbackEvent: ["initiated", "no-answer", "busy", "initiated"],
+  });
+  assert.deepEqual([made.to, made.from], ["+14155550100", "+14155550199"]);
+  for (const to of ["+14155550100", "14155550100", "415-555-0100"])
+    assert.deepEqual((await main.calls.list({ to })).map((call) => call.sid), [made.sid]);
+  assert.deepEqual(await main.calls.list({ parentCallSid: made.sid }), []);
+  await assert.rejects(main.calls.page({ pageNumber: 1 }), { status: 400, code: 20001 });
+});
+
 test("a refusal carries Twilio's code", async () => {
   await assert.rejects(client.calls.create({ ...BASIC, from: "Jack Smith" }), { status: 400, code: 21212 });
   const stranger = twilio(ACCOUNT_SID, "wrong");

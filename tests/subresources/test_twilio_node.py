@@ -26,7 +26,7 @@ async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gat
         )
         output, _ = await flows.communicate()
     assert flows.returncode == 0, output.decode()
-    assert "# pass 5\n" in output.decode()
+    assert "# pass 6\n" in output.decode()
 
 
 @pytest.mark.parametrize("project", [node.SDK, node.OPENAPI], ids=lambda project: project.name)
