@@ -28,6 +28,7 @@ from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import health
 from app.http.error_renderers import Dialects
+from app.http.head import HeadMiddleware
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete
@@ -102,6 +103,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         body_timeout_s=settings.body_timeout,
         open_path=callbacks_router.CALLBACK_PATH,
     )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(around)
     _go_straight(app, around(creation_router.straight))
     _complete_openapi(app)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.database import Database
 from app.errors import BodyTooLarge, DatabaseUnavailable
+from app.http.head import HeadMiddleware
 from app.http.openapi import nulls_left_out
 from app.http.problems import responses
 from app.observability import Metrics
@@ -113,4 +114,5 @@ def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
     app = FastAPI(openapi_url=None, lifespan=lifespan)
     app.state.metrics = metrics
     app.include_router(router)
+    app.add_middleware(HeadMiddleware)
     return app

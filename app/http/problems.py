@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 from app.errors import (
     CallgateError,
@@ -172,15 +173,24 @@ def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None
         translated = known.get(error.status_code, InternalError)
         headers = dict(error.headers or {})
         if translated is MethodNotAllowed:
-            # Starlette names the methods of one route only; a path may have several.
-            operations = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
-            if operations:
-                headers["Allow"] = ", ".join(sorted(operations)).upper()
+            headers["Allow"] = ", ".join(_allowed(app, request.scope["path"]))
         return await answer(request, translated(), headers)
 
     app.add_exception_handler(CallgateError, on_callgate_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """Starlette names the methods of one route only; a path may have several."""
+
+    def takes(method: str) -> bool:
+        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        matching = [route for route in app.routes if route.matches(scope)[0] is Match.FULL]
+        return any(method == "GET" or not isinstance(route, Mount) for route in matching)  # files are what is mounted
+
+    allowed = [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if takes(method)]
+    return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
 def _fault(detail: dict[str, Any]) -> Fault:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from twilio.rest.api.v2010.account.call import CallList
 
@@ -305,11 +304,6 @@ def _camel(name: str) -> str:
 async def test_phone_numbers_and_clients_can_be_called_too(tenant: Tenant) -> None:
     assert (await tenant.create(to="+14155550100", **{"from": "+14155550199"})).status_code == 201
     assert (await tenant.create(to="client:kate", **{"from": "client:jack"})).status_code == 201
-
-
-async def test_head_and_options_do_not_break(tenant: Tenant) -> None:
-    for response in (await tenant.http.head("/v1/calls"), await tenant.http.options("/v1/calls")):
-        assert response.status_code == httpx.codes.METHOD_NOT_ALLOWED
 
 
 def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:

@@ -43,12 +43,21 @@ class Connection:
             self.writer.write(piece)
             await self.writer.drain()
 
-    async def answer(self) -> Answer:
+    async def answer(self, *, content: bool = True) -> Answer:
         async with asyncio.timeout(PATIENCE_S):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
-            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+            body = await self._content(headers) if content else b""
             return Answer(int(lines[0].split(" ")[1]), headers, body)
+
+    async def _content(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            return await self.reader.readexactly(int(headers.get("content-length", "0")))
+        pieces = []
+        while size := int(await self.reader.readline(), 16):
+            pieces.append((await self.reader.readexactly(size + 2))[:-2])
+        await self.reader.readline()
+        return b"".join(pieces)
 
     async def end(self) -> bytes:
         """What still comes until the other side closes the connection."""

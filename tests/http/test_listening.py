@@ -1,0 +1,45 @@
+"""Where a server listens: `::` is every address of the machine, IPv4's as well."""
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from app.http.listening import CannotListen, listen
+from tests.cli.running import free_port
+
+
+def reachable(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("host", "ipv4", "ipv6"), [("::", True, True), ("0.0.0.0", True, False), ("::1", False, True), ("127.0.0.1", True, False)]
+)
+def test_the_addresses_of_a_host(host: str, *, ipv4: bool, ipv6: bool) -> None:
+    port = free_port()
+    with ExitStack() as held:
+        for listener in listen(host, port):
+            held.enter_context(listener)
+        assert (reachable("127.0.0.1", port), reachable("::1", port)) == (ipv4, ipv6)
+
+
+def test_localhost_is_all_that_it_stands_for() -> None:
+    port = free_port()
+    families = {found[0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
+    with ExitStack() as held:
+        listeners = [held.enter_context(listener) for listener in listen("localhost", port)]
+        assert {listener.family for listener in listeners} == families
+        assert reachable("localhost", port)
+
+
+def test_a_port_that_is_taken_is_told_with_the_option_that_chooses_another() -> None:
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", 0))
+        taker.listen()
+        with pytest.raises(CannotListen, match="choose another with --ops-port"):
+            listen("::", taker.getsockname()[1], option="--ops-port")
