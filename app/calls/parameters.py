@@ -78,7 +78,7 @@ def _passports(value: str) -> str:
 
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
-HttpUrl = Annotated[Text, AfterValidator(_http_url)]
+HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
 # Of a callback that is always Twilio's; who makes a status callback is decided in `status_callbacks`.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 # Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.

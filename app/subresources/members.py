@@ -61,18 +61,9 @@ def _description(parameter: Parameter) -> str:
 
 
 def schema_of(operation: Operation) -> dict[str, Any]:
-    """JSON Schema of the members, for OpenAPI; optional ones may be left out rather than null."""
+    """JSON Schema of the members, for OpenAPI."""
     schema = members_of(operation).model_json_schema()
-    schema["properties"] = {
-        name: {key: value for key, value in member.items() if key not in ("anyOf", "default", "title")} | _type_of(member)
-        for name, member in schema.get("properties", {}).items()
-    }
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
-
-
-def _type_of(member: dict[str, Any]) -> dict[str, Any]:
-    kinds = [kind for kind in member.get("anyOf", ()) if kind.get("type") != "null"]
-    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
 
 
 def read_members(operation: Operation, given: Mapping[str, Any]) -> Fields:

@@ -116,8 +116,27 @@ def schemas() -> dict[str, Any]:
         if operation.action == "list":
             found[_page_name(subresource)] = _page(subresource)
         if operation.method == "POST":
-            found[_body_name(operation)] = schema_of(operation)
+            found |= _body(_body_name(operation), schema_of(operation))
     return found
+
+
+def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, and as components of their own what generators would name after a member and a number."""
+    parts: dict[str, Any] = {}
+
+    def named(member: str, kind: dict[str, Any]) -> dict[str, Any]:
+        if kind.get("type") == "array":
+            return kind | {"items": named(member, kind["items"])}
+        if "enum" not in kind and kind.get("type") != "object":
+            return kind
+        part = name + _pascal(member)
+        parts[part] = kind
+        return _reference(part)
+
+    for member, described in schema.get("properties", {}).items():
+        if "anyOf" in described:
+            described["anyOf"] = [named(member, kind) for kind in described["anyOf"]]
+    return {name: schema} | parts
 
 
 def _one(subresource: Subresource) -> dict[str, Any]:
@@ -139,7 +158,10 @@ def _reference(name: str) -> dict[str, str]:
 
 def _name(subresource: Subresource) -> str:
     """In PascalCase, and not to be taken for our own events."""
-    words = "twilio_event" if subresource is EVENTS else subresource.noun
+    return _pascal("twilio_event" if subresource is EVENTS else subresource.noun)
+
+
+def _pascal(words: str) -> str:
     return "".join(word.capitalize() for word in words.split("_"))
 
 
