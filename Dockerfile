@@ -21,6 +21,7 @@ RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trov
 
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
+COPY docs docs
 COPY migrations migrations
 COPY simulator simulator
 RUN python -m hatchling build --target wheel \

@@ -26,7 +26,7 @@ from app.compat import subresources as compat_subresources
 from app.compat.errors import TwilioDialect
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
-from app.http import health
+from app.http import documentation, health
 from app.http.error_renderers import Dialects
 from app.http.head import HeadMiddleware
 from app.http.health import Readiness
@@ -68,6 +68,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     metrics = Metrics()
     tracing = tracing or Tracing()
     app = FastAPIOffline(
+        docs_url=None,
+        redoc_url=None,
         title="Callgate",
         version=__version__,
         summary="One request, at most one ring.",
@@ -79,7 +81,6 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         lifespan=_lifespan(settings, metrics, tracing),
         telemetry=_NO_TELEMETRY,
         redirect_slashes=False,
-        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
     app.state.metrics = metrics
     app.include_router(creation_router.router)
@@ -92,6 +93,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
     app.include_router(health.router)
+    app.include_router(documentation.router)
     dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
     install_handlers(app, metrics, dialects)
     around = partial(

@@ -99,7 +99,7 @@ class EventRecord(BaseModel):
         description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
         "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for what a call has at "
-        "Twilio `call.recording`, `call.payment` and so on; docs/operations.md explains them."
+        "Twilio `call.recording`, `call.payment` and so on; [Operations](/docs/operations) explains them."
     )
     data: JsonObject
 

@@ -32,7 +32,7 @@ class SipUriQuestion(BaseModel):
 
 
 class SipFinding(BaseModel):
-    code: str = Field(description="Stable; docs/sip.md explains each.")
+    code: str = Field(description="Stable; [SIP](/docs/sip) explains each.")
     severity: Severity = Field(
         description="`error` refuses a call; `policy` is accepted, and worth a second look; `warning` is accepted and shown."
     )

@@ -75,7 +75,10 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     },
 )
 async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
-    """One for each event that was asked for and is known, in the order of the events. docs/callbacks.md tells what is sent."""
+    """One for each event that was asked for and is known, in the order of the events.
+
+    [Callbacks](/docs/callbacks) tells what is sent.
+    """
     deliveries = await service.list(caller, id_or_sid)
     return DeliveryList(deliveries=[DeliveryRecord.model_validate(delivery) for delivery in deliveries])
 

@@ -26,7 +26,7 @@ class DeliveryRecord(BaseModel):
     next_attempt_at: datetime | None = Field(description="At the earliest; null when there is none to come.")
     last_attempt_at: datetime | None
     last_status: int | None = Field(description="What the receiver answered the last time.")
-    last_error: str | None = Field(description="Why there was no answer, in one word; docs/callbacks.md lists them.")
+    last_error: str | None = Field(description="Why there was no answer, in one word; [Callbacks](/docs/callbacks) lists them.")
     delivered_at: datetime | None
     created_at: datetime = Field(validation_alias="at")
     fields: dict[str, Any] = Field(description="What Twilio said of the event.")

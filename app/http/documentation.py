@@ -1,0 +1,48 @@
+"""The pages for people: / leads to /docs; /redoc; the guides. No page asks anything of another host."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from app.errors import RouteNotFound
+from app.http.guides import render_guide
+
+router = APIRouter(include_in_schema=False)
+
+_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+_NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
+
+
+@router.get("/")
+async def root() -> Response:
+    return RedirectResponse("/docs")
+
+
+@router.get("/docs")
+def docs() -> Response:
+    return _page("docs.html")
+
+
+@router.get("/redoc")
+def redoc() -> Response:
+    return _page("redoc.html")
+
+
+@router.get("/redoc.standalone.js")
+def redoc_script() -> Response:
+    """ReDoc without its maker's logo, which it would fetch from a content network."""
+    script = files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes()
+    return Response(script.replace(_LOGO, _NO_LOGO), media_type="text/javascript")
+
+
+@router.get("/docs/{name}")
+def guide(name: str) -> Response:
+    page = render_guide(name)
+    if page is None:
+        raise RouteNotFound
+    return HTMLResponse(page)
+
+
+def _page(name: str) -> Response:
+    return HTMLResponse(files("app.http").joinpath("pages", name).read_bytes())
