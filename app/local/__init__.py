@@ -1,4 +1,4 @@
-"""What runs all of Callgate on one machine, for development and tests, over a real PostgreSQL of its own.
+"""Runs all of Callgate on one machine, for development and tests, over an embedded PostgreSQL.
 
-It knows nothing of routes, and nothing of it runs in production.
+No deployment uses it, except for `listen` and `probed` in `stack`.
 """

@@ -1,4 +1,4 @@
-"""`callgate demo`: the main job, watched. A call from Jack to Kate, from the request to its price."""
+"""`callgate demo`: places one call from Jack to Kate and shows its progress until it has a price."""
 
 import asyncio
 import itertools
@@ -20,17 +20,17 @@ TENANT = "demo"
 ACCOUNT_SID = "AC" + "d0" * 16
 REQUEST = {"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}
 _POLL_S = 0.2
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 
 Say = Callable[[str], None]
 
 
 class DemoFailed(Exception):
-    """The call did not go as it should; the message says what happened, in one line."""
+    """The demo call was not placed, completed and priced. The message is one line."""
 
 
 async def prepare_tenant(tenants: TenantService, folder: StateFolder) -> str:
-    """The demo tenant's API key; tenant, account and key are made where they are missing."""
+    """Returns the API key of the demo tenant. Creates tenant, account and key where they are missing."""
     try:
         await tenants.get_tenant(TENANT)
     except OperatorError:
@@ -48,11 +48,11 @@ async def prepare_tenant(tenants: TenantService, folder: StateFolder) -> str:
 
 
 async def place_and_watch(running: Running, key: str, say: Say) -> dict[str, Any]:
-    """The record once the call is completed and priced. Raises DemoFailed."""
+    """Places the call and returns its record once it is completed and priced. Raises DemoFailed."""
     headers = {"Authorization": f"Bearer {key}"}
     try:
         async with (
-            asyncio.timeout(_PATIENCE_S),
+            asyncio.timeout(_TIMEOUT_S),
             httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60) as http,
         ):
             record = await _place(http, say)
@@ -61,9 +61,9 @@ async def place_and_watch(running: Running, key: str, say: Say) -> dict[str, Any
             finally:
                 _progress("")
     except TimeoutError:
-        raise DemoFailed(f"the call was not completed and priced within {_PATIENCE_S:.0f} s") from None
+        raise DemoFailed(f"the call was not completed and priced within {_TIMEOUT_S:.0f} s") from None
     except httpx.HTTPError as error:
-        raise DemoFailed(f"the gateway did not answer as it should: {error or type(error).__name__}") from error
+        raise DemoFailed(f"the gateway did not answer as expected: {error or type(error).__name__}") from error
 
 
 async def _place(http: httpx.AsyncClient, say: Say) -> dict[str, Any]:
@@ -79,35 +79,35 @@ async def _place(http: httpx.AsyncClient, say: Say) -> dict[str, Any]:
 
 
 async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Shows the record's events, not what it happens to be when looked at: so nothing that the worker saw is left out."""
+    """Polls the events of the record, not the record: a status that lasts shorter than a poll is shown too."""
     path = f"/v1/calls/{record['id']}"
     _show(record["created_at"], record, record["status"], say)
-    told = 0
-    for waiting in itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
+    shown = 0
+    for spinner in itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
         events = (await http.get(f"{path}/events")).raise_for_status().json()["events"]
-        if len(events) > told:
+        if len(events) > shown:
             record = (await http.get(path)).raise_for_status().json()
-        for event in events[told:]:
+        for event in events[shown:]:
             if event["type"] == "call.status":
                 lasted = f"after {record['duration']} s" if event["data"]["status"] == "completed" else ""
                 _show(event["at"], record, f"{event['data']['status']:<12} {lasted}", say)
             elif event["type"] == "call.priced":
                 _show(event["at"], record, f"{'priced':<12} {event['data']['price']} {event['data']['price_unit']}", say)
                 return record
-        told = len(events)
-        _progress(f"  {waiting} waiting for the next change")
+        shown = len(events)
+        _progress(f"  {spinner} waiting for the next change")
         await asyncio.sleep(_POLL_S)
-    raise AssertionError("a cycle ends")
+    raise AssertionError("itertools.cycle never ends")
 
 
-def _show(at: str, record: dict[str, Any], news: str, say: Say) -> None:
+def _show(at: str, record: dict[str, Any], text: str, say: Say) -> None:
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _progress("")
-    say(f"  {elapsed.total_seconds():5.1f} s  {news}".rstrip())
+    say(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())
 
 
 def _progress(text: str) -> None:
-    """One line that is written over; only where somebody watches."""
+    """Overwrites one line of the terminal; does nothing when standard output is not a terminal."""
     if sys.stdout.isatty():
         sys.stdout.write(f"\r\x1b[2K{text}")
         sys.stdout.flush()

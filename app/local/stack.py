@@ -1,6 +1,6 @@
-"""Everything on one machine, in one process: the API, the worker and the simulator over one Postgres.
+"""Runs the API, the worker and the simulator in one process over one Postgres.
 
-One process, so that whatever ends it ends all of it; Postgres is told by the kernel.
+One process, so that nothing is left running when it is killed. Postgres ends through its parent-death signal.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ API_PORT = 8000
 SIMULATOR_PORT = 8010
 _PORTS_TRIED = 100
 _GRACE_S = 60
-# A call in the simulator takes 6 to 21 seconds, price included. Each of its states lasts for at least three looks of the
-# worker, which looks after a tenth of a second at first, then after a quarter of the call's age.
+# A call in the simulator takes 6 to 21 seconds, price included. Each status lasts for at least three refreshes: the worker
+# refreshes a call after 0.1 s at first, then after a quarter of its age.
 _SIMULATOR_SPEED = 2.0
 _PRICE_DELAY_S = 5.0
 _WATCHED_REFRESH_S = 0.1
@@ -42,16 +42,16 @@ _LOOPBACK = "127.0.0.0/8,::1/128"
 
 
 class AlreadyRunning(Exception):
-    """Another `callgate dev` or `demo` has this state folder; the message says where it answers."""
+    """Another `callgate dev` or `demo` uses this state folder. The message says at which address."""
 
 
 class StackFailed(Exception):
-    """A part ended by itself; the message says which, its log why."""
+    """A part of the stack ended by itself. The message says which; its log says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start. A port of None: the usual one, or the next that is free. A port of 0: any that is free."""
+    """What to start. A port of None means the usual port or the next free one; a port of 0 means any free one."""
 
     port: int | None = None
     simulator_port: int | None = None
@@ -60,9 +60,9 @@ class Plan:
 
 @contextmanager
 def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
-    """Settings with a database, the embedded one unless another is configured, and a line that says which.
+    """Yields settings with a database (embedded unless one is configured) and a line that says which.
 
-    For the main thread, and outside an event loop: Postgres ends with the thread that started it.
+    Main thread only, outside an event loop: Postgres ends with the thread that started it.
     """
     folder.make()
     with contextlib.ExitStack() as held:
@@ -82,9 +82,9 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
 
 @asynccontextmanager
 async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, stop: asyncio.Event) -> AsyncIterator[Running]:
-    """What runs where, once everything answers; stops all at the end of the block.
+    """Starts everything, yields the addresses once everything answers, and stops everything at the end of the block.
 
-    A part that ends by itself sets `stop`, and StackFailed is raised once the others are stopped.
+    When a part ends by itself, `stop` is set, and StackFailed is raised after the others have stopped.
     """
     with contextlib.ExitStack() as listeners:
         servers: list[_Server] = []
@@ -111,13 +111,13 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             _Server("the API", server_config(create_app(settings), limits, timeout_graceful_shutdown=_GRACE_S), [listener])
         )
         stop_worker = asyncio.Event()
-        serving = [asyncio.create_task(server.run_until_told(), name=server.name) for server in servers]
+        serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
         working = asyncio.create_task(run_worker(settings, Metrics(), stop_worker), name="the worker")
         parts = [*serving, working]
         for part in parts:
             part.add_done_callback(lambda _: stop.set())
         try:
-            while not all(server.started for server in servers):  # uvicorn has no event for it
+            while not all(server.started for server in servers):  # uvicorn has no event for this
                 if any(part.done() for part in parts):
                     break
                 await asyncio.sleep(0.01)
@@ -127,7 +127,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
                     yield running
         finally:
             stop_worker.set()
-            # The API first: it may be waiting for the simulator's answer to a call that it has begun.
+            # The API first: it may be waiting for the simulator's answer to a creation.
             for server, part in reversed(list(zip(servers, serving, strict=True))):
                 server.should_exit = True
                 await asyncio.wait([part])
@@ -152,15 +152,15 @@ def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Run
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the process, which runs several."""
+    """A uvicorn server without signal handlers: the process runs several servers."""
 
     def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
         super().__init__(config)
         self.name = name
         self.listeners = listeners
 
-    async def run_until_told(self) -> None:
-        """Ends when `should_exit` is set. Raises StackFailed when it cannot start, where uvicorn would end the process."""
+    async def run_until_exit(self) -> None:
+        """Returns when `should_exit` is set. Raises StackFailed when it cannot start; uvicorn alone would exit the process."""
         with contextlib.suppress(SystemExit):
             await self.serve(sockets=self.listeners)
         if not self.started:
@@ -185,7 +185,7 @@ async def probed(settings: Settings, metrics: Metrics, host: str, port: int, *, 
 
 
 def _listen_near(port: int | None, usual: int) -> socket.socket:
-    """On loopback. A port that was asked for by number is taken or refused, never replaced."""
+    """Listens on loopback. A port that was given by number is used or refused, never replaced by another."""
     if port is None:
         for candidate in range(usual, usual + _PORTS_TRIED):
             with contextlib.suppress(CannotListen):
@@ -198,5 +198,5 @@ def _url(listener: socket.socket) -> str:
 
 
 def _updated(settings: Settings, **values: object) -> Settings:
-    """Settings with these values, checked as if they had come from the environment."""
+    """Returns the settings with these values, validated as if they came from the environment."""
     return Settings.model_validate(settings.model_dump(exclude_unset=True) | values)

@@ -1,4 +1,4 @@
-"""The state folder (`.callgate/`): what `callgate dev` keeps between runs, and how other commands find its database."""
+"""The state folder (`.callgate/`): what `callgate dev` keeps between runs, and where other commands find its database."""
 
 import base64
 import fcntl
@@ -16,7 +16,7 @@ from app.settings import Settings
 
 
 class StateFolderUnusable(Exception):
-    """The message says why and what to do, in one line."""
+    """The state folder cannot be created. The message says why and what to do, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Running:
     simulator_url: str | None
     database_url: str
     secret_keys: str
-    # As its processes have them, so that `callgate doctor` and others judge by the same.
+    # The settings of its processes, so that `callgate doctor` and other commands use the same ones.
     twilio_base_url: str
     public_url: str | None
     delivery_allow: str | None
 
 
 class StateFolder:
-    """Files in it are readable by their owner only: some hold keys and passwords."""
+    """Its files hold keys and passwords, so only their owner can read them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,22 +44,22 @@ class StateFolder:
         self.demo_log = directory / "demo.log"
 
     def make(self) -> None:
-        """Make the folder where it is missing. Raises StateFolderUnusable."""
+        """Creates the folder if it is missing. Raises StateFolderUnusable."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StateFolderUnusable(
-                f"the state folder {self.directory} cannot be made ({error.strerror}): choose another with CALLGATE_STATE_DIR"
+                f"the state folder {self.directory} cannot be created ({error.strerror}): set CALLGATE_STATE_DIR to another"
             ) from error
 
     def secret_keys(self) -> SecretStr:
-        """The encryption key of this machine's own database, made the first time."""
+        """Returns the encryption key of the local database; creates it the first time."""
         if not self._secret_key.exists():
             self.write(self._secret_key, base64.b64encode(secrets.token_bytes(32)).decode())
         return SecretStr(self._secret_key.read_text().strip())
 
     def write(self, file: Path, content: str) -> None:
-        """Whole or not at all."""
+        """Writes the file atomically."""
         new = file.with_name(f"{file.name}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -68,7 +68,7 @@ class StateFolder:
 
     @contextmanager
     def announced(self, running: Running) -> Iterator[None]:
-        """Other commands find it meanwhile. A lock says that it lives: it ends with the process, however that ends."""
+        """Lets other commands find this process. The kernel frees its file lock when it ends."""
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
             fcntl.flock(held, fcntl.LOCK_SH)
@@ -78,7 +78,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def running(self) -> Running | None:
-        """Who announced itself and still lives."""
+        """Returns the process that announced itself and is still alive."""
         try:
             with self._running.open() as file:
                 try:
@@ -90,7 +90,7 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Remove what is kept here, and the folder if nothing else is in it. Postgres's data is not ours to remove."""
+        """Deletes our files, and the folder if it is empty then. The data of Postgres is deleted by `postgres.remove`."""
         if not self.directory.is_dir():
             return
         names = ("dev.json", "secret_key", "demo_key", "demo.log", "postgres.lock")
@@ -101,7 +101,7 @@ class StateFolder:
 
 
 def with_local_database(settings: Settings) -> Settings:
-    """Without CALLGATE_DATABASE_URL, the database of the `callgate dev` that runs over the state folder, and its settings."""
+    """Returns the settings; without CALLGATE_DATABASE_URL, with the database and settings of a running `callgate dev`."""
     running = None if settings.database_url else StateFolder(settings.state_dir).running()
     if running is None:
         return settings
