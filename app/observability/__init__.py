@@ -1,4 +1,4 @@
-"""What one process tells of itself: logs, metrics, traces. Knows no route and no table."""
+"""Logs, metrics and traces of one process. Knows no route and no table."""
 
 from app.observability.logs import configure_logging
 from app.observability.metrics import Metrics

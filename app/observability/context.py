@@ -1,7 +1,7 @@
-"""What is known of the work at hand, for all of its log lines.
+"""The log context: fields that every log line of a request or job carries.
 
-One mapping that is replaced and never changed, so that whatever work begets keeps what was known then. structlog's own has a
-context variable for each field, and costs a request three times as much.
+One immutable mapping in one context variable; child tasks inherit it. `structlog.contextvars` has one context variable for
+each field, which costs a creation five times as much (docs/performance.md).
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ _known: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", default=Map
 
 
 def forget() -> None:
-    """Other work begins."""
+    """Starts with an empty context, for a new request or job."""
     _known.set({})
 
 
 def note(**fields: object) -> None:
-    """Onto every line of this work from now on."""
+    """Adds the fields to every log line of this request or job from now on."""
     _known.set({**_known.get(), **fields})
 
 
@@ -29,5 +29,5 @@ def noted() -> Mapping[str, Any]:
 
 
 def add_noted(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """For structlog: what a line says itself comes first, and counts."""
+    """Adds the context to a log line. A structlog processor: the line's own fields come first and take precedence."""
     return {**event, **_known.get(), **event}

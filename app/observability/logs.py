@@ -3,7 +3,7 @@
 What never goes into a field: tokens, secrets, TwiML and request parameters; phone numbers and SIP users only as
 `app.security.pseudonyms` shows them.
 
-To log never raises, whatever the values are and whatever has become of the stream: an answer must not change for a line.
+Logging never raises, whatever the values are and even if the stream is closed: a log line must not change an answer.
 """
 
 import json
@@ -17,12 +17,12 @@ import structlog
 
 from app.observability.context import add_noted
 
-# Chatty, and they write whole URLs (httpx) or statements with their values (sqlalchemy).
+# They log much, and whole URLs (httpx) or statements with their values (sqlalchemy).
 _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "asyncio")
 
 
 def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging alike; the last call counts. To standard output by default."""
+    """Configures structlog and the standard library's logging alike. The last call wins. Logs to standard output by default."""
     stream = stream or sys.stdout
     if format_ == "auto":
         format_ = "text" if stream.isatty() else "json"
@@ -35,7 +35,7 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
     render: structlog.types.Processor = _as_json
     if format_ == "text":
         render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    renderer = [_exception_without_values, _whatever_the_values(render)]
+    renderer = [_exception_without_values, _with_fallback(render)]
     handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -50,16 +50,16 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
         processors=[*shared, *renderer],
         logger_factory=cache(lambda name: _Logger(name, handler)),
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # A command sets up its own logging before it becomes a process that logs as its settings say.
+        # A command configures logging first; `serve` and `worker` configure it again from their settings.
         cache_logger_on_first_use=False,
     )
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """The one way to the stream, so that lines never mix."""
+    """Writes all lines of the process under one lock, so that lines never mix."""
 
     def write(self, line: str) -> None:
-        """Our own lines come finished and without a LogRecord, which would cost more than all the rest of the line."""
+        """Writes a rendered line. It needs no LogRecord, which costs more than the rest of the line."""
         self.acquire()
         try:
             self.stream.write(line + self.terminator)
@@ -72,19 +72,19 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Logger:
-    """What structlog hands finished lines to; each level has a method."""
+    """Receives rendered lines from structlog; each level has a method."""
 
     def __init__(self, name: str, handler: _Handler) -> None:
         self.name = name
         self.debug = self.info = self.warning = self.error = self.critical = handler.write
 
 
-def _whatever_the_values(render: structlog.types.Processor) -> structlog.types.Processor:
-    """A key that is no text, a circle, a number of 5,000 digits: then with all values as Python shows them."""
+def _with_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
+    """Renders with the `repr` of all values when `render` raises, as for a cycle or an integer of 5,000 digits."""
 
     def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:
         try:
-            return render(logger, method, {**event})  # it may take out what it has rendered
+            return render(logger, method, {**event})  # rendering may remove fields
         except Exception:
             shown = {name: value if isinstance(value, str) else _shown(value) for name, value in event.items()}
             return render(logger, method, shown)
@@ -100,15 +100,15 @@ def _shown(value: object) -> str:
     try:
         return repr(value)
     except Exception:
-        return f"<{type(value).__qualname__} that cannot be shown>"
+        return f"<{type(value).__qualname__} without a repr>"
 
 
-# Made once; in ASCII, which any stream takes, and half a character (a lone surrogate) too.
+# Built once. ASCII output is valid on any stream and can represent lone surrogates.
 _json = json.JSONEncoder(default=_shown)
 
 
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """A traceback as places and class names. Messages of exceptions repeat values (SQL parameters, bodies): left out."""
+    """Replaces `exc_info` by class names and code locations, without messages: those repeat values (SQL parameters, bodies)."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()

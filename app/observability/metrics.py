@@ -1,4 +1,4 @@
-"""What one process counts. What concerns the whole database is measured by the workers: app/jobs/gauges.py."""
+"""The metrics of one process. Workers measure what concerns the whole database: app/jobs/gauges.py."""
 
 import platform
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_40
 
 
 class Metrics:
-    """Everything that /metrics shows. Labels come from short, fixed sets: never ids, tenants or numbers."""
+    """All metrics of /metrics. Labels come from short, fixed sets; ids, tenants and phone numbers are never labels."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -50,7 +50,7 @@ class Metrics:
             ["slug"],
             registry=self.registry,
         )
-        # What has not happened is told too: a series that begins at 1 shows no increase.
+        # Series start at 0: an increase from nothing to 1 would not show.
         for slug in all_errors():
             self.refused.labels(slug)
         self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=self.registry)
@@ -125,7 +125,7 @@ class Metrics:
         )
 
     def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
-        """Show the pool of database connections; asked when Prometheus asks."""
+        """Registers gauges of the connection pool. `in_use` is called at each scrape."""
         connections = Gauge(
             "callgate_database_connections",
             "Database connections of this process: how many it may have, and how many are in use now.",
@@ -136,5 +136,5 @@ class Metrics:
         connections.labels("in_use").set_function(in_use)
 
     def exposition(self) -> bytes:
-        """The Prometheus text format."""
+        """Returns the metrics in the Prometheus text format."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""Where a request's time goes: for its log line, for Server-Timing and, when they are on, for OpenTelemetry traces.
+"""Measures the parts of a request: for its log line, for Server-Timing and, when enabled, for OpenTelemetry traces.
 
-Whoever opens a trace (the middleware, a job) says where its spans go; what is below only marks its part with `Step`. Spans
-are our own and hold nothing but what is written here: the ready-made instrumentations put URLs and statements into theirs.
+The middleware or a job opens the trace; code below it marks its part with `Step`. We create all spans ourselves, because the
+ready-made instrumentations put URLs and SQL statements into theirs.
 """
 
 import os
@@ -32,9 +32,9 @@ class _Silent(TypedDict):
 
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_CLOSING_PATIENCE_S = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 _TRACEPARENT = "traceparent"
-# Messages of exceptions repeat values.
+# Exception messages repeat values (SQL parameters, bodies).
 _NO_MESSAGES: _Silent = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
 _tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
@@ -43,7 +43,8 @@ _spent: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", defau
 
 
 class Tracing:
-    """The traces of one process, or none. Not OpenTelemetry's global provider: libraries that find it fill it by themselves."""
+    """The tracer of one process; without a provider it does nothing. Does not use OpenTelemetry's global provider, because
+    libraries send their own spans to that."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer = provider.get_tracer("callgate") if provider else None
@@ -51,7 +52,7 @@ class Tracing:
 
     @contextmanager
     def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> Iterator[dict[str, float]]:
-        """A request from outside; yields the seconds that its parts take. `trusted`: its `traceparent` is followed."""
+        """Traces one incoming request. Yields the seconds spent in each part. Its `traceparent` is used only if `trusted`."""
         spent: dict[str, float] = {}
         _spent.set(spent)
         _tracer.set(self._tracer)
@@ -66,7 +67,7 @@ class Tracing:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """For what asks by itself and is not asked, such as a worker: `trace` works within."""
+        """Enables `trace` inside the block, for processes without incoming requests, such as the worker."""
         token = _tracer.set(self._tracer)
         try:
             yield
@@ -74,16 +75,16 @@ class Tracing:
             _tracer.reset(token)
 
     def close(self) -> None:
-        """Send what has not been sent. Blocks, but not for as long as an exporter asks a collector that is away."""
+        """Exports the remaining spans. Blocks for a few seconds at most, even when the collector is unreachable."""
         shutdown = getattr(self._provider, "shutdown", None)
         if shutdown is not None:
             closing = Thread(target=shutdown, name="closing traces", daemon=True)
             closing.start()
-            closing.join(_CLOSING_PATIENCE_S)
+            closing.join(_CLOSE_TIMEOUT_S)
 
 
 def tracing_of_this_environment() -> Tracing:
-    """On when the standard OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; the SDK reads its other variables."""
+    """Returns a tracer that exports if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; otherwise a no-op."""
     wanted = any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
     if not wanted:
         return Tracing()
@@ -96,14 +97,14 @@ def tracing_of_this_environment() -> Tracing:
         logger.warning("tracing_unavailable", hint="install callgate[otel], or unset OTEL_EXPORTER_OTLP_ENDPOINT")
         return Tracing()
     ours = Resource({"service.name": "callgate", "service.version": __version__})
-    # Closed by whoever uses it: at exit would be too late, for uvicorn ends by the signal that it was told to end by.
+    # `close` shuts it down: atexit handlers do not run when uvicorn re-raises the signal that stops it.
     provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)
 
 
 class Step:
-    """A part of a request: `with Step("database"):`. Its time is added up, and it is a span where there is a trace."""
+    """Times a part of a request: `with Step("database"):`. Inside a trace it is also a span."""
 
     __slots__ = ("_attributes", "_began", "_name", "_part", "_scope", "_span")
 
@@ -132,7 +133,7 @@ class Step:
 
 @contextmanager
 def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
-    """A trace of its own for work that nobody waits for, linked to the one that caused it (`current_traceparent` of then)."""
+    """Opens a separate trace for background work, linked to the trace that caused it (a stored `current_traceparent`)."""
     tracer = _tracer.get()
     if tracer is None:
         yield
@@ -143,7 +144,7 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
 
 
 def link(caused_by: str | None) -> None:
-    """The trace that is open now was caused by that one."""
+    """Links the open trace to the trace that caused it."""
     span = _opened.get()
     if span is not None:
         for one in _links(caused_by):
@@ -151,12 +152,12 @@ def link(caused_by: str | None) -> None:
 
 
 def is_traced() -> bool:
-    """Whether there is an open span to `describe`; without one there is nothing to prepare."""
+    """Whether a span is open that `describe` can add attributes to."""
     return _tracer.get() is not None and get_current_span().is_recording()
 
 
 def describe(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
-    """Of the open span: words of ours, numbers and ids; never an address, a URL or a statement."""
+    """Adds attributes to the open span. Only constants, numbers and ids: never an address, a URL or a SQL statement."""
     span = get_current_span()
     if span.is_recording():
         span.set_attributes(attributes)
@@ -165,7 +166,7 @@ def describe(attributes: Mapping[str, AttributeValue], *, name: str | None = Non
 
 
 def fail(reason: str) -> None:
-    """The open span did not do what it was to; `reason` is a word of ours or the name of a class, never a message."""
+    """Marks the open span as failed. `reason` is a constant or a class name, never an exception message."""
     span = get_current_span()
     if span.is_recording():
         span.set_attribute("error.type", reason)
@@ -173,7 +174,7 @@ def fail(reason: str) -> None:
 
 
 def current_traceparent() -> str | None:
-    """The open span, as a W3C `traceparent`, to be kept with what it causes; None where there is no trace."""
+    """Returns the open span as a W3C `traceparent`, to store with the work that it causes; None without a trace."""
     if _tracer.get() is None:
         return None
     carrier: dict[str, str] = {}
