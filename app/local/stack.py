@@ -176,7 +176,7 @@ async def probed(settings: Settings, metrics: Metrics, host: str, port: int, *, 
     """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
     config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
     server = _Server("the probes", config, listen(host, port, option=option))
-    serving = asyncio.create_task(server.run_until_told())
+    serving = asyncio.create_task(server.run_until_exit())
     try:
         yield
     finally:
