@@ -39,7 +39,7 @@ _REASONS: dict[str, str] = {
     "58": "unavailable",
     "XX": "unavailable",
 }
-# A constraint, or a value that the column's type does not take.
+# A constraint, or a value that the column's type does not take; asyncpg uses their classes for what it cannot encode.
 _REFUSALS = ("22", "23")
 _HINTS: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
@@ -73,7 +73,7 @@ def unavailable(error: BaseException, *, in_doubt: bool = True) -> DatabaseUnava
 
 def is_refusal(error: BaseException) -> bool:
     """Whether a constraint or a column's type refuses the values: repeating the statement is of no use."""
-    return _is_wrong_argument(_cause(error)) or (sqlstate_of(error)[:2] in _REFUSALS and not _is_rerouted(error))
+    return sqlstate_of(error)[:2] in _REFUSALS and not _is_rerouted(error)
 
 
 def is_of_connection(error: BaseException) -> bool:
@@ -105,8 +105,6 @@ def _reason(error: BaseException) -> str | None:
         return "no_suitable_server"
     if isinstance(cause, asyncpg.ClientConfigurationError):
         return "configuration"
-    if _is_wrong_argument(cause):
-        return None
     if isinstance(cause, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return "connection_lost"
     if isinstance(cause, ssl.SSLError) or (isinstance(cause, ConnectionError) and "SSL" in str(cause)):
@@ -123,15 +121,6 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
     return error.__cause__ or error if isinstance(error, AsyncAdapt_Error) else error
-
-
-def _is_wrong_argument(cause: BaseException) -> bool:
-    """asyncpg has a class for it, which it does not export: an argument cannot be encoded as the type that Postgres expects."""
-    return (
-        isinstance(cause, asyncpg.InterfaceError)
-        and isinstance(cause, ValueError)
-        and not isinstance(cause, asyncpg.ClientConfigurationError)
-    )
 
 
 def _is_rerouted(error: BaseException) -> bool:

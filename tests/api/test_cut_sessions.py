@@ -1,0 +1,51 @@
+"""Database sessions that are cut under load: no outcome is lost, nobody is answered a 500, and changes are heard of again."""
+
+import asyncio
+import contextlib
+
+import asyncpg
+
+from tests.support.gateway import Gateway
+from tests.support.upstream import created, running_upstream
+
+ROUNDS = 30
+CALLERS = 12
+
+_CUT = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'callgate'
+"""
+
+
+async def test_cut_sessions_lose_no_outcome_and_answer_no_500(gateway: Gateway, database_url: str) -> None:
+    cutter = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+
+    async def cut() -> None:
+        while True:
+            await cutter.execute(_CUT)
+            await asyncio.sleep(0.1)
+
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+
+        async def call(number: int) -> list[tuple[int, str | None]]:
+            answers = [await tenant.create(f"{number}-{turn}") for turn in range(ROUNDS)]
+            return [(answer.status_code, answer.json().get("id")) for answer in answers]
+
+        cutting = asyncio.create_task(cut())
+        answers = [answer for each in await asyncio.gather(*map(call, range(CALLERS))) for answer in each]
+        cutting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, asyncpg.InterfaceError):
+            await cutting
+        await cutter.close()
+        assert {status for status, _ in answers} <= {201, 202, 409, 503}
+        accepted = [call_id for _, call_id in answers if call_id]
+        async with asyncio.timeout(30):
+            while True:
+                records = [(await tenant.http.get(f"/v1/calls/{call_id}")).json() for call_id in accepted]
+                if all(record.get("execution") == "started" for record in records):
+                    break
+                await asyncio.sleep(0.2)
+        assert len({record["sid"] for record in records}) == len(accepted)
+        # Every call that Twilio was asked for has its record.
+        assert len(upstream.posts) == len(accepted)
