@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from app import __version__
 from app.calls.repository import now
 from app.calls.statistics import oldest_unsettled
-from app.database import Database
+from app.database import Database, Server
+from app.database.errors import describe
 from app.errors import DatabaseUnavailable
 from app.rotation import Rotation
 from app.schema import known_revisions, revisions
@@ -50,7 +51,9 @@ async def examine(settings: Settings) -> list[Finding]:
             checkup = _Checkup(settings, database, keyring, TenantService(database, keyring), twilio)
             findings += [finding async for finding in checkup.findings()]
     except DatabaseUnavailable as error:
-        findings.append(_unreachable(error))
+        findings.append(
+            Finding("database", "wrong", describe(error), "check CALLGATE_DATABASE_URL; nothing else could be checked")
+        )
     finally:
         await database.close()
     return findings
@@ -125,11 +128,26 @@ def _is_inner(host: str) -> bool:
         return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
 
 
-def _unreachable(error: DatabaseUnavailable) -> Finding:
-    cause = getattr(error.__cause__, "orig", None) or error.__cause__
-    # Postgres's words, or the system's: they never repeat the password.
-    reason = (str(cause) or type(cause).__name__).partition("\n")[0]
-    return Finding("database", "wrong", reason, "check CALLGATE_DATABASE_URL; nothing else could be checked")
+def _durability(server: Server) -> Iterator[Finding]:
+    """Whether what was committed is still there after a crash or a fail-over: docs/assumptions.md."""
+    check = "durability"
+    if not server.fsync:
+        yield Finding(check, "wrong", "fsync is off: a crash of the machine may damage or lose everything", "set fsync = on")
+    if not server.full_page_writes:
+        yield Finding(
+            check, "warning", "full_page_writes is off: a crash of the machine may damage pages",
+            "set full_page_writes = on, unless the file system writes whole pages",
+        )  # fmt: skip
+    if server.standbys and not server.has_synchronous_standby:
+        yield Finding(
+            check, "warning",
+            f"{server.standbys} standbys, none of them synchronous: a fail-over may lose the last calls, whose keys ring again",
+            "set synchronous_standby_names",
+        )  # fmt: skip
+    if server.synchronous_commit in ("off", "local"):
+        yield Finding(check, "ok", f"synchronous_commit is {server.synchronous_commit}, which Callgate's sessions raise to on")
+    elif server.fsync:
+        yield Finding(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +182,8 @@ class _Checkup:
             yield Finding("database", "wrong", "is a standby, which takes no writes", "use the address of the primary")
         else:
             yield Finding("database", "ok", f"PostgreSQL {server.version}")
+        for finding in _durability(server):
+            yield finding
         skew = abs(server.ahead_s)
         state: State = "ok" if skew < _SKEW_TOLD_S else "warning" if skew < _SKEW_WRONG_S else "wrong"
         told = f"{skew:.1f} s between this machine's and the database's"

@@ -11,10 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.database import Database, Session
+from app.database.errors import in_one_line
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -30,16 +32,16 @@ class MigrationFailed(Exception):
 def migrate(database_url: str, *, revision: str = "head") -> None:
     """Bring the schema up to `revision`. Not inside an event loop. Two at a time wait for each other.
 
-    Raises MigrationFailed; each migration is one transaction, so what failed has changed nothing.
+    Raises MigrationFailed, and DatabaseUnavailable when there is no connection to be had; each migration is one transaction, so
+    what failed has changed nothing.
     """
     from alembic import command
     from alembic.util import CommandError
 
     try:
         command.upgrade(alembic_config(database_url), revision)
-    except (DBAPIError, CommandError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise MigrationFailed(f"the migration failed: {str(cause).splitlines()[0]}") from error
+    except (DBAPIError, CommandError, OSError, PostgresError, InterfaceError, InternalClientError) as error:
+        raise MigrationFailed(f"the migration failed: {in_one_line(error)}") from error
 
 
 async def revisions(session: Session) -> tuple[str | None, str]:

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         55.0, gt=0, le=3600, description="Seconds that a stopping process may take to finish the creations it has begun."
     )
     database_pool_size: int = Field(
-        10, ge=1, le=500, description="Database connections of one process, besides up to five for creations and changes."
+        10, ge=1, le=500, description="Database connections of one process, besides five for creations and changes."
     )
     max_in_flight: int = Field(
         200, ge=1, le=10_000, description="Creations that one process has on the way to Twilio at one time."

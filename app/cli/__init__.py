@@ -7,6 +7,7 @@ import typer
 
 from app import __version__
 from app.cli import callbacks, doctor, local, processes, secrets, sip, tenants
+from app.database.errors import describe
 from app.errors import DatabaseUnavailable
 from app.http.listening import CannotListen
 from app.local.demo import DemoFailed
@@ -73,13 +74,7 @@ def main() -> None:
     ) as error:
         _fail(str(error), 1)
     except DatabaseUnavailable as error:
-        _fail(f"the database cannot be used ({_reason(error)}): check CALLGATE_DATABASE_URL, then run `callgate migrate`", 1)
-
-
-def _reason(error: DatabaseUnavailable) -> str:
-    """In the words of Postgres or of the system, which never repeat the password."""
-    cause = getattr(error.__cause__, "orig", None) or error.__cause__
-    return (str(cause) or type(cause).__name__).partition("\n")[0]
+        _fail(f"the database cannot be used ({describe(error)}): check CALLGATE_DATABASE_URL, then run `callgate migrate`", 1)
 
 
 def _fail(message: str, code: int) -> None:

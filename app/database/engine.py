@@ -110,13 +110,9 @@ class Database:
         """What is behind the URL. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
-            row = (
-                await session.execute(
-                    text("SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp()")
-                )
-            ).one()
-        version, read_only, now = row
-        return Server(version // 10_000, read_only, (now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
+            row = (await session.execute(text(_SERVER))).one()._asdict()
+        now: datetime = row.pop("now")
+        return Server(**row, ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
     async def close(self) -> None:
         await self._statements.close()
@@ -127,5 +123,21 @@ class Database:
 class Server:
     version: int
     read_only: bool
+    fsync: bool
+    full_page_writes: bool
+    # As configured for this role and database, whatever this session has made of it.
+    synchronous_commit: str
+    # What receives its log: standbys, and archivers like them.
+    standbys: int
+    has_synchronous_standby: bool
+    # How far its clock is ahead of ours.
     ahead_s: float
-    """How far its clock is ahead of ours."""
+
+
+_SERVER = """
+    SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery() AS read_only,
+        current_setting('fsync')::bool AS fsync, current_setting('full_page_writes')::bool AS full_page_writes,
+        (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,
+        (SELECT count(*) FROM pg_stat_replication) AS standbys,
+        current_setting('synchronous_standby_names') <> '' AS has_synchronous_standby, clock_timestamp() AS now
+"""

@@ -87,10 +87,15 @@ def sqlstate_of(error: BaseException) -> str:
 
 
 def describe(error: DatabaseUnavailable) -> str:
-    """What went wrong in the words of Postgres or of the system, in one line. They never repeat the password."""
-    cause = _cause(error.__cause__) if error.__cause__ else error
-    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    """What went wrong and, where that is known, what to do, in one line."""
+    text = in_one_line(error.__cause__ or error)
     return f"{text}; {_HINTS[error.reason]}" if error.reason in _HINTS else text
+
+
+def in_one_line(error: BaseException) -> str:
+    """In the words of Postgres or of the system, which never repeat the password."""
+    cause = _cause(error)
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 def _reason(error: BaseException) -> str | None:

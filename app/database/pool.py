@@ -4,6 +4,7 @@ A checkout from SQLAlchemy's pool and an execution through it cost this process 
 (docs/performance.md). Each statement here is one round trip, and a transaction of its own.
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ _LONGEST_IDLE_S = 300.0
 # As the pool's own (engine.py): nothing about a server or a session that has become wrong stays for ever.
 _LONGEST_LIFE_S = 1800.0
 _GOOD_BYE_S = 1.0
+_MAX_CONNECTIONS = 12
 
 
 @dataclass(slots=True)
@@ -28,7 +30,7 @@ class _Kept:
 
 
 class Statements:
-    """Connections beside the pool: as many as there are statements at one moment, kept for the next.
+    """Connections beside the pool: one for each statement at one moment, at most 12, kept for the next.
 
     For statements that find a few rows by index, and no others. A connection on which anything went wrong is not used again:
     the reason may be its own, such as a server that takes no writes any more.
@@ -37,21 +39,23 @@ class Statements:
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._idle: list[_Kept] = []
+        self._room = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Raises asyncpg's errors, OSError, and DatabaseUnavailable when there is no connection to be had.
 
         Cancelled, it leaves open whether the statement took place.
         """
-        kept = self._known() or await self._new()
-        try:
-            rows = await _fetch(kept.connection, statement, arguments)
-        except BaseException:
-            kept.connection.terminate()
-            raise
-        kept.used_at = time.monotonic()
-        self._idle.append(kept)
-        return rows
+        async with self._room:
+            kept = self._known() or await self._new()
+            try:
+                rows = await _fetch(kept.connection, statement, arguments)
+            except BaseException:
+                kept.connection.terminate()
+                raise
+            kept.used_at = time.monotonic()
+            self._idle.append(kept)
+            return rows
 
     async def _new(self) -> _Kept:
         connection = await self._connect()

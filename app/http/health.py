@@ -28,6 +28,8 @@ class Health(BaseModel):
 
     status: Literal["ok", "degraded", "unavailable"]
     database: Literal["ok", "unavailable", "not_migrated"] | None = None
+    # Why it is unavailable, in one word: see docs/operations.md.
+    reason: str | None = None
 
 
 class Readiness:
@@ -45,12 +47,20 @@ class Readiness:
         try:
             async with asyncio.timeout(READY_PATIENCE_S):
                 migrated = await is_migrated(self._database)
-        except (DatabaseUnavailable, TimeoutError):
-            return Health(status="degraded" if self._was_ready else "unavailable", database="unavailable")
+        except DatabaseUnavailable as error:
+            return self._without_database(error.reason)
+        except TimeoutError:
+            return self._without_database("timeout")
         if not migrated:
-            return Health(status="degraded" if self._was_ready else "unavailable", database="not_migrated")
+            return self._without_database("not_migrated")
         self._was_ready = True
         return Health(status="ok", database="ok")
+
+    def _without_database(self, reason: str) -> Health:
+        status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"
+        if reason == "not_migrated":
+            return Health(status=status, database="not_migrated")
+        return Health(status=status, database="unavailable", reason=reason)
 
 
 @router.get(

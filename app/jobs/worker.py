@@ -100,13 +100,21 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             pause = 0.0 if await job.step() else job.idle_s
-        except* DatabaseUnavailable:
+        except Exception as error:
             pause = _AFTER_FAILURE_S
-        except* Exception:
-            logger.exception("job_failed", job=job.name)
-            pause = _AFTER_FAILURE_S
+            for cause in _causes(error):
+                # Trouble of the database is in the log already, with its reason.
+                if not isinstance(cause, DatabaseUnavailable):
+                    logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
     if job.drain:
         await job.drain()
+
+
+def _causes(error: Exception) -> list[Exception]:
+    """Those in a group, and in the groups in it."""
+    if isinstance(error, ExceptionGroup):
+        return [cause for each in error.exceptions for cause in _causes(each)]
+    return [error]

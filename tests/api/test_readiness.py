@@ -1,11 +1,16 @@
 """When /readyz lets a process in: with a Postgres that answers and a schema that its code can work with."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import asyncpg
 import httpx
+import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from app.database import Database
 from app.schema import alembic_config, head, known_revisions, migrate
@@ -13,7 +18,10 @@ from tests.support.gateway import running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 
 NOT_MIGRATED = {"status": "unavailable", "database": "not_migrated"}
-NOT_THERE = {"status": "unavailable", "database": "unavailable"}
+
+
+def unavailable(reason: str) -> dict[str, str]:
+    return {"status": "unavailable", "database": "unavailable", "reason": reason}
 
 
 async def becomes(url: str, *expected: object) -> None:
@@ -28,7 +36,7 @@ async def becomes(url: str, *expected: object) -> None:
 
 async def test_it_waits_for_the_migrations_of_its_own_version(empty_database_url: str) -> None:
     async with running_gateway(settings_for(empty_database_url)) as gateway:
-        await becomes(gateway.url, 503, NOT_THERE)
+        await becomes(gateway.url, 503, NOT_MIGRATED)
         first = next(revision for revision, before in known_revisions().items() if before is None)
         await asyncio.to_thread(migrate, empty_database_url, revision=first)
         await becomes(gateway.url, 503, NOT_MIGRATED)
@@ -54,7 +62,46 @@ async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_g
     async with running_upstream(hang) as silent:
         url = silent.url.replace("http://", "postgresql://callgate@")
         async with running_gateway(settings_for(f"{url}/callgate")) as gateway:
-            await becomes(gateway.url, 503, NOT_THERE)
+            await becomes(gateway.url, 503, unavailable("timeout"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"password": "planted"}, "authentication"),
+        ({"database": "planted"}, "no_such_database"),
+        ({"host": "nowhere.invalid"}, "unreachable"),
+        ({"query": {"sslmode": "require"}}, "tls"),
+    ],
+)
+async def test_why_the_database_cannot_be_used_is_told_in_one_word(
+    database_url: str, changes: dict[str, Any], reason: str
+) -> None:
+    url = make_url(database_url).set(**changes).render_as_string(hide_password=False)
+    async with running_gateway(settings_for(url)) as gateway:
+        await becomes(gateway.url, 503, unavailable(reason))
+        async with httpx.AsyncClient(base_url=gateway.url) as http:
+            answer = await http.get("/v1/calls", headers={"Authorization": "Bearer cgk_0123456789abcdef_0123456789abcdef"})
+        assert answer.status_code in (401, 503)
+        assert "planted" not in answer.text
+
+
+async def test_a_role_that_may_read_nothing_is_told_from_a_schema_that_is_missing(database_url: str) -> None:
+    role = f"stranger_{make_url(database_url).database}"
+    async with _role(database_url, role) as url, running_gateway(settings_for(url)) as gateway:
+        await becomes(gateway.url, 503, unavailable("no_permission"))
+
+
+@asynccontextmanager
+async def _role(database_url: str, name: str) -> AsyncIterator[str]:
+    """The URL for a new role without any right."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")
+    try:
+        yield make_url(database_url).set(username=name, password="planted").render_as_string(hide_password=False)
+    finally:
+        await connection.execute(f"DROP ROLE {name}")
+        await connection.close()
 
 
 def test_the_revisions_are_read_as_alembic_reads_them() -> None:

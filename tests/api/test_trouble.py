@@ -76,7 +76,8 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
             async with httpx.AsyncClient(base_url=fragile.url) as http:
                 assert (await http.get("/livez")).status_code == 200
                 readiness = await http.get("/readyz")
-                assert (readiness.status_code, readiness.json()) == (200, {"status": "degraded", "database": "unavailable"})
+                away = {"status": "degraded", "database": "unavailable", "reason": "unreachable"}
+                assert (readiness.status_code, readiness.json()) == (200, away)
             assert len(upstream.posts) == 1
         finally:
             postgres.start()

@@ -8,10 +8,13 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
+from app.database import Database
 from app.doctor import Finding, examine
+from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
 from tests.cli.running import environment, run
 from tests.support.gateway import SECRET_KEY, Gateway, settings_for
@@ -51,6 +54,7 @@ async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_u
         (asked,) = upstream.received
     assert (asked.method, asked.path) == ("GET", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1")
     assert asked.credentials == (tenant.account_sid, tenant.auth_token)
+    del findings["durability"]  # the tests' own server flushes nothing
     assert {finding.state for rows in findings.values() for finding in rows} == {"ok"}
     account = f"account {tenant.account_sid} of {tenant.id}"
     assert findings.keys() == {"settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
@@ -97,6 +101,42 @@ async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_ur
         findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
     (finding,) = [one for one in findings["clocks"] if "Twilio's" in one.found]
     assert finding.state == state
+
+
+async def test_a_server_that_may_lose_commits_is_told(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "durable") as postgres:
+
+        async def durability() -> list[tuple[str, str]]:
+            findings = await examined(settings(postgres.url))
+            return [(finding.state, finding.found) for finding in findings["durability"]]
+
+        assert await durability() == [("ok", "commits are flushed (synchronous_commit is on)")]
+        url = postgres.url.replace("+asyncpg", "")
+        standby = await asyncpg.connect(url, server_settings={"replication": "true"})
+        connection = await asyncpg.connect(url)
+        for setting in ("synchronous_commit = local", "full_page_writes = off"):
+            await connection.execute(f"ALTER SYSTEM SET {setting}")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        full_page_writes, standbys, commit = await durability()
+        assert full_page_writes[0] == "warning"
+        assert "full_page_writes is off" in full_page_writes[1]
+        assert standbys[0] == "warning"
+        assert standbys[1].startswith("1 standbys, none of them synchronous")
+        assert commit == ("ok", "synchronous_commit is local, which Callgate's sessions raise to on")
+        standby.terminate()
+
+
+async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
+    """As the tests' own."""
+    database = Database(database_url, pool_size=1)
+    flushes = (await database.server()).fsync
+    await database.close()
+    if flushes:
+        pytest.skip("it does")
+    findings = await examined(settings(database_url))
+    assert findings["durability"][0].state == "wrong"
+    assert findings["durability"][0].found.startswith("fsync is off")
 
 
 async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_database_url: str) -> None:

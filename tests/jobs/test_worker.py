@@ -1,6 +1,8 @@
 """The worker over a real Postgres and the simulator on a real socket: records become true without anyone asking."""
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,14 +11,17 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.settlement import SearchPlan, Settlement
+from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
+from app.jobs.worker import Job, run_jobs
 from app.observability import Metrics
 from app.twilio.client import TwilioClient, make_http_client
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
+from tests.support.logs import logging_to
 from tests.support.upstream import answer, call_resource, created, error, hang, proxy_page, running_upstream
 
 
@@ -351,3 +356,32 @@ async def test_events_go_to_their_months_partition(gateway: Gateway) -> None:
             text("SELECT tableoid::regclass::text FROM call_event WHERE call_id = :id LIMIT 1"), {"id": call_id}
         )
     assert where == f"call_event_{datetime.now(UTC):%Y_%m}"
+
+
+async def test_a_job_that_fails_tells_each_cause_and_the_others_go_on() -> None:
+    stop, log, others = asyncio.Event(), io.StringIO(), 0
+
+    async def fail() -> bool:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_raise(KeyError("planted")))
+            group.create_task(_raise(DatabaseUnavailable()))
+        return False
+
+    async def go_on() -> bool:
+        nonlocal others
+        others += 1
+        if others == 3:
+            stop.set()
+        return False
+
+    with logging_to(log, format_="json"):
+        await run_jobs([Job("failing", fail, 0.01), Job("other", go_on, 0.01)], stop)
+    (line,) = log.getvalue().splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["job"]) == ("job_failed", "failing")
+    assert "KeyError" in line
+    assert "ExceptionGroup" not in line
+
+
+async def _raise(error: Exception) -> None:
+    raise error

@@ -28,6 +28,8 @@ async def test_one_after_another_they_share_a_connection_and_at_one_time_each_ha
     pids = {rows[0]["pid"] for rows in await asyncio.gather(*slow)}
     assert len(pids) == 3
     assert await _pid(database) in pids
+    many = [database.fetch("SELECT pg_backend_pid() AS pid, pg_sleep(0.05)") for _ in range(30)]
+    assert len({rows[0]["pid"] for rows in await asyncio.gather(*many)}) == 12
 
 
 async def test_a_connection_that_was_cut_is_replaced_and_only_who_was_using_it_hears_of_it(database: Database) -> None:

@@ -1,0 +1,156 @@
+"""Whatever an operator can get wrong about the database is told in one line, by each command; none ends in a traceback."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from tests.cli.running import DEADLINE_S, environment, eventually, free_port, running
+from tests.support.gateway import SECRET_KEY
+from tests.support.upstream import refused_url
+
+COMMANDS = (
+    "migrate",
+    "tenants list",
+    "accounts list t",
+    "keys list t",
+    "keys create t",
+    "tenants callbacks t",
+    "secrets status",
+    "secrets rotate",
+)
+
+# All commands in one process, for to start each takes seconds.
+_RUN_ALL = """
+import contextlib, io, json, sys
+from app.cli import main
+ended = {}
+for command in sys.argv[1:]:
+    sys.argv[1:] = command.split()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    ended[command] = (code, out.getvalue(), err.getvalue())
+json.dump(ended, sys.stdout)
+"""
+
+
+def _url(database_url: str, **changes: Any) -> str:
+    return make_url(database_url).set(**changes).render_as_string(hide_password=False)
+
+
+def _run_all(tmp_path: Path, url: str, *commands: str) -> dict[str, tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each command."""
+    finished = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL, *commands],
+        env=environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    ended: dict[str, tuple[int, str, str]] = json.loads(finished.stdout)
+    return ended
+
+
+async def _assert_one_line(tmp_path: Path, url: str, code: int, told: str, commands: tuple[str, ...] = COMMANDS) -> None:
+    ended = await asyncio.to_thread(_run_all, tmp_path, url, *commands, "doctor")
+    table = ended.pop("doctor")
+    assert (table[0], table[2]) == (1, "")
+    assert told in table[1]
+    assert "Traceback" not in table[1]
+    for command, (ended_with, out, err) in ended.items():
+        assert (command, ended_with, out) == (command, code, "")
+        assert err.count("\n") == 1, f"{command}: {err}"
+        assert err.startswith("callgate: ")
+        assert told in err, f"{command}: {err}"
+    assert "planted" not in str(ended) + str(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        ({"query": {"sslmod": "require"}}, 2, "sslmod"),
+        ({"query": {"sslrootcert": "/planted"}}, 2, "sslrootcert"),
+        ({"password": "planted"}, 1, "password authentication failed"),
+        ({"database": "nowhere"}, 1, '"nowhere" does not exist'),
+        ({"host": "nowhere.invalid"}, 1, "Name or service not known"),
+        ({"port": int(refused_url().rpartition(":")[2])}, 1, "Connect call failed"),
+        ({"query": {"sslmode": "require"}}, 1, "SSL"),
+        ({"query": {"target_session_attrs": "standby"}}, 1, "target attribute requirement"),
+    ],
+)
+async def test_no_connection(database_url: str, tmp_path: Path, changes: dict[str, Any], code: int, told: str) -> None:
+    await _assert_one_line(tmp_path, _url(database_url, **changes), code, told)
+
+
+async def test_no_schema(empty_database_url: str, tmp_path: Path) -> None:
+    commands = tuple(command for command in COMMANDS if command != "migrate")
+    await _assert_one_line(tmp_path, empty_database_url, 1, "callgate migrate", commands)
+
+
+@asynccontextmanager
+async def _stranger(database_url: str) -> AsyncIterator[str]:
+    """The URL for a role without any right."""
+    name = f"stranger_{make_url(database_url).database}"
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")
+    try:
+        yield _url(database_url, username=name, password="planted")
+    finally:
+        await connection.execute(f"DROP ROLE {name}")
+        await connection.close()
+
+
+async def test_no_permission(database_url: str, empty_database_url: str, tmp_path: Path) -> None:
+    async with _stranger(database_url) as url:
+        commands = tuple(command for command in COMMANDS if command != "migrate")
+        await _assert_one_line(tmp_path, url, 1, "permission denied", commands)
+    async with _stranger(empty_database_url) as url:
+        ended = await asyncio.to_thread(_run_all, tmp_path, url, "migrate")
+        code, out, err = ended["migrate"]
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "permission denied" in err
+
+
+async def test_the_processes_start_and_tell_the_cause(database_url: str, tmp_path: Path) -> None:
+    url = _url(database_url, password="planted")
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    api, worker = free_port(), free_port()
+    with (
+        running("serve", "--port", str(api), environment=configured, file=tmp_path / "serve") as serving,
+        running("worker", "--metrics-port", str(worker), environment=configured, file=tmp_path / "worker") as working,
+    ):
+        for port, process in ((api, serving), (worker, working)):
+            told: list[object] = []
+
+            async def ask(port: int = port, told: list[object] = told) -> bool:
+                async with httpx.AsyncClient() as http:
+                    try:
+                        answer = await http.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
+                    except httpx.TransportError:
+                        return False
+                told[:] = [answer.status_code, answer.json().get("reason")]
+                return True
+
+            async with asyncio.timeout(DEADLINE_S):
+                while not await ask():
+                    await asyncio.sleep(0.1)
+            assert told == [503, "authentication"]
+            await eventually(lambda process=process: '"reason": "authentication"' in process.output, "the cause in the log")  # type: ignore[misc]
+            assert "Traceback" not in process.output
+            assert "ExceptionGroup" not in process.output
+            assert "planted" not in process.output
