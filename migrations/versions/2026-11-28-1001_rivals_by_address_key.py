@@ -1,6 +1,7 @@
 """An index of open intents by the normal form of their address.
 
-The one that it replaces, ix_call_account_sid_address_pending_since, stays for the version before this one.
+The one that it replaces, ix_call_account_sid_address_pending_since, stays for the version before this one. A later release
+drops it.
 """
 
 from collections.abc import Sequence
