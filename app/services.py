@@ -152,5 +152,5 @@ def _judge(url: str, *, allowed: Allowed) -> Fault | None:
 
 
 def budget_of(settings: Settings) -> Budget:
-    attempt = settings.twilio_pool_timeout + settings.twilio_connect_timeout + settings.twilio_read_timeout
-    return Budget(total=settings.request_budget, attempt=attempt)
+    connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
+    return Budget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)

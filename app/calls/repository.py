@@ -80,6 +80,12 @@ async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
     return await session.get(Call, call_id)
 
 
+async def is_pending(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
+    """Whether this attempt's outcome is not known yet."""
+    statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending")
+    return (await session.scalar(statement)) is not None
+
+
 async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """Whoever's they are: for Twilio's callbacks, which know no tenant. Never for a caller."""
     found = await session.execute(select(Call.id, Call.account_id).where(Call.id.in_(call_ids)))

@@ -5,6 +5,7 @@ the request is written, and ProxyError only when a proxy refuses the tunnel. Eve
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -19,8 +20,9 @@ from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import watched
 from app.twilio.refusals import read_answer, refusal
-from app.twilio.schemas import AccountAccess, CallResource, form, read_json
+from app.twilio.schemas import AccountAccess, CallResource, Form, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
+from app.twilio.send_gate import SendGate
 from app.twilio.transport import AiohttpTransport
 
 Answered = TypeVar("Answered")
@@ -66,9 +68,15 @@ class HttpClient:
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": user_agent}
 
     async def send(
-        self, method: str, url: httpx.URL | str, *, headers: Mapping[str, str], content: bytes | None
+        self,
+        method: str,
+        url: httpx.URL | str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        gate: SendGate | None = None,
     ) -> httpx.Response:
-        """The answer's head; the caller reads the body, or not, and closes it. Sends once."""
+        """The answer's head; the caller reads the body, or not, and closes it. Sends once, if `gate` lets it."""
         url = httpx.URL(url)
         # Given a stream, httpx adds no header of its own: it would make all of them anew for that, several times.
         length = {} if content is None else {"Content-Length": str(len(content))}
@@ -77,7 +85,7 @@ class HttpClient:
             url,
             headers={"Host": url.netloc.decode(), **self._headers, **headers, **length},
             stream=httpx.ByteStream(content or b""),
-            extensions=self._extensions,
+            extensions=self._extensions if gate is None else {**self._extensions, "send_gate": gate},
         )
         return await self._transport.handle_async_request(request)
 
@@ -117,13 +125,16 @@ class TwilioClient:
         self.metrics = metrics or Metrics()
         self.clock = TwilioClock(self.metrics)
 
-    async def create_call(self, access: AccountAccess, parameters: Mapping[str, Any], *, deadline_s: float) -> CallResource:
+    async def create_call(
+        self, access: AccountAccess, form: Form, *, deadline_s: float, send_before: float | None = None
+    ) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
 
-        Sends at most one POST. TwilioNotSent and TwilioAnswered prove that no call was created; TwilioOutcomeUnknown
-        proves nothing.
+        Sends at most one POST, and none from the moment `send_before` of `elapsed` on. TwilioNotSent and TwilioAnswered prove
+        that no call was created; TwilioOutcomeUnknown proves nothing.
         """
-        return _resource(await self._send("POST", access, _CALLS, parameters, deadline_s))
+        gate = SendGate(before=math.inf if send_before is None else send_before)
+        return _resource(await self._send("POST", access, _CALLS, form, deadline_s, gate=gate))
 
     async def try_access(self, access: AccountAccess, *, deadline_s: float) -> None:
         """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
@@ -167,42 +178,51 @@ class TwilioClient:
         method: str,
         access: AccountAccess,
         path: str,
-        parameters: Mapping[str, Any] | None,
+        parameters: Form | Mapping[str, Any] | None,
         deadline_s: float,
         answer_limit: int = _ANSWER_LIMIT,
+        gate: SendGate | None = None,
     ) -> Any:
         url: httpx.URL | str = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
-        try:
-            content = None if parameters is None else form(parameters)
-        except UnicodeEncodeError as error:
-            raise TwilioNotSent("not_encodable") from error
+        form = parameters if isinstance(parameters, Form) else _form(parameters or {})
+        content = None if parameters is None else form.content
         headers = {"Authorization": authorization(access)}
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        with Translated():
+        with Translated(gate):
             async with asyncio.timeout(deadline_s):
                 url = _parsed(url) if path == _CALLS else url
                 sent_at = time.time()
-                response = await self._http.send(method, url, headers=headers, content=content)
+                response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
                 self.clock.observe(access.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
                     body = await _read(response, answer_limit)
                 finally:
                     await response.aclose()
-        return _classify(response, body, secrets_of(access, parameters or {}))
+        return _classify(response, body, secrets_of(access, form.parameters))
 
 
 class Translated:
-    """Foreign exceptions become ours: what was proven not to be sent, and what may have been."""
+    """Foreign exceptions become ours: what was proven not to be sent, by its kind or by the gate, and what may have been."""
+
+    def __init__(self, gate: SendGate | None = None) -> None:
+        self._gate = gate
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, _NEVER_SENT):
+        if isinstance(error, _NEVER_SENT) or (isinstance(error, TimeoutError) and self._gate and self._gate.close()):
             raise TwilioNotSent(_reason(error)) from error
         if isinstance(error, httpx.RequestError | httpx.StreamError | TimeoutError):
             raise TwilioOutcomeUnknown(_reason(error)) from error
+
+
+def _form(parameters: Mapping[str, Any]) -> Form:
+    try:
+        return Form.of(parameters)
+    except UnicodeEncodeError as error:
+        raise TwilioNotSent("not_encodable") from error
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
@@ -177,6 +177,19 @@ def form(parameters: Mapping[str, Any]) -> bytes:
         for name, value in parameters.items()
         for item in (value if isinstance(value, list) else (value,))
     ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Parameters, and the bytes as which they travel."""
+
+    parameters: Mapping[str, Any] = field(repr=False)
+    content: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> "Form":
+        """Raises UnicodeEncodeError."""
+        return cls(parameters, form(parameters))
 
 
 @lru_cache(maxsize=256)  # Twilio's names: a fixed set

@@ -19,6 +19,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from app.twilio.send_gate import SendGate, TooLate
+
 # Goes out with the head, in one piece which aiohttp does not wait for: there is nothing to time.
 _WRITTEN_AT_ONCE = 32 * 1024
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
@@ -88,7 +90,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             "url": url,
             # aiohttp says "chunked" by itself, and takes it ill when it is told.
             "headers": [header for header in headers if header[0].lower() != "transfer-encoding"],
-            "data": _body(request.stream, timeout.get("write")),
+            "data": _body(request.stream, timeout.get("write"), request.extensions.get("send_gate")),
             "proxy": self._proxy(url) if self._proxies else None,
             "timeout": aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
             "allow_redirects": False,
@@ -171,7 +173,7 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(request.body, _Body) and request.body.withheld:
-            raise httpx.ConnectError("the connection was closed, or answered, before anything was sent") from error
+            raise request.body.withheld from error
         _raise_sent(error)
 
 
@@ -192,25 +194,32 @@ def _raise_sent(error: Exception) -> NoReturn:
             raise httpx.ReadError(str(error)) from error
 
 
-def _body(stream: Any, timeout: float | None) -> "_Body | None":
-    if isinstance(stream, httpx.ByteStream):
-        content = b"".join(stream)
-        if len(content) <= _WRITTEN_AT_ONCE:
-            return _Whole(content) if content else None
-    return _Content(stream, timeout)
+def _body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body | None":
+    content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else None
+    if content == b"":
+        return None
+    body: _Body
+    body = _Whole(content) if content is not None and len(content) <= _WRITTEN_AT_ONCE else _Content(stream, timeout)
+    body.gate = gate
+    return body
 
 
 class _Body(aiohttp.Payload):
     """A request's body, with which its head goes out. aiohttp runs the event loop between `connect` and the first write."""
 
     has_unread: Callable[[], bool] | None = None
-    withheld = False
-    """Nothing was written, because something had arrived on the connection before."""
+    gate: SendGate | None = None
+    withheld: httpx.TransportError | None = None
+    """Why nothing was written."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        if writer.output_size == 0 and self.has_unread is not None and self.has_unread():
-            self.withheld = True
-            raise ConnectionAbortedError
+        if writer.output_size == 0:
+            if self.has_unread is not None and self.has_unread():
+                self.withheld = httpx.ConnectError("the connection was closed, or answered, before anything was sent")
+            elif self.gate is not None and not self.gate.enter():
+                self.withheld = TooLate("the time to send the request was over")
+            if self.withheld:
+                raise ConnectionAbortedError
         await self.write(writer)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.schemas import AccountAccess
+from app.twilio.schemas import AccountAccess, Form
 from app.twilio.transport import AiohttpTransport
 from tests.support.certificates import self_signed
 from tests.support.upstream import (
@@ -136,9 +136,9 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding:
     async with running_upstream(*(answer(201, body=body, headers=headers) for body in bodies)) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
         access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
-        assert (await client.create_call(access, {"to": "Zoë"}, deadline_s=5)).sid == "CA" + "0" * 32
+        assert (await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)).sid == "CA" + "0" * 32
         with pytest.raises(TwilioOutcomeUnknown, match="answer_too_long"):
-            await client.create_call(access, {"to": "Zoë"}, deadline_s=5)
+            await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)
         assert upstream.posts[0].form == [("To", "Zoë")]
         await http.aclose()
 
@@ -242,8 +242,8 @@ async def test_an_answer_that_drips_for_ever_ends_at_the_deadline() -> None:
     async with running_upstream(dripping, created()) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
         with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
-            await client.create_call(access, {"to": "sip:kate@example.com"}, deadline_s=0.3)
-        assert await client.create_call(access, {"to": "sip:kate@example.com"}, deadline_s=5)
+            await client.create_call(access, Form.of({"to": "sip:kate@example.com"}), deadline_s=0.3)
+        assert await client.create_call(access, Form.of({"to": "sip:kate@example.com"}), deadline_s=5)
         await http.aclose()
 
 

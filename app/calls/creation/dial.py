@@ -6,13 +6,13 @@ happened.
 
 import asyncio
 import random
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from app.calls.refusals import upstream_problem
-from app.errors import CallgateError, Execution
+from app.clock import elapsed
+from app.errors import CallgateError, Execution, UpstreamUnreachable
 from app.twilio.client import TwilioClient
 from app.twilio.errors import (
     Answer,
@@ -23,20 +23,29 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioThrottled,
 )
-from app.twilio.schemas import AccountAccess, CallResource
+from app.twilio.schemas import AccountAccess, CallResource, Form
 
 # Twilio's advice for 429, taken for failed connects too: 100 ms doubled each time with 10 % jitter, five tries.
 _MAX_TRIES = 5
 _FIRST_DELAY_S = 0.1
 _JITTER = 0.1
+_TOO_LATE = "Too little of the request's time was left when it could have been sent to Twilio; nothing was sent."
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Seconds. `attempt` is the longest that one attempt can take; `total` bounds all of them together."""
+    """Seconds for one creation. `attempt` is the longest that one attempt can take, `connect` the part of it before anything is
+    sent; `total` bounds all attempts together and begins before the intent is committed.
+    """
 
     total: float
     attempt: float
+    connect: float
+
+    @property
+    def first(self) -> float:
+        """What must be left for a first attempt. Less than for a repetition: its intent is committed already."""
+        return min(self.attempt, self.total / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,37 +88,71 @@ class Unknown:
 Outcome = Started | NotStarted | Unknown
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedCall:
+    """What a dial needs, made before the intent is committed: nothing of it can fail afterwards.
+
+    `began` is the moment of `elapsed` at which the time budget began.
+    """
+
+    form: Form
+    began: float
+
+
 @dataclass
 class _Dial:
     budget: Budget
+    began: float
     attempts: list[Attempt] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
 
     @property
     def remaining(self) -> float:
-        return self.budget.total - (time.monotonic() - self.began)
+        return self.budget.total - (elapsed() - self.began)
+
+    def send_before(self) -> float:
+        """When a request of which the attempt begins now must be written. Later, this process was suspended meanwhile."""
+        return min(elapsed() + self.budget.connect, self.began + self.budget.total)
 
     def delay(self, tries: int, asked_for: float | None) -> float:
         backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
         return max(backoff, asked_for or 0.0)
 
+    async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether there may be another attempt, after that delay."""
+        if self.remaining - delay < self.budget.attempt:
+            return False
+        await asyncio.sleep(delay)
+        try:
+            async with asyncio.timeout(self.remaining - self.budget.attempt):
+                return await may_repeat() and self.remaining >= self.budget.attempt
+        except TimeoutError:
+            return False
+
 
 async def dial(
     twilio: TwilioClient,
     accesses: Sequence[AccountAccess],
-    parameters: Mapping[str, Any],
+    prepared: PreparedCall,
     *,
     budget: Budget,
+    may_repeat: Callable[[], Awaitable[bool]],
 ) -> Outcome:
-    """Place one call. Repeats only what was proven not to be processed, and begins no attempt that the budget cannot hold."""
-    course = _Dial(budget)
+    """Place one call. Repeats only what was proven not to be processed, and begins no attempt that the budget cannot hold.
+
+    `may_repeat` is asked before each repetition, and says whether the call still waits for this dial's outcome.
+    """
+    course = _Dial(budget, prepared.began)
+    if course.remaining < budget.first:
+        return NotStarted(UpstreamUnreachable(_TOO_LATE, after_s=1), course.attempts)
     tries = 0
     waiting = list(accesses)
     while True:
-        began = time.monotonic()
+        began = elapsed()
         access = waiting[0]
         try:
-            resource = await twilio.create_call(access, parameters, deadline_s=course.remaining)
+            resource = await twilio.create_call(
+                access, prepared.form, deadline_s=course.remaining, send_before=course.send_before()
+            )
         except TwilioError as error:
             course.attempts.append(_attempt(error.reason, began, access, error.answer))
             match error:
@@ -130,9 +173,8 @@ async def dial(
                     tries += 1
                 case _:
                     raise
-            if tries >= _MAX_TRIES or course.remaining - delay < budget.attempt:
+            if tries >= _MAX_TRIES or not await course.pause(delay, may_repeat):
                 return NotStarted(upstream_problem(error), course.attempts)
-            await asyncio.sleep(delay)
         else:
             course.attempts.append(_attempt("started", began, access, None))
             return Started(resource, course.attempts)
@@ -141,7 +183,7 @@ async def dial(
 def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | None) -> Attempt:
     return Attempt(
         result=result,
-        milliseconds=round((time.monotonic() - began) * 1000),
+        milliseconds=round((elapsed() - began) * 1000),
         credential=access.reference,
         status=answer.status if answer else None,
         code=answer.code if answer else None,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from app.calls import repository
-from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Started, Unknown, dial
+from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
 from app.calls.creation.store import BATCH, SidTaken, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -33,6 +33,8 @@ logger = structlog.stdlib.get_logger(__name__)
 
 # The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
 LAST_COMMITS_S = 5.0
+# Credentials that were not marked are tried in the old order once more. No client waits longer for that.
+_MARKING_TIMEOUT_S = 2.0
 
 
 @dataclass
@@ -79,12 +81,13 @@ class Placement:
         if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
-    async def place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
+    async def place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.
 
-        When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then.
+        When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then. Raises no
+        Exception.
         """
-        return await asyncio.shield(self._keep(self._place(call, account, parameters)))
+        return await asyncio.shield(self._keep(self._place(call, account, prepared)))
 
     async def drain(self) -> None:
         """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
@@ -100,26 +103,45 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call, account: Dialable, parameters: dict[str, Any]) -> Call:
+    async def _place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Call:
+        outcome = await self._dial(call, account, prepared)
+        settled = await self._settle(call, outcome)
+        with _harmless("creation_not_counted", call):
+            self.metrics.creations.labels(outcome.execution, _destination(call.to)).inc()
+        with _harmless("credentials_not_marked", call):
+            async with asyncio.timeout(_MARKING_TIMEOUT_S):
+                await self._mark_credentials(account, outcome)
+        return settled
+
+    async def _dial(self, call: Call, account: Dialable, prepared: PreparedCall) -> Outcome:
+        async def is_pending() -> bool:
+            """False also when the record cannot be read: a repetition must not rest on a guess."""
+            try:
+                async with self.database.begin() as session:
+                    return await repository.is_pending(session, call.id, attempt=call.attempt)
+            except DatabaseUnavailable:
+                return False
+
         try:
-            outcome = await dial(self.twilio, account.accesses, parameters, budget=self.budget)
+            return await dial(self.twilio, account.accesses, prepared, budget=self.budget, may_repeat=is_pending)
         except Exception:
             # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
             logger.exception("dial_broke", call_id=str(call.id))
-            outcome = Unknown("internal_error", [])
-        self.metrics.creations.labels(outcome.execution, _destination(call.to)).inc()
-        change = self._change(outcome)
+            return Unknown("internal_error", [])
+
+    async def _settle(self, call: Call, outcome: Outcome) -> Call:
+        """The call as its record then is."""
+        change = None
         try:
-            call = await self._commit(call, outcome, change)
+            change = self._change(outcome)
+            return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
                 logger.exception("outcome_not_committed", call_id=str(call.id))
-            if not is_refusal(error):
+            if change is not None and not is_refusal(error):
                 # Committed as soon as Postgres takes it; if the process ends first, the worker finds the call pending.
                 self._late_outcomes.add((call, outcome, change))
-            call.execution = "unknown"
-        else:
-            await self._mark_credentials(account, outcome)
+        call.execution = "unknown"
         return call
 
     def _change(self, outcome: Outcome) -> Change:
@@ -145,7 +167,8 @@ class Placement:
             setattr(call, name, value)
         call.settled_at = None if call.execution == "unknown" else changed_at
         call.updated_at = changed_at
-        self.settlement.count(call)
+        with _harmless("settlement_not_counted", call):
+            self.settlement.count(call)
         return call
 
     async def _refuse_sid(self, call: Call, outcome: Outcome) -> Call:
@@ -188,12 +211,10 @@ class Placement:
         if rejected:
             self.metrics.credentials_rejected.inc(len(rejected))
         if rejected or accepted:
-            # Without it they are tried in the old order once more; no reason to tell the caller anything else.
-            with contextlib.suppress(DatabaseUnavailable):
-                async with self.database.begin() as session:
-                    await self.tenants.mark_credentials(
-                        session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
-                    )
+            async with self.database.begin() as session:
+                await self.tenants.mark_credentials(
+                    session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
+                )
 
     async def _commit_late_outcome(self, late: tuple[Call, Outcome, Change]) -> None:
         await self._commit(*late)
@@ -208,6 +229,17 @@ class Placement:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("placement_broke", exc_info=error)
+
+
+@contextlib.contextmanager
+def _harmless(event: str, call: Call) -> Iterator[None]:
+    """For what follows the outcome's commit: it never changes the answer. `event` is logged when it fails."""
+    try:
+        yield
+    except (DatabaseUnavailable, TimeoutError) as error:
+        logger.warning(event, call_id=str(call.id), error=type(error).__name__)
+    except Exception:
+        logger.exception(event, call_id=str(call.id))
 
 
 def _row(call: Call, change: Change) -> dict[str, Any]:

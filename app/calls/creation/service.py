@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
 from app.calls.callback_urls import CallbackUrls
+from app.calls.creation.dial import PreparedCall
 from app.calls.creation.new_call import new_call
 from app.calls.creation.placement import Placement
 from app.calls.creation.store import BATCH, insert_intents
@@ -25,6 +26,7 @@ from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.status_callbacks import Judge, ProgressCallbacks, progress_callbacks
 from app.calls.stored_problem import passing, rebuild
+from app.clock import elapsed
 from app.database import Database
 from app.database.batcher import Batcher
 from app.errors import (
@@ -42,6 +44,7 @@ from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.tenants.service import Dialable, TenantService
 from app.twilio.addresses import address_key
+from app.twilio.schemas import Form
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -83,6 +86,7 @@ class CreationService:
         Raises CallgateError when the call was not started, or when the key names another dial. No refusal hides a call that
         is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
         """
+        began = elapsed()
         fingerprint = _canonical(body)
         call_id = uuid7()
         with ExitStack() as held:
@@ -95,7 +99,7 @@ class CreationService:
                 account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
-                progress = self._progress(valid.request, account, call_id)
+                progress, prepared = self._prepare(valid.request, account, call_id, began)
             except CallgateError:
                 known = await self._find(caller, idempotency_key)
                 if known is None or self._to_be_tried_again(known, fingerprint):
@@ -119,12 +123,14 @@ class CreationService:
                 **progress.columns,
             )
             if await self._commit_intent(call):
-                return await self._place(call, account, valid.request, progress)
+                return await self._place(call, account, prepared)
             known = await self._find(caller, idempotency_key)
             if known and not self._to_be_tried_again(known, fingerprint):
                 return Creation(known, replayed=True)
-            if known and (reopened := await self._reopen(known, call)):
-                return await self._place(reopened, account, valid.request, self._progress(valid.request, account, known.id))
+            if known:
+                _, prepared = self._prepare(valid.request, account, known.id, began)
+                if reopened := await self._reopen(known, call):
+                    return await self._place(reopened, account, prepared)
         # A request with the same key was quicker.
         return await self.create(caller, body, idempotency_key)
 
@@ -150,8 +156,13 @@ class CreationService:
             return True
         raise rebuild(call.problem, call_id=call.id)
 
-    def _progress(self, request: CallRequest, account: Dialable, call_id: UUID) -> ProgressCallbacks:
-        return progress_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._judge_callback)
+    def _prepare(
+        self, request: CallRequest, account: Dialable, call_id: UUID, began: float
+    ) -> tuple[ProgressCallbacks, PreparedCall]:
+        """What can fail of a dial, before anything is committed."""
+        progress = progress_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._judge_callback)
+        form = Form.of(request.for_twilio() | progress.for_twilio)
+        return progress, PreparedCall(form, began)
 
     async def _commit_intent(self, call: Call) -> bool:
         """False when the idempotency key names a call already."""
@@ -192,9 +203,8 @@ class CreationService:
                 self._withdrawals.reopening(known.id, known.attempt + 1, event_id=opening)
             raise
 
-    async def _place(self, call: Call, account: Dialable, request: CallRequest, progress: ProgressCallbacks) -> Creation:
-        parameters = request.for_twilio() | progress.for_twilio
-        settled = await self._placement.place(call, account, parameters)
+    async def _place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Creation:
+        settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)
         return Creation(settled)

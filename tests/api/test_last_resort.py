@@ -1,0 +1,145 @@
+"""Nothing fails between the two commits for a reason that was there before, and nothing after the second changes the answer."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.calls.parameters import CallParameters
+from app.twilio.schemas import form_name
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import answer, call_resource, created, error, running_upstream
+
+PARAMETERS = [field.alias or name for name, field in CallParameters.model_fields.items()]
+TEXTS = [
+    "http://[x@y",
+    "http://u:p@[z",
+    "https://u:p@example.com/@",
+    "x\0y",
+    "a\r\nb",
+    "\x01\x7f\u2028",
+    "http://example.com:99999/",
+    "é" * 3000,
+]
+VALUES: list[Any] = [*TEXTS, "\ud800", "http://\udfff@example.com", 10**400, 1e300, ["\ud800"], {}]
+
+
+async def _records(tenant: Tenant) -> int:
+    return len((await tenant.http.get("/v1/calls", params={"limit": 200})).raise_for_status().json()["calls"])
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+async def test_whatever_a_parameter_holds_is_refused_before_the_intent_or_sent(gateway: Gateway, name: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sent = 0
+        for value in VALUES:
+            # As bytes, for httpx refuses to write a lone surrogate.
+            content = json.dumps(BASIC | {name: value})
+            told = await tenant.http.post("/v1/calls", content=content, headers={"Content-Type": "application/json"})
+            assert told.status_code in (201, 422), (value, told.text)
+            sent += told.status_code == 201
+        assert len(upstream.posts) == sent == await _records(tenant)
+
+
+async def test_whatever_a_form_holds_is_refused_before_the_intent_or_sent(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
+        sent = 0
+        for name in PARAMETERS:
+            for text in TEXTS:
+                form = {form_name(key): value for key, value in BASIC.items()} | {form_name(name): text}
+                told = await tenant.http.post(path, data=form)
+                assert told.status_code in (201, 400), (name, text, told.text)
+                sent += told.status_code == 201
+        assert len(upstream.posts) == sent
+
+
+WEIRD: list[dict[str, Any]] = [
+    {"x": 10**400, "y": {"z": [10**30, -1, 1e-320]}},
+    {"x": "\ud800", "\udfff": "\0", "status": "\ud83d"},
+    {"date_created": "Thu, 01 Jan 0001 00:00:00 +2359", "price": "1e29", "queue_time": 10**50},
+    {"duration": [], "price": {}, "subresource_uris": [], "status": {"queued": 1}, "uri": None},
+    {"status": "é" * 512, "parent_call_sid": "\x7f" * 512, "answered_by": "\u2028\r\n"},
+]
+
+
+@pytest.mark.parametrize("fields", WEIRD)
+async def test_whatever_twilio_answers_is_kept_and_shown(gateway: Gateway, fields: dict[str, Any]) -> None:
+    async with running_upstream(answer(201, call_resource() | fields)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        told = await tenant.create("k")
+        assert (told.status_code, told.json()["execution"]) == (201, "started")
+        assert (await tenant.create("k")).json()["sid"] == told.json()["sid"]
+        assert (await tenant.http.get(f"/v1/calls/{told.json()['id']}")).status_code == 200
+    async with running_upstream(answer(201, call_resource() | fields)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        form = {form_name(key): value for key, value in BASIC.items()}
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
+        assert (await tenant.http.post(path, data=form)).status_code == 201
+
+
+@asynccontextmanager
+async def refusing(database_url: str, table: str) -> AsyncIterator[None]:
+    """Every update of the table fails, with an error that is nobody's but ours."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    try:
+        await connection.execute(f"""
+            CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted'; END $$;
+            CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_{table}();
+        """)
+        yield
+        await connection.execute(f"DROP FUNCTION refuse_{table}() CASCADE")
+    finally:
+        await connection.close()
+
+
+async def test_a_credential_that_cannot_be_marked_does_not_change_the_answer(gateway: Gateway, database_url: str) -> None:
+    async with running_upstream(error(401, 20003), created()) as upstream, refusing(database_url, "twilio_credential"):
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
+        )
+        gateway.hears()
+        told = await tenant.create("k")
+        assert (told.status_code, told.json()["execution"]) == (201, "started")
+        assert len(upstream.posts) == 2
+
+
+async def test_a_role_that_may_not_change_credentials_does_not_change_the_answer(database_url: str) -> None:
+    owner = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    try:
+        await owner.execute("""
+            CREATE ROLE callgate_limited LOGIN PASSWORD 'limited';
+            GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO callgate_limited;
+            REVOKE UPDATE ON twilio_credential FROM callgate_limited;
+        """)
+        limited = make_url(database_url).set(username="callgate_limited", password="limited")
+        async with (
+            running_upstream(error(401, 20003)) as upstream,
+            running_gateway(settings_for(limited.render_as_string(hide_password=False))) as gateway,
+        ):
+            tenant = await gateway.add_tenant(upstream.url)
+            told = await tenant.create("k")
+            assert told.json()["type"] == "urn:callgate:problem:upstream-credentials-rejected"
+    finally:
+        await owner.execute("DROP OWNED BY callgate_limited; DROP ROLE callgate_limited")
+        await owner.close()
+
+
+async def test_an_outcome_that_cannot_be_written_is_told_as_unknown_in_either_shape(
+    gateway: Gateway, database_url: str
+) -> None:
+    async with running_upstream(created()) as upstream, refusing(database_url, "call"):
+        tenant = await gateway.add_tenant(upstream.url)
+        told = await tenant.create()
+        assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
+        told = await tenant.http.post(path, data={form_name(key): value for key, value in BASIC.items()})
+        assert told.status_code == 409
+        assert len(upstream.posts) == 2

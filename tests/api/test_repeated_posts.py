@@ -1,0 +1,97 @@
+"""A POST that Twilio refused is repeated only while the record still waits for it, and only if the record can be read."""
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.local.postgres import EmbeddedPostgres
+from app.schema import migrate
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.gateway import running_gateway, settings_for
+from tests.support.upstream import Behaviour, created, error, running_upstream
+
+PATIENCE_S = 60
+
+
+def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviour:
+    """Answers once that has happened."""
+
+    async def behave(upstream, reader, writer) -> None:  # type: ignore[no-untyped-def]
+        await meanwhile()
+        await then(upstream, reader, writer)
+
+    return behave
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, 20429), (401, 20003)])
+async def test_a_call_that_a_callback_has_settled_meanwhile_is_not_sent_again(
+    database_url: str, status: int, code: int
+) -> None:
+    """Twilio, or a proxy before it, refused what it had processed all the same."""
+    sid = f"CA{status:032x}"
+    settings = settings_for(database_url, public_url=PUBLIC_URL, twilio_read_timeout=20, request_budget=90)
+
+    async def called_back() -> None:
+        (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
+        fields = progress(tenant, {"sid": sid}, "ringing", 1)
+        assert (await call_back(gateway, tenant, call["id"], fields)).status_code == 204
+
+    async with (
+        running_gateway(settings) as gateway,
+        running_upstream(after(called_back, error(status, code)), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
+        )
+        gateway.hears()
+        told = await tenant.create("k")
+        assert len(upstream.posts) == 1, "it rings already"
+        assert (told.status_code, told.json()["sid"], told.json()["settled_by"]) == (201, sid, "callback")
+        assert (await tenant.create("k")).json()["sid"] == sid
+
+
+async def test_a_refusal_is_repeated_while_the_record_waits(database_url: str) -> None:
+    async with (
+        running_gateway(settings_for(database_url)) as gateway,
+        running_upstream(error(429, 20429), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+        assert len(upstream.posts) == 2
+
+
+@pytest.fixture
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with tempfile.TemporaryDirectory(prefix="callgate-repeated-") as name:
+        Path(name).chmod(0o755)
+        with EmbeddedPostgres(Path(name)) as server:
+            yield server
+
+
+async def test_nothing_is_repeated_while_the_record_cannot_be_read(postgres: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(migrate, postgres.url)
+
+    async def stopped() -> None:
+        postgres.stop()
+
+    settings = settings_for(postgres.url, twilio_read_timeout=20, request_budget=90)
+    async with (
+        running_gateway(settings) as gateway,
+        running_upstream(after(stopped, error(429, 20429)), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        told = await tenant.create("k")
+        assert (told.status_code, told.json()["execution"]) == (202, "unknown"), "the outcome waits for Postgres"
+        postgres.start()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                record = await tenant.http.get(f"/v1/calls/{told.json()['id']}")
+                if record.is_success and record.json()["execution"] == "not_started":
+                    break
+                await asyncio.sleep(0.1)
+        assert len(upstream.posts) == 1
+        assert (await tenant.create("k")).status_code == 201

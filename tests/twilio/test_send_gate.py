@@ -1,0 +1,67 @@
+"""A request that could not be written in time is never written, and that is known."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from app.clock import elapsed
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.errors import TwilioNotSent, TwilioOutcomeUnknown
+from app.twilio.schemas import AccountAccess, Form
+from tests.support.upstream import created, created_after_release, hang, running_upstream
+
+ACCESS = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+SMALL = Form.of({"to": "sip:kate@example.com"})
+LARGE = Form.of({"to": "sip:kate@example.com", "call_reason": "x" * 100_000})
+
+
+@asynccontextmanager
+async def running_client(url: str, *, max_connections: int = 10) -> AsyncIterator[TwilioClient]:
+    http = make_http_client(
+        connect_timeout=20, read_timeout=20, pool_timeout=20, max_connections=max_connections, user_agent="tests"
+    )
+    async with http:
+        yield TwilioClient(http, base_url=url)
+
+
+@pytest.mark.parametrize("form", [SMALL, LARGE], ids=["small", "large"])
+async def test_nothing_is_written_from_that_moment_on_not_even_over_an_open_connection(form: Form) -> None:
+    async with running_upstream(created()) as upstream, running_client(upstream.url) as client:
+        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed() + 20)
+        with pytest.raises(TwilioNotSent, match="too_late"):
+            await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed())
+        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed() + 20)
+        assert len(upstream.posts) == 2
+
+
+async def test_a_request_that_waited_too_long_for_its_connection_is_not_written() -> None:
+    async with (
+        running_upstream(created_after_release(), created()) as upstream,
+        running_client(upstream.url, max_connections=1) as client,
+    ):
+        first = asyncio.create_task(client.create_call(ACCESS, SMALL, deadline_s=20))
+        async with asyncio.timeout(10):
+            while not upstream.posts:
+                await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.5, upstream.released.set)
+        with pytest.raises(TwilioNotSent, match="too_late"):
+            await client.create_call(ACCESS, SMALL, deadline_s=20, send_before=elapsed() + 0.2)
+        assert await first
+        assert len(upstream.posts) == 1
+
+
+async def test_a_deadline_before_anything_was_written_proves_that_nothing_was() -> None:
+    """The plain server waits for the rest of a TLS greeting, which it cannot read."""
+    async with running_upstream(created()) as upstream, running_client(upstream.url.replace("http:", "https:")) as client:
+        with pytest.raises(TwilioNotSent, match="deadline"):
+            await client.create_call(ACCESS, SMALL, deadline_s=0.3)
+
+
+async def test_a_deadline_after_that_proves_nothing() -> None:
+    async with running_upstream(hang) as upstream, running_client(upstream.url) as client:
+        with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
+            await client.create_call(ACCESS, SMALL, deadline_s=1)
+        assert len(upstream.posts) == 1
