@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import httpx
+import structlog
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
@@ -26,6 +27,8 @@ from app.twilio.send_gate import SendGate
 from app.twilio.transport import AiohttpTransport
 
 Answered = TypeVar("Answered")
+
+logger = structlog.stdlib.get_logger(__name__)
 
 _ANSWER_LIMIT = 1024 * 1024
 _CALLS = "Calls.json"
@@ -212,9 +215,14 @@ class Translated:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, _NEVER_SENT) or (isinstance(error, TimeoutError) and self._gate and self._gate.close()):
+        if isinstance(error, TwilioError) or not isinstance(error, Exception):
+            return
+        expected = isinstance(error, httpx.RequestError | httpx.StreamError | httpx.InvalidURL | TimeoutError)
+        if isinstance(error, _NEVER_SENT) or (self._gate is not None and self._gate.close()):
+            if not expected:
+                logger.error("request_not_made", exc_info=error)
             raise TwilioNotSent(_reason(error)) from error
-        if isinstance(error, httpx.RequestError | httpx.StreamError | TimeoutError):
+        if expected:
             raise TwilioOutcomeUnknown(_reason(error)) from error
 
 

@@ -65,3 +65,14 @@ async def test_a_deadline_after_that_proves_nothing() -> None:
         with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
             await client.create_call(ACCESS, SMALL, deadline_s=1)
         assert len(upstream.posts) == 1
+
+
+async def test_a_failure_of_any_kind_before_anything_was_written_proves_that_nothing_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy that is no URL, which aiohttp finds out when a request is made."""
+    monkeypatch.setenv("HTTP_PROXY", "http://[x")
+    async with running_upstream(created()) as upstream, running_client("http://twilio.example") as client:
+        with pytest.raises(TwilioNotSent):
+            await client.create_call(ACCESS, SMALL, deadline_s=20)
+        assert upstream.posts == []
