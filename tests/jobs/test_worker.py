@@ -247,6 +247,16 @@ async def test_a_call_that_was_deleted_at_twilio_is_not_asked_for_any_more(
     assert deleted == [{"by": "twilio"}]
 
 
+async def test_a_proxys_404_deletes_nothing(gateway: Gateway, refresher: Refresher) -> None:
+    async with running_upstream(answer(201, call_resource(status="busy")), proxy_page(404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _forget_all(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        await _age(gateway, call_id, seconds=61)
+        assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
+        assert await _refresh_at(gateway, call_id) is not None
+
+
 async def test_a_call_that_has_not_ended_is_missing_for_an_hour_before_it_is_given_up(
     gateway: Gateway, refresher: Refresher
 ) -> None:
