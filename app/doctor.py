@@ -23,7 +23,7 @@ from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
-from app.twilio.schemas import AccountAccess
+from app.twilio.schemas import Credential
 
 State = Literal["ok", "warning", "wrong", "not checked"]
 
@@ -260,17 +260,17 @@ class _Checkup:
             yield Finding(
                 check, "warning", "has no auth token: Twilio's callbacks cannot be verified, and none is asked for", add
             )
-        accesses = await self.tenants.accesses(account.id)
+        opened = await self.tenants.credentials(account.id)
         kinds = {str(credential.id): credential.kind for credential in credentials}
-        for access in accesses:
+        for access in opened:
             yield await self._try(check, access, kinds[access.reference])
 
-    async def _try(self, check: str, access: AccountAccess, kind: str) -> Finding:
+    async def _try(self, check: str, access: Credential, kind: str) -> Finding:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources: a page of one call."""
         which = f"credential {access.reference} ({kind.replace('_', ' ')})"
         deadline = self.settings.twilio_connect_timeout + self.settings.twilio_read_timeout
         try:
-            await self.twilio.try_access(access, deadline_s=deadline)
+            await self.twilio.check_credential(access, deadline_s=deadline)
         except TwilioCredentialRejected:
             renew = "add the new one with `callgate accounts add`, then revoke this one with `callgate accounts revoke`"
             return Finding(check, "wrong", f"Twilio refuses {which}", renew)

@@ -19,7 +19,7 @@ Execution = Literal["pending", "started", "not_started", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One fault of a request. `pointer` is an RFC 6901 JSON pointer into the body, or `?name`, or `Header-Name`."""
 
     pointer: str
@@ -55,19 +55,19 @@ class CallgateError(Exception):
         detail: str | None = None,
         *,
         call_id: UUID | None = None,
-        faults: tuple[Fault, ...] = (),
+        field_errors: tuple[FieldError, ...] = (),
         upstream: Upstream | None = None,
         after_s: int | None = None,
     ) -> None:
         self.detail = detail or self.default_detail
         self.call_id = call_id
-        self.faults = faults
+        self.field_errors = field_errors
         self.upstream = upstream
         self.after_s = after_s
         super().__init__(self.detail)
 
 
-class AnswerCut(Exception):
+class ResponseTruncated(Exception):
     """An answer that was begun and cannot be finished: to cut the connection is all that is left to say so."""
 
 
@@ -247,7 +247,7 @@ class DatabaseUnavailable(ServiceError):
     # For logs and probes; see app/database/errors.py.
     reason: str = "unavailable"
     # Whether what was to be committed may have been committed all the same.
-    in_doubt: bool = True
+    indeterminate_error: bool = True
 
 
 class Overloaded(ServiceError):

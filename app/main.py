@@ -23,16 +23,16 @@ from app.calls.parameters import CallRequest, CallUpdate
 from app.calls.sip_router import SipUriQuestion
 from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
-from app.compat.errors import TwilioDialect
+from app.compat.errors import TwilioErrorRenderer
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
-from app.http.error_renderers import Dialects
+from app.http.error_renderers import ErrorRenderers
 from app.http.head import HeadMiddleware
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete
-from app.http.problems import CREATION_PATH, Problem, ProblemDialect, install_handlers
+from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.services import services
@@ -94,7 +94,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(sip_uris.router)
     app.include_router(health.router)
     app.include_router(documentation.router)
-    dialects = Dialects(ProblemDialect(), {compat_router.PREFIX: TwilioDialect()})
+    dialects = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
     install_handlers(app, metrics, dialects)
     around = partial(
         RequestMiddleware,

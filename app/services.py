@@ -21,7 +21,7 @@ from app.calls.settlement import SearchPlan, Settlement
 from app.compat.service import StartedCalls
 from app.database import Database
 from app.database.listener import Listener
-from app.deliveries.addresses import Allowed, Fault, read_url
+from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.deliveries.service import DeliveryService
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -60,14 +60,14 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     keyring = Keyring(settings.require_secret_keys())
     # Two pools: however many recordings are being listened to, a creation finds its connection.
     http, passing_on = _http_client(settings), _http_client(settings)
-    tenants = TenantService(database, keyring, is_current=lambda: listener.hears)
-    tenant_callbacks = TenantCallbacks(database, keyring, is_current=lambda: listener.hears)
+    tenants = TenantService(database, keyring, is_coherent=lambda: listener.connected)
+    tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
 
-    def forget() -> None:
-        tenants.forget()
-        tenant_callbacks.forget()
+    def invalidate() -> None:
+        tenants.invalidate()
+        tenant_callbacks.invalidate()
 
-    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=forget)
+    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
     try:
         twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
         settlement = Settlement(
@@ -88,7 +88,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
         callback_urls = CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None
-        judge_callback = partial(_judge, allowed=Allowed.parse(settings.delivery_allow))
+        validate_callback = partial(_judge, allowed=AllowList.parse(settings.delivery_allow))
         calls = CallService(database)
         creation = CreationService(
             database=database,
@@ -98,7 +98,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             withdrawals=withdrawals,
             pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
             callback_urls=callback_urls,
-            judge_callback=judge_callback,
+            validate_callback=validate_callback,
         )
         callbacks = CallbackService(
             database=database,
@@ -120,7 +120,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 settlement=settlement,
                 creation=creation,
                 calls=calls,
-                control=CallControl(database, tenants, twilio, callback_urls, judge_callback, deadline_s),
+                control=CallControl(database, tenants, twilio, callback_urls, validate_callback, deadline_s),
                 started=StartedCalls(database, tenants, twilio, deadline_s),
                 callbacks=callbacks,
                 subresources=SubresourceService(
@@ -146,9 +146,9 @@ def _http_client(settings: Settings) -> HttpClient:
     )
 
 
-def _judge(url: str, *, allowed: Allowed) -> Fault | None:
+def _judge(url: str, *, allowed: AllowList) -> UrlError | None:
     read = read_url(url, allowed)
-    return read if isinstance(read, Fault) else None
+    return read if isinstance(read, UrlError) else None
 
 
 def budget_of(settings: Settings) -> Budget:

@@ -100,7 +100,9 @@ def questions() -> list[Question]:
         Question("claim abandoned", _claim_abandoned),
         Question("claim searches", _claim_searches, writes=True, then=_LOOKED_AFTER.format("search_at")),
         Question("claim deliveries", _claim_deliveries, writes=True),
-        Question("claim wishes to end calls", lambda session, _: control.claim_wanted(session, lease=_LEASE, limit=20)),
+        Question(
+            "claim wishes to end calls", lambda session, _: control.claim_pending_updates(session, lease=_LEASE, limit=20)
+        ),
         Question("rivals of a search", _rivals),
         Question("gauges: oldest unsettled", lambda session, _: measuring.oldest_unsettled(session)),
         Question("gauges: followed calls", lambda session, _: measuring.followed(session)),

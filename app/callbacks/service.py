@@ -19,7 +19,7 @@ from app.database.batcher import LOCKED, Batcher, Busy
 from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
-from app.observability.context import note
+from app.observability.context import bind
 from app.observability.tracing import link
 from app.tenants.service import TenantService
 from app.twilio.schemas import storable
@@ -71,7 +71,7 @@ class CallbackService:
         self._public_url = public_url
         self._urls = urls
         self._untagged = untagged
-        self._taking: Batcher[Received, _Taken | _Refusal] = Batcher(self._take_all, most=50)
+        self._taking: Batcher[Received, _Taken | _Refusal] = Batcher(self._take_all, max_batch=50)
 
     async def admit(self, call_id: UUID, query: str, signature: str) -> UUID:
         """The account whose auth tokens sign this call's callbacks.
@@ -106,12 +106,12 @@ class CallbackService:
             self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()
             raise taken
         link(taken.traceparent)
-        note(tenant_id=taken.tenant_id, call_id=str(received.call_id), call_sid=taken.call_sid)
+        bind(tenant_id=taken.tenant_id, call_id=str(received.call_id), call_sid=taken.call_sid)
         self._metrics.callbacks.labels(taken.result).inc()
 
     def _refused(self, result: str) -> CallbackForged:
         self._metrics.callbacks.labels(result).inc()
-        note(callback=result)
+        bind(callback=result)
         return CallbackForged()
 
     async def _take_all(self, batch: Sequence[Received]) -> list[_Taken | _Refusal | Busy]:

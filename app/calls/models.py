@@ -162,7 +162,7 @@ class Call(Base):
     deliveries_written: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
-class WantedUpdate(Base):
+class PendingUpdate(Base):
     """The end that was asked for of a call, remembered until it can be carried out. A table of its own, because it is rare."""
 
     __tablename__ = "wanted_update"

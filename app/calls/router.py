@@ -15,7 +15,7 @@ from app.calls.service import CallService
 from app.errors import (
     CallNotFound,
     DatabaseUnavailable,
-    Fault,
+    FieldError,
     InternalError,
     InvalidRequest,
     Unauthorized,
@@ -56,7 +56,7 @@ async def known_filters(request: Request) -> None:
     unknown = [name for name in request.query_params if name not in _FILTERS]
     if unknown:
         raise InvalidRequest(
-            faults=tuple(Fault(f"?{name}", "unknown_parameter", "is no filter of this list") for name in unknown)
+            field_errors=tuple(FieldError(f"?{name}", "unknown_parameter", "is no filter of this list") for name in unknown)
         )
 
 
@@ -131,5 +131,7 @@ def _before(cursor: str | None) -> UUID | None:
         return None
     before = ids.read_cursor(cursor)
     if before is None:
-        raise InvalidRequest(faults=(Fault("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page"),))
+        raise InvalidRequest(
+            field_errors=(FieldError("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page"),)
+        )
     return before

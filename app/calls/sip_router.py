@@ -16,7 +16,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
-from app.http.field_errors import faults_of
+from app.http.field_errors import field_errors_from
 from app.http.problems import responses
 from app.sip import Severity, SipUri
 
@@ -107,5 +107,5 @@ async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
     try:
         question = SipUriQuestion.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(faults=tuple(faults_of(error))) from None
+        raise InvalidRequest(field_errors=tuple(field_errors_from(error))) from None
     return SipUri.parse(question.uri).as_dict()

@@ -9,8 +9,8 @@ from uuid import UUID
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
 from app.calls.parameters import CallRequest, CallUpdate, refused_by_twilio
-from app.errors import Fault, InvalidRequest
-from app.tenants.service import Dialable
+from app.errors import FieldError, InvalidRequest
+from app.tenants.service import CallableAccount
 
 # By default Twilio repeats a callback only when it cannot connect, and once.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
@@ -19,22 +19,22 @@ _COLUMNS = ("status_callback", "status_callback_method", "status_callback_events
 _PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
 _ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
-Judge = Callable[[str], tuple[str, str] | None]
+UrlValidator = Callable[[str], tuple[str, str] | None]
 """Why a URL cannot be called: a stable code and what to do; None when it can."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProgressCallbacks:
+class StatusCallbacks:
     """`for_twilio` stands in place of the request's own parameters, `columns` on the call."""
 
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
-    warnings: tuple[Fault, ...] = ()
+    warnings: tuple[FieldError, ...] = ()
 
 
-def progress_callbacks(
-    request: CallRequest, account: Dialable, call_id: UUID, *, urls: CallbackUrls | None, judge: Judge
-) -> ProgressCallbacks:
+def status_callbacks(
+    request: CallRequest, account: CallableAccount, call_id: UUID, *, urls: CallbackUrls | None, judge: UrlValidator
+) -> StatusCallbacks:
     """Our own status callback, with the call's id and tag, goes to Twilio wherever that can work: by it a call whose answer was
     lost announces itself. Then the tenant's own is ours to deliver, or its default; InvalidRequest when we may not dial it.
 
@@ -44,21 +44,21 @@ def progress_callbacks(
     own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
         _require(request.status_callback, refused_by_twilio)
-        return ProgressCallbacks(own)
+        return StatusCallbacks(own)
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
-        return ProgressCallbacks(own, warnings=(Fault("/application_sid", "polling_only", text),))
+        return StatusCallbacks(own, warnings=(FieldError("/application_sid", "polling_only", text),))
     ours = {
         "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
-    return ProgressCallbacks(ours, _columns(request, account, judge))
+    return StatusCallbacks(ours, _columns(request, account, judge))
 
 
 def changed_callbacks(
-    update: CallUpdate, call: Call, account: Dialable, *, urls: CallbackUrls | None, judge: Judge
-) -> ProgressCallbacks:
+    update: CallUpdate, call: Call, account: CallableAccount, *, urls: CallbackUrls | None, judge: UrlValidator
+) -> StatusCallbacks:
     """The same for a change to a call: ours stays, or comes, where Twilio has it; the tenant's new one is ours to deliver.
 
     `columns` holds only what changes.
@@ -67,9 +67,9 @@ def changed_callbacks(
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
     if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
         _require(update.status_callback, refused_by_twilio)
-        return ProgressCallbacks(own, {})
+        return StatusCallbacks(own, {})
     if update.status_callback is None:
-        return ProgressCallbacks({}, {"status_callback_method": update.status_callback_method})
+        return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
     _require(update.status_callback, judge)
     ours = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
@@ -77,16 +77,16 @@ def changed_callbacks(
         "status_callback_method": update.status_callback_method or "POST",
         "status_callback_events": call.status_callback_events or ["completed"],
     }
-    return ProgressCallbacks(ours, columns)
+    return StatusCallbacks(ours, columns)
 
 
-def _require(url: str | None, judge: Judge) -> None:
+def _require(url: str | None, judge: UrlValidator) -> None:
     if url and (refused := judge(url)):
         code, text = refused
-        raise InvalidRequest(faults=(Fault("/status_callback", code, text),))
+        raise InvalidRequest(field_errors=(FieldError("/status_callback", code, text),))
 
 
-def _columns(request: CallRequest, account: Dialable, judge: Judge) -> dict[str, Any]:
+def _columns(request: CallRequest, account: CallableAccount, judge: UrlValidator) -> dict[str, Any]:
     """A request that names no URL takes the tenant's default, with what it says itself of method and events."""
     named, default = request.status_callback, account.callbacks
     _require(named, judge)

@@ -8,7 +8,7 @@ import typer
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, ask
-from app.deliveries.addresses import Allowed, Fault, read_url
+from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.tenants.callbacks import Form, TenantCallbacks
 from app.tenants.errors import OperatorError
 from app.tenants.models import Tenant
@@ -46,8 +46,8 @@ def configure(
     What is not given stays as it is. The form is that of all the tenant's deliveries, whoever named the URL.
     """
     if url is not None:
-        allowed = Allowed.parse(service_settings().delivery_allow)
-        if isinstance(fault := read_url(url, allowed), Fault):
+        allowed = AllowList.parse(service_settings().delivery_allow)
+        if isinstance(fault := read_url(url, allowed), UrlError):
             raise OperatorError(f"the URL cannot be told anything ({fault.code}): {fault.detail}")
     row = ask(
         TenantCallbacks,

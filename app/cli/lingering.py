@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = structlog.stdlib.get_logger(__name__)
 
 
-class Lingering:
+class GracefulShutdown:
     """For `seconds` after SIGTERM it still serves, and closes each connection after its answer; then the server is told.
 
     Meanwhile balancers notice that this process goes, and clients that keep connections open make new ones elsewhere. Without

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from app.cli.lingering import Lingering
+from app.cli.lingering import GracefulShutdown
 from app.cli.signals import stop_on_signal
 from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
@@ -65,7 +65,7 @@ def api_of_this_environment() -> ASGIApp:
     gc.freeze()
     # And what waits for Twilio is no garbage: two hundred calls are tens of thousands of objects.
     gc.set_threshold(10_000, 10, 10)
-    return Lingering(app, seconds=settings.linger) if settings.linger else app
+    return GracefulShutdown(app, seconds=settings.linger) if settings.linger else app
 
 
 def serve(

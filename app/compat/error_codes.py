@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from app import errors
-from app.errors import CallgateError, Fault
+from app.errors import CallgateError, FieldError
 
 UNKNOWN_OUTCOME = 900001
 INVALID_EVENT = 21626
@@ -88,7 +88,7 @@ _METHOD = 21209
 _OTHER_URL = 21200
 
 
-def code_of(fault: Fault) -> int:
+def code_of(fault: FieldError) -> int:
     """Twilio's number for what is wrong with one parameter, or with one item of a list."""
     fault = replace(fault, pointer=_ITEM.sub("", fault.pointer))
     if fault.code in ("unknown_member", "unknown_parameter", "page_token_missing"):

@@ -28,7 +28,7 @@ from app.http.problems import TYPE_PREFIX
 CALL_ID_HEADER = "Callgate-Call-Id"
 _CREATION = re.compile(r"/2010-04-01/Accounts/[^/]+/Calls(\.json)?")
 _OUR_CODES = 900_000
-_FAULTS_LIMIT = 20
+_MAX_FIELD_ERRORS = 20
 _IN_TWILIOS_WORDS = (SubresourceNotFound, UpstreamRejected, WrongCallState)
 _UNKNOWN = (
     "Whether a call was started is not known yet; Callgate finds out, and {where} shows it. Do not send the request "
@@ -40,7 +40,7 @@ _UNAUTHORIZED = (
 )
 
 
-class TwilioDialect:
+class TwilioErrorRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return method == "POST" and _CREATION.fullmatch(path) is not None
 
@@ -69,16 +69,16 @@ def _told(error: CallgateError) -> Told:
     told = TOLD[type(error)]
     if isinstance(error, _IN_TWILIOS_WORDS) and error.upstream and error.upstream.status:
         return Told(error.upstream.status, error.upstream.code or error.upstream.status)
-    if isinstance(error, InvalidRequest) and error.faults:
-        return Told(told.status, code_of(error.faults[0]))
+    if isinstance(error, InvalidRequest) and error.field_errors:
+        return Told(told.status, code_of(error.field_errors[0]))
     return told
 
 
 def _message(error: CallgateError, path: str) -> str:
     if isinstance(error, CallNotFound | RouteNotFound | SubresourceNotFound):
         return f"The requested resource {path} was not found"
-    if error.faults:
-        return " ".join(sentence(fault) for fault in error.faults[:_FAULTS_LIMIT])
+    if error.field_errors:
+        return " ".join(sentence(fault) for fault in error.field_errors[:_MAX_FIELD_ERRORS])
     if isinstance(error, Unauthorized):
         return _UNAUTHORIZED
     if isinstance(error, UpstreamRejected):

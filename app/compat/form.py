@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from app.compat.access import AccountDep
-from app.errors import Fault, InvalidRequest, MalformedBody, UnsupportedMediaType
+from app.errors import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
 from app.twilio.schemas import form_name
 
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
@@ -42,25 +42,25 @@ def parse_fields(encoded: str) -> Fields:
 def given_values(fields: Fields, known: Collection[str]) -> Fields:
     """The values that are not empty. Raises InvalidRequest for names that are not among the `known` ones."""
     if faults := unknown_names(fields, known):
-        raise InvalidRequest(faults=tuple(faults))
+        raise InvalidRequest(field_errors=tuple(faults))
     return {name: values for name, all_values in fields.items() if (values := [value for value in all_values if value])}
 
 
-def unknown_names(fields: Fields, known: Collection[str]) -> list[Fault]:
+def unknown_names(fields: Fields, known: Collection[str]) -> list[FieldError]:
     return [_unknown(name) for name in fields if name not in known]
 
 
 def refuse_encoded_pairs(fields: Fields) -> None:
     """Where Twilio judges the names: none of them has a `=`, so such a name is a pair that was encoded as a whole."""
     if faults := [_unknown(name) for name in fields if "=" in name]:
-        raise InvalidRequest(faults=tuple(faults))
+        raise InvalidRequest(field_errors=tuple(faults))
 
 
-def _unknown(name: str) -> Fault:
+def _unknown(name: str) -> FieldError:
     text = "is no parameter of this request"
     if "=" in name:
         text += ": the = between name and value must not be percent-encoded"
-    return Fault(f"?{name[:_SHOWN_NAME]}", "unknown_parameter", text)
+    return FieldError(f"?{name[:_SHOWN_NAME]}", "unknown_parameter", text)
 
 
 async def refuse_query(request: Request, _: AccountDep) -> None:
@@ -89,11 +89,11 @@ def parameters_of(fields: Fields, model: type[BaseModel]) -> dict[str, Any]:
     known = {form_name(name): (name, kind) for name, kind in _kinds(model)}
     given = given_values(fields, known)
     if faults := [
-        Fault(f"?{name}", "repeated", "must be given once")
+        FieldError(f"?{name}", "repeated", "must be given once")
         for name, values in given.items()
         if len(values) > 1 and known[name][1] is not list
     ]:
-        raise InvalidRequest(faults=tuple(faults))
+        raise InvalidRequest(field_errors=tuple(faults))
     return {known[name][0]: _value(values, known[name][1]) for name, values in given.items()}
 
 

@@ -18,7 +18,7 @@ from app.compat.form import Fields, given_values
 from app.compat.repository import Edge, Span, StartedFilter
 from app.compat.resource import API_VERSION, resource_of
 from app.compat.service import Page
-from app.errors import Fault, InvalidRequest
+from app.errors import FieldError, InvalidRequest
 from app.twilio.schemas import CALL_SID
 
 MAX_PAGE_SIZE = 1000
@@ -74,16 +74,16 @@ class Listing:
 def read_listing(account_sid: str, query: Fields) -> Listing:
     """Raises InvalidRequest; a misspelt filter is a fault: ignored, it would show more than was asked for."""
     several = given_values(query, PARAMETERS)
-    faults = [Fault(f"?{name}", "repeated", "must be given once") for name, values in several.items() if len(values) > 1]
+    faults = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in several.items() if len(values) > 1]
     given = {name: values[0] for name, values in several.items()}
     # Twilio gave the token of a page of child legs.
     judged = {name: value for name, value in given.items() if name != "PageToken" or "ParentCallSid" not in given}
     faults += [fault for name, value in judged.items() if (fault := _fault(name, value))]
     if int(given.get("Page", 0) if not faults else 0) > 0 and "PageToken" not in given:
         text = "PageToken is required for paging: follow next_page_uri"
-        faults.append(Fault("?Page", "page_token_missing", text))
+        faults.append(FieldError("?Page", "page_token_missing", text))
     if faults:
-        raise InvalidRequest(faults=tuple(faults))
+        raise InvalidRequest(field_errors=tuple(faults))
     wanted = StartedFilter(
         account_sid=account_sid,
         statuses=_STATUSES.get(given.get("Status", "")),
@@ -104,7 +104,7 @@ def read_listing(account_sid: str, query: Fields) -> Listing:
     )
 
 
-def _fault(name: str, value: str) -> Fault | None:
+def _fault(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
         "Status": ("unknown_status", "must be one of " + ", ".join(_STATUSES), value in _STATUSES),
         "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID.fullmatch(value)),
@@ -115,7 +115,7 @@ def _fault(name: str, value: str) -> Fault | None:
     if name in _TIMES:
         wrong[name] = ("not_a_date", "must be a date: YYYY-MM-DD", _day(value))
     code, detail, fine = wrong.get(name, ("null_character", "must not contain the NUL character", "\0" not in value))
-    return None if fine else Fault(f"?{name}", code, detail)
+    return None if fine else FieldError(f"?{name}", code, detail)
 
 
 def _number(text: str, least: int, most: int) -> bool:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.calls.control.router import CallControlDep, in_doubt
+from app.calls.control.router import CallControlDep, indeterminate_error
 from app.calls.creation.router import IdempotencyKeyDep, log_call
 from app.calls.creation.service import CreationService
 from app.calls.models import Call
@@ -19,14 +19,14 @@ from app.calls.parameters import CallParameters, CallUpdate
 from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount
-from app.compat.errors import CALL_ID_HEADER, TwilioDialect
+from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
 from app.compat.resource import resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import tolerate
 from app.compat.wording import warning_line
-from app.errors import CallNotFound, Fault
+from app.errors import CallNotFound, FieldError
 from app.subresources.router import SubresourceServiceDep
 from app.twilio.schemas import CALL_SID
 
@@ -71,11 +71,11 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
     request.state.placed = call.id
     log_call(call)
     if call.execution != "started":
-        return TwilioDialect().unknown(call.id, request_id=request.state.request_id)
+        return TwilioErrorRenderer().unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)
     if creation.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    for warning in [Fault(**stored) for stored in call.warnings] + list(warnings):
+    for warning in [FieldError(**stored) for stored in call.warnings] + list(warnings):
         response.headers.append(WARNING_HEADER, warning_line(warning))
     return response
 
@@ -117,7 +117,7 @@ async def update_call(
 ) -> Response:
     """202 when Twilio's answer was lost and the end of the call is remembered: Callgate asks again until it is done."""
     body = parameters_of(form, CallUpdate)
-    request.state.in_doubt = in_doubt(call, body)
+    request.state.indeterminate_error = indeterminate_error(call, body)
     change = await control.update(account.caller, call, body)
     return _resource(change.call, 200 if change.done else 202)
 

@@ -55,7 +55,7 @@ class StartedCalls:
             return Seen(call)
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            resource = await first_accepted(await self.tenants.accesses(call.account_id), ask)
+            resource = await first_accepted(await self.tenants.credentials(call.account_id), ask)
         except TwilioError as error:
             if is_gone(call, error):
                 await self._forget(call)

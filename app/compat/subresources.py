@@ -17,8 +17,8 @@ from app.compat.access import AccountDep
 from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, NoQueryDep, parse_fields, plain_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
-from app.observability.context import note
-from app.subresources.answers import in_doubt
+from app.observability.context import bind
+from app.subresources.answers import indeterminate_error
 from app.subresources.router import (
     HeldOpenDep,
     RecordingSid,
@@ -39,7 +39,7 @@ _BELOW_CALL = "/Calls/{call_sid}"
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
     call = await find_own_call(service, account, call_sid)
-    note(call_id=str(call.id), call_sid=call.sid)
+    bind(call_id=str(call.id), call_sid=call.sid)
     return call
 
 
@@ -132,7 +132,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
     ) -> Response:
         refuse_encoded_pairs(form)
         wanted = Wanted(operation, sid, _plain(operation, _pairs(form)), key)
-        request.state.in_doubt = in_doubt(call, repeatable=False)
+        request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
         response = answered(await service.change(account.caller, call, wanted))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from app.calls.phone_numbers import read_number
 from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
-from app.errors import Fault
+from app.errors import FieldError
 
 _EVENTS = ("initiated", "ringing", "answered", "completed")
 _RECORDING_EVENTS = ("in-progress", "completed", "absent")
@@ -20,11 +20,11 @@ class Tolerated(NamedTuple):
     """`parameters` without what Twilio ignores; each warning has Twilio's number as its code."""
 
     parameters: dict[str, Any]
-    warnings: Sequence[Fault]
+    warnings: Sequence[FieldError]
 
 
 def tolerate(parameters: Mapping[str, Any]) -> Tolerated:
-    plain, warnings = dict(parameters), list[Fault]()
+    plain, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
         ("status_callback_event", _EVENTS, INVALID_EVENT),
         ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
@@ -40,7 +40,7 @@ def tolerate(parameters: Mapping[str, Any]) -> Tolerated:
     return Tolerated(plain, warnings)
 
 
-def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[Fault]:
+def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
     """Each event once. Twilio ignores a name that it does not know."""
     given = list(dict.fromkeys(plain.pop(name)))
     kept = [event for event in given if event in known]
@@ -50,14 +50,14 @@ def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: i
         text = f"Twilio ignores every event but {', '.join(known)}."
         if known is _EVENTS:
             text += " The end of a call is told as completed, whatever its status."
-        yield Fault(f"/{name}", str(code), text)
+        yield FieldError(f"/{name}", str(code), text)
 
 
-def _read_machine_detection(plain: dict[str, Any]) -> Iterator[Fault]:
+def _read_machine_detection(plain: dict[str, Any]) -> Iterator[FieldError]:
     lower = plain["machine_detection"].lower()
     if lower == "disable":
         del plain["machine_detection"]
         text = "Twilio documents Enable and DetectMessageEnd only; Disable is read as not given."
-        yield Fault("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
+        yield FieldError("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
     elif lower in _MACHINE_DETECTION:
         plain["machine_detection"] = _MACHINE_DETECTION[lower]

@@ -3,7 +3,7 @@
 import re
 
 from app.calls.parameters import CallParameters, CallUpdate
-from app.errors import Fault
+from app.errors import FieldError
 from app.twilio.schemas import form_name
 
 _NAMES = {field.alias or name for model in (CallParameters, CallUpdate) for name, field in model.model_fields.items()}
@@ -21,19 +21,19 @@ def _renamed(match: re.Match[str]) -> str:
     return form_name(name) if name in _NAMES else match[0]
 
 
-def sentence(fault: Fault) -> str:
+def sentence(fault: FieldError) -> str:
     """`/sip_auth_password` → `SipAuthPassword: ….`, as the caller wrote it."""
     name, text = parameter_of(fault), in_twilios_names(fault.detail).removesuffix(".") + "."
     return f"{name}: {text}" if name else text
 
 
-def warning_line(warning: Fault) -> str:
+def warning_line(warning: FieldError) -> str:
     """As one header line: ASCII without control characters."""
     text = f"{parameter_of(warning)} {warning.code}: {in_twilios_names(warning.detail)}"
     return "".join(character if " " <= character <= "~" else "?" for character in text)
 
 
-def parameter_of(fault: Fault) -> str:
+def parameter_of(fault: FieldError) -> str:
     """Without the place in a list."""
     name = fault.pointer[1:].partition("/")[0] if fault.pointer.startswith("/") else fault.pointer.removeprefix("?")
     return form_name(name) if fault.pointer.startswith("/") else name

@@ -15,12 +15,12 @@ from enum import Enum
 from typing import Final, Generic, TypeVar
 
 from app.errors import DatabaseUnavailable
-from app.observability.tracing import Step
+from app.observability.tracing import TimedSpan
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_TOLD_AT_ONCE = 4
+_WAKE_BATCH = 4
 # A batch that takes longer waits for a lock, or for a server that has disappeared: the next one does not wait for it.
 SLOW_AFTER_S = 0.1
 _MAX_WRITERS = 4
@@ -67,14 +67,14 @@ class Batcher(Generic[Item, Result]):
         self,
         write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Busy]]],
         *,
-        most: int = 100,
-        room: int = 1000,
+        max_batch: int = 100,
+        max_queue: int = 1000,
         slow_after_s: float = SLOW_AFTER_S,
     ) -> None:
         self._write = write
         self._slow_after_s = slow_after_s
-        self._most = most
-        self._room = asyncio.Semaphore(room)
+        self._max_batch = max_batch
+        self._room = asyncio.Semaphore(max_queue)
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._writers = set[asyncio.Task[None]]()
         self._running = 0
@@ -85,7 +85,7 @@ class Batcher(Generic[Item, Result]):
 
         Raises what `write` raises for this item. A cancelled item is written all the same if its batch has begun.
         """
-        with Step("database"):
+        with TimedSpan("database"):
             async with self._room:
                 loop = asyncio.get_running_loop()
                 waiting = _Waiting[Item, Result](item, loop.create_future(), loop.time())
@@ -122,7 +122,7 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < self._most:
+        while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if not waiting.result.done():
                 batch.append(waiting)
@@ -189,7 +189,7 @@ class Batcher(Generic[Item, Result]):
         try:
             for number, (waiting, result) in enumerate(told, start=1):
                 self._tell_one(waiting, result)
-                if number % _TOLD_AT_ONCE == 0:
+                if number % _WAKE_BATCH == 0:
                     await asyncio.sleep(0)
         finally:
             # Cancelled: what is committed is told all the same.
@@ -203,7 +203,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         if loop.time() - waiting.since > _LOCKED_PATIENCE_S:
             error = DatabaseUnavailable(after_s=2)
-            error.reason, error.in_doubt = "locked", False
+            error.reason, error.indeterminate_error = "locked", False
             waiting.fail(error)
             return
         loop.call_later(waiting.delay, self._enqueue, waiting)

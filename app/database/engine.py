@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connector
 from app.database.errors import is_of_connection, unavailable
 from app.database.pool import Statements
-from app.observability.tracing import Step, fail
+from app.observability.tracing import TimedSpan, fail
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -69,13 +69,13 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """One transaction. Raises DatabaseUnavailable, which says whether its commit is in doubt."""
         committing = False
-        with Step("database"):
+        with TimedSpan("database"):
             try:
                 async with self._sessions.begin() as session:
                     yield session
                     committing = True
             except Exception as error:
-                told = unavailable(error, in_doubt=committing)
+                told = unavailable(error, indeterminate_error=committing)
                 if told is None:
                     raise
                 fail(type(error).__name__)
@@ -86,7 +86,7 @@ class Database:
 
         Raises as `begin` does, and asyncpg's own errors for mistakes in our SQL.
         """
-        with Step("database"):
+        with TimedSpan("database"):
             try:
                 return await self._statements.fetch(statement, *arguments)
             except Exception as error:

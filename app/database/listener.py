@@ -23,7 +23,7 @@ _STOP_PATIENCE_S = 2.0
 class Listener:
     """`on_change` is called for each notification, and whenever some may have been missed.
 
-    `hears` is false from the moment at which the connection is known to be lost until it is back.
+    `connected` is false from the moment at which the connection is known to be lost until it is back.
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class Listener:
         self._connector = Connector(database_url, SESSION, statement_timeout_s=_CHECK_EVERY_S)
         self._channel = channel
         self._on_change = on_change
-        self.hears = False
+        self.connected = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -56,7 +56,7 @@ class Listener:
                 reason = error.reason if isinstance(error, DatabaseUnavailable) else None
                 logger.info("listener_lost", error=type(error).__name__, reason=reason)
             finally:
-                self._deaf()
+                self._on_disconnect()
             await _pause(stop, seconds=_AGAIN_AFTER_S)
 
     async def _listen(self, stop: asyncio.Event) -> None:
@@ -67,20 +67,20 @@ class Listener:
                 # What this session listens for, a pooler forgets. Nothing is remembered, so nothing has to be heard.
                 await _pause(stop, seconds=_POOLED_AGAIN_AFTER_S)
                 return
-            connection.add_termination_listener(lambda _: self._deaf())
+            connection.add_termination_listener(lambda _: self._on_disconnect())
             await connection.add_listener(self._channel, lambda *_: self._on_change())
             # What changed before the first moment of listening is forgotten with everything else.
             self._on_change()
-            self.hears = True
+            self.connected = True
             while not stop.is_set():
                 await connection.execute("SELECT 1")
                 await _pause(stop, seconds=_CHECK_EVERY_S)
         finally:
-            self._deaf()  # before the good-bye, which a connection that is cut does not answer
+            self._on_disconnect()  # before the good-bye, which a connection that is cut does not answer
             await _close(connection)
 
-    def _deaf(self) -> None:
-        self.hears = False
+    def _on_disconnect(self) -> None:
+        self.connected = False
         self._on_change()
 
 

@@ -26,10 +26,12 @@ class RetryQueue(Generic[Item]):
     concurrently, the oldest first. At `limit` items the oldest is given up; None: never.
     """
 
-    def __init__(self, write: Callable[[Item], Awaitable[None]], *, name: str, most: int, limit: int | None = None) -> None:
+    def __init__(
+        self, write: Callable[[Item], Awaitable[None]], *, name: str, max_batch: int, limit: int | None = None
+    ) -> None:
         self._write = write
         self._name = name
-        self._most = most
+        self._max_batch = max_batch
         self._limit = limit
         self._items: deque[Item] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +71,7 @@ class RetryQueue(Generic[Item]):
 
     async def _try_oldest(self) -> bool:
         """Whether any of them was taken, or refused for good. The others go to the end, so that one stuck row holds up none."""
-        tried = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]
+        tried = [self._items.popleft() for _ in range(min(self._max_batch, len(self._items)))]
         try:
             results = await asyncio.gather(*map(self._write, tried), return_exceptions=True)
         except asyncio.CancelledError:

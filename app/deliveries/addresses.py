@@ -43,7 +43,7 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-class Fault(NamedTuple):
+class UrlError(NamedTuple):
     """Why a URL is refused. `code` is stable; `detail` says how to mend it and holds nothing of the URL."""
 
     code: str
@@ -61,7 +61,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class AllowList:
     """What the operator's word opens of the private ranges and loopback; never more than those."""
 
     networks: Sequence[Network] = ()
@@ -80,25 +80,25 @@ class Allowed:
         return any(address in network for network in self.networks)
 
 
-def read_url(url: str, allowed: Allowed) -> Target | Fault:
-    """At creation, and once more before it is used. What a name resolves to is for `may_dial`."""
+def read_url(url: str, allowed: AllowList) -> Target | UrlError:
+    """At creation, and once more before it is used. What a name resolves to is for `is_allowed`."""
     match = _URL.fullmatch(url)
     if len(url) > MOST_CHARACTERS:
-        return Fault("url_too_long", f"Use at most {MOST_CHARACTERS} characters.")
+        return UrlError("url_too_long", f"Use at most {MOST_CHARACTERS} characters.")
     if match is None or _BAD_ESCAPE.search(match["rest"]):
         return _why_no_url(url)
     authority = match["authority"]
     if "@" in authority:
-        return Fault("url_credentials", "Leave out the user and password: deliveries are signed, and URLs end up in logs.")
+        return UrlError("url_credentials", "Leave out the user and password: deliveries are signed, and URLs end up in logs.")
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        return Fault("url_host", "Check the host: an IPv6 address is written in brackets, as in http://[2001:db8::1]/.")
+        return UrlError("url_host", "Check the host: an IPv6 address is written in brackets, as in http://[2001:db8::1]/.")
     scheme, host = match["scheme"].lower(), parts["host"].lower()
     port = int(parts["port"] or (443 if scheme == "https" else 80)) if len(parts["port"] or "") <= 5 else 0
     if not 1 <= port <= 65535:
-        return Fault("url_port", "Use a port from 1 to 65535.")
+        return UrlError("url_port", "Use a port from 1 to 65535.")
     address = _read_host(host)
-    if isinstance(address, Fault):
+    if isinstance(address, UrlError):
         return address
     # RFC 6761: whatever a resolver says, these names are this machine.
     is_localhost = host == "localhost" or host.endswith(".localhost")
@@ -108,57 +108,63 @@ def read_url(url: str, allowed: Allowed) -> Target | Fault:
     return Target(scheme, host.strip("[]"), port, address)
 
 
-def may_dial(address: str, host: str, allowed: Allowed) -> bool:
+def is_allowed(address: str, host: str, allowed: AllowList) -> bool:
     """Whether a connection for `host` may go to this address, which is what it was just resolved to."""
     return "%" not in address and _judge(ip_address(address), host.lower(), allowed) is None
 
 
-def _why_no_url(url: str) -> Fault:
+def _why_no_url(url: str) -> UrlError:
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", url)
     if scheme is None or scheme[0].lower() not in ("http:", "https:"):
-        return Fault("url_scheme", "Use an http:// or https:// URL.")
+        return UrlError("url_scheme", "Use an http:// or https:// URL.")
     if not url[scheme.end() :].startswith("//"):
-        return Fault("url_syntax", "Write two slashes after the scheme, as in https://example.com/path.")
+        return UrlError("url_syntax", "Write two slashes after the scheme, as in https://example.com/path.")
     if not url.isascii():
-        return Fault("url_not_ascii", "Percent-encode what is not ASCII; a host is written in its form that begins with xn--.")
-    return Fault("url_syntax", 'Percent-encode what no URL may hold: spaces, controls, and any of \\ " < > [ ] ^ ` { | }.')
+        return UrlError(
+            "url_not_ascii", "Percent-encode what is not ASCII; a host is written in its form that begins with xn--."
+        )
+    return UrlError("url_syntax", 'Percent-encode what no URL may hold: spaces, controls, and any of \\ " < > [ ] ^ ` { | }.')
 
 
-def _read_host(host: str) -> Address | Fault | None:
+def _read_host(host: str) -> Address | UrlError | None:
     """The address that it is, None for a name."""
     if host.startswith("["):
         try:
-            return IPv6Address(host[1:-1]) if "%" not in host else Fault("url_host", "Leave out the zone of the IPv6 address.")
+            return (
+                IPv6Address(host[1:-1]) if "%" not in host else UrlError("url_host", "Leave out the zone of the IPv6 address.")
+            )
         except ValueError:
-            return Fault("url_host", "Check the IPv6 address between the brackets.")
+            return UrlError("url_host", "Check the IPv6 address between the brackets.")
     if not host:
-        return Fault("url_host", "Name a host.")
+        return UrlError("url_host", "Name a host.")
     if not host.isascii():
-        return Fault("url_not_ascii", "Write an international host in its ASCII form, which begins with xn--.")
+        return UrlError("url_not_ascii", "Write an international host in its ASCII form, which begins with xn--.")
     if host.endswith("."):
-        return Fault("url_host", "Leave out the dot at the end of the host.")
+        return UrlError("url_host", "Leave out the dot at the end of the host.")
     # Resolvers read 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 as addresses, and not all of them as the same one.
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
         try:
             return IPv4Address(host)
         except ValueError:
-            return Fault("url_host", "Write an IPv4 address as four decimal numbers without leading zeros.")
+            return UrlError("url_host", "Write an IPv4 address as four decimal numbers without leading zeros.")
     if not _NAME.fullmatch(host):
-        return Fault(
+        return UrlError(
             "url_host", "Check the host: letters, digits, - and _ only, between dots at most 63 characters, in all at most 253."
         )
     return None
 
 
-def _judge(address: Address, host: str, allowed: Allowed) -> Fault | None:
+def _judge(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     address = _embedded(address)
     is_private = _holds(_PRIVATE, address)
     is_given_out = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
     if _holds(_NEVER, address) or not (is_private or is_given_out):
-        return Fault("url_address_refused", "Use another host: link-local, metadata and reserved addresses are never dialled.")
+        return UrlError(
+            "url_address_refused", "Use another host: link-local, metadata and reserved addresses are never dialled."
+        )
     if is_private and not allowed.holds(address) and not allowed.names(host):
         detail = "Use a public host, or have the operator name this one's network or suffix in CALLGATE_DELIVERY_ALLOW."
-        return Fault("url_address_private", detail)
+        return UrlError("url_address_private", detail)
     return None
 
 

@@ -23,7 +23,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
-from app.http.field_errors import faults_of
+from app.http.field_errors import field_errors_from
 from app.http.openapi import json_answer
 from app.http.problems import responses
 
@@ -152,6 +152,6 @@ async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body
     try:
         wanted = ReplayRequest.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(faults=tuple(faults_of(error))) from None
+        raise InvalidRequest(field_errors=tuple(field_errors_from(error))) from None
     replay = await service.replay(caller, since=wanted.since, failed_only=wanted.failed_only)
     return ReplayAnswer(replayed=replay.count, continue_since=replay.continue_since)

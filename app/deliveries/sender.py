@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app import __version__
-from app.deliveries.addresses import Allowed, Fault, may_dial, read_url
+from app.deliveries.addresses import AllowList, UrlError, is_allowed, read_url
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
@@ -45,7 +45,7 @@ class Sender:
 
     def __init__(
         self,
-        allowed: Allowed,
+        allowed: AllowList,
         *,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
@@ -90,7 +90,7 @@ class Sender:
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """One attempt; a fragment is not sent. Raises nothing for what the network or the receiver does."""
         target = read_url(url, self._allowed)
-        if isinstance(target, Fault):
+        if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
             return Sent(None, "refused_address" if is_address else "invalid_url")
         try:
@@ -131,7 +131,7 @@ class _AddressRefused(Exception):
 class _JudgingResolver(AbstractResolver):
     """What it lets through is what aiohttp dials, without asking again."""
 
-    def __init__(self, resolve: Resolve, allowed: Allowed, timeout_s: float) -> None:
+    def __init__(self, resolve: Resolve, allowed: AllowList, timeout_s: float) -> None:
         self._resolve = resolve
         self._allowed = allowed
         self._timeout_s = timeout_s
@@ -146,7 +146,7 @@ class _JudgingResolver(AbstractResolver):
             raise OSError("no name that could be asked for") from None
         if not addresses:
             raise OSError("no address")
-        fit = [address for address in addresses if may_dial(address, host, self._allowed)]
+        fit = [address for address in addresses if is_allowed(address, host, self._allowed)]
         if not fit:
             raise _AddressRefused
         return [

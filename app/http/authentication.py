@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
-from app.observability.context import note
+from app.observability.context import bind
 from app.tenants.service import TenantService
 
 _KEY_LENGTH_LIMIT = 128
@@ -46,7 +46,7 @@ async def caller_with(request: Request, key: str) -> Caller:
     known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized
-    note(tenant_id=known.tenant_id, key_id=str(known.key_id))
+    bind(tenant_id=known.tenant_id, key_id=str(known.key_id))
     return Caller(known.tenant_id, known.key_id, known.suspended)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.errors import Fault, InvalidRequest, MalformedBody, UnsupportedMediaType
+from app.errors import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
 from app.http.authentication import CallerDep
 
 
@@ -28,7 +28,7 @@ async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
     except ValueError:
         raise MalformedBody("The body is not acceptable JSON: a number is too long.") from None
     if not isinstance(body, dict):
-        raise InvalidRequest(faults=(Fault("", "not_an_object", "must be a JSON object"),))
+        raise InvalidRequest(field_errors=(FieldError("", "not_an_object", "must be a JSON object"),))
     return body
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.errors import CallgateError
 
 
-class Dialect(Protocol):
+class ErrorRenderer(Protocol):
     def is_creation(self, method: str, path: str) -> bool:
         """Whether the request asks for a call; then no 5xx or 429 may be answered once a dial has begun."""
 
@@ -25,9 +25,9 @@ class Dialect(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Dialects:
-    default: Dialect
-    by_prefix: Mapping[str, Dialect]
+class ErrorRenderers:
+    default: ErrorRenderer
+    by_prefix: Mapping[str, ErrorRenderer]
 
-    def of(self, path: str) -> Dialect:
+    def of(self, path: str) -> ErrorRenderer:
         return next((dialect for prefix, dialect in self.by_prefix.items() if path.startswith(prefix)), self.default)

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.errors import Fault
+from app.errors import FieldError
 
 _CODES = {"missing": "missing", "extra_forbidden": "unknown_member"}
 # By pydantic's type of error; the names in braces are its context.
@@ -38,16 +38,16 @@ _TEXTS: Mapping[str, str] = {
 }
 
 
-def faults_of(error: ValidationError) -> list[Fault]:
+def field_errors_from(error: ValidationError) -> list[FieldError]:
     """Every finding; no value of the request is in any."""
-    return [fault_of(detail) for detail in error.errors(include_input=False, include_url=False)]
+    return [field_error_from(detail) for detail in error.errors(include_input=False, include_url=False)]
 
 
-def fault_of(detail: ErrorDetails) -> Fault:
+def field_error_from(detail: ErrorDetails) -> FieldError:
     """One finding with its RFC 6901 pointer."""
     parts = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    return Fault(pointer, _CODES.get(detail["type"], detail["type"]), _text(detail))
+    return FieldError(pointer, _CODES.get(detail["type"], detail["type"]), _text(detail))
 
 
 def _text(detail: ErrorDetails) -> str:

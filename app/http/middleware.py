@@ -12,13 +12,21 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AnswerCut, BodyTooLarge, CallgateError, InternalError, RequestTimeout, RouteNotFound, ShuttingDown
-from app.http.error_renderers import Dialects
+from app.errors import (
+    BodyTooLarge,
+    CallgateError,
+    InternalError,
+    RequestTimeout,
+    ResponseTruncated,
+    RouteNotFound,
+    ShuttingDown,
+)
+from app.http.error_renderers import ErrorRenderers
 from app.http.limits import BODY_LIMIT
 from app.http.problems import note_refusal
 from app.http.request_body import read_body, replaying
 from app.observability import Metrics
-from app.observability.context import forget, note, noted
+from app.observability.context import bind, bound, clear
 from app.observability.tracing import Tracing, describe, fail, is_traced
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -50,7 +58,7 @@ class RequestMiddleware:
         *,
         metrics: Metrics,
         tracing: Tracing,
-        dialects: Dialects,
+        dialects: ErrorRenderers,
         require_room: Callable[[Scope], None],
         body_timeout_s: float,
         open_path: str,
@@ -72,7 +80,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        forget()
+        clear()
         tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
         trusted = not scope["path"].startswith(self.open_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
@@ -82,7 +90,7 @@ class RequestMiddleware:
         began = time.perf_counter()
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        note(request_id=request_id)
+        bind(request_id=request_id)
         dialect = self.dialects.of(scope["path"])
         creation = dialect.is_creation(scope["method"], scope["path"])
         status = 0
@@ -132,9 +140,9 @@ class RequestMiddleware:
             if not status and creation:
                 await say_unknown(None)
             elif not status:
-                await answer(scope["state"].get("in_doubt") or ShuttingDown(after_s=1))
+                await answer(scope["state"].get("indeterminate_error") or ShuttingDown(after_s=1))
             raise
-        except AnswerCut as cut:
+        except ResponseTruncated as cut:
             logger.warning("answer_cut", reason=str(cut))
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
@@ -143,7 +151,7 @@ class RequestMiddleware:
             if not status and (call_id := scope["state"].get("placed")):
                 await say_unknown(call_id)
             elif not status:
-                await answer(scope["state"].get("in_doubt") or InternalError())
+                await answer(scope["state"].get("indeterminate_error") or InternalError())
         finally:
             self._record(scope, status, time.perf_counter() - began, spent)
 
@@ -157,7 +165,7 @@ class RequestMiddleware:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
         if is_traced():
-            known = {f"callgate.{name}": value for name, value in noted().items() if name in _TRACED and value}
+            known = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
             about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             describe(about | known, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -16,7 +16,7 @@ from app.errors import (
     CallgateError,
     CallPending,
     DatabaseUnavailable,
-    Fault,
+    FieldError,
     InternalError,
     InvalidRequest,
     MalformedBody,
@@ -28,14 +28,14 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
-from app.http.error_renderers import Dialects
+from app.http.error_renderers import ErrorRenderers
 from app.http.openapi import headers, nulls_left_out
 from app.observability import Metrics
-from app.observability.context import note
+from app.observability.context import bind
 
 MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
-_FAULTS_LIMIT = 100
+_MAX_FIELD_ERRORS = 100
 TYPE_PREFIX = "urn:callgate:problem:"
 # Which errors may carry which header.
 _HEADERS: dict[str, tuple[type[CallgateError], ...]] = {
@@ -52,7 +52,7 @@ class Retry(BaseModel):
     after_s: int | None = Field(None, description="Seconds to wait first.")
 
 
-class FaultDetail(BaseModel):
+class FieldErrorDetail(BaseModel):
     pointer: str = Field(description="RFC 6901 JSON pointer into the body; `?name` for a query parameter.")
     code: str = Field(description="Stable.")
     detail: str
@@ -86,14 +86,14 @@ class Problem(BaseModel):
     retry: Retry
     request_id: str
     call_id: UUID | None = Field(None, description="The record, where there is one.")
-    errors: list[FaultDetail] | None = Field(None, description="Every fault of an invalid request.")
+    errors: list[FieldErrorDetail] | None = Field(None, description="Every fault of an invalid request.")
     upstream: UpstreamDetail | None = None
 
 
 def problem_of(error: CallgateError, *, method: str, instance: str, request_id: str) -> Problem:
     """Only a creation has an execution to speak of: what is asked about a call that is live must not look like its end."""
     upstream = error.upstream
-    creation = ProblemDialect().is_creation(method, instance)
+    creation = ProblemRenderer().is_creation(method, instance)
     return Problem(
         type=TYPE_PREFIX + error.slug,
         title=error.title,
@@ -104,7 +104,10 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
-        errors=[FaultDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.faults[:_FAULTS_LIMIT]] or None,
+        errors=[
+            FieldErrorDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.field_errors[:_MAX_FIELD_ERRORS]
+        ]
+        or None,
         upstream=upstream
         and UpstreamDetail(
             status=upstream.status,
@@ -116,7 +119,7 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
     )
 
 
-class ProblemDialect:
+class ProblemRenderer:
     """The API's own: RFC 9457, and 202 for what is not known."""
 
     def is_creation(self, method: str, path: str) -> bool:
@@ -144,12 +147,12 @@ class ProblemDialect:
 def note_refusal(error: CallgateError, metrics: Metrics) -> None:
     """For the request's log line, and counted."""
     metrics.refused.labels(error.slug).inc()
-    note(problem=error.slug)
+    bind(problem=error.slug)
     if error.call_id:
-        note(call_id=str(error.call_id))
+        bind(call_id=str(error.call_id))
 
 
-def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None:
+def install_handlers(app: FastAPI, metrics: Metrics, dialects: ErrorRenderers) -> None:
     """Every expected way out of a handler that is not an answer becomes a refusal; the middleware answers the rest."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
@@ -165,7 +168,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, dialects: Dialects) -> None
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return await answer(request, InvalidRequest(faults=tuple(_fault(fault) for fault in error.errors())))
+        return await answer(request, InvalidRequest(field_errors=tuple(_fault(fault) for fault in error.errors())))
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -193,11 +196,11 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
     return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
-def _fault(detail: dict[str, Any]) -> Fault:
+def _fault(detail: dict[str, Any]) -> FieldError:
     """A query parameter, header or path segment that FastAPI refused."""
     place, *names = detail["loc"]
     marks = {"query": "?", "header": "", "path": "path/", "body": "/"}
-    return Fault(marks.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
+    return FieldError(marks.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
 def responses(*errors: type[CallgateError], method: str = "GET", instance: str) -> dict[int | str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import CallgateError, HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
 from app.http.limits import HEAD_LIMIT, HEADER_LINES_LIMIT, ServerLimits
-from app.http.problems import ProblemDialect
+from app.http.problems import ProblemRenderer
 from app.observability import Metrics
 
 # What is parsed at once, and so what an unfinished header line may exceed the limit by.
@@ -225,10 +225,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         """The deadline of what is being read, counted from its beginning."""
-        watched = (self._requests, self._reading)
-        if watched == self._watched:
+        instrumented = (self._requests, self._reading)
+        if instrumented == self._watched:
             return
-        self._watched = watched
+        self._watched = instrumented
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
@@ -272,7 +272,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _write(self, error: CallgateError) -> None:
         request_id = uuid4().hex
         method, path = (self.scope["method"], self.scope["path"]) if self._reading == "body" else ("", "")
-        response = ProblemDialect().refusal(error, method=method, path=path, request_id=request_id)
+        response = ProblemRenderer().refusal(error, method=method, path=path, request_id=request_id)
         fields = [
             *self.server_state.default_headers,
             *response.raw_headers,

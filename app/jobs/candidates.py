@@ -99,15 +99,15 @@ class CallLists:
         since = min(call.pending_since for call in calls) - CLOCK_SKEW - NEAR
         until = max(call.pending_since for call in calls) + self.longest_life + _LONGEST_QUEUE
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
-        accesses = await self.tenants.accesses(calls[0].account_id)
+        credentials = await self.tenants.credentials(calls[0].account_id)
         listed: list[CallResource] = []
         for narrowed in ({"Status": "queued"}, started):
             ask = partial(self.twilio.list_calls, filters={**filters, **narrowed}, deadline_s=self.deadline_s, keep=keep)
-            listed += await first_accepted(accesses, ask)
+            listed += await first_accepted(credentials, ask)
         return listed
 
     async def _twilio_ahead(self, call: Call) -> timedelta | None:
-        offsets = [self.twilio.clock.offset(access.base_url) for access in await self.tenants.accesses(call.account_id)]
+        offsets = [self.twilio.clock.offset(access.base_url) for access in await self.tenants.credentials(call.account_id)]
         return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 

@@ -7,7 +7,7 @@ from app.calls.control import repository as control_repository
 from app.calls.control.service import CallControl
 from app.calls.models import Call
 from app.database import Database
-from app.jobs.isolation import each_apart
+from app.jobs.isolation import run_isolated
 
 BATCH = 20
 
@@ -22,11 +22,11 @@ class Controller:
         # Longer than one can take, so that no other worker does it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
         async with self.database.begin() as session:
-            due = await control_repository.claim_wanted(session, lease=lease, limit=BATCH)
+            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH)
         wishes = {call.id: wish for wish, call in due}
 
         async def carry_out(call: Call) -> None:
             await self.control.carry_out(wishes[call.id], call)
 
-        await each_apart([call for _, call in due], carry_out, broke="control_broke")
+        await run_isolated([call for _, call in due], carry_out, event="control_broke")
         return bool(due)

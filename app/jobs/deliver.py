@@ -23,7 +23,7 @@ from app.deliveries.messages import Message, Method, Told, message
 from app.deliveries.models import Delivery
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
-from app.observability.tracing import Step, describe, link, trace
+from app.observability.tracing import TimedSpan, describe, link, trace
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 
@@ -132,7 +132,7 @@ class Deliverer:
             await self._failed(delivery, status=None, error="secret")
             return
         # No `traceparent` goes along: a receiver gets what Twilio would have sent, or what Standard Webhooks say.
-        with Step("receiver"):
+        with TimedSpan("receiver"):
             sent = await self.sender.send(request.method, request.url, request.headers, request.body)
             describe({"callgate.result": sent.error or str(sent.status)})
         if sent.status is not None and 200 <= sent.status < 300:

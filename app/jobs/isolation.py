@@ -11,8 +11,8 @@ from app.errors import DatabaseUnavailable
 logger = structlog.stdlib.get_logger(__name__)
 
 
-async def each_apart(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, broke: str) -> None:
-    """All at once. Whatever goes wrong with one is logged as `broke`, and it is claimed again when its lease ends."""
+async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
+    """All at once. Whatever goes wrong with one is logged as `event`, and it is claimed again when its lease ends."""
 
     async def guarded(call: Call) -> None:
         try:
@@ -20,7 +20,7 @@ async def each_apart(calls: Sequence[Call], work: Callable[[Call], Awaitable[Non
         except DatabaseUnavailable:
             pass
         except Exception:
-            logger.exception(broke, call_id=str(call.id))
+            logger.exception(event, call_id=str(call.id))
 
     async with asyncio.TaskGroup() as working:
         for call in calls:

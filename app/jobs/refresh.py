@@ -17,7 +17,7 @@ from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database import Database, Session
 from app.deliveries.outbox import final_delivery, needs_final_delivery
-from app.jobs.isolation import each_apart
+from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.service import TenantService
@@ -56,7 +56,7 @@ class Refresher:
         lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
             due = await leases.claim_refreshes(session, lease=lease, limit=BATCH)
-        await each_apart(due, self._refresh, broke="refresh_broke")
+        await run_isolated(due, self._refresh, event="refresh_broke")
         if due:
             async with self.database.begin() as session:
                 await leases.release_refreshes(session, due)
@@ -82,7 +82,7 @@ class Refresher:
 
     async def _fetch(self, call: Call) -> CallResource:
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.fetch_deadline_s)
-        return await first_accepted(await self.tenants.accesses(call.account_id), ask)
+        return await first_accepted(await self.tenants.credentials(call.account_id), ask)
 
     async def _take(self, call: Call, resource: CallResource) -> None:
         async with self.database.begin() as session:

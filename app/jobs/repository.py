@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.ids import first_id_at
-from app.calls.models import Call, CallEvent, WantedUpdate
+from app.calls.models import Call, CallEvent, PendingUpdate
 from app.database import Partition
 from app.deliveries.models import Delivery
 
@@ -37,7 +37,7 @@ async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int
     statement = (
         delete(Call)
         .where(Call.id.in_(call_ids))
-        .where(~exists().where(WantedUpdate.call_id == Call.id))
+        .where(~exists().where(PendingUpdate.call_id == Call.id))
         .where(~exists().where(Delivery.call_id == Call.id, Delivery.next_attempt_at.is_not(None)))
         .returning(Call.id)
         .execution_options(synchronize_session=False)

@@ -17,7 +17,7 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
 from app.jobs.candidates import CLOCK_SKEW, NEAR, CallLists, Candidates
-from app.jobs.isolation import each_apart
+from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.service import TenantService
@@ -60,7 +60,7 @@ class Resolver:
             due = await leases.claim_searches(session, lease=lease, limit=BATCH)
             database_ahead = await repository.clock(session) - datetime.now(UTC)
         search = partial(self._search, self.lists(due), database_ahead)
-        await each_apart(due, search, broke="search_broke")
+        await run_isolated(due, search, event="search_broke")
         if due:
             async with self.database.begin() as session:
                 await leases.release_searches(session, due)

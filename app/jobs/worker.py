@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from app.deliveries.addresses import Allowed
+from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
@@ -84,7 +84,7 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     """A whole worker: its own services, and every job until `stop` is set. Closes `tracing` at its end."""
     tracing = tracing or Tracing()
     with tracing.active():
-        async with services(settings, metrics) as state, Sender(Allowed.parse(settings.delivery_allow)) as sender:
+        async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
             await run_jobs(jobs_of(settings, state, metrics, sender), stop)
     await asyncio.to_thread(tracing.close)
 

@@ -14,20 +14,20 @@ import structlog
 _known: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", default=MappingProxyType({}))
 
 
-def forget() -> None:
+def clear() -> None:
     """Starts with an empty context, for a new request or job."""
     _known.set({})
 
 
-def note(**fields: object) -> None:
+def bind(**fields: object) -> None:
     """Adds the fields to every log line of this request or job from now on."""
     _known.set({**_known.get(), **fields})
 
 
-def noted() -> Mapping[str, Any]:
+def bound() -> Mapping[str, Any]:
     return _known.get()
 
 
-def add_noted(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+def add_context(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
     """Adds the context to a log line. A structlog processor: the line's own fields come first and take precedence."""
     return {**event, **_known.get(), **event}

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from app.observability.context import add_noted
+from app.observability.context import add_context
 
 # They log much, and whole URLs (httpx) or statements with their values (sqlalchemy).
 _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "asyncio")
@@ -27,7 +27,7 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
     if format_ == "auto":
         format_ = "text" if stream.isatty() else "json"
     shared: list[structlog.types.Processor] = [
-        add_noted,
+        add_context,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

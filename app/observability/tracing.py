@@ -1,7 +1,7 @@
 """Measures the parts of a request: for its log line, for Server-Timing and, when enabled, for OpenTelemetry traces.
 
-The middleware or a job opens the trace; code below it marks its part with `Step`. We create all spans ourselves, because the
-ready-made instrumentations put URLs and SQL statements into theirs.
+The middleware or a job opens the trace; code below it marks its part with `TimedSpan`. We create all spans ourselves,
+because the ready-made instrumentations put URLs and SQL statements into theirs.
 """
 
 import os
@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from app import __version__
-from app.observability.context import note
+from app.observability.context import bind
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Tracing:
         parent = _propagator.extract(headers) if trusted else Context()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _opened.set(span)
-            note(trace_id=f"{span.get_span_context().trace_id:032x}")
+            bind(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
     @contextmanager
@@ -103,8 +103,8 @@ def tracing_of_this_environment() -> Tracing:
     return Tracing(provider)
 
 
-class Step:
-    """Times a part of a request: `with Step("database"):`. Inside a trace it is also a span."""
+class TimedSpan:
+    """Times a part of a request: `with TimedSpan("database"):`. Inside a trace it is also a span."""
 
     __slots__ = ("_attributes", "_began", "_name", "_part", "_scope", "_span")
 

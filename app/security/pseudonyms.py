@@ -1,6 +1,6 @@
 """Phone numbers and SIP users as logs may show them: by a token that is the same each time, and that only we can make."""
 
-from app.observability.context import note
+from app.observability.context import bind
 from app.security.keyring import Keyring
 
 _SIP_SCHEMES = ("sip", "sips")
@@ -15,7 +15,7 @@ class Pseudonyms:
 
     def log(self, *, to: str, from_: str) -> None:
         """Onto every line that this request logs from now on."""
-        note(**{"to": self.of(to), "from": self.of(from_)})
+        bind(**{"to": self.of(to), "from": self.of(from_)})
 
     def of(self, address: str) -> str:
         """The host of a SIP address says where a call goes and not to whom: it stays. Headers and parameters may hold anything.

@@ -55,7 +55,7 @@ def canonical_host(host: str) -> str:
 
 
 def read_host(host: str, start: int, has_user: bool, report: Report) -> str:
-    """Judge the host, which is written at `start`, and return its canonical form."""
+    """UrlValidator the host, which is written at `start`, and return its canonical form."""
     end = start + len(host)
     if host[0] == "[":
         _judge_ipv6(IPv6Address(host[1:-1]), start, end, report)

@@ -27,7 +27,7 @@ def unanswered() -> UpstreamUnreachable:
     return UpstreamUnreachable("Twilio gave no usable answer to this question, which changed nothing.", after_s=5)
 
 
-def in_doubt(call: Call, *, repeatable: bool) -> ActionUnknown:
+def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
     error.safe = repeatable

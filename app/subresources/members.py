@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from app.calls.parameters import Text
-from app.errors import Fault, InvalidRequest
-from app.http.field_errors import faults_of
+from app.errors import FieldError, InvalidRequest
+from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import Fields
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
 
@@ -71,10 +71,10 @@ def read_members(operation: Operation, given: Mapping[str, Any]) -> Fields:
     try:
         members = members_of(operation).model_validate(given)
     except ValidationError as error:
-        faults = faults_of(error)
+        faults = field_errors_from(error)
         if operation.method == "GET":
-            faults = [Fault(f"?{fault.pointer[1:]}", fault.code, fault.detail) for fault in faults]
-        raise InvalidRequest(faults=tuple(faults)) from None
+            faults = [FieldError(f"?{fault.pointer[1:]}", fault.code, fault.detail) for fault in faults]
+        raise InvalidRequest(field_errors=tuple(faults)) from None
     return [field for parameter in operation.parameters for field in _fields(parameter, getattr(members, parameter.member))]
 
 

@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from app.calls.models import Call
 from app.calls.router import IdOrSid
-from app.errors import AnswerCut, Fault, InvalidRequest
+from app.errors import FieldError, InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
-from app.observability.context import note
-from app.subresources.answers import in_doubt
+from app.observability.context import bind
+from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
 from app.subresources.openapi import (
     description_of,
@@ -60,7 +60,7 @@ async def read_key(
     ] = None,
 ) -> str | None:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
-        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
+        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "repeated", "must be given once"),))
     return idempotency_key
 
 
@@ -68,7 +68,7 @@ async def refuse_key(request: Request) -> None:
     """To take a key and not to heed it would be a promise that nobody keeps."""
     if "Idempotency-Key" in request.headers:
         text = "cannot be heeded: Twilio has no idempotency for this operation"
-        raise InvalidRequest(faults=(Fault("Idempotency-Key", "not_supported", text),))
+        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "not_supported", text),))
 
 
 async def of_one(
@@ -94,7 +94,7 @@ WantedRange = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9,
 
 async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
     call = await service.started_call(caller, id_or_sid)
-    note(call_id=str(call.id), call_sid=call.sid)
+    bind(call_id=str(call.id), call_sid=call.sid)
     return call
 
 
@@ -135,7 +135,7 @@ def streamed(opened: Opened) -> Response:
             async for chunk in opened.chunks:
                 yield chunk
         except TwilioOutcomeUnknown as error:
-            raise AnswerCut(error.reason) from error
+            raise ResponseTruncated(error.reason) from error
 
     return StreamingResponse(chunks(), opened.status, opened.headers)
 
@@ -165,7 +165,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
         wanted = Wanted(operation, sid, read_members(operation, body), key)
-        request.state.in_doubt = in_doubt(call, repeatable=False)
+        request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
         return answered(await service.change(caller, call, wanted))
 
     return change
@@ -179,7 +179,7 @@ def _query(request: Request) -> dict[str, str]:
     query = request.query_params
     repeated = [name for name in query if len(query.getlist(name)) > 1]
     if repeated:
-        raise InvalidRequest(faults=tuple(Fault(f"?{name}", "repeated", "must be given once") for name in repeated))
+        raise InvalidRequest(field_errors=tuple(FieldError(f"?{name}", "repeated", "must be given once") for name in repeated))
     return dict(query)
 
 

@@ -24,12 +24,12 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.authentication import Caller
-from app.subresources.answers import in_doubt, outcome_of, refusal, sid_of, unanswered
+from app.subresources.answers import indeterminate_error, outcome_of, refusal, sid_of, unanswered
 from app.tenants.service import TenantService
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Fields, Forwarding, Opened
-from app.twilio.schemas import SID, AccountAccess, read_json
+from app.twilio.schemas import SID, Credential, read_json
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
 _FETCH_RECORDING = Operation(RECORDINGS, "fetch")
@@ -98,20 +98,20 @@ class SubresourceService:
             raise TenantSuspended
         fields, repeatable = _with_idempotency_key(call, wanted)
 
-        async def ask(access: AccountAccess) -> Done:
+        async def ask(access: Credential) -> Done:
             return await self._forwarding.change(
                 access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=self._deadline_s
             )
 
-        accesses = await self._accesses(call.account_id)
+        credentials = await self._open_all(call.account_id)
         await self._note(call, wanted, {"result": "sent"})
         try:
             # A credential that is refused here is not marked: it may lack one permission only.
-            done = await first_accepted(accesses, ask)
+            done = await first_accepted(credentials, ask)
         except TwilioError as error:
             await self._note_afterwards(call, wanted, outcome_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
-                raise in_doubt(call, repeatable=repeatable) from error
+                raise indeterminate_error(call, repeatable=repeatable) from error
             raise refusal(call.id, error) from error
         await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | sid_of(done))
         return done
@@ -166,24 +166,24 @@ class SubresourceService:
 
     @asynccontextmanager
     async def _opened(
-        self, account_id: UUID, ask: Callable[[AccountAccess], AbstractAsyncContextManager[Opened]]
+        self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[Opened]]
     ) -> AsyncIterator[Opened]:
         """What a question is answered, while it arrives."""
-        accesses = await self._accesses(account_id)
+        credentials = await self._open_all(account_id)
         async with AsyncExitStack() as stack:
             try:
-                opened = await first_accepted(accesses, lambda access: stack.enter_async_context(ask(access)))
+                opened = await first_accepted(credentials, lambda access: stack.enter_async_context(ask(access)))
             except TwilioOutcomeUnknown as error:
                 raise unanswered() from error
             except TwilioError as error:
                 raise refusal(None, error) from error
             yield opened
 
-    async def _accesses(self, account_id: UUID) -> Sequence[AccountAccess]:
-        accesses = await self._tenants.accesses(account_id)
-        if not accesses:
+    async def _open_all(self, account_id: UUID) -> Sequence[Credential]:
+        credentials = await self._tenants.credentials(account_id)
+        if not credentials:
             raise NoUsableCredentials
-        return accesses
+        return credentials
 
     async def _note(self, call: Call, wanted: Wanted, data: dict[str, Any]) -> None:
         operation = wanted.operation

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from app.database import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
+from app.tenants.cache import TTLCache, always_stale
 from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.memory import Memory, never
 from app.tenants.models import Tenant
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
@@ -39,15 +39,15 @@ class Signing:
 
 
 class TenantCallbacks:
-    """`is_current` as for `TenantService`."""
+    """`is_coherent` as for `TenantService`."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
+    def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
         self._database = database
         self._keyring = keyring
-        self._signings = Memory[Signing](is_current=is_current)
+        self._signings = TTLCache[Signing](is_coherent=is_coherent)
 
-    def forget(self) -> None:
-        self._signings.forget()
+    def invalidate(self) -> None:
+        self._signings.invalidate()
 
     async def configure(
         self,

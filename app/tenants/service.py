@@ -21,12 +21,12 @@ from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.settings import parse_twilio_base_url
 from app.tenants import repository
+from app.tenants.cache import TTLCache, always_stale
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.group_reads import StoredCredential, find_keys, list_auth_tokens, list_credentials
-from app.tenants.memory import Memory, never
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
-from app.twilio.schemas import AccountAccess
+from app.twilio.schemas import Credential
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -52,12 +52,12 @@ class KnownKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialable:
+class CallableAccount:
     """An account with its active credentials, in the order in which they are tried."""
 
     account_id: UUID
     account_sid: str
-    accesses: tuple[AccountAccess, ...]
+    credentials: tuple[Credential, ...]
     rejected: frozenset[str]
     """References of those that Twilio refused the last time."""
     has_auth_token: bool
@@ -73,25 +73,25 @@ def key_prefix(key: str) -> str:
 
 
 class TenantService:
-    """`is_current` says whether `forget` would be called if any process changed a tenant; only then is anything remembered."""
+    """Caches only while `is_coherent` returns true: while `invalidate` is called for each change that any process makes."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, is_current: Callable[[], bool] = never) -> None:
+    def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
         self._database = database
         self._keyring = keyring
         # Together, and never with a statement that began before one asked: it would be older than a change that came first.
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
-        self._keys = Memory[KnownKey | None](is_current=is_current)
-        self._dialables = Memory[Dialable | None](is_current=is_current)
-        self._account_ids = Memory[UUID | None](is_current=is_current)
-        self._account_accesses = Memory[tuple[AccountAccess, ...]](is_current=is_current)
-        self._auth_tokens = Memory[tuple[str, ...]](is_current=is_current)
+        self._keys = TTLCache[KnownKey | None](is_coherent=is_coherent)
+        self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
+        self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
+        self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
+        self._auth_tokens = TTLCache[tuple[str, ...]](is_coherent=is_coherent)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Read everything anew: something has changed, or may have."""
-        for memory in (self._keys, self._dialables, self._account_ids, self._account_accesses, self._auth_tokens):
-            memory.forget()
+        for memory in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
+            memory.invalidate()
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
         if not _TENANT_ID.fullmatch(tenant_id):
@@ -222,20 +222,22 @@ class TenantService:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
-    async def dialable(self, tenant_id: str, *, account_sid: str | None) -> Dialable | None:
+    async def dialable(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none.
 
         Raises NoUsableCredentials when no stored secret of the account opens.
         """
-        found = await self._dialables.get((tenant_id, account_sid), lambda: self._read_dialable(tenant_id, account_sid))
-        if found and not found.accesses:
+        found = await self._callable_accounts.get(
+            (tenant_id, account_sid), lambda: self._read_callable_account(tenant_id, account_sid)
+        )
+        if found and not found.credentials:
             raise NoUsableCredentials(
                 f"The stored secrets of Twilio account {found.account_sid} cannot be opened, so it cannot be used; "
                 "an operator adds its credential anew."
             )
         return found
 
-    async def _read_dialable(self, tenant_id: str, account_sid: str | None) -> Dialable | None:
+    async def _read_callable_account(self, tenant_id: str, account_sid: str | None) -> CallableAccount | None:
         listed = [
             credential
             for credential in await self._stored_credentials.submit(tenant_id)
@@ -245,10 +247,10 @@ class TenantService:
             return None
         account = listed[0]
         credentials = [credential for credential in listed if credential.account_id == account.account_id]
-        accesses = tuple(self._accesses(account, credentials))
+        opened = tuple(self._open_all(account, credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-        return Dialable(account.account_id, account.account_sid, accesses, rejected, has_auth_token, account.callbacks)
+        return CallableAccount(account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks)
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
         """Remember what Twilio said of these (by their references): refused ones are tried last from now on."""
@@ -263,22 +265,22 @@ class TenantService:
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
         tokens = await self._stored_auth_tokens.submit(account_id)
-        return tuple(access.password.get_secret_value() for access in self._accesses(tokens[0], tokens)) if tokens else ()
+        return tuple(access.password.get_secret_value() for access in self._open_all(tokens[0], tokens)) if tokens else ()
 
-    async def accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
+    async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """The active credentials of an account in the order in which they are tried; empty when none opens."""
-        return await self._account_accesses.get(account_id, lambda: self._read_accesses(account_id))
+        return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
 
-    async def _read_accesses(self, account_id: UUID) -> tuple[AccountAccess, ...]:
+    async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         async with self._database.begin() as session:
             account = await repository.get_account_by_id(session, account_id)
             credentials = await repository.list_credentials(session, [account_id])
-        return tuple(self._accesses(account, credentials)) if account else ()
+        return tuple(self._open_all(account, credentials)) if account else ()
 
-    def _accesses(
+    def _open_all(
         self, account: TwilioAccount | StoredCredential, credentials: Sequence[TwilioCredential | StoredCredential]
-    ) -> list[AccountAccess]:
-        accesses = []
+    ) -> list[Credential]:
+        opened = []
         for credential in credentials:
             try:
                 secret = self._keyring.open(credential.sealed_secret, identity=credential.identity)
@@ -290,10 +292,10 @@ class TenantService:
                     reason=str(error),
                 )
                 continue
-            accesses.append(
-                AccountAccess(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))
+            opened.append(
+                Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))
             )
-        return accesses
+        return opened
 
     async def _require(self, session: Session, tenant_id: str) -> Tenant:
         tenant = await repository.get_tenant(session, tenant_id)

@@ -19,9 +19,9 @@ from app.security.redaction import Secrets
 from app.twilio.call_list import PAGE_BYTES_LIMIT, read_call_list
 from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
-from app.twilio.instrumentation import watched
+from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import read_answer, refusal
-from app.twilio.schemas import AccountAccess, CallResource, Form, read_json
+from app.twilio.schemas import CallResource, Credential, Form, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
 from app.twilio.transport import AiohttpTransport
@@ -44,13 +44,13 @@ _NEVER_SENT = (
 )
 
 
-async def first_accepted(accesses: Sequence[AccountAccess], ask: Callable[[AccountAccess], Awaitable[Answered]]) -> Answered:
+async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Credential], Awaitable[Answered]]) -> Answered:
     """The answer to a request, made with each credential until Twilio accepts one; every other error ends it.
 
     Raises the last TwilioCredentialRejected, or TwilioNotSent when there is no credential at all.
     """
     refusal: TwilioError = TwilioNotSent("no_credential")
-    for access in accesses:
+    for access in credentials:
         try:
             return await ask(access)
         except TwilioCredentialRejected as error:
@@ -129,7 +129,7 @@ class TwilioClient:
         self.clock = TwilioClock(self.metrics)
 
     async def create_call(
-        self, access: AccountAccess, form: Form, *, deadline_s: float, send_before: float | None = None
+        self, access: Credential, form: Form, *, deadline_s: float, send_before: float | None = None
     ) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
 
@@ -139,27 +139,27 @@ class TwilioClient:
         gate = SendGate(before=math.inf if send_before is None else send_before)
         return _resource(await self._send("POST", access, _CALLS, form, deadline_s, gate=gate))
 
-    async def try_access(self, access: AccountAccess, *, deadline_s: float) -> None:
+    async def check_credential(self, access: Credential, *, deadline_s: float) -> None:
         """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
         await self._send("GET", access, "Calls.json?PageSize=1", None, deadline_s)
 
-    async def fetch_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> CallResource:
+    async def fetch_call(self, access: Credential, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
         return _resource_of(sid, await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
-        self, access: AccountAccess, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
+        self, access: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
     ) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource. Sends at most one POST."""
         return _resource_of(sid, await self._send("POST", access, f"Calls/{sid}.json", parameters, deadline_s))
 
-    async def delete_call(self, access: AccountAccess, sid: str, *, deadline_s: float) -> None:
+    async def delete_call(self, access: Credential, sid: str, *, deadline_s: float) -> None:
         """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
         await self._send("DELETE", access, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(
         self,
-        access: AccountAccess,
+        access: Credential,
         filters: Mapping[str, str],
         *,
         deadline_s: float,
@@ -175,11 +175,11 @@ class TwilioClient:
 
         return await read_call_list(get, access.account_sid, filters, keep=keep)
 
-    @watched
+    @instrumented
     async def _send(
         self,
         method: str,
-        access: AccountAccess,
+        access: Credential,
         path: str,
         parameters: Form | Mapping[str, Any] | None,
         deadline_s: float,
@@ -192,7 +192,7 @@ class TwilioClient:
         headers = {"Authorization": authorization(access)}
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        with Translated(gate):
+        with ErrorTranslation(gate):
             async with asyncio.timeout(deadline_s):
                 url = _parsed(url) if path == _CALLS else url
                 sent_at = time.time()
@@ -205,7 +205,7 @@ class TwilioClient:
         return _classify(response, body, secrets_of(access, form.parameters))
 
 
-class Translated:
+class ErrorTranslation:
     """Foreign exceptions become ours: what was proven not to be sent, by its kind or by the gate, and what may have been."""
 
     def __init__(self, gate: SendGate | None = None) -> None:

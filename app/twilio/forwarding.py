@@ -14,11 +14,11 @@ import httpx
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
-from app.twilio.client import HttpClient, Translated
+from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.instrumentation import watched
+from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import read_answer, refusal
-from app.twilio.schemas import AccountAccess, read_json
+from app.twilio.schemas import Credential, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
@@ -61,7 +61,7 @@ class Forwarding:
     @asynccontextmanager
     async def read(
         self,
-        access: AccountAccess,
+        access: Credential,
         operation: Operation,
         call_sid: str | None,
         sid: str | None,
@@ -75,13 +75,13 @@ class Forwarding:
             yield opened
 
     @asynccontextmanager
-    async def calls(self, access: AccountAccess, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
+    async def calls(self, access: Credential, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
         """One page of the account's calls. The deadline is that of the answer's beginning."""
         async with self._json(access, f"Calls.json?{urlencode(query)}", query, deadline_s) as opened:
             yield opened
 
     async def change(
-        self, access: AccountAccess, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
+        self, access: Credential, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
     ) -> Done:
         """Sends at most one request. TwilioNotSent and TwilioAnswered prove that nothing was changed."""
         path = _path(operation, call_sid, sid)
@@ -97,7 +97,7 @@ class Forwarding:
     @asynccontextmanager
     async def media(
         self,
-        access: AccountAccess,
+        access: Credential,
         recording_sid: str,
         suffix: str,
         query: Fields,
@@ -117,7 +117,7 @@ class Forwarding:
             yield Opened(response.status_code, headers, _chunks(response, MEDIA_LIMIT))
 
     @asynccontextmanager
-    async def _json(self, access: AccountAccess, path: str, query: Fields, deadline_s: float) -> AsyncIterator[Opened]:
+    async def _json(self, access: Credential, path: str, query: Fields, deadline_s: float) -> AsyncIterator[Opened]:
         secrets = secrets_of_fields(access, query)
         async with self._opened(access, "GET", path, deadline_s, secrets) as response:
             chunks = secrets.out_of_stream(_chunks(response, JSON_LIMIT))
@@ -126,7 +126,7 @@ class Forwarding:
     @asynccontextmanager
     async def _opened(
         self,
-        access: AccountAccess,
+        access: Credential,
         method: str,
         path: str,
         deadline_s: float,
@@ -141,11 +141,11 @@ class Forwarding:
         finally:
             await response.aclose()
 
-    @watched
+    @instrumented
     async def _send(
         self,
         method: str,
-        access: AccountAccess,
+        access: Credential,
         path: str,
         deadline_s: float,
         secrets: Secrets,
@@ -155,7 +155,7 @@ class Forwarding:
         """A 2xx whose body was not read yet."""
         url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}
-        with Translated():
+        with ErrorTranslation():
             async with asyncio.timeout(deadline_s):
                 response = await self._http.send(
                     method, url, headers={"Authorization": authorization(access), **form, **headers}, content=content
@@ -176,14 +176,14 @@ def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
 
 
 async def _whole(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
-    with Translated():
+    with ErrorTranslation():
         async with asyncio.timeout(deadline_s):
             return b"".join([chunk async for chunk in _chunks(response, limit)])
 
 
 async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     length = 0
-    with Translated():
+    with ErrorTranslation():
         async for chunk in response.aiter_bytes():
             length += len(chunk)
             if length > limit:

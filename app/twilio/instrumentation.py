@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from app.observability import Metrics
-from app.observability.tracing import Step, describe, fail
+from app.observability.tracing import TimedSpan, describe, fail
 from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
 
 # https://www.twilio.com/docs/voice/api/call-resource: the resources of a call. Below some of them, a stream for example, the
@@ -41,7 +41,7 @@ Self = TypeVar("Self", bound=Watched)
 Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any, Any]]
 
 
-def watched(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
+def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
     """Around a method that sends one request: `send(self, method, access, path, …)`."""
 
     @wraps(send)
@@ -50,7 +50,7 @@ def watched(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
     ) -> Any:
         operation = operation_of(method, path)
         answer = "interrupted"
-        with self.metrics.upstream_in_flight.track_inprogress(), Step("upstream", f"Twilio {operation}"):
+        with self.metrics.upstream_in_flight.track_inprogress(), TimedSpan("upstream", f"Twilio {operation}"):
             began = time.perf_counter()
             try:
                 result = await send(self, method, access, path, *args, **kwargs)

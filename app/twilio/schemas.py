@@ -31,7 +31,7 @@ _DEEPEST = 30
 
 
 @dataclass(frozen=True, slots=True)
-class AccountAccess:
+class Credential:
     """One credential of one account, ready to be used: Basic auth of `username` and `password`.
 
     `reference` is the owner's name for it, meaningless here.

@@ -6,14 +6,14 @@ from functools import lru_cache
 from typing import Any
 
 from app.security.redaction import Secrets, basic_values, redact, userinfo_in
-from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID, AccountAccess
+from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID, Credential
 
 
-def authorization(access: AccountAccess) -> str:
+def authorization(access: Credential) -> str:
     return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
 
 
-def secrets_of(access: AccountAccess, parameters: Mapping[str, Any]) -> Secrets:
+def secrets_of(access: Credential, parameters: Mapping[str, Any]) -> Secrets:
     """The secrets of one request about calls; `parameters` by our names."""
     found = [
         secret
@@ -24,7 +24,7 @@ def secrets_of(access: AccountAccess, parameters: Mapping[str, Any]) -> Secrets:
     return Secrets(found, more=_credential(access)) if found else _credential(access)
 
 
-def secrets_of_fields(access: AccountAccess, fields: Iterable[tuple[str, str]]) -> Secrets:
+def secrets_of_fields(access: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
     """The secrets of any other request, whose parameters may be anything."""
     found = [secret for _, value in fields for secret in userinfo_in(value)]
     return Secrets(found, more=_credential(access)) if found else _credential(access)
@@ -36,6 +36,6 @@ def redact_document(document: Any, secrets: Secrets) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _credential(access: AccountAccess) -> Secrets:
+def _credential(access: Credential) -> Secrets:
     password = access.password.get_secret_value()
     return Secrets([password, *basic_values(access.username, password)])

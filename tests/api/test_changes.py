@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from sqlalchemy import text
 
-from app.tenants.memory import Memory
+from app.tenants.cache import TTLCache
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -89,10 +89,10 @@ async def test_a_change_made_while_nothing_could_be_heard_counts(gateway: Gatewa
 
 
 async def test_what_was_being_read_when_it_changed_is_not_remembered() -> None:
-    memory = Memory[str](is_current=lambda: True)
+    memory = TTLCache[str](is_coherent=lambda: True)
 
     async def read_what_is_changing() -> str:
-        memory.forget()
+        memory.invalidate()
         return "old"
 
     assert await memory.get("name", read_what_is_changing) == "old"
@@ -102,7 +102,7 @@ async def test_what_was_being_read_when_it_changed_is_not_remembered() -> None:
 
 async def test_nothing_is_remembered_while_changes_cannot_be_heard_of() -> None:
     hears = True
-    memory = Memory[str](is_current=lambda: hears, most=2)
+    memory = TTLCache[str](is_coherent=lambda: hears, max_entries=2)
     assert await memory.get("name", _read_old) == "old"
     assert await memory.get("name", _read_new) == "old"
     hears = False
@@ -110,7 +110,7 @@ async def test_nothing_is_remembered_while_changes_cannot_be_heard_of() -> None:
 
 
 async def test_memory_is_bounded() -> None:
-    memory = Memory[str](is_current=lambda: True, most=2)
+    memory = TTLCache[str](is_coherent=lambda: True, max_entries=2)
     for name in ("first", "second", "third"):
         await memory.get(name, _read_old)
     assert await memory.get("third", _read_new) == "old"

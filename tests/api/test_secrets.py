@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import make_url, text
 
-from app.deliveries.addresses import Allowed
+from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
@@ -63,7 +63,7 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(database_url: str, **values: Any) -> AsyncIterator[Watched]:
+async def instrumented(database_url: str, **values: Any) -> AsyncIterator[Watched]:
     log = io.StringIO()
     tracing, spans = memory()
     settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
@@ -74,7 +74,7 @@ async def watched(database_url: str, **values: Any) -> AsyncIterator[Watched]:
 
 @pytest.fixture
 async def told(database_url: str) -> AsyncIterator[Watched]:
-    async with watched(database_url) as running:
+    async with instrumented(database_url) as running:
         yield running
 
 
@@ -200,7 +200,7 @@ async def test_what_twilio_echoes_is_neither_stored_nor_logged_nor_told(told: Wa
 async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(told: Watched, database_url: str) -> None:
     gateway = told.gateway
     callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
-    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(Allowed.parse("127.0.0.0/8")) as sender:
+    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
         secrets = [await callbacks.renew_secret(tenant.id)]
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
@@ -267,7 +267,7 @@ async def test_the_line_of_a_creation_has_all_that_is_known_and_tokens_for_whom_
 
 
 async def test_an_operator_may_choose_to_see_numbers(database_url: str) -> None:
-    async with watched(database_url, log_pii=True) as told, running_upstream(created()) as upstream:
+    async with instrumented(database_url, log_pii=True) as told, running_upstream(created()) as upstream:
         tenant = await told.gateway.add_tenant(upstream.url)
         await tenant.create(to="sip:kate.private@example.com?X-A=1", **{"from": "+14155550123"})
     (line,) = told.lines()

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deliveries.addresses import Allowed, Fault, Target, may_dial, read_url
+from app.deliveries.addresses import AllowList, Target, UrlError, is_allowed, read_url
 from app.settings import SettingsError, load_settings
 
-PUBLIC_ONLY = Allowed()
-EVERYTHING = Allowed.parse("0.0.0.0/0, ::/0, .example.com, example.com, localhost")
+PUBLIC_ONLY = AllowList()
+EVERYTHING = AllowList.parse("0.0.0.0/0, ::/0, .example.com, example.com, localhost")
 PUBLIC = ["93.184.215.14", "8.8.8.8", "172.32.0.1", "100.63.255.255", "2606:2800:21f:cb07::1", "2a00:1450:4001::8a"]
 PUBLIC += ["::ffff:8.8.8.8", "2002:808:808::1", "64:ff9b::808:808"]
 PRIVATE = ["127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1"]
@@ -59,25 +59,25 @@ NEVER += [
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_are_dialled(address: str) -> None:
-    assert may_dial(address, "example.com", PUBLIC_ONLY)
+    assert is_allowed(address, "example.com", PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_need_the_operators_word(address: str) -> None:
-    assert not may_dial(address, "example.com", PUBLIC_ONLY)
-    assert may_dial(address, "example.com", EVERYTHING)
+    assert not is_allowed(address, "example.com", PUBLIC_ONLY)
+    assert is_allowed(address, "example.com", EVERYTHING)
 
 
 @pytest.mark.parametrize("address", NEVER)
 def test_link_local_metadata_and_reserved_addresses_are_never_dialled(address: str) -> None:
-    assert not may_dial(address, "example.com", PUBLIC_ONLY)
-    assert not may_dial(address, "example.com", EVERYTHING)
+    assert not is_allowed(address, "example.com", PUBLIC_ONLY)
+    assert not is_allowed(address, "example.com", EVERYTHING)
 
 
 @given(st.integers(0, 2**32 - 1).map(IPv4Address) | st.integers(0, 2**128 - 1).map(IPv6Address))
 def test_nothing_that_python_calls_private_passes_without_the_operators_word(address: IPv4Address | IPv6Address) -> None:
     if address.is_private or address.is_multicast or address.is_link_local or address.is_reserved or address.is_unspecified:
-        assert not may_dial(str(address), "example.com", PUBLIC_ONLY)
+        assert not is_allowed(str(address), "example.com", PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_nothing_that_python_calls_private_passes_without_the_operators_word(add
     ],
 )
 def test_the_operator_names_networks_hosts_and_suffixes(allow: str, host: str, address: str, expected: bool) -> None:
-    assert may_dial(address, host, Allowed.parse(allow)) is expected
+    assert is_allowed(address, host, AllowList.parse(allow)) is expected
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
 )
 def test_a_url_is_refused_for_what_is_wrong_with_it(url: str, code: str) -> None:
     read = read_url(url, PUBLIC_ONLY)
-    assert isinstance(read, Fault)
+    assert isinstance(read, UrlError)
     assert read.code == code
     assert "secret" not in read.detail
 
@@ -214,7 +214,7 @@ def test_the_operators_word_opens_private_urls(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://0.0.0.0/"])
 def test_the_operators_word_opens_no_metadata(url: str) -> None:
     read = read_url(url, EVERYTHING)
-    assert isinstance(read, Fault)
+    assert isinstance(read, UrlError)
     assert read.code == "url_address_refused"
 
 

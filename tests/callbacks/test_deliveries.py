@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids
 from app.deliveries import repository
-from app.deliveries.addresses import Allowed
+from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.deliver import AT_ONCE_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
@@ -63,7 +63,7 @@ def callbacks(gateway: Gateway) -> TenantCallbacks:
 async def deliverer(gateway: Gateway, callbacks: TenantCallbacks) -> AsyncIterator[Deliverer]:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery"))
-    async with Sender(Allowed.parse(LOOPBACK), read_timeout_s=2) as sender:
+    async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
         yield Deliverer(gateway.database, callbacks, sender, Metrics())
 
 

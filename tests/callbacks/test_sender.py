@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app.deliveries.addresses import Allowed
+from app.deliveries.addresses import AllowList
 from app.deliveries.sender import MOST_OF_BODY, MOST_PER_HOST, Sender, Sent
 
-LOOPBACK = Allowed.parse("127.0.0.0/8, ::1")
+LOOPBACK = AllowList.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -119,7 +119,7 @@ async def test_what_was_signed_is_what_arrives() -> None:
 
 async def test_only_the_address_that_was_judged_is_dialled_though_the_name_changes_its_answer() -> None:
     """The second answer is another listener on the same port: a second question would lead there."""
-    allowed = Allowed.parse("127.0.0.2/32")
+    allowed = AllowList.parse("127.0.0.2/32")
     async with (
         receiving(NO_CONTENT, host="127.0.0.2") as judged,
         receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
@@ -142,13 +142,13 @@ async def test_of_several_addresses_only_the_permitted_are_dialled() -> None:
         receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
     ):
         names = Names(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
-        async with Sender(Allowed.parse("127.0.0.2"), resolve=names) as sender:
+        async with Sender(AllowList.parse("127.0.0.2"), resolve=names) as sender:
             assert await send(sender, f"http://several.example:{judged.port}/") == Sent(204, None)
         assert (judged.dialled, inside.dialled) == (["127.0.0.2"], [])
 
 
 async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None:
-    allowed = Allowed.parse(".svc.cluster.local")
+    allowed = AllowList.parse(".svc.cluster.local")
     async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=Names(["127.0.0.1"])) as sender:
         assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == Sent(204, None)
         assert await send(sender, f"http://hooks.example:{receiver.port}/") == Sent(None, "refused_address")
@@ -171,7 +171,7 @@ async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None
 async def test_what_creation_would_refuse_is_refused_again_and_nothing_is_asked_or_dialled(url: str, error: str) -> None:
     """A URL may be older than the operator's present word."""
     names = Names(["127.0.0.1"])
-    async with receiving(NO_CONTENT) as receiver, Sender(Allowed(), resolve=names) as sender:
+    async with receiving(NO_CONTENT) as receiver, Sender(AllowList(), resolve=names) as sender:
         assert await send(sender, url.format(port=receiver.port)) == Sent(None, error)  # type: ignore[arg-type]
     assert (receiver.dialled, names.asked) == ([], [])
 

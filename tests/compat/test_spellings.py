@@ -11,8 +11,8 @@ import httpx
 import pytest
 import requests
 
-from app.compat.errors import TwilioDialect
-from app.errors import CallgateError, Fault, InvalidRequest, all_errors
+from app.compat.errors import TwilioErrorRenderer
+from app.errors import CallgateError, FieldError, InvalidRequest, all_errors
 from tests.compat.test_promises import FORM, basic, calls, create, told
 from tests.support.gateway import Gateway, Tenant
 from tests.support.twilio_sdk import Sdk
@@ -363,9 +363,9 @@ async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: di
 
 @pytest.mark.parametrize("error", all_errors().values(), ids=all_errors())
 def test_no_error_speaks_of_members_of_the_other_api(error: type[CallgateError]) -> None:
-    faults = (Fault("/to", "missing", "is required"),) if error is InvalidRequest else ()
-    refusal = TwilioDialect().refusal(
-        error(faults=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
+    faults = (FieldError("/to", "missing", "is required"),) if error is InvalidRequest else ()
+    refusal = TwilioErrorRenderer().refusal(
+        error(field_errors=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
     )
     message = json.loads(bytes(refusal.body))["message"]
     assert not re.search(r"upstream|[a-z]_[a-z]|`errors`|\.\.", message.replace("/2010-04-01", "")), message

@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from app.observability import configure_logging
-from app.observability.context import forget, note
+from app.observability.context import bind, clear
 from tests.support.gateway import Gateway
 from tests.support.logs import logging_to
 from tests.support.upstream import created, running_upstream
@@ -73,14 +73,14 @@ def test_a_terminal_gets_coloured_lines(terminal: tuple[int, int]) -> None:
 def test_lines_of_libraries_and_our_own_have_the_same_form() -> None:
     stream = io.StringIO()
     with logging_to(stream):
-        note(request_id="r1")
+        bind(request_id="r1")
         for log in (logger.exception, foreign.exception):
             try:
                 raise ValueError("pl4nted")
             except ValueError:
                 log("broke")
         logger.error("broke", exc_info=ValueError("pl4nted"))
-        forget()
+        clear()
     ours, theirs, given = _lines(stream.getvalue())
     assert list(ours) == list(theirs) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
     assert (ours["event"], ours["request_id"], ours["level"]) == (theirs["event"], theirs["request_id"], theirs["level"])
@@ -131,12 +131,12 @@ ODD: dict[str, tuple[object, object]] = {
     "bytes": (b"\xff", r"b'\xff'"),
     "not ASCII": ("Zoë ☎ \U0001f600", "Zoë ☎ \U0001f600"),
     "half a character": ("\ud800", "\ud800"),
-    "unshowable": (Unshowable(), "<Unshowable that cannot be shown>"),
-    "unshowable within": ([Unshowable()], ["<Unshowable that cannot be shown>"]),
+    "unshowable": (Unshowable(), "<Unshowable without a repr>"),
+    "unshowable within": ([Unshowable()], ["<Unshowable without a repr>"]),
     "key that is no text": ({(1, 2): 3}, "{(1, 2): 3}"),
     "circle": (_circle, "[[...]]"),
-    "deep": (_deep, "<list that cannot be shown>"),
-    "long number": (10**5000, "<int that cannot be shown>"),
+    "deep": (_deep, "<list without a repr>"),
+    "long number": (10**5000, "<int without a repr>"),
     "nothing": (None, None),
     "number": (1.5, 1.5),
 }

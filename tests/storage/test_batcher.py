@@ -43,7 +43,7 @@ async def test_a_lone_write_goes_at_once() -> None:
 
 async def test_what_waits_while_a_batch_is_on_its_way_is_the_next_batch_and_each_gets_its_own_result() -> None:
     ledger = Ledger()
-    group = Batcher(ledger.write, most=3, slow_after_s=60)
+    group = Batcher(ledger.write, max_batch=3, slow_after_s=60)
     ledger.open.clear()
     first = asyncio.create_task(group.submit(0))
     await until(lambda: ledger.batches == [[0]])
@@ -89,7 +89,7 @@ async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
 async def test_no_item_is_stranded_whenever_it_comes() -> None:
     """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
     ledger = Ledger()
-    group = Batcher(ledger.write, most=2, slow_after_s=60)
+    group = Batcher(ledger.write, max_batch=2, slow_after_s=60)
 
     async def submit_after(turns: int) -> str:
         for _ in range(turns):
@@ -104,7 +104,7 @@ async def test_no_item_is_stranded_whenever_it_comes() -> None:
 
 async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room() -> None:
     ledger = Ledger()
-    group = Batcher(ledger.write, most=100, room=3, slow_after_s=60)
+    group = Batcher(ledger.write, max_batch=100, max_queue=3, slow_after_s=60)
     ledger.open.clear()
     waiting = [asyncio.create_task(group.submit(number)) for number in range(9)]
     for _ in range(20):

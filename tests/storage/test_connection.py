@@ -133,5 +133,5 @@ async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_t
             await (await connector.connect()).close()
         with pytest.raises(DatabaseUnavailable) as none:
             await Connector(several + "standby", SESSION, statement_timeout_s=5).connect()
-        assert (none.value.reason, none.value.in_doubt) == ("no_suitable_server", False)
+        assert (none.value.reason, none.value.indeterminate_error) == ("no_suitable_server", False)
         await (await Connector(several + "prefer-standby", SESSION, statement_timeout_s=5).connect()).close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from app.security.redaction import Secrets, redact, userinfo_in, without_userinfo
-from app.twilio.schemas import AccountAccess
+from app.twilio.schemas import Credential
 from app.twilio.secrets import authorization, redact_document, secrets_of, secrets_of_fields
 
 SECRET = "pl4nted/s%cr=t &<\"'>é+~"
@@ -32,8 +32,8 @@ SPELLINGS = {
 
 
 @pytest.fixture(scope="module")
-def access() -> AccountAccess:
-    return AccountAccess("AC" + "1" * 32, "AC" + "1" * 32, SecretStr("pl4nted-t0ken"))
+def access() -> Credential:
+    return Credential("AC" + "1" * 32, "AC" + "1" * 32, SecretStr("pl4nted-t0ken"))
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
@@ -55,7 +55,7 @@ def test_no_secret_survives_a_form_or_json(secret: str) -> None:
         assert echo not in redact(f"x{echo}x", secrets).replace("***", "")
 
 
-def test_the_value_of_the_basic_header_is_redacted(access: AccountAccess) -> None:
+def test_the_value_of_the_basic_header_is_redacted(access: Credential) -> None:
     told = redact(f"Authorization: {authorization(access)} of {access.username}", secrets_of(access, {}))
     assert authorization(access).removeprefix("Basic ").rstrip("=") not in told
     assert access.username in told
@@ -73,7 +73,7 @@ def test_the_value_of_the_basic_header_is_redacted(access: AccountAccess) -> Non
         "https://us3r:pl4nted-p4ss?#@example.com",
     ],
 )
-def test_users_and_passwords_in_urls_are_found_and_taken_out(text: str, access: AccountAccess) -> None:
+def test_users_and_passwords_in_urls_are_found_and_taken_out(text: str, access: Credential) -> None:
     shown = without_userinfo(text)
     assert "us3r" not in shown
     assert "pl4nted" not in shown
@@ -96,13 +96,13 @@ def test_what_has_no_userinfo_stays() -> None:
 
 
 @pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
-def test_a_short_secret_ruins_neither_sids_nor_statuses_nor_names(secret: str, access: AccountAccess) -> None:
+def test_a_short_secret_ruins_neither_sids_nor_statuses_nor_names(secret: str, access: Credential) -> None:
     document = {"sid": "CA" + "0" * 28 + "1234", "status": "queued", "nested": [{"sid": "RE" + "0" * 32}], "a": None, "n": 1}
     assert redact_document(document, secrets_of(access, {"sip_auth_password": secret})) == document
     assert redact(f"bad: {secret}", secrets_of(access, {"sip_auth_password": secret})) == "bad: ***"
 
 
-def test_documents_are_redacted_throughout(access: AccountAccess) -> None:
+def test_documents_are_redacted_throughout(access: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
     told = str(redact_document(document, secrets_of(access, {"sip_auth_password": SECRET})))
     assert "pl4nted" not in told
@@ -112,7 +112,7 @@ def test_documents_are_redacted_throughout(access: AccountAccess) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, access: AccountAccess) -> None:
+async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, access: Credential) -> None:
     whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(access)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:

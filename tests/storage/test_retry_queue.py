@@ -31,7 +31,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_what_waits_is_written_once_the_database_is_back_and_one_task_tries_for_all() -> None:
     ledger = Ledger(refuses=lambda _: DatabaseUnavailable())
-    queue = RetryQueue(ledger.write, name="test", most=4)
+    queue = RetryQueue(ledger.write, name="test", max_batch=4)
     before = len(asyncio.all_tasks())
     for number in range(10):
         queue.add(number)
@@ -45,7 +45,7 @@ async def test_what_waits_is_written_once_the_database_is_back_and_one_task_trie
 
 async def test_a_stuck_item_holds_up_none() -> None:
     ledger = Ledger(refuses=lambda item: DatabaseUnavailable() if item < 2 else None)
-    queue = RetryQueue(ledger.write, name="test", most=2)
+    queue = RetryQueue(ledger.write, name="test", max_batch=2)
     for number in range(6):
         queue.add(number)
     await until(lambda: sorted(ledger.written) == [2, 3, 4, 5])
@@ -55,7 +55,7 @@ async def test_a_stuck_item_holds_up_none() -> None:
 
 async def test_whatever_else_goes_wrong_may_be_over_at_the_next_try() -> None:
     ledger = Ledger(refuses=lambda item: ValueError("planted") if item == 1 else None)
-    queue = RetryQueue(ledger.write, name="test", most=4)
+    queue = RetryQueue(ledger.write, name="test", max_batch=4)
     queue.add(1)
     await until(lambda: ledger.tried[1] == 1)
     ledger.refuses = lambda _: None
@@ -64,7 +64,7 @@ async def test_whatever_else_goes_wrong_may_be_over_at_the_next_try() -> None:
 
 async def test_what_a_constraint_refuses_is_not_tried_again() -> None:
     ledger = Ledger(refuses=lambda item: asyncpg.UniqueViolationError("planted") if item == 1 else None)
-    queue = RetryQueue(ledger.write, name="test", most=4)
+    queue = RetryQueue(ledger.write, name="test", max_batch=4)
     for number in range(3):
         queue.add(number)
     await until(lambda: ledger.written == [0, 2])
@@ -73,7 +73,7 @@ async def test_what_a_constraint_refuses_is_not_tried_again() -> None:
 
 async def test_closing_tries_once_more_and_at_once() -> None:
     ledger = Ledger(refuses=lambda item: DatabaseUnavailable() if item == 1 else None)
-    queue = RetryQueue(ledger.write, name="test", most=4)
+    queue = RetryQueue(ledger.write, name="test", max_batch=4)
     queue.add(0)
     queue.add(1)
     await queue.close()
@@ -83,7 +83,7 @@ async def test_closing_tries_once_more_and_at_once() -> None:
 
 async def test_a_full_queue_gives_up_the_oldest() -> None:
     ledger = Ledger(refuses=lambda _: None)
-    queue = RetryQueue(ledger.write, name="test", most=4, limit=2)
+    queue = RetryQueue(ledger.write, name="test", max_batch=4, limit=2)
     for number in range(3):
         queue.add(number)
     await queue.close()

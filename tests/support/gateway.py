@@ -106,7 +106,7 @@ class Gateway:
 
     def hears(self) -> None:
         """Of what an operator has just changed: the notification is on its way, and only tests about it wait for it."""
-        self.served_tenants.forget()
+        self.served_tenants.invalidate()
 
     async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:
         number = next(_numbers)

@@ -10,10 +10,10 @@ from pydantic import SecretStr
 from app.clock import elapsed
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.errors import TwilioNotSent, TwilioOutcomeUnknown
-from app.twilio.schemas import AccountAccess, Form
+from app.twilio.schemas import Credential, Form
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
-ACCESS = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+ACCESS = Credential("AC" + "0" * 32, "user", SecretStr("password"))
 SMALL = Form.of({"to": "sip:kate@example.com"})
 LARGE = Form.of({"to": "sip:kate@example.com", "call_reason": "x" * 100_000})
 

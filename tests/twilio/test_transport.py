@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.schemas import AccountAccess, Form
+from app.twilio.schemas import Credential, Form
 from app.twilio.transport import AiohttpTransport
 from tests.support.certificates import self_signed
 from tests.support.upstream import (
@@ -135,7 +135,7 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding:
     bodies = (body if encoding != "gzip" else gzip.compress(body) for body in (CALL, b" " * 2**20 + CALL))
     async with running_upstream(*(answer(201, body=body, headers=headers) for body in bodies)) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
-        access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+        access = Credential("AC" + "0" * 32, "user", SecretStr("password"))
         assert (await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)).sid == "CA" + "0" * 32
         with pytest.raises(TwilioOutcomeUnknown, match="answer_too_long"):
             await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)
@@ -238,7 +238,7 @@ async def test_what_is_no_address_is_never_sent(url: str) -> None:
 
 async def test_an_answer_that_drips_for_ever_ends_at_the_deadline() -> None:
     http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=1, user_agent="tests")
-    access = AccountAccess("AC" + "0" * 32, "user", SecretStr("password"))
+    access = Credential("AC" + "0" * 32, "user", SecretStr("password"))
     async with running_upstream(dripping, created()) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
         with pytest.raises(TwilioOutcomeUnknown, match="deadline"):

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.models import Call, CallEvent, WantedUpdate
+from app.calls.models import Call, CallEvent, PendingUpdate
 
 # Events that say what Twilio told us.
 _NEWS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
@@ -17,23 +17,23 @@ _NEWS = ("call.started", "call.corrected", "call.callback", "call.status", "call
 async def want(session: AsyncSession, call: Call, *, status: str) -> None:
     """Remember how the call is to be ended; a later wish replaces an earlier one."""
     values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
-    statement = upsert(WantedUpdate).values(call_id=call.id, **values)
-    await session.execute(statement.on_conflict_do_update(index_elements=[WantedUpdate.call_id], set_=values))
+    statement = upsert(PendingUpdate).values(call_id=call.id, **values)
+    await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
 
 
-async def forget(session: AsyncSession, call_id: UUID, *, only: WantedUpdate | None = None) -> WantedUpdate | None:
+async def forget(session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None) -> PendingUpdate | None:
     """The wish, taken away; None when there is none (any more). `only` as it was claimed: one that came since stays."""
-    statement = delete(WantedUpdate).where(WantedUpdate.call_id == call_id).returning(WantedUpdate)
+    statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
-        statement = statement.where(WantedUpdate.due_at == only.due_at)
+        statement = statement.where(PendingUpdate.due_at == only.due_at)
     return (await session.scalars(statement)).one_or_none()
 
 
 async def postpone(session: AsyncSession, call_id: UUID, wait: timedelta) -> None:
-    await session.execute(update(WantedUpdate).where(WantedUpdate.call_id == call_id).values(due_at=func.now() + wait))
+    await session.execute(update(PendingUpdate).where(PendingUpdate.call_id == call_id).values(due_at=func.now() + wait))
 
 
-async def claim_wanted(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[WantedUpdate, Call]]:
+async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
     """Due wishes whose call is known to have started or not, leased by moving their time forward.
 
     A call that was given up as none found may yet turn up, so its wish stays until nobody looks for it any more.
@@ -43,19 +43,19 @@ async def claim_wanted(session: AsyncSession, *, lease: timedelta, limit: int) -
         (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
     )
     due = (
-        select(WantedUpdate.call_id)
-        .join(Call, Call.id == WantedUpdate.call_id)
-        .where(WantedUpdate.due_at <= func.now(), settled)
-        .order_by(WantedUpdate.due_at)
+        select(PendingUpdate.call_id)
+        .join(Call, Call.id == PendingUpdate.call_id)
+        .where(PendingUpdate.due_at <= func.now(), settled)
+        .order_by(PendingUpdate.due_at)
         .limit(limit)
-        .with_for_update(of=WantedUpdate, skip_locked=True)
+        .with_for_update(of=PendingUpdate, skip_locked=True)
         .cte("due")
     )
     leased = (
-        update(WantedUpdate)
-        .where(WantedUpdate.call_id.in_(select(due.c.call_id)))
+        update(PendingUpdate)
+        .where(PendingUpdate.call_id.in_(select(due.c.call_id)))
         .values(due_at=func.now() + lease)
-        .returning(WantedUpdate)
+        .returning(PendingUpdate)
     )
     wanted = {wish.call_id: wish for wish in await session.scalars(leased)}
     calls = await session.scalars(select(Call).where(Call.id.in_(wanted)))

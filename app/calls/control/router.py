@@ -43,7 +43,7 @@ async def call_control(request: Request) -> CallControl:
 CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
-def in_doubt(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
+def indeterminate_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
     """What is told when the process breaks or ends in mid-change. The end of a call may be asked for again, as a 5xx asks."""
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 
@@ -109,7 +109,7 @@ async def update_call(
     at the call before you repeat it.
     """
     call = await service.get(caller, id_or_sid)
-    request.state.in_doubt = in_doubt(call, body)
+    request.state.indeterminate_error = indeterminate_error(call, body)
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call

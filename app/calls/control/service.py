@@ -18,11 +18,11 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.missing import is_gone, is_missing
-from app.calls.models import Call, WantedUpdate
+from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
 from app.calls.refusals import upstream_problem
-from app.calls.status_callbacks import Judge, ProgressCallbacks, changed_callbacks
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.database import Database, Session
 from app.errors import (
     ActionUnknown,
@@ -41,7 +41,7 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioWrongState,
 )
-from app.twilio.schemas import TERMINAL_STATUSES, AccountAccess, CallResource
+from app.twilio.schemas import TERMINAL_STATUSES, CallResource, Credential
 
 Answer = TypeVar("Answer")
 
@@ -69,7 +69,7 @@ class CallControl:
     tenants: TenantService
     twilio: TwilioClient
     callback_urls: CallbackUrls | None
-    judge_callback: Judge
+    validate_callback: UrlValidator
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> Change:
@@ -115,7 +115,7 @@ class CallControl:
             if locked is not None:
                 await repository.mark_deleted(session, locked, by="tenant")
 
-    async def carry_out(self, wish: WantedUpdate, call: Call) -> None:
+    async def carry_out(self, wish: PendingUpdate, call: Call) -> None:
         """What was remembered, now that the call's execution is settled."""
         if call.execution != "started" or wish.attempt != call.attempt:
             await self._forget(call, wish, "not_started")
@@ -131,11 +131,11 @@ class CallControl:
         else:
             await self._take(call, resource, update, remembered=wish)
 
-    async def _callbacks(self, call: Call, update: CallUpdate) -> ProgressCallbacks:
+    async def _callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.dialable(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
-        return changed_callbacks(update, call, account, urls=self.callback_urls, judge=self.judge_callback)
+        return changed_callbacks(update, call, account, urls=self.callback_urls, judge=self.validate_callback)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
@@ -173,7 +173,7 @@ class CallControl:
         update: CallUpdate,
         *,
         columns: Mapping[str, Any] | None = None,
-        remembered: WantedUpdate | None = None,
+        remembered: PendingUpdate | None = None,
     ) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -191,13 +191,13 @@ class CallControl:
                 await control_repository.forget(session, call.id, only=remembered)
         return locked
 
-    async def _forget(self, call: Call, wish: WantedUpdate, reason: str) -> None:
+    async def _forget(self, call: Call, wish: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
             if await control_repository.forget(session, call.id, only=wish):
                 told = {"status": wish.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", told)
 
-    async def _failed(self, call: Call, wish: WantedUpdate, error: TwilioError) -> None:
+    async def _failed(self, call: Call, wish: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.now(session) - wish.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
@@ -211,8 +211,8 @@ class CallControl:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
         return await self._ask(call, send)
 
-    async def _ask(self, call: Call, ask: Callable[[AccountAccess], Awaitable[Answer]]) -> Answer:
-        return await first_accepted(await self.tenants.accesses(call.account_id), ask)
+    async def _ask(self, call: Call, ask: Callable[[Credential], Awaitable[Answer]]) -> Answer:
+        return await first_accepted(await self.tenants.credentials(call.account_id), ask)
 
 
 def _refusal(call: Call, error: TwilioError) -> CallgateError:

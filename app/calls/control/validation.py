@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.calls.parameters import CallUpdate
-from app.errors import Fault, InvalidRequest
-from app.http.field_errors import faults_of
+from app.errors import FieldError, InvalidRequest
+from app.http.field_errors import field_errors_from
 
 
 def validate_update(body: Mapping[str, Any]) -> CallUpdate:
@@ -15,9 +15,9 @@ def validate_update(body: Mapping[str, Any]) -> CallUpdate:
     try:
         update = CallUpdate.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(faults=tuple(faults_of(error))) from None
+        raise InvalidRequest(field_errors=tuple(field_errors_from(error))) from None
     if not update.given():
-        raise InvalidRequest(faults=(Fault("", "nothing_to_change", "must name at least one parameter"),))
+        raise InvalidRequest(field_errors=(FieldError("", "nothing_to_change", "must name at least one parameter"),))
     if update.url and update.twiml:
-        raise InvalidRequest(faults=(Fault("/twiml", "url_and_twiml", "must not be given together with url"),))
+        raise InvalidRequest(field_errors=(FieldError("/twiml", "url_and_twiml", "must not be given together with url"),))
     return update

@@ -23,7 +23,7 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioThrottled,
 )
-from app.twilio.schemas import AccountAccess, CallResource, Form
+from app.twilio.schemas import CallResource, Credential, Form
 
 # Twilio's advice for 429, taken for failed connects too: 100 ms doubled each time with 10 % jitter, five tries.
 _MAX_TRIES = 5
@@ -131,7 +131,7 @@ class _Dial:
 
 async def dial(
     twilio: TwilioClient,
-    accesses: Sequence[AccountAccess],
+    credentials: Sequence[Credential],
     prepared: PreparedCall,
     *,
     budget: Budget,
@@ -145,7 +145,7 @@ async def dial(
     if course.remaining < budget.first:
         return NotStarted(UpstreamUnreachable(_TOO_LATE, after_s=1), course.attempts)
     tries = 0
-    waiting = list(accesses)
+    waiting = list(credentials)
     while True:
         began = elapsed()
         access = waiting[0]
@@ -180,7 +180,7 @@ async def dial(
             return Started(resource, course.attempts)
 
 
-def _attempt(result: str, began: float, access: AccountAccess, answer: Answer | None) -> Attempt:
+def _attempt(result: str, began: float, access: Credential, answer: Answer | None) -> Attempt:
     return Attempt(
         result=result,
         milliseconds=round((elapsed() - began) * 1000),

@@ -23,7 +23,7 @@ from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.observability import Metrics
-from app.tenants.service import Dialable, TenantService
+from app.tenants.service import CallableAccount, TenantService
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
 
@@ -55,8 +55,8 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes: Batcher[tuple[Call, Change], datetime | None] = Batcher(self._write_outcomes, most=BATCH)
-        self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", most=BATCH)
+        self._outcomes: Batcher[tuple[Call, Change], datetime | None] = Batcher(self._write_outcomes, max_batch=BATCH)
+        self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
@@ -81,7 +81,7 @@ class Placement:
         if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
-    async def place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Call:
+    async def place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Call:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.
 
         When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then. Raises no
@@ -103,7 +103,7 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Call:
+    async def _place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Call:
         outcome = await self._dial(call, account, prepared)
         settled = await self._settle(call, outcome)
         with _harmless("creation_not_counted", call):
@@ -113,7 +113,7 @@ class Placement:
                 await self._mark_credentials(account, outcome)
         return settled
 
-    async def _dial(self, call: Call, account: Dialable, prepared: PreparedCall) -> Outcome:
+    async def _dial(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Outcome:
         async def is_pending() -> bool:
             """False also when the record cannot be read: a repetition must not rest on a guess."""
             try:
@@ -123,7 +123,7 @@ class Placement:
                 return False
 
         try:
-            return await dial(self.twilio, account.accesses, prepared, budget=self.budget, may_repeat=is_pending)
+            return await dial(self.twilio, account.credentials, prepared, budget=self.budget, may_repeat=is_pending)
         except Exception:
             # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
             logger.exception("dial_broke", call_id=str(call.id))
@@ -204,7 +204,7 @@ class Placement:
             call.idempotency_key = None
             await insert_intents(self.database, [call])
 
-    async def _mark_credentials(self, account: Dialable, outcome: Outcome) -> None:
+    async def _mark_credentials(self, account: CallableAccount, outcome: Outcome) -> None:
         """Refused ones are tried last from now on; one that was accepted again is forgiven."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()

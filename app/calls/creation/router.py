@@ -15,7 +15,7 @@ from app.errors import (
     BodyTooLarge,
     CallPending,
     DatabaseUnavailable,
-    Fault,
+    FieldError,
     IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
@@ -37,7 +37,7 @@ from app.http.authentication import authenticate, bearer
 from app.http.bodies import read_json_object
 from app.http.openapi import headers
 from app.http.problems import CREATION_PATH, responses
-from app.observability.context import note
+from app.observability.context import bind
 
 router = APIRouter(tags=["calls"])
 
@@ -59,12 +59,12 @@ async def read_idempotency_key(request: Request) -> str | None:
     if not given:
         return None
     if len(given) > 1:
-        raise InvalidRequest(faults=(Fault("Idempotency-Key", "repeated", "must be given once"),))
+        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "repeated", "must be given once"),))
     try:
         return _KEY.validate_python(given[0])
     except ValidationError as error:
         raise InvalidRequest(
-            faults=tuple(Fault("Idempotency-Key", detail["type"], detail["msg"]) for detail in error.errors())
+            field_errors=tuple(FieldError("Idempotency-Key", detail["type"], detail["msg"]) for detail in error.errors())
         ) from None
 
 
@@ -108,7 +108,7 @@ async def create_call(request: Request) -> Response:
 
 
 def log_call(call: Call) -> None:
-    note(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    bind(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
 router.add_api_route(

@@ -24,7 +24,7 @@ from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import Judge, ProgressCallbacks, progress_callbacks
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
 from app.calls.stored_problem import passing, rebuild
 from app.clock import elapsed
 from app.database import Database
@@ -42,7 +42,7 @@ from app.http.authentication import Caller
 from app.observability.tracing import current_traceparent
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
-from app.tenants.service import Dialable, TenantService
+from app.tenants.service import CallableAccount, TenantService
 from app.twilio.addresses import address_key
 from app.twilio.schemas import Form
 
@@ -68,7 +68,7 @@ class CreationService:
         withdrawals: Withdrawals,
         pseudonyms: Pseudonyms,
         callback_urls: CallbackUrls | None,
-        judge_callback: Judge,
+        validate_callback: UrlValidator,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -77,8 +77,8 @@ class CreationService:
         self._withdrawals = withdrawals
         self._pseudonyms = pseudonyms
         self._callback_urls = callback_urls
-        self._judge_callback = judge_callback
-        self._intents = Batcher(self._write_intents, most=BATCH)
+        self._validate_callback = validate_callback
+        self._intents = Batcher(self._write_intents, max_batch=BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Place a call: at most one POST that may have been processed, whatever happens to us.
@@ -157,10 +157,10 @@ class CreationService:
         raise rebuild(call.problem, call_id=call.id)
 
     def _prepare(
-        self, request: CallRequest, account: Dialable, call_id: UUID, began: float
-    ) -> tuple[ProgressCallbacks, PreparedCall]:
+        self, request: CallRequest, account: CallableAccount, call_id: UUID, began: float
+    ) -> tuple[StatusCallbacks, PreparedCall]:
         """What can fail of a dial, before anything is committed."""
-        progress = progress_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._judge_callback)
+        progress = status_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._validate_callback)
         form = Form.of(request.for_twilio() | progress.for_twilio)
         return progress, PreparedCall(form, began)
 
@@ -169,7 +169,7 @@ class CreationService:
         try:
             written_at = await self._intents.submit(call)
         except DatabaseUnavailable as error:
-            if error.in_doubt:
+            if error.indeterminate_error:
                 self._withdrawals.intent(call)
             raise
         except asyncio.CancelledError:
@@ -203,7 +203,7 @@ class CreationService:
                 self._withdrawals.reopening(known.id, known.attempt + 1, event_id=opening)
             raise
 
-    async def _place(self, call: Call, account: Dialable, prepared: PreparedCall) -> Creation:
+    async def _place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Creation:
         settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164, guess_number
-from app.errors import Fault, InvalidRequest
-from app.http.field_errors import faults_of
+from app.errors import FieldError, InvalidRequest
+from app.http.field_errors import field_errors_from
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
 
 _CLIENT = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
@@ -31,9 +31,9 @@ _IGNORED_WITH_APPLICATION = (
 @dataclass(frozen=True, slots=True)
 class ValidCall:
     request: CallRequest
-    warnings: tuple[Fault, ...]
+    warnings: tuple[FieldError, ...]
 
-    def warnings_json(self, *more: Fault) -> list[dict[str, Any]]:
+    def warnings_json(self, *more: FieldError) -> list[dict[str, Any]]:
         return [asdict(warning) for warning in (*self.warnings, *more)]
 
 
@@ -44,32 +44,32 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     found = [*_address_findings(body), *_source_findings(body)]
     faults += [fault for fault, severity in found if severity is Severity.ERROR and fault.pointer not in flagged]
     if request is None or faults:
-        raise InvalidRequest(faults=tuple(faults))
+        raise InvalidRequest(field_errors=tuple(faults))
     warnings = [fault for fault, severity in found if severity is not Severity.ERROR]
     return ValidCall(request, (*warnings, *_ignored_parameters(request)))
 
 
-def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[Fault]]:
+def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[FieldError]]:
     try:
         return CallRequest.model_validate(body), []
     except ValidationError as error:
-        faults = faults_of(error)
+        faults = field_errors_from(error)
         # A union (async_amd) reports once per member: one fault per place is enough.
         return None, list({fault.pointer: fault for fault in reversed(faults)}.values())[::-1]
 
 
-def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity]]:
+def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
     to, from_ = body.get("to"), body.get("from")
     if not isinstance(to, str) or not to:
         return
     if E164.fullmatch(to) or _CLIENT.fullmatch(to):
         if isinstance(from_, str) and not (E164.fullmatch(from_) or _CLIENT.fullmatch(from_)):
             text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
-            yield Fault("/from", "from_not_callable", text + _hint(from_)), Severity.ERROR
+            yield FieldError("/from", "from_not_callable", text + _hint(from_)), Severity.ERROR
         return
     if not to[:5].lower().startswith(("sip:", "sips:")):
         text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
-        yield Fault("/to", "to_unknown_form", text + _hint(to)), Severity.ERROR
+        yield FieldError("/to", "to_unknown_form", text + _hint(to)), Severity.ERROR
         return
     yield from _as_faults("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
@@ -85,30 +85,30 @@ def _hint(text: str) -> str:
     return f". Write {number} if that is the number" if number else ""
 
 
-def _as_faults(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[Fault, Severity]]:
+def _as_faults(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[FieldError, Severity]]:
     for finding in findings:
-        yield Fault(pointer, finding.code, finding.detail), finding.severity
+        yield FieldError(pointer, finding.code, finding.detail), finding.severity
 
 
-def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[Fault, Severity]]:
+def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
     if all(body.get(name) is None for name in ("url", "twiml", "application_sid")):
         text = "one of url, twiml and application_sid is required: it says what happens once the call is answered"
-        yield Fault("/url", "missing", text), Severity.ERROR
+        yield FieldError("/url", "missing", text), Severity.ERROR
 
 
-def _ignored_parameters(request: CallRequest) -> Iterator[Fault]:
+def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
     """What Twilio accepts and then does not heed, so that nobody waits for it."""
     if request.url and request.twiml:
-        yield Fault("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")
+        yield FieldError("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")
     if request.application_sid:
         for name in _IGNORED_WITH_APPLICATION:
             if getattr(request, name) is not None:
-                yield Fault(f"/{name}", "ignored", "Twilio ignores this when application_sid is given")
+                yield FieldError(f"/{name}", "ignored", "Twilio ignores this when application_sid is given")
     if request.send_digits and request.machine_detection:
-        yield Fault("/machine_detection", "ignored", "Twilio switches machine detection off when send_digits is given")
+        yield FieldError("/machine_detection", "ignored", "Twilio switches machine detection off when send_digits is given")
     if request.byoc and not request.to.startswith("+"):
-        yield Fault("/byoc", "ignored", "Twilio ignores byoc unless `to` is a phone number")
+        yield FieldError("/byoc", "ignored", "Twilio ignores byoc unless `to` is a phone number")
     if not request.to[:4].lower().startswith("sip"):
         for name in ("sip_auth_username", "sip_auth_password"):
             if getattr(request, name) is not None:
-                yield Fault(f"/{name}", "ignored", "SIP credentials are used only when `to` is a SIP URI")
+                yield FieldError(f"/{name}", "ignored", "SIP credentials are used only when `to` is a SIP URI")

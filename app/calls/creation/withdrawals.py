@@ -31,8 +31,8 @@ class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
-        self._intents: Batcher[Call, None] = Batcher(self._write_intents, most=BATCH)
-        self._queue = RetryQueue(self._withdraw, name="withdrawals", most=BATCH, limit=_LIMIT)
+        self._intents: Batcher[Call, None] = Batcher(self._write_intents, max_batch=BATCH)
+        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_LIMIT)
 
     def intent(self, call: Call) -> None:
         """A new call."""

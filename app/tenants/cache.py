@@ -1,0 +1,44 @@
+"""A cache of what was read of tenants, so that not every request reads Postgres. Knows no table."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+def always_stale() -> bool:
+    """The `is_coherent` of a process that does not listen for changes: nothing is cached."""
+    return False
+
+
+class TTLCache(Generic[Value]):
+    """Keeps values for at most `lifetime_s` seconds, and only while `is_coherent` returns true.
+
+    A value whose read began before `invalidate` was called is not kept: it may be older than the change. None is not kept.
+    """
+
+    def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:
+        self._is_coherent = is_coherent
+        self._lifetime_s = lifetime_s
+        self._max_entries = max_entries
+        self._entries: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()
+        self._invalidations = 0
+
+    async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
+        """Returns the cached value of `name`, or what `read` returns."""
+        entry = self._entries.get(name)
+        if entry is not None and entry[0] > time.monotonic() and self._is_coherent():
+            return entry[1]
+        invalidations = self._invalidations
+        value = await read()
+        if value is not None and invalidations == self._invalidations and self._is_coherent():
+            self._entries[name] = time.monotonic() + self._lifetime_s, value
+            if len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
+        return value
+
+    def invalidate(self) -> None:
+        self._entries.clear()
+        self._invalidations += 1
