@@ -18,8 +18,9 @@ from app.rotation import Rotation
 from app.schema import known_revisions, revisions
 from app.security.keyring import Keyring
 from app.settings import Settings
+from app.tenants.administration import TenantAdministration
+from app.tenants.directory import TenantDirectory
 from app.tenants.models import TwilioAccount, TwilioCredential
-from app.tenants.service import TenantService
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
@@ -48,7 +49,9 @@ async def examine(settings: Settings) -> list[Finding]:
     keyring = Keyring(settings.require_secret_keys())
     try:
         async with _twilio(settings) as twilio:
-            checkup = _Checkup(settings, database, keyring, TenantService(database, keyring), twilio)
+            checkup = _Checkup(
+                settings, database, keyring, TenantAdministration(database, keyring), TenantDirectory(database, keyring), twilio
+            )
             findings += [finding async for finding in checkup.findings()]
     except DatabaseUnavailable as error:
         findings.append(
@@ -157,7 +160,8 @@ class _Checkup:
     settings: Settings
     database: Database
     keyring: Keyring
-    tenants: TenantService
+    tenants: TenantAdministration
+    directory: TenantDirectory
     twilio: TwilioClient
 
     async def findings(self) -> AsyncIterator[Finding]:
@@ -260,7 +264,7 @@ class _Checkup:
             yield Finding(
                 check, "warning", "has no auth token: Twilio's callbacks cannot be verified, and none is asked for", add
             )
-        opened = await self.tenants.credentials(account.id)
+        opened = await self.directory.credentials(account.id)
         kinds = {str(credential.id): credential.kind for credential in credentials}
         for access in opened:
             yield await self._try(check, access, kinds[access.reference])

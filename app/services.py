@@ -29,8 +29,8 @@ from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.callbacks import TenantCallbacks
+from app.tenants.directory import TenantDirectory
 from app.tenants.models import TENANTS_CHANNEL
-from app.tenants.service import TenantService
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.forwarding import Forwarding
 
@@ -39,7 +39,7 @@ class Services(TypedDict):
     """What handlers find in `request.state`, and jobs are given."""
 
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     tenant_callbacks: TenantCallbacks
     twilio: TwilioClient
     settlement: Settlement
@@ -60,7 +60,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     keyring = Keyring(settings.require_secret_keys())
     # Two pools: however many recordings are being listened to, a creation finds its connection.
     http, passing_on = _http_client(settings), _http_client(settings)
-    tenants = TenantService(database, keyring, is_coherent=lambda: listener.connected)
+    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected)
     tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
 
     def invalidate() -> None:

@@ -22,7 +22,7 @@ from app.database import Database
 from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
-from app.tenants.service import TenantService
+from app.tenants.administration import TenantAdministration
 from bench.competitors import tables
 from bench.load import KEY, raw_request
 from bench.processes import cpu_seconds, resident_mib, until_it_listens
@@ -156,7 +156,7 @@ def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
 
 async def _make_tenants(settings: Settings) -> list[Tenant]:
     database = Database(settings.require_database_url(), pool_size=1)
-    service = TenantService(database, Keyring(settings.require_secret_keys()))
+    service = TenantAdministration(database, Keyring(settings.require_secret_keys()))
     tenants = []
     try:
         for account_sid, auth_token in _accounts():

@@ -21,7 +21,7 @@ from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
 from app.observability.context import bind
 from app.observability.tracing import link
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.schemas import storable
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -57,7 +57,7 @@ class CallbackService:
         self,
         *,
         database: Database,
-        tenants: TenantService,
+        tenants: TenantDirectory,
         settlement: Settlement,
         metrics: Metrics,
         public_url: str | None,

@@ -10,7 +10,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
 from app.calls.parameters import CallRequest, CallUpdate, refused_by_twilio
 from app.errors import FieldError, InvalidRequest
-from app.tenants.service import CallableAccount
+from app.tenants.directory import CallableAccount
 
 # By default Twilio repeats a callback only when it cannot connect, and once.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides

@@ -14,8 +14,10 @@ from app.local.postgres import remove
 from app.local.stack import API_PORT, Plan, local_database, running_stack
 from app.local.state import Running, StateFolder
 from app.observability import Metrics, configure_logging
+from app.security.keyring import Keyring
 from app.services import services
 from app.settings import Settings, load_settings
+from app.tenants.administration import TenantAdministration
 
 Result = TypeVar("Result")
 
@@ -95,7 +97,8 @@ async def _run_demo(
         _print_places(running, where, plan)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
-            key = await demonstration.prepare_tenant(state["tenants"], folder)
+            administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()))
+            key = await demonstration.prepare_tenant(administration, state["tenants"], folder)
         record = await _unless(stop, demonstration.place_and_watch(running, key, typer.echo))
         if record and not once:
             typer.echo(f"\nThe docs are at {running.api_url}/docs (Authorize with the key below). Place another call:\n")

@@ -15,9 +15,10 @@ from app.cli.processes import service_settings
 from app.database import Database
 from app.security.keyring import Keyring
 from app.settings import parse_twilio_base_url
+from app.tenants.administration import TenantAdministration
+from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
 from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
-from app.tenants.service import KeyFormat, TenantService
 
 tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
@@ -52,8 +53,8 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-def _ask(question: Callable[[TenantService], Awaitable[Result]]) -> Result:
-    return ask(TenantService, question)
+def _ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
+    return ask(TenantAdministration, question)
 
 
 def ask(service: Callable[[Database, Keyring], Service], question: Callable[[Service], Awaitable[Result]]) -> Result:

@@ -16,7 +16,8 @@ from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
 from app.http.authentication import Caller, caller_with
-from app.tenants.service import TenantService, key_prefix
+from app.tenants.api_keys import key_prefix
+from app.tenants.directory import TenantDirectory
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _USER = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
@@ -42,7 +43,7 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
     _require_json(request)
     if not _ACCOUNT_SID.fullmatch(account_sid):
         raise CallNotFound
-    tenants: TenantService = request.state.tenants
+    tenants: TenantDirectory = request.state.tenants
     account_id = await tenants.account_id(caller.tenant_id, account_sid=account_sid)
     if account_id is None:
         raise CallNotFound

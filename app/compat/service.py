@@ -17,7 +17,7 @@ from app.compat.repository import Edge, StartedFilter
 from app.database import Database
 from app.errors import CallNotFound
 from app.http.authentication import Caller
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError
 
@@ -42,7 +42,7 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class StartedCalls:
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
 

@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
 from app.observability.context import bind
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 
 _KEY_LENGTH_LIMIT = 128
 
@@ -42,7 +42,7 @@ async def caller_with(request: Request, key: str) -> Caller:
     """Who shows this API key, whatever way it came. Raises Unauthorized."""
     if len(key) > _KEY_LENGTH_LIMIT or not (key.isascii() and key.isprintable()):
         raise Unauthorized
-    tenants: TenantService = request.state.tenants
+    tenants: TenantDirectory = request.state.tenants
     known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized

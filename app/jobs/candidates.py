@@ -13,7 +13,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from app.calls.models import Call
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.addresses import address_key, caller_key, is_plain, is_same_address, is_same_caller, spellings
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
@@ -47,7 +47,7 @@ class Candidates:
 class CallLists:
     """Twilio's lists for one batch of calls. The methods raise TwilioError."""
 
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     batch: Sequence[Call]
     longest_life: timedelta

@@ -20,7 +20,7 @@ from app.deliveries.outbox import final_delivery, needs_final_delivery
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
@@ -44,7 +44,7 @@ Result = Literal["changed", "unchanged", "gone", "failed"]
 @dataclass(frozen=True, slots=True)
 class Refresher:
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     interval: timedelta

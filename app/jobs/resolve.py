@@ -20,7 +20,7 @@ from app.jobs.candidates import CLOCK_SKEW, NEAR, CallLists, Candidates
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
@@ -34,7 +34,7 @@ Result = Literal["bound", "ambiguous", "inconclusive", "none", "failed"]
 @dataclass(frozen=True, slots=True)
 class Resolver:
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement

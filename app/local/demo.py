@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 
 from app.local.state import Running, StateFolder
+from app.tenants.administration import TenantAdministration
+from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError
-from app.tenants.service import TenantService
 
 TENANT = "demo"
 ACCOUNT_SID = "AC" + "d0" * 16
@@ -29,17 +30,17 @@ class DemoFailed(Exception):
     """The demo call was not placed, completed and priced. The message is one line."""
 
 
-async def prepare_tenant(tenants: TenantService, folder: StateFolder) -> str:
+async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
     """Returns the API key of the demo tenant. Creates tenant, account and key where they are missing."""
     try:
         await tenants.get_tenant(TENANT)
     except OperatorError:
         await tenants.create_tenant(TENANT, name="Demo")
-    if await tenants.dialable(TENANT, account_sid=None) is None:
+    if await directory.callable_account(TENANT, account_sid=None) is None:
         await tenants.add_credential(TENANT, account_sid=ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None)
     if folder.demo_key.exists():
         key = folder.demo_key.read_text().strip()
-        known = await tenants.find_key(key)
+        known = await directory.find_key(key)
         if known and known.tenant_id == TENANT:
             return key
     _, key = await tenants.create_key(TENANT, name="demo", expires_at=None)

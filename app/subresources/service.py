@@ -25,7 +25,7 @@ from app.errors import (
 )
 from app.http.authentication import Caller
 from app.subresources.answers import indeterminate_error, outcome_of, refusal, sid_of, unanswered
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Done, Fields, Forwarding, Opened
@@ -59,7 +59,7 @@ class Media:
 
 class SubresourceService:
     def __init__(
-        self, *, database: Database, calls: CallService, tenants: TenantService, forwarding: Forwarding, deadline_s: float
+        self, *, database: Database, calls: CallService, tenants: TenantDirectory, forwarding: Forwarding, deadline_s: float
     ) -> None:
         self._database = database
         self._calls = calls

@@ -39,7 +39,7 @@ class Signing:
 
 
 class TenantCallbacks:
-    """`is_coherent` as for `TenantService`."""
+    """`is_coherent` as for `TenantDirectory`."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
         self._database = database

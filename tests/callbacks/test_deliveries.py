@@ -525,7 +525,7 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
     async with http:
         yield Refresher(
             database=gateway.database,
-            tenants=gateway.tenants,
+            tenants=gateway.directory,
             twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
             metrics=Metrics(),
             interval=timedelta(seconds=3),

@@ -87,7 +87,7 @@ async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, da
     reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
     assert told == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
     ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
-    (access,) = await gateway.tenants.credentials(account.id)
+    (access,) = await gateway.directory.credentials(account.id)
     assert access.password.get_secret_value() == tenant.auth_token
 
 

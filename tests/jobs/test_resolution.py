@@ -48,7 +48,7 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
     async with http:
         yield Resolver(
             database=gateway.database,
-            tenants=gateway.tenants,
+            tenants=gateway.directory,
             twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
             metrics=metrics,
             settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(SEARCHES, timedelta(minutes=15))),

@@ -56,7 +56,7 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
     async with http:
         yield Refresher(
             database=gateway.database,
-            tenants=gateway.tenants,
+            tenants=gateway.directory,
             twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
             metrics=Metrics(),
             interval=timedelta(seconds=30),
@@ -72,7 +72,7 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
     async with http:
         yield Resolver(
             database=gateway.database,
-            tenants=gateway.tenants,
+            tenants=gateway.directory,
             twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
             metrics=metrics,
             settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(5, timedelta(minutes=15))),

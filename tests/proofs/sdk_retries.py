@@ -34,7 +34,7 @@ from app.observability import configure_logging
 from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
-from app.tenants.service import TenantService
+from app.tenants.administration import TenantAdministration
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
@@ -133,7 +133,7 @@ async def measure(database_url: str, *, creations: int, concurrency: int, keyed:
 async def _make_tenant(settings: Settings) -> str:
     database = Database(settings.require_database_url(), pool_size=1)
     try:
-        tenants = TenantService(database, Keyring(settings.require_secret_keys()))
+        tenants = TenantAdministration(database, Keyring(settings.require_secret_keys()))
         tenant_id = f"{TENANT}-{uuid4().hex[:8]}"
         await tenants.create_tenant(tenant_id, name="SDK")
         await tenants.add_credential(tenant_id, account_sid=ACCOUNT, secret=TOKEN, key_sid=None, base_url=None)

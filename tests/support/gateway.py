@@ -19,7 +19,8 @@ from app.main import create_app
 from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
 from app.settings import Settings
-from app.tenants.service import TenantService
+from app.tenants.administration import TenantAdministration
+from app.tenants.directory import TenantDirectory
 
 SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
 BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
@@ -100,8 +101,9 @@ class Gateway:
     url: str
     settings: Settings
     database: Database
-    tenants: TenantService
-    served_tenants: TenantService
+    tenants: TenantAdministration
+    directory: TenantDirectory
+    served_tenants: TenantDirectory
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def hears(self) -> None:
@@ -125,11 +127,12 @@ async def running_gateway(
     settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None
 ) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
-    tenants = TenantService(database, Keyring(settings.require_secret_keys()))
+    keyring = Keyring(settings.require_secret_keys())
+    tenants = TenantAdministration(database, keyring)
     try:
         config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
         async with _served(config) as (url, state):
-            running = Gateway(url, settings, database, tenants, state["tenants"])
+            running = Gateway(url, settings, database, tenants, TenantDirectory(database, keyring), state["tenants"])
             yield running
             for client in running.clients:
                 await client.aclose()

@@ -33,7 +33,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.authentication import Caller
-from app.tenants.service import TenantService
+from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import (
     TwilioError,
@@ -66,7 +66,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class CallControl:
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
@@ -132,7 +132,7 @@ class CallControl:
             await self._take(call, resource, update, remembered=wish)
 
     async def _callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
-        account = await self.tenants.dialable(call.tenant_id, account_sid=call.account_sid)
+        account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
         return changed_callbacks(update, call, account, urls=self.callback_urls, judge=self.validate_callback)

@@ -23,7 +23,7 @@ from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
 from app.observability import Metrics
-from app.tenants.service import CallableAccount, TenantService
+from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
 
@@ -42,7 +42,7 @@ class Placement:
     """The dials of one process. Nobody's hang-up cancels one; `drain` waits for all of them."""
 
     database: Database
-    tenants: TenantService
+    tenants: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement

@@ -42,7 +42,7 @@ from app.http.authentication import Caller
 from app.observability.tracing import current_traceparent
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
-from app.tenants.service import CallableAccount, TenantService
+from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.addresses import address_key
 from app.twilio.schemas import Form
 
@@ -63,7 +63,7 @@ class CreationService:
         *,
         database: Database,
         keyring: Keyring,
-        tenants: TenantService,
+        tenants: TenantDirectory,
         placement: Placement,
         withdrawals: Withdrawals,
         pseudonyms: Pseudonyms,
@@ -96,7 +96,7 @@ class CreationService:
                 if caller.suspended:
                     raise TenantSuspended
                 held.enter_context(self._placement.slot(caller.tenant_id))
-                account = await self._tenants.dialable(caller.tenant_id, account_sid=valid.request.account_sid)
+                account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
                 progress, prepared = self._prepare(valid.request, account, call_id, began)

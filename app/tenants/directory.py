@@ -1,44 +1,32 @@
-"""What operators do with tenants (`callgate tenants|accounts|keys`), and what a request asks about them."""
+"""What requests need to know of tenants: who an API key belongs to, and the credentials of a Twilio account.
+
+Reads are batched and cached; a change by any process empties the caches.
+"""
 
 import contextlib
 import hashlib
-import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
 from uuid import UUID
 
 import structlog
 from pydantic import SecretStr
-from uuid_utils.compat import uuid7
 
 from app.database import Database, Session
 from app.database.batcher import Batcher
 from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
-from app.settings import parse_twilio_base_url
 from app.tenants import repository
+from app.tenants.api_keys import key_prefix
 from app.tenants.cache import TTLCache, always_stale
 from app.tenants.callbacks import CallbackDefaults
-from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.group_reads import StoredCredential, find_keys, list_auth_tokens, list_credentials
-from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.directory_store import StoredCredential, find_keys, list_auth_tokens, list_credentials
+from app.tenants.models import TwilioAccount, TwilioCredential
 from app.twilio.schemas import Credential
 
 logger = structlog.stdlib.get_logger(__name__)
-
-KeyFormat = Literal["callgate", "twilio"]
-
-KEY_MARK = "cgk"
-_ID_DIGITS = 12
-_TWILIO_KEY_BYTES = 16
-_TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
-_TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-_KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +53,7 @@ class CallableAccount:
     callbacks: CallbackDefaults
 
 
-def key_prefix(key: str) -> str:
-    """The public part of an API key, by which it is found and named; of a key in Twilio's format, one that follows from it."""
-    if _TWILIO_KEY.fullmatch(key):
-        return f"{KEY_MARK}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_DIGITS]}"
-    return "_".join(key.split("_")[:2])
-
-
-class TenantService:
+class TenantDirectory:
     """Caches only while `is_coherent` returns true: while `invalidate` is called for each change that any process makes."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
@@ -92,109 +73,6 @@ class TenantService:
         """Read everything anew: something has changed, or may have."""
         for memory in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
             memory.invalidate()
-
-    async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
-        if not _TENANT_ID.fullmatch(tenant_id):
-            raise OperatorError(f"{tenant_id!r} is no tenant id: use lower-case letters, digits and '-', at most 63")
-        async with self._database.begin() as session:
-            if await repository.get_tenant(session, tenant_id):
-                raise OperatorError(f"tenant {tenant_id} exists already")
-            tenant = Tenant(id=tenant_id, name=name)
-            session.add(tenant)
-        return tenant
-
-    async def list_tenants(self) -> Sequence[Tenant]:
-        async with self._database.begin() as session:
-            return await repository.list_tenants(session)
-
-    async def get_tenant(self, tenant_id: str) -> Tenant:
-        async with self._database.begin() as session:
-            return await self._require(session, tenant_id)
-
-    async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> Tenant:
-        """Suspended: creations are refused, records stay readable. Doing it twice changes nothing."""
-        async with self._database.begin() as session:
-            tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
-        if tenant is None:
-            raise no_tenant(tenant_id)
-        return tenant
-
-    async def add_credential(
-        self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
-    ) -> TwilioCredential:
-        """Add an account with its first credential, or another credential to it (they are tried in order)."""
-        if not _ACCOUNT_SID.fullmatch(account_sid):
-            raise OperatorError("an account SID is AC and 32 hexadecimal digits")
-        if key_sid is not None and not _KEY_SID.fullmatch(key_sid):
-            raise OperatorError("an API key SID is SK and 32 hexadecimal digits")
-        try:
-            base_url = base_url and parse_twilio_base_url(base_url)
-        except ValueError as error:
-            raise OperatorError(f"the base URL {error}") from None
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
-            if account is None:
-                account = TwilioAccount(id=uuid7(), tenant_id=tenant_id, account_sid=account_sid)
-                session.add(account)
-            if base_url is not None:
-                account.base_url = base_url
-            credential = TwilioCredential(
-                id=uuid7(),
-                account_id=account.id,
-                kind="api_key" if key_sid else "auth_token",
-                username=key_sid or account_sid,
-            )
-            credential.sealed_secret = self._keyring.seal(secret, identity=credential.identity)
-            await session.flush()
-            session.add(credential)
-        return credential
-
-    async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            accounts = await repository.list_accounts(session, tenant_id)
-            credentials = await repository.list_credentials(session, [account.id for account in accounts])
-        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
-
-    async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
-        async with self._database.begin() as session:
-            credential = await repository.revoke_credential(session, credential_id, tenant_id=tenant_id)
-        if credential is None:
-            raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
-        return credential
-
-    async def create_key(
-        self, tenant_id: str, *, name: str | None, expires_at: datetime | None, key_format: KeyFormat = "callgate"
-    ) -> tuple[ApiKey, str]:
-        """The key's row and the key itself, which is told this once and never again."""
-        key = secrets.token_hex(_TWILIO_KEY_BYTES)
-        if key_format == "callgate":
-            key = f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
-        row = ApiKey(
-            id=uuid7(),
-            tenant_id=tenant_id,
-            name=name,
-            prefix=key_prefix(key),
-            keyed_hash=self._keyring.keyed_hash(key.encode()),
-            expires_at=expires_at,
-        )
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            session.add(row)
-        return row, key
-
-    async def list_keys(self, tenant_id: str) -> Sequence[ApiKey]:
-        async with self._database.begin() as session:
-            await self._require(session, tenant_id)
-            return await repository.list_keys(session, tenant_id)
-
-    async def revoke_key(self, prefix: str) -> ApiKey:
-        async with self._database.begin() as session:
-            key = await repository.revoke_key(session, prefix=key_prefix(prefix))
-        if key is None:
-            raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
-        return key
 
     async def find_key(self, key: str) -> KnownKey | None:
         """Who shows this API key; None when it is unknown, expired or revoked."""
@@ -222,7 +100,7 @@ class TenantService:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
-    async def dialable(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
+    async def callable_account(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
         """The named account of the tenant, or its oldest one with an active credential; None when it has none.
 
         Raises NoUsableCredentials when no stored secret of the account opens.
@@ -296,9 +174,3 @@ class TenantService:
                 Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))
             )
         return opened
-
-    async def _require(self, session: Session, tenant_id: str) -> Tenant:
-        tenant = await repository.get_tenant(session, tenant_id)
-        if tenant is None:
-            raise no_tenant(tenant_id)
-        return tenant

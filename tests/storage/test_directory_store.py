@@ -1,7 +1,7 @@
 """What many creations ask of their tenants at once is answered to each as if it had asked alone."""
 
-from app.tenants.group_reads import find_keys, list_credentials
-from app.tenants.service import key_prefix
+from app.tenants.api_keys import key_prefix
+from app.tenants.directory_store import find_keys, list_credentials
 from tests.support.gateway import Gateway
 
 
@@ -29,7 +29,7 @@ async def test_credentials_come_by_account_and_the_refused_ones_last(gateway: Ga
         )
     (_, (refused, kept)), (_, (revoked,)) = await gateway.tenants.list_accounts(anna.id)
     async with gateway.database.begin() as session:
-        await gateway.tenants.mark_credentials(session, rejected={str(refused.id)}, accepted=set(), reason="refused")
+        await gateway.directory.mark_credentials(session, rejected={str(refused.id)}, accepted=set(), reason="refused")
     listed = await list_credentials(gateway.database, [bob.id, nobody, anna.id])
     assert [[(each.account_sid, each.id) for each in credentials] for credentials in listed[1:]] == [
         [],

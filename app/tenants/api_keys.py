@@ -1,0 +1,27 @@
+"""API keys: their two formats, and the public part by which a key is found and named."""
+
+import hashlib
+import re
+import secrets
+from typing import Literal
+
+KeyFormat = Literal["callgate", "twilio"]
+
+KEY_MARK = "cgk"
+_ID_DIGITS = 12
+_TWILIO_KEY_BYTES = 16
+_TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+def generate_key(key_format: KeyFormat) -> str:
+    """Returns a new random key: `cgk_…`, or for clients with a token rule 32 lower-case hexadecimal digits."""
+    if key_format == "twilio":
+        return secrets.token_hex(_TWILIO_KEY_BYTES)
+    return f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
+
+
+def key_prefix(key: str) -> str:
+    """Returns the public part of a key; for a key in Twilio's format, an id that is derived from the key."""
+    if _TWILIO_KEY.fullmatch(key):
+        return f"{KEY_MARK}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_DIGITS]}"
+    return "_".join(key.split("_")[:2])
