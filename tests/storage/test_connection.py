@@ -120,6 +120,24 @@ async def test_a_transaction_that_is_left_alone_is_ended(database_url: str) -> N
     await database.close()
 
 
+async def test_a_connection_that_takes_no_writes_any_more_leaves_the_pool(database_url: str) -> None:
+    """As after a fail-over: what was wrong with it is over, but not for whoever was connected then."""
+    database = Database(database_url, pool_size=1)
+
+    async def write() -> None:
+        async with database.begin() as session:
+            await session.execute(text("CREATE TABLE IF NOT EXISTS taken (id int)"))
+
+    await write()
+    async with database.begin() as session:
+        await session.execute(text("SET default_transaction_read_only = on"))
+    with pytest.raises(DatabaseUnavailable) as refused:
+        await write()
+    assert (refused.value.reason, refused.value.in_doubt) == ("read_only", False)
+    await write()
+    await database.close()
+
+
 async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_then_on(database_url: str) -> None:
     url = make_url(database_url)
     with socket.socket() as silent:

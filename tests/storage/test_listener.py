@@ -1,0 +1,82 @@
+"""The listener hears of changes whatever the URL says, and outlives whatever goes wrong."""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.database.listener import Listener
+from tests.support.pooler import behind_a_pooler
+from tests.support.upstream import refused_url
+
+CHANNEL = "planted"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def _notify(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    await connection.execute(f"NOTIFY {CHANNEL}")
+    await connection.close()
+
+
+@pytest.mark.parametrize("members", ["", "ssl=disable", "prepared_statement_cache_size=0", "target_session_attrs=read-write"])
+async def test_it_hears_whatever_members_the_url_has(database_url: str, members: str) -> None:
+    heard = 0
+
+    def on_change() -> None:
+        nonlocal heard
+        heard += 1
+
+    listener = Listener(f"{database_url}?{members}", channel=CHANNEL, on_change=on_change)
+    async with listener.running():
+        await until(lambda: listener.hears)
+        before = heard
+        await _notify(database_url)
+        await until(lambda: heard == before + 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"query": {"target_session_attrs": "standby"}}, {"port": int(refused_url().rpartition(":")[2])}, {"password": "x"}],
+)
+async def test_it_tries_again_whatever_goes_wrong(
+    database_url: str, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_url(database_url).set(**changes)  # type: ignore[arg-type]  # one parameter set, of several types
+    listener = Listener(url.render_as_string(hide_password=False), channel=CHANNEL, on_change=lambda: None)
+    told = ""
+    async with listener.running(), asyncio.timeout(20):
+        while told.count("listener_lost") < 2:
+            await asyncio.sleep(0.05)
+            told += capsys.readouterr().out
+    assert not listener.hears
+
+
+async def test_after_a_connection_that_was_cut_it_hears_again(database_url: str) -> None:
+    listener = Listener(database_url, channel=CHANNEL, on_change=lambda: None)
+    async with listener.running():
+        await until(lambda: listener.hears)
+        connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'callgate'"
+        )
+        await connection.close()
+        await until(lambda: not listener.hears)
+        await until(lambda: listener.hears)
+
+
+async def test_behind_a_pooler_it_claims_to_hear_nothing(database_url: str) -> None:
+    changed = asyncio.Event()
+    async with behind_a_pooler(database_url) as url:
+        listener = Listener(url, channel=CHANNEL, on_change=changed.set)
+        async with listener.running():
+            await asyncio.sleep(1)
+            assert not listener.hears
