@@ -104,6 +104,29 @@ async def test_both_ends_of_a_connection_notice_a_peer_that_has_disappeared(data
     await connection.close()
 
 
+@pytest.mark.parametrize(
+    ("members", "shown", "value"),
+    [
+        ("connect_timeout=10&gssencmode=disable&sslmode=disable&channel_binding=disable", "application_name", "callgate"),
+        ("application_name=us", "application_name", "us"),
+        ("options=-c%20work_mem%3D8MB", "work_mem", "8MB"),
+        ("options=-c%20synchronous_commit%3Doff", "synchronous_commit", "on"),
+        ("target_session_attrs=read-write", "TimeZone", "UTC"),
+        ("prepared_statement_cache_size=0", "application_name", "callgate"),
+        ("keepalives_idle=30&tcp_user_timeout=0\n", "application_name", "callgate"),
+    ],
+)
+async def test_members_of_the_url_count_however_a_statement_goes(
+    database_url: str, members: str, shown: str, value: str
+) -> None:
+    database = Database(f"{database_url}?{members}", pool_size=1)
+    (row,) = await database.fetch(f"SELECT current_setting('{shown}') AS it")
+    assert row["it"] == value
+    async with database.begin() as session:
+        assert await session.scalar(text(f"SHOW {shown}")) == value
+    await database.close()
+
+
 async def test_a_transaction_that_is_left_alone_is_ended(database_url: str) -> None:
     database = Database(database_url, pool_size=1)
 

@@ -22,8 +22,8 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
         from_server, to_server = await asyncio.open_connection(url.host, url.port)
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, to_server, is_server=False))
-                both.create_task(_pass_on(from_server, writer, is_server=True))
+                both.create_task(pass_on(reader, to_server))
+                both.create_task(pass_on(from_server, writer, changes_key=True))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -42,11 +42,11 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_server: bool) -> None:
-    started = not is_server
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, changes_key: bool = False) -> None:
+    """Until one side ends. `changes_key`: the process id in the first BackendKeyData becomes another."""
     while data := await reader.read(65536):
-        if not started and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
-            started = True
+        if changes_key and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
+            changes_key = False
             data = data[: at + 5] + (2**31 - 1).to_bytes(4) + data[at + 9 :]
         writer.write(data)
         await writer.drain()

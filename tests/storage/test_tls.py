@@ -1,0 +1,66 @@
+"""The main job over TLS, by each member of a database URL that is about it."""
+
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from app.errors import DatabaseUnavailable
+from tests.support.certificates import self_signed
+from tests.support.gateway import running_gateway, settings_for
+from tests.support.tls_front import behind_tls
+from tests.support.upstream import created, running_upstream
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's key and certificate."""
+    return self_signed(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def anothers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("anothers"))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        "",
+        "sslmode=require",
+        "ssl=true",
+        "sslmode=verify-ca&sslrootcert={ours}",
+        "sslmode=verify-full&sslrootcert={ours}&ssl_min_protocol_version=TLSv1.3",
+        "sslmode=require&channel_binding=require&sslrootcert={ours}",
+        "sslmode=require&sslnegotiation=direct",
+        "sslmode=require&sslcert={ours}&sslkey={ours}",
+    ],
+)
+async def test_a_call_is_placed(database_url: str, ours: Path, members: str) -> None:
+    async with (
+        behind_tls(database_url, ours, direct="direct" in members, client_certificates="sslcert" in members) as url,
+        running_gateway(settings_for(f"{url}?{members.format(ours=ours)}")) as gateway,
+        running_upstream(created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ("sslmode=verify-full&sslrootcert={anothers}", "tls"),
+        ("sslmode=verify-ca&sslrootcert={anothers}", "tls"),
+        ("sslmode=verify-full&sslrootcert=system", "tls"),
+        ("sslmode=require&channel_binding=require", "tls"),
+    ],
+)
+async def test_another_servers_certificate_is_refused(
+    database_url: str, ours: Path, anothers: Path, members: str, reason: str
+) -> None:
+    async with behind_tls(database_url, ours, direct=False, client_certificates=False) as url:
+        database = Database(f"{url}?{members.format(anothers=anothers)}", pool_size=1)
+        with pytest.raises(DatabaseUnavailable) as refused:
+            await database.ping()
+        assert refused.value.reason == reason
+        await database.close()
