@@ -247,7 +247,7 @@ class DatabaseUnavailable(ServiceError):
     # For logs and probes; see app/database/errors.py.
     reason: str = "unavailable"
     # Whether what was to be committed may have been committed all the same.
-    indeterminate_error: bool = True
+    commit_in_doubt: bool = True
 
 
 class Overloaded(ServiceError):

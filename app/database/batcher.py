@@ -203,7 +203,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         if loop.time() - waiting.since > _LOCKED_PATIENCE_S:
             error = DatabaseUnavailable(after_s=2)
-            error.reason, error.indeterminate_error = "locked", False
+            error.reason, error.commit_in_doubt = "locked", False
             waiting.fail(error)
             return
         loop.call_later(waiting.delay, self._enqueue, waiting)

@@ -88,7 +88,7 @@ class Connector:
                 return connection
         if failure is None:
             raise RuntimeError("a URL has at least one candidate")
-        raise unavailable(failure, indeterminate_error=False) or failure from failure
+        raise unavailable(failure, commit_in_doubt=False) or failure from failure
 
     def _candidates(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
         target = self.url.arguments.get("target_session_attrs")

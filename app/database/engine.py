@@ -75,7 +75,7 @@ class Database:
                     yield session
                     committing = True
             except Exception as error:
-                told = unavailable(error, indeterminate_error=committing)
+                told = unavailable(error, commit_in_doubt=committing)
                 if told is None:
                     raise
                 fail(type(error).__name__)

@@ -48,10 +48,10 @@ _HINTS: dict[str, str] = {
 }
 
 
-def unavailable(error: BaseException, *, indeterminate_error: bool = True) -> DatabaseUnavailable | None:
+def unavailable(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
     """The error to raise for trouble of Postgres or of the way to it, which is logged; None for any other error.
 
-    `indeterminate_error` says whether a commit was on its way; it counts only when Postgres itself has not answered.
+    `commit_in_doubt` says whether a commit was on its way; it counts only when Postgres itself has not answered.
     """
     reason = _reason(error)
     if reason is None:
@@ -67,7 +67,7 @@ def unavailable(error: BaseException, *, indeterminate_error: bool = True) -> Da
     )
     told = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
     told.reason = reason
-    told.indeterminate_error = indeterminate_error and not _is_rolled_back(error, sqlstate)
+    told.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate)
     return told
 
 

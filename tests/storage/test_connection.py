@@ -156,7 +156,7 @@ async def test_a_connection_that_takes_no_writes_any_more_leaves_the_pool(databa
         await session.execute(text("SET default_transaction_read_only = on"))
     with pytest.raises(DatabaseUnavailable) as refused:
         await write()
-    assert (refused.value.reason, refused.value.in_doubt) == ("read_only", False)
+    assert (refused.value.reason, refused.value.commit_in_doubt) == ("read_only", False)
     await write()
     await database.close()
 
@@ -174,5 +174,5 @@ async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_t
             await (await connector.connect()).close()
         with pytest.raises(DatabaseUnavailable) as none:
             await Connector(several + "standby", SESSION, statement_timeout_s=5).connect()
-        assert (none.value.reason, none.value.indeterminate_error) == ("no_suitable_server", False)
+        assert (none.value.reason, none.value.commit_in_doubt) == ("no_suitable_server", False)
         await (await Connector(several + "prefer-standby", SESSION, statement_timeout_s=5).connect()).close()

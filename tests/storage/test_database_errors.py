@@ -64,7 +64,7 @@ async def test_trouble_of_postgres_has_a_reason(database_url: str, execute: Stat
         await execute(database, _raising(sqlstate))
     assert raised.value.reason == reason
     # Beside the pool a statement is its own commit, and then a connection that is lost says nothing about it.
-    assert raised.value.indeterminate_error is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
+    assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
     assert "planted" in describe(raised.value)
     await database.ping()
     await database.close()
@@ -137,7 +137,7 @@ async def test_without_a_connection_the_reason_is_told_and_nothing_is_in_doubt(
     database = Database(url.render_as_string(hide_password=False), pool_size=1)
     with pytest.raises(DatabaseUnavailable) as raised:
         await way(database)
-    assert (raised.value.reason, raised.value.indeterminate_error) == (reason, False)
+    assert (raised.value.reason, raised.value.commit_in_doubt) == (reason, False)
     assert "planted" not in describe(raised.value)
     assert "\n" not in describe(raised.value)
     await database.close()

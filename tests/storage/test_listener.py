@@ -36,7 +36,7 @@ async def test_it_hears_whatever_members_the_url_has(database_url: str, members:
 
     listener = Listener(f"{database_url}?{members}", channel=CHANNEL, on_change=on_change)
     async with listener.running():
-        await until(lambda: listener.hears)
+        await until(lambda: listener.connected)
         before = heard
         await _notify(database_url)
         await until(lambda: heard == before + 1)
@@ -56,21 +56,21 @@ async def test_it_tries_again_whatever_goes_wrong(
         while told.count("listener_lost") < 2:
             await asyncio.sleep(0.05)
             told += capsys.readouterr().out
-    assert not listener.hears
+    assert not listener.connected
 
 
 async def test_after_a_connection_that_was_cut_it_hears_again(database_url: str) -> None:
     listener = Listener(database_url, channel=CHANNEL, on_change=lambda: None)
     async with listener.running():
-        await until(lambda: listener.hears)
+        await until(lambda: listener.connected)
         connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'callgate'"
         )
         await connection.close()
-        await until(lambda: not listener.hears)
-        await until(lambda: listener.hears)
+        await until(lambda: not listener.connected)
+        await until(lambda: listener.connected)
 
 
 async def test_behind_a_pooler_it_claims_to_hear_nothing(database_url: str) -> None:
@@ -79,4 +79,4 @@ async def test_behind_a_pooler_it_claims_to_hear_nothing(database_url: str) -> N
         listener = Listener(url, channel=CHANNEL, on_change=changed.set)
         async with listener.running():
             await asyncio.sleep(1)
-            assert not listener.hears
+            assert not listener.connected

@@ -169,7 +169,7 @@ class CreationService:
         try:
             written_at = await self._intents.submit(call)
         except DatabaseUnavailable as error:
-            if error.indeterminate_error:
+            if error.commit_in_doubt:
                 self._withdrawals.intent(call)
             raise
         except asyncio.CancelledError:
