@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -80,7 +81,7 @@ def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dic
     rang: dict[str, list[str]] = {}
     for entry in entries:
         if entry["accepted"]:
-            call_id = entry["form"]["StatusCallback"][0].partition("#")[0].rpartition("/")[2]
+            call_id = urlsplit(entry["form"]["StatusCallback"][0]).path.rpartition("/")[2]
             rang.setdefault(call_id, []).append(entry["sid"])
     known = {record["id"]: record for record in records}
     return {
