@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from app.calls import ids, leases, repository
 from app.calls import statistics as measuring
 from app.calls.control import repository as control
-from app.calls.creation.store import insert_intents, write_outcomes
+from app.calls.creation.store import SettledCall, insert_intents, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
@@ -234,7 +234,7 @@ def intent(like: Drawn) -> Call:
     )
 
 
-def started(call: Call) -> dict[str, Any]:
+def started(call: Call) -> SettledCall:
     """The outcome of a call that Twilio has created, as it is written."""
     sid = f"CA{secrets.token_hex(16)}"
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{sid}"
@@ -257,5 +257,4 @@ def started(call: Call) -> dict[str, Any]:
     )
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
-    told = {"event": change.event, "data": change.data, "refresh_in": 2.0, "search_in": None}
-    return {"id": call.id, "attempt": call.attempt, **change.columns, **told}
+    return SettledCall(call.id, call.attempt, change)

@@ -1,11 +1,12 @@
-"""How an execution is settled, whoever finds out: the response, a callback, Twilio's list, or nobody.
+"""Settles the execution of a call: by Twilio's response, a callback, a search of Twilio's list, or the lack of any.
 
-Whatever proves that a call exists wins over everything: over `unknown`, over a `none_found` that was a guess, and over a
-`not_started` that turns out to be wrong. Every step is an event on the record.
+Proof that a call exists overrides everything: `unknown`, a `none_found` that was a guess, and a `not_started` that was
+wrong. Each step is an event on the record.
 """
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
@@ -33,7 +34,7 @@ SettledBy = Literal["response", "callback", "list"]
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """How Twilio's list is searched for a call of unknown outcome: ever further apart, `searches` times in `period`."""
+    """When Twilio's list is searched for a call of unknown outcome: `searches` times in `period`, ever further apart."""
 
     searches: int
     period: timedelta
@@ -43,9 +44,9 @@ class SearchPlan:
         return self.period / self.searches**2
 
     def wait_after(self, clean: int) -> timedelta | None:
-        """How long to wait for the next search after so many clean ones.
+        """Returns the wait before the next search after `clean` searches that showed no call; None: no further search.
 
-        A record that was given up as none found is looked for twice more, much later; then never again.
+        A record that ended as none found is searched for twice more, much later.
         """
         if clean < self.searches:
             return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
@@ -54,14 +55,37 @@ class SearchPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What becomes of a record that is open, and the event that tells of it. When is for the database's clock to say."""
+class RecordChange:
+    """What a settlement does to a record: the columns that it sets, and the event that reports it.
 
-    columns: dict[str, Any]
+    `times` are columns too, as offsets from the database's clock; None clears the column.
+    """
+
+    columns: Mapping[str, Any]
+    times: Mapping[str, timedelta | None]
     event: str
-    data: dict[str, Any]
-    refresh_in: timedelta | None = None
-    search_in: timedelta | None = None
+    data: Mapping[str, Any]
+
+    def apply_to(self, call: Call, *, now: datetime) -> None:
+        """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
+        for name, value in self.columns.items():
+            setattr(call, name, value)
+        for name, offset in self.times.items():
+            setattr(call, name, None if offset is None else now + offset)
+
+
+def record_change(
+    event: str,
+    data: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    *,
+    refresh_in: timedelta | None = None,
+    search_in: timedelta | None = None,
+) -> RecordChange:
+    """Returns the change that settles a record, or leaves it unknown. Every settlement resets the search and its schedule."""
+    settled_in = None if columns["execution"] == "unknown" else timedelta(0)
+    times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
+    return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,99 +96,85 @@ class Settlement:
     first_refresh: timedelta
     plan: SearchPlan
 
-    def change_to_started(self, resource: CallResource, *, data: dict[str, Any]) -> Change:
-        """By Twilio's own answer to the creation."""
-        settled = {"execution": "started", "settled_by": "response", "problem": None, "sid": resource.sid}
-        told = {"sid": resource.sid, "settled_by": "response"} | data
-        return Change(settled | resource_columns(resource), "call.started", told, refresh_in=self.first_refresh)
+    def change_to_started(self, resource: CallResource, *, data: Mapping[str, Any]) -> RecordChange:
+        """Twilio's answer to the creation has the sid."""
+        change = self._started(resource, by="response", data=data)
+        return replace(change, columns={**change.columns, **resource_columns(resource)})
 
-    def change_to_not_started(self, problem: dict[str, Any], *, data: dict[str, Any]) -> Change:
-        """Proven by Twilio's answer, or by there being none to have."""
-        settled = {"execution": "not_started", "settled_by": "response", "problem": problem}
-        return Change(settled, "call.not_started", {"problem": problem["slug"]} | data)
+    def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
+        """Twilio's answer, or the lack of a request, proves that no call was created."""
+        columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
+        return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
-    def change_to_unknown(self, *, data: dict[str, Any]) -> Change:
+    def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """A call may exist. From now on callbacks and searches decide."""
-        return Change({"execution": "unknown"}, "call.unknown", data, search_in=self.plan.wait_after(0))
+        return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
+
+    def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
+        """Enough conclusive searches over enough time showed no call."""
+        problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
+        columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
+        return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
+
+    def _started(self, resource: CallResource, *, by: SettledBy, data: Mapping[str, Any]) -> RecordChange:
+        columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
+        told = {"sid": resource.sid, "settled_by": by, **data}
+        return record_change("call.started", told, columns, refresh_in=self.first_refresh)
 
     async def started(
-        self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: dict[str, Any]
+        self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: Mapping[str, Any]
     ) -> None:
-        """Proof that Twilio created this call."""
+        """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
         if call.execution == "started":
-            await self._known_already(session, call, resource, by=by)
+            await self._update_started(session, call, resource, by=by)
             return
         if await repository.bound_sids(session, [resource.sid]):
-            await self._second_sid(session, call, resource, by=by)
+            await self._report_second_sid(session, call, resource, by=by)
             return
-        corrected = call.execution == "not_started"
-        was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
-        call.sid = resource.sid
-        call.execution, call.settled_by, call.problem = "started", by, None
-        take_resource(call, resource)
-        await self._stamp(session, call, refresh_in=self.first_refresh)
-        told = {"sid": resource.sid, "settled_by": by} | data
-        if corrected:
-            told["was"] = was
+        change = self._started(resource, by=by, data=data)
+        if call.execution == "not_started":
+            was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
+            change = replace(change, event="call.corrected", data={**change.data, "was": was})
             self.metrics.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
-        await repository.add_event(session, call.id, "call.corrected" if corrected else "call.started", told)
-        self.count(call)
+        await self.apply(session, call, change)
+        take_resource(call, resource)
 
-    async def apply(self, session: Session, call: Call, change: Change) -> None:
-        now = await repository.now(session)
-        for name, value in change.columns.items():
-            setattr(call, name, value)
-        call.settled_at = None if call.execution == "unknown" else now
-        call.clean_searches = 0
-        call.refresh_at = None if change.refresh_in is None else now + change.refresh_in
-        call.search_at = None if change.search_in is None else now + change.search_in
-        await repository.add_event(session, call.id, change.event, change.data)
-        self.count(call)
-
-    async def none_found(self, session: Session, call: Call, *, data: dict[str, Any]) -> None:
-        """Enough clean searches over enough time: as far as can be known, no call was created."""
-        call.execution, call.settled_by = "not_started", "none_found"
-        call.problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
-        await self._stamp(session, call, refresh_in=None)
-        await repository.add_event(session, call.id, "call.not_started", {"settled_by": "none_found"} | data)
+    async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
+        """Writes the change and its event."""
+        change.apply_to(call, now=await repository.now(session))
+        await repository.add_event(session, call.id, change.event, dict(change.data))
         self.count(call)
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
-        """When to search Twilio's list (again), after so many searches that showed nothing."""
+        """Schedules the next search after `clean` searches that showed no call."""
         wait = self.plan.wait_after(clean)
         call.clean_searches = clean
         call.search_at = None if wait is None else await repository.now(session) + wait
 
     async def search_later(self, session: Session, call: Call) -> None:
-        """Again after a search that says nothing, ever less often; after some days it is left to the callback."""
+        """Schedules the next search after an inconclusive one: ever less often, and after some days not at all."""
         now = await repository.now(session)
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
         call.search_at = now + wait if age < _GIVE_UP else None
 
     def count(self, call: Call) -> None:
-        """Once the record says how it was settled, and is committed or as good as committed."""
+        """Counts the settlement in the metrics. To be called when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.settled.labels(call.settled_by).inc()
             waited = call.settled_at - call.pending_since
             self.metrics.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
-    async def _stamp(self, session: Session, call: Call, *, refresh_in: timedelta | None) -> None:
-        """Settled now, by the database's clock; `refresh_in` None: there is nothing to follow."""
-        call.settled_at = await repository.now(session)
-        call.search_at = None
-        call.refresh_at = None if refresh_in is None else call.settled_at + refresh_in
-
-    async def _known_already(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
+    async def _update_started(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
         if call.sid != resource.sid:
-            await self._second_sid(session, call, resource, by=by)
+            await self._report_second_sid(session, call, resource, by=by)
             return
         for type_, news in take_resource(call, resource):
             await repository.add_event(session, call.id, type_, news)
 
-    async def _second_sid(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
-        """Two calls for one intent, or two intents for one call: it must not be, and if it is, somebody has to hear."""
+    async def _report_second_sid(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
+        """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
         why = "Twilio reports a second call for this record" if call.sid else ANOTHERS_SID
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
         await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})

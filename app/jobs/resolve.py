@@ -94,7 +94,7 @@ class Resolver:
             if result == "none":
                 clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
-                    await self.settlement.none_found(session, locked, data={"searches": clean})
+                    await self.settlement.apply(session, locked, self.settlement.change_to_none_found(data={"searches": clean}))
                 await self.settlement.search_again(session, locked, clean=clean)
             elif result != "bound":
                 await self.settlement.search_later(session, locked)

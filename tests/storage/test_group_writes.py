@@ -5,16 +5,17 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.calls.creation.store import write_outcomes
+from app.calls.creation.store import SettledCall, write_outcomes
+from app.calls.settlement import record_change
 from app.calls.stored_problem import stored_form
 from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway
 from tests.support.upstream import call_resource, created, running_upstream
 
 
-def _outcome(call_id: str, attempt: int, **columns: Any) -> dict[str, Any]:
-    told = {"event": "call.planted", "data": {"attempt": attempt}, "refresh_in": None, "search_in": None}
-    return {"id": UUID(call_id), "attempt": attempt, "settled_by": "response", **columns, **told}
+def _outcome(call_id: str, attempt: int, **columns: Any) -> SettledCall:
+    change = record_change("call.planted", {"attempt": attempt}, {"settled_by": "response", **columns})
+    return SettledCall(UUID(call_id), attempt, change)
 
 
 async def test_a_late_outcome_of_an_earlier_attempt_does_not_take_the_place_of_the_one_beside_it(gateway: Gateway) -> None:

@@ -56,7 +56,7 @@ _GIVE_UP = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ControlResult:
     """`done`: Twilio has accepted it. Otherwise it is remembered, and done once it can be."""
 
     call: Call
@@ -72,7 +72,7 @@ class CallControl:
     validate_callback: UrlValidator
     deadline_s: float
 
-    async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> Change:
+    async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Raises CallgateError, and then nothing was changed, save for ActionUnknown."""
         update = validate_update(body)
         if caller.suspended and not update.only_ends:
@@ -80,25 +80,25 @@ class CallControl:
         if call.execution in _OPEN:
             call = await self._remember(call, update)
         if call.execution in _OPEN:
-            return Change(call, done=False)
+            return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
         progress = await self._callbacks(call, update)
         try:
             resource = await self._send(call, update.for_twilio() | progress.for_twilio)
         except TwilioOutcomeUnknown as error:
-            return Change(await self._answer_lost(call, update, error), done=False)
+            return ControlResult(await self._answer_lost(call, update, error), done=False)
         except TwilioError as error:
             raise _refusal(call, error) from error
         try:
-            return Change(await self._take(call, resource, update, columns=progress.columns), done=True)
+            return ControlResult(await self._take(call, resource, update, columns=progress.columns), done=True)
         except DatabaseUnavailable:
             if progress.columns:
                 raise ActionUnknown(call_id=call.id) from None
             # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             take_resource(call, resource)
-            return Change(call, done=True)
+            return ControlResult(call, done=True)
 
     async def delete(self, call: Call) -> None:
         """At Twilio for good, and here out of sight of Twilio's own paths; the record stays, for it is the audit."""

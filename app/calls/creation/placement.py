@@ -12,10 +12,10 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
-from app.calls.creation.store import BATCH, SidTaken, insert_intents, write_outcomes
+from app.calls.creation.store import BATCH, SettledCall, SidTaken, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
-from app.calls.settlement import ANOTHERS_SID, Change, Settlement
+from app.calls.settlement import ANOTHERS_SID, RecordChange, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
 from app.database.batcher import Batcher, Busy
@@ -55,7 +55,7 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes: Batcher[tuple[Call, Change], datetime | None] = Batcher(self._write_outcomes, max_batch=BATCH)
+        self._outcomes: Batcher[tuple[Call, RecordChange], datetime | None] = Batcher(self._write_outcomes, max_batch=BATCH)
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
 
     @contextlib.contextmanager
@@ -144,7 +144,7 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _change(self, outcome: Outcome) -> Change:
+    def _change(self, outcome: Outcome) -> RecordChange:
         data: dict[str, Any] = {"attempts": [_told(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
@@ -154,7 +154,7 @@ class Placement:
             case Unknown():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
-    async def _commit(self, call: Call, outcome: Outcome, change: Change) -> Call:
+    async def _commit(self, call: Call, outcome: Outcome, change: RecordChange) -> Call:
         """The call as its record then is."""
         try:
             changed_at = await self._outcomes.submit((call, change))
@@ -163,9 +163,7 @@ class Placement:
         if changed_at is None:
             # Somebody (a callback, the worker) has settled it since.
             return await self._commit_late(call, outcome, change)
-        for name, value in change.columns.items():
-            setattr(call, name, value)
-        call.settled_at = None if call.execution == "unknown" else changed_at
+        change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with _harmless("settlement_not_counted", call):
             self.settlement.count(call)
@@ -178,11 +176,11 @@ class Placement:
         unknown = Unknown("sid_taken", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 
-    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, Change]]) -> list[datetime | Busy | None]:
-        written = await write_outcomes(self.database, [_row(call, change) for call, change in outcomes])
+    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, RecordChange]]) -> list[datetime | Busy | None]:
+        written = await write_outcomes(self.database, [SettledCall(call.id, call.attempt, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
-    async def _commit_late(self, call: Call, outcome: Outcome, change: Change) -> Call:
+    async def _commit_late(self, call: Call, outcome: Outcome, change: RecordChange) -> Call:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -216,7 +214,7 @@ class Placement:
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
-    async def _commit_late_outcome(self, late: tuple[Call, Outcome, Change]) -> None:
+    async def _commit_late_outcome(self, late: tuple[Call, Outcome, RecordChange]) -> None:
         await self._commit(*late)
 
     def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
@@ -240,18 +238,6 @@ def _harmless(event: str, call: Call) -> Iterator[None]:
         logger.warning(event, call_id=str(call.id), error=type(error).__name__)
     except Exception:
         logger.exception(event, call_id=str(call.id))
-
-
-def _row(call: Call, change: Change) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "attempt": call.attempt,
-        **change.columns,
-        "event": change.event,
-        "data": change.data,
-        "refresh_in": change.refresh_in and change.refresh_in.total_seconds(),
-        "search_in": change.search_in and change.search_in.total_seconds(),
-    }
 
 
 def _destination(to: str) -> str:

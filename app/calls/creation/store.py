@@ -5,6 +5,7 @@ parameter for each value costs it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from pydantic_core import to_json
 from uuid_utils import uuid7
 
 from app.calls.models import Call
+from app.calls.settlement import RecordChange
 from app.database import Database
 from app.database.batcher import LOCKED, Busy
 from app.twilio.schemas import CallResource
@@ -42,7 +44,16 @@ _UNIQUE_SID = "uq_call_sid"
 
 # How many go together: what Postgres does for a batch, all in it wait for.
 BATCH = 16
-_OUTCOME_COLUMNS = ("execution", "settled_by", "problem", *CallResource.model_fields.keys() - {"raw"}, "resource")
+_OUTCOME_COLUMNS = (
+    "execution",
+    "settled_by",
+    "problem",
+    "clean_searches",
+    *CallResource.model_fields.keys() - {"raw"},
+    "resource",
+)
+# Set relative to the database's clock.
+_OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
 
 
 def _names(columns: Sequence[str], prefix: str = "") -> str:
@@ -83,8 +94,7 @@ _INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict=
 _WRITE_OUTCOMES = f"""
     WITH given AS MATERIALIZED (
         SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
-               make_interval(secs => (given ->> 'refresh_in')::float8) AS refresh_in,
-               make_interval(secs => (given ->> 'search_in')::float8) AS search_in
+               {", ".join(f"make_interval(secs => (given ->> '{name}_in')::float8) AS {name}_in" for name in _OUTCOME_TIMES)}
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
     ), locked AS MATERIALIZED (
         SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
@@ -92,8 +102,7 @@ _WRITE_OUTCOMES = f"""
         SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
     ), changed AS (
         UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
-            settled_at = CASE WHEN given.execution <> 'unknown' THEN now() END,
-            refresh_at = now() + given.refresh_in, search_at = now() + given.search_in, updated_at = now()
+            {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)}, updated_at = now()
         FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
         RETURNING call.id, call.attempt, call.updated_at
     ), told AS (
@@ -107,6 +116,20 @@ _WRITE_OUTCOMES = f"""
 """  # noqa: S608  # our own columns
 
 
+@dataclass(frozen=True, slots=True)
+class SettledCall:
+    """The outcome of one attempt, to be written over the pending record of that attempt."""
+
+    call_id: UUID
+    attempt: int
+    change: RecordChange
+
+    def row(self) -> dict[str, Any]:
+        times = {f"{name}_in": None if offset is None else offset.total_seconds() for name, offset in self.change.times.items()}
+        event = {"event": self.change.event, "data": self.change.data}
+        return {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
+
+
 class SidTaken(Exception):
     """One of the outcomes names the sid of a call that another record has."""
 
@@ -118,31 +141,30 @@ async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def withdraw_intents(database: Database, calls: Sequence[Call], settled: Mapping[str, Any]) -> list[Busy | None]:
-    """Settle intents that were not dialled and may be committed, now or later. `settled`: columns, `event` and `data`.
+async def withdraw_intents(database: Database, calls: Sequence[Call], change: RecordChange) -> list[Busy | None]:
+    """Settles intents that were not dialled and may be committed, now or later.
 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.
     """
-    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows([{**_intent(call), **settled} for call in calls]))
+    rows = [_intent(call) | SettledCall(call.id, call.attempt, change).row() for call in calls]
+    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows(rows))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
-    landed = [{"id": call.id, "attempt": call.attempt, **settled} for call in calls if call.id not in written]
+    landed = [SettledCall(call.id, call.attempt, change) for call in calls if call.id not in written]
     found = await write_outcomes(database, landed) if landed else {}
     return [LOCKED if found.get((call.id, call.attempt)) is LOCKED else None for call in calls]
 
 
-async def write_outcomes(
-    database: Database, outcomes: Sequence[Mapping[str, Any]]
-) -> dict[tuple[UUID, int], datetime | Busy | None]:
-    """What became of pending calls, with their events: `id`, `attempt`, columns, `event`, `data`, `refresh_in` and `search_in`.
+async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> dict[tuple[UUID, int], datetime | Busy | None]:
+    """Writes the outcomes of pending calls, with their events.
 
     Returns when each was changed, by id and attempt: None for those that were not pending any more, not in this attempt, or not
     there, and LOCKED for those that another session has locked. A late outcome of an earlier attempt may be in the same batch
     as the present one's. Raises SidTaken, and then has written nothing.
     """
     try:
-        written = await database.fetch(_WRITE_OUTCOMES, _rows(outcomes))
+        written = await database.fetch(_WRITE_OUTCOMES, _rows([outcome.row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == _UNIQUE_SID:
             raise SidTaken from error

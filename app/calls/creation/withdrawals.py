@@ -7,7 +7,7 @@ from uuid import UUID
 from app.calls import repository
 from app.calls.creation.store import BATCH, withdraw_intents
 from app.calls.models import Call
-from app.calls.settlement import Change, Settlement
+from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
 from app.database.batcher import Batcher, Busy
@@ -53,8 +53,7 @@ class Withdrawals:
             await self._intents.submit(intent)
 
     async def _write_intents(self, calls: Sequence[Call]) -> Sequence[Busy | None]:
-        change = self._change()
-        return await withdraw_intents(self._database, calls, {**change.columns, "event": change.event, "data": change.data})
+        return await withdraw_intents(self._database, calls, self._change())
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:
@@ -68,5 +67,5 @@ class Withdrawals:
                 # The number is used up, so that a reopening that comes late finds another one than it was made for.
                 call.attempt = reopening.attempt
 
-    def _change(self) -> Change:
+    def _change(self) -> RecordChange:
         return self._settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
