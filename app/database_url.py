@@ -29,7 +29,7 @@ _WITHOUT_EFFECT = {
 _NO_HOST = "has a host or port that is none: a / or ? in the password is written %2F or %3F"
 _HINTS = {
     "hostaddr": "give the address as host",
-    "pgbouncer": "give prepared_statement_cache_size=0 if the pooler keeps no prepared statements",
+    "pgbouncer": "leave it out: a pooler is recognised; PgBouncer 1.21 or newer with max_prepared_statements above 0 will do",
     "search_path": "give options=-csearch_path=…",
     "service": "give host, user and dbname themselves",
 }

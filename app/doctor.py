@@ -153,6 +153,20 @@ def _durability(server: Server) -> Iterator[Finding]:
         yield Finding(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
 
 
+def _pooler(server: Server) -> Finding:
+    """One that shares connections without keeping prepared statements has been refused before."""
+    if server.keeps_statements:
+        return Finding(
+            "pooler",
+            "ok",
+            "keeps prepared statements; keys and credentials are read for each request, for LISTEN does not work",
+        )
+    return Finding(
+        "pooler", "warning", "keeps no prepared statements, which is right in session mode only",
+        "with PgBouncer in transaction mode: version 1.21 or newer with max_prepared_statements = 200",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class _Checkup:
     """What needs the database. DatabaseUnavailable ends it."""
@@ -186,6 +200,8 @@ class _Checkup:
             yield Finding("database", "wrong", "is a standby, which takes no writes", "use the address of the primary")
         else:
             yield Finding("database", "ok", f"PostgreSQL {server.version}")
+        if server.is_pooled:
+            yield _pooler(server)
         for finding in _durability(server):
             yield finding
         skew = abs(server.ahead_s)

@@ -47,12 +47,17 @@ _SERVER_SOCKET = {
 }
 # A commit counts only if Postgres has flushed it: `remote_write` and `remote_apply` do that, too, and are left as they are.
 _SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
+# A pooler that keeps prepared statements, for clients that share a connection, gives them names of its own.
+_POOLER = """pg_backend_pid() AS pid,
+    EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
     """Knows whether a pooler is in between: that answers with a process id of its own making."""
 
     is_pooled = False
+    # Whether statements prepared here are ours alone: Postgres has them by names that the pooler gives them.
+    keeps_statements = True
     each_transaction = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
@@ -72,6 +77,7 @@ class Connector:
         self._statement_timeout_s = statement_timeout_s
         self._timeout_s = self.url.connect_timeout_s or CONNECT_TIMEOUT_S
         self._last_good: tuple[str, int] | None = None
+        self._is_known_not_to_share = False
 
     async def connect(self) -> Connection:
         """To the first host that is of the wanted kind. Raises DatabaseUnavailable, and nothing was sent then."""
@@ -105,6 +111,19 @@ class Connector:
             arguments["host"], arguments["port"] = host
         if self.url.prepared_statements is not None:
             arguments["statement_cache_size"] = self.url.prepared_statements
+        connection = await self._open(arguments)
+        try:
+            _watch(connection._transport.get_extra_info("socket"), self.url.keepalive)
+            pid = await self._prepare(connection)
+            if not connection.keeps_statements and not self._is_known_not_to_share:
+                await self._refuse_shared(arguments, pid)
+                self._is_known_not_to_share = True
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _open(self, arguments: Mapping[str, Any]) -> Connection:
         connection: Connection = await asyncpg.connect(
             **arguments,
             timeout=self._timeout_s,
@@ -112,21 +131,32 @@ class Connector:
             server_settings=dict(self.url.server_settings),
             connection_class=Connection,
         )
-        try:
-            _watch(connection._transport.get_extra_info("socket"), self.url.keepalive)
-            await self._prepare(connection)
-        except BaseException:
-            connection.terminate()
-            raise
         return connection
 
-    async def _prepare(self, connection: Connection) -> None:
-        """One round trip: it finds out whether a pooler is there, and the settings last no longer than itself if so."""
+    async def _prepare(self, connection: Connection) -> int:
+        """Finds out whether a pooler is there; if so, the settings end with this statement. Returns Postgres's pid."""
         pid = connection.get_server_pid()
         settings = _set({**self._settings, **_SERVER_SOCKET}, local="pg_backend_pid() <> $1")
-        row = await connection.fetchrow(f"SELECT pg_backend_pid() <> $1 AS is_pooled, {settings}", pid, timeout=self._timeout_s)
-        connection.is_pooled = row["is_pooled"]
+        # Prepared by a name, whatever size the cache has: SQLAlchemy's are, too.
+        statement = await connection.prepare(f"SELECT {_POOLER}, {settings}", timeout=self._timeout_s)
+        row = await statement.fetchrow(pid, timeout=self._timeout_s)
+        connection.is_pooled = row["pid"] != pid
+        connection.keeps_statements = not (connection.is_pooled and row["has_our_names"])
         connection.each_transaction = f" SELECT {_set(self._settings, local='true')};"
+        return int(row["pid"])
+
+    async def _refuse_shared(self, arguments: Mapping[str, Any], pid: int) -> None:
+        """Raises what Postgres sooner or later would, when another client gets the same server connection at once.
+
+        Poolers in session mode give it to nobody else before its client has gone.
+        """
+        other = await self._open(arguments)
+        try:
+            shared = await other.fetchval("SELECT pg_backend_pid()", timeout=self._timeout_s) == pid
+        finally:
+            other.terminate()
+        if shared:
+            raise asyncpg.InvalidSQLStatementNameError("the pooler shares connections and keeps no prepared statements")
 
 
 def _set(settings: Mapping[str, str], *, local: str) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connector
+from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connection, Connector
 from app.database.errors import is_of_connection, unavailable
 from app.database.pool import Statements
 from app.observability.tracing import TimedSpan, fail
@@ -111,6 +111,10 @@ class Database:
         async with self.begin() as session:
             asked = datetime.now(UTC)
             row = (await session.execute(text(_SERVER))).one()._asdict()
+            connection = (await (await session.connection()).get_raw_connection()).driver_connection
+        if not isinstance(connection, Connection):
+            raise TypeError("made elsewhere than in app.database.connection")
+        row |= {"is_pooled": connection.is_pooled, "keeps_statements": connection.keeps_statements}
         now: datetime = row.pop("now")
         return Server(**row, ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
@@ -130,6 +134,9 @@ class Server:
     # What receives its log: standbys, and archivers like them.
     standbys: int
     has_synchronous_standby: bool
+    # Whether a pooler is in between, and keeps the prepared statements of clients that share its connections.
+    is_pooled: bool
+    keeps_statements: bool
     # How far its clock is ahead of ours.
     ahead_s: float
 

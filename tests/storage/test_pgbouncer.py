@@ -1,0 +1,145 @@
+"""Behind a real PgBouncer in transaction mode, whose clients share three server connections."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from app.database import Database
+from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.jobs.worker import run_worker
+from app.observability import Metrics
+from app.schema import migrate
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.cli.running import environment, run
+from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+
+pytestmark = needs_pgbouncer
+
+TRANSACTIONS: dict[str, Any] = {"pool_mode": "transaction", "max_prepared_statements": 200}
+WITHOUT_STATEMENTS: dict[str, Any] = {"pool_mode": "transaction", "max_prepared_statements": 0}
+CREATIONS, AT_ONCE = 60, 10
+DEADLINE_S = 45.0
+
+
+@pytest.fixture
+async def pooled_url(database_url: str) -> AsyncIterator[str]:
+    async with pgbouncer(database_url, **TRANSACTIONS) as url:
+        yield url
+
+
+async def test_calls_are_created_listed_and_followed_to_their_price(pooled_url: str) -> None:
+    async with (
+        served(create_simulator(SimulatorConfig(open_mode=True, speed=500))) as twilio,
+        running_gateway(settings_for(pooled_url)) as gateway,
+    ):
+        tenant = await gateway.add_tenant(twilio)
+        clients = asyncio.Semaphore(AT_ONCE)
+
+        async def create(number: int) -> int:
+            async with clients:
+                return (await tenant.create(key=f"call-{number}")).status_code
+
+        assert Counter(await asyncio.gather(*map(create, range(CREATIONS)))) == {201: CREATIONS}
+        replayed = await tenant.create(key="call-0")
+        assert (replayed.status_code, replayed.headers["idempotent-replayed"]) == (200, "true")
+        stop = asyncio.Event()
+        settings = settings_for(pooled_url, twilio_base_url=twilio, worker_poll_interval=0.2, refresh_interval=1)
+        worker = asyncio.create_task(run_worker(settings, Metrics(), stop))
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    listed = (await tenant.http.get("/v1/calls", params={"limit": 100})).json()["calls"]
+                    assert len(listed) == CREATIONS
+                    if all(call["price"] for call in listed):
+                        break
+                    assert not worker.done()
+                    await asyncio.sleep(0.3)
+        finally:
+            stop.set()
+            await worker
+
+
+async def test_changes_are_seen_at_once_without_being_heard_of(pooled_url: str) -> None:
+    async with running_gateway(settings_for(pooled_url)) as gateway:
+        tenant = await gateway.add_tenant()
+        assert (await tenant.http.get("/v1/calls")).status_code == 200
+        (key,) = await gateway.tenants.list_keys(tenant.id)
+        await gateway.tenants.revoke_key(key.prefix)
+        assert (await tenant.http.get("/v1/calls")).status_code == 401
+
+
+async def test_clients_that_share_a_server_connection_keep_their_own_settings(database_url: str) -> None:
+    """Also where each has prepared the same statements by the same names."""
+    async with pgbouncer(database_url, pool_size=1, **TRANSACTIONS) as url:
+        clients = [await Connector(url, settings).connect() for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION)]
+        for _ in range(2):
+            for connection, locked, scans in zip(clients, ("5s", "2s", "0"), ("on", "off", "on"), strict=True):
+                async with connection.transaction():
+                    row = await connection.fetchrow("SELECT current_setting('lock_timeout'), current_setting('enable_seqscan')")
+                assert tuple(row) == (locked, scans)
+        stranger = await asyncpg.connect(url.replace("+asyncpg", ""))
+        left = await stranger.fetch(
+            "SELECT name FROM pg_settings WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding',"
+            " 'DateStyle', 'TimeZone', 'standard_conforming_strings')"
+        )
+        assert left == []
+        for connection in (*clients, stranger):
+            await connection.close()
+
+
+async def test_the_schema_is_made_through_it(empty_database_url: str) -> None:
+    async with pgbouncer(empty_database_url, **TRANSACTIONS) as url:
+        await asyncio.to_thread(migrate, url)
+        database = Database(url, pool_size=1)
+        async with database.begin() as session:
+            assert await session.scalar(text("SELECT count(*) FROM call")) == 0
+        await database.close()
+
+
+def _findings(tmp_path: Path, url: str) -> list[dict[str, Any]]:
+    finished = run("doctor", "--json", environment=_environment(tmp_path, url))
+    assert finished.stderr == ""
+    found: list[dict[str, Any]] = json.loads(finished.stdout)
+    return found
+
+
+def _environment(tmp_path: Path, url: str) -> dict[str, str]:
+    return environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "state", "told"),
+    [
+        (TRANSACTIONS, "pooler", "ok", "keeps prepared statements"),
+        (WITHOUT_STATEMENTS, "database", "wrong", "PgBouncer 1.21 or newer with max_prepared_statements"),
+        ({"pool_mode": "session"}, "pooler", "warning", "max_prepared_statements"),
+    ],
+    ids=["transaction", "transaction-without-statements", "session"],
+)
+async def test_doctor_recognises_a_pooler(
+    database_url: str, tmp_path: Path, settings: dict[str, Any], check: str, state: str, told: str
+) -> None:
+    async with pgbouncer(database_url, pool_size=10, **settings) as url:
+        findings = await asyncio.to_thread(_findings, tmp_path, url)
+    (finding,) = (finding for finding in findings if finding["check"] == check)
+    assert finding["state"] == state
+    assert told in f"{finding['found']} {finding['do']}"
+
+
+async def test_one_that_keeps_no_prepared_statements_is_refused_in_one_line(database_url: str, tmp_path: Path) -> None:
+    """As PgBouncer before 1.21 is, at the first command and at every other, and without a cache of statements, too."""
+    async with pgbouncer(database_url, **WITHOUT_STATEMENTS) as pooled:
+        for command, query in ((("migrate",), ""), (("tenants", "list"), ""), (("tenants", "list"), "?statement_cache_size=0")):
+            url = pooled + query
+            finished = await asyncio.to_thread(run, *command, environment=_environment(tmp_path, url))
+            assert (finished.returncode, finished.stdout, finished.stderr.count("\n")) == (1, "", 1), finished.stderr
+            assert "PgBouncer 1.21 or newer with max_prepared_statements" in finished.stderr
