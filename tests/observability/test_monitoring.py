@@ -24,7 +24,7 @@ RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
 ]
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
-RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
+RUNBOOK = (ROOT / "docs" / "alerts.md").read_text()
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
 
 
@@ -70,16 +70,16 @@ def test_what_is_matched_can_be_there() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_every_alert_leads_to_a_section_that_says_what_to_do(rule: dict[str, Any]) -> None:
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
-    assert page == "docs/operations.md"
+    assert page == "docs/alerts.md"
     assert anchor == rule["alert"].lower()
-    sections = dict(re.findall(r"^#### (\w+)\n+(.+?)(?=^#|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## (\w+)\n+(.+?)(?=^#|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
     assert len(sections[rule["alert"]].split()) > 15
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"]["summary"].endswith(".")
 
 
 def test_no_runbook_is_left_over() -> None:
-    assert set(re.findall(r"^#### (Callgate\w+)$", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in RULES}
+    assert set(re.findall(r"^## (Callgate\w+)$", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in RULES}
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() -> None:
