@@ -1,0 +1,156 @@
+"""The primary is killed under load and its standby promoted: nothing has to be restarted, and no phone rings twice."""
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.errors import DatabaseUnavailable
+from app.schema import migrate
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.cli.running import environment, free_port, running
+from tests.proofs.fleet import all_records
+from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.postgres_pair import Pair, postgres_pair
+
+CLIENTS = 6
+AWAY_S = 2.0
+# It takes about a second (docs/operations.md); a busy machine may need longer.
+RECOVERS_WITHIN_S = 30.0
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with postgres_pair() as nodes:
+        yield nodes
+
+
+@asynccontextmanager
+async def _gateway(pair: Pair) -> AsyncIterator[Gateway]:
+    await asyncio.to_thread(migrate, pair.url)
+    async with running_gateway(settings_for(pair.url)) as gateway:
+        yield gateway
+
+
+async def _make_synchronous(pair: Pair) -> None:
+    await pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    await pair.primary.execute("SELECT pg_reload_conf()")
+
+
+@dataclass
+class Told:
+    """What the clients were told, by the time at which they were."""
+
+    answers: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    # The last answer for each key.
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def since(self, moment: float) -> Counter[str]:
+        return Counter(f"{status} {body['execution']}" for at, status, body in self.answers if at >= moment)
+
+
+@asynccontextmanager
+async def _load(tenant: Tenant) -> AsyncIterator[Told]:
+    """Clients that repeat a creation, by its key, until it has an outcome other than `not_started`."""
+    told, numbers, stop = Told(), itertools.count(), asyncio.Event()
+
+    async def client() -> None:
+        while not stop.is_set():
+            key = f"call-{next(numbers)}"
+            while True:
+                answer = await tenant.create(key=key, to=f"sip:{key}@example.com")
+                body = answer.json()
+                told.answers.append((time.monotonic(), answer.status_code, body))
+                told.records[key] = body
+                if answer.is_success or stop.is_set():
+                    break
+                await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(CLIENTS):
+            clients.create_task(client())
+        try:
+            yield told
+        finally:
+            stop.set()
+
+
+async def _rings(simulator: str) -> Counter[str]:
+    async with httpx.AsyncClient(base_url=simulator) as http:
+        entries = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
+    return Counter(entry["to"] for entry in entries if entry["accepted"])
+
+
+async def _eventually(what: str, within_s: float, condition: Any) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - began < within_s, f"never came: {what}"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+async def test_everything_goes_on_at_the_promoted_standby(pair: Pair, tmp_path: Path, record_property: Any) -> None:
+    async with served(create_simulator(SimulatorConfig(open_mode=True, speed=20))) as simulator, _gateway(pair) as gateway:
+        await _make_synchronous(pair)
+        tenant = await gateway.add_tenant(simulator)
+        metrics_port = free_port()
+        configured = environment(
+            tmp_path, CALLGATE_DATABASE_URL=pair.url, CALLGATE_SECRET_KEYS=SECRET_KEY, CALLGATE_WORKER_POLL_INTERVAL="0.5"
+        )
+        worker_options = ("worker", "--metrics-port", str(metrics_port))
+        with running(*worker_options, environment=configured, file=tmp_path / "worker") as worker:
+            async with _load(tenant) as told:
+
+                async def started_since(moment: float) -> bool:
+                    return told.since(moment)["201 started"] > CLIENTS
+
+                async def worker_is_ready() -> bool:
+                    with contextlib.suppress(httpx.HTTPError):
+                        async with httpx.AsyncClient() as http:
+                            return (await http.get(f"http://127.0.0.1:{metrics_port}/readyz")).is_success
+                    return False
+
+                await _eventually("creations", RECOVERS_WITHIN_S, lambda: started_since(0))
+                await _eventually("the worker", RECOVERS_WITHIN_S, worker_is_ready)
+                pair.primary.kill()
+                killed = time.monotonic()
+                await asyncio.sleep(AWAY_S)
+                before = dict(told.records)
+                during = told.since(killed + 1)
+                promoted = time.monotonic()
+                await pair.standby.execute("SELECT pg_promote()")
+                took = await _eventually("creations", RECOVERS_WITHIN_S, lambda: started_since(promoted))
+                worker_took = took + await _eventually("the worker", RECOVERS_WITHIN_S, worker_is_ready)
+            assert worker.popen.poll() is None
+            # In a thread: it may be asking the simulator, which runs here.
+            await asyncio.to_thread(worker.end, signal.SIGTERM)
+        assert set(during) <= {"503 not_started", "202 unknown"}, during
+        assert during["503 not_started"] > 0
+        rings = await _rings(simulator)
+        assert max(rings.values()) == 1
+        kept = {record["id"]: record for record in await all_records(tenant.http)}
+        started = [record for record in before.values() if record["execution"] == "started"]
+        assert [kept[record["id"]]["sid"] for record in started] == [record["sid"] for record in started]
+        # The listener, too: what another process changes is heard of.
+        with contextlib.suppress(DatabaseUnavailable):
+            await gateway.database.ping()  # this pool has not been used since
+        (key,) = await gateway.tenants.list_keys(tenant.id)
+        await gateway.tenants.revoke_key(key.prefix)
+
+        async def is_refused() -> bool:
+            return (await tenant.http.get("/v1/calls")).status_code == 401
+
+        await _eventually("the change", RECOVERS_WITHIN_S, is_refused)
+        record_property("output", f"recovered after {took:.1f} s, worker {worker_took:.1f} s; {told.since(killed)}")

@@ -1,0 +1,79 @@
+"""A primary and a streaming standby, each a real server of the embedded PostgreSQL."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+from sqlalchemy import URL, make_url
+
+from app.local.postgres import NOBODY, EmbeddedPostgres, remove
+
+
+class Node(EmbeddedPostgres):
+    """A server of its own, or a standby of `primary`, made from a base backup of it."""
+
+    def __init__(self, directory: Path, primary: "Node | None" = None) -> None:
+        super().__init__(directory)
+        self._primary = primary
+
+    @property
+    def address(self) -> URL:
+        return make_url(self.url)
+
+    def kill(self) -> None:
+        """All its processes at once, as when the machine fails."""
+        assert self._server is not None
+        os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+
+    async def execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url.replace("+asyncpg", ""))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def _make_data(self) -> None:
+        if self._primary is None:
+            super()._make_data()
+            return
+        new = self._home / "data.new"
+        new.mkdir(mode=0o700)
+        (self._home / "password").write_text(self._primary.address.password or "")
+        if os.geteuid() == 0:
+            os.chown(new, NOBODY, NOBODY)
+        source = self._primary.address.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._run("pg_basebackup", "-D", new, "-d", source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        new.rename(self._home / "data")
+
+
+@dataclass(frozen=True)
+class Pair:
+    primary: Node
+    standby: Node
+
+    @property
+    def url(self) -> str:
+        """Of whichever takes writes."""
+        first, second = self.primary.address, self.standby.address
+        hosts = f"{first.host}:{first.port},{second.host}:{second.port}"
+        return f"postgresql://{first.username}:{first.password}@{hosts}/{first.database}?target_session_attrs=read-write"
+
+
+@contextmanager
+def postgres_pair() -> Iterator[Pair]:
+    with ExitStack() as ended:
+        nodes: list[Node] = []
+        for name in ("primary", "standby"):
+            directory = Path(tempfile.mkdtemp(prefix=f"callgate-{name}-"))
+            directory.chmod(0o755)  # root's Postgres runs as nobody
+            ended.callback(shutil.rmtree, directory)
+            ended.callback(remove, directory)
+            nodes.append(ended.enter_context(Node(directory, *nodes)))
+        yield Pair(*nodes)
