@@ -146,7 +146,7 @@ WRONG = [
     (f"{BASE}?gssencmode=require", "gssencmode"),
     (f"{BASE}?client_encoding=planted", "client_encoding"),
     (f"{BASE}?service=planted", "service"),
-    (f"{BASE}?pgbouncer=true", "prepared_statement_cache_size=0"),
+    (f"{BASE}?pgbouncer=true", "max_prepared_statements"),
     (f"{BASE}?search_path=planted", "options="),
     (f"{BASE}?sslmod=require", "sslmod"),
 ]
