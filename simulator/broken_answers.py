@@ -1,6 +1,6 @@
-"""Answers to a creation that nobody can read, or that never come. The call exists all the same."""
+"""Answers that nobody can read, that never come, or that another follows. The call exists all the same."""
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from simulator.background import Background
@@ -39,3 +39,17 @@ class HalfAnswer(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
         await Connection(receive).close()
+
+
+class Stray(Response):
+    """The answer, and after it, on the connection that stays open, a proxy's page that nobody asked for."""
+
+    def __init__(self, created: Response, page: Response) -> None:
+        super().__init__(created.body, created.status_code, media_type=JSONResponse.media_type)
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = Connection(receive)
+        await super().__call__(scope, receive, send)
+        head = [f"HTTP/1.1 {self._page.status_code} Stray".encode(), *(b": ".join(field) for field in self._page.raw_headers)]
+        connection.write(b"\r\n".join([*head, b"", bytes(self._page.body)]))

@@ -17,11 +17,16 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """Once one of the methods has been awaited, an answer can no longer be sent, and uvicorn does not expect any."""
+    """Once `close`, `reset` or `take` has been awaited, an answer can no longer be sent, and uvicorn does not expect any."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._transport: asyncio.Transport = receive.__self__.transport  # type: ignore[attr-defined]  # see above
+
+    def write(self, data: bytes) -> None:
+        """Bytes that belong to no answer; the connection goes on."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     async def close(self) -> None:
         """FIN, after what was already sent."""

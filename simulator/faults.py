@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from fastapi.responses import JSONResponse, Response
 
 from simulator.background import Background
-from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence
+from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence, Stray
 from simulator.callbacks import Callbacks
 from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
@@ -163,6 +163,7 @@ FAULTS: Mapping[str, Fault] = {
     "accept-then-504": _page(504),
     "accept-unreadable": Answer(render=_unreadable),
     "accept-without-sid": Answer(render=_without_sid),
+    "accept-then-stray": Answer(render=lambda created: Stray(created, proxy_page(429))),
     "refuse-429": Refuse(code=20429),
     "refuse-429-retry-after": Refuse(code=20429, seconds=1, tells_when=True),
     "refuse-401": Refuse(code=20003),

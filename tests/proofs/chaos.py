@@ -1,7 +1,8 @@
 """Prove the promises under fire: `python -m tests.proofs.chaos --creations 3000 --seed 1`.
 
 Two API processes and two workers over one Postgres, a simulator that fails a third of the creations in every way it knows,
-clients that hang up and repeat, SIGKILL at random, Postgres restarted twice. At the end every record is compared with the
+clients that hang up and repeat, SIGKILL at random. Postgres is restarted, crashes under `synchronous_commit=off`, is read-only
+for seconds, loses its sessions, and keeps a row locked; an API process is frozen. At the end every record is compared with the
 simulator's ledger, which says what really rang. Choices repeat by seed; the order in which processes run does not.
 """
 
@@ -22,7 +23,8 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from tests.proofs.fleet import LOG, Fleet, all_records, make_tenant, running_fleet, wait_until_up
+from tests.proofs.disturbances import acknowledge_before_flush, disturb
+from tests.proofs.fleet import LOG, Fleet, all_records, answers_to_callbacks, make_tenant, running_fleet, wait_until_up
 
 TENANT = "chaos"
 SETTLE_PATIENCE_S = 240.0
@@ -33,7 +35,7 @@ FINAL = {"started", "not_started"}
 SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "CALLGATE_REFRESH_INTERVAL": "30"}
 
 
-async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, str]) -> None:
+async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, str], answers: Counter[int]) -> None:
     """One creation by a client that hangs up early and repeats under its key until it has heard what happened."""
     choice = random.Random(f"{seed}/{number}")
     body = {"to": f"sip:kate{number // 3}@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
@@ -42,23 +44,13 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, 
         async with httpx.AsyncClient(base_url=fleet.gateway_url, timeout=choice.choice(CLIENT_TIMEOUTS), verify=TLS) as http:
             with contextlib.suppress(httpx.HTTPError):
                 response = await http.post("/v1/calls", json=body, headers=headers)
+                answers[response.status_code] += 1
                 answer = response.json()
                 if response.status_code < 500 and answer.get("type") != "urn:callgate:problem:call-pending":
                     told[number] = answer["execution"]
                     return
         await asyncio.sleep(choice.uniform(0.05, 0.5))
     told[number] = "never answered"
-
-
-async def restart_postgres(fleet: Fleet, told: dict[int, str], creations: int) -> None:
-    """Twice, a third and two thirds through. Fast shutdown: every session is cut off, none is asked."""
-    for third in (1, 2):
-        while len(told) < creations * third // 3:
-            await asyncio.sleep(0.05)
-        fleet.postgres.stop()
-        await asyncio.sleep(0.5)
-        fleet.postgres.start()
-        fleet.killed["postgres"] += 1
 
 
 async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
@@ -95,24 +87,28 @@ def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dic
     }
 
 
-async def run(postgres: EmbeddedPostgres, folder: Path, *, creations: int, seed: int, share: float, clients: int) -> bool:
+async def run(
+    postgres: EmbeddedPostgres, folder: Path, *, creations: int, seed: int, share: float, clients: int, rounds: int
+) -> bool:
     began = time.monotonic()
+    await acknowledge_before_flush(postgres)
     async with running_fleet(postgres, folder, SETTINGS) as fleet:
         await fleet.tell_simulator(
             faults={"share": share, "seed": seed}, callbacks={"shuffle": True, "duplicate": 0.1, "seed": seed}
         )
         key = await make_tenant(fleet.environment, TENANT)
         told: dict[int, str] = {}
+        answers: Counter[int] = Counter()
         done = asyncio.Event()
         trouble = [
             asyncio.create_task(fleet.kill_at_random(seed, done)),
-            asyncio.create_task(restart_postgres(fleet, told, creations)),
+            asyncio.create_task(disturb(fleet, seed, lambda: len(told) / creations, rounds)),
         ]
         waiting = iter(range(creations))
 
         async def client() -> None:
             for number in waiting:
-                await place(fleet, key, number, seed, told)
+                await place(fleet, key, number, seed, told, answers)
 
         await asyncio.gather(*(client() for _ in range(clients)))
         done.set()
@@ -122,10 +118,12 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, creations: int, seed:
         records = await settled_records(fleet, key, creations)
         async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
             ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()
-    found = verdict(records, ledger["entries"])
+            callbacks = await answers_to_callbacks(http)
+    found = verdict(records, ledger["entries"]) | {"answers 500": answers[500] + callbacks[500]}
     faults = Counter(entry["fault"] for entry in ledger["entries"] if entry["fault"])
     print(f"seed {seed}: {creations} creations by {clients} clients in {placed:.0f} s, all in {time.monotonic() - began:.0f} s")
-    print(f"  killed      {dict(fleet.killed)}")
+    print(f"  disturbed   {dict(fleet.killed)}")
+    print(f"  answers     {dict(sorted(answers.items()))}, to callbacks {dict(callbacks)}")
     print(f"  told        {dict(Counter(told.values()))}")
     print(f"  simulator   {ledger['received']} POSTs, {ledger['accepted']} accepted, {faults.total()} of them faulty")
     print(f"  faults      {dict(sorted(faults.items()))}")
@@ -142,6 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--share", type=float, default=0.3, help="of the creations that get a fault")
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=2, help="of the disturbances, each once a round")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-chaos-") as name:
         folder = Path(name)
@@ -149,7 +148,15 @@ def main() -> None:
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
             good = asyncio.run(
-                run(postgres, folder, creations=asked.creations, seed=asked.seed, share=asked.share, clients=asked.clients)
+                run(
+                    postgres,
+                    folder,
+                    creations=asked.creations,
+                    seed=asked.seed,
+                    share=asked.share,
+                    clients=asked.clients,
+                    rounds=asked.rounds,
+                )
             )
         if not good:
             print((folder / LOG).read_text()[-4000:], file=sys.stderr)

@@ -160,6 +160,12 @@ async def wait_until_up(url: str, path: str) -> None:
     raise SystemExit(f"{url}{path} did not come up")
 
 
+async def answers_to_callbacks(simulator: httpx.AsyncClient) -> Counter[int | None]:
+    """How often the simulator was answered what; None stands for no answer."""
+    shown = (await simulator.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
+    return Counter(attempt["answer_status"] for delivery in shown for attempt in delivery["attempts"])
+
+
 async def all_records(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     """Every call of the tenant whose key `http` shows."""
     records: list[dict[str, Any]] = []

@@ -1,8 +1,9 @@
 """Prove that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
 
 Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks; two tenants, one
-for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while. At the end every record
-is compared with what the simulator says became of the call, and every delivery with what the receiver took.
+for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while, and what
+tests.proofs.disturbances does to Postgres and to the API. At the end every record is compared with what the simulator says
+became of the call, and every delivery with what the receiver took.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
+from tests.proofs.disturbances import acknowledge_before_flush, disturb
 from tests.proofs.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
 from tests.proofs.receiver import Received, Receiver, receiving
 
@@ -39,6 +41,8 @@ SETTINGS = {
     "CALLGATE_REFRESH_INTERVAL": "1",
     "CALLGATE_TWILIO_READ_TIMEOUT": "10",
     "CALLGATE_REQUEST_BUDGET": "20",
+    "CALLGATE_RESOLVE_SEARCHES": "4",
+    "CALLGATE_RESOLVE_PERIOD": "60",
 }
 
 
@@ -48,6 +52,8 @@ class Storm:
     receiver: Receiver
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
     """By tenant."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """To creations, by status."""
 
 
 @dataclass
@@ -97,12 +103,15 @@ async def place(storm: Storm, number: int, seed: int) -> None:
         "status_callback_event": EVENTS,
         "status_callback_method": choice.choice(["GET", "POST"]),
     }
-    status = 503
-    while status == 503:  # nothing was started, says a 503; the key makes sure
+    while True:
         response = await storm.clients[tenant].post("/v1/calls", json=body, headers={"Idempotency-Key": f"storm-{number}"})
-        status = response.status_code
-    # Unknown is 202: a callback will settle it.
-    assert status in (201, 202), response.text
+        storm.answers[response.status_code] += 1
+        # Nothing was started, says a 503, or a request before this one is not over; the key makes sure.
+        if response.status_code < 500 and response.json().get("type") != "urn:callgate:problem:call-pending":
+            break
+        await asyncio.sleep(choice.uniform(0.05, 0.5))
+    # Unknown is 202: a callback will settle it. 200 repeats what is known.
+    assert response.status_code in (200, 201, 202), response.text
 
 
 async def ended(storm: Storm) -> None:
@@ -178,6 +187,8 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
     call_of = {record["sid"]: record["id"] for record in seen.records}
     # Of a callback that was lost, of all its copies, only the end can be told: the refresh finds it.
     heard = {(told["call_sid"], told["event"]) for told in seen.told if told["delivered"]}
+    # What Postgres committed may have been answered 503 all the same.
+    attempted = {(told["call_sid"], told["event"]) for told in seen.told if not told["lost"]}
     owed = heard | {(record["sid"], "completed") for record in seen.records}
     taken = {(one.call_sid, EVENT_OF.get(one.call_status, "completed")) for one in received if one.answered == 204}
     ids: dict[tuple[str, str], set[str]] = {}
@@ -193,7 +204,7 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
         ),
         "calls whose status went backwards": sum(went_backwards(events) for events in seen.events.values()),
         "deliveries lost": len(owed - taken),
-        "deliveries that nobody owed": len(taken - owed),
+        "deliveries that nobody owed": len(taken - owed - attempted),
         "deliveries not shown as delivered": sum(
             one["state"] != "delivered" for shown in seen.deliveries.values() for one in shown
         )
@@ -209,19 +220,24 @@ def went_backwards(events: list[dict[str, Any]]) -> bool:
     return ranks != sorted(ranks) or ranks.count(ENDED) > 1
 
 
-async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int, pause: float) -> bool:
+async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int, pause: float, rounds: int) -> bool:
+    await acknowledge_before_flush(postgres)
     async with storming(postgres, folder, seed) as storm:
         began = time.monotonic()
         done = asyncio.Event()
         trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=(pause / 2, pause * 1.5)))
-        waiting = iter(range(calls))
+        waiting, placed_calls = iter(range(calls)), 0
+        disturbed = asyncio.create_task(disturb(storm.fleet, seed, lambda: placed_calls / calls, rounds))
 
         async def client() -> None:
+            nonlocal placed_calls
             for number in waiting:
                 await place(storm, number, seed)
+                placed_calls += 1
 
         await asyncio.gather(*(client() for _ in range(CLIENTS)))
         placed = time.monotonic() - began
+        await disturbed
         await ended(storm)
         done.set()
         await trouble
@@ -229,7 +245,8 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int
         await settled(storm)
         whole = time.monotonic() - began
         seen = await look(storm)
-        found = verdict(seen, storm.receiver.received, calls)
+        callbacks = Counter(attempt["answer_status"] for told in seen.told for attempt in told["attempts"])
+        found = verdict(seen, storm.receiver.received, calls) | {"answers 500": storm.answers[500] + callbacks[500]}
         report(storm, seen)
     print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; all in {whole:.0f} s")
     for name, count in found.items():
@@ -242,7 +259,8 @@ def report(storm: Storm, seen: Seen) -> None:
     answers = Counter("dropped" if one.answered is None else str(one.answered) for one in received)
     lost, twice = (sum(told[what] for told in seen.told) for what in ("lost", "is_duplicate"))
     events = {(one.call_sid, one.call_status) for one in received}
-    print(f"  killed      {dict(storm.fleet.killed)}")
+    print(f"  disturbed   {dict(storm.fleet.killed)}")
+    print(f"  answers     {dict(sorted(storm.answers.items()))}")
     print(f"  statuses    {dict(Counter(seen.truth.values()))}")
     print(f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {twice} twice")
     print(f"  deliveries  {len(received)} requests for {len(events)} events, answered {dict(sorted(answers.items()))}")
@@ -256,13 +274,16 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--pause", type=float, default=15.0, help="seconds between two kills; a worker has to come up, too")
+    parser.add_argument("--rounds", type=int, default=2, help="of the disturbances, each once a round")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-storm-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # root's Postgres runs as nobody
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
-            good = asyncio.run(run(postgres, folder, calls=asked.calls, seed=asked.seed, pause=asked.pause))
+            good = asyncio.run(
+                run(postgres, folder, calls=asked.calls, seed=asked.seed, pause=asked.pause, rounds=asked.rounds)
+            )
         if not good:
             print((folder / LOG).read_text()[-4000:], file=sys.stderr)
             raise SystemExit(f"a promise was broken; replay with --seed {asked.seed}")

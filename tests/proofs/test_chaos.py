@@ -5,7 +5,19 @@ import sys
 
 
 def test_no_duplicate_no_loss_no_wrong_record_under_fire() -> None:
-    command = [sys.executable, "-m", "tests.proofs.chaos", "--creations", "90", "--clients", "12", "--seed", "20261123"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.proofs.chaos",
+        "--creations",
+        "90",
+        "--clients",
+        "12",
+        "--rounds",
+        "1",
+        "--seed",
+        "20261123",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     for promise in (
@@ -14,5 +26,6 @@ def test_no_duplicate_no_loss_no_wrong_record_under_fire() -> None:
         "records bound to the wrong sid",
         "wrong not_started",
         "records not settled",
+        "answers 500",
     ):
         assert f"0  {promise}" in result.stdout

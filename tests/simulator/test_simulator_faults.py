@@ -38,6 +38,7 @@ ANSWERS: dict[str, tuple[int | None, int | None]] = {
     "accept-then-504": (504, None),
     "accept-unreadable": (201, None),
     "accept-without-sid": (201, None),
+    "accept-then-stray": (201, None),
     "refuse-429": (429, 20429),
     "refuse-429-retry-after": (429, 20429),
     "refuse-401": (401, 20003),
@@ -101,6 +102,17 @@ def entries(url: str) -> list[dict[str, Any]]:
 def held_connections(url: str) -> int:
     with plain_client(url) as client:
         return int(client.get("/_simulator/health").json()["held_connections"])
+
+
+def test_an_answer_that_nobody_asked_for_follows_on_the_kept_connection(server: str) -> None:
+    with connect(server) as connection:
+        post(connection, "X-Simulator-Fault: accept-then-stray")
+        connection.settimeout(20)
+        received = b""
+        while not received.endswith(b"</html>\r\n"):
+            received += connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 201 ")
+    assert received.count(b"HTTP/1.1 429 Stray\r\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""What breaks Postgres and the processes around it, one disturbance after another, in an order that repeats by seed."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from app.local.postgres import EmbeddedPostgres
+from tests.proofs.fleet import Fleet
+
+Disturbance = Callable[[Fleet, random.Random], Awaitable[None]]
+
+
+@asynccontextmanager
+async def administrator(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    url = postgres.url.replace("+asyncpg", "")
+    # It can undo what read_only does.
+    connection = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
+    try:
+        yield connection
+    finally:
+        connection.terminate()  # the server may be gone
+
+
+async def acknowledge_before_flush(postgres: EmbeddedPostgres) -> None:
+    """Sets what would lose commits in a crash, if Callgate's sessions did not raise it."""
+    async with administrator(postgres) as connection:
+        await connection.execute("ALTER DATABASE callgate SET synchronous_commit = off")
+
+
+async def restart_postgres(fleet: Fleet, choice: random.Random) -> None:
+    """Fast shutdown: every session is cut off, none is asked."""
+    fleet.postgres.stop()
+    await asyncio.sleep(0.5)
+    fleet.postgres.start()
+
+
+async def crash_postgres(fleet: Fleet, choice: random.Random) -> None:
+    """SIGKILL to the postmaster and all its children, so that what is only in shared memory is gone."""
+    async with administrator(fleet.postgres) as connection:
+        postmaster = _parent(await connection.fetchval("SELECT pg_backend_pid()"))
+        for pid in [postmaster, *_children(postmaster)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    fleet.postgres.stop()
+    fleet.postgres.start()
+
+
+async def cut_sessions(fleet: Fleet, choice: random.Random) -> None:
+    """pg_terminate_backend for every session, several times."""
+    async with administrator(fleet.postgres) as connection:
+        for _ in range(6):
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await asyncio.sleep(choice.uniform(0.1, 0.6))
+
+
+async def lock_row(fleet: Fleet, choice: random.Random) -> None:
+    """A silent session in a transaction holds a record that is about to change, if there is one."""
+    async with administrator(fleet.postgres) as connection, connection.transaction():
+        for _ in range(100):
+            query = "SELECT id FROM call WHERE execution = 'pending' ORDER BY pending_since DESC LIMIT 1 FOR UPDATE SKIP LOCKED"
+            if await connection.fetch(query):
+                await asyncio.sleep(choice.uniform(3, 8))
+                return
+            await asyncio.sleep(0.02)
+        await connection.fetch("SELECT id FROM call ORDER BY pending_since DESC LIMIT 1 FOR UPDATE")
+        await asyncio.sleep(choice.uniform(3, 8))
+
+
+async def make_read_only(fleet: Fleet, choice: random.Random) -> None:
+    """For some seconds, as after a fail-over to a standby."""
+    async with administrator(fleet.postgres) as connection:
+        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        try:
+            await connection.execute("SELECT pg_reload_conf()")
+            await asyncio.sleep(choice.uniform(2, 5))
+        finally:
+            await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            await connection.execute("SELECT pg_reload_conf()")
+
+
+async def freeze_api(fleet: Fleet, choice: random.Random) -> None:
+    """SIGSTOP, then SIGCONT, for longer or shorter than a request's budget."""
+    process = fleet.processes[choice.choice(sorted(name for name in fleet.processes if name.startswith("api")))].running
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(choice.uniform(2, 9))
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGCONT)
+
+
+DISTURBANCES: dict[str, Disturbance] = {
+    "restart": restart_postgres,
+    "crash": crash_postgres,
+    "cut sessions": cut_sessions,
+    "row lock": lock_row,
+    "read-only": make_read_only,
+    "frozen": freeze_api,
+}
+
+
+async def disturb(fleet: Fleet, seed: int, share_done: Callable[[], float], rounds: int) -> None:
+    """Each disturbance once a round, one at a time, spread over the work by how much of it is done."""
+    choice = random.Random(f"disturbances/{seed}")
+    order = [name for _ in range(rounds) for name in choice.sample(sorted(DISTURBANCES), len(DISTURBANCES))]
+    for number, name in enumerate(order, 1):
+        while share_done() < number / (len(order) + 1):
+            await asyncio.sleep(0.05)
+        await DISTURBANCES[name](fleet, random.Random(f"{seed}/{number}"))
+        fleet.killed[name] += 1
+
+
+def _parent(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if _parent(int(folder.name)) == pid:
+                    found.append(int(folder.name))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """What follows the name, which may hold anything: the state, the parent, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
