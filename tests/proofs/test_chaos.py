@@ -18,7 +18,7 @@ def test_no_duplicate_no_loss_no_wrong_record_under_fire() -> None:
         "--seed",
         "20261123",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     for promise in (
         "duplicate dials",

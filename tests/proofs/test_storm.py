@@ -18,7 +18,7 @@ def test_every_delivery_arrives_and_every_record_ends_true_in_a_storm() -> None:
         "--pause",
         "5",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     for promise in (
         "calls without their record",
