@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from app.calls import ids, leases, repository
 from app.calls import statistics as measuring
 from app.calls.control import repository as control
-from app.calls.creation.store import SettledCall, insert_intents, write_outcomes
+from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
@@ -26,6 +26,7 @@ from app.deliveries import repository as deliveries
 from app.jobs import deliver, refresh, resolve, retain
 from app.jobs import repository as retention
 from app.observability import Metrics
+from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
 MADE = "bench-"
@@ -199,14 +200,14 @@ async def _rivals(session: AsyncSession, drawn: Drawn) -> object:
     return await repository.count_rivals(session, call, span=timedelta(minutes=4))
 
 
-def intents(calls: Sequence[Call]) -> Question:
+def intents(calls: Sequence[NewCall]) -> Question:
     async def ask(_: AsyncSession, __: Drawn) -> object:
         return await insert_intents(_Nowhere(), calls)
 
     return Question(f"create: intents, {len(calls)} together", ask, writes=True)
 
 
-def outcomes(calls: Sequence[Call]) -> Question:
+def outcomes(calls: Sequence[NewCall]) -> Question:
     """What became of those intents: they have started."""
 
     async def ask(_: AsyncSession, __: Drawn) -> object:
@@ -215,26 +216,30 @@ def outcomes(calls: Sequence[Call]) -> Question:
     return Question(f"create: outcomes, {len(calls)} together", ask, writes=True)
 
 
-def intent(like: Drawn) -> Call:
+def intent(like: Drawn) -> NewCall:
     """A new call of the tenant's to the same address."""
     call_id = uuid7()
-    return Call(
+    return NewCall(
         id=call_id,
         tenant_id=like.tenant_id,
         account_id=like.account_id,
         account_sid=like.account_sid,
         created_at=ids.created_at(call_id),
-        attempt=1,
         idempotency_key=f"{MADE}{secrets.token_hex(12)}",
         fingerprint=random.randbytes(32),
         parameters={"to": like.to, "from": like.from_, "url": "https://voice.example.com/flows/1", "timeout": 30},
         warnings=[],
         to=like.to,
         from_=like.from_,
+        address_key=address_key(like.to),
+        traceparent=None,
+        status_callback=None,
+        status_callback_method=None,
+        status_callback_events=None,
     )
 
 
-def started(call: Call) -> SettledCall:
+def started(call: NewCall) -> SettledCall:
     """The outcome of a call that Twilio has created, as it is written."""
     sid = f"CA{secrets.token_hex(16)}"
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{sid}"

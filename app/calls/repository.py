@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, TextClause, func, insert, select, update
+from sqlalchemy import ColumnElement, TextClause, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -25,37 +25,6 @@ class CallFilter:
     since: UUID | None = None
     until: UUID | None = None
     before: UUID | None = None
-
-
-async def reopen(session: AsyncSession, call: Call, intended: Call) -> Call | None:
-    """Make a `not_started` call pending for another attempt; None when somebody else was quicker."""
-    statement = (
-        update(Call)
-        .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
-        .values(
-            account_id=intended.account_id,
-            account_sid=intended.account_sid,
-            fingerprint=intended.fingerprint,
-            parameters=intended.parameters,
-            warnings=intended.warnings,
-            to=intended.to,
-            from_=intended.from_,
-            address_key=intended.address_key,
-            traceparent=intended.traceparent,
-            status_callback=intended.status_callback,
-            status_callback_method=intended.status_callback_method,
-            status_callback_events=intended.status_callback_events,
-            execution="pending",
-            pending_since=func.now(),
-            attempt=Call.attempt + 1,
-            problem=None,
-            settled_by=None,
-            settled_at=None,
-            clean_searches=0,
-        )
-        .returning(Call)
-    )
-    return (await session.scalars(statement)).one_or_none()
 
 
 async def now(session: AsyncSession) -> datetime:

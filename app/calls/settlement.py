@@ -7,7 +7,7 @@ wrong. Each step is an event on the record.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -30,6 +30,17 @@ ANOTHERS_SID = (
 )
 
 SettledBy = Literal["response", "callback", "list"]
+
+
+class Settled(Protocol):
+    """The attributes of a record that say how, and how fast, it was settled."""
+
+    @property
+    def settled_by(self) -> str | None: ...
+    @property
+    def settled_at(self) -> datetime | None: ...
+    @property
+    def pending_since(self) -> datetime: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ class RecordChange:
     event: str
     data: Mapping[str, Any]
 
-    def apply_to(self, call: Call, *, now: datetime) -> None:
+    def apply_to(self, call: object, *, now: datetime) -> None:
         """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
         for name, value in self.columns.items():
             setattr(call, name, value)
@@ -159,7 +170,7 @@ class Settlement:
         wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
         call.search_at = now + wait if age < _GIVE_UP else None
 
-    def count(self, call: Call) -> None:
+    def count(self, call: Settled) -> None:
         """Counts the settlement in the metrics. To be called when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.settled.labels(call.settled_by).inc()

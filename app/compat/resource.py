@@ -8,6 +8,7 @@ from decimal import Decimal
 from email.utils import format_datetime
 from typing import Any
 
+from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.twilio.subresources import SUBRESOURCES
 
@@ -44,7 +45,7 @@ FIELDS = (
 _STATUS = {"initiated": "queued"}
 
 
-def resource_of(call: Call) -> dict[str, Any]:
+def resource_of(call: Call | NewCall) -> dict[str, Any]:
     """Of a started call."""
     uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
     assumed = {
@@ -60,7 +61,7 @@ def resource_of(call: Call) -> dict[str, Any]:
     return dict.fromkeys(FIELDS) | assumed | {name: said[name] for name in FIELDS if name in said} | known
 
 
-def _column(call: Call, name: str) -> Any:
+def _column(call: Call | NewCall, name: str) -> Any:
     """`to` and `from` are columns of what was asked for; Twilio may show them otherwise."""
     return None if name in ("to", "from") else getattr(call, name)
 

@@ -12,8 +12,9 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.calls.control.router import CallControlDep, indeterminate_error
-from app.calls.creation.router import IdempotencyKeyDep, log_call
+from app.calls.creation.router import log_call
 from app.calls.creation.service import CreationService
+from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.parameters import CallParameters, CallUpdate
 from app.calls.router import CallServiceDep
@@ -27,6 +28,7 @@ from app.compat.service import StartedCalls
 from app.compat.tolerance import tolerate
 from app.compat.wording import warning_line
 from app.errors import CallNotFound, FieldError
+from app.http.idempotency_key import IdempotencyKeyDep
 from app.subresources.router import SubresourceServiceDep
 from app.twilio.schemas import CALL_SID
 
@@ -129,5 +131,5 @@ async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
     return Response(status_code=204)
 
 
-def _resource(call: Call, status: int) -> Response:
+def _resource(call: Call | NewCall, status: int) -> Response:
     return JSONResponse(resource_of(call), status, {CALL_ID_HEADER: str(call.id)})

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
-from app.calls.creation.router import IdempotencyKeyDep
 from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
 from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import Fields, FormDep, NoQueryDep, parse_fields, plain_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
+from app.http.idempotency_key import IdempotencyKeyDep
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.router import (

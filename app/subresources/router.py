@@ -13,6 +13,7 @@ from app.calls.router import IdOrSid
 from app.errors import FieldError, InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
+from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
@@ -48,20 +49,12 @@ async def held_open() -> AsyncIterator[AsyncExitStack]:
 
 async def read_key(
     request: Request,
-    idempotency_key: Annotated[
+    _: Annotated[
         str | None,
-        Header(
-            alias="Idempotency-Key",
-            description="Becomes Twilio's `IdempotencyKey`, the same one each time, unless the body has one.",
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x20-\x7e]+$",
-        ),
+        idempotency_key_header("Becomes Twilio's `IdempotencyKey`, the same one each time, unless the body has one."),
     ] = None,
 ) -> str | None:
-    if len(request.headers.getlist("Idempotency-Key")) > 1:
-        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "repeated", "must be given once"),))
-    return idempotency_key
+    return await read_idempotency_key(request)
 
 
 async def refuse_key(request: Request) -> None:

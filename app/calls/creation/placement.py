@@ -12,7 +12,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
-from app.calls.creation.store import BATCH, SettledCall, SidTaken, insert_intents, write_outcomes
+from app.calls.creation.store import BATCH, NewCall, SettledCall, SidTaken, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import ANOTHERS_SID, RecordChange, Settlement
@@ -55,7 +55,9 @@ class Placement:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._outcomes: Batcher[tuple[Call, RecordChange], datetime | None] = Batcher(self._write_outcomes, max_batch=BATCH)
+        self._outcomes: Batcher[tuple[Call | NewCall, RecordChange], datetime | None] = Batcher(
+            self._write_outcomes, max_batch=BATCH
+        )
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
 
     @contextlib.contextmanager
@@ -81,7 +83,7 @@ class Placement:
         if self._taken.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
-    async def place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Call:
+    async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dial, then commit what became of it before anybody hears of it; the record as it then is.
 
         When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then. Raises no
@@ -103,7 +105,7 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Call:
+    async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         outcome = await self._dial(call, account, prepared)
         settled = await self._settle(call, outcome)
         with _harmless("creation_not_counted", call):
@@ -113,7 +115,7 @@ class Placement:
                 await self._mark_credentials(account, outcome)
         return settled
 
-    async def _dial(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Outcome:
+    async def _dial(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Outcome:
         async def is_pending() -> bool:
             """False also when the record cannot be read: a repetition must not rest on a guess."""
             try:
@@ -129,7 +131,7 @@ class Placement:
             logger.exception("dial_broke", call_id=str(call.id))
             return Unknown("internal_error", [])
 
-    async def _settle(self, call: Call, outcome: Outcome) -> Call:
+    async def _settle(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """The call as its record then is."""
         change = None
         try:
@@ -154,7 +156,7 @@ class Placement:
             case Unknown():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
-    async def _commit(self, call: Call, outcome: Outcome, change: RecordChange) -> Call:
+    async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
         """The call as its record then is."""
         try:
             changed_at = await self._outcomes.submit((call, change))
@@ -169,18 +171,18 @@ class Placement:
             self.settlement.count(call)
         return call
 
-    async def _refuse_sid(self, call: Call, outcome: Outcome) -> Call:
+    async def _refuse_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """The sid proves nothing about this record."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
         unknown = Unknown("sid_taken", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 
-    async def _write_outcomes(self, outcomes: Sequence[tuple[Call, RecordChange]]) -> list[datetime | Busy | None]:
+    async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
         written = await write_outcomes(self.database, [SettledCall(call.id, call.attempt, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
-    async def _commit_late(self, call: Call, outcome: Outcome, change: RecordChange) -> Call:
+    async def _commit_late(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -193,7 +195,7 @@ class Placement:
         await self._write_anew(call)
         return await self._commit(call, outcome, change)
 
-    async def _write_anew(self, call: Call) -> None:
+    async def _write_anew(self, call: Call | NewCall) -> None:
         """Postgres has lost a record that it had committed, as in a fail-over to a standby that did not have it yet."""
         logger.error("record_lost", call_id=str(call.id))
         call.attempt = 1
@@ -214,7 +216,7 @@ class Placement:
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
-    async def _commit_late_outcome(self, late: tuple[Call, Outcome, RecordChange]) -> None:
+    async def _commit_late_outcome(self, late: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
         await self._commit(*late)
 
     def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
@@ -230,7 +232,7 @@ class Placement:
 
 
 @contextlib.contextmanager
-def _harmless(event: str, call: Call) -> Iterator[None]:
+def _harmless(event: str, call: Call | NewCall) -> Iterator[None]:
     """For what follows the outcome's commit: it never changes the answer. `event` is logged when it fails."""
     try:
         yield

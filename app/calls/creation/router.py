@@ -1,21 +1,20 @@
 """HTTP for the creation of a call, which goes past FastAPI: it is the one route whose cost every call bears."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app.calls import examples
 from app.calls.creation.service import CreationService
+from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.errors import (
     BodyTooLarge,
     CallPending,
     DatabaseUnavailable,
-    FieldError,
     IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
@@ -35,6 +34,7 @@ from app.errors import (
 )
 from app.http.authentication import authenticate, bearer
 from app.http.bodies import read_json_object
+from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers
 from app.http.problems import CREATION_PATH, responses
 from app.observability.context import bind
@@ -49,41 +49,18 @@ def require_room(scope: Scope) -> None:
         service.require_room()
 
 
-_KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
-_KEY = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
-
-
-async def read_idempotency_key(request: Request) -> str | None:
-    """The header, which may be given once. Raises InvalidRequest."""
-    given = request.headers.getlist("Idempotency-Key")
-    if not given:
-        return None
-    if len(given) > 1:
-        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "repeated", "must be given once"),))
-    try:
-        return _KEY.validate_python(given[0])
-    except ValidationError as error:
-        raise InvalidRequest(
-            field_errors=tuple(FieldError("Idempotency-Key", detail["type"], detail["msg"]) for detail in error.errors())
-        ) from None
-
-
-IdempotencyKeyDep = Annotated[str | None, Depends(read_idempotency_key)]
-
-
-async def documented_key(
+async def idempotency_key(
+    request: Request,
     _: Annotated[
         str | None,
-        Header(
-            alias="Idempotency-Key",
-            description="Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
+        idempotency_key_header(
+            "Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
             "request under its key never rings a second time.",
             examples=["order-4711"],
-            **_KEY_RULES,
         ),
     ] = None,
-) -> None:
-    pass
+) -> str | None:
+    return await read_idempotency_key(request)
 
 
 async def create_call(request: Request) -> Response:
@@ -95,9 +72,9 @@ async def create_call(request: Request) -> Response:
     """
     caller = await authenticate(request, await bearer(request))
     body = await read_json_object(request, caller)
-    idempotency_key = await read_idempotency_key(request)
+    key = await idempotency_key(request)
     service: CreationService = request.state.creation
-    creation = await service.create(caller, body, idempotency_key)
+    creation = await service.create(caller, body, key)
     call = creation.call
     request.state.placed = call.id
     log_call(call)
@@ -107,7 +84,7 @@ async def create_call(request: Request) -> Response:
     return Response(record, status, headers, media_type="application/json")
 
 
-def log_call(call: Call) -> None:
+def log_call(call: Call | NewCall) -> None:
     bind(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
@@ -115,7 +92,7 @@ router.add_api_route(
     CREATION_PATH,
     create_call,
     methods=["POST"],
-    dependencies=[Depends(authenticate), Depends(documented_key)],
+    dependencies=[Depends(authenticate), Depends(idempotency_key)],
     operation_id="create_call",
     summary="Place a call",
     status_code=201,

@@ -17,9 +17,8 @@ from uuid_utils.compat import uuid7
 from app.calls import ids, repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.dial import PreparedCall
-from app.calls.creation.new_call import new_call
 from app.calls.creation.placement import Placement
-from app.calls.creation.store import BATCH, insert_intents
+from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
 from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -53,7 +52,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 class Creation:
     """A call that is started or unknown; `replayed` when the idempotency key named it already."""
 
-    call: Call
+    call: Call | NewCall
     replayed: bool = False
 
 
@@ -105,13 +104,12 @@ class CreationService:
                 if known is None or self._to_be_tried_again(known, fingerprint):
                     raise
                 return Creation(known, replayed=True)
-            call = new_call(
+            call = NewCall(
                 id=call_id,
                 tenant_id=caller.tenant_id,
                 account_id=account.account_id,
                 account_sid=account.account_sid,
                 created_at=ids.created_at(call_id),
-                execution="pending",
                 idempotency_key=idempotency_key,
                 fingerprint=self._keyring.keyed_hash(fingerprint),
                 parameters=valid.request.for_record(),
@@ -164,7 +162,7 @@ class CreationService:
         form = Form.of(request.for_twilio() | progress.for_twilio)
         return progress, PreparedCall(form, began)
 
-    async def _commit_intent(self, call: Call) -> bool:
+    async def _commit_intent(self, call: NewCall) -> bool:
         """False when the idempotency key names a call already."""
         try:
             written_at = await self._intents.submit(call)
@@ -181,17 +179,17 @@ class CreationService:
         call.pending_since = call.updated_at = written_at
         return True
 
-    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[datetime | None]:
+    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[datetime | None]:
         inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
 
-    async def _reopen(self, known: Call, intended: Call) -> Call | None:
+    async def _reopen(self, known: Call, intended: NewCall) -> Call | None:
         """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
         opening = uuid7()
         committing = False
         try:
             async with self._database.begin() as session:
-                call = await repository.reopen(session, known, intended)
+                call = await reopen(session, known, intended)
                 if call:
                     told = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, "call.pending", told, event_id=opening)
@@ -203,7 +201,7 @@ class CreationService:
                 self._withdrawals.reopening(known.id, known.attempt + 1, event_id=opening)
             raise
 
-    async def _place(self, call: Call, account: CallableAccount, prepared: PreparedCall) -> Creation:
+    async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Creation:
         settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
             raise rebuild(settled.problem, call_id=settled.id)

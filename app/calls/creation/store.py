@@ -5,13 +5,16 @@ parameter for each value costs it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
 from pydantic_core import to_json
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
 from app.calls.models import Call
@@ -20,25 +23,83 @@ from app.database import Database
 from app.database.batcher import LOCKED, Busy
 from app.twilio.schemas import CallResource
 
-_INTENT_COLUMNS = (
-    "id",
-    "tenant_id",
-    "account_id",
-    "account_sid",
-    "created_at",
-    "idempotency_key",
-    "fingerprint",
-    "parameters",
-    "warnings",
-    "to",
-    "from",
-    "address_key",
-    "traceparent",
-    "status_callback",
-    "status_callback_method",
-    "status_callback_events",
-)
-_ATTRIBUTES = {"from": "from_"}
+
+class _Unsettled:
+    """The columns that a creation fills in later, as class attributes: they cost a new object nothing."""
+
+    # Known when the intent is written.
+    pending_since: datetime
+    updated_at: datetime
+
+    # Columns of a settlement.
+    attempt: int = 1
+    execution: str = "pending"
+    settled_by: str | None = None
+    settled_at: datetime | None = None
+    problem: dict[str, Any] | None = None
+    clean_searches: int = 0
+    refresh_at: datetime | None = None
+    search_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+    # Columns of Twilio's resource.
+    sid: str | None = None
+    status: str | None = None
+    direction: str | None = None
+    to_formatted: str | None = None
+    from_formatted: str | None = None
+    date_created: datetime | None = None
+    date_updated: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    duration: int | None = None
+    price: Decimal | None = None
+    price_unit: str | None = None
+    answered_by: str | None = None
+    api_version: str | None = None
+    caller_name: str | None = None
+    forwarded_from: str | None = None
+    group_sid: str | None = None
+    parent_call_sid: str | None = None
+    phone_number_sid: str | None = None
+    queue_time: int | None = None
+    trunk_sid: str | None = None
+    uri: str | None = None
+    subresource_uris: dict[str, Any] | None = None
+    resource: dict[str, Any] | None = None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NewCall(_Unsettled):
+    """A call that a creation has made, with the attributes of `Call` that an answer shows.
+
+    A plain object, because SQLAlchemy's instrumentation of `Call` would cost more than both writes, and no session holds it.
+    The dataclass fields are the columns of an intent: `insert_intents` writes them.
+    """
+
+    id: UUID
+    tenant_id: str
+    account_id: UUID
+    account_sid: str
+    created_at: datetime
+    idempotency_key: str | None
+    fingerprint: bytes
+    parameters: dict[str, Any]
+    warnings: list[dict[str, Any]]
+    to: str
+    from_: str
+    address_key: str | None
+    traceparent: str | None
+    status_callback: str | None
+    status_callback_method: str | None
+    status_callback_events: list[str] | None
+
+
+# From attribute to column: they differ where the column's name is a keyword of Python.
+_INTENT = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
+_INTENT_COLUMNS = tuple(_INTENT.values())
+# A record that is dialled again stays the same record.
+_KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
 
 _UNIQUE_SID = "uq_call_sid"
 
@@ -134,14 +195,14 @@ class SidTaken(Exception):
     """One of the outcomes names the sid of a call that another record has."""
 
 
-async def insert_intents(database: Database, calls: Sequence[Call]) -> dict[UUID, datetime]:
+async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
     inserted = await database.fetch(_INSERT_INTENTS, _rows([_intent(call) | pending for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def withdraw_intents(database: Database, calls: Sequence[Call], change: RecordChange) -> list[Busy | None]:
+async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
     """Settles intents that were not dialled and may be committed, now or later.
 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
@@ -172,8 +233,29 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}
 
 
-def _intent(call: Call) -> dict[str, Any]:
-    columns = {column: getattr(call, _ATTRIBUTES.get(column, column)) for column in _INTENT_COLUMNS}
+async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call | None:
+    """Makes a `not_started` call pending for another attempt. Returns None if another request has reopened it already."""
+    intent = {name: getattr(intended, name) for name in _INTENT if name not in _KEPT_BY_REOPENING}
+    statement = (
+        update(Call)
+        .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
+        .values(
+            **intent,
+            execution="pending",
+            pending_since=func.now(),
+            attempt=Call.attempt + 1,
+            problem=None,
+            settled_by=None,
+            settled_at=None,
+            clean_searches=0,
+        )
+        .returning(Call)
+    )
+    return (await session.scalars(statement)).one_or_none()
+
+
+def _intent(call: Call | NewCall) -> dict[str, Any]:
+    columns = {column: getattr(call, name) for name, column in _INTENT.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from app.calls import repository
-from app.calls.creation.store import BATCH, withdraw_intents
-from app.calls.models import Call
+from app.calls.creation.store import BATCH, NewCall, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
 from app.database import Database
@@ -31,10 +30,10 @@ class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
-        self._intents: Batcher[Call, None] = Batcher(self._write_intents, max_batch=BATCH)
+        self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_LIMIT)
 
-    def intent(self, call: Call) -> None:
+    def intent(self, call: NewCall) -> None:
         """A new call."""
         self._queue.add(call)
 
@@ -46,13 +45,13 @@ class Withdrawals:
         """Try once more what is still to be written."""
         await self._queue.close()
 
-    async def _withdraw(self, intent: Call | _Reopening) -> None:
+    async def _withdraw(self, intent: NewCall | _Reopening) -> None:
         if isinstance(intent, _Reopening):
             await self._withdraw_reopening(intent)
         else:
             await self._intents.submit(intent)
 
-    async def _write_intents(self, calls: Sequence[Call]) -> Sequence[Busy | None]:
+    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[Busy | None]:
         return await withdraw_intents(self._database, calls, self._change())
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:

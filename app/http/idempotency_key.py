@@ -1,0 +1,38 @@
+"""The Idempotency-Key header: one rule for what is checked and what OpenAPI shows."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from app.errors import FieldError, InvalidRequest
+
+NAME = "Idempotency-Key"
+_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
+_KEY = TypeAdapter[str](Annotated[str, StringConstraints(**_RULES)])
+
+
+def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
+    """Returns FastAPI's declaration of the header, for the OpenAPI document of a route."""
+    return Header(alias=NAME, description=description, examples=examples, **_RULES)
+
+
+async def read_idempotency_key(request: Request) -> str | None:
+    """Returns the header's value, or None without the header.
+
+    Raises InvalidRequest if the header is repeated or its value breaks the rule.
+    """
+    values = request.headers.getlist(NAME)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise InvalidRequest(field_errors=(FieldError(NAME, "repeated", "must be given once"),))
+    try:
+        return _KEY.validate_python(values[0])
+    except ValidationError as error:
+        raise InvalidRequest(
+            field_errors=tuple(FieldError(NAME, detail["type"], detail["msg"]) for detail in error.errors())
+        ) from None
+
+
+IdempotencyKeyDep = Annotated[str | None, Depends(read_idempotency_key)]

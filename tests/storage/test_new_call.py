@@ -1,0 +1,67 @@
+"""`NewCall` repeats columns of `Call`: an omission would be lost silently."""
+
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from sqlalchemy import DefaultClause
+
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
+from app.calls.schemas import CallRecord
+from app.calls.settlement import record_change
+from app.compat.resource import FIELDS
+from app.twilio.schemas import CallResource
+
+COLUMNS = Call.__mapper__.columns
+NEW_CALL = get_type_hints(NewCall)
+INTENT = {each.name for each in fields(NewCall)}
+# Written by the SQL of the intent itself.
+SET_BY_INSERT = {"execution", "pending_since"}
+
+
+@pytest.mark.parametrize("name", sorted(NEW_CALL))
+def test_a_field_has_the_type_of_its_column(name: str) -> None:
+    (column_type,) = get_args(get_type_hints(Call)[name])
+
+    assert NEW_CALL[name] == column_type
+
+
+def test_every_required_column_is_written_with_the_intent() -> None:
+    required = {name for name, column in COLUMNS.items() if not column.nullable and column.server_default is None}
+
+    assert required == required & (INTENT | SET_BY_INSERT)
+
+
+def test_every_other_field_has_a_default_or_is_set_by_the_insert() -> None:
+    unset = {name for name in NEW_CALL if not hasattr(NewCall, name)} - INTENT
+
+    assert unset == {"pending_since", "updated_at"}
+
+
+@pytest.mark.parametrize("shown_by", [CallRecord, CallResource])
+def test_every_member_of_the_answer_is_readable(shown_by: Any) -> None:
+    assert set(shown_by.model_fields) - {"raw"} <= NEW_CALL.keys()
+
+
+def test_twilios_paths_read_no_other_column() -> None:
+    assert set(FIELDS) - {"from"} <= NEW_CALL.keys()
+
+
+def test_every_column_of_a_settlement_is_a_field() -> None:
+    change = record_change("call.unknown", {}, {"execution": "unknown"})
+
+    assert change.columns.keys() | change.times.keys() <= NEW_CALL.keys()
+
+
+def test_the_defaults_are_those_of_the_table() -> None:
+    defaults = {name: value for name in NEW_CALL if (value := getattr(NewCall, name, None)) is not None}
+
+    assert defaults.pop("execution") == "pending"
+    assert {name: str(value) for name, value in defaults.items()} == {name: server_default(name) for name in defaults}
+
+
+def server_default(name: str) -> str:
+    default = COLUMNS[name].server_default
+    assert isinstance(default, DefaultClause)
+    return str(default.arg)
