@@ -22,7 +22,7 @@ from app.tenants.administration import TenantAdministration
 from app.tenants.directory import TenantDirectory
 from app.tenants.models import TwilioAccount, TwilioCredential
 from app.twilio.client import TwilioClient, make_http_client
-from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
+from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
@@ -267,7 +267,7 @@ class _Checkup:
         if offset is None:
             return Finding("clocks", "not checked", "no server of Twilio's has told its time")
         skew = abs(offset)
-        state: State = "ok" if skew <= WARN_BEYOND else "warning" if skew <= TRUSTED_WITHIN else "wrong"
+        state: State = "ok" if skew <= WARN_OFFSET else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
         told = f"{skew.total_seconds():.1f} s between this machine's and Twilio's"
         return Finding("clocks", state, told, None if state == "ok" else "synchronise this machine with NTP")
 

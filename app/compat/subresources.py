@@ -109,7 +109,7 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
         call: ParentCallDep,
         service: SubresourceServiceDep,
         stack: HeldOpenDep,
-        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
     ) -> Response:
         query = parse_fields(request.url.query)
         refuse_encoded_pairs(query)
@@ -126,7 +126,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         account: AccountDep,
         call: ParentCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
         form: FormDep,
         key: IdempotencyKeyDep,
     ) -> Response:
@@ -151,8 +151,8 @@ def _plain(operation: Operation, pairs: list[tuple[str, str]]) -> list[tuple[str
 
 def _add(operation: Operation) -> None:
     """With `.json` first: the other path matches it as well."""
-    path = f"{_BELOW_CALL}/{operation.subresource.segment}" + ("/{sid}" if operation.of_one else "")
-    handler: Any = _changer(operation) if operation.changes else _reader(operation)
+    path = f"{_BELOW_CALL}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
+    handler: Any = _changer(operation) if operation.is_change else _reader(operation)
     for suffix in (".json", ""):
         router.add_api_route(path + suffix, handler, methods=[operation.method])
 

@@ -14,16 +14,16 @@ from uuid import UUID
 
 from app.calls.models import Call
 from app.tenants.directory import TenantDirectory
-from app.twilio.addresses import address_key, caller_key, is_plain, is_same_address, is_same_caller, spellings
+from app.twilio.addresses import address_key, address_spellings, caller_key, is_plain, is_same_address, is_same_caller
 from app.twilio.client import TwilioClient, first_accepted
-from app.twilio.clock import TRUSTED_WITHIN, WARN_BEYOND
+from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import CallResource
 
 # Between Postgres's clock, by which an intent is dated, and Twilio's.
-CLOCK_SKEW = WARN_BEYOND
+CLOCK_SKEW = WARN_OFFSET
 # A call dated outside that, but not by more than this, is neither taken for ours nor taken as a sign that there is none.
-NEAR = TRUSTED_WITHIN
+NEAR = MAX_TRUSTED_OFFSET
 # How long Twilio keeps a call queued, in days of its list's filters.
 _LONGEST_QUEUE = timedelta(days=2)
 _DIRECTION = "outbound-api"
@@ -87,7 +87,7 @@ class CallLists:
     async def _of_address(self, call: Call) -> list[CallResource]:
         listed: list[CallResource] = []
         async with asyncio.timeout(2 * self.deadline_s):
-            for to in spellings(call.to):
+            for to in address_spellings(call.to):
                 listed += await self._read([call], {"To": to}, lambda _: True)
         return listed
 

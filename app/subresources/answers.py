@@ -14,7 +14,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
-from app.twilio.forwarding import Done
+from app.twilio.forwarding import UpstreamResponse
 from app.twilio.schemas import SID
 
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
@@ -45,7 +45,7 @@ def outcome_of(error: TwilioError) -> dict[str, Any]:
     return told | {name: value for name, value in answered.items() if value is not None}
 
 
-def sid_of(done: Done) -> dict[str, Any]:
+def sid_of(done: UpstreamResponse) -> dict[str, Any]:
     sid = (done.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
 

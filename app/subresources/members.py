@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from app.calls.parameters import Text
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
-from app.twilio.forwarding import Fields
+from app.twilio.forwarding import QueryPairs
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
 
 
@@ -66,7 +66,7 @@ def schema_of(operation: Operation) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-def read_members(operation: Operation, given: Mapping[str, Any]) -> Fields:
+def read_members(operation: Operation, given: Mapping[str, Any]) -> QueryPairs:
     """In Twilio's names. Raises InvalidRequest with every fault."""
     try:
         members = members_of(operation).model_validate(given)

@@ -63,7 +63,7 @@ def summary_of(operation: Operation) -> str:
 
 def description_of(operation: Operation) -> str:
     parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_PAGES[operation.subresource.segment]})."]
-    if operation.changes:
+    if operation.is_change:
         parts.append("A 5xx means that nothing was changed; what may have been is a 409 `action-unknown`, and never repeated.")
     if operation.takes_idempotency_key:
         parts.append("Repeated under its `Idempotency-Key` it is done once: Twilio is given the same `IdempotencyKey`.")
@@ -73,8 +73,8 @@ def description_of(operation: Operation) -> str:
 
 
 def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, Any]]:
-    refusals = _CHANGE_ERRORS if operation.changes else _READ_ERRORS
-    if operation.of_one:
+    refusals = _CHANGE_ERRORS if operation.is_change else _READ_ERRORS
+    if operation.targets_item:
         refusals = (*refusals, errors.SubresourceNotFound)
     if operation.action == "create":
         refusals = (*refusals, errors.TenantSuspended)

@@ -27,7 +27,7 @@ from app.subresources.openapi import (
 )
 from app.subresources.service import Media, SubresourceService, Wanted
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.forwarding import Done, Opened
+from app.twilio.forwarding import StreamedResponse, UpstreamResponse
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"])
@@ -120,7 +120,7 @@ async def fetch_recording_media(
     return streamed(await stack.enter_async_context(service.media(call, Media(sid, f".{media_format}", query, wanted))))
 
 
-def streamed(opened: Opened) -> Response:
+def streamed(opened: StreamedResponse) -> Response:
     """Twilio's answer, while it arrives."""
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -138,7 +138,7 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
         request: Request,
         call: StartedCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
     ) -> Response:
         wanted = Wanted(operation, sid, read_members(operation, _query(request)))
         page = await service.read_whole(call, wanted)
@@ -153,7 +153,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         caller: CallerDep,
         call: StartedCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.of_one else of_all)],
+        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
         key: Annotated[str | None, Depends(read_key if operation.takes_idempotency_key else refuse_key)],
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
@@ -164,7 +164,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
     return change
 
 
-def answered(done: Done) -> Response:
+def answered(done: UpstreamResponse) -> Response:
     return Response(status_code=done.status) if done.document is None else JSONResponse(done.document, done.status)
 
 
@@ -190,10 +190,10 @@ def _at_home(page: dict[str, Any], operation: Operation, path: str) -> dict[str,
 
 
 for _operation in OPERATIONS:
-    _path = f"/{name_of(_operation.subresource)}" + ("/{sid}" if _operation.of_one else "")
+    _path = f"/{name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
     router.add_api_route(
         _path,
-        _changer(_operation) if _operation.changes else _reader(_operation),
+        _changer(_operation) if _operation.is_change else _reader(_operation),
         methods=[_METHODS[_operation.action]],
         operation_id=operation_id_of(_operation),
         summary=summary_of(_operation),

@@ -28,7 +28,7 @@ from app.subresources.answers import indeterminate_error, outcome_of, refusal, s
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
-from app.twilio.forwarding import Done, Fields, Forwarding, Opened
+from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, UpstreamResponse
 from app.twilio.schemas import SID, Credential, read_json
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
@@ -43,7 +43,7 @@ class Wanted:
 
     operation: Operation
     sid: str | None
-    fields: Fields
+    fields: QueryPairs
     key: str | None = None
 
 
@@ -53,7 +53,7 @@ class Media:
 
     recording_sid: str
     suffix: str
-    query: Fields = ()
+    query: QueryPairs = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,7 +76,7 @@ class SubresourceService:
             raise WrongCallState("The call was not started, as far as is known, so Twilio has nothing of it.", call_id=call.id)
         return call
 
-    def read(self, call: Call, wanted: Wanted) -> AbstractAsyncContextManager[Opened]:
+    def read(self, call: Call, wanted: Wanted) -> AbstractAsyncContextManager[StreamedResponse]:
         """What Twilio has, while it arrives."""
         return self._opened(
             call.account_id,
@@ -89,7 +89,7 @@ class SubresourceService:
         """The same as one document."""
         return await _document(self.read(call, wanted))
 
-    async def change(self, caller: Caller, call: Call, wanted: Wanted) -> Done:
+    async def change(self, caller: Caller, call: Call, wanted: Wanted) -> UpstreamResponse:
         """Make, update or delete one. The record says so before the first byte goes to Twilio, and then what came of it.
 
         Raises ActionUnknown when Twilio may have done it: that is never repeated here.
@@ -98,7 +98,7 @@ class SubresourceService:
             raise TenantSuspended
         fields, repeatable = _with_idempotency_key(call, wanted)
 
-        async def ask(access: Credential) -> Done:
+        async def ask(access: Credential) -> UpstreamResponse:
             return await self._forwarding.change(
                 access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=self._deadline_s
             )
@@ -117,7 +117,7 @@ class SubresourceService:
         return done
 
     @asynccontextmanager
-    async def media(self, call: Call, media: Media) -> AsyncIterator[Opened]:
+    async def media(self, call: Call, media: Media) -> AsyncIterator[StreamedResponse]:
         """The sound of a recording of this call, while it arrives."""
         # Twilio knows it below this call, or SubresourceNotFound ends it here.
         await self.read_whole(call, Wanted(_FETCH_RECORDING, media.recording_sid, ()))
@@ -145,7 +145,7 @@ class SubresourceService:
         except CallNotFound:
             raise SubresourceNotFound from None
 
-    async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: Fields) -> dict[str, Any] | None:
+    async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs) -> dict[str, Any] | None:
         """Twilio's list of the calls that this call of the tenant made (by `<Dial>`). None: the tenant has no such call."""
         try:
             parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
@@ -166,8 +166,8 @@ class SubresourceService:
 
     @asynccontextmanager
     async def _opened(
-        self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[Opened]]
-    ) -> AsyncIterator[Opened]:
+        self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
+    ) -> AsyncIterator[StreamedResponse]:
         """What a question is answered, while it arrives."""
         credentials = await self._open_all(account_id)
         async with AsyncExitStack() as stack:
@@ -201,7 +201,7 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-async def _document(answer: AbstractAsyncContextManager[Opened]) -> dict[str, Any]:
+async def _document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
     try:
         async with answer as opened:
             document = read_json(b"".join([chunk async for chunk in opened.chunks]))
@@ -212,7 +212,7 @@ async def _document(answer: AbstractAsyncContextManager[Opened]) -> dict[str, An
     return document
 
 
-def _with_idempotency_key(call: Call, wanted: Wanted) -> tuple[Fields, bool]:
+def _with_idempotency_key(call: Call, wanted: Wanted) -> tuple[QueryPairs, bool]:
     """Twilio's IdempotencyKey, where it takes one: the client's, one that follows from its header, or a new one.
 
     And whether the client can repeat the request with the same one.

@@ -1,1 +1,1 @@
-"""All knowledge of Twilio's REST API. Knows no tenant, no table and no route."""
+"""All knowledge of Twilio's REST API. Does not depend on tenants, tables or routes."""

@@ -1,7 +1,7 @@
-"""Compare an address that was sent with one that Twilio shows: one normal form, coarser than anything Twilio might show.
+"""Compare addresses that Callgate sent with addresses that Twilio returns.
 
-No stored source says how Twilio spells a SIP address in its list: it may fold case, decode escapes, and leave out port,
-parameters and headers. Two addresses with different keys are certainly different. Equal keys prove nothing.
+Twilio does not document how it writes a SIP address in its list: it may fold case, decode escapes, and omit port, parameters
+and headers. The keys of this module ignore all of that. Different keys prove different addresses; equal keys prove nothing.
 """
 
 import re
@@ -21,7 +21,7 @@ _NANP_DIGITS = 11
 
 
 def address_key(address: str) -> str:
-    """The normal form of a `to`. SIP: user and lower-case host. Phone: digits. Client: its name."""
+    """Returns the normal form of a `to`: user and host of a SIP address, digits of a phone number, name of a client."""
     text = _decoded(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips") or (not scheme and "@" in rest):
@@ -34,24 +34,27 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """The normal form of a `from`, which Twilio may show as a bare user or as a SIP address at a host of its own."""
+    """Returns the normal form of a `from`. Twilio may return a bare user, or a SIP address with a host of its own."""
     _, rest = _split_scheme(_decoded(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
 
 def is_same_address(sent: str, shown: str) -> bool:
-    """Whether `shown` is how `sent` may be written, as RFC 3261 §19.1.4 has it, and nothing was left out that matters."""
+    """Whether both addresses are equivalent by RFC 3261 §19.1.4, so that Twilio omitted nothing that matters."""
     return sent == shown or equal(sent, shown)
 
 
 def is_same_caller(sent: str, shown: str) -> bool:
-    """Exactly the caller that was sent, also as the user part of a SIP address."""
+    """Whether `shown` is exactly the caller that was sent, alone or as the user part of a SIP address."""
     match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", shown, re.IGNORECASE)
     return shown == sent or (match is not None and match[1] == sent)
 
 
-def spellings(address: str) -> Iterable[str]:
-    """How Twilio may have stored a `to`, for its list's filter, which compares whole texts. The first is as it was sent."""
+def address_spellings(address: str) -> Iterable[str]:
+    """Returns the ways in which Twilio may write a `to`, the original first.
+
+    The filter of Twilio's list compares whole texts, so it has to be tried with each of them.
+    """
     found = {address: None}
     match = _SIP_PARTS.fullmatch(address)
     if match:
@@ -63,7 +66,7 @@ def spellings(address: str) -> Iterable[str]:
 
 
 def is_plain(address: str) -> bool:
-    """Whether Twilio can have nothing to leave out of it or to decode, so that only letters' case is open."""
+    """Whether Twilio can only change the case of the address, because there is nothing that it could omit or decode."""
     match = _SIP_PARTS.fullmatch(address)
     if match is None:
         return "%" not in address
@@ -72,7 +75,7 @@ def is_plain(address: str) -> bool:
 
 
 def _decoded(address: str) -> str:
-    """Lower case, without escapes, and without the display name and brackets of a name-addr."""
+    """Returns the address in lower case, without escapes, and without the display name and brackets of a name-addr."""
     text = address.strip()
     if text.endswith(">"):
         text = text.rpartition("<")[2][:-1]
@@ -85,7 +88,7 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _sip_key(rest: str) -> str:
-    """Cut in this order, a decoded escape is taken for the same thing whether it is shown decoded or not."""
+    """Returns user and host. Splits in an order that gives the same key for escaped and decoded characters."""
     user, at, host = rest.partition("?")[0].partition("@")
     if not at:
         user, host = "", user
@@ -93,7 +96,7 @@ def _sip_key(rest: str) -> str:
 
 
 def _user_key(user: str) -> str:
-    """Without password and user parameters; a phone number as its digits."""
+    """Returns the user without password and parameters; a phone number as its digits."""
     user = re.split(r"[:;]", user, maxsplit=1)[0].strip()
     return _digits(user) if _NUMBER.fullmatch(user) else user
 
@@ -109,6 +112,6 @@ def _host_key(host: str) -> str:
 
 
 def _digits(number: str) -> str:
-    """Without what tells a national from an international number where that is optional: leading zeros and the NANP's 1."""
+    """Returns the digits without leading zeros and the NANP's 1, which national notation omits."""
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
     return digits[1:] if len(digits) == _NANP_DIGITS and digits[0] == "1" else digits

@@ -8,9 +8,9 @@ from app.twilio.errors import TwilioListTooLong, TwilioOutcomeUnknown
 from app.twilio.schemas import CallResource
 
 PAGE_SIZE = 1000
-PAGES_LIMIT = 10
-PAGE_BYTES_LIMIT = 8 * 1024 * 1024
-"""A call takes about 2 kB."""
+MAX_PAGES = 10
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""One call takes about 2 kB."""
 
 
 async def read_call_list(
@@ -20,19 +20,19 @@ async def read_call_list(
     *,
     keep: Callable[[Mapping[str, Any]], bool],
 ) -> list[CallResource]:
-    """Those calls of all pages that `keep` admits. `get` returns the JSON of a path below the account.
+    """Reads all pages and returns the calls for which `keep` returns true. `get` returns the JSON of a path below the account.
 
-    Raises TwilioListTooLong when the list is longer than is worth reading.
+    Raises TwilioListTooLong when the list has more than MAX_PAGES pages.
     """
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
     found: list[CallResource] = []
-    for _ in range(PAGES_LIMIT):
+    for _ in range(MAX_PAGES):
         page = await get(path)
         entries = page.get("calls") if isinstance(page, dict) else None
         if not isinstance(entries, list):
             raise TwilioOutcomeUnknown("unreadable_list")
-        kept = (entry for entry in entries if not isinstance(entry, dict) or keep(entry))
-        found += [resource for entry in kept if (resource := CallResource.read(entry))]
+        selected = (entry for entry in entries if not isinstance(entry, dict) or keep(entry))
+        found += [resource for entry in selected if (resource := CallResource.read(entry))]
         following = page.get("next_page_uri")
         if not following:
             return found

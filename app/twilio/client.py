@@ -1,7 +1,7 @@
-"""Speak HTTP with Twilio. One method per endpoint; foreign exceptions end here.
+"""HTTP client of Twilio's API, with one method per endpoint. Translates httpx's exceptions to TwilioError.
 
-What the fault matrix relies on: a transport raises ConnectError, ConnectTimeout and PoolTimeout only before the first byte of
-the request is written, and ProxyError only when a proxy refuses the tunnel. Everything else may have happened after it.
+The fault matrix relies on the transport: it raises ConnectError, ConnectTimeout and PoolTimeout only before it writes the first
+byte of the request, and ProxyError only when a proxy refuses the tunnel. Any other error may come after the first byte.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ import structlog
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
-from app.twilio.call_list import PAGE_BYTES_LIMIT, read_call_list
+from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list
 from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import read_answer, refusal
+from app.twilio.refusals import error_for, read_answer
 from app.twilio.schemas import CallResource, Credential, Form, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
 from app.twilio.transport import AiohttpTransport
 
-Answered = TypeVar("Answered")
+Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_ANSWER_LIMIT = 1024 * 1024
+_MAX_ANSWER_BYTES = 1024 * 1024
 _CALLS = "Calls.json"
-_parsed = lru_cache(maxsize=1024)(httpx.URL)  # costs as much as all the rest of a request
+_parse_url = lru_cache(maxsize=1024)(httpx.URL)  # parsing takes as long as the rest of a request
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -44,25 +44,25 @@ _NEVER_SENT = (
 )
 
 
-async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Credential], Awaitable[Answered]]) -> Answered:
-    """The answer to a request, made with each credential until Twilio accepts one; every other error ends it.
+async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Credential], Awaitable[Result]]) -> Result:
+    """Tries the credentials in order and returns the first answer that Twilio does not reject for its credential.
 
-    Raises the last TwilioCredentialRejected, or TwilioNotSent when there is no credential at all.
+    Raises the last TwilioCredentialRejected, TwilioNotSent if there is no credential, and any other TwilioError at once.
     """
-    refusal: TwilioError = TwilioNotSent("no_credential")
-    for access in credentials:
+    rejection: TwilioError = TwilioNotSent("no_credential")
+    for credential in credentials:
         try:
-            return await ask(access)
+            return await ask(credential)
         except TwilioCredentialRejected as error:
-            refusal = error
-    raise refusal
+            rejection = error
+    raise rejection
 
 
 class HttpClient:
-    """Prepared requests, straight to the transport.
+    """Sends requests directly through the transport.
 
-    What httpx.AsyncClient does besides (redirects, cookies, hooks, rounds of authentication) is not wanted here, and costs as
-    much as the sending.
+    httpx.AsyncClient would add redirects, cookies, hooks and authentication flows. They are not needed here, and take as much
+    CPU time as sending the request.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, timeout: httpx.Timeout, user_agent: str) -> None:
@@ -79,9 +79,12 @@ class HttpClient:
         content: bytes | None,
         gate: SendGate | None = None,
     ) -> httpx.Response:
-        """The answer's head; the caller reads the body, or not, and closes it. Sends once, if `gate` lets it."""
+        """Sends the request at most once and returns when the answer's head has arrived. The caller closes the response.
+
+        Raises TooLate, with nothing sent, if `gate` is closed when the first byte is due.
+        """
         url = httpx.URL(url)
-        # Given a stream, httpx adds no header of its own: it would make all of them anew for that, several times.
+        # httpx adds no headers to a request with a stream. Adding them would copy all headers several times.
         length = {} if content is None else {"Content-Length": str(len(content))}
         request = httpx.Request(
             method,
@@ -111,7 +114,7 @@ def make_http_client(
     user_agent: str,
     keepalive: float = 2.0,
 ) -> HttpClient:
-    """The one HTTP client of a process: no redirects, no retries of its own, every timeout written out."""
+    """Makes a client without redirects and retries. Timeouts and `keepalive` are in seconds."""
     return HttpClient(
         AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
@@ -120,7 +123,7 @@ def make_http_client(
 
 
 class TwilioClient:
-    """Twilio's 2010 API. Every method raises TwilioError and nothing else of the outside world."""
+    """Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio."""
 
     def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None) -> None:
         self._http = http
@@ -129,37 +132,37 @@ class TwilioClient:
         self.clock = TwilioClock(self.metrics)
 
     async def create_call(
-        self, access: Credential, form: Form, *, deadline_s: float, send_before: float | None = None
+        self, credential: Credential, form: Form, *, deadline_s: float, send_before: float | None = None
     ) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
 
-        Sends at most one POST, and none from the moment `send_before` of `elapsed` on. TwilioNotSent and TwilioAnswered prove
-        that no call was created; TwilioOutcomeUnknown proves nothing.
+        Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and TwilioAnswered
+        prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(before=math.inf if send_before is None else send_before)
-        return _resource(await self._send("POST", access, _CALLS, form, deadline_s, gate=gate))
+        return _resource(await self._send("POST", credential, _CALLS, form, deadline_s, gate=gate))
 
-    async def check_credential(self, access: Credential, *, deadline_s: float) -> None:
-        """Ask for something that changes nothing, to learn whether Twilio accepts the credential."""
-        await self._send("GET", access, "Calls.json?PageSize=1", None, deadline_s)
+    async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
+        """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing."""
+        await self._send("GET", credential, "Calls.json?PageSize=1", None, deadline_s)
 
-    async def fetch_call(self, access: Credential, sid: str, *, deadline_s: float) -> CallResource:
+    async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
-        return _resource_of(sid, await self._send("GET", access, f"Calls/{sid}.json", None, deadline_s))
+        return _resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
-        self, access: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
+        self, credential: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
     ) -> CallResource:
         """https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource. Sends at most one POST."""
-        return _resource_of(sid, await self._send("POST", access, f"Calls/{sid}.json", parameters, deadline_s))
+        return _resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
 
-    async def delete_call(self, access: Credential, sid: str, *, deadline_s: float) -> None:
+    async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
         """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
-        await self._send("DELETE", access, f"Calls/{sid}.json", None, deadline_s)
+        await self._send("DELETE", credential, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(
         self,
-        access: Credential,
+        credential: Credential,
         filters: Mapping[str, str],
         *,
         deadline_s: float,
@@ -167,46 +170,50 @@ class TwilioClient:
     ) -> list[CallResource]:
         """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
 
-        `filters` are Twilio's own (`To`, `Status`, `StartTime>`); `keep` filters here. Eventually consistent.
+        Twilio applies `filters` (`To`, `Status`, `StartTime>`); `keep` is applied to the entries that it returns. Eventually
+        consistent. Raises TwilioListTooLong for a list of too many pages.
         """
 
         async def get(path: str) -> Any:
-            return await self._send("GET", access, path, None, deadline_s, PAGE_BYTES_LIMIT)
+            return await self._send("GET", credential, path, None, deadline_s, MAX_PAGE_BYTES)
 
-        return await read_call_list(get, access.account_sid, filters, keep=keep)
+        return await read_call_list(get, credential.account_sid, filters, keep=keep)
 
     @instrumented
     async def _send(
         self,
         method: str,
-        access: Credential,
+        credential: Credential,
         path: str,
         parameters: Form | Mapping[str, Any] | None,
         deadline_s: float,
-        answer_limit: int = _ANSWER_LIMIT,
+        answer_limit: int = _MAX_ANSWER_BYTES,
         gate: SendGate | None = None,
     ) -> Any:
-        url: httpx.URL | str = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
+        url: httpx.URL | str = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
         form = parameters if isinstance(parameters, Form) else _form(parameters or {})
         content = None if parameters is None else form.content
-        headers = {"Authorization": authorization(access)}
+        headers = {"Authorization": authorization(credential)}
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
             async with asyncio.timeout(deadline_s):
-                url = _parsed(url) if path == _CALLS else url
+                url = _parse_url(url) if path == _CALLS else url
                 sent_at = time.time()
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
-                self.clock.observe(access.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
+                self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
                     body = await _read(response, answer_limit)
                 finally:
                     await response.aclose()
-        return _classify(response, body, secrets_of(access, form.parameters))
+        return _classify(response, body, secrets_of(credential, form.parameters))
 
 
 class ErrorTranslation:
-    """Foreign exceptions become ours: what was proven not to be sent, by its kind or by the gate, and what may have been."""
+    """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
+
+    A request counts as not sent if the exception's class or the gate proves it. Other exceptions pass.
+    """
 
     def __init__(self, gate: SendGate | None = None) -> None:
         self._gate = gate
@@ -234,14 +241,14 @@ def _form(parameters: Mapping[str, Any]) -> Form:
 
 
 def _reason(error: Exception) -> str:
-    """`ReadTimeout` → `read_timeout`; a TimeoutError is the deadline of the whole attempt."""
+    """Returns the error's class in snake_case, such as `read_timeout`. TimeoutError is the deadline of the whole attempt."""
     name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:
     body = bytearray()
-    # What httpx puts around a stream costs more than the reading, even where there is nothing to decode.
+    # httpx's decoding wrapper takes longer than the reading, even where there is nothing to decode.
     chunks: AsyncIterable[bytes] = response.aiter_bytes()
     if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
         chunks = response.stream
@@ -253,11 +260,11 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
 
 
 def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
-    """The JSON of a 2xx, without secrets. Raises what any other answer proves (docs/adr/0003)."""
+    """Returns the JSON of a 2xx without secrets. Raises the TwilioError of any other answer (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:
-        raise refusal(read_answer(response, document, secrets))
+        raise error_for(read_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
         raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document, secrets))
     return redact_document(document, secrets) if secrets.may_be_in(body) else document

@@ -1,17 +1,17 @@
-"""What an exchange with Twilio can come to, when it is not a good answer.
+"""The errors of requests to Twilio.
 
 TwilioError
-├── TwilioNotSent              the request never left us: no name, no connection, no TLS, no free connection in time
-├── TwilioOutcomeUnknown       it left us, or may have, and no trustworthy answer came back
-│   └── TwilioListTooLong      a list with more pages than are worth reading
-└── TwilioAnswered             Twilio said no, in its own shape: the request was not processed
+├── TwilioNotSent              the request was not sent: DNS, connect or TLS failed, or no connection was free in time
+├── TwilioOutcomeUnknown       the request was or may have been sent, and no trustworthy answer came back
+│   └── TwilioListTooLong      the list has more pages than Callgate reads
+└── TwilioAnswered             Twilio answered with an error in its own shape: the request was not processed
     ├── TwilioThrottled        429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
     └── TwilioRejected         every other 4xx
-        ├── TwilioNotFound     404: deleted, or not to be seen yet: resources are eventually consistent
-        └── TwilioWrongState   21220: the call has ended, or is not far enough
+        ├── TwilioNotFound     404: deleted, or not visible yet: resources are eventually consistent
+        └── TwilioWrongState   code 21220: the call has ended, or has not reached the required state
 
-One class per right reaction: repeat, never repeat, and "fix it first".
+Each class has one right reaction: repeat, never repeat, or fix the request first.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An error body and the headers worth keeping. https://www.twilio.com/docs/usage/twilios-response"""
+    """The parts of an error answer that are kept. https://www.twilio.com/docs/usage/twilios-response"""
 
     status: int
     code: int | None = None
@@ -29,13 +29,13 @@ class Answer:
     retry_after_s: float | None = None
 
     @property
-    def is_twilios(self) -> bool:
-        """Whether Twilio said it, and not somebody on the way."""
+    def is_from_twilio(self) -> bool:
+        """Whether Twilio wrote the answer, and not a proxy on the way."""
         return self.code is not None or self.request_id is not None
 
 
 class TwilioError(Exception):
-    """`reason` is one constant word for logs, metrics and events; it never holds data of the request."""
+    """`reason` is a constant word for logs, metrics and events. It never contains data of the request."""
 
     reason: str
 

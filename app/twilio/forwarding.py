@@ -1,6 +1,6 @@
-"""Forward a request about a call's subresource, or for a recording's media, as docs/adr/0017 has it.
+"""Forward requests for subresources of calls and for media of recordings (docs/adr/0017).
 
-Unlike `client`, which reads what it needs, this passes Twilio's answers on: each piece as it arrives, up to a limit.
+Unlike `client`, which parses answers, this module streams Twilio's answers to the client, up to a size limit.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from app.security.redaction import Secrets
 from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import read_answer, refusal
+from app.twilio.refusals import error_for, read_answer
 from app.twilio.schemas import Credential, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
-# A page of 1000 recordings has about 1 MB, one of 1000 events can have more.
-JSON_LIMIT = 4 * 1024 * 1024
-# A recording ends after 24 hours: 2.8 GB as WAV of two channels.
-MEDIA_LIMIT = 4 * 1024 * 1024 * 1024
-_REFUSAL_LIMIT = 64 * 1024
-# What a player needs to seek and a cache to ask again.
+# A page of 1000 recordings takes about 1 MB; a page of 1000 events can take more.
+MAX_JSON_BYTES = 4 * 1024 * 1024
+# A recording lasts at most 24 hours: 2.8 GB as a WAV file with two channels.
+MAX_MEDIA_BYTES = 4 * 1024 * 1024 * 1024
+_MAX_ERROR_BYTES = 64 * 1024
+# Players need them to seek, caches to revalidate.
 _MEDIA_HEADERS = ("content-type", "content-length", "content-range", "accept-ranges", "etag", "last-modified")
 
-Fields = Sequence[tuple[str, str]]
+QueryPairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An answer whose body is still to come. Iterating raises TwilioOutcomeUnknown when it breaks off or is too long."""
+class StreamedResponse:
+    """An answer whose body is not read yet. Iterating raises TwilioOutcomeUnknown if it breaks off or is too long."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,15 +43,15 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What Twilio answered to a change that it made; no document for a 204."""
+class UpstreamResponse:
+    """Twilio's answer to a change that succeeded. A 204 has no document."""
 
     status: int
     document: dict[str, Any] | None
 
 
 class Forwarding:
-    """Every method raises TwilioError and nothing else of the outside world."""
+    """Forwards requests to Twilio. Methods raise TwilioError for every failure of the network or of Twilio."""
 
     def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics) -> None:
         self._http = http
@@ -61,72 +61,89 @@ class Forwarding:
     @asynccontextmanager
     async def read(
         self,
-        access: Credential,
+        credential: Credential,
         operation: Operation,
         call_sid: str | None,
         sid: str | None,
-        query: Fields,
+        query: QueryPairs,
         *,
         deadline_s: float,
-    ) -> AsyncIterator[Opened]:
-        """A list, or one; a recording also without its call. The deadline is that of the answer's beginning."""
+    ) -> AsyncIterator[StreamedResponse]:
+        """Yields a page of a list (`sid` None) or one item. `call_sid` is None for a recording that is read without its call.
+
+        The deadline applies to the head of the answer.
+        """
         path = _path(operation, call_sid, sid)
-        async with self._json(access, f"{path}?{urlencode(query)}" if query else path, query, deadline_s) as opened:
-            yield opened
+        async with self._json(credential, f"{path}?{urlencode(query)}" if query else path, query, deadline_s) as response:
+            yield response
 
     @asynccontextmanager
-    async def calls(self, access: Credential, query: Fields, *, deadline_s: float) -> AsyncIterator[Opened]:
-        """One page of the account's calls. The deadline is that of the answer's beginning."""
-        async with self._json(access, f"Calls.json?{urlencode(query)}", query, deadline_s) as opened:
-            yield opened
+    async def calls(self, credential: Credential, query: QueryPairs, *, deadline_s: float) -> AsyncIterator[StreamedResponse]:
+        """Yields one page of the account's calls. The deadline applies to the head of the answer."""
+        async with self._json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
+            yield response
 
     async def change(
-        self, access: Credential, operation: Operation, call_sid: str, sid: str | None, form: Fields, *, deadline_s: float
-    ) -> Done:
-        """Sends at most one request. TwilioNotSent and TwilioAnswered prove that nothing was changed."""
+        self,
+        credential: Credential,
+        operation: Operation,
+        call_sid: str,
+        sid: str | None,
+        form: QueryPairs,
+        *,
+        deadline_s: float,
+    ) -> UpstreamResponse:
+        """Creates, updates or deletes an item with at most one request.
+
+        TwilioNotSent and TwilioAnswered prove that nothing was changed.
+        """
         path = _path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
-        secrets = secrets_of_fields(access, form)
-        async with self._opened(access, operation.method, path, deadline_s, secrets, content=content) as response:
-            body = await _whole(response, JSON_LIMIT, deadline_s)
+        secrets = secrets_of_fields(credential, form)
+        async with self._open(credential, operation.method, path, deadline_s, secrets, content=content) as response:
+            body = await _read_all(response, MAX_JSON_BYTES, deadline_s)
         document = read_json(body) if body else None
         if operation.action != "delete" and not isinstance(document, dict):
             raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, None, secrets))
-        return Done(response.status_code, redact_document(document, secrets))
+        return UpstreamResponse(response.status_code, redact_document(document, secrets))
 
     @asynccontextmanager
     async def media(
         self,
-        access: Credential,
+        credential: Credential,
         recording_sid: str,
         suffix: str,
-        query: Fields,
-        wanted: Mapping[str, str],
+        query: QueryPairs,
+        request_headers: Mapping[str, str],
         *,
         deadline_s: float,
-    ) -> AsyncIterator[Opened]:
-        """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file; `wanted` are headers (`Range`)."""
+    ) -> AsyncIterator[StreamedResponse]:
+        """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file"""
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
-        url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(access, query)
-        async with self._opened(access, "GET", url, deadline_s, secrets, headers={"Accept": "*/*", **wanted}) as response:
+        url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(credential, query)
+        async with self._open(
+            credential, "GET", url, deadline_s, secrets, headers={"Accept": "*/*", **request_headers}
+        ) as response:
             headers = {name: response.headers[name] for name in _MEDIA_HEADERS if name in response.headers}
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
-            if int(headers.get("content-length", 0)) > MEDIA_LIMIT:  # h11 has seen to it that it is a number
+            if int(headers.get("content-length", 0)) > MAX_MEDIA_BYTES:  # h11 guarantees a number
                 raise TwilioOutcomeUnknown("answer_too_long")
-            yield Opened(response.status_code, headers, _chunks(response, MEDIA_LIMIT))
+            yield StreamedResponse(response.status_code, headers, _chunks(response, MAX_MEDIA_BYTES))
 
     @asynccontextmanager
-    async def _json(self, access: Credential, path: str, query: Fields, deadline_s: float) -> AsyncIterator[Opened]:
-        secrets = secrets_of_fields(access, query)
-        async with self._opened(access, "GET", path, deadline_s, secrets) as response:
-            chunks = secrets.out_of_stream(_chunks(response, JSON_LIMIT))
-            yield Opened(response.status_code, {"content-type": "application/json"}, chunks)
+    async def _json(
+        self, credential: Credential, path: str, query: QueryPairs, deadline_s: float
+    ) -> AsyncIterator[StreamedResponse]:
+        secrets = secrets_of_fields(credential, query)
+        async with self._open(credential, "GET", path, deadline_s, secrets) as response:
+            chunks = secrets.out_of_stream(_chunks(response, MAX_JSON_BYTES))
+            yield StreamedResponse(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager
-    async def _opened(
+    async def _open(
         self,
-        access: Credential,
+        credential: Credential,
         method: str,
         path: str,
         deadline_s: float,
@@ -135,7 +152,7 @@ class Forwarding:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        response: httpx.Response = await self._send(method, access, path, deadline_s, secrets, content, headers or {})
+        response: httpx.Response = await self._send(method, credential, path, deadline_s, secrets, content, headers or {})
         try:
             yield response
         finally:
@@ -145,28 +162,28 @@ class Forwarding:
     async def _send(
         self,
         method: str,
-        access: Credential,
+        credential: Credential,
         path: str,
         deadline_s: float,
         secrets: Secrets,
         content: bytes | None,
         headers: Mapping[str, str],
     ) -> httpx.Response:
-        """A 2xx whose body was not read yet."""
-        url = f"{access.base_url or self._base_url}/2010-04-01/Accounts/{access.account_sid}/{path}"
+        """Returns a 2xx response whose body is not read yet. Raises TwilioError for any other answer."""
+        url = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}
         with ErrorTranslation():
             async with asyncio.timeout(deadline_s):
                 response = await self._http.send(
-                    method, url, headers={"Authorization": authorization(access), **form, **headers}, content=content
+                    method, url, headers={"Authorization": authorization(credential), **form, **headers}, content=content
                 )
         if response.is_success:
             return response
         try:
-            body = await _whole(response, _REFUSAL_LIMIT, deadline_s)
+            body = await _read_all(response, _MAX_ERROR_BYTES, deadline_s)
         finally:
             await response.aclose()
-        raise refusal(read_answer(response, read_json(body), secrets))
+        raise error_for(read_answer(response, read_json(body), secrets))
 
 
 def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
@@ -175,7 +192,7 @@ def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
     return f"{below}{operation.subresource.segment}{one}.json"
 
 
-async def _whole(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
+async def _read_all(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
     with ErrorTranslation():
         async with asyncio.timeout(deadline_s):
             return b"".join([chunk async for chunk in _chunks(response, limit)])

@@ -1,6 +1,6 @@
-"""Count, time and trace each request to Twilio. Labels and attributes hold words of Twilio's API, never what was asked about.
+"""Count, time and trace each request to Twilio. Labels and attributes contain names of Twilio's API, never SIDs.
 
-No `traceparent` is sent along: what runs in our cluster is nothing that another company has to know.
+Requests to Twilio carry no `traceparent`: the operator's traces are not shared with another company.
 """
 
 import time
@@ -12,9 +12,9 @@ from app.observability import Metrics
 from app.observability.tracing import TimedSpan, describe, fail
 from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
 
-# https://www.twilio.com/docs/voice/api/call-resource: the resources of a call. Below some of them, a stream for example, the
-# caller chooses names.
-_WORDS = frozenset(
+# The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
+# chose (of a stream, for example).
+_RESOURCES = frozenset(
     {
         "Calls",
         "Events",
@@ -29,31 +29,31 @@ _WORDS = frozenset(
     }
 )
 
-_NOT_GOOD = 300  # a good answer that cannot be read is as good as lost
+_FIRST_ERROR_STATUS = 300  # a TwilioError with a 2xx means an unreadable answer: it counts as lost
 Arguments = ParamSpec("Arguments")
 
 
-class Watched(Protocol):
+class HasMetrics(Protocol):
     metrics: Metrics
 
 
-Self = TypeVar("Self", bound=Watched)
+Self = TypeVar("Self", bound=HasMetrics)
 Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any, Any]]
 
 
 def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
-    """Around a method that sends one request: `send(self, method, access, path, …)`."""
+    """Decorates a method that sends one request: `send(self, method, credential, path, …)`."""
 
     @wraps(send)
-    async def watching(
-        self: Self, method: str, access: Any, path: str, /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    async def wrapper(
+        self: Self, method: str, credential: Any, path: str, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Any:
         operation = operation_of(method, path)
         answer = "interrupted"
         with self.metrics.upstream_in_flight.track_inprogress(), TimedSpan("upstream", f"Twilio {operation}"):
             began = time.perf_counter()
             try:
-                result = await send(self, method, access, path, *args, **kwargs)
+                result = await send(self, method, credential, path, *args, **kwargs)
                 answer = "2xx"
             except TwilioError as error:
                 answer = _class_of(error)
@@ -67,18 +67,18 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                 describe({"http.request.method": method, "callgate.answer": answer})
         return result
 
-    return watching
+    return wrapper
 
 
 def operation_of(method: str, path: str) -> str:
-    """`GET Calls/{}/Recordings`: from a short, fixed set, whatever is asked for."""
+    """Returns a label such as `GET Calls/{}/Recordings`. The set of labels is small and fixed."""
     parts = path.partition("?")[0].removesuffix(".json").split("/")
-    return f"{method} " + "/".join(part if part in _WORDS else "{}" for part in parts[:5])
+    return f"{method} " + "/".join(part if part in _RESOURCES else "{}" for part in parts[:5])
 
 
 def _class_of(error: TwilioError) -> str:
     if isinstance(error, TwilioThrottled):
         return "429"
-    if error.answer and error.answer.status >= _NOT_GOOD:
+    if error.answer and error.answer.status >= _FIRST_ERROR_STATUS:
         return f"{error.answer.status // 100}xx"
     return "not_sent" if isinstance(error, TwilioNotSent) else "lost"

@@ -1,7 +1,7 @@
-"""Say what an answer proves that is not a 2xx. The one place that believes a status of Twilio's.
+"""Decide what an answer that is not a 2xx proves. No other module interprets Twilio's status codes.
 
-A status alone proves nothing: a proxy on the way, or a stray answer, can say 400 or 429 about a request that Twilio has
-processed. Only an answer in Twilio's shape (`Answer.is_twilios`) is a refusal.
+A status alone proves nothing: a proxy, or a stray answer, can have 400 or 429 although Twilio processed the request. Only an
+answer in Twilio's shape (`Answer.is_from_twilio`) is a refusal.
 """
 
 from typing import Any
@@ -20,31 +20,31 @@ from app.twilio.errors import (
     TwilioWrongState,
 )
 
-_MESSAGE_LIMIT = 1000
-_REQUEST_ID_LIMIT = 64
+_MAX_MESSAGE_LENGTH = 1000
+_MAX_REQUEST_ID_LENGTH = 64
 _CREDENTIALS_CODE = 20003
 _WRONG_STATE_CODE = 21220
 
 
 def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> Answer:
-    """An error body and the headers worth keeping, without secrets."""
+    """Returns the parts of an error answer that are kept, without secrets. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
     code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
     return Answer(
         status=response.status_code,
         code=code if isinstance(code, int) and not isinstance(code, bool) else None,
-        message=redact(message, secrets)[:_MESSAGE_LIMIT] if isinstance(message, str) else None,
-        more_info=redact(more_info, secrets)[:_MESSAGE_LIMIT] if isinstance(more_info, str) else None,
-        request_id=redact(response.headers.get("Twilio-Request-Id", ""), secrets)[:_REQUEST_ID_LIMIT] or None,
+        message=redact(message, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else None,
+        more_info=redact(more_info, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(more_info, str) else None,
+        request_id=redact(response.headers.get("Twilio-Request-Id", ""), secrets)[:_MAX_REQUEST_ID_LENGTH] or None,
         retry_after_s=_seconds(response.headers.get("Retry-After")),
     )
 
 
-def refusal(answer: Answer) -> TwilioError:
-    """The error for an answer that is not a 2xx: a TwilioAnswered proves that the request was not processed."""
+def error_for(answer: Answer) -> TwilioError:
+    """Returns the error for an answer that is not a 2xx. A TwilioAnswered proves that the request was not processed."""
     status = answer.status
-    # A 408 is sent by proxies (and by Twilio, for recordings) when the work took too long: it proves nothing.
-    if not answer.is_twilios or not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:
+    # Proxies (and Twilio, for recordings) send a 408 when the work took too long: it proves nothing.
+    if not answer.is_from_twilio or not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:
         return TwilioOutcomeUnknown(f"status_{status}", answer)
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return TwilioThrottled("throttled", answer)
@@ -58,5 +58,5 @@ def refusal(answer: Answer) -> TwilioError:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds; the date form (RFC 9110 §10.2.3) is not worth a clock comparison here."""
+    """Reads Retry-After in seconds; returns None for its date form (RFC 9110 §10.2.3), which depends on the clocks."""
     return float(value[:9]) if value is not None and value.isascii() and value.isdigit() else None

@@ -1,7 +1,7 @@
-"""Twilio's shapes: access to an account, the Call resource read leniently, and parameters as a form.
+"""Twilio's data: credentials, the Call resource, and parameters as a form.
 
 https://www.twilio.com/docs/voice/api/call-resource. Real answers differ from the documented example: nearly every field
-is null at first, "" means null, and keys may be added. A field that cannot be read is None here and stays in `raw`.
+is null at first, "" means null, and keys may be added. An unreadable field becomes None and stays in `raw`.
 """
 
 import json
@@ -20,21 +20,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progress"}
-# Never stored, logged or repeated: used once, in the form that goes to Twilio.
+# Never stored, logged or returned: used once, in the form that is sent to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 SID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
-_LONGEST_TEXT = 512
-_LONGEST_PRICE = 30
-_DEEPEST = 30
+_MAX_TEXT_LENGTH = 512
+_MAX_PRICE_LENGTH = 30
+_MAX_DEPTH = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One credential of one account, ready to be used: Basic auth of `username` and `password`.
+    """A credential of a Twilio account, for Basic auth.
 
-    `reference` is the owner's name for it, meaningless here.
+    `reference` is an opaque id that the caller chose. `base_url` is None for the default server.
     """
 
     account_sid: str
@@ -45,8 +45,8 @@ class Credential:
 
 
 def _text(value: object) -> str | None:
-    """Longer than any of Twilio's fields is none of them, and might not fit an index."""
-    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
+    """Returns None for a text that is longer than any of Twilio's fields: it might not fit into an index."""
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT_LENGTH else None
 
 
 def _integer(value: object) -> int | None:
@@ -58,18 +58,18 @@ def _integer(value: object) -> int | None:
 
 
 def _money(value: object) -> Decimal | None:
-    if not isinstance(value, str | int) or len(str(value)) > _LONGEST_PRICE:
+    if not isinstance(value, str | int) or len(str(value)) > _MAX_PRICE_LENGTH:
         return None
     try:
         amount = Decimal(value)
     except InvalidOperation:
         return None
-    # A number that Postgres would refuse, or no price at all, must not lose the rest of the answer.
-    return amount if amount.is_finite() and abs(amount.adjusted()) < _LONGEST_PRICE else None
+    # An amount that Postgres would refuse must not make the whole answer unreadable.
+    return amount if amount.is_finite() and abs(amount.adjusted()) < _MAX_PRICE_LENGTH else None
 
 
 def _time(value: object) -> datetime | None:
-    """RFC 2822, as the 2010 API writes it."""
+    """Reads an RFC 2822 date, the format of the 2010 API."""
     if not isinstance(value, str) or not value:
         return None
     try:
@@ -91,7 +91,7 @@ UriMap = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
 
 
 class CallResource(BaseModel):
-    """What Twilio said of a call. `raw` is the whole answer; empty when it was not the resource (a callback) that said it."""
+    """Twilio's state of a call. `raw` is the whole answer, or empty if the state comes from a callback."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -122,7 +122,7 @@ class CallResource(BaseModel):
 
     @classmethod
     def read(cls, answer: object) -> "CallResource | None":
-        """The resource, or None when the answer is not one: without a CallSid nothing proves that a call exists."""
+        """Returns the resource, or None for an answer without a valid CallSid: it does not prove that a call exists."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
         if not CALL_SID.fullmatch(answer["sid"]):
@@ -131,8 +131,8 @@ class CallResource(BaseModel):
 
 
 def storable(value: Any, *, depth: int = 0) -> Any:
-    """JSON that can be kept and shown: no NUL or lone surrogates in text, no NaN or infinity, no nesting without end."""
-    if depth > _DEEPEST:
+    """Returns JSON that Postgres can store: without NUL, lone surrogates, NaN, infinity and deep nesting."""
+    if depth > _MAX_DEPTH:
         return None
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()
@@ -146,11 +146,11 @@ def storable(value: Any, *, depth: int = 0) -> Any:
 
 
 def read_json(body: bytes) -> Any:
-    """The same of bytes; None when they are no JSON."""
+    """Parses bytes to storable JSON; returns None if they are not JSON."""
     try:
-        # Most answers hold none of what `storable` looks for, and need no copy.
+        # Most answers contain nothing that `storable` changes: skip its copy.
         plain = body.isascii() and b"\\" not in body and b"\0" not in body
-        if plain and body.count(b"{") + body.count(b"[") <= _DEEPEST:
+        if plain and body.count(b"{") + body.count(b"[") <= _MAX_DEPTH:
             return _finite_json.decode(body.decode())
         return storable(json.loads(body))
     except (ValueError, RecursionError):
@@ -166,12 +166,12 @@ _finite_json = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: No
 
 
 def form_name(name: str) -> str:
-    """`sip_auth_username` → `SipAuthUsername`: the one rule by which all of Twilio's parameters are named."""
+    """Returns Twilio's name of a parameter: `sip_auth_username` → `SipAuthUsername`. All parameters follow this rule."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
 def form(parameters: Mapping[str, Any]) -> bytes:
-    """Parameters as a form: booleans as true/false, lists as repeated keys, as Twilio's SDKs send them."""
+    """Encodes parameters as a form like Twilio's SDKs: booleans as true/false, lists as repeated keys."""
     return "&".join(
         f"{_quoted_name(name)}={_quoted(item)}"
         for name, value in parameters.items()
@@ -181,24 +181,24 @@ def form(parameters: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Parameters, and the bytes as which they travel."""
+    """Parameters and their encoded form."""
 
     parameters: Mapping[str, Any] = field(repr=False)
     content: bytes = field(repr=False)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Form":
-        """Raises UnicodeEncodeError."""
+        """Raises UnicodeEncodeError for lone surrogates."""
         return cls(parameters, form(parameters))
 
 
-@lru_cache(maxsize=256)  # Twilio's names: a fixed set
+@lru_cache(maxsize=256)  # a fixed set of names
 def _quoted_name(name: str) -> str:
     return _quoted(form_name(name))
 
 
 def _quoted(value: object) -> str:
-    """As urllib's quote_plus, which looks at each letter in Python."""
+    """Does the same as urllib's quote_plus, but faster: quote_plus looks at each character in Python."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text.encode().decode("latin-1").translate(_QUOTED_BYTES)
 

@@ -1,4 +1,7 @@
-"""What Twilio is told and must never come back in its words: credentials, secret parameters, users and passwords in URLs."""
+"""Collect the secrets of a request to Twilio, so that they can be removed from its answer.
+
+Secrets are the credential, secret parameters, and users and passwords in URLs.
+"""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -9,33 +12,34 @@ from app.security.redaction import Secrets, basic_values, redact, userinfo_in
 from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID, Credential
 
 
-def authorization(access: Credential) -> str:
-    return "Basic " + b64encode(f"{access.username}:{access.password.get_secret_value()}".encode()).decode()
+def authorization(credential: Credential) -> str:
+    """Returns the value of the Authorization header."""
+    return "Basic " + b64encode(f"{credential.username}:{credential.password.get_secret_value()}".encode()).decode()
 
 
-def secrets_of(access: Credential, parameters: Mapping[str, Any]) -> Secrets:
-    """The secrets of one request about calls; `parameters` by our names."""
+def secrets_of(credential: Credential, parameters: Mapping[str, Any]) -> Secrets:
+    """Returns the secrets of a request to the Calls resource. `parameters` has snake_case names."""
     found = [
         secret
         for name, value in parameters.items()
         if isinstance(value, str)
         for secret in ((value,) if name in SECRET_PARAMETERS else userinfo_in(value))
     ]
-    return Secrets(found, more=_credential(access)) if found else _credential(access)
+    return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
-def secrets_of_fields(access: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
-    """The secrets of any other request, whose parameters may be anything."""
+def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
+    """Returns the secrets of any other request: the credential, and user info in any URL."""
     found = [secret for _, value in fields for secret in userinfo_in(value)]
-    return Secrets(found, more=_credential(access)) if found else _credential(access)
+    return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
 def redact_document(document: Any, secrets: Secrets) -> Any:
-    """The JSON of an answer without secrets. SIDs and statuses stay: a short password may look like a part of one."""
+    """Returns the JSON of an answer without secrets. SIDs and call statuses stay, even if a short password is a part of one."""
     return redact(document, secrets, keep=lambda text: text in CALL_STATUSES or SID.fullmatch(text) is not None)
 
 
 @lru_cache(maxsize=1024)
-def _credential(access: Credential) -> Secrets:
-    password = access.password.get_secret_value()
-    return Secrets([password, *basic_values(access.username, password)])
+def _credential_secrets(credential: Credential) -> Secrets:
+    password = credential.password.get_secret_value()
+    return Secrets([password, *basic_values(credential.username, password)])

@@ -1,4 +1,4 @@
-"""Nothing is sent too late, however long this process was suspended meanwhile."""
+"""Stop a request from being sent after its deadline, even if the process was suspended in between."""
 
 import httpx
 
@@ -6,13 +6,14 @@ from app.clock import elapsed
 
 
 class TooLate(httpx.ConnectTimeout):
-    """The moment before which the request had to be written has passed; nothing was written."""
+    """The deadline for sending the request has passed. Nothing was written."""
 
 
 class SendGate:
-    """Lets a request through to the wire before a moment of `elapsed`, and tells whether it went through.
+    """Allows the first write of a request only before a deadline, and records whether it was allowed.
 
-    Given as the request's extension `send_gate`. A process that was suspended while it connected finds the gate closed.
+    `before` is a time of `app.clock.elapsed`, which counts suspended time too. The transport finds the gate in the request's
+    extension `send_gate` and calls `enter` after it has connected.
     """
 
     def __init__(self, *, before: float) -> None:
@@ -21,12 +22,12 @@ class SendGate:
         self._closed = False
 
     def enter(self) -> bool:
-        """Asked just before the first byte is written."""
+        """Returns whether the request may be written. Called directly before the first byte."""
         self._closed = self._closed or elapsed() >= self._before
         self._entered = self._entered or not self._closed
         return not self._closed
 
     def close(self) -> bool:
-        """Whether nothing was written. From now on nothing will be."""
+        """Forbids any later write. Returns whether nothing was written so far."""
         self._closed = True
         return not self._entered

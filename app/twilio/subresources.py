@@ -1,7 +1,8 @@
-"""What Twilio offers below a call: nineteen operations on nine subresources, as data.
+"""The subresources of a call at Twilio and their operations, as data.
 
-https://www.twilio.com/docs/voice/api/call-resource, and a page for each subresource. What Twilio adds is a line here; tests
-compare it with the specification (tests/data/twilio_operations.json) and with the installed `twilio` package.
+https://www.twilio.com/docs/voice/api/call-resource, and a page for each subresource. To support a new
+operation, add a line to OPERATIONS. Tests compare it with Twilio's specification (tests/data/twilio_operations.json) and with
+the installed `twilio` package.
 """
 
 import re
@@ -13,13 +14,16 @@ Kind = Literal["text", "integer", "number", "boolean", "json", "pairs"]
 Action = Literal["list", "fetch", "create", "update", "delete"]
 
 IDEMPOTENCY_KEY = "IdempotencyKey"
-_PAIRS = 99
+_MAX_PAIRS = 99
 _SUFFIXES = {"<": "_before", ">": "_after"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`name` is Twilio's. A list filter's operator is part of it: `DateCreated>` is on or after that day."""
+    """A parameter by Twilio's name, which includes the operator of a list filter: `DateCreated>` is on or after a day.
+
+    `many` allows more than one value.
+    """
 
     name: str
     kind: Kind = "text"
@@ -29,21 +33,21 @@ class Parameter:
 
     @property
     def member(self) -> str:
-        """In snake_case, as it is called under /v1: `DateCreated>` → `date_created_after`."""
+        """Returns the name under /v1, in snake_case: `DateCreated>` → `date_created_after`."""
         words = re.sub(r"(?<!^)([A-Z])", r"_\1", self.name.rstrip("<>")).lower()
         return words + _SUFFIXES.get(self.name[-1], "")
 
     @property
     def is_boolean(self) -> bool:
-        """Also where Twilio's specification has two words for it."""
+        """Whether it takes true or false. Twilio's specification declares some booleans as an enum of the two words."""
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def names(self) -> Iterator[str]:
-        """As they stand in a form or query: pairs are numbered there."""
+        """Yields its names in a form or query, where pairs are numbered."""
         if self.kind != "pairs":
             yield self.name
             return
-        for number in range(1, _PAIRS + 1):
+        for number in range(1, _MAX_PAIRS + 1):
             yield from pair_names(number)
 
 
@@ -53,7 +57,7 @@ def pair_names(number: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """`segment` is its name in Twilio's paths, `key` in a call's `subresource_uris`; `fields` are what Twilio shows of one."""
+    """`segment` is its name in Twilio's paths and `key` in a call's `subresource_uris`. `fields` are the members of an item."""
 
     segment: str
     noun: str
@@ -76,12 +80,12 @@ class Operation:
         return {"list": "GET", "fetch": "GET", "delete": "DELETE"}.get(self.action, "POST")
 
     @property
-    def changes(self) -> bool:
+    def is_change(self) -> bool:
         return self.method != "GET"
 
     @property
-    def of_one(self) -> bool:
-        """Its path ends in the sid of one; otherwise it is about all of them, or about one to be made."""
+    def targets_item(self) -> bool:
+        """Whether its path ends in the sid of an item. Operations that list or create have none."""
         return self.action in ("fetch", "update", "delete")
 
     @property

@@ -1,7 +1,7 @@
-"""The transport below httpx, on aiohttp.
+"""An httpx transport on top of aiohttp.
 
-"Never sent" and "sent, then lost" are told apart by where an error comes from, not by its name: what `_Connector.connect`
-raises came before the first byte of the request, everything else may have come after it (docs/adr/0011).
+The source of an error decides whether a request was sent: errors from `_Connector.connect` come before the first byte of the
+request, all other errors may come after it (docs/adr/0011).
 """
 
 import asyncio
@@ -21,31 +21,31 @@ from aiohttp.tracing import Trace
 
 from app.twilio.send_gate import SendGate, TooLate
 
-# Goes out with the head, in one piece which aiohttp does not wait for: there is nothing to time.
-_WRITTEN_AT_ONCE = 32 * 1024
+# aiohttp writes a body up to this size together with the head and does not wait for it, so it needs no write timeout.
+_MAX_BUFFERED_BODY_BYTES = 32 * 1024
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends a request at most once, whatever its method: no second try, no redirects, no cookies; answers as they come.
+    """Sends each request at most once, whatever its method: no retries, no redirects, no cookies. Streams the answer.
 
-    The timeouts are the request's own, as httpx has them: `pool` for a free connection; `connect` for name, TCP, proxy and TLS
-    together; `write` for each piece of the body; `read` for each silence of the server.
+    Uses the timeouts of the request: `pool` for a free connection; `connect` for DNS, TCP, proxy and TLS together; `write` for
+    each chunk of the body; `read` for each wait for data.
 
-    Called in a running event loop. Proxies and certificates are taken from the environment, as httpx does.
+    Needs a running event loop. Takes proxies and certificates from the environment, as httpx does.
     """
 
     def __init__(self, *, max_connections: int, keepalive_s: float) -> None:
         tls = httpx.create_ssl_context()
         tls.set_alpn_protocols(["http/1.1"])
-        self._room = asyncio.Semaphore(max_connections)
+        self._slots = asyncio.Semaphore(max_connections)
         self._proxies = getproxies()
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=0, ssl=tls, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_AUTOMATIC_HEADERS,
             auto_decompress=False,
-            middlewares=(_once,),
+            middlewares=(_no_retry,),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -55,25 +55,25 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         try:
             response = await self._session.request(**arguments)
         except BaseException:
-            self._room.release()
+            self._slots.release()
             raise
-        stream: httpx.AsyncByteStream = _Answer(response, self._room)
+        stream: httpx.AsyncByteStream = _ResponseStream(response, self._slots)
         if response.content.is_eof() and response.content.exception() is None:
-            whole = httpx.ByteStream(response.content.read_nowait())  # it came with the head
+            body = httpx.ByteStream(response.content.read_nowait())  # it arrived with the head
             await stream.aclose()
-            stream = whole
+            stream = body
         return httpx.Response(response.status, headers=response.raw_headers, stream=stream)
 
     async def aclose(self) -> None:
         await self._session.close()
 
     async def _enter(self, seconds: float | None) -> None:
-        if not self._room.locked():
-            await self._room.acquire()  # at once
+        if not self._slots.locked():
+            await self._slots.acquire()  # does not wait
             return
         try:
             async with asyncio.timeout(seconds):
-                await self._room.acquire()
+                await self._slots.acquire()
         except TimeoutError as error:
             raise httpx.PoolTimeout("no free connection in time") from error
 
@@ -88,7 +88,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return {
             "method": request.method,
             "url": url,
-            # aiohttp says "chunked" by itself, and takes it ill when it is told.
+            # aiohttp sets the header itself, and raises if the caller does too.
             "headers": [header for header in headers if header[0].lower() != "transfer-encoding"],
             "data": _body(request.stream, timeout.get("write"), request.extensions.get("send_gate")),
             "proxy": self._proxy(url) if self._proxies else None,
@@ -108,7 +108,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Where "never sent" ends: all that goes wrong in here is said in httpx's words for it."""
+    """Raises httpx's connect errors, which prove that nothing was sent, for every failure to connect."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -135,12 +135,12 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
     ) -> Connection:
-        """A connection with nothing unread: whatever arrived before the request would be read as its answer."""
+        """Returns a connection without unread data, which would be taken for the answer to the request."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            kept = connection.protocol in self._used
-            # A new TLS connection may hold unread session tickets, which are no data.
-            has_unread = partial(_has_unread, connection, ignore_socket=not kept and req.is_ssl())
+            is_reused = connection.protocol in self._used
+            # A new TLS connection may hold unread session tickets, which are not data of the application.
+            has_unread = partial(_has_unread, connection, ignore_socket=not is_reused and req.is_ssl())
             if not has_unread():
                 if connection.protocol is not None:
                     self._used.add(connection.protocol)
@@ -148,12 +148,12 @@ class _Connector(aiohttp.TCPConnector):
                     req.body.has_unread = has_unread
                 return connection
             connection.close()
-            if not kept:
-                raise aiohttp.ClientConnectionError("the server closed a new connection, or sent something before the request")
+            if not is_reused:
+                raise aiohttp.ClientConnectionError("the server closed a new connection or sent data before the request")
 
 
 def _has_unread(connection: Connection, *, ignore_socket: bool) -> bool:
-    """Whether the server has closed the connection or sent anything since its last answer, even if nobody has read it yet."""
+    """Whether the server has closed the connection or sent data since its last answer, including data still in the socket."""
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
         return True
@@ -162,13 +162,13 @@ def _has_unread(connection: Connection, *, ignore_socket: bool) -> bool:
         return True
     if socket is None or socket.fileno() < 0:
         return True
-    readable = select.poll()  # as MSG_PEEK, which uvloop's sockets refuse
+    readable = select.poll()  # instead of MSG_PEEK, which uvloop's sockets do not support
     readable.register(socket.fileno(), select.POLLIN)
     return not ignore_socket and bool(readable.poll(0))
 
 
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Translates before aiohttp's session looks: it repeats GET, PUT and DELETE by itself when a kept connection is lost."""
+async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Translates errors before aiohttp's session sees them: it would repeat a GET, PUT or DELETE on a lost connection."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -178,7 +178,7 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
 
 
 def _raise_sent(error: Exception) -> NoReturn:
-    """The connection was made, so the request may have gone out."""
+    """Raises httpx's error for a failure after the connect: the request may have been sent."""
     match error:
         case aiohttp.SocketTimeoutError():
             raise httpx.ReadTimeout(str(error)) from error
@@ -199,13 +199,20 @@ def _body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body |
     if content == b"":
         return None
     body: _Body
-    body = _Whole(content) if content is not None and len(content) <= _WRITTEN_AT_ONCE else _Content(stream, timeout)
+    body = (
+        _BufferedBody(content)
+        if content is not None and len(content) <= _MAX_BUFFERED_BODY_BYTES
+        else _StreamedBody(stream, timeout)
+    )
     body.gate = gate
     return body
 
 
 class _Body(aiohttp.Payload):
-    """A request's body, with which its head goes out. aiohttp runs the event loop between `connect` and the first write."""
+    """The body of a request. Checks connection and gate directly before the first write, which also sends the head.
+
+    The check is needed because aiohttp runs the event loop between `connect` and the first write.
+    """
 
     has_unread: Callable[[], bool] | None = None
     gate: SendGate | None = None
@@ -215,19 +222,19 @@ class _Body(aiohttp.Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:
             if self.has_unread is not None and self.has_unread():
-                self.withheld = httpx.ConnectError("the connection was closed, or answered, before anything was sent")
+                self.withheld = httpx.ConnectError("the server closed the connection or sent data before the request")
             elif self.gate is not None and not self.gate.enter():
-                self.withheld = TooLate("the time to send the request was over")
+                self.withheld = TooLate("the deadline to send the request has passed")
             if self.withheld:
                 raise ConnectionAbortedError
         await self.write(writer)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a body is read once, by the connection")
+        raise TypeError("a request body can only be written to a connection")
 
 
-class _Whole(_Body):
-    """All of it at once."""
+class _BufferedBody(_Body):
+    """A body in memory, written in one piece."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -237,37 +244,37 @@ class _Whole(_Body):
         await writer.write(self._value)
 
 
-class _Content(_Body):
-    """Piece by piece, each with the write timeout that aiohttp does not have."""
+class _StreamedBody(_Body):
+    """A streamed body, written chunk by chunk with a write timeout, which aiohttp lacks."""
 
     def __init__(self, stream: Any, timeout: float | None) -> None:
         super().__init__(stream)
         self._timeout = timeout
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        async for piece in self._value:
+        async for chunk in self._value:
             async with asyncio.timeout(self._timeout):
-                await writer.write(piece)
+                await writer.write(chunk)
                 await writer.drain()
 
 
-class _Answer(httpx.AsyncByteStream):
-    """The response's body. Closed before its end, it takes its connection with it."""
+class _ResponseStream(httpx.AsyncByteStream):
+    """The body of a response. Closing it before its end closes the connection too."""
 
-    def __init__(self, response: aiohttp.ClientResponse, room: asyncio.Semaphore) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, slots: asyncio.Semaphore) -> None:
         self._response = response
-        self._room: asyncio.Semaphore | None = room
+        self._slots: asyncio.Semaphore | None = slots
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in self._response.content.iter_any():
-                yield piece
+            async for chunk in self._response.content.iter_any():
+                yield chunk
         except (aiohttp.ClientError, OSError) as error:
             await self.aclose()
             _raise_sent(error)
 
     async def aclose(self) -> None:
         self._response.close()
-        if self._room is not None:
-            self._room.release()
-            self._room = None
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None

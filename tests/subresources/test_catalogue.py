@@ -30,7 +30,7 @@ _KINDS = {"text": "string", "integer": "integer", "number": "number", "boolean":
 
 
 def _path(operation: Operation) -> str:
-    one = "/{Sid}" if operation.of_one else ""
+    one = "/{Sid}" if operation.targets_item else ""
     return f"/Calls/{{CallSid}}/{operation.subresource.segment}{one}.json"
 
 

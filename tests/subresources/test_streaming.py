@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from app.twilio.forwarding import JSON_LIMIT, MEDIA_LIMIT
+from app.twilio.forwarding import MAX_JSON_BYTES, MAX_MEDIA_BYTES
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, running_upstream
 
@@ -86,21 +86,21 @@ async def test_media_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gate
 
 @pytest.mark.parametrize("ends", [True, False], ids=["too long", "broken off"])
 async def test_an_answer_that_cannot_be_finished_is_cut_and_never_looks_whole(gateway: Gateway, ends: bool) -> None:
-    pieces = [b"x" * (JSON_LIMIT + 1)] if ends else [b'{"recordings": [']
+    pieces = [b"x" * (MAX_JSON_BYTES + 1)] if ends else [b'{"recordings": [']
     async with call_with(gateway, in_pieces(*pieces, ends=ends)) as call:
         with pytest.raises(httpx.RemoteProtocolError):
             await call.tenant.http.get(call.list_path)
 
 
 async def test_a_list_that_is_too_long_is_refused_where_it_is_read_as_a_whole(gateway: Gateway) -> None:
-    async with call_with(gateway, in_pieces(b"x" * (JSON_LIMIT + 1))) as call:
+    async with call_with(gateway, in_pieces(b"x" * (MAX_JSON_BYTES + 1))) as call:
         told = await call.tenant.http.get(f"/v1/calls/{call.id}/recordings")
         assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
 
 
 async def test_media_longer_than_any_recording_is_refused_before_its_first_byte(gateway: Gateway) -> None:
     recording = answer(200, {"sid": RECORDING})
-    async with call_with(gateway, recording, in_pieces(b"ID3", declared=MEDIA_LIMIT + 1)) as call:
+    async with call_with(gateway, recording, in_pieces(b"ID3", declared=MAX_MEDIA_BYTES + 1)) as call:
         told = await call.tenant.http.get(call.media_path)
         assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
 

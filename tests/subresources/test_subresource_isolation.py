@@ -40,12 +40,12 @@ async def bare(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def below(operation: Operation) -> str:
-    return operation.subresource.segment + (f"/{SID}" if operation.of_one else "") + ".json"
+    return operation.subresource.segment + (f"/{SID}" if operation.targets_item else "") + ".json"
 
 
 def below_v1(operation: Operation) -> str:
     name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.key
-    return name + (f"/{SID}" if operation.of_one else "")
+    return name + (f"/{SID}" if operation.targets_item else "")
 
 
 def accounts(world: World) -> Iterator[tuple[str, str, str, str, int]]:

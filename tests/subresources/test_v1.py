@@ -156,5 +156,5 @@ async def test_a_suspended_tenant_starts_nothing_and_may_stop_and_read(gateway: 
 
 def _request(operation: Operation, call_id: str) -> tuple[str, str]:
     name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.key
-    one = "/RE" + "0" * 32 if operation.of_one else ""
+    one = "/RE" + "0" * 32 if operation.targets_item else ""
     return {"update": "PATCH"}.get(operation.action, operation.method), f"/v1/calls/{call_id}/{name}{one}"

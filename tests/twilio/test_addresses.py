@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.twilio.addresses import address_key, caller_key, is_plain, is_same_address, is_same_caller, spellings
+from app.twilio.addresses import address_key, address_spellings, caller_key, is_plain, is_same_address, is_same_caller
 
 SHOWN = {
     "sip:kate@example.com": [
@@ -76,9 +76,9 @@ def test_what_is_exact_leaves_nothing_open_that_matters() -> None:
 
 
 def test_the_spellings_that_are_searched_for() -> None:
-    assert list(spellings("+14155550100")) == ["+14155550100"]
-    assert list(spellings("sip:kate@example.com")) == ["sip:kate@example.com"]
-    assert list(spellings("sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1")) == [
+    assert list(address_spellings("+14155550100")) == ["+14155550100"]
+    assert list(address_spellings("sip:kate@example.com")) == ["sip:kate@example.com"]
+    assert list(address_spellings("sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1")) == [
         "sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1",
         "sips:Kate@example.com:5061;edge=dublin?X-a=1",
         "sips:Kate@EXAMPLE.com:5061;edge=dublin",
