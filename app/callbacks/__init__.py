@@ -1,1 +1,1 @@
-"""What Twilio tells us of a call's progress."""
+"""Status callbacks: Twilio's requests that report the progress of a call."""

@@ -1,19 +1,19 @@
-"""The fields of a callback, as Twilio's request validator wants to read them."""
+"""The form fields of a callback, in the shape that Twilio's request validator expects."""
 
 from typing import Self
 from urllib.parse import parse_qsl
 
-_MOST = 500
+MAX_FIELDS = 500
 
 
-class Fields(dict[str, list[str]]):
-    """Names with all their values. Unknown names are kept: Twilio adds fields, and signs all of them."""
+class FormFields(dict[str, list[str]]):
+    """Maps each name to all its values. Includes unknown names, because Twilio adds fields and signs all of them."""
 
     @classmethod
     def parse(cls, form: str) -> Self:
-        """From application/x-www-form-urlencoded; ValueError when it has more fields than any callback."""
+        """Parses application/x-www-form-urlencoded. Raises ValueError for more than MAX_FIELDS fields."""
         fields = cls()
-        for name, value in parse_qsl(form, keep_blank_values=True, max_num_fields=_MOST):
+        for name, value in parse_qsl(form, keep_blank_values=True, max_num_fields=MAX_FIELDS):
             fields.setdefault(name, []).append(value)
         return fields
 
@@ -21,5 +21,5 @@ class Fields(dict[str, list[str]]):
         return self[name]
 
     def plain(self) -> dict[str, str]:
-        """The last value of each."""
+        """Returns the last value of each name."""
         return {name: values[-1] for name, values in self.items()}

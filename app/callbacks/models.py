@@ -1,4 +1,4 @@
-"""The table of what changed with an upgrade."""
+"""The table of upgrades of this database."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from app.database import Base
 
 
 class Upgrade(Base):
-    """When this database was upgraded to a version that does what the name says; no row: it was made by such a version."""
+    """The time at which an upgrade brought the feature `name` to this database. A database that always had it has no row."""
 
     __tablename__ = "upgrade"
 

@@ -1,6 +1,6 @@
-"""What one callback means for its call: once, in order, forward only. Pure: works on a `Call` that the caller has locked.
+"""Apply a callback to its call: each callback once, and never back to an earlier state. Pure; the caller has locked the `Call`.
 
-Twilio's callbacks overtake each other, come twice, and may come after a look at Twilio's resource has shown more.
+Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from app.twilio.schemas import CALL_SID, CallResource
 
 Result = Literal["taken", "late", "duplicate"]
 
-# A call has four events; more than this many callbacks of one call remember the newest.
-_MARKS = 100
-_LARGEST_SEQUENCE = 2**31 - 1
+# A call has four events, so this is ample. Of more callbacks, the newest are remembered.
+_MAX_MARKS = 100
+_MAX_SEQUENCE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """A status callback that is known to be Twilio's, with every field that it came with."""
+    """A verified status callback with all its fields."""
 
     fields: Mapping[str, str]
     resource: CallResource
@@ -29,7 +29,7 @@ class Callback:
 
     @classmethod
     def read(cls, fields: Mapping[str, str], *, account_sid: str) -> Self | None:
-        """None when it names no call, or another account's."""
+        """Returns the callback, or None if it names no CallSid or another account."""
         if not CALL_SID.fullmatch(fields.get("CallSid", "")) or fields.get("AccountSid") != account_sid:
             return None
         resource = CallResource(
@@ -48,36 +48,38 @@ class Callback:
 
     @property
     def mark(self) -> str:
-        """What makes it a repetition: its call and sequence number, or, without one, all that it says."""
+        """Returns the key of repetitions: a hash of call and sequence number, or of all fields if there is no number."""
         content = sorted(self.fields.items()) if self.sequence is None else (self.resource.sid, self.sequence)
         return blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """`events` are to be written, in this order; a duplicate has none."""
+class CallbackEffect:
+    """The result of a callback, and the events to write, in this order. A duplicate has no events."""
 
     result: Result
     events: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-def take_callback(call: Call, callback: Callback) -> News:
-    """Bring the record up to date. One that names a sid which is not the call's is only noted: what it proves, if anything,
-    is for the settlement to say."""
+def take_callback(call: Call, callback: Callback) -> CallbackEffect:
+    """Updates the record.
+
+    A callback with another sid than the call's only becomes an event; the settlement decides what it proves.
+    """
     if callback.mark in call.callbacks_seen:
-        return News("duplicate")
-    call.callbacks_seen = [*call.callbacks_seen, callback.mark][-_MARKS:]
+        return CallbackEffect("duplicate")
+    call.callbacks_seen = [*call.callbacks_seen, callback.mark][-_MAX_MARKS:]
     events: list[tuple[str, dict[str, Any]]] = [("call.callback", dict(callback.fields))]
     if call.sid != callback.resource.sid:
-        return News("taken", tuple(events))
+        return CallbackEffect("taken", tuple(events))
     late = _is_overtaken(call, callback) or is_stale(call, callback.resource)
     events += take_resource(call, callback.resource, late=late)
-    note_sequence(call, callback)
-    return News("late" if late else "taken", tuple(events))
+    record_sequence(call, callback)
+    return CallbackEffect("late" if late else "taken", tuple(events))
 
 
-def note_sequence(call: Call, callback: Callback) -> None:
-    """Whatever has a lower number than this is late from now on."""
+def record_sequence(call: Call, callback: Callback) -> None:
+    """Records the sequence number. Callbacks with a lower number count as late from now on."""
     if callback.sequence is not None and not _is_overtaken(call, callback):
         call.callback_sequence = callback.sequence
 
@@ -89,7 +91,7 @@ def _is_overtaken(call: Call, callback: Callback) -> bool:
 
 
 def _sequence(text: str) -> int | None:
-    """Postgres's integers end somewhere; Twilio's sequence numbers end far below."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_LARGEST_SEQUENCE)):
+    """Returns the number, or None if it does not fit into Postgres's integer. Twilio's numbers are small."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_MAX_SEQUENCE)):
         return None
-    return number if (number := int(text)) <= _LARGEST_SEQUENCE else None
+    return number if (number := int(text)) <= _MAX_SEQUENCE else None

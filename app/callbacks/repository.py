@@ -1,4 +1,4 @@
-"""The statement on upgrades. Never commits."""
+"""SQL for upgrades. Never commits."""
 
 from datetime import datetime
 
@@ -9,5 +9,5 @@ from app.callbacks.models import Upgrade
 
 
 async def upgraded_at(session: AsyncSession, name: str) -> datetime | None:
-    """None when this database has always had what is called so."""
+    """Returns when an upgrade brought the feature; None if this database has always had it."""
     return await session.scalar(select(Upgrade.at).where(Upgrade.name == name))

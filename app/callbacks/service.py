@@ -1,4 +1,4 @@
-"""Take a status callback: verify it, bring its call up to date, write what the tenant is to be told. Not aware of HTTP."""
+"""Take a status callback: verify it, update its call, write the delivery to the tenant. Not aware of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from uuid import UUID
 
 import structlog
 
-from app.callbacks.fields import Fields
-from app.callbacks.progress import Callback, Result, note_sequence, take_callback
+from app.callbacks.fields import FormFields
+from app.callbacks.progress import Callback, Result, record_sequence, take_callback
 from app.callbacks.signature import is_genuine, is_signature
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls import repository
@@ -28,30 +28,30 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """A request that claims to be Twilio's. `path` is with its query; `posted` are those fields that are not part of it."""
+class ReceivedCallback:
+    """A request that may be from Twilio. `path` includes the query; `posted` are the fields of the body."""
 
     call_id: UUID
     account_id: UUID
     path: str
-    fields: Fields
-    posted: Fields
+    fields: FormFields
+    posted: FormFields
     signature: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _Applied:
     result: Result
     traceparent: str | None
     tenant_id: str
     call_sid: str | None
 
 
-_Refusal = CallNotFound | MalformedBody
+_Rejection = CallNotFound | MalformedBody
 
 
 class CallbackService:
-    """Checks in this order, each of which costs more than the one before: the form of the signature, the tag, the signature."""
+    """Verifies and applies callbacks. The cheapest checks come first: form of the signature, tag, signature."""
 
     def __init__(
         self,
@@ -71,13 +71,12 @@ class CallbackService:
         self._public_url = public_url
         self._urls = urls
         self._untagged = untagged
-        self._taking: Batcher[Received, _Taken | _Refusal] = Batcher(self._take_all, max_batch=50)
+        self._batcher: Batcher[ReceivedCallback, _Applied | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
     async def admit(self, call_id: UUID, query: str, signature: str) -> UUID:
-        """The account whose auth tokens sign this call's callbacks.
+        """Returns the account whose auth tokens sign the callbacks of this call.
 
-        Raises CallbackForged without having asked Postgres, whatever the call: for a signature that is none, and for a tag
-        that is not ours.
+        Raises CallbackForged for a malformed signature or an invalid tag. Both checks work without Postgres.
         """
         if not is_signature(signature):
             raise self._refused("unsigned")
@@ -90,10 +89,11 @@ class CallbackService:
             raise self._refused("untagged")
         return account_id
 
-    async def take(self, received: Received) -> None:
-        """One short transaction, shared with those who come at the same moment; `received` was admitted.
+    async def take(self, received: ReceivedCallback) -> None:
+        """Verifies the signature of an admitted callback and applies it.
 
-        Raises CallNotFound, CallbackForged or MalformedBody, and then has changed nothing.
+        Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
+        nothing has changed.
         """
         tokens = await self._tenants.auth_tokens(received.account_id)
         if self._public_url is None or not is_genuine(
@@ -101,46 +101,46 @@ class CallbackService:
         ):
             logger.warning("callback_forged", call_id=str(received.call_id))
             raise self._refused("forged")
-        taken = await self._taking.submit(received)
-        if not isinstance(taken, _Taken):
-            self._metrics.callbacks.labels(_RESULTS[type(taken)]).inc()
-            raise taken
-        link(taken.traceparent)
-        bind(tenant_id=taken.tenant_id, call_id=str(received.call_id), call_sid=taken.call_sid)
-        self._metrics.callbacks.labels(taken.result).inc()
+        applied = await self._batcher.submit(received)
+        if not isinstance(applied, _Applied):
+            self._metrics.callbacks.labels(_RESULTS[type(applied)]).inc()
+            raise applied
+        link(applied.traceparent)
+        bind(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
+        self._metrics.callbacks.labels(applied.result).inc()
 
     def _refused(self, result: str) -> CallbackForged:
         self._metrics.callbacks.labels(result).inc()
         bind(callback=result)
         return CallbackForged()
 
-    async def _take_all(self, batch: Sequence[Received]) -> list[_Taken | _Refusal | Busy]:
+    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_Applied | _Rejection | Busy]:
         async with self._database.begin() as session:
             calls, locked = await repository.lock_calls(session, {received.call_id for received in batch})
             return [
-                LOCKED if received.call_id in locked else await self._take(session, calls.get(received.call_id), received)
+                LOCKED if received.call_id in locked else await self._apply(session, calls.get(received.call_id), received)
                 for received in batch
             ]
 
-    async def _take(self, session: Session, call: Call | None, received: Received) -> _Taken | _Refusal:
-        """`call` is locked: of two callbacks at the same moment, here or in another replica, the second sees the first's."""
+    async def _apply(self, session: Session, call: Call | None, received: ReceivedCallback) -> _Applied | _Rejection:
+        """Applies a callback to its locked call. The lock serializes callbacks of one call, also between replicas."""
         if call is None or call.account_id != received.account_id:
             return CallNotFound()
         callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
         if callback is None:
-            return MalformedBody("The callback names no CallSid, or another account's call.")
-        news = take_callback(call, callback)
-        for type_, data in news.events:
+            return MalformedBody("The callback has no CallSid, or belongs to another account.")
+        effect = take_callback(call, callback)
+        for type_, data in effect.events:
             await repository.add_event(session, call.id, type_, data)
-        if news.result != "duplicate" and call.sid != callback.resource.sid:
+        if effect.result != "duplicate" and call.sid != callback.resource.sid:
             await self._settlement.started(session, call, callback.resource, by="callback", data={})
             if call.sid == callback.resource.sid:
-                note_sequence(call, callback)
-        if news.result != "duplicate" and call.sid == callback.resource.sid:
+                record_sequence(call, callback)
+        if effect.result != "duplicate" and call.sid == callback.resource.sid:
             status, fields, sequence = callback.resource.status, callback.fields, callback.sequence
             if delivery := delivery_for(call, status=status, fields=fields, sequence=sequence):
                 session.add(delivery)
-        return _Taken(news.result, call.traceparent, call.tenant_id, call.sid)
+        return _Applied(effect.result, call.traceparent, call.tenant_id, call.sid)
 
 
 _RESULTS = {CallNotFound: "unknown_call", MalformedBody: "malformed"}

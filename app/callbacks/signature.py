@@ -1,6 +1,6 @@
-"""Is this request from Twilio? https://www.twilio.com/docs/usage/security#validating-requests
+"""Verify that a request is from Twilio. https://www.twilio.com/docs/usage/security#validating-requests
 
-The algorithm is the maintained library's; the URL is the configured public one, never what a proxy or a Host header says.
+Twilio's library computes the signature. The URL is the configured public one, never that of a Host or proxy header.
 """
 
 import re
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 
 from twilio.request_validator import RequestValidator
 
-from app.callbacks.fields import Fields
+from app.callbacks.fields import FormFields
 
-# 20 bytes in base64: the last digit before the padding has two bits to spare.
+# 20 bytes in base64. The last digit encodes only four bits.
 _FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
 def is_signature(text: str) -> bool:
-    """Whether Twilio could have written this header."""
+    """Whether the header has the form of a signature."""
     return _FORM.fullmatch(text) is not None
 
 
-def is_genuine(url: str, posted: Fields, signature: str, auth_tokens: Sequence[str]) -> bool:
-    """Whether any of the tokens signed this. While a token is being rotated, the old one signs on."""
+def is_genuine(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[str]) -> bool:
+    """Whether one of the tokens signed the request. While a token is rotated, Twilio still signs with the old one."""
     try:
         return any(RequestValidator(token).validate(url, posted, signature) for token in auth_tokens)
     except (TypeError, ValueError):
-        # The library stumbles over what no genuine request holds, such as a bodySHA256 with a form.
+        # The library raises for some forged requests, such as a bodySHA256 with a form.
         return False

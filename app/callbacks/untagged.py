@@ -1,6 +1,6 @@
-"""Callbacks whose URL has no tag: of calls that were placed before this database was upgraded to a version that makes tags.
+"""Accept callbacks without a tag for calls that were placed before the upgrade to a version with tags.
 
-To be deleted, with the table `upgrade`, once no supported upgrade begins at such a version.
+Delete this module and the table `upgrade` once no supported upgrade starts at a version without tags.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,15 @@ from app.calls.repository import accounts_of_calls
 from app.database import Database
 from app.database.batcher import Batcher
 
-# An upgrade's migration comes first; processes of the version before still place calls for as long as the roll-out takes.
-_ROLL_OUT = timedelta(days=1)
-# Twilio keeps a call queued for a day at most, and ends it after another; with a day to spare.
-_LONGEST_CALL = timedelta(days=3)
+# The migration runs first. Processes of the old version place calls until the roll-out is complete.
+_MAX_ROLL_OUT = timedelta(days=1)
+# Twilio queues a call for at most a day, and ends it after another day. One day is added as a margin.
+_MAX_CALL_DURATION = timedelta(days=3)
 
 
 class UntaggedCallbacks:
+    """Finds the accounts of calls whose callback URL may have no tag."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._upgraded_at: datetime | None = None
@@ -27,11 +29,11 @@ class UntaggedCallbacks:
         self._accounts = Batcher(self._find_accounts)
 
     async def account_of(self, call_id: UUID) -> UUID | None:
-        """The account of a call that may have no tag; None for any other, without asking Postgres for it."""
+        """Returns the account of a call that may have no tag; None for any other call, without a query for it."""
         upgraded_at = await self._read_upgraded_at()
-        if upgraded_at is None or datetime.now(UTC) > upgraded_at + _ROLL_OUT + _LONGEST_CALL:
+        if upgraded_at is None or datetime.now(UTC) > upgraded_at + _MAX_ROLL_OUT + _MAX_CALL_DURATION:
             return None
-        if ids.created_at(call_id) > upgraded_at + _ROLL_OUT:
+        if ids.created_at(call_id) > upgraded_at + _MAX_ROLL_OUT:
             return None
         return await self._accounts.submit(call_id)
 

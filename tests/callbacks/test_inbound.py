@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
-from app.callbacks.fields import Fields
+from app.callbacks.fields import FormFields
 from app.callbacks.signature import is_genuine
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -97,19 +97,19 @@ VECTORS = {
 
 @pytest.mark.parametrize(("url", "form", "signature"), VECTORS.values(), ids=VECTORS.keys())
 def test_twilios_published_signatures_are_genuine_and_nothing_near_them(url: str, form: str, signature: str) -> None:
-    fields = Fields.parse(form)
+    fields = FormFields.parse(form)
     token = "12345"
     assert is_genuine(url, fields, signature, ["another", token])
     assert not is_genuine(url, fields, signature, ["another"])
     assert not is_genuine(url + "3", fields, signature, [token])
-    assert not is_genuine(url, Fields.parse(form + "&Digits=9"), signature, [token])
+    assert not is_genuine(url, FormFields.parse(form + "&Digits=9"), signature, [token])
     assert not is_genuine(url, fields, signature[:-2] + "A=", [token])
 
 
 @pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
 @pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
 def test_what_the_library_stumbles_over_is_not_genuine(url: str, signature: str) -> None:
-    assert not is_genuine(url, Fields.parse(VECTOR_FORM), signature, ["12345"])
+    assert not is_genuine(url, FormFields.parse(VECTOR_FORM), signature, ["12345"])
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
