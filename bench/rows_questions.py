@@ -187,7 +187,9 @@ async def _claim_searches(session: AsyncSession, _: Drawn) -> object:
 async def _claim_deliveries(session: AsyncSession, _: Drawn) -> object:
     """The worker goes on where its last claim ended, which may be anywhere."""
     after = f"tenant-{random.randrange(100):02}"
-    return await deliveries.claim(session, lease=deliver.LEASE, room=deliver.AT_ONCE, share=deliver.SHARE, busy=(), after=after)
+    return await deliveries.claim(
+        session, lease=deliver.LEASE, limit=deliver.MAX_CONCURRENT, per_tenant=deliver.CLAIM_PER_TENANT, busy=(), after=after
+    )
 
 
 async def _expired(session: AsyncSession, call: Drawn) -> object:

@@ -1,7 +1,7 @@
-"""Where a delivery may go: judged once when a URL is given, and again for the address that is dialled. Pure.
+"""Validate the URLs of deliveries, and the addresses to which they resolve. Pure.
 
-A tenant chooses the URL and the gateway dials it from inside the operator's network, so what is not the public internet
-takes the operator's word (CALLGATE_DELIVERY_ALLOW), and some of it cannot be had at all.
+A tenant chooses a URL, and Callgate connects to it from inside the operator's network. So private addresses need the operator's
+permission (CALLGATE_DELIVERY_ALLOW), and reserved and metadata addresses are always refused.
 """
 
 import re
@@ -15,23 +15,23 @@ from app.settings import parse_delivery_allow
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MOST_CHARACTERS: Final = 2048
+MAX_URL_LENGTH: Final = 2048
 
-# IANA's registries of special-purpose addresses: link-local, and all that no receiver can live at.
+# From IANA's registries of special-purpose addresses: link-local, and ranges that no receiver can use.
 _RESERVED_V4 = ["0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"]
 _RESERVED_V4 += ["198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"]
 _RESERVED_V6 = ["2001::/23", "2001:db8::/32", "3fff::/20"]
-_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")  # all that IANA has given out; Teredo, 2001::/32, is reserved above
-# Where clouds tell machines their secrets, beside 169.254.169.254: Azure, Alibaba, Amazon, Google, Scaleway.
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")  # all that IANA has allocated; Teredo, 2001::/32, is reserved above
+# Metadata services of Azure, Alibaba, Amazon, Google, Scaleway, in addition to 169.254.169.254.
 _METADATA = ["168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42"]
 _NEVER: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _METADATA]
-# Loopback, RFC 1918, RFC 6598, RFC 4193: inside a cluster the normal case, for all others a way in.
+# Loopback, RFC 1918, RFC 6598, RFC 4193: normal for receivers in the same cluster, but a way into the network for others.
 _LOCAL = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"]
 _PRIVATE: Final = [ip_network(network) for network in _LOCAL]
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
-# RFC 3986 without what its readers disagree on: userinfo, a backslash, raw controls or non-ASCII.
+# RFC 3986 without what parsers disagree on: userinfo, backslashes, raw control characters, non-ASCII.
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>(?:/[!$&-;=@-Z_a-z~%]*)?(?:\?[!$&-;=?-Z_a-z~%]*)?(?:\#[!-~]*)?)",
     re.IGNORECASE | re.ASCII,
@@ -44,33 +44,33 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(NamedTuple):
-    """Why a URL is refused. `code` is stable; `detail` says how to mend it and holds nothing of the URL."""
+    """Why a URL is refused. `code` is stable; `detail` says how to fix the URL and contains no part of it."""
 
     code: str
     detail: str
 
 
 class Target(NamedTuple):
-    """What there is to dial. `host` is lower case, an IPv6 address without its brackets."""
+    """The destination of a connection. `host` is lower case; an IPv6 address has no brackets."""
 
     scheme: str
     host: str
     port: int
     address: Address | None
-    """Where the host is written as one: then no name is resolved."""
+    """The host, if it is an address; None for a name, which has to be resolved."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """What the operator's word opens of the private ranges and loopback; never more than those."""
+    """The private and loopback destinations that the operator allows. It does not open reserved ranges."""
 
     networks: Sequence[Network] = ()
     hosts: Sequence[str] = ()
-    """Exact names, or with a leading dot all names below."""
+    """Exact names; an entry with a leading dot matches all names below it."""
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """ValueError for what is neither a network nor a host; Settings has refused that already."""
+        """Raises ValueError for an entry that is neither a network nor a host. Settings validates the same rule."""
         return cls(*parse_delivery_allow(text or ""))
 
     def names(self, host: str) -> bool:
@@ -81,12 +81,15 @@ class AllowList:
 
 
 def read_url(url: str, allowed: AllowList) -> Target | UrlError:
-    """At creation, and once more before it is used. What a name resolves to is for `is_allowed`."""
+    """Parses and validates a URL, when a call is created and again before each attempt.
+
+    Does not resolve names: `is_allowed` checks the resolved addresses.
+    """
     match = _URL.fullmatch(url)
-    if len(url) > MOST_CHARACTERS:
-        return UrlError("url_too_long", f"Use at most {MOST_CHARACTERS} characters.")
+    if len(url) > MAX_URL_LENGTH:
+        return UrlError("url_too_long", f"Use at most {MAX_URL_LENGTH} characters.")
     if match is None or _BAD_ESCAPE.search(match["rest"]):
-        return _why_no_url(url)
+        return _url_error(url)
     authority = match["authority"]
     if "@" in authority:
         return UrlError("url_credentials", "Leave out the user and password: deliveries are signed, and URLs end up in logs.")
@@ -100,20 +103,20 @@ def read_url(url: str, allowed: AllowList) -> Target | UrlError:
     address = _read_host(host)
     if isinstance(address, UrlError):
         return address
-    # RFC 6761: whatever a resolver says, these names are this machine.
+    # RFC 6761: these names are always the local machine, whatever a resolver answers.
     is_localhost = host == "localhost" or host.endswith(".localhost")
-    judged = _LOOPBACK if is_localhost else address
-    if judged is not None and (fault := _judge(judged, host, allowed)):
-        return fault
+    checked = _LOOPBACK if is_localhost else address
+    if checked is not None and (error := _check_address(checked, host, allowed)):
+        return error
     return Target(scheme, host.strip("[]"), port, address)
 
 
 def is_allowed(address: str, host: str, allowed: AllowList) -> bool:
-    """Whether a connection for `host` may go to this address, which is what it was just resolved to."""
-    return "%" not in address and _judge(ip_address(address), host.lower(), allowed) is None
+    """Whether a connection for `host` may use `address`, to which the host was just resolved."""
+    return "%" not in address and _check_address(ip_address(address), host.lower(), allowed) is None
 
 
-def _why_no_url(url: str) -> UrlError:
+def _url_error(url: str) -> UrlError:
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", url)
     if scheme is None or scheme[0].lower() not in ("http:", "https:"):
         return UrlError("url_scheme", "Use an http:// or https:// URL.")
@@ -121,13 +124,15 @@ def _why_no_url(url: str) -> UrlError:
         return UrlError("url_syntax", "Write two slashes after the scheme, as in https://example.com/path.")
     if not url.isascii():
         return UrlError(
-            "url_not_ascii", "Percent-encode what is not ASCII; a host is written in its form that begins with xn--."
+            "url_not_ascii", "Percent-encode characters that are not ASCII; write a host in its form that begins with xn--."
         )
-    return UrlError("url_syntax", 'Percent-encode what no URL may hold: spaces, controls, and any of \\ " < > [ ] ^ ` { | }.')
+    return UrlError(
+        "url_syntax", 'Percent-encode characters that no URL may contain: spaces, controls, and any of \\ " < > [ ] ^ ` { | }.'
+    )
 
 
 def _read_host(host: str) -> Address | UrlError | None:
-    """The address that it is, None for a name."""
+    """Returns the address that the host is, or None for a name."""
     if host.startswith("["):
         try:
             return (
@@ -141,7 +146,7 @@ def _read_host(host: str) -> Address | UrlError | None:
         return UrlError("url_not_ascii", "Write an international host in its ASCII form, which begins with xn--.")
     if host.endswith("."):
         return UrlError("url_host", "Leave out the dot at the end of the host.")
-    # Resolvers read 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 as addresses, and not all of them as the same one.
+    # Resolvers take 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 for addresses, but not all for the same one.
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
         try:
             return IPv4Address(host)
@@ -154,16 +159,14 @@ def _read_host(host: str) -> Address | UrlError | None:
     return None
 
 
-def _judge(address: Address, host: str, allowed: AllowList) -> UrlError | None:
+def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     address = _embedded(address)
     is_private = _holds(_PRIVATE, address)
-    is_given_out = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
-    if _holds(_NEVER, address) or not (is_private or is_given_out):
-        return UrlError(
-            "url_address_refused", "Use another host: link-local, metadata and reserved addresses are never dialled."
-        )
+    is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
+    if _holds(_NEVER, address) or not (is_private or is_allocated):
+        return UrlError("url_address_refused", "Use another host: link-local, metadata and reserved addresses are not allowed.")
     if is_private and not allowed.holds(address) and not allowed.names(host):
-        detail = "Use a public host, or have the operator name this one's network or suffix in CALLGATE_DELIVERY_ALLOW."
+        detail = "Use a public host, or ask the operator to add its network or suffix to CALLGATE_DELIVERY_ALLOW."
         return UrlError("url_address_private", detail)
     return None
 
@@ -173,7 +176,7 @@ def _holds(networks: Iterable[Network], address: Address) -> bool:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for: mapped, 6to4 or NAT64 (RFC 6052)."""
+    """Returns the IPv4 address that is embedded in a mapped, 6to4 or NAT64 (RFC 6052) address; else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:

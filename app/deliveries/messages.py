@@ -1,7 +1,7 @@
-"""What a tenant is told of one event, in the form that it chose, signed with its own secret. Pure.
+"""Build the request that delivers an event, in the tenant's form and signed with the tenant's secret. Pure.
 
-`twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works unchanged;
-`json` is ours, with the record: https://www.standardwebhooks.com.
+The form `twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works. The
+form `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
 """
 
 import json
@@ -21,18 +21,18 @@ Method = Literal["GET", "POST"]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One event of one call, as it is to be told."""
+class DeliveryContent:
+    """The content of a delivery: one event of one call."""
 
     webhook_id: str
-    """The same each time that this event is told to this URL."""
+    """The same in every attempt to deliver this event."""
     call_id: str
     sequence: int | None
-    """Twilio's SequenceNumber, where it gave one."""
+    """Twilio's SequenceNumber, if there is one."""
     fields: Mapping[str, str]
-    """What Twilio said, and all that it said."""
+    """All fields of Twilio's callback."""
     record: Mapping[str, Any]
-    """The call as it is now, ready for JSON."""
+    """The call's current record, as JSON."""
 
 
 class Message(NamedTuple):
@@ -42,27 +42,30 @@ class Message(NamedTuple):
     body: bytes
 
 
-def message(form: Form, told: Told, *, method: Method, url: str, secret: str, at: datetime) -> Message:
-    """To be made anew for each attempt, because `json` carries the time `at` which it is sent. `url` has been judged."""
+def build_message(form: Form, content: DeliveryContent, *, method: Method, url: str, secret: str, at: datetime) -> Message:
+    """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new message."""
     if form == "twilio":
-        return _as_twilio(told, method, url, secret)
-    return _as_json(told, url, secret, at)
+        return _as_twilio(content, method, url, secret)
+    return _as_json(content, url, secret, at)
 
 
-def _as_twilio(told: Told, method: Method, url: str, secret: str) -> Message:
-    """https://www.twilio.com/docs/usage/security#validating-requests; the secret, prefix and all, is the auth token."""
+def _as_twilio(content: DeliveryContent, method: Method, url: str, secret: str) -> Message:
+    """Builds the form `twilio`. The secret with its prefix is the auth token of the signature.
+
+    https://www.twilio.com/docs/usage/security#validating-requests
+    """
     url = _as_requested(url)
-    headers = {"I-Twilio-Idempotency-Token": told.webhook_id}
-    encoded = urlencode(told.fields)
+    headers = {"I-Twilio-Idempotency-Token": content.webhook_id}
+    encoded = urlencode(content.fields)
     if method == "GET":
         url += ("&" if urlsplit(url).query else "?") + encoded
         return Message(method, url, headers | {"X-Twilio-Signature": _sign(url, {}, secret)}, b"")
     headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-    return Message(method, url, headers | {"X-Twilio-Signature": _sign(url, told.fields, secret)}, encoded.encode())
+    return Message(method, url, headers | {"X-Twilio-Signature": _sign(url, content.fields, secret)}, encoded.encode())
 
 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
-    """Voice leaves the port of an https URL out of what it signs and keeps that of an http one; validators try both."""
+    """Signs like Twilio Voice: without the port of an https URL, with that of an http URL. Validators accept both."""
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:
         url = urlunsplit(parts._replace(netloc=parts.netloc.removesuffix(f":{parts.port}")))
@@ -71,21 +74,21 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
 
 
 def _as_requested(url: str) -> str:
-    """As the receiver will see it, and so what it will check: no fragment, and a path."""
+    """Returns the URL that the receiver sees and checks: without a fragment, and with a path."""
     url, _ = urldefrag(url)
     parts = urlsplit(url)
     return url if parts.path else urlunsplit(parts._replace(path="/"))
 
 
-def _as_json(told: Told, url: str, secret: str, at: datetime) -> Message:
-    at = at.astimezone(UTC)  # the library takes the hour as it stands, whatever the zone
-    data = {"call_id": told.call_id, "sequence": told.sequence, "fields": told.fields, "call": told.record}
-    content = {"type": EVENT_TYPE, "timestamp": at.isoformat(timespec="seconds"), "data": data}
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> Message:
+    at = at.astimezone(UTC)  # the library ignores the time zone
+    data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
+    payload = {"type": EVENT_TYPE, "timestamp": at.isoformat(timespec="seconds"), "data": data}
+    body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     headers = {
         "Content-Type": "application/json",
-        "webhook-id": told.webhook_id,
+        "webhook-id": content.webhook_id,
         "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": Webhook(secret).sign(told.webhook_id, at, body),
+        "webhook-signature": Webhook(secret).sign(content.webhook_id, at, body),
     }
     return Message("POST", _as_requested(url), headers, body.encode())

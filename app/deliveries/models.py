@@ -1,4 +1,4 @@
-"""The table of what tenants are told."""
+"""The table of deliveries to tenants."""
 
 from datetime import datetime
 from typing import Any
@@ -14,10 +14,10 @@ Time = DateTime(timezone=True)
 
 
 class Delivery(Base):
-    """What a tenant is told of one event of a call: an outbox, written with the event, worked off by the worker.
+    """A delivery of one event of a call to the tenant. An outbox: written with the event, sent by the worker.
 
-    Range-partitioned by `at`, as `call_event` is; `at` is the time that `id` begins with (app.calls.ids).
-    `next_attempt_at` is null when nothing more is to be done; moving it forward is also the lease of whoever sends.
+    Range-partitioned by `at`, like `call_event`; `at` is the time in `id` (app.calls.ids). `next_attempt_at` is null when no
+    attempt is due any more. A worker takes a lease on a row by moving `next_attempt_at` forward.
     """
 
     __tablename__ = "delivery"
@@ -39,24 +39,24 @@ class Delivery(Base):
     call_id: Mapped[UUID] = mapped_column(Uuid)
     at: Mapped[datetime] = mapped_column(Time)
     tenant_id: Mapped[str] = mapped_column(Text)
-    # initiated, ringing, answered or completed, and its place in that order.
+    # initiated, ringing, answered or completed, and its position in that order.
     event: Mapped[str] = mapped_column(Text)
     position: Mapped[int] = mapped_column(SmallInteger)
-    # Twilio's sequence number; null when it gave none, or when no callback told of the event.
+    # Twilio's sequence number; null without one, or when no callback reported the event.
     sequence: Mapped[int | None] = mapped_column(Integer)
-    # The same for every attempt, so that a receiver knows a repetition.
+    # The same for every attempt, so that a receiver recognizes repetitions.
     webhook_id: Mapped[str] = mapped_column(Text)
     url: Mapped[str] = mapped_column(Text)
     method: Mapped[str] = mapped_column(Text)
-    # The form's fields, as Twilio named them.
+    # The fields of the form, by Twilio's names.
     fields: Mapped[dict[str, Any]] = mapped_column(JSONB)
 
     state: Mapped[str] = mapped_column(Text, server_default=text("'pending'"))
-    # When it was written, or asked for again: it is tried for three days from then.
+    # When it was written or requested again. Attempts end three days later.
     pending_since: Mapped[datetime] = mapped_column(Time, server_default=func.now())
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     next_attempt_at: Mapped[datetime | None] = mapped_column(Time, server_default=func.now())
-    # Waits for an earlier event of its call.
+    # Whether it waits for an earlier event of its call.
     held: Mapped[bool] = mapped_column(server_default=text("false"))
     last_attempt_at: Mapped[datetime | None] = mapped_column(Time)
     last_status: Mapped[int | None] = mapped_column(Integer)

@@ -1,7 +1,7 @@
-"""Which deliveries a piece of news calls for. Pure: works on a `Call` that the caller has locked.
+"""Decide which deliveries a change of a call needs. Pure: works on a `Call` that the caller has locked.
 
-One delivery per call and event, however often and by whatever way the event becomes known. They are written in the
-transaction that writes the event, so that neither is ever there without the other.
+Each event of a call has at most one delivery, however often and in whatever way the event is reported. A delivery is written in
+the transaction that writes the event, so that neither exists without the other.
 """
 
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 def delivery_for(call: Call, *, status: str | None, fields: Mapping[str, str], sequence: int | None) -> Delivery | None:
-    """Returns the delivery of a callback; None when the tenant did not ask for its event, or has a delivery of it already."""
+    """Returns the delivery of a callback; None if the tenant did not request its event, or it has a delivery."""
     event = _EVENT_OF_STATUS.get(status or "")
     return _write(call, event, fields, sequence=sequence) if event is not None and _is_due(call, event) else None
 
 
 def needs_final_delivery(call: Call) -> bool:
-    """Whether the call has ended, the tenant asked for that event, and no delivery of it is written yet."""
+    """Whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
     return call.status in TERMINAL_STATUSES and _is_due(call, "completed")
 
 
 def final_delivery(call: Call) -> Delivery:
-    """Returns the delivery of a call's end without a callback: the fields that Twilio would send, as far as they are known."""
-    shown = call.resource or {}
-    to, from_ = str(shown.get("to") or call.to), str(shown.get("from") or call.from_)
-    known = {
+    """Returns the delivery of a call's end for which no callback came, with the known fields of Twilio's callback."""
+    resource = call.resource or {}
+    to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)
+    candidates = {
         "CallSid": call.sid,
         "AccountSid": call.account_sid,
         "CallStatus": call.status,
@@ -50,7 +50,7 @@ def final_delivery(call: Call) -> Delivery:
         "Timestamp": None if call.end_time is None else format_datetime(call.end_time),
         "CallbackSource": "call-progress-events",
     }
-    fields = {name: value for name, value in known.items() if value is not None}
+    fields = {name: value for name, value in candidates.items() if value is not None}
     return _write(call, "completed", fields, sequence=None)
 
 

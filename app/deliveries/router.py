@@ -1,4 +1,4 @@
-"""HTTP for deliveries: what a tenant was told, and sending it again."""
+"""Routes for deliveries: list them, and send them again."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -50,8 +50,8 @@ _EXAMPLE = {
 _DUE = _EXAMPLE | {"state": "pending", "attempts": 0, "next_attempt_at": "2026-11-23T10:00:00.000Z", "delivered_at": None}
 EXAMPLES: dict[str, Any] = {
     "deliveries": {"summary": "Delivered at the second attempt", "value": {"deliveries": [_EXAMPLE]}},
-    "delivery_due": {"summary": "On its way again", "value": _DUE},
-    "replayed": {"summary": "That was all", "value": {"replayed": 17, "continue_since": None}},
+    "delivery_due": {"summary": "Due again", "value": _DUE},
+    "replayed": {"summary": "All deliveries are replayed", "value": {"replayed": 17, "continue_since": None}},
 }
 _CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
@@ -68,16 +68,16 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
 @router.get(
     "/calls/{id_or_sid}/deliveries",
     operation_id="list_call_deliveries",
-    summary="What its status_callback was told of a call",
+    summary="List the deliveries of a call to its status_callback",
     responses={
         200: {"content": json_answer("deliveries")},
         **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
 async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
-    """One for each event that was asked for and is known, in the order of the events.
+    """There is one delivery for each requested event that has happened, in the order of the events.
 
-    [Callbacks](/docs/callbacks) tells what is sent.
+    [Callbacks](/docs/callbacks) describes the requests.
     """
     deliveries = await service.list(caller, id_or_sid)
     return DeliveryList(deliveries=[DeliveryRecord.model_validate(delivery) for delivery in deliveries])
@@ -105,7 +105,10 @@ async def retry_delivery(
     id_or_sid: IdOrSid,
     delivery_id: Annotated[UUID, Path(description="The delivery's `id`.", examples=[_EXAMPLE["id"]])],
 ) -> Delivery:
-    """At once, under the same webhook id, whatever became of it before. One that was settled is tried for three days more."""
+    """Sends it at once with the same webhook id, whatever its state.
+
+    A delivered or given up one is tried for three days again.
+    """
     return await service.retry(caller, id_or_sid, delivery_id)
 
 
@@ -121,7 +124,7 @@ async def retry_delivery(
                     "schema": {"$ref": "#/components/schemas/ReplayRequest"},
                     "examples": {
                         "failed": {
-                            "summary": "What was given up",
+                            "summary": "Deliveries that were given up",
                             "value": {"since": "2026-11-23T00:00:00Z", "failed_only": True},
                         }
                     },
@@ -145,13 +148,13 @@ async def retry_delivery(
     },
 )
 async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body: JsonBody) -> ReplayAnswer:
-    """Those that were given up, or with `failed_only: false` the delivered ones too, under their own webhook ids.
+    """Sends deliveries that were given up, and with `failed_only: false` delivered ones too. Each keeps its webhook id.
 
-    What is pending already stays as it is. At most 10,000 at one time: `continue_since` says where to go on.
+    Pending deliveries do not change. One request covers at most 10,000 deliveries; `continue_since` says where the next starts.
     """
     try:
-        wanted = ReplayRequest.model_validate(body)
+        parameters = ReplayRequest.model_validate(body)
     except ValidationError as error:
         raise InvalidRequest(field_errors=tuple(field_errors_from(error))) from None
-    replay = await service.replay(caller, since=wanted.since, failed_only=wanted.failed_only)
+    replay = await service.replay(caller, since=parameters.since, failed_only=parameters.failed_only)
     return ReplayAnswer(replayed=replay.count, continue_since=replay.continue_since)

@@ -1,4 +1,4 @@
-"""What tenants are shown of their deliveries, and what they may ask."""
+"""Request and response bodies of the delivery routes."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -10,26 +10,28 @@ from app.http.times import Moment
 
 
 class DeliveryRecord(BaseModel):
-    """One event of a call, and whether its receiver has it."""
+    """A delivery of one event of a call, and its state."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     call_id: UUID
     event: Literal["initiated", "ringing", "answered", "completed"]
-    sequence: int | None = Field(description="Twilio's SequenceNumber; null when no callback told of the event.")
-    webhook_id: str = Field(description="The same in every attempt, so that the receiver knows a repetition.")
+    sequence: int | None = Field(description="Twilio's SequenceNumber; null when no callback reported the event.")
+    webhook_id: str = Field(description="The same in every attempt, so that the receiver recognizes repetitions.")
     url: str
     method: str
     state: Literal["pending", "delivered", "gave_up"]
-    attempts: int = Field(description="Since it was written, or asked for again.")
-    next_attempt_at: datetime | None = Field(description="At the earliest; null when there is none to come.")
+    attempts: int = Field(description="Attempts since the delivery was written or requested again.")
+    next_attempt_at: datetime | None = Field(description="The earliest time of the next attempt; null when there is none.")
     last_attempt_at: datetime | None
-    last_status: int | None = Field(description="What the receiver answered the last time.")
-    last_error: str | None = Field(description="Why there was no answer, in one word; [Callbacks](/docs/callbacks) lists them.")
+    last_status: int | None = Field(description="The HTTP status of the last answer.")
+    last_error: str | None = Field(
+        description="Why the last attempt got no answer, in one word; [Callbacks](/docs/callbacks) lists the words."
+    )
     delivered_at: datetime | None
     created_at: datetime = Field(validation_alias="at")
-    fields: dict[str, Any] = Field(description="What Twilio said of the event.")
+    fields: dict[str, Any] = Field(description="The fields of Twilio's callback for the event.")
 
 
 class DeliveryList(BaseModel):
@@ -39,12 +41,12 @@ class DeliveryList(BaseModel):
 class ReplayRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    since: Moment = Field(description="RFC 3339 with its zone: deliveries written at this time or later.")
-    failed_only: bool = Field(True, strict=True, description="true by default; false: delivered ones too.")
+    since: Moment = Field(description="Replay deliveries written at this time or later. RFC 3339 with a time zone.")
+    failed_only: bool = Field(True, strict=True, description="False also replays deliveries that succeeded.")
 
 
 class ReplayAnswer(BaseModel):
-    replayed: int = Field(description="How many are on their way again.")
+    replayed: int = Field(description="The number of deliveries that are due again.")
     continue_since: datetime | None = Field(
-        description="Null when that was all; otherwise there may be more: ask again with this as `since`."
+        description="Null if there are no more; otherwise repeat the request with this time as `since`."
     )

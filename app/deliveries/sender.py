@@ -1,7 +1,7 @@
-"""Send one request to a URL that a tenant chose, and trust nothing that comes of it.
+"""Send requests to URLs that tenants chose. Neither the URL nor the answer is trusted.
 
-The name is resolved here and nowhere else, each address is judged, and only judged ones are dialled: a name that answers
-differently the next time gains nothing.
+This module resolves the name once, checks each address, and connects only to checked addresses. A name that resolves
+differently the next time (DNS rebinding) does not get around the check.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ from app.deliveries.addresses import AllowList, UrlError, is_allowed, read_url
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
-"""With the wait for a free place, so that no receiver keeps one for longer."""
-MOST_OF_BODY: Final = 4096
-MOST_CONNECTIONS: Final = 100
-MOST_PER_HOST: Final = 32
+"""Includes the wait for a free connection, so that a receiver uses one for at most this long."""
+MAX_READ_BYTES: Final = 4096
+MAX_CONNECTIONS: Final = 100
+MAX_CONNECTIONS_PER_HOST: Final = 32
 
 SendError = Literal["invalid_url", "refused_address", "resolve", "connect", "tls", "timeout", "lost"]
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""The addresses of a name; OSError when it has none."""
+"""Returns the addresses of a name. Raises OSError if it has none."""
 
 
-class Sent(NamedTuple):
-    """What became of it: a status, or one word for why there is none. After `timeout` and `lost` it may have arrived."""
+class SendResult(NamedTuple):
+    """The status of the answer, or why there is none. After `timeout` and `lost` the request may have arrived."""
 
     status: int | None
     error: SendError | None
 
 
 class Sender:
-    """Requests without redirects, cookies or proxies, each on a connection of its own. Close it in the end."""
+    """Sends requests without redirects, cookies and proxies, each on a new connection. The caller closes the sender."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Sender:
         total_timeout_s: float = TOTAL_TIMEOUT_S,
     ) -> None:
         self._allowed = allowed
-        self._threads = ThreadPoolExecutor(MOST_CONNECTIONS, thread_name_prefix="resolve")
-        # A waiting connection would save a handshake, and lose the delivery that meets it while the receiver closes it.
+        self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
+        # New connections cost a handshake, but a kept one could be closed by the receiver while a delivery is sent on it.
         connector = aiohttp.TCPConnector(
-            resolver=_JudgingResolver(resolve or self._ask_system, allowed, connect_timeout_s),
+            resolver=_CheckedResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
             ssl=tls or ssl.create_default_context(),
-            limit=MOST_CONNECTIONS,
-            limit_per_host=MOST_PER_HOST,
+            limit=MAX_CONNECTIONS,
+            limit_per_host=MAX_CONNECTIONS_PER_HOST,
             force_close=True,
-            ttl_dns_cache=0,  # nothing is kept, but those who ask for a name at the same moment share the question
+            ttl_dns_cache=0,  # nothing is cached, but concurrent lookups of one name share a query
         )
         self._http = aiohttp.ClientSession(
             connector=connector,
@@ -83,42 +83,42 @@ class Sender:
         await self.close()
 
     async def close(self) -> None:
-        """Ends what is under way. A name server that is still being waited for does not hold this up."""
+        """Aborts requests in flight. Does not wait for pending DNS lookups."""
         await self._http.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Sent:
-        """One attempt; a fragment is not sent. Raises nothing for what the network or the receiver does."""
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        """Makes one attempt. Failures of the network or the receiver become part of the result, not exceptions."""
         target = read_url(url, self._allowed)
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
-            return Sent(None, "refused_address" if is_address else "invalid_url")
+            return SendResult(None, "refused_address" if is_address else "invalid_url")
         try:
-            # As it was signed: yarl would spell some of it in another way.
+            # Keep the URL as it was signed: yarl would normalize parts of it.
             async with self._http.request(
                 method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
             ) as response:
                 with suppress(aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError):
-                    # A receiver that answers in a few words is let finish; the answer is its status.
-                    await response.content.readexactly(MOST_OF_BODY)
-                return Sent(response.status, None)
+                    # Read a short answer to its end, so that the receiver can finish. Only the status counts.
+                    await response.content.readexactly(MAX_READ_BYTES)
+                return SendResult(response.status, None)
         except _AddressRefused:
-            return Sent(None, "refused_address")
+            return SendResult(None, "refused_address")
         except aiohttp.InvalidURL:
-            return Sent(None, "invalid_url")
+            return SendResult(None, "invalid_url")
         except aiohttp.ClientConnectorDNSError:
-            return Sent(None, "resolve")
+            return SendResult(None, "resolve")
         except (aiohttp.ClientSSLError, ssl.SSLError):
-            return Sent(None, "tls")
+            return SendResult(None, "tls")
         except TimeoutError:
-            return Sent(None, "timeout")
+            return SendResult(None, "timeout")
         except aiohttp.ClientConnectorError:
-            return Sent(None, "connect")
+            return SendResult(None, "connect")
         except (aiohttp.ClientError, OSError):
-            return Sent(None, "lost")
+            return SendResult(None, "lost")
 
-    async def _ask_system(self, host: str) -> Sequence[str]:
-        """In threads of our own: the loop's few are soon all waiting when the name server of one tenant is dead."""
+    async def _resolve_by_system(self, host: str) -> Sequence[str]:
+        """Resolves in separate threads. A dead name server could block all of the event loop's default threads."""
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         return [str(address[0]) for *_, address in found]
@@ -128,8 +128,8 @@ class _AddressRefused(Exception):
     pass
 
 
-class _JudgingResolver(AbstractResolver):
-    """What it lets through is what aiohttp dials, without asking again."""
+class _CheckedResolver(AbstractResolver):
+    """Returns only allowed addresses. aiohttp connects to them without another lookup."""
 
     def __init__(self, resolve: Resolve, allowed: AllowList, timeout_s: float) -> None:
         self._resolve = resolve
@@ -143,11 +143,11 @@ class _JudgingResolver(AbstractResolver):
         except TimeoutError:
             raise OSError("no answer in time") from None
         except UnicodeError:
-            raise OSError("no name that could be asked for") from None
+            raise OSError("the name cannot be encoded for DNS") from None
         if not addresses:
             raise OSError("no address")
-        fit = [address for address in addresses if is_allowed(address, host, self._allowed)]
-        if not fit:
+        allowed = [address for address in addresses if is_allowed(address, host, self._allowed)]
+        if not allowed:
             raise _AddressRefused
         return [
             ResolveResult(
@@ -158,7 +158,7 @@ class _JudgingResolver(AbstractResolver):
                 proto=socket.IPPROTO_TCP,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in fit
+            for address in allowed
         ]
 
     async def close(self) -> None:

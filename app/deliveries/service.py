@@ -1,4 +1,4 @@
-"""What a tenant asks about its deliveries. Not aware of HTTP."""
+"""List and repeat the deliveries of a tenant. Not aware of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from app.deliveries.models import Delivery
 from app.errors import DeliveryNotFound
 from app.http.authentication import Caller
 
-# Of one statement, and of one request.
-_BATCH = 500
-_BATCHES = 20
+_BATCH_SIZE = 500
+_MAX_BATCHES = 20  # of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class DeliveryService:
             return await repository.list_deliveries(session, call.id)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> Delivery:
-        """Send it again now, whatever became of it; one that was settled is tried for three days more."""
+        """Makes the delivery due now, whatever its state. A settled one is tried for three days again."""
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
             delivery = await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id)
@@ -44,17 +43,17 @@ class DeliveryService:
         return delivery
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> Replay:
-        """Send settled ones again, the oldest first; a transaction for each batch, and not more than so many at one time."""
-        # Brought into the times that an id can have, for others may be none in UTC.
+        """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch."""
+        # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
-        for _ in range(_BATCHES):
+        for _ in range(_MAX_BATCHES):
             async with self.database.begin() as session:
                 replayed = await repository.replay(
-                    session, tenant_id=caller.tenant_id, since=since, after=after, failed_only=failed_only, limit=_BATCH
+                    session, tenant_id=caller.tenant_id, since=since, after=after, failed_only=failed_only, limit=_BATCH_SIZE
                 )
             count += len(replayed)
-            if len(replayed) < _BATCH:
+            if len(replayed) < _BATCH_SIZE:
                 return Replay(count, None)
             after = replayed[-1]
         return Replay(count, ids.created_at(after))

@@ -12,7 +12,7 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
-from app.jobs.deliver import Deliverer, Sends
+from app.jobs.deliver import Deliverer, RequestSender
 from app.jobs.gauges import Gauges
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
@@ -41,7 +41,7 @@ class Job:
     drain: Callable[[], Awaitable[None]] | None = None
 
 
-def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Sends) -> list[Job]:
+def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: RequestSender) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],

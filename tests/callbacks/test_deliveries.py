@@ -20,7 +20,7 @@ from app.calls import ids
 from app.deliveries import repository
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
-from app.jobs.deliver import AT_ONCE_PER_TENANT, Deliverer, wait_after
+from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -354,21 +354,21 @@ async def test_a_claim_and_an_outcome_at_the_same_moment_leave_nothing_held(
     live = await _live(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.told(PROGRESS[0])
     async with gateway.database.begin() as session:
-        (earlier,) = await repository.claim(session, lease=lease, room=9, share=9, busy=[])
+        (earlier,) = await repository.claim(session, lease=lease, limit=9, per_tenant=9, busy=[])
     await live.told(PROGRESS[1])
     async with gateway.database.begin() as claiming:
-        (later,) = await repository.claim(claiming, lease=lease, room=9, share=9, busy=[])
+        (later,) = await repository.claim(claiming, lease=lease, limit=9, per_tenant=9, busy=[])
         assert later.held
         async with gateway.database.begin() as session:
-            await repository.delivered(session, earlier, status=204)
+            await repository.record_success(session, earlier, status=204)
         async with gateway.database.begin() as session:
             await repository.release(session, [earlier.call_id])
     async with gateway.database.begin() as session:
-        assert await repository.claim(session, lease=lease, room=9, share=9, busy=[]) == []
+        assert await repository.claim(session, lease=lease, limit=9, per_tenant=9, busy=[]) == []
     async with gateway.database.begin() as session:
         await repository.release(session, [later.call_id])
     async with gateway.database.begin() as session:
-        (again,) = await repository.claim(session, lease=lease, room=9, share=9, busy=[])
+        (again,) = await repository.claim(session, lease=lease, limit=9, per_tenant=9, busy=[])
     assert (again.id, again.held) == (later.id, False)
 
 
@@ -435,7 +435,7 @@ async def test_what_a_killed_worker_had_claimed_is_taken_over(gateway: Gateway, 
         live = await _live(gateway, twilio, status_callback=receiver.url)
         await live.told(("completed", 3))
         async with gateway.database.begin() as session:
-            claimed = await repository.claim(session, lease=timedelta(minutes=1), room=10, share=10, busy=[])
+            claimed = await repository.claim(session, lease=timedelta(minutes=1), limit=10, per_tenant=10, busy=[])
         assert [delivery.event for delivery in claimed] == ["completed"]
         await _work(deliverer)
         assert receiver.received == []
@@ -460,7 +460,7 @@ async def test_two_workers_send_each_delivery_once(
 async def test_tenants_take_turns_where_there_is_no_room_for_all(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.jobs.deliver.AT_ONCE", 2)
+    monkeypatch.setattr("app.jobs.deliver.MAX_CONCURRENT", 2)
     async with running_upstream(answer(200)) as receiver:
         tenants = [await gateway.add_tenant(twilio.url) for _ in range(5)]
         for tenant in tenants:
@@ -469,7 +469,7 @@ async def test_tenants_take_turns_where_there_is_no_room_for_all(
                 await live.told(("completed", 3))
         in_turn = []
         while await deliverer.step():
-            in_turn.append(set(deliverer._taken))
+            in_turn.append(set(deliverer._in_flight))
             await deliverer.drain()
         seen = Counter(dict(request.form)["CallSid"] for request in receiver.received)
     # Each step takes one tenant's two, and the next step goes on with the next tenant.
@@ -504,7 +504,7 @@ async def test_a_receiver_that_hangs_or_is_dead_delays_no_other_tenants_deliveri
             await asyncio.sleep(0.01)
         # None of those that hang has ended, and they have not more than their share.
         assert not hanging.released.is_set()
-        assert 2 <= len(hanging.connections) <= AT_ONCE_PER_TENANT
+        assert 2 <= len(hanging.connections) <= MAX_CONCURRENT_PER_TENANT
         working.cancel()
         hanging.released.set()
         await deliverer.drain()

@@ -1,4 +1,4 @@
-"""What a tenant is told passes the checks of the unmodified libraries that tenants use."""
+"""Deliveries pass the checks of the unmodified libraries that tenants use."""
 
 import json
 from dataclasses import replace
@@ -10,10 +10,10 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
-from app.deliveries.messages import Form, Message, Method, Told, message
+from app.deliveries.messages import DeliveryContent, Form, Message, Method, build_message
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-TOLD = Told(
+CONTENT = DeliveryContent(
     webhook_id="msg_01",
     call_id="0198c0de-0000-7000-8000-000000000001",
     sequence=2,
@@ -22,9 +22,9 @@ TOLD = Told(
 )
 
 
-def told(form: Form, url: str = "https://example.com/hook", method: Method = "POST", **values: Any) -> Message:
+def built(form: Form, url: str = "https://example.com/hook", method: Method = "POST", **values: Any) -> Message:
     at = values.pop("at", datetime.now(UTC))
-    return message(form, replace(TOLD, **values), method=method, url=url, secret=SECRET, at=at)
+    return build_message(form, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
 
 
 def is_valid(sent: Message, url: str | None = None) -> bool:
@@ -48,53 +48,53 @@ def is_valid(sent: Message, url: str | None = None) -> bool:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_twilios_validator_accepts_the_twilio_form(url: str, requested: str, method: Method) -> None:
-    sent = told("twilio", url, method)
+    sent = built("twilio", url, method)
     assert sent.url == requested if method == "POST" else sent.url.startswith(requested)
     assert is_valid(sent)
     assert not is_valid(sent, sent.url + "x")
 
 
 def test_a_post_has_twilios_fields_in_its_body() -> None:
-    sent = told("twilio")
+    sent = built("twilio")
     assert sent.headers["Content-Type"] == "application/x-www-form-urlencoded; charset=UTF-8"
     assert sent.headers["I-Twilio-Idempotency-Token"] == "msg_01"
-    assert dict(parse_qsl(sent.body.decode())) == TOLD.fields
+    assert dict(parse_qsl(sent.body.decode())) == CONTENT.fields
 
 
 def test_a_get_has_twilios_fields_in_its_query_behind_the_tenants_own() -> None:
-    sent = told("twilio", "https://example.com/hook?mine=1", "GET")
+    sent = built("twilio", "https://example.com/hook?mine=1", "GET")
     assert sent.body == b""
     assert "Content-Type" not in sent.headers
-    assert dict(parse_qsl(urlsplit(sent.url).query)) == {"mine": "1"} | dict(TOLD.fields)
+    assert dict(parse_qsl(urlsplit(sent.url).query)) == {"mine": "1"} | dict(CONTENT.fields)
 
 
 def test_twilios_published_vector_is_signed_as_published() -> None:
     """twilio-python, tests/unit/test_request_validator.py: with a port and without, over https, the same."""
     fields = {"CallSid": "CA1234567890ABCDE", "Digits": "1234", "From": "+14158675309", "To": "+18005551212"}
     fields["Caller"] = "+14158675309"
-    asked = replace(TOLD, fields=fields)
+    asked = replace(CONTENT, fields=fields)
     for port in ("", ":1234"):
         url = f"https://mycompany.com{port}/myapp.php?foo=1&bar=2"
-        sent = message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
+        sent = build_message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
         assert sent.headers["X-Twilio-Signature"] == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
     url = "http://mycompany.com:1234/myapp.php?foo=1&bar=2"
-    sent = message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
+    sent = build_message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
     assert sent.headers["X-Twilio-Signature"] == "Zmvh+3yNM1Phv2jhDCwEM3q5ebU="
 
 
 @pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=5, minutes=30))])
 def test_the_standard_webhooks_library_accepts_the_json_form(zone: timezone) -> None:
-    sent = told("json", at=datetime.now(zone))
+    sent = built("json", at=datetime.now(zone))
     event = Webhook(SECRET).verify(sent.body, dict(sent.headers))
     assert event["type"] == "call.callback"
     assert datetime.fromisoformat(event["timestamp"]).utcoffset() == timedelta(0)
-    assert event["data"] == {"call_id": TOLD.call_id, "sequence": 2, "fields": TOLD.fields, "call": TOLD.record}
+    assert event["data"] == {"call_id": CONTENT.call_id, "sequence": 2, "fields": CONTENT.fields, "call": CONTENT.record}
     assert sent.method == "POST"
     assert sent.headers["webhook-id"] == "msg_01"
 
 
 def test_the_json_form_is_refused_once_it_was_changed() -> None:
-    sent = told("json")
+    sent = built("json")
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(sent.body.replace(b"completed", b"busy"), dict(sent.headers))
     with pytest.raises(WebhookVerificationError):
@@ -102,4 +102,4 @@ def test_the_json_form_is_refused_once_it_was_changed() -> None:
 
 
 def test_an_event_without_a_sequence_says_so() -> None:
-    assert json.loads(told("json", sequence=None).body)["data"]["sequence"] is None
+    assert json.loads(built("json", sequence=None).body)["data"]["sequence"] is None

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import MOST_OF_BODY, MOST_PER_HOST, Sender, Sent
+from app.deliveries.sender import MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendResult
 
 LOOPBACK = AllowList.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -84,7 +84,7 @@ async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None
     await reader.read()
 
 
-async def send(sender: Sender, url: str, body: bytes = b"a=b") -> Sent:
+async def send(sender: Sender, url: str, body: bytes = b"a=b") -> SendResult:
     return await sender.send("POST", url, {"X-Mine": "1"}, body)
 
 
@@ -106,8 +106,8 @@ class Names:
 async def test_what_was_signed_is_what_arrives() -> None:
     async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/a%7eb/%2F?x=%7e&y=+&z#rc=3"
-        assert await send(sender, url) == Sent(204, None)
-        assert await sender.send("GET", url, {}, b"") == Sent(204, None)
+        assert await send(sender, url) == SendResult(204, None)
+        assert await sender.send("GET", url, {}, b"") == SendResult(204, None)
     post, get = receiver.requests
     assert post.startswith(b"POST /a%7eb/%2F?x=%7e&y=+&z HTTP/1.1\r\n")
     assert post.endswith(b"\r\n\r\na=b")
@@ -127,11 +127,11 @@ async def test_only_the_address_that_was_judged_is_dialled_though_the_name_chang
         names = Names(["127.0.0.2"], ["127.0.0.1"])
         async with Sender(allowed, resolve=names) as sender:
             url = f"http://rebinding.example:{judged.port}/"
-            assert await send(sender, url) == Sent(204, None)
+            assert await send(sender, url) == SendResult(204, None)
             assert names.asked == ["rebinding.example"]
             assert judged.dialled == ["127.0.0.2"]
             assert f"Host: rebinding.example:{judged.port}".encode() in judged.requests[0]
-            assert await send(sender, url) == Sent(None, "refused_address")
+            assert await send(sender, url) == SendResult(None, "refused_address")
             assert names.asked == ["rebinding.example"] * 2
         assert inside.dialled == []
 
@@ -143,15 +143,15 @@ async def test_of_several_addresses_only_the_permitted_are_dialled() -> None:
     ):
         names = Names(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
         async with Sender(AllowList.parse("127.0.0.2"), resolve=names) as sender:
-            assert await send(sender, f"http://several.example:{judged.port}/") == Sent(204, None)
+            assert await send(sender, f"http://several.example:{judged.port}/") == SendResult(204, None)
         assert (judged.dialled, inside.dialled) == (["127.0.0.2"], [])
 
 
 async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None:
     allowed = AllowList.parse(".svc.cluster.local")
     async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=Names(["127.0.0.1"])) as sender:
-        assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == Sent(204, None)
-        assert await send(sender, f"http://hooks.example:{receiver.port}/") == Sent(None, "refused_address")
+        assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == SendResult(204, None)
+        assert await send(sender, f"http://hooks.example:{receiver.port}/") == SendResult(None, "refused_address")
     assert len(receiver.dialled) == 1
 
 
@@ -172,19 +172,19 @@ async def test_what_creation_would_refuse_is_refused_again_and_nothing_is_asked_
     """A URL may be older than the operator's present word."""
     names = Names(["127.0.0.1"])
     async with receiving(NO_CONTENT) as receiver, Sender(AllowList(), resolve=names) as sender:
-        assert await send(sender, url.format(port=receiver.port)) == Sent(None, error)  # type: ignore[arg-type]
+        assert await send(sender, url.format(port=receiver.port)) == SendResult(None, error)  # type: ignore[arg-type]
     assert (receiver.dialled, names.asked) == ([], [])
 
 
 async def test_the_systems_resolver_is_judged_too() -> None:
     async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://localhost:{receiver.port}/") == Sent(204, None)
+        assert await send(sender, f"http://localhost:{receiver.port}/") == SendResult(204, None)
 
 
 @pytest.mark.parametrize("answer", [OSError("no such name"), []])
 async def test_a_name_without_address_is_told_apart(answer: OSError | list[str]) -> None:
     async with Sender(LOOPBACK, resolve=Names(answer)) as sender:
-        assert await send(sender, "http://nowhere.example/") == Sent(None, "resolve")
+        assert await send(sender, "http://nowhere.example/") == SendResult(None, "resolve")
 
 
 async def test_a_silent_name_server_is_given_up() -> None:
@@ -193,20 +193,20 @@ async def test_a_silent_name_server_is_given_up() -> None:
         return []
 
     async with Sender(LOOPBACK, resolve=forever, connect_timeout_s=0.2) as sender:
-        assert await send(sender, "http://silent.example/") == Sent(None, "resolve")
+        assert await send(sender, "http://silent.example/") == SendResult(None, "resolve")
 
 
 async def test_nobody_listens() -> None:
     async with receiving(NO_CONTENT) as receiver:
         pass
     async with Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "connect")
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "connect")
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 410, 429, 500, 503])
 async def test_the_status_is_told_as_it_is(status: int) -> None:
     async with receiving(saying(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(status, None)
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(status, None)
     assert len(receiver.requests) == 1
 
 
@@ -214,7 +214,7 @@ async def test_redirects_are_not_followed() -> None:
     async with receiving(NO_CONTENT) as target:
         moved = f"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:{target.port}/\r\nContent-Length: 0\r\n\r\n"
         async with receiving(saying(moved)) as receiver, Sender(LOOPBACK) as sender:
-            assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(307, None)
+            assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(307, None)
     assert target.dialled == []
 
 
@@ -223,7 +223,7 @@ async def test_no_cookie_is_kept_and_no_proxy_of_the_environment_is_used(monkeyp
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         for _ in range(2):
-            assert await send(sender, f"http://localhost:{receiver.port}/") == Sent(204, None)
+            assert await send(sender, f"http://localhost:{receiver.port}/") == SendResult(204, None)
     assert proxy.dialled == []
     assert not any(b"cookie" in request.lower() for request in receiver.requests)
 
@@ -240,20 +240,20 @@ async def test_of_a_huge_answer_only_the_beginning_is_read() -> None:
             written += 65536
 
     async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
-    assert MOST_OF_BODY <= written < 32 * 2**20  # what the sockets' buffers hold, not what was ready to come
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
+    assert MAX_READ_BYTES <= written < 32 * 2**20  # what the sockets' buffers hold, not what was ready to come
 
 
 async def test_a_compressed_answer_is_not_unpacked() -> None:
     answer = saying("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
     async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
 async def test_an_answer_that_breaks_off_after_its_status_is_an_answer() -> None:
     answer = saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +261,12 @@ async def test_an_answer_that_breaks_off_after_its_status_is_an_answer() -> None
 )
 async def test_an_answer_that_is_none_counts_as_lost(answer: str) -> None:
     async with receiving(saying(answer)) as receiver, Sender(LOOPBACK) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "lost")
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "lost")
 
 
 async def test_a_silent_receiver_is_given_up() -> None:
     async with receiving(silence) as receiver, Sender(LOOPBACK, read_timeout_s=0.2) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(None, "timeout")
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "timeout")
 
 
 async def test_a_receiver_that_answers_letter_by_letter_is_given_up() -> None:
@@ -292,22 +292,22 @@ async def test_a_body_without_end_does_not_undo_its_status() -> None:
             await asyncio.sleep(0.05)
 
     async with receiving(trickle) as receiver, Sender(LOOPBACK, total_timeout_s=0.5) as sender:
-        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == Sent(200, None)
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
 async def test_a_receiver_that_hangs_takes_no_more_than_its_share() -> None:
     async with receiving(silence) as hanging, receiving(NO_CONTENT) as well, Sender(LOOPBACK) as sender:
         stuck = [asyncio.create_task(send(sender, f"http://127.0.0.1:{hanging.port}/")) for _ in range(150)]
-        while hanging.open < MOST_PER_HOST:
+        while hanging.open < MAX_CONNECTIONS_PER_HOST:
             await asyncio.sleep(0.01)
         answers = await asyncio.gather(*(send(sender, f"http://127.0.0.1:{well.port}/") for _ in range(50)))
-        assert answers == [Sent(204, None)] * 50
-        assert hanging.most_open == MOST_PER_HOST
-        assert well.most_open <= MOST_PER_HOST
+        assert answers == [SendResult(204, None)] * 50
+        assert hanging.most_open == MAX_CONNECTIONS_PER_HOST
+        assert well.most_open <= MAX_CONNECTIONS_PER_HOST
         for task in stuck:
             task.cancel()
         assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*stuck, return_exceptions=True))
-        assert await send(sender, f"http://127.0.0.1:{well.port}/") == Sent(204, None)
+        assert await send(sender, f"http://127.0.0.1:{well.port}/") == SendResult(204, None)
 
 
 async def test_closing_ends_what_is_under_way() -> None:
@@ -316,7 +316,7 @@ async def test_closing_ends_what_is_under_way() -> None:
             under_way = asyncio.create_task(send(sender, f"http://127.0.0.1:{receiver.port}/"))
             while not receiver.requests:
                 await asyncio.sleep(0.01)
-        assert await under_way == Sent(None, "lost")
+        assert await under_way == SendResult(None, "lost")
 
 
 class Authority:
@@ -371,10 +371,10 @@ async def test_tls_is_checked_against_the_name_and_not_the_address(tmp_path: Pat
         Sender(LOOPBACK, resolve=names, tls=authority.trusted()) as sender,
         Sender(LOOPBACK, resolve=names) as stranger,
     ):
-        assert await send(sender, f"https://hooks.example:{receiver.port}/") == Sent(204, None)
-        assert await send(sender, f"https://other.example:{receiver.port}/") == Sent(None, "tls")
-        assert await send(sender, f"https://127.0.0.1:{receiver.port}/") == Sent(None, "tls")
-        assert await send(stranger, f"https://hooks.example:{receiver.port}/") == Sent(None, "tls")
+        assert await send(sender, f"https://hooks.example:{receiver.port}/") == SendResult(204, None)
+        assert await send(sender, f"https://other.example:{receiver.port}/") == SendResult(None, "tls")
+        assert await send(sender, f"https://127.0.0.1:{receiver.port}/") == SendResult(None, "tls")
+        assert await send(stranger, f"https://hooks.example:{receiver.port}/") == SendResult(None, "tls")
     assert len(receiver.requests) == 1
 
 
@@ -389,6 +389,6 @@ async def test_a_receiver_without_tls_is_not_spoken_to_in_clear() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, Sender(LOOPBACK) as sender:
         port = server.sockets[0].getsockname()[1]
-        assert await send(sender, f"https://127.0.0.1:{port}/") == Sent(None, "tls")
+        assert await send(sender, f"https://127.0.0.1:{port}/") == SendResult(None, "tls")
     assert heard
     assert b"POST" not in heard
