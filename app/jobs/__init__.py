@@ -1,1 +1,1 @@
-"""What the worker does: refresh, resolve, partitions. Each job is a module with one step; any number of workers may run."""
+"""The worker and its jobs. Each job is a module with a step that the worker repeats. Any number of workers may run."""

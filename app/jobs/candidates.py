@@ -1,7 +1,7 @@
-"""Find those of Twilio's calls that a creation of unknown outcome may be, and tell how surely.
+"""Find the calls at Twilio that a creation of unknown outcome may have started, and rate the match.
 
-The list of the whole account is read, once for all calls of a batch that were placed on it in the same hour. Only where that
-is too long is the list asked for single addresses, as Twilio may spell them.
+The account's whole list is read once for all calls of a batch that were placed in the same hour. If the list is too long,
+Twilio filters it by address, with each way in which Twilio may write the address.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import CallResource
 
-# Between Postgres's clock, by which an intent is dated, and Twilio's.
+# The tolerated difference between Postgres's clock, which dates intents, and Twilio's.
 CLOCK_SKEW = WARN_OFFSET
-# A call dated outside that, but not by more than this, is neither taken for ours nor taken as a sign that there is none.
-NEAR = MAX_TRUSTED_OFFSET
-# How long Twilio keeps a call queued, in days of its list's filters.
-_LONGEST_QUEUE = timedelta(days=2)
+# A call that is dated outside the expected span by up to this is not bound, but still prevents the result "none".
+DATE_TOLERANCE = MAX_TRUSTED_OFFSET
+# Twilio keeps a call queued for a day; a second day because its filter compares dates.
+_MAX_QUEUE_TIME = timedelta(days=2)
 _DIRECTION = "outbound-api"
 
 Likeness = Literal["yes", "perhaps", "no"]
@@ -34,18 +34,18 @@ Keep = Callable[[Mapping[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """`calls` by sid, and how surely each is the one; only those that may be it."""
+    """`calls` maps sids to the calls that may be the one, each with the likeness."""
 
     calls: Mapping[str, tuple[CallResource, Likeness]]
     is_complete: bool
-    """Whether Twilio would have shown the call, however it spells its address."""
+    """Whether the search would have found the call however Twilio writes its address."""
     twilio_ahead: timedelta | None
-    """By how much Twilio's clock is ahead of this machine's, as far as is known."""
+    """How far Twilio's clock is ahead of this machine's; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
-    """Twilio's lists for one batch of calls. The methods raise TwilioError."""
+    """Reads Twilio's lists for one batch of calls. Methods raise TwilioError."""
 
     tenants: TenantDirectory
     twilio: TwilioClient
@@ -60,14 +60,14 @@ class CallLists:
         if listed is None:
             listed = await self._of_address(call)
         likely = {entry.sid: (entry, likeness(call, entry, longest_life=self.longest_life)) for entry in listed}
-        calls = {sid: one for sid, one in likely.items() if one[1] != "no"}
+        calls = {sid: match for sid, match in likely.items() if match[1] != "no"}
         return Candidates(calls, is_complete, await self._twilio_ahead(call))
 
     async def _of_account(self, call: Call) -> list[CallResource] | None:
-        """All that was placed at about that time, to an address of the batch; None when the list is too long to read."""
+        """Returns the account's calls of about that time to an address of the batch; None if the list is too long to read."""
         group = _group(call)
         if group not in self._reading:
-            calls = [one for one in self.batch if _group(one) == group]
+            calls = [other for other in self.batch if _group(other) == group]
             self._reading[group] = asyncio.create_task(self._read_account(calls))
         return await self._reading[group]
 
@@ -92,12 +92,13 @@ class CallLists:
         return listed
 
     async def _read(self, calls: Sequence[Call], filters: Mapping[str, str], keep: Keep) -> list[CallResource]:
-        """Two questions, for a queued call has no start time to be found by. In this order: it may be dialled in between.
+        """Lists queued calls, then calls by their start time, which queued calls lack.
 
-        Whether Twilio heeds more of StartTime than the day is not known: the one bound is exact, and the other a day's end.
+        The order matters: a call may leave the queue between the two requests. It is unknown whether Twilio uses more of
+        StartTime than the day, so the lower bound is exact and the upper one is a whole day.
         """
-        since = min(call.pending_since for call in calls) - CLOCK_SKEW - NEAR
-        until = max(call.pending_since for call in calls) + self.longest_life + _LONGEST_QUEUE
+        since = min(call.pending_since for call in calls) - CLOCK_SKEW - DATE_TOLERANCE
+        until = max(call.pending_since for call in calls) + self.longest_life + _MAX_QUEUE_TIME
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
         credentials = await self.tenants.credentials(calls[0].account_id)
         listed: list[CallResource] = []
@@ -107,12 +108,14 @@ class CallLists:
         return listed
 
     async def _twilio_ahead(self, call: Call) -> timedelta | None:
-        offsets = [self.twilio.clock.offset(access.base_url) for access in await self.tenants.credentials(call.account_id)]
+        offsets = [
+            self.twilio.clock.offset(credential.base_url) for credential in await self.tenants.credentials(call.account_id)
+        ]
         return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
 def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Likeness:
-    """Whether Twilio's call is one that this intent may have asked for. What Twilio leaves out proves nothing."""
+    """Rates whether the intent may have started Twilio's call. A field that Twilio omits proves nothing."""
     shown_to, shown_from = _text(entry.raw.get("to")), _text(entry.raw.get("from"))
     if entry.direction not in (_DIRECTION, None):
         return "no"
@@ -126,7 +129,7 @@ def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Lik
     )
     if entry.date_created is not None:
         earliest, latest = call.pending_since - CLOCK_SKEW, call.pending_since + longest_life + CLOCK_SKEW
-        if not earliest - NEAR <= entry.date_created <= latest + NEAR:
+        if not earliest - DATE_TOLERANCE <= entry.date_created <= latest + DATE_TOLERANCE:
             return "no"
         exact = exact and earliest <= entry.date_created <= latest
     return "yes" if exact else "perhaps"

@@ -1,4 +1,4 @@
-"""End the calls whose end was asked for before anybody knew whether they had started, or whose answer was lost."""
+"""Apply updates that were requested before the call's outcome was known, or whose answer was lost."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,15 +18,15 @@ class Controller:
     control: CallControl
 
     async def step(self) -> bool:
-        """Carry out a batch of wishes whose calls are settled; False when there was none."""
-        # Longer than one can take, so that no other worker does it at the same time.
+        """Applies a batch of pending updates whose calls are settled. Returns false if there were none."""
+        # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
         async with self.database.begin() as session:
             due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH)
-        wishes = {call.id: wish for wish, call in due}
+        updates = {call.id: update for update, call in due}
 
         async def carry_out(call: Call) -> None:
-            await self.control.carry_out(wishes[call.id], call)
+            await self.control.carry_out(updates[call.id], call)
 
-        await run_isolated([call for _, call in due], carry_out, event="control_broke")
+        await run_isolated([call for _, call in due], carry_out, event="control_crashed")
         return bool(due)

@@ -117,7 +117,7 @@ class Deliverer:
         except DatabaseUnavailable:
             pass
         except Exception:
-            logger.exception("delivery_attempt_failed", call_id=str(delivery.call_id), delivery_id=str(delivery.id))
+            logger.exception("delivery_crashed", call_id=str(delivery.call_id), delivery_id=str(delivery.id))
         finally:
             self._in_flight[delivery.tenant_id] -= 1
             if not self._in_flight[delivery.tenant_id]:

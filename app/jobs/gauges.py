@@ -1,7 +1,7 @@
-"""Measure what concerns the whole database, for Prometheus: the oldest of what waits, and how much of it.
+"""Measure the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
 
-Every worker measures the same, so a query over them takes `max`; API processes do not, or each scrape would cost the database
-something. What is stale says so: see `callgate_gauges_measured_timestamp_seconds`.
+Every worker measures the same values, so a query over workers takes `max`. API processes do not measure, to spare the database.
+`callgate_gauges_measured_timestamp_seconds` shows the age of the values.
 """
 
 from datetime import datetime
@@ -35,7 +35,7 @@ class Gauges:
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
-        """Always False: there is nothing more to do at once. A database that cannot be asked leaves the old values."""
+        """Measures once and returns false. If the database is unavailable, the old values stay."""
         async with self._database.begin() as session:
             moment = await now(session)
             waiting = await oldest_unsettled(session)

@@ -1,4 +1,4 @@
-"""Work on a claimed batch so that one call's trouble is not another's."""
+"""Process a claimed batch so that an error with one call does not affect the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +12,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-    """All at once. Whatever goes wrong with one is logged as `event`, and it is claimed again when its lease ends."""
+    """Runs `work` for all calls concurrently. Logs an error as `event`; the call is claimed again when its lease ends."""
 
     async def guarded(call: Call) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Make the partitions of the coming months before they are needed."""
+"""Create the partitions of the coming months."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Partitioner:
     database: Database
 
     async def step(self) -> bool:
-        """Always False: there is nothing more to do at once."""
+        """Creates missing partitions and returns false."""
         async with self.database.begin() as session:
             for table in PARTITIONED:
                 await make_partitions(session, table, months_ahead=MONTHS_AHEAD)

@@ -1,6 +1,6 @@
-"""Keep started calls true: fetch those that are not terminal yet, and terminal ones without a price.
+"""Refresh started calls from Twilio until they have ended and have a price.
 
-The wait grows with the age of what is waited for, so that a call that lasts, or is never priced, is asked for ever less often.
+The interval grows with the age of the call, so long calls and calls that never get a price cost few requests.
 """
 
 import logging
@@ -28,15 +28,15 @@ from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
-_LONGEST_WAIT_ACTIVE = timedelta(seconds=60)
-_LONGEST_WAIT_PRICE = timedelta(hours=1)
-# Twilio ends calls after a day and keeps them queued for at most one; a price comes within minutes or never.
+_MAX_WAIT_ACTIVE = timedelta(seconds=60)
+_MAX_WAIT_PRICE = timedelta(hours=1)
+# Twilio queues a call for at most a day and ends it after another. A price comes within minutes or never.
 _GIVE_UP_ACTIVE = timedelta(days=3)
 _GIVE_UP_PRICE = timedelta(days=1)
-# What was never answered costs nothing, as a rule.
+# Calls that were not answered usually cost nothing.
 _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
-# How many intervals the end of a call may be known before the tenant is told of it without Twilio's callback.
-_CALLBACK_PATIENCE = 10
+# Refresh intervals to wait for Twilio's callback after the end of a call, before the end is delivered without it.
+_CALLBACK_WAIT_INTERVALS = 10
 
 Result = Literal["changed", "unchanged", "gone", "failed"]
 
@@ -51,19 +51,19 @@ class Refresher:
     fetch_deadline_s: float
 
     async def step(self) -> bool:
-        """Refresh a batch of due calls; False when there was none."""
-        # Longer than all that one refresh can take, so that no other worker does it again meanwhile.
+        """Refreshes a batch of due calls. Returns false if none was due."""
+        # Longer than a refresh can take, so that no other worker repeats it meanwhile.
         lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
             due = await leases.claim_refreshes(session, lease=lease, limit=BATCH)
-        await run_isolated(due, self._refresh, event="refresh_broke")
+        await run_isolated(due, self._refresh, event="refresh_crashed")
         if due:
             async with self.database.begin() as session:
                 await leases.release_refreshes(session, due)
         return bool(due)
 
-    async def forget_leases(self) -> bool:
-        """Once in a while. Always False."""
+    async def delete_lapsed_leases(self) -> bool:
+        """Deletes lapsed leases and returns false."""
         async with self.database.begin() as session:
             await leases.forget_lapsed(session)
         return False
@@ -105,12 +105,12 @@ class Refresher:
         self._count("gone" if gone else "failed")
 
     async def _schedule(self, session: Session, call: Call, wait: timedelta | None) -> None:
-        """None: never again, unless the tenant has still to be told that the call has ended."""
+        """Sets the time of the next refresh. `wait` None ends the refreshes, unless the call's end still needs a delivery."""
         if needs_final_delivery(call):
-            # The callback, which says more, may still be under way.
-            patience = _CALLBACK_PATIENCE * self.interval - _age(call, since=call.end_time)
-            if patience > timedelta(0):
-                wait = patience if wait is None else min(wait, patience)
+            # Twilio's callback, which has more fields, may still arrive.
+            remaining = _CALLBACK_WAIT_INTERVALS * self.interval - _age(call, since=call.end_time)
+            if remaining > timedelta(0):
+                wait = remaining if wait is None else min(wait, remaining)
             else:
                 session.add(final_delivery(call))
         elif call.deleted_at is not None:
@@ -118,14 +118,15 @@ class Refresher:
         call.refresh_at = None if wait is None else await repository.now(session) + wait
 
     def _next(self, call: Call) -> timedelta | None:
+        """Returns the wait for the next refresh; None if the call needs no more."""
         if is_complete(call):
             return None
         if call.status in TERMINAL_STATUSES:
             waited = _age(call, since=call.end_time)
-            patience = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
-            return _wait(waited / 2, self.interval, _LONGEST_WAIT_PRICE) if waited < patience else None
+            give_up_after = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
+            return _clamp(waited / 2, self.interval, _MAX_WAIT_PRICE) if waited < give_up_after else None
         waited = _age(call)
-        return _wait(waited / 4, self.interval, _LONGEST_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
+        return _clamp(waited / 4, self.interval, _MAX_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
 
     def _count(self, result: Result) -> None:
         self.metrics.refreshes.labels(result).inc()
@@ -135,5 +136,5 @@ def _age(call: Call, *, since: datetime | None = None) -> timedelta:
     return datetime.now(UTC) - (since or call.settled_at or call.created_at)
 
 
-def _wait(wished: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
-    return min(max(wished, shortest), max(longest, shortest))
+def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
+    return min(max(wait, shortest), max(longest, shortest))

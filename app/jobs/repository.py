@@ -1,6 +1,7 @@
-"""What is no longer kept: every statement that deletes for age. Never commits.
+"""SQL that deletes old data. Never commits.
 
-Nothing goes whose outcome is open or that somebody still follows. Locked rows are passed over: who works on one comes first.
+Calls without a final outcome, or with work to do, are never deleted. Locked rows are skipped, because another transaction works
+on them.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,11 +17,14 @@ from app.database import Partition
 from app.deliveries.models import Delivery
 
 _SETTLED = ("started", "not_started")
-_OVER = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}
+_IS_DONE = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}
 
 
 async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
-    """Settled calls that nobody follows and that were last dialled before that time: the oldest beyond `after`, in order."""
+    """Locks settled calls that need no more work and were last dialled before `before`.
+
+    Returns the oldest after the id `after`.
+    """
     statement = (
         select(Call.id)
         .where(Call.id > after, Call.id < first_id_at(before), Call.pending_since < before)
@@ -33,7 +37,7 @@ async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: date
 
 
 async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int:
-    """Delete them, except those of which something is still to be told, or done. Returns how many."""
+    """Deletes the calls, except those with pending deliveries or updates. Returns how many were deleted."""
     statement = (
         delete(Call)
         .where(Call.id.in_(call_ids))
@@ -45,17 +49,17 @@ async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int
     return len((await session.scalars(statement)).all())
 
 
-async def expire_strays(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
-    """Delete rows of that time from the default partition of `table`, which is never dropped. Returns how many."""
+async def delete_strays(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
+    """Deletes old rows from the default partition of `table`, which is never dropped. Returns how many were deleted."""
     statement = text(f"""
         DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {table}_default WHERE at < :before AND {_OVER[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
+            SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
         )) RETURNING 1
     """)  # noqa: S608  # our own names
     return len((await session.execute(statement, {"before": before, "limit": limit})).all())
 
 
-async def is_over(session: AsyncSession, partition: Partition) -> bool:
-    """Whether nobody waits for anything in it."""
-    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_OVER[partition.table]}))")  # noqa: S608
+async def is_done(session: AsyncSession, partition: Partition) -> bool:
+    """Whether the partition has no row with work to do."""
+    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE[partition.table]}))")  # noqa: S608
     return bool(await session.scalar(statement))

@@ -1,7 +1,7 @@
-"""Settle what is not known: find creations whose process died, and search Twilio's list for those whose answer was lost.
+"""Settle unknown outcomes: find creations whose process died, and search Twilio's list for calls whose answer was lost.
 
-A search binds only what cannot be another's: exactly one call in Twilio's list that may be it and is nobody's, and no other
-intent that it may belong to. In doubt it waits for the callback. Nothing here ever dials.
+A search binds a call only if it is unambiguous: exactly one unbound call in Twilio's list may be it, and no other intent may
+have started that call. Otherwise it waits for the callback. This module never dials.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database import Database, Session
-from app.jobs.candidates import CLOCK_SKEW, NEAR, CallLists, Candidates
+from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
@@ -42,7 +42,10 @@ class Resolver:
     deadline_s: float
 
     async def mark_abandoned(self) -> bool:
-        """Find a batch whose process died between the two commits: what it had sent, nobody knows. False: there was none."""
+        """Marks a batch of creations as unknown whose process died between intent and outcome.
+
+        Returns false if there were none.
+        """
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
             for call in abandoned:
@@ -53,14 +56,14 @@ class Resolver:
         return bool(abandoned)
 
     async def search(self) -> bool:
-        """Search for a batch of unknown calls; False when none was due."""
+        """Searches for a batch of unknown calls. Returns false if none was due."""
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
         async with self.database.begin() as session:
             due = await leases.claim_searches(session, lease=lease, limit=BATCH)
             database_ahead = await repository.clock(session) - datetime.now(UTC)
         search = partial(self._search, self.lists(due), database_ahead)
-        await run_isolated(due, search, event="search_broke")
+        await run_isolated(due, search, event="search_crashed")
         if due:
             async with self.database.begin() as session:
                 await leases.release_searches(session, due)
@@ -82,10 +85,14 @@ class Resolver:
                 await self._take(call, candidates, None if ahead is None else ahead - database_ahead)
 
     async def _take(self, call: Call, candidates: Candidates | None, clock_offset: timedelta | None) -> None:
-        """`candidates` None: Twilio could not be asked. `clock_offset` is Twilio's clock less Postgres's; None: not known."""
+        """Records the result of a search.
+
+        `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if
+        unknown.
+        """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            # Settled meanwhile, or, its lease having ended, searched for by somebody else.
+            # Settled meanwhile, or claimed by another worker after the lease ended.
             if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
                 return
             result: Result = "failed"
@@ -101,9 +108,9 @@ class Resolver:
         self.metrics.searches.labels(result).inc()
 
     async def _conclude(self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None) -> Result:
-        # Rivals first: one that is bound in between must count as a rival, or its sid as taken.
+        # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
         undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
-        span = None if undated else self.longest_life + 2 * CLOCK_SKEW + NEAR
+        span = None if undated else self.longest_life + 2 * CLOCK_SKEW + DATE_TOLERANCE
         rivals = await repository.count_rivals(session, call, span=span)
         free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
         certain = [entry for entry, likeness in candidates.calls.values() if entry.sid in free and likeness == "yes"]
@@ -126,10 +133,10 @@ def _is_open(call: Call) -> bool:
 
 
 def _doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
-    """Why Twilio may have a call of which the search shows nothing; None: it has none."""
+    """Returns why Twilio may have a call that the search did not find; None if it has none."""
     if not candidates.is_complete:
         return "list_too_long"
     if clock_offset is None:
         return "clock_offset_unknown"
-    # By a clock that differs by more, the call is dated outside of what was looked through.
-    return "clock_offset_too_large" if abs(clock_offset) > NEAR else None
+    # With a larger offset, the call's date may be outside the searched span.
+    return "clock_offset_too_large" if abs(clock_offset) > DATE_TOLERANCE else None

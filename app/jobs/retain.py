@@ -1,7 +1,7 @@
-"""Delete what is older than the operator wants to keep, so slowly that nobody notices.
+"""Delete data that is older than the retention period, without slowing down requests.
 
-Calls go in small batches, and the job rests for most of the time: the longer a batch takes, the longer it rests, so a busy
-database is asked less. Events and deliveries go by the month, which costs next to nothing.
+Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it does less on a
+busy database. Events and deliveries are deleted by dropping monthly partitions, which is cheap.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from app.observability import Metrics
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH: Final = 50
-# Times as long as a batch took; at the most so many seconds.
-_REST: Final = 19
-_LONGEST_REST_S: Final = 5.0
+# The pause after a batch, as a multiple of the batch's duration.
+_PAUSE_FACTOR: Final = 19
+_MAX_PAUSE_S: Final = 5.0
 _FIRST: Final = UUID(int=0)
 
 
@@ -32,31 +32,34 @@ class Retainer:
     database: Database
     metrics: Metrics
     keep: timedelta
-    # Where the last batch ended: what has been deleted before, and not yet vacuumed, is not walked through again and again.
+    # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
     _after: UUID = _FIRST
 
     async def expire_calls(self) -> bool:
-        """Delete a batch of calls; False when none was left, and the next round begins with the oldest."""
+        """Deletes a batch of calls. Returns false if none was left; the next step then starts with the oldest."""
         began = time.monotonic()
         async with self.database.begin() as session:
             expired = await repository.lock_expired_calls(session, after=self._after, before=self._expiry(), limit=BATCH)
             self._count("call", await repository.delete_calls(session, expired))
         self._after = expired[-1] if expired else _FIRST
-        await self._rest(began)
+        await self._pause(began)
         return bool(expired)
 
     async def expire_strays(self) -> bool:
-        """Delete a batch of what lies in the default partitions, where it went for want of its month's; False: nothing did."""
+        """Deletes a batch from the default partitions, which hold rows whose monthly partition was missing.
+
+        Returns false if empty.
+        """
         began, gone = time.monotonic(), 0
         for table in PARTITIONED:
             async with self.database.begin() as session:
-                gone += await repository.expire_strays(session, table, before=self._expiry(), limit=BATCH)
+                gone += await repository.delete_strays(session, table, before=self._expiry(), limit=BATCH)
         self._count("stray", gone)
-        await self._rest(began)
+        await self._pause(began)
         return bool(gone)
 
     async def drop_partitions(self) -> bool:
-        """Drop the months that are wholly too old. Always False: what was not to be had now is tried in the next round."""
+        """Drops partitions whose whole month is too old. Returns false: a locked partition is tried again in the next round."""
         for table in PARTITIONED:
             async with self.database.begin() as session:
                 expired = await expired_partitions(session, table, before=self._expiry())
@@ -66,8 +69,8 @@ class Retainer:
 
     async def _drop(self, partition: Partition) -> None:
         async with self.database.begin() as session:
-            # Looked at under the lock: a delivery may just have been asked for again.
-            dropped = await lock_briefly(session, partition) and await repository.is_over(session, partition)
+            # Check under the lock: a replay may just have made a delivery pending again.
+            dropped = await lock_briefly(session, partition) and await repository.is_done(session, partition)
             if dropped:
                 await drop_partition(session, partition)
         if dropped:
@@ -77,8 +80,8 @@ class Retainer:
     def _count(self, what: str, number: int) -> None:
         self.metrics.expired.labels(what).inc(number)
 
-    async def _rest(self, began: float) -> None:
-        await asyncio.sleep(min(_REST * (time.monotonic() - began), _LONGEST_REST_S))
+    async def _pause(self, began: float) -> None:
+        await asyncio.sleep(min(_PAUSE_FACTOR * (time.monotonic() - began), _MAX_PAUSE_S))
 
     def _expiry(self) -> datetime:
         return datetime.now(UTC) - self.keep

@@ -1,4 +1,4 @@
-"""Run the jobs until told to stop. A job that fails is told and tried again; it never takes the others down."""
+"""Run the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,14 @@ _AFTER_FAILURE_S = 2.0
 @dataclass(frozen=True, slots=True)
 class Job:
     name: str
+    # Returns whether there may be more to do at once.
     step: Callable[[], Awaitable[bool]]
     idle_s: float
-    # Waits for what a step has begun and not ended.
+    # Waits for work that a step started and did not finish.
     drain: Callable[[], Awaitable[None]] | None = None
 
 
-def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: RequestSender) -> list[Job]:
+def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: RequestSender) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
@@ -70,7 +71,7 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Reque
         Job("control", Controller(state["database"], state["control"]).step, poll),
         Job("deliver", deliverer.step, poll, deliverer.drain),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
-        Job("leases", refresher.forget_leases, _LEASES_EVERY_S),
+        Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
     ]
     if settings.retention_days is not None:
@@ -81,16 +82,16 @@ def jobs_of(settings: Settings, state: Services, metrics: Metrics, sender: Reque
 
 
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
-    """A whole worker: its own services, and every job until `stop` is set. Closes `tracing` at its end."""
+    """Runs a worker with its own services until `stop` is set. Closes `tracing` at the end."""
     tracing = tracing or Tracing()
     with tracing.active():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
-            await run_jobs(jobs_of(settings, state, metrics, sender), stop)
+            await run_jobs(make_jobs(settings, state, metrics, sender), stop)
     await asyncio.to_thread(tracing.close)
 
 
 async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
-    """Returns once `stop` is set and every step under way is finished."""
+    """Repeats the jobs. Returns when `stop` is set and the running steps have finished."""
     async with asyncio.TaskGroup() as running:
         for job in jobs:
             running.create_task(_repeat(job, stop))
@@ -103,7 +104,7 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
         except Exception as error:
             pause = _AFTER_FAILURE_S
             for cause in _causes(error):
-                # Trouble of the database is in the log already, with its reason.
+                # DatabaseUnavailable is already logged, with its reason.
                 if not isinstance(cause, DatabaseUnavailable):
                     logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
@@ -114,7 +115,7 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
 
 
 def _causes(error: Exception) -> list[Exception]:
-    """Those in a group, and in the groups in it."""
+    """Returns the exceptions of a group and its nested groups, or the error itself."""
     if isinstance(error, ExceptionGroup):
         return [cause for each in error.exceptions for cause in _causes(each)]
     return [error]

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.calls.ids import first_id_at
 from app.database import make_partitions
 from app.jobs.retain import BATCH, Retainer
-from app.jobs.worker import jobs_of
+from app.jobs.worker import make_jobs
 from app.observability import Metrics
 from tests.support.gateway import Gateway, Tenant, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
@@ -205,5 +205,5 @@ async def test_nothing_is_deleted_unless_the_operator_says_after_how_long(
 ) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
     state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
-    names = {job.name for job in jobs_of(settings, state, Metrics(), None)}  # type: ignore[arg-type]  # only named
+    names = {job.name for job in make_jobs(settings, state, Metrics(), None)}  # type: ignore[arg-type]  # only named
     assert ({"expire_calls", "expire_strays", "drop_partitions"} <= names) is expiring
