@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -48,6 +50,7 @@ def make_engine(
         connect_args=adapted,
     )
     event.listen(engine.sync_engine, "handle_error", _give_up_connection)
+    event.listen(engine.sync_engine, "checkout", _replace_closed)
     return engine
 
 
@@ -55,6 +58,12 @@ def _give_up_connection(context: ExceptionContext) -> None:
     """Also where it is not closed: the server takes no writes any more, or asyncpg has lost track of the protocol."""
     if context.original_exception is not None and is_of_connection(context.original_exception):
         context.is_disconnect = True
+
+
+def _replace_closed(connection: DBAPIConnection, _record: object, _fairy: object) -> None:
+    """A connection that was lost while it was idle costs nobody an error: the pool makes another one."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 class Database:

@@ -161,6 +161,20 @@ async def test_a_connection_that_takes_no_writes_any_more_leaves_the_pool(databa
     await database.close()
 
 
+async def test_connections_that_were_cut_while_idle_cost_nobody_an_error(database_url: str) -> None:
+    database = Database(database_url, pool_size=2)
+    async with database.begin() as one, database.begin() as other:
+        cut = [await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)]
+    cutter = await asyncpg.connect(_plain(database_url))
+    for pid in cut:
+        await cutter.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+    await cutter.close()
+    await asyncio.sleep(0.1)
+    async with database.begin() as one, database.begin() as other:
+        assert {await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)}.isdisjoint(cut)
+    await database.close()
+
+
 async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_then_on(database_url: str) -> None:
     url = make_url(database_url)
     with socket.socket() as silent:
