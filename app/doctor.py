@@ -14,8 +14,9 @@ from app.calls.statistics import oldest_unsettled
 from app.database import Database, Server
 from app.database.errors import describe
 from app.errors import DatabaseUnavailable
+from app.revisions import known_revisions
 from app.rotation import Rotation
-from app.schema import known_revisions, revisions
+from app.schema import revisions
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration

@@ -38,6 +38,12 @@ class Upstream:
     request_id: str | None = None
 
 
+class CommandFailed(Exception):
+    """A command could not do what it was asked to. The message tells the operator why, in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class CallgateError(Exception):
     """An answer that is not the wished one. `detail` reaches the caller: no secret, no exception text, no SQL."""
 

@@ -5,10 +5,6 @@ Alembic is imported when it is used: with every dialect that it knows it takes 0
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
@@ -17,15 +13,14 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database import Database, Session
 from app.database.errors import in_one_line
+from app.errors import CommandFailed
+from app.revisions import head, known_revisions, migrations_folder
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 
-_REVISION = re.compile(r'^(down_)?revision: [^=]+ = "(\w+)"$', re.MULTILINE)
-
-
-class MigrationFailed(Exception):
+class MigrationFailed(CommandFailed):
     """The message says why in one line: a lock that was not to be had, a right that is missing."""
 
 
@@ -61,25 +56,11 @@ async def is_migrated(database: Database) -> bool:
     return applied == {head()} or not applied <= known_revisions().keys()
 
 
-def head() -> str:
-    """The newest revision of this version."""
-    (newest,) = known_revisions().keys() - set(known_revisions().values())
-    return newest
-
-
-@cache
-def known_revisions() -> dict[str, str | None]:
-    """Each revision and the one before it, read without Alembic."""
-    versions = (version.read_text() for version in Path(str(files("migrations"))).glob("versions/*.py"))
-    found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
-    return {each[False]: each.get(True) for each in found}
-
-
 def alembic_config(database_url: str) -> Config:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(str(files("migrations")))))
+    config.set_main_option("script_location", str(migrations_folder()))
     config.set_main_option("path_separator", "os")
     config.attributes["database_url"] = database_url
     return config

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.database_url import DatabaseURL
+from app.errors import CommandFailed
 
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
@@ -24,8 +25,10 @@ _TWILIO_VERSION = "2010-04-01"
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
 
-class SettingsError(Exception):
+class SettingsError(CommandFailed):
     """The environment cannot be used as it is; the message names every variable that is wrong."""
+
+    exit_code = 2
 
 
 class Settings(BaseSettings):

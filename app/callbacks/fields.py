@@ -1,4 +1,4 @@
-"""The form fields of a callback, in the shape that Twilio's request validator expects."""
+"""The fields of a callback."""
 
 from typing import Self
 from urllib.parse import parse_qsl
@@ -16,9 +16,6 @@ class FormFields(dict[str, list[str]]):
         for name, value in parse_qsl(form, keep_blank_values=True, max_num_fields=MAX_FIELDS):
             fields.setdefault(name, []).append(value)
         return fields
-
-    def getlist(self, name: str) -> list[str]:
-        return self[name]
 
     def plain(self) -> dict[str, str]:
         """Returns the last value of each name."""

@@ -1,17 +1,20 @@
 """`callgate tenants callbacks|callback-secret`: whom a tenant wants told of its calls' progress, and how."""
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, ask
-from app.deliveries.addresses import AllowList, UrlError, read_url
-from app.tenants.callbacks import Form, TenantCallbacks
+from app.tenants.callback_form import Form
 from app.tenants.errors import OperatorError
-from app.tenants.models import Tenant
+
+if TYPE_CHECKING:
+    from app.tenants.models import Tenant
 
 Method = Literal["GET", "POST"]
 
@@ -45,6 +48,9 @@ def configure(
 
     What is not given stays as it is. The form is that of all the tenant's deliveries, whoever named the URL.
     """
+    from app.deliveries.addresses import AllowList, UrlError, read_url
+    from app.tenants.callbacks import TenantCallbacks
+
     if url is not None:
         allowed = AllowList.parse(service_settings().delivery_allow)
         if isinstance(fault := read_url(url, allowed), UrlError):
@@ -68,6 +74,8 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
 
     It is shown this once, and signs from now on; a receiver that is to miss nothing accepts the old one for a moment more.
     """
+    from app.tenants.callbacks import TenantCallbacks
+
     secret = ask(TenantCallbacks, lambda service: service.renew_secret(tenant))
     show({"tenant": tenant, "secret": secret}, as_json=as_json)
 

@@ -8,9 +8,7 @@ import typer
 
 from app.cli.output import AsJson, show_table
 from app.cli.processes import service_settings
-from app.doctor import Finding, examine
-from app.observability import configure_logging
-from app.settings import SettingsError
+from app.observability.logs import configure_logging
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -19,6 +17,9 @@ def doctor(as_json: AsJson = False) -> None:
     Each account's credentials are tried with a request that reads one call. Nothing is changed. Exit code 1 when something
     is wrong; what is merely worth knowing is a warning.
     """
+    from app.doctor import Finding, examine
+    from app.settings import SettingsError
+
     configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table says it all, and once
     try:
         settings = service_settings()

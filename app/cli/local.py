@@ -1,23 +1,22 @@
 """`callgate dev|demo|clean`: everything on this machine."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from app.cli.processes import migrate_database
 from app.cli.signals import stop_on_signal
-from app.local import demo as demonstration
-from app.local.postgres import remove
-from app.local.stack import API_PORT, Plan, local_database, running_stack
-from app.local.state import Running, StateFolder
-from app.observability import Metrics, configure_logging
-from app.security.keyring import Keyring
-from app.services import services
-from app.settings import Settings, load_settings
-from app.tenants.administration import TenantAdministration
+from app.observability.logs import configure_logging
+
+if TYPE_CHECKING:
+    from app.local.stack import Plan
+    from app.local.state import Running, StateFolder
+    from app.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -45,6 +44,10 @@ def dev(
     That is an embedded Postgres, the API, the worker and the simulator. Its data is kept in .callgate/ (CALLGATE_STATE_DIR).
     The other commands, run in the same folder without CALLGATE_DATABASE_URL, work on its database meanwhile.
     """
+    from app.local.stack import Plan, local_database
+    from app.local.state import StateFolder
+    from app.settings import load_settings
+
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     with local_database(settings, folder) as (settings, where):
@@ -56,6 +59,8 @@ def dev(
 
 
 async def _run_dev(settings: Settings, folder: StateFolder, plan: Plan, where: str, *, with_parent: bool) -> None:
+    from app.local.stack import running_stack
+
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
         _print_places(running, where, plan)
@@ -73,6 +78,11 @@ def demo(
     Runs everything on this machine as `callgate dev` does, makes a tenant and an API key, sends a call through the gateway to
     the simulator, and shows what becomes of it. Then stays up to be tried, and prints how.
     """
+    from app.local.demo import DemoFailed
+    from app.local.stack import Plan, local_database
+    from app.local.state import StateFolder
+    from app.settings import load_settings
+
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     typer.echo("Callgate demo: starting a PostgreSQL, the API, the worker and a stand-in for Twilio …\n")
@@ -83,7 +93,7 @@ def demo(
     if not once:
         typer.echo("Everything is stopped.")
     elif record is None:
-        raise demonstration.DemoFailed("ended before the call was completed and priced")
+        raise DemoFailed("ended before the call was completed and priced")
     else:
         typer.echo(json.dumps(record))
 
@@ -92,14 +102,21 @@ async def _run_demo(
     settings: Settings, folder: StateFolder, plan: Plan, where: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
     """The call's record; None when it was told to stop before the call was priced."""
+    from app.local.demo import place_and_watch, prepare_tenant
+    from app.local.stack import running_stack
+    from app.observability import Metrics
+    from app.security.keyring import Keyring
+    from app.services import services
+    from app.tenants.administration import TenantAdministration
+
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
         _print_places(running, where, plan)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()))
-            key = await demonstration.prepare_tenant(administration, state["tenants"], folder)
-        record = await _unless(stop, demonstration.place_and_watch(running, key, typer.echo))
+            key = await prepare_tenant(administration, state["tenants"], folder)
+        record = await _unless(stop, place_and_watch(running, key, typer.echo))
         if record and not once:
             typer.echo(f"\nThe docs are at {running.api_url}/docs (Authorize with the key below). Place another call:\n")
             typer.echo(_curl(running.api_url, key))
@@ -125,6 +142,10 @@ def clean() -> None:
 
     With the data of the embedded Postgres, wherever it lies.
     """
+    from app.local.postgres import remove
+    from app.local.state import StateFolder
+    from app.settings import load_settings
+
     folder = StateFolder(load_settings().state_dir)
     remove(folder.directory)
     folder.remove()
@@ -132,6 +153,8 @@ def clean() -> None:
 
 
 def _print_places(running: Running, where: str, plan: Plan) -> None:
+    from app.local.stack import API_PORT
+
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
     if plan.port is None and not running.api_url.endswith(f":{API_PORT}"):
         typer.echo(f"             (port {API_PORT} is taken by something else: mind that in the commands of the docs)")
@@ -140,9 +163,11 @@ def _print_places(running: Running, where: str, plan: Plan) -> None:
 
 
 def _curl(api_url: str, key: str) -> str:
+    from app.local.demo import REQUEST
+
     return (
         f"  curl {api_url}/v1/calls \\\n"
         f"    -H 'Authorization: Bearer {key}' \\\n"
         f"    -H 'Content-Type: application/json' \\\n"
-        f"    -d '{json.dumps(demonstration.REQUEST)}'"
+        f"    -d '{json.dumps(REQUEST)}'"
     )

@@ -1,37 +1,27 @@
 """`callgate serve|worker|migrate|simulator|healthcheck`: the processes of a deployment."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import gc
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
-from app.cli.lingering import GracefulShutdown
 from app.cli.signals import stop_on_signal
-from app.database import Database
 from app.healthcheck import OUR_LIVEZ, trouble
-from app.http.limits import ServerLimits
-from app.http.listening import listen
-from app.http.server import server_config
-from app.jobs.partitions import Partitioner
-from app.jobs.worker import run_worker
-from app.local.stack import probed
-from app.local.state import with_local_database
-from app.main import create_app
-from app.observability import Metrics, configure_logging
-from app.observability.tracing import tracing_of_this_environment
-from app.schema import migrate as migrate_schema
-from app.settings import Settings, SettingsError, load_settings
-from simulator.config import SimulatorConfig
-from simulator.main import create_app as create_simulator
+from app.observability.logs import configure_logging
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+    from app.database import Database
+    from app.settings import Settings
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
@@ -43,6 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def service_settings() -> Settings:
     """Settings with a database and encryption keys; SettingsError names all that is missing."""
+    from app.local.state import with_local_database
+    from app.settings import SettingsError, load_settings
+
     settings = with_local_database(load_settings())
     missing = []
     for require in (settings.require_database_url, settings.require_secret_keys):
@@ -57,6 +50,10 @@ def service_settings() -> Settings:
 
 def api_of_this_environment() -> ASGIApp:
     """What each process of `callgate serve` runs."""
+    from app.cli.lingering import GracefulShutdown
+    from app.main import create_app
+    from app.observability.tracing import tracing_of_this_environment
+
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
     app = create_app(settings, tracing_of_this_environment())
@@ -82,6 +79,10 @@ def serve(
     Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS, and a schema that `callgate migrate` has brought up to date. Without
     a database it starts all the same, answers 503, and recovers by itself.
     """
+    from app.http.limits import ServerLimits
+    from app.http.listening import listen
+    from app.http.server import server_config
+
     settings = service_settings()
     config = server_config(
         api_of_this_environment,
@@ -95,6 +96,10 @@ def serve(
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
     """As uvicorn.run does, on sockets of ours."""
+    import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
+
     if config.workers > 1:
         Multiprocess(config, sockets).run()
         return
@@ -116,6 +121,11 @@ def worker(
     It keeps records true and finds creations whose process died. Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS.
     On SIGTERM it finishes what it has begun.
     """
+    from app.jobs.worker import run_worker
+    from app.local.stack import probed
+    from app.observability import Metrics
+    from app.observability.tracing import tracing_of_this_environment
+
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
 
@@ -135,12 +145,19 @@ def migrate() -> None:
 
     Run it once before a new version starts; it is safe to repeat. Needs CALLGATE_DATABASE_URL, as a user who may create tables.
     """
+    from app.local.state import with_local_database
+    from app.settings import load_settings
+
     migrate_database(with_local_database(load_settings()))
     typer.echo("The schema is up to date.")
 
 
 def migrate_database(settings: Settings) -> None:
     """Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached."""
+    from app.database import Database
+    from app.jobs.partitions import Partitioner
+    from app.schema import migrate as migrate_schema
+
     url = settings.require_database_url()
     asyncio.run(_with_database(url, Database.ping))
     migrate_schema(url)
@@ -149,6 +166,8 @@ def migrate_database(settings: Settings) -> None:
 
 
 async def _with_database(url: str, work: Callable[[Database], Awaitable[object]]) -> None:
+    from app.database import Database
+
     database = Database(url, pool_size=1)
     try:
         await work(database)
@@ -166,6 +185,11 @@ def simulator(
     It serves the Calls resource and no phone rings; docs/simulator.md says what it does. Set CALLGATE_TWILIO_BASE_URL to its
     address, and `callgate serve` and `callgate worker` use it.
     """
+    from app.http.listening import listen
+    from app.http.server import server_config
+    from simulator.config import SimulatorConfig
+    from simulator.main import create_app as create_simulator
+
     sockets = listen(host, port)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")

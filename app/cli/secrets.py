@@ -1,16 +1,18 @@
 """`callgate secrets`: what the encryption keys are needed for, and sealing anew."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.database import Database
-from app.rotation import KeyUse, Rotation
-from app.security.keyring import Keyring
+
+if TYPE_CHECKING:
+    from app.rotation import KeyUse, Rotation
 
 secrets = typer.Typer(help="Encryption keys, and what is sealed with them.", no_args_is_help=True)
 
@@ -18,6 +20,10 @@ Result = TypeVar("Result")
 
 
 def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
+    from app.database import Database
+    from app.rotation import Rotation
+    from app.security.keyring import Keyring
+
     settings = service_settings()
 
     async def run() -> Result:

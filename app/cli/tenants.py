@@ -1,24 +1,27 @@
 """`callgate tenants|accounts|keys`: who may call, with whose Twilio account."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.database import Database
-from app.security.keyring import Keyring
-from app.settings import parse_twilio_base_url
-from app.tenants.administration import TenantAdministration
 from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
-from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.security.keyring import Keyring
+    from app.tenants.administration import TenantAdministration
+    from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
 
 tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
@@ -32,6 +35,8 @@ _LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(mi
 
 
 def _base_url(text: str) -> str:
+    from app.settings import parse_twilio_base_url
+
     try:
         return parse_twilio_base_url(text)
     except ValueError as error:
@@ -54,11 +59,16 @@ def _moment(text: str) -> datetime:
 
 
 def _ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
+    from app.tenants.administration import TenantAdministration
+
     return ask(TenantAdministration, question)
 
 
 def ask(service: Callable[[Database, Keyring], Service], question: Callable[[Service], Awaitable[Result]]) -> Result:
     """Run one use case against the configured database."""
+    from app.database import Database
+    from app.security.keyring import Keyring
+
     settings = service_settings()
 
     async def run() -> Result:

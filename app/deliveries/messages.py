@@ -12,11 +12,12 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
 
 from standardwebhooks import Webhook
-from twilio.request_validator import RequestValidator
+
+from app.tenants.callback_form import Form
+from app.twilio.signature import compute_signature
 
 EVENT_TYPE: Final = "call.callback"
 
-Form = Literal["twilio", "json"]
 Method = Literal["GET", "POST"]
 
 
@@ -69,8 +70,7 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:
         url = urlunsplit(parts._replace(netloc=parts.netloc.removesuffix(f":{parts.port}")))
-    signature: str = RequestValidator(secret).compute_signature(url, posted)
-    return signature
+    return compute_signature(secret, url, posted)
 
 
 def _as_requested(url: str) -> str:

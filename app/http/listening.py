@@ -3,10 +3,12 @@
 import contextlib
 import socket
 
+from app.errors import CommandFailed
+
 _BACKLOG = 2048
 
 
-class CannotListen(Exception):
+class CannotListen(CommandFailed):
     """Most often something else listens there."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from app.errors import CommandFailed
 from app.local.state import Running, StateFolder
 from app.tenants.administration import TenantAdministration
 from app.tenants.directory import TenantDirectory
@@ -26,7 +27,7 @@ _TIMEOUT_S = 120.0
 Say = Callable[[str], None]
 
 
-class DemoFailed(Exception):
+class DemoFailed(CommandFailed):
     """The demo call was not placed, completed and priced. The message is one line."""
 
 

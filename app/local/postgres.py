@@ -27,6 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from app.errors import CommandFailed
 from app.local.folders import create_replacement, is_ours, reachable_by_nobody, recorded_replacement
 
 NOBODY = 65534
@@ -57,7 +58,7 @@ os.execv(command[0], command)
 """
 
 
-class PostgresError(Exception):
+class PostgresError(CommandFailed):
     """The embedded PostgreSQL cannot be used. The message says why and what to do, in one line."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 import uvicorn
 
+from app.errors import CommandFailed
 from app.http.health import probe_app
 from app.http.limits import ServerLimits
 from app.http.listening import CannotListen, listen
@@ -41,11 +42,11 @@ _WATCHED_REFRESH_S = 0.1
 _LOOPBACK = "127.0.0.0/8,::1/128"
 
 
-class AlreadyRunning(Exception):
+class AlreadyRunning(CommandFailed):
     """Another `callgate dev` or `demo` uses this state folder. The message says at which address."""
 
 
-class StackFailed(Exception):
+class StackFailed(CommandFailed):
     """A part of the stack ended by itself. The message says which; its log says why."""
 
 

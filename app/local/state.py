@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from app.errors import CommandFailed
 from app.settings import Settings
 
 
-class StateFolderUnusable(Exception):
+class StateFolderUnusable(CommandFailed):
     """The state folder cannot be created. The message says why and what to do, in one line."""
 
 

@@ -5,7 +5,6 @@ import binascii
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import SecretStr
 
@@ -13,14 +12,13 @@ from app.database import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.cache import TTLCache, always_stale
+from app.tenants.callback_form import Form
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.models import Tenant
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
 _MARK = "whsec_"
 _SECRET_BYTES = 32
-
-Form = Literal["twilio", "json"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """What an operator can get wrong. The message says what to do; it is shown on the command line, never to a caller."""
 
+from app.errors import CommandFailed
 
-class OperatorError(Exception):
+
+class OperatorError(CommandFailed):
     pass
 
 

@@ -13,7 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 
 from app.database import Database
-from app.schema import alembic_config, head, known_revisions, migrate
+from app.revisions import head, known_revisions
+from app.schema import alembic_config, migrate
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 

@@ -108,7 +108,7 @@ def test_twilios_published_signatures_are_genuine_and_nothing_near_them(url: str
 
 @pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
 @pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
-def test_what_the_library_stumbles_over_is_not_genuine(url: str, signature: str) -> None:
+def test_what_twilios_library_stumbles_over_is_not_genuine(url: str, signature: str) -> None:
     assert not is_genuine(url, FormFields.parse(VECTOR_FORM), signature, ["12345"])
 
 

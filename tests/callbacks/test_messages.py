@@ -10,7 +10,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
-from app.deliveries.messages import DeliveryContent, Form, Message, Method, build_message
+from app.deliveries.messages import DeliveryContent, Message, Method, build_message
+from app.tenants.callback_form import Form
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 CONTENT = DeliveryContent(

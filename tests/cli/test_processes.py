@@ -208,7 +208,7 @@ def test_a_healthcheck_is_cheap_enough_to_be_asked_every_few_seconds(tmp_path: P
 
 
 def test_the_api_starts_without_what_only_a_migration_needs() -> None:
-    program = [sys.executable, "-c", "import sys, app.cli; print(*sys.modules)"]
+    program = [sys.executable, "-c", "import sys, app.main; print(*sys.modules)"]
     loaded = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
     assert "app.main" in loaded
     assert not {"alembic", "mako"} & set(loaded)

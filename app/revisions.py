@@ -1,0 +1,26 @@
+"""The schema's revisions that this version of Callgate knows, read from the migrations without Alembic or SQLAlchemy."""
+
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+_REVISION = re.compile(r'^(down_)?revision: [^=]+ = "(\w+)"$', re.MULTILINE)
+
+
+def migrations_folder() -> Path:
+    return Path(str(files("migrations")))
+
+
+def head() -> str:
+    """The newest revision of this version."""
+    (newest,) = known_revisions().keys() - set(known_revisions().values())
+    return newest
+
+
+@cache
+def known_revisions() -> dict[str, str | None]:
+    """Each revision and the one before it."""
+    versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
+    found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
+    return {each[False]: each.get(True) for each in found}

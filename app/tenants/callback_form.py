@@ -1,0 +1,5 @@
+"""The forms in which a tenant can be told of its calls' progress."""
+
+from typing import Literal
+
+Form = Literal["twilio", "json"]
