@@ -222,7 +222,7 @@ def test_what_is_written_lies_in_memory_of_a_bounded_size(manifests: Manifests) 
 def test_every_container_says_what_it_needs_and_may_use(overlay: Manifests) -> None:
     for workload in overlay.workloads():
         resources = container(workload)["resources"]
-        assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "cache"}
+        assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "memory"}
 
 
 def test_every_pod_is_behind_a_policy_both_ways(overlay: Manifests) -> None:
