@@ -1,4 +1,4 @@
-"""Seal and open stored secrets; keyed hashes. Knows keys and bytes, not what they protect.
+"""Encrypt ("seal") and decrypt ("open") stored secrets, and compute keyed hashes. Works on bytes of any meaning.
 
 Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
 the associated data, so a ciphertext moved to another row does not open.
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _VERSION = b"\x01"
 _KEY_ID_LENGTH = 4
-# Where the id of the key stands, for who counts in SQL: first byte (from 1) and length.
+# The position of the key id for SQL's substring: first byte (from 1) and length.
 KEY_ID_IN_SEALED = (len(_VERSION) + 1, _KEY_ID_LENGTH)
 KEY_ID_IN_HASH = (1, _KEY_ID_LENGTH)
 _NONCE_LENGTH = 12
@@ -23,7 +23,7 @@ _TAG_LENGTH = 16
 
 
 class SecretUnreadable(Exception):
-    """A sealed secret does not open: its key is not configured, or it belongs to another row, or it was changed."""
+    """A sealed secret cannot be opened: its key is not configured, or it belongs to another row, or it was changed."""
 
 
 class _Key:
@@ -44,7 +44,7 @@ def _tag(key: _Key, value: bytes) -> bytes:
 
 
 class Keyring:
-    """The configured keys, newest first. The newest seals and hashes; each of them opens and compares."""
+    """The configured keys, newest first. Seals and hashes with the newest key; opens and compares with any of them."""
 
     def __init__(self, masters: list[bytes]) -> None:
         keys = [_Key(master) for master in masters]
@@ -60,12 +60,13 @@ class Keyring:
         return list(self._by_id)
 
     def seal(self, secret: str, *, identity: str) -> bytes:
+        """Encrypts the secret with the newest key, bound to `identity`, which names its row."""
         nonce = os.urandom(_NONCE_LENGTH)
         sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
         return _VERSION + self._newest.id + nonce + sealed
 
     def open(self, sealed: bytes, *, identity: str) -> str:
-        """Raises SecretUnreadable."""
+        """Returns the secret. Raises SecretUnreadable."""
         header = len(_VERSION) + _KEY_ID_LENGTH
         if sealed[: len(_VERSION)] != _VERSION or len(sealed) < header + _NONCE_LENGTH + _TAG_LENGTH:
             raise SecretUnreadable("damaged: not in the form of a sealed secret")
@@ -79,30 +80,33 @@ class Keyring:
             raise SecretUnreadable("damaged, or moved from another row") from None
 
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
-        """The same secret under the newest key. Raises SecretUnreadable."""
+        """Returns the secret sealed with the newest key. Raises SecretUnreadable."""
         return self.seal(self.open(sealed, identity=identity), identity=identity)
 
     def token(self, value: str) -> str:
-        """A name for a value that is not to be shown; another once there is a newer key."""
+        """Returns a pseudonym of the value. It changes when a newer key is configured."""
         return f"tok_{hmac.digest(self._newest.token_key, value.encode(), 'sha256')[:6].hex()}"
 
     def tag(self, value: bytes) -> bytes:
-        """A short proof that the value is ours, made with the newest key."""
+        """Returns a short MAC of the value under the newest key."""
         return _tag(self._newest, value)
 
     def has_tagged(self, tag: bytes, value: bytes) -> bool:
-        """Whether `tag` made this tag for `value` under any configured key. Compares in constant time."""
+        """Whether `tag` is the MAC of `value` under any configured key. Compares in constant time."""
         return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
 
     def keyed_hash(self, value: bytes) -> bytes:
-        """Key id (4 bytes) and HMAC-SHA256, made with the newest key."""
+        """Returns the id (4 bytes) of the newest key and the HMAC-SHA256 under it."""
         return self._newest.id + hmac.digest(self._newest.mac_key, value, "sha256")
 
     def is_outdated(self, stored: bytes) -> bool:
-        """Whether a keyed hash was made with another key than the newest."""
+        """Whether a keyed hash was made with a key other than the newest."""
         return stored[:_KEY_ID_LENGTH] != self._newest.id
 
     def matches(self, stored: bytes, value: bytes) -> bool:
-        """Whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`. Constant time."""
+        """Whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`.
+
+        Compares in constant time.
+        """
         key = self._by_id.get(stored[:_KEY_ID_LENGTH], self._newest)
         return hmac.compare_digest(stored, key.id + hmac.digest(key.mac_key, value, "sha256"))

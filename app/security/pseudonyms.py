@@ -1,4 +1,4 @@
-"""Phone numbers and SIP users as logs may show them: by a token that is the same each time, and that only we can make."""
+"""Replace phone numbers and SIP users in logs by pseudonyms, which are stable and depend on the secret key."""
 
 from app.observability.context import bind
 from app.security.keyring import Keyring
@@ -7,20 +7,21 @@ _SIP_SCHEMES = ("sip", "sips")
 
 
 class Pseudonyms:
-    """`shown`: as they are, because the operator said so (CALLGATE_LOG_PII)."""
+    """Makes pseudonyms of addresses, or returns them unchanged if `shown` (CALLGATE_LOG_PII)."""
 
     def __init__(self, keyring: Keyring, *, shown: bool) -> None:
         self._keyring = keyring
         self._shown = shown
 
     def log(self, *, to: str, from_: str) -> None:
-        """Onto every line that this request logs from now on."""
+        """Adds both addresses to every later log line of this request."""
         bind(**{"to": self.of(to), "from": self.of(from_)})
 
     def of(self, address: str) -> str:
-        """The host of a SIP address says where a call goes and not to whom: it stays. Headers and parameters may hold anything.
+        """Returns the pseudonym of an address.
 
-        `kate` has one token, as a caller and as the user of any SIP address.
+        Keeps the host of a SIP address, which identifies no person, and drops headers and parameters, which may contain
+        anything. A user has the same token as a caller and as the user of any SIP address.
         """
         if self._shown:
             return address

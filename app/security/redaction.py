@@ -1,7 +1,7 @@
-"""Keep secrets out of text that others have written, and out of URLs.
+"""Remove secrets from texts, JSON and URLs.
 
-Twilio's errors and resources may repeat what was sent. `redact` replaces a secret in each spelling in which it may return:
-as it is, percent-encoded, escaped for HTML or JSON, and as the value of a Basic header.
+Twilio's errors and resources may repeat what was sent. `redact` replaces a secret in each encoding in which it may come back:
+plain, percent-encoded, escaped for HTML or JSON, and as the value of a Basic header.
 """
 
 import html
@@ -13,24 +13,24 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 _REDACTED = "***"
-# A shorter secret stands in half of all words and numbers: it is replaced where it stands alone.
-_SHORT = 4
-# A shorter secret may be the name of a member.
-_LONGER_THAN_NAMES = 12
-# As far as the last "@" before the path.
+# A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
+_MIN_SUBSTRING_LENGTH = 4
+# Shorter keys of JSON objects are not redacted: a secret may equal the name of a member.
+_MAX_NAME_LENGTH = 12
+# Up to the last "@" before the path.
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
 _ENDS = re.compile(r"[@?#]")
 _HEX = re.compile(r"%[0-9A-F]{2}")
 
 
 class Secrets:
-    """Secrets that must not be repeated, in all their spellings."""
+    """A set of secrets in all their encodings. `more` adds the secrets of another set."""
 
     def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
-        spellings: set[str] = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
+        spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}
         if more is not None:
             spellings |= set(more._spellings)
-        # The longest first: one may be part of another.
+        # The longest first, because one may be part of another.
         self._spellings: list[str] = sorted(spellings, key=len, reverse=True)
         self._encoded = [spelling.encode("utf-8", "surrogatepass") for spelling in self._spellings]
 
@@ -38,31 +38,32 @@ class Secrets:
         return "Secrets(***)"
 
     def may_be_in(self, body: bytes) -> bool:
-        """Whether JSON may hold one. An escape sequence may hide anything."""
+        """Whether a JSON body may contain a secret. Returns true for any escape sequence, which may hide one."""
         return b"\\" in body or any(spelling in body for spelling in self._encoded)
 
     def out_of(self, text: str) -> str:
+        """Returns the text with `***` for each secret."""
         for spelling in self._spellings:
             if spelling in text:
                 text = _replaced(text, spelling)
         return text
 
     async def out_of_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Bytes as they arrive, but for an end with which a secret may begin: that waits for the next ones."""
+        """Yields the bytes without secrets. Holds back an end that may be the start of a secret until more bytes arrive."""
         held = b""
         async for chunk in chunks:
             held += chunk
             for spelling in self._encoded:
                 held = held.replace(spelling, _REDACTED.encode())
-            ready = len(held) - self._begun_at_the_end_of(held)
+            ready = len(held) - self._partial_secret_length(held)
             if ready:
                 yield held[:ready]
                 held = held[ready:]
         if held:
             yield held
 
-    def _begun_at_the_end_of(self, data: bytes) -> int:
-        """How many of the last bytes may be the beginning of a secret."""
+    def _partial_secret_length(self, data: bytes) -> int:
+        """Returns how many of the last bytes may be the start of a secret."""
         return max(
             (
                 length
@@ -75,13 +76,13 @@ class Secrets:
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
-    """Text or JSON without the secrets. `keep` tells values that hold none, whatever they look like."""
+    """Returns text or JSON without the secrets. Texts for which `keep` returns true stay unchanged."""
     match value:
         case str():
             return value if keep(value) else secrets.out_of(value)
         case dict():
             return {
-                secrets.out_of(key) if len(key) > _LONGER_THAN_NAMES else key: redact(item, secrets, keep=keep)
+                secrets.out_of(key) if len(key) > _MAX_NAME_LENGTH else key: redact(item, secrets, keep=keep)
                 for key, item in value.items()
             }
         case list():
@@ -90,18 +91,18 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
 
 
 def without_userinfo(text: str) -> str:
-    """The text with `***` for user and password in every URL."""
+    """Returns the text with `***` for user and password in every URL."""
     return _USERINFO.sub(rf"\g<scheme>{_REDACTED}@", text) if "://" in text and "@" in text else text
 
 
 def userinfo_in(text: str) -> Iterator[str]:
-    """User names and passwords of every URL in a text, and the Basic values that are made of them."""
+    """Yields user names and passwords of every URL in a text, and the values of Basic headers with them."""
     if "://" not in text or "@" not in text:
         return
-    for written in {text, html.unescape(text)}:
-        for found in _USERINFO.finditer(written):
+    for variant in {text, html.unescape(text)}:
+        for found in _USERINFO.finditer(variant):
             longest = found["userinfo"]
-            # Readers differ where a URL is none: a password may end at the first "@", "?" or "#".
+            # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
             for userinfo in {longest, _ENDS.split(longest)[0]} if ":" in longest else {longest}:
                 user, colon, password = userinfo.partition(":")
                 yield from (user, password, unquote(user), unquote(password))
@@ -110,13 +111,13 @@ def userinfo_in(text: str) -> Iterator[str]:
 
 
 def basic_values(user: str, password: str) -> Iterator[str]:
-    """What stands after `Basic` in a header, without the padding."""
+    """Yields what follows `Basic` in a header, in both base64 alphabets and without padding."""
     pair = f"{user}:{password}".encode("utf-8", "replace")
     yield b64encode(pair).decode().rstrip("=")
     yield urlsafe_b64encode(pair).decode().rstrip("=")
 
 
-def _spellings(secret: str) -> Iterator[str]:
+def _encodings(secret: str) -> Iterator[str]:
     yield secret
     encodable = secret.encode("utf-8", "replace").decode()
     for encoded in (quote(encodable), quote(encodable, safe=""), quote_plus(encodable)):
@@ -130,6 +131,6 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _replaced(text: str, spelling: str) -> str:
-    if len(spelling) >= _SHORT:
+    if len(spelling) >= _MIN_SUBSTRING_LENGTH:
         return text.replace(spelling, _REDACTED)
     return re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", _REDACTED, text)

@@ -1,6 +1,6 @@
-"""Tenants, Twilio accounts, credentials and API keys as operators manage them (`callgate tenants|accounts|keys`).
+"""Manage tenants, Twilio accounts, credentials and API keys (`callgate tenants|accounts|keys`).
 
-Every method raises OperatorError for a wrong id, and DatabaseUnavailable.
+Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
 """
 
 import re
@@ -31,7 +31,7 @@ class TenantAdministration:
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
         if not _TENANT_ID.fullmatch(tenant_id):
-            raise OperatorError(f"{tenant_id!r} is no tenant id: use lower-case letters, digits and '-', at most 63")
+            raise OperatorError(f"{tenant_id!r} is not a tenant id: use lower-case letters, digits and '-', at most 63")
         async with self.database.begin() as session:
             if await repository.get_tenant(session, tenant_id):
                 raise OperatorError(f"tenant {tenant_id} exists already")
@@ -48,7 +48,7 @@ class TenantAdministration:
             return await self._require(session, tenant_id)
 
     async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> Tenant:
-        """Suspended: creations are refused, records stay readable. Doing it twice changes nothing."""
+        """Suspends or resumes a tenant. Creations of a suspended tenant are refused; its records stay readable. Idempotent."""
         async with self.database.begin() as session:
             tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
         if tenant is None:
@@ -58,7 +58,10 @@ class TenantAdministration:
     async def add_credential(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
     ) -> TwilioCredential:
-        """Add an account with its first credential, or another credential to it (they are tried in order)."""
+        """Adds a credential, and its account if the tenant does not have it.
+
+        Credentials are tried in the order of their ids.
+        """
         if not _ACCOUNT_SID.fullmatch(account_sid):
             raise OperatorError("an account SID is AC and 32 hexadecimal digits")
         if key_sid is not None and not _KEY_SID.fullmatch(key_sid):

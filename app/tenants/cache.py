@@ -1,4 +1,4 @@
-"""A cache of what was read of tenants, so that not every request reads Postgres. Knows no table."""
+"""An in-process cache with a lifetime, for data of tenants."""
 
 import time
 from collections import OrderedDict
@@ -16,7 +16,7 @@ def always_stale() -> bool:
 class TTLCache(Generic[Value]):
     """Keeps values for at most `lifetime_s` seconds, and only while `is_coherent` returns true.
 
-    A value whose read began before `invalidate` was called is not kept: it may be older than the change. None is not kept.
+    A value whose read began before `invalidate` was called is not kept: it may be older than the change. None is not cached.
     """
 
     def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:
@@ -40,5 +40,6 @@ class TTLCache(Generic[Value]):
         return value
 
     def invalidate(self) -> None:
+        """Removes all values, and keeps reads in progress from being cached."""
         self._entries.clear()
         self._invalidations += 1

@@ -1,4 +1,4 @@
-"""How a tenant wants to be told of its calls' progress: its defaults, the form, and the secret that signs deliveries."""
+"""A tenant's settings for deliveries: default URL, method and events, the form, and the signing secret."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class CallbackDefaults:
-    """Whom to tell, and of what, when a creation does not say."""
+    """The status callback of creations that do not set one."""
 
     url: str | None
     method: str | None
@@ -37,7 +37,7 @@ class Signing:
 
 
 class TenantCallbacks:
-    """`is_coherent` as for `TenantDirectory`."""
+    """Reads and changes the settings for deliveries. `is_coherent` is the same as for `TenantDirectory`."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class TenantCallbacks:
         form: Form | None = None,
         clear: bool = False,
     ) -> Tenant:
-        """Change what is given and leave the rest; `clear` first forgets the defaults. With nothing given: what is set."""
+        """Changes the settings that are given and returns the tenant. `clear` first removes URL, method and events."""
         changes = {"status_callback": url, "status_callback_method": method, "status_callback_events": events and list(events)}
         async with self._database.begin() as session:
             tenant = await repository.lock_tenant(session, tenant_id)
@@ -73,7 +73,7 @@ class TenantCallbacks:
         return tenant
 
     async def renew_secret(self, tenant_id: str) -> str:
-        """A new secret, which signs from now on, repetitions of earlier deliveries included. It is told this once."""
+        """Replaces the secret and returns it; it cannot be shown again. Retries of earlier deliveries use it too."""
         async with self._database.begin() as session:
             tenant = await repository.lock_tenant(session, tenant_id)
             if tenant is None:
@@ -81,9 +81,9 @@ class TenantCallbacks:
             return self._seal_new_secret(tenant)
 
     async def signing(self, tenant_id: str) -> Signing:
-        """How to make a delivery. A tenant without a secret gets one: what is not signed would teach receivers not to check.
+        """Returns the form and the secret for deliveries. Creates a secret if the tenant has none, so that all are signed.
 
-        Raises OperatorError when the secret does not open.
+        Raises OperatorError if the stored secret cannot be decrypted.
         """
         return await self._signings.get(tenant_id, lambda: self._read_signing(tenant_id))
 

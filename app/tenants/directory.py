@@ -1,6 +1,6 @@
-"""What requests need to know of tenants: who an API key belongs to, and the credentials of a Twilio account.
+"""Look up API keys, Twilio accounts and credentials for requests.
 
-Reads are batched and cached; a change by any process empties the caches.
+Reads are batched and cached. A change by any process empties the caches.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class KnownKey:
-    """An API key that was found to be genuine."""
+class AuthenticatedKey:
+    """An API key whose hash matched, with the state of its tenant."""
 
     key_id: UUID
     tenant_id: str
@@ -47,52 +47,52 @@ class CallableAccount:
     account_sid: str
     credentials: tuple[Credential, ...]
     rejected: frozenset[str]
-    """References of those that Twilio refused the last time."""
+    """References of the credentials that Twilio refused at their last use."""
     has_auth_token: bool
-    """Callbacks are signed with an auth token; an API key's secret signs nothing."""
+    """Twilio signs callbacks only with auth tokens, not with the secret of an API key."""
     callbacks: CallbackDefaults
 
 
 class TenantDirectory:
-    """Caches only while `is_coherent` returns true: while `invalidate` is called for each change that any process makes."""
+    """Looks up and caches. Callers make `is_coherent` return true only while `invalidate` is called for every change."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
         self._database = database
         self._keyring = keyring
-        # Together, and never with a statement that began before one asked: it would be older than a change that came first.
+        # A batch never joins a statement that is already running: its result could be older than a change before the request.
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
-        self._keys = TTLCache[KnownKey | None](is_coherent=is_coherent)
+        self._keys = TTLCache[AuthenticatedKey | None](is_coherent=is_coherent)
         self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._auth_tokens = TTLCache[tuple[str, ...]](is_coherent=is_coherent)
 
     def invalidate(self) -> None:
-        """Read everything anew: something has changed, or may have."""
-        for memory in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
-            memory.invalidate()
+        """Empties the caches, after a change or a possible change."""
+        for cache in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
+            cache.invalidate()
 
-    async def find_key(self, key: str) -> KnownKey | None:
-        """Who shows this API key; None when it is unknown, expired or revoked."""
-        known = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
-        return None if known is None or (known.expires_at and known.expires_at <= datetime.now(UTC)) else known
+    async def find_key(self, key: str) -> AuthenticatedKey | None:
+        """Returns the key and its tenant; None if the key is unknown, expired or revoked."""
+        found = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
+        return None if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)) else found
 
-    async def _read_key(self, key: str) -> KnownKey | None:
+    async def _read_key(self, key: str) -> AuthenticatedKey | None:
         found = await self._stored_keys.submit(key_prefix(key))
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
         if self._keyring.is_outdated(found.keyed_hash):
-            # Only now is the key itself at hand. It is known either way.
+            # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:
                     hashed = self._keyring.keyed_hash(key.encode())
-                    await repository.rehash_key(session, found.id, was=found.keyed_hash, becomes=hashed)
-        return KnownKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
+                    await repository.rehash_key(session, found.id, old_hash=found.keyed_hash, new_hash=hashed)
+        return AuthenticatedKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
-        """None unless the account is this tenant's."""
+        """Returns the id of the tenant's account; None if the tenant does not have it."""
         return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
 
     async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
@@ -101,9 +101,9 @@ class TenantDirectory:
         return account.id if account else None
 
     async def callable_account(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
-        """The named account of the tenant, or its oldest one with an active credential; None when it has none.
+        """Returns the account `account_sid`, or the tenant's oldest account with an active credential; None if there is none.
 
-        Raises NoUsableCredentials when no stored secret of the account opens.
+        Raises NoUsableCredentials if no stored secret of the account can be decrypted.
         """
         found = await self._callable_accounts.get(
             (tenant_id, account_sid), lambda: self._read_callable_account(tenant_id, account_sid)
@@ -111,7 +111,7 @@ class TenantDirectory:
         if found and not found.credentials:
             raise NoUsableCredentials(
                 f"The stored secrets of Twilio account {found.account_sid} cannot be opened, so it cannot be used; "
-                "an operator adds its credential anew."
+                "ask the operator to add its credential again."
             )
         return found
 
@@ -131,22 +131,24 @@ class TenantDirectory:
         return CallableAccount(account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks)
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
-        """Remember what Twilio said of these (by their references): refused ones are tried last from now on."""
+        """Records which credentials (by reference) Twilio refused or accepted. Refused ones are tried last from now on."""
         if rejected:
             await repository.mark_rejected(session, [UUID(reference) for reference in rejected], reason=reason)
         if accepted:
             await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
 
     async def auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
-        """Every not revoked auth token of the account: any of them may have signed a callback."""
+        """Returns the account's auth tokens that are not revoked. Twilio may sign callbacks with any of them."""
         return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(account_id))
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
         tokens = await self._stored_auth_tokens.submit(account_id)
-        return tuple(access.password.get_secret_value() for access in self._open_all(tokens[0], tokens)) if tokens else ()
+        return (
+            tuple(credential.password.get_secret_value() for credential in self._open_all(tokens[0], tokens)) if tokens else ()
+        )
 
     async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        """The active credentials of an account in the order in which they are tried; empty when none opens."""
+        """Returns the active credentials of an account in the order to try them; empty if none can be decrypted."""
         return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:

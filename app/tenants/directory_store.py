@@ -1,6 +1,6 @@
-"""What every creation and callback asks of its tenant, for many at once: each is one statement.
+"""Batched reads of tenants: each function is one statement for many keys, tenants or accounts.
 
-A change to any tenant makes each process read anew all that it knew, in the middle of the load.
+A change to any tenant empties the caches of every process, so many requests read at the same time.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from app.tenants.models import credential_identity
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """An API key and its tenant's state."""
+    """A row of an API key with the state of its tenant."""
 
     id: UUID
     tenant_id: str
@@ -52,7 +52,7 @@ _KEYS = """
     WHERE prefix = ANY ($1)
 """
 
-# Which ones, and in which order: as `repository.list_credentials` has it for one account.
+# Selection and order are the same as in `repository.list_credentials`. Change both together.
 _CREDENTIALS_OF = """
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
@@ -67,13 +67,13 @@ _AUTH_TOKENS = _CREDENTIALS_OF.format("account.id = ANY ($1) AND kind = 'auth_to
 
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
-    """For each prefix."""
+    """Returns the key of each prefix, or None."""
     found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
 
 
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
-    """For each tenant: by account, the oldest first, and each account's in the order in which they are to be tried."""
+    """Returns the active credentials of each tenant, by account (oldest first) and then in the order to try them."""
     listed = defaultdict[str, list[StoredCredential]](list)
     for tenant_id, credential in await _credentials(database, _CREDENTIALS, tenant_ids):
         listed[tenant_id].append(credential)
@@ -81,16 +81,16 @@ async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> lis
 
 
 async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
-    """For each account."""
+    """Returns the active auth tokens of each account."""
     listed = defaultdict[UUID, list[StoredCredential]](list)
     for _, credential in await _credentials(database, _AUTH_TOKENS, account_ids):
         listed[credential.account_id].append(credential)
     return [listed[account_id] for account_id in account_ids]
 
 
-async def _credentials(database: Database, statement: str, of: Sequence[Any]) -> list[tuple[str, StoredCredential]]:
-    """Each with its tenant."""
+async def _credentials(database: Database, statement: str, ids: Sequence[Any]) -> list[tuple[str, StoredCredential]]:
+    """Returns pairs of tenant id and credential."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))
-        for tenant_id, url, method, events, *values in await database.fetch(statement, of)
+        for tenant_id, url, method, events, *values in await database.fetch(statement, ids)
     ]

@@ -1,4 +1,4 @@
-"""What an operator can get wrong. The message says what to do; it is shown on the command line, never to a caller."""
+"""Errors for operators. The message says what to do. It appears on the command line, never in an answer of the API."""
 
 from app.errors import CommandFailed
 

@@ -1,4 +1,4 @@
-"""Tables of who may call, and with which Twilio account. A secret is never a plain column."""
+"""Tables of tenants, Twilio accounts, credentials and API keys. Secrets are stored encrypted or hashed only."""
 
 from datetime import datetime
 from uuid import UUID
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
 
-# Triggers on the four tables notify it of every change, whoever makes it (migration 0005).
+# Triggers on the four tables notify this channel of every change (migration 0005).
 TENANTS_CHANNEL = "callgate_tenants"
 
 
@@ -22,7 +22,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     suspended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
-    # Whom its calls' progress is told to when a creation does not say; method and events go with it.
+    # The status callback of creations that do not set one. Method and events require the URL.
     status_callback: Mapped[str | None] = mapped_column(Text)
     status_callback_method: Mapped[str | None] = mapped_column(Text)
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
@@ -31,7 +31,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """What the sealed secret is bound to."""
+        """Returns the associated data of the encrypted secret, which binds it to this row."""
         return f"tenant:{self.id}:callback_secret"
 
 
@@ -59,7 +59,7 @@ class TwilioCredential(Base):
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    # Twilio refused it; it is tried last until Twilio accepts it again.
+    # When Twilio refused it. It is tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     rejected_reason: Mapped[str | None] = mapped_column(Text)
 
@@ -69,12 +69,12 @@ class TwilioCredential(Base):
 
 
 def credential_identity(credential_id: UUID) -> str:
-    """What the sealed secret is bound to."""
+    """Returns the associated data of the encrypted secret, which binds it to this row."""
     return f"twilio_credential:{credential_id}"
 
 
 class ApiKey(Base):
-    """What a caller shows to us. `prefix` is the public part by which a key is found and named."""
+    """An API key of a tenant. `prefix` is its public part, which identifies the key."""
 
     __tablename__ = "api_key"
 

@@ -1,4 +1,4 @@
-"""Every statement on tenants, accounts, credentials and API keys. Never commits."""
+"""SQL for tenants, accounts, credentials and API keys. Never commits."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ async def get_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
 
 
 async def lock_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
-    """The row, locked until the transaction ends, for a change that depends on what it holds."""
+    """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
     statement = select(Tenant).where(Tenant.id == tenant_id).with_for_update(key_share=True)
     return (await session.scalars(statement.execution_options(populate_existing=True))).one_or_none()
 
@@ -46,13 +46,13 @@ async def get_account_by_id(session: AsyncSession, account_id: UUID) -> TwilioAc
 
 
 async def list_accounts(session: AsyncSession, tenant_id: str) -> Sequence[TwilioAccount]:
-    """Oldest first: the first is the tenant's default."""
+    """Returns the accounts, oldest first. The first is the tenant's default."""
     statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id).order_by(TwilioAccount.id)
     return (await session.scalars(statement)).all()
 
 
 async def list_credentials(session: AsyncSession, account_ids: Sequence[UUID]) -> Sequence[TwilioCredential]:
-    """Active ones, in the order in which they are to be tried."""
+    """Returns active credentials in the order to try them. `directory_store` has the same order for many tenants."""
     statement = (
         select(TwilioCredential)
         .where(TwilioCredential.account_id.in_(account_ids), TwilioCredential.revoked_at.is_(None))
@@ -73,7 +73,7 @@ async def revoke_credential(session: AsyncSession, credential_id: UUID, *, tenan
 
 
 async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
-    """Refused by Twilio for this reason, or, with None, accepted again."""
+    """Marks credentials as refused by Twilio, or with `reason` None as accepted again."""
     statement = (
         update(TwilioCredential)
         .where(TwilioCredential.id.in_(credential_ids))
@@ -84,7 +84,10 @@ async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID],
 
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
-    """A column of sealed secrets, the name of its rows for people, and what binds a secret to its row."""
+    """A column with encrypted secrets.
+
+    `what` names its rows in messages. `identity` is the attribute whose value binds a secret to its row.
+    """
 
     what: str
     row: Any
@@ -96,7 +99,7 @@ class SealedColumn:
         return getattr(self.row, self.column)
 
 
-# Every column of sealed secrets that there is.
+# All columns with encrypted secrets.
 SEALED = (
     SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
     SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
@@ -104,7 +107,7 @@ SEALED = (
 
 
 async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -> str:
-    """Which secret it is, for an operator."""
+    """Returns a name of the secret for messages to operators."""
     if not isinstance(row, TwilioCredential):
         return f"{where.what} {row.id}"
     account = await session.get_one(TwilioAccount, row.account_id)
@@ -114,7 +117,10 @@ async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -
 async def list_sealed(
     session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
 ) -> Sequence[Any]:
-    """Rows with a secret, revoked ones too, in the order of their ids. With `other_than`: those of other keys, locked."""
+    """Returns rows with a secret, including revoked ones, in the order of their ids.
+
+    With `other_than`, the id of a key, returns only secrets of other keys and locks the rows.
+    """
     statement = select(where.row).where(where.sealed.is_not(None)).order_by(where.row.id).limit(limit)
     if after is not None:
         statement = statement.where(where.row.id > after)
@@ -124,14 +130,14 @@ async def list_sealed(
 
 
 async def count_sealed(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
-    """How many secrets each key has sealed, by the key's id."""
+    """Returns the number of secrets that each key encrypts, by the id of the key."""
     key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
     found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
     return dict(found.all())
 
 
 async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
-    """How many API keys that may still be shown were hashed with each key, by the key's id."""
+    """Returns the number of valid API keys that are hashed with each key, by the id of the key."""
     key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
@@ -157,5 +163,6 @@ async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
     return (await session.scalars(statement)).one_or_none()
 
 
-async def rehash_key(session: AsyncSession, key_id: UUID, *, was: bytes, becomes: bytes) -> None:
-    await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == was).values(keyed_hash=becomes))
+async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:
+    """Replaces the hash, unless another process has replaced it."""
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == old_hash).values(keyed_hash=new_hash))
