@@ -20,16 +20,16 @@ from app.http.idempotency_key import IdempotencyKeyDep
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.router import (
-    HeldOpenDep,
+    RangeHeader,
     RecordingSid,
+    ResponseStackDep,
     SubresourceServiceDep,
-    WantedRange,
-    answered,
-    of_all,
-    of_one,
+    item_sid,
+    json_response,
+    no_sid,
     streamed,
 )
-from app.subresources.service import Media, Wanted
+from app.subresources.service import Media, SubresourceRequest
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
@@ -52,11 +52,11 @@ async def fetch_media(
     request: Request,
     call: ParentCallDep,
     service: SubresourceServiceDep,
-    stack: HeldOpenDep,
+    stack: ResponseStackDep,
     sid: RecordingSid,
-    wanted_range: WantedRange = None,
+    byte_range: RangeHeader = None,
 ) -> Response:
-    media = _media(request, sid, wanted_range)
+    media = _media(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
@@ -66,13 +66,13 @@ async def fetch_media_of_account(
     request: Request,
     account: AccountDep,
     service: SubresourceServiceDep,
-    stack: HeldOpenDep,
+    stack: ResponseStackDep,
     sid: RecordingSid,
-    wanted_range: WantedRange = None,
+    byte_range: RangeHeader = None,
 ) -> Response:
     """Where Twilio's guides and `RecordingUrl` look for it. Which call it is of, Twilio has to be asked first."""
     call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
-    media = _media(request, sid, wanted_range)
+    media = _media(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
@@ -87,19 +87,19 @@ async def fetch_recording_url(
     request: Request,
     account: AccountDep,
     service: SubresourceServiceDep,
-    stack: HeldOpenDep,
+    stack: ResponseStackDep,
     sid: RecordingSid,
-    wanted_range: WantedRange = None,
+    byte_range: RangeHeader = None,
 ) -> Response:
     """`RecordingUrl` as Twilio writes it in callbacks: WAV, unless JSON is asked for."""
     if "application/json" in request.headers.get("Accept", "").lower():
         return await fetch_recording_of_account(account, service, sid)
-    return await fetch_media_of_account(request, account, service, stack, sid, wanted_range)
+    return await fetch_media_of_account(request, account, service, stack, sid, byte_range)
 
 
-def _media(request: Request, sid: str, wanted_range: str | None) -> Media:
+def _media(request: Request, sid: str, byte_range: str | None) -> Media:
     suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
-    headers = {"Range": wanted_range} if wanted_range else {}
+    headers = {"Range": byte_range} if byte_range else {}
     return Media(sid, suffix, _pairs(parse_fields(request.url.query)), headers)
 
 
@@ -108,12 +108,14 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
         request: Request,
         call: ParentCallDep,
         service: SubresourceServiceDep,
-        stack: HeldOpenDep,
-        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
+        stack: ResponseStackDep,
+        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
         query = parse_fields(request.url.query)
         refuse_encoded_pairs(query)
-        response = streamed(await stack.enter_async_context(service.read(call, Wanted(operation, sid, _pairs(query)))))
+        response = streamed(
+            await stack.enter_async_context(service.read(call, SubresourceRequest(operation, sid, _pairs(query))))
+        )
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -126,14 +128,14 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         account: AccountDep,
         call: ParentCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
+        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
         form: FormDep,
         key: IdempotencyKeyDep,
     ) -> Response:
         refuse_encoded_pairs(form)
-        wanted = Wanted(operation, sid, _plain(operation, _pairs(form)), key)
+        subrequest = SubresourceRequest(operation, sid, _plain(operation, _pairs(form)), key)
         request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
-        response = answered(await service.change(account.caller, call, wanted))
+        response = json_response(await service.change(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 

@@ -1,1 +1,1 @@
-"""What Twilio has below a call (recordings, streams, payments …), passed through with the tenant's credentials."""
+"""The subresources of a call at Twilio (recordings, streams, payments …), forwarded with the tenant's credentials."""

@@ -1,4 +1,4 @@
-"""What an exchange with Twilio came to, for the caller and for the call's events."""
+"""Translate the result of a request to Twilio into Callgate's errors and into the data of the call's events."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +23,8 @@ _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
 }
 
 
-def unanswered() -> UpstreamUnreachable:
-    return UpstreamUnreachable("Twilio gave no usable answer to this question, which changed nothing.", after_s=5)
+def unreachable_error() -> UpstreamUnreachable:
+    return UpstreamUnreachable("Twilio gave no usable answer. The request changes nothing, so it can be repeated.", after_s=5)
 
 
 def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
@@ -34,22 +34,22 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     return error
 
 
-def outcome_of(error: TwilioError) -> dict[str, Any]:
-    """For the call's events: no text of Twilio's, which may repeat what was asked for."""
+def event_data_of(error: TwilioError) -> dict[str, Any]:
+    """Returns the data of an event, without texts of Twilio, which may repeat parameters of the request."""
     unknown = isinstance(error, TwilioOutcomeUnknown)
-    told = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
+    data = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
     answer = error.answer
     if answer is None:
-        return told
+        return data
     answered = {"status": answer.status, "code": answer.code, "twilio_request_id": answer.request_id}
-    return told | {name: value for name, value in answered.items() if value is not None}
+    return data | {name: value for name, value in answered.items() if value is not None}
 
 
-def sid_of(done: UpstreamResponse) -> dict[str, Any]:
-    sid = (done.document or {}).get("sid")
+def sid_of(response: UpstreamResponse) -> dict[str, Any]:
+    sid = (response.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
 
 
-def refusal(call_id: UUID | None, error: TwilioError) -> CallgateError:
-    """Proven: nothing was changed."""
+def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
+    """Returns the error for the client after a TwilioError which proves that nothing was changed."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused it; `upstream` says why.", call_id=call_id)

@@ -1,10 +1,10 @@
-"""Examples for the API's documentation: a body for each operation that has one."""
+"""Example bodies of the operations, for OpenAPI."""
 
 from typing import Any
 
 _STOP: dict[str, Any] = {"status": "stopped"}
 
-# By Twilio's name of the subresource, and the action.
+# Keys are Twilio's name of the subresource, and the action.
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("Recordings", "create"): {
         "recording_channels": "dual",

@@ -1,4 +1,4 @@
-"""Operations as JSON: the members of a request under /v1, made from the catalogue, and their way into Twilio's names."""
+"""Derive the members of requests under /v1 from the catalogue of operations, and translate them to Twilio's parameters."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_
 
 
 def _bounded(value: dict[str, Any]) -> dict[str, Any]:
-    """Nested JSON is written out again, which a text without end must not reach."""
+    """Raises an error for JSON that is nested too deeply to be serialized again."""
     try:
         json.dumps(value)
     except RecursionError:
@@ -37,7 +37,7 @@ _TYPES: Mapping[str, Any] = {
 
 @cache
 def members_of(operation: Operation) -> type[BaseModel]:
-    """Strict in a body; in a query everything is text."""
+    """Returns the model of a request. It is strict for bodies, and converts text for queries."""
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
         type_ = Literal[parameter.choices] if parameter.choices else _TYPES[parameter.kind]
@@ -54,27 +54,27 @@ def members_of(operation: Operation) -> type[BaseModel]:
 
 def _description(parameter: Parameter) -> str:
     if parameter.name == IDEMPOTENCY_KEY:
-        return "Twilio's `IdempotencyKey`. Made from the `Idempotency-Key` header, or anew, when it is not given."
+        return "Twilio's `IdempotencyKey`. Without it, Callgate uses the `Idempotency-Key` header or a random key."
     if parameter.kind == "pairs":
-        return "Up to 99 names and values of your own; Twilio's `Parameter1.Name`, `Parameter1.Value` and so on."
+        return "Up to 99 names and values of your choice: Twilio's `Parameter1.Name`, `Parameter1.Value` and so on."
     return f"Twilio's `{parameter.name}`."
 
 
 def schema_of(operation: Operation) -> dict[str, Any]:
-    """JSON Schema of the members, for OpenAPI."""
+    """Returns the JSON Schema of the members."""
     schema = members_of(operation).model_json_schema()
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-def read_members(operation: Operation, given: Mapping[str, Any]) -> QueryPairs:
-    """In Twilio's names. Raises InvalidRequest with every fault."""
+def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
+    """Returns the members as Twilio's parameters. Raises InvalidRequest with all field errors."""
     try:
-        members = members_of(operation).model_validate(given)
+        members = members_of(operation).model_validate(values)
     except ValidationError as error:
-        faults = field_errors_from(error)
+        invalid = field_errors_from(error)
         if operation.method == "GET":
-            faults = [FieldError(f"?{fault.pointer[1:]}", fault.code, fault.detail) for fault in faults]
-        raise InvalidRequest(field_errors=tuple(faults)) from None
+            invalid = [FieldError(f"?{item.pointer[1:]}", item.code, item.detail) for item in invalid]
+        raise InvalidRequest(field_errors=tuple(invalid)) from None
     return [field for parameter in operation.parameters for field in _fields(parameter, getattr(members, parameter.member))]
 
 
@@ -90,7 +90,7 @@ def _fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """As Twilio's SDKs write it."""
+    """Formats a value like Twilio's SDKs."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How an operation is described in OpenAPI: all of it follows from the catalogue."""
+"""Build the OpenAPI description of each operation from the catalogue."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
 _URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 _OBJECT = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
-# Twilio shows all else as text.
+# All other fields are strings.
 _KINDS: dict[tuple[Subresource, str], dict[str, Any]] = {
     (EVENTS, "request"): _OBJECT,
     (EVENTS, "response"): _OBJECT,
@@ -48,7 +48,10 @@ _KINDS: dict[tuple[Subresource, str], dict[str, Any]] = {
 
 
 def name_of(subresource: Subresource) -> str:
-    """In paths under /v1: as in a call's `subresource_uris`, but for Twilio's events: our own have that name (ADR 17)."""
+    """Returns the name in paths under /v1.
+
+    It is the same as in `subresource_uris`, except for Twilio's events: `events` are Callgate's own (ADR 17).
+    """
     return "twilio_events" if subresource is EVENTS else subresource.key
 
 
@@ -64,11 +67,13 @@ def summary_of(operation: Operation) -> str:
 def description_of(operation: Operation) -> str:
     parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_PAGES[operation.subresource.segment]})."]
     if operation.is_change:
-        parts.append("A 5xx means that nothing was changed; what may have been is a 409 `action-unknown`, and never repeated.")
+        parts.append(
+            "A 5xx means that nothing was changed. If Twilio may have made the change, the answer is 409 `action-unknown`."
+        )
     if operation.takes_idempotency_key:
-        parts.append("Repeated under its `Idempotency-Key` it is done once: Twilio is given the same `IdempotencyKey`.")
+        parts.append("Requests with the same `Idempotency-Key` are done once: Twilio gets the same `IdempotencyKey`.")
     if operation.action == "list":
-        parts.append("`next_page_uri` is the next page's address here.")
+        parts.append("`next_page_uri` is the address of the next page in this API.")
     return " ".join(parts)
 
 
@@ -86,11 +91,11 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
         return documented | {operation.status: {"description": "Deleted."}}
     name = _page_name(operation.subresource) if operation.action == "list" else _name(operation.subresource)
     content = {"application/json": {"schema": _reference(name)}}
-    return documented | {operation.status: {"description": "As Twilio answers.", "content": content}}
+    return documented | {operation.status: {"description": "Twilio's answer.", "content": content}}
 
 
 def extra_of(operation: Operation) -> dict[str, Any]:
-    """Query parameters or the body, as they are read by `members`."""
+    """Returns the documentation of the query parameters or the body that `members` reads."""
     if operation.method == "GET":
         properties = schema_of(operation)["properties"].items()
         return {
@@ -107,12 +112,12 @@ def extra_of(operation: Operation) -> dict[str, Any]:
 
 
 def schemas() -> dict[str, Any]:
-    """The components that bodies and answers refer to."""
+    """Returns the components to which bodies and answers refer."""
     found: dict[str, Any] = {}
     for operation in OPERATIONS:
         subresource = operation.subresource
         if operation.action != "delete":
-            found[_name(subresource)] = _one(subresource)
+            found[_name(subresource)] = _item(subresource)
         if operation.action == "list":
             found[_page_name(subresource)] = _page(subresource)
         if operation.method == "POST":
@@ -121,7 +126,10 @@ def schemas() -> dict[str, Any]:
 
 
 def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, and as components of their own what generators would name after a member and a number."""
+    """Returns the schema, with enums and objects as separate components.
+
+    Code generators would otherwise invent names for them, such as a member's name with a number.
+    """
     parts: dict[str, Any] = {}
 
     def named(member: str, kind: dict[str, Any]) -> dict[str, Any]:
@@ -139,10 +147,10 @@ def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {name: schema} | parts
 
 
-def _one(subresource: Subresource) -> dict[str, Any]:
+def _item(subresource: Subresource) -> dict[str, Any]:
     text = {"type": ["string", "null"]}
     properties = {name: _KINDS.get((subresource, name), text) for name in subresource.fields}
-    return {"type": "object", "description": "As Twilio shows it.", "properties": properties}
+    return {"type": "object", "description": "The resource as Twilio returns it.", "properties": properties}
 
 
 def _page(subresource: Subresource) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _name(subresource: Subresource) -> str:
-    """In PascalCase, and not to be taken for our own events."""
+    """Returns the name in PascalCase. Twilio's events are `TwilioEvent`, because Callgate has events too."""
     return _pascal("twilio_event" if subresource is EVENTS else subresource.noun)
 
 

@@ -1,4 +1,4 @@
-"""HTTP for subresources under /v1: one route for each operation of the catalogue, JSON in and out."""
+"""Routes of the subresources under /v1: one for each operation of the catalogue, with JSON bodies."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -25,7 +25,7 @@ from app.subresources.openapi import (
     responses_of,
     summary_of,
 )
-from app.subresources.service import Media, SubresourceService, Wanted
+from app.subresources.service import Media, SubresourceRequest, SubresourceService
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import StreamedResponse, UpstreamResponse
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
@@ -41,8 +41,8 @@ async def subresource_service(request: Request) -> SubresourceService:
     return service
 
 
-async def held_open() -> AsyncIterator[AsyncExitStack]:
-    """What a streamed answer needs until its last byte was sent, or nobody wants it any more."""
+async def response_stack() -> AsyncIterator[AsyncExitStack]:
+    """Yields a stack that closes after the last byte of a streamed answer is sent, or the client has disconnected."""
     async with AsyncExitStack() as stack:
         yield stack
 
@@ -51,26 +51,26 @@ async def read_key(
     request: Request,
     _: Annotated[
         str | None,
-        idempotency_key_header("Becomes Twilio's `IdempotencyKey`, the same one each time, unless the body has one."),
+        idempotency_key_header("Determines Twilio's `IdempotencyKey`, unless the body has one."),
     ] = None,
 ) -> str | None:
     return await read_idempotency_key(request)
 
 
 async def refuse_key(request: Request) -> None:
-    """To take a key and not to heed it would be a promise that nobody keeps."""
+    """Raises InvalidRequest for an Idempotency-Key: ignoring it would break the promise that it makes."""
     if "Idempotency-Key" in request.headers:
-        text = "cannot be heeded: Twilio has no idempotency for this operation"
+        text = "is not supported: Twilio has no idempotency for this operation"
         raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "not_supported", text),))
 
 
-async def of_one(
-    sid: Annotated[str, Path(description="Its SID; where Twilio takes one, its name.", max_length=255)],
+async def item_sid(
+    sid: Annotated[str, Path(description="The SID of the item; where Twilio takes one, its name.", max_length=255)],
 ) -> str:
     return sid
 
 
-async def of_all() -> None:
+async def no_sid() -> None:
     return None
 
 
@@ -79,10 +79,10 @@ async def no_body() -> dict[str, Any]:
 
 
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
-HeldOpenDep = Annotated[AsyncExitStack, Depends(held_open)]
+ResponseStackDep = Annotated[AsyncExitStack, Depends(response_stack)]
 RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=r"^RE[0-9a-fA-F]{32}$")]
-_SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
-WantedRange = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
+_AUDIO = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
+RangeHeader = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 
 
 async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
@@ -97,40 +97,40 @@ StartedCallDep = Annotated[Call, Depends(started_call)]
 @router.get(
     f"/{RECORDINGS.key}/{{sid}}/media",
     operation_id="fetch_recording_media",
-    summary="The sound of a recording",
+    summary="Fetch the audio of a recording",
     responses=responses_of(Operation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
     | {
-        200: {"description": "Its bytes, as Twilio sends them.", "content": _SOUND},
-        206: {"description": "Those of its bytes that `Range` asks for.", "content": _SOUND},
+        200: {"description": "The audio, as Twilio sends it.", "content": _AUDIO},
+        206: {"description": "The part of the audio that `Range` selects.", "content": _AUDIO},
     },
     response_class=StreamingResponse,
 )
 async def fetch_recording_media(
     call: StartedCallDep,
     service: SubresourceServiceDep,
-    stack: HeldOpenDep,
+    stack: ResponseStackDep,
     sid: RecordingSid,
     media_format: Annotated[Literal["mp3", "wav"], Query(alias="format")] = "mp3",
     requested_channels: Annotated[int | None, Query(ge=1, le=2, description="Twilio's `RequestedChannels`.")] = None,
-    wanted_range: WantedRange = None,
+    byte_range: RangeHeader = None,
 ) -> Response:
-    """Passed through from Twilio piece by piece, up to 4 GiB; `Range` is heeded."""
+    """Streams the audio from Twilio, up to 4 GiB. Supports `Range`."""
     query = [("RequestedChannels", str(requested_channels))] if requested_channels else []
-    wanted = {"Range": wanted_range} if wanted_range else {}
-    return streamed(await stack.enter_async_context(service.media(call, Media(sid, f".{media_format}", query, wanted))))
+    headers = {"Range": byte_range} if byte_range else {}
+    return streamed(await stack.enter_async_context(service.media(call, Media(sid, f".{media_format}", query, headers))))
 
 
-def streamed(opened: StreamedResponse) -> Response:
-    """Twilio's answer, while it arrives."""
+def streamed(answer: StreamedResponse) -> Response:
+    """Returns a response that streams Twilio's answer while it arrives."""
 
     async def chunks() -> AsyncIterator[bytes]:
         try:
-            async for chunk in opened.chunks:
+            async for chunk in answer.chunks:
                 yield chunk
         except TwilioOutcomeUnknown as error:
             raise ResponseTruncated(error.reason) from error
 
-    return StreamingResponse(chunks(), opened.status, opened.headers)
+    return StreamingResponse(chunks(), answer.status, answer.headers)
 
 
 def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
@@ -138,11 +138,11 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
         request: Request,
         call: StartedCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
+        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
-        wanted = Wanted(operation, sid, read_members(operation, _query(request)))
-        page = await service.read_whole(call, wanted)
-        return JSONResponse(_at_home(page, operation, request.url.path) if operation.action == "list" else page)
+        subrequest = SubresourceRequest(operation, sid, read_members(operation, _query(request)))
+        page = await service.read_whole(call, subrequest)
+        return JSONResponse(_with_own_uris(page, operation, request.url.path) if operation.action == "list" else page)
 
     return read
 
@@ -153,19 +153,19 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         caller: CallerDep,
         call: StartedCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(of_one if operation.targets_item else of_all)],
+        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
         key: Annotated[str | None, Depends(read_key if operation.takes_idempotency_key else refuse_key)],
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
-        wanted = Wanted(operation, sid, read_members(operation, body), key)
+        subrequest = SubresourceRequest(operation, sid, read_members(operation, body), key)
         request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
-        return answered(await service.change(caller, call, wanted))
+        return json_response(await service.change(caller, call, subrequest))
 
     return change
 
 
-def answered(done: UpstreamResponse) -> Response:
-    return Response(status_code=done.status) if done.document is None else JSONResponse(done.document, done.status)
+def json_response(answer: UpstreamResponse) -> Response:
+    return Response(status_code=answer.status) if answer.document is None else JSONResponse(answer.document, answer.status)
 
 
 def _query(request: Request) -> dict[str, str]:
@@ -176,17 +176,17 @@ def _query(request: Request) -> dict[str, str]:
     return dict(query)
 
 
-def _at_home(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
-    """Twilio's page with the addresses of its neighbours here, in this API's names."""
+def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
+    """Returns Twilio's page with page URIs that point to this API and use its parameter names."""
     members = {name: parameter.member for parameter in operation.parameters for name in parameter.names()}
 
-    def moved(uri: Any) -> Any:
+    def own_uri(uri: Any) -> Any:
         if not isinstance(uri, str):
             return uri
         query = [(members[name], value) for name, value in parse_qsl(urlsplit(uri).query) if name in members]
         return f"{path}?{urlencode(query)}" if query else path
 
-    return page | {name: moved(page[name]) for name in _PAGE_URIS if name in page}
+    return page | {name: own_uri(page[name]) for name in _PAGE_URIS if name in page}
 
 
 for _operation in OPERATIONS:

@@ -1,6 +1,6 @@
-"""Read and change what Twilio has below a call. Not aware of HTTP.
+"""Read and change the subresources of a call at Twilio. Not aware of HTTP.
 
-docs/adr/0017 says what is repeated (nothing but a refused credential) and how an unknown outcome is told.
+docs/adr/0017 says what is repeated (only a request with a refused credential) and how an unknown outcome is reported.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.authentication import Caller
-from app.subresources.answers import indeterminate_error, outcome_of, refusal, sid_of, unanswered
+from app.subresources.answers import error_for_client, event_data_of, indeterminate_error, sid_of, unreachable_error
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
@@ -38,8 +38,8 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One request about a call's subresource. `fields` are in Twilio's names; `key` is the client's Idempotency-Key."""
+class SubresourceRequest:
+    """A request for a subresource. `fields` have Twilio's names; `key` is the client's Idempotency-Key."""
 
     operation: Operation
     sid: str | None
@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """The sound of a recording: `suffix` is `.mp3` or `.wav`, `headers` what the client wants of it (`Range`)."""
+    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` are the client's (`Range`)."""
 
     recording_sid: str
     suffix: str
@@ -68,161 +68,164 @@ class SubresourceService:
         self._deadline_s = deadline_s
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """The tenant's own call, of this account if one is named. Raises CallNotFound or WrongCallState."""
+        """Returns a started call of the tenant, and of `account_sid` if given. Raises CallNotFound or WrongCallState."""
         call = await self._calls.get(caller, id_or_sid)
         if account_sid not in (None, call.account_sid):
             raise CallNotFound
         if call.sid is None:
-            raise WrongCallState("The call was not started, as far as is known, so Twilio has nothing of it.", call_id=call.id)
+            raise WrongCallState("The call is not known to have started, so Twilio has no subresources of it.", call_id=call.id)
         return call
 
-    def read(self, call: Call, wanted: Wanted) -> AbstractAsyncContextManager[StreamedResponse]:
-        """What Twilio has, while it arrives."""
-        return self._opened(
+    def read(self, call: Call, request: SubresourceRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+        """Returns a context manager with Twilio's answer, to be streamed."""
+        return self._open(
             call.account_id,
-            lambda access: self._forwarding.read(
-                access, wanted.operation, call.sid, wanted.sid, wanted.fields, deadline_s=self._deadline_s
+            lambda credential: self._forwarding.read(
+                credential, request.operation, call.sid, request.sid, request.fields, deadline_s=self._deadline_s
             ),
         )
 
-    async def read_whole(self, call: Call, wanted: Wanted) -> dict[str, Any]:
-        """The same as one document."""
-        return await _document(self.read(call, wanted))
+    async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
+        """Reads Twilio's whole answer and returns its JSON object."""
+        return await _document(self.read(call, request))
 
-    async def change(self, caller: Caller, call: Call, wanted: Wanted) -> UpstreamResponse:
-        """Make, update or delete one. The record says so before the first byte goes to Twilio, and then what came of it.
+    async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
+        """Creates, updates or deletes an item. Writes an event before the request is sent, and another with the result.
 
-        Raises ActionUnknown when Twilio may have done it: that is never repeated here.
+        Raises ActionUnknown when Twilio may have made the change. Callgate never repeats such a request.
         """
-        if caller.suspended and wanted.operation.action == "create":
+        if caller.suspended and request.operation.action == "create":
             raise TenantSuspended
-        fields, repeatable = _with_idempotency_key(call, wanted)
+        fields, repeatable = _with_idempotency_key(call, request)
 
-        async def ask(access: Credential) -> UpstreamResponse:
+        async def ask(credential: Credential) -> UpstreamResponse:
             return await self._forwarding.change(
-                access, wanted.operation, str(call.sid), wanted.sid, fields, deadline_s=self._deadline_s
+                credential, request.operation, str(call.sid), request.sid, fields, deadline_s=self._deadline_s
             )
 
-        credentials = await self._open_all(call.account_id)
-        await self._note(call, wanted, {"result": "sent"})
+        credentials = await self._credentials(call.account_id)
+        await self._record_event(call, request, {"result": "sent"})
         try:
-            # A credential that is refused here is not marked: it may lack one permission only.
-            done = await first_accepted(credentials, ask)
+            # Do not mark a refused credential: it may only lack a permission.
+            response = await first_accepted(credentials, ask)
         except TwilioError as error:
-            await self._note_afterwards(call, wanted, outcome_of(error))
+            await self._record_result(call, request, event_data_of(error))
             if isinstance(error, TwilioOutcomeUnknown):
                 raise indeterminate_error(call, repeatable=repeatable) from error
-            raise refusal(call.id, error) from error
-        await self._note_afterwards(call, wanted, {"result": "done", "status": done.status} | sid_of(done))
-        return done
+            raise error_for_client(call.id, error) from error
+        await self._record_result(call, request, {"result": "done", "status": response.status} | sid_of(response))
+        return response
 
     @asynccontextmanager
     async def media(self, call: Call, media: Media) -> AsyncIterator[StreamedResponse]:
-        """The sound of a recording of this call, while it arrives."""
-        # Twilio knows it below this call, or SubresourceNotFound ends it here.
-        await self.read_whole(call, Wanted(_FETCH_RECORDING, media.recording_sid, ()))
-        async with self._opened(
+        """Yields the audio of a recording of this call, to be streamed."""
+        # Raises SubresourceNotFound unless the recording belongs to this call.
+        await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
+        async with self._open(
             call.account_id,
-            lambda access: self._forwarding.media(
-                access, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
+            lambda credential: self._forwarding.media(
+                credential, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
             ),
-        ) as opened:
-            yield opened
+        ) as response:
+            yield response
 
     async def find_recording(
         self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str
     ) -> tuple[Call, dict[str, Any]]:
-        """A recording by its sid alone, and the call that it is of. SubresourceNotFound unless that is the tenant's own."""
-        opened = self._opened(
+        """Returns a recording by its sid, and its call. Raises SubresourceNotFound unless the call is the tenant's."""
+        answer = self._open(
             account_id,
-            lambda access: self._forwarding.read(
-                access, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
+            lambda credential: self._forwarding.read(
+                credential, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
             ),
         )
-        recording = await _document(opened)
+        recording = await _document(answer)
         try:
             return await self.started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
         except CallNotFound:
             raise SubresourceNotFound from None
 
     async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs) -> dict[str, Any] | None:
-        """Twilio's list of the calls that this call of the tenant made (by `<Dial>`). None: the tenant has no such call."""
+        """Returns Twilio's list of the calls that a call of the tenant started (`<Dial>`); None without such a call."""
         try:
             parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
         except CallNotFound:
             return None
         page = await _document(
-            self._opened(
+            self._open(
                 parent.account_id,
-                lambda access: self._forwarding.calls(access, query, deadline_s=self._deadline_s),
+                lambda credential: self._forwarding.calls(credential, query, deadline_s=self._deadline_s),
             )
         )
         legs = page.get("calls")
         if not isinstance(legs, list):
-            raise unanswered()
-        # Nobody else's, whatever Twilio makes of the filter.
+            raise unreachable_error()
+        # Filter again, so that calls of other tenants never appear, whatever Twilio's filter does.
         own = [leg for leg in legs if isinstance(leg, dict) and leg.get("parent_call_sid") == parent_sid]
         return page | {"calls": own}
 
     @asynccontextmanager
-    async def _opened(
+    async def _open(
         self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
     ) -> AsyncIterator[StreamedResponse]:
-        """What a question is answered, while it arrives."""
-        credentials = await self._open_all(account_id)
+        """Yields the answer to a request that changes nothing, with the first credential that Twilio accepts."""
+        credentials = await self._credentials(account_id)
         async with AsyncExitStack() as stack:
             try:
-                opened = await first_accepted(credentials, lambda access: stack.enter_async_context(ask(access)))
+                response = await first_accepted(credentials, lambda credential: stack.enter_async_context(ask(credential)))
             except TwilioOutcomeUnknown as error:
-                raise unanswered() from error
+                raise unreachable_error() from error
             except TwilioError as error:
-                raise refusal(None, error) from error
-            yield opened
+                raise error_for_client(None, error) from error
+            yield response
 
-    async def _open_all(self, account_id: UUID) -> Sequence[Credential]:
+    async def _credentials(self, account_id: UUID) -> Sequence[Credential]:
         credentials = await self._tenants.credentials(account_id)
         if not credentials:
             raise NoUsableCredentials
         return credentials
 
-    async def _note(self, call: Call, wanted: Wanted, data: dict[str, Any]) -> None:
-        operation = wanted.operation
-        sid = {"sid": wanted.sid} if wanted.sid and SID.fullmatch(wanted.sid) else {}
+    async def _record_event(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
+        operation = request.operation
+        sid = {"sid": request.sid} if request.sid and SID.fullmatch(request.sid) else {}
         async with self._database.begin() as session:
             await repository.add_event(
                 session, call.id, f"call.{operation.subresource.noun}", {"action": operation.action} | sid | data
             )
 
-    async def _note_afterwards(self, call: Call, wanted: Wanted, data: dict[str, Any]) -> None:
-        """What happened at Twilio is told even if it cannot be written down: a 5xx would say that nothing was changed."""
+    async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
+        """Writes the event after Twilio's answer. Does not raise if the database is unavailable.
+
+        A 5xx would tell the client that nothing was changed.
+        """
         try:
-            await self._note(call, wanted, data)
+            await self._record_event(call, request, data)
         except DatabaseUnavailable:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
 async def _document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
     try:
-        async with answer as opened:
-            document = read_json(b"".join([chunk async for chunk in opened.chunks]))
+        async with answer as response:
+            document = read_json(b"".join([chunk async for chunk in response.chunks]))
     except TwilioOutcomeUnknown as error:
-        raise unanswered() from error
+        raise unreachable_error() from error
     if not isinstance(document, dict):
-        raise unanswered()
+        raise unreachable_error()
     return document
 
 
-def _with_idempotency_key(call: Call, wanted: Wanted) -> tuple[QueryPairs, bool]:
-    """Twilio's IdempotencyKey, where it takes one: the client's, one that follows from its header, or a new one.
+def _with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
+    """Returns the fields with Twilio's IdempotencyKey, and whether the client can repeat the request with the same key.
 
-    And whether the client can repeat the request with the same one.
+    The key is the client's, or derived from its Idempotency-Key header, or random.
     """
-    if not wanted.operation.takes_idempotency_key:
-        return wanted.fields, False
-    if any(name == IDEMPOTENCY_KEY and value for name, value in wanted.fields):
-        return wanted.fields, True
-    others = [(name, value) for name, value in wanted.fields if name != IDEMPOTENCY_KEY]
-    if wanted.key is None:
+    if not request.operation.takes_idempotency_key:
+        return request.fields, False
+    if any(name == IDEMPOTENCY_KEY and value for name, value in request.fields):
+        return request.fields, True
+    others = [(name, value) for name, value in request.fields if name != IDEMPOTENCY_KEY]
+    if request.key is None:
         return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
-    name = "/".join((wanted.operation.subresource.segment, wanted.sid or "", wanted.key))
+    name = "/".join((request.operation.subresource.segment, request.sid or "", request.key))
     return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
