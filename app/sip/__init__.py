@@ -1,7 +1,7 @@
-"""SIP addresses: RFC 3261 parsing, explained findings, and the gateway's rules. Pure; imports nothing else of ours.
+"""Parse SIP addresses by RFC 3261, and report findings with explanations. Pure; imports no other package of Callgate.
 
-grammar.py holds the productions, diagnosis.py says why a text is not in the grammar, rules.py and hosts.py what the
-gateway makes of one that is. Every code is explained in docs/sip.md.
+grammar.py has the productions, diagnosis.py explains texts outside the grammar, and rules.py and hosts.py check those inside
+it. docs/sip.md explains every code.
 """
 
 from app.sip.call_parameters import SipAuthFindings, check_from, check_sip_auth

@@ -1,4 +1,4 @@
-"""The other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
+"""Check the other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
 
 import re
 from typing import Final, NamedTuple
@@ -6,15 +6,15 @@ from typing import Final, NamedTuple
 from app.sip.escapes import is_control, truncates_to_line_end
 from app.sip.findings import Finding, Report
 
-SIP_AUTH_LIMIT: Final = 256
-"""A user name or password must be shorter; in characters. Twilio errors 21221 and 21223."""
+SIP_AUTH_LENGTH_LIMIT: Final = 256
+"""In characters; a user name or password must be shorter. Twilio errors 21221 and 21223."""
 
 # Twilio's guide "Making SIP Calls": alphanumeric characters and "+-_.". ASCII, since it becomes a SIP user.
 _NOT_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
 
 
 def check_from(text: str) -> tuple[Finding, ...]:
-    """What there is to say about `from` when a SIP address is called: the user of the From header, nothing else."""
+    """Returns the findings on `from`, which becomes the user of the From header."""
     report = Report()
     if not text:
         detail = "Give the caller's name or number, for example Jack or +14155550100."
@@ -28,20 +28,20 @@ def check_from(text: str) -> tuple[Finding, ...]:
 
 
 class SipAuthFindings(NamedTuple):
-    """Apart, so that a caller can point at the parameter. The ranges count the characters of each value."""
+    """Findings per parameter. Ranges count the characters of the parameter's value."""
 
     username: tuple[Finding, ...]
     password: tuple[Finding, ...]
 
 
 def check_sip_auth(username: str | None, password: str | None) -> SipAuthFindings:
-    """What there is to say about the digest credentials of a call. No finding holds a part of either value."""
+    """Returns the findings on the digest credentials of a call. No finding contains a part of either value."""
     of_username, of_password = Report(), Report()
     if username is not None:
         if not username:
             detail = "Give the user name, or leave out sip_auth_username."
             of_username.add("SIP_AUTH_USERNAME_EMPTY", 0, 0, detail)
-        _judge_credential(username, "SIP_AUTH_USERNAME", "sip_auth_username (21221, 21222)", of_username)
+        _check_credential(username, "SIP_AUTH_USERNAME", "sip_auth_username (21221, 21222)", of_username)
         if not password:
             detail = "Give sip_auth_password as well: a user name needs one (21225)."
             of_password.add("SIP_AUTH_PASSWORD_MISSING", 0, 0, detail)
@@ -49,18 +49,18 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
         detail = "Give sip_auth_username as well: without it the password is not used."
         of_username.add("SIP_AUTH_USERNAME_MISSING", 0, 0, detail)
     if password:
-        _judge_credential(password, "SIP_AUTH_PASSWORD", "sip_auth_password (21223, 21224)", of_password)
+        _check_credential(password, "SIP_AUTH_PASSWORD", "sip_auth_password (21223, 21224)", of_password)
     return SipAuthFindings(of_username.findings(), of_password.findings())
 
 
-def _judge_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """RFC 3261 §25.1: a user name travels as a quoted-string, which holds no control character.
+def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
+    """Checks a value by RFC 3261 §25.1: a user name is sent as a quoted-string, which has no control characters.
 
-    It may hold `"` and `\\` only as a quoted-pair, and UTF-8 for which digest had no agreed charset before RFC 7616.
+    It may contain `"` and `\\` only as a quoted-pair. UTF-8 is unsafe: digest had no agreed charset before RFC 7616.
     """
-    if len(value) >= SIP_AUTH_LIMIT:
-        detail = f"Shorten {parameter} to at most {SIP_AUTH_LIMIT - 1} characters."
-        report.add(f"{code}_TOO_LONG", SIP_AUTH_LIMIT - 1, len(value), detail)
+    if len(value) >= SIP_AUTH_LENGTH_LIMIT:
+        detail = f"Shorten {parameter} to at most {SIP_AUTH_LENGTH_LIMIT - 1} characters."
+        report.add(f"{code}_TOO_LONG", SIP_AUTH_LENGTH_LIMIT - 1, len(value), detail)
         return
     for at, character in enumerate(value):
         if is_control(character) or truncates_to_line_end(character) or "\ud800" <= character <= "\udfff":

@@ -1,4 +1,4 @@
-"""When two SIP URIs are equal: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
+"""Compare SIP URIs: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
 
 import re
 from typing import Final, NamedTuple
@@ -18,13 +18,13 @@ _Value = str | None
 
 class Comparable(NamedTuple):
     fixed: tuple[object, ...]
-    """What equal URIs must share, and so all that a hash may use: equality ignores a parameter that only one has."""
+    """Equal URIs have the same value. Only this may go into a hash: equality ignores a parameter that only one URI has."""
     parameters: dict[str, _Value]
-    """What must match where both URIs have it."""
+    """Parameters that must match if both URIs have them."""
 
 
 def comparable(text: str) -> Comparable | None:
-    """None for what is no SIP URI: outside the grammar, or with a parameter twice (§19.1.1)."""
+    """Returns None for a text that is not a SIP URI: outside the grammar, or with a repeated parameter (§19.1.1)."""
     match = SIP_URI.fullmatch(text)
     if match is None:
         return None
@@ -34,8 +34,8 @@ def comparable(text: str) -> Comparable | None:
     parameters = {name: _normalise(value) if name == "method" else _fold(value) for name, value in items}
     if len(parameters) < len(items):
         return None
-    # Order does not matter, but among headers of one name. Values are compared as written: those that Twilio passes
-    # hold case-sensitive users, or are the caller's own and have no rules that we could know.
+    # Order only matters among headers of one name. Values are compared as written: those that Twilio passes contain
+    # case-sensitive users, or belong to the caller and have unknown rules.
     headers = sorted(
         ((_fold(name), _normalise(value)) for name, value in parse_items(written_headers, "&")),
         key=lambda header: str(header[0]),
@@ -55,11 +55,11 @@ def comparable(text: str) -> Comparable | None:
 def equal(a: str, b: str) -> bool:
     if a == b:
         return True
-    mine, theirs = comparable(a), comparable(b)
-    if mine is None or theirs is None or mine.fixed != theirs.fixed:
+    left, right = comparable(a), comparable(b)
+    if left is None or right is None or left.fixed != right.fixed:
         return False
-    shared = mine.parameters.keys() & theirs.parameters.keys()
-    return all(mine.parameters[name] == theirs.parameters[name] for name in shared)
+    shared = left.parameters.keys() & right.parameters.keys()
+    return all(left.parameters[name] == right.parameters[name] for name in shared)
 
 
 def _normalise(text: _Value) -> _Value:
@@ -71,7 +71,7 @@ def _fold(text: _Value) -> _Value:
 
 
 def _normalise_escape(escape: re.Match[str]) -> str:
-    """A character that is its escape's equal; of the others, and of "%" and the unprintable, the one escape."""
+    """Returns the character if it is equivalent to its escape; else the escape in upper case."""
     character = chr(int(escape[0][1:], 16))
     if not "!" <= character <= "~" or character in _RESERVED or character == "%":
         return escape[0].upper()

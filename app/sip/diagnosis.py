@@ -1,4 +1,4 @@
-"""Why a text is not in the grammar: each fault of each part, and the parts that can be told in spite of them."""
+"""Explain why a text is not in the grammar, and recover its valid parts."""
 
 import re
 from typing import Final
@@ -21,7 +21,7 @@ _ADDRESS_END = re.compile(r"[;?]|\Z")
 
 _OTHER_SCHEMES: Final = {
     "tel": "Give a phone number without tel:, or a SIP address that starts with sip:.",
-    "client": "client: names a Twilio Client, which is no SIP address; a SIP address starts with sip:.",
+    "client": "Give a SIP address, which starts with sip:; client: names a Twilio Client.",
     "http": "Give a SIP address, which starts with sip:; this is a web address.",
     "https": "Give a SIP address, which starts with sip:; this is a web address.",
     "mailto": "Give a SIP address, which starts with sip:; this is a mail address.",
@@ -29,7 +29,7 @@ _OTHER_SCHEMES: Final = {
 
 
 class Salvage:
-    """The parts of a text that obey their own production, with the interface of `SIP_URI`'s match."""
+    """The valid parts of an invalid text, with the interface of `SIP_URI`'s match."""
 
     def __init__(self) -> None:
         self._found: dict[Part, tuple[str, int]] = {}
@@ -49,7 +49,7 @@ class Salvage:
 
 
 def _illegal(characters: str) -> re.Pattern[str]:
-    """Runs of printable ASCII outside `characters`, and "%" without its two digits."""
+    """Matches runs of printable ASCII outside `characters`, and "%" without its two digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 
@@ -59,7 +59,7 @@ _ILLEGAL_IN_HEADER = _illegal(grammar.HEADER_CHARACTERS)
 
 
 def diagnose(text: str, report: Report) -> Salvage:
-    """Report every fault of `text`, which does not match `SIP_URI`, and return what is left of it.
+    """Reports the errors of `text`, which does not match `SIP_URI`, and returns its valid parts.
 
     Each part either matches its production and is kept, or gets an error.
     """
@@ -86,7 +86,7 @@ def diagnose(text: str, report: Report) -> Salvage:
     if question >= 0:
         _diagnose_headers(text[question + 1 :], question + 1, salvage, report)
     if not report.has_error:
-        # The grammar decides, not the explanation: a fault that the lines above overlook is refused all the same.
+        # The text is outside the grammar, so it is refused even if no check above found the reason.
         report.add("BAD_SYNTAX", 0, len(text), "Write the address as in sip:user@example.com:5060;transport=tcp?X-A=1.")
     return salvage
 
@@ -172,10 +172,10 @@ def _diagnose_host(host: str, start: int, salvage: Salvage, report: Report) -> N
     if _HOST.fullmatch(host):
         salvage.keep("host", host, start)
     else:
-        report.add("BAD_HOST", start, start + len(host), _why_no_host(host))
+        report.add("BAD_HOST", start, start + len(host), _host_detail(host))
 
 
-def _why_no_host(host: str) -> str:
+def _host_detail(host: str) -> str:
     if not host:
         return "Name the host to call, as in sip:user@example.com."
     if host[0] == "[":
@@ -197,14 +197,14 @@ def _why_no_host(host: str) -> str:
 
 
 def _diagnose_parameters(parameters: str, start: int, salvage: Salvage, report: Report) -> None:
-    sound = True
+    is_valid = True
     end = start
     for item in parameters[1:].split(";") if parameters else ():
         begin = end + 1
         end = begin + len(item)
         if _PARAM.fullmatch(item):
             continue
-        sound = False
+        is_valid = False
         name, equals, value = item.partition("=")
         if not name:
             detail = "Name a parameter after each ;, as in ;transport=tls, or leave out the ;."
@@ -217,19 +217,19 @@ def _diagnose_parameters(parameters: str, start: int, salvage: Salvage, report: 
             _report_illegal(_ILLEGAL_IN_PARAM, value, begin + len(name) + 1, "BAD_PARAM", hint, report)
         if report.closed:
             return
-    if sound:
+    if is_valid:
         salvage.keep("parameters", parameters, start)
 
 
 def _diagnose_headers(headers: str, start: int, salvage: Salvage, report: Report) -> None:
-    sound = True
+    is_valid = True
     end = start - 1
     for item in headers.split("&"):
         begin = end + 1
         end = begin + len(item)
         if _HEADER.fullmatch(item):
             continue
-        sound = False
+        is_valid = False
         name, equals, value = item.partition("=")
         if not item:
             detail = "Put a header after the ? and after each &, as in ?X-Name=value, or leave out the sign."
@@ -245,12 +245,12 @@ def _diagnose_headers(headers: str, start: int, salvage: Salvage, report: Report
             _report_illegal(_ILLEGAL_IN_HEADER, value, begin + len(name) + 1, "BAD_HEADER", hint, report)
         if report.closed:
             return
-    if sound:
+    if is_valid:
         salvage.keep("headers", headers, start)
 
 
 def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
-    """Raw control and non-ASCII characters are left out: they have their own findings already."""
+    """Reports illegal characters. Control and non-ASCII characters have their own findings and are not reported again."""
     for run in illegal.finditer(part):
         if run[0] == "%":
             detail = "Write % as %25, or give it two hexadecimal digits."

@@ -1,4 +1,4 @@
-"""Percent-escapes (RFC 3261 §25.1 `escaped`, RFC 3986 §2.1): what they stand for, and what may not hide behind them."""
+"""Percent-escapes (RFC 3261 §25.1 `escaped`, RFC 3986 §2.1): decode them, and find dangerous characters."""
 
 import re
 from itertools import islice
@@ -13,16 +13,16 @@ Pairs = tuple[tuple[str, str | None], ...]
 _LINE_SEPARATORS = "\x85\u2028\u2029"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")
 _LINE_SEPARATOR = re.compile(f"[{_LINE_SEPARATORS}]")
-# "%250d" is "%0d" to whoever decodes once, and CR to whoever decodes twice; "%25250d" needs one careless hop more.
+# "%250d" becomes "%0d" when decoded once, and CR when decoded twice; "%25250d" needs one decoding more.
 _DOUBLE_ESCAPED_CONTROL = re.compile(r"%(?:25)*+(?:[01][0-9A-Fa-f]|7[fF])")
 _OCTET = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
 def unescape(text: str) -> str | None:
-    """The text that `text` stands for, decoded once; None when its octets are not UTF-8. `text` is ASCII."""
+    """Returns the ASCII text `text`, decoded once; None if its octets are not UTF-8."""
     if "%" not in text:
         return text
-    spaced = text.replace("%20", " ")  # by far the most frequent escape, and often the only one
+    spaced = text.replace("%20", " ")  # the most frequent escape, and often the only one
     if "%" not in spaced:
         return spaced
     try:
@@ -32,7 +32,7 @@ def unescape(text: str) -> str | None:
 
 
 def decode_items(written: str, separator: str) -> Pairs:
-    """The decoded names and values of a list. A name that is not UTF-8 stays as written."""
+    """Returns the decoded names and values of a list. A name that is not UTF-8 stays as written."""
     items = parse_items(written, separator)
     if "%" not in written:
         return tuple(items)
@@ -40,57 +40,57 @@ def decode_items(written: str, separator: str) -> Pairs:
 
 
 def is_control(character: str) -> bool:
-    """C0, DEL, C1 and the separators that some programs end a line at."""
+    """Whether it is C0, DEL, C1 or a separator that some software takes for a line end."""
     return bool(_CONTROL.match(character)) or character in _LINE_SEPARATORS
 
 
 def truncates_to_line_end(character: str) -> bool:
-    """Software that keeps the low byte of a code point turns U+560D into CR: header injection without a control."""
+    """Whether the low byte is CR or LF. Software that truncates U+560D to a byte would allow header injection."""
     return ord(character) > 0xFF and ord(character) & 0xFF in (0x0A, 0x0D)
 
 
-def judge_escapes(text: str, start: int, report: Report) -> None:
-    """Say what is wrong with the characters that the escapes of `text`, found at `start`, stand for."""
+def check_escapes(text: str, start: int, report: Report) -> None:
+    """Reports problems with the decoded characters of `text`, which begins at `start` in the URI."""
     decoded = unescape(text)
     if decoded is None:
         return _report_not_utf8(text, start, report)
     if decoded.isascii() and decoded.isprintable() and "%" not in decoded:
         return None
 
-    def found_at(index: int, code: str, detail: str) -> None:
+    def report_at(index: int, code: str, detail: str) -> None:
         first = len(decoded[:index].encode())
         size = len(decoded[index].encode())
         begin, end = _octets(text, first, size)
         report.add(code, start + begin, start + end, detail)
 
     if control := _CONTROL.search(decoded):
-        found_at(control.start(), "CONTROL_CHAR", "Remove this escaped control character.")
+        report_at(control.start(), "CONTROL_CHAR", "Remove this escaped control character.")
     if "%" in decoded and (nested := _DOUBLE_ESCAPED_CONTROL.search(decoded)):
-        found_at(nested.start(), "DOUBLE_ESCAPED_CONTROL", "Remove this control character, escaped twice over.")
+        report_at(nested.start(), "DOUBLE_ESCAPED_CONTROL", "Remove this control character, which is escaped twice.")
     if decoded.isascii():
         return None
     if separator := _LINE_SEPARATOR.search(decoded):
-        found_at(separator.start(), "LINE_SEPARATOR", "Remove this character: some software ends a line at it.")
+        report_at(separator.start(), "LINE_SEPARATOR", "Remove this character: some software takes it for a line end.")
     truncated = next((i for i, character in enumerate(decoded) if truncates_to_line_end(character)), None)
     if truncated is not None:
         detail = "Use another character: cut to one byte, this one becomes a line end."
-        found_at(truncated, "BYTE_TRUNCATION_CRLF", detail)
+        report_at(truncated, "BYTE_TRUNCATION_CRLF", detail)
     first = next(i for i, character in enumerate(decoded) if not character.isascii())
     detail = "Prefer ASCII: how Twilio and the far end treat other escaped characters is not documented."
-    found_at(first, "ESCAPED_NON_ASCII", detail)
+    report_at(first, "ESCAPED_NON_ASCII", detail)
     return None
 
 
 def _report_not_utf8(text: str, start: int, report: Report) -> None:
     try:
         unquote_to_bytes(text).decode()
-    except UnicodeDecodeError as fault:
-        begin, end = _octets(text, fault.start, fault.end - fault.start)
-        detail = "Escape the octets of UTF-8: these stand for no character."
+    except UnicodeDecodeError as error:
+        begin, end = _octets(text, error.start, error.end - error.start)
+        detail = "Escape the octets of UTF-8: these are not a character."
         report.add("NOT_UTF8", start + begin, start + end, detail)
 
 
 def _octets(text: str, first: int, count: int) -> tuple[int, int]:
-    """Where the octets numbered `first` and following are written in `text`."""
+    """Returns the range of `text` in which octets `first` to `first + count` are written."""
     written = list(islice(_OCTET.finditer(text), first, first + count))
     return written[0].start(), written[-1].end()

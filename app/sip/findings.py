@@ -1,4 +1,4 @@
-"""What can be said about an address: every code with its severity, and the list that one validation fills."""
+"""The codes of findings with their severities, and the report that a validation fills."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
-MOST_FINDINGS: Final = 10
-"""An address with more faults than this is not explained further; see `Report`."""
+MAX_FINDINGS: Final = 10
+"""Further findings of an address are dropped; see `Report`."""
 
 
 class Severity(StrEnum):
-    """`error` refuses the call, `policy` is accepted unless a tenant's policy says otherwise, `warning` is shown."""
+    """An `error` refuses the call. `policy` (legal, but questionable) and `warning` findings are only shown."""
 
     ERROR = "error"
     POLICY = "policy"
@@ -21,9 +21,9 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to say about a text. `code` is stable; `start` and `end` are a range of characters in that text.
+    """A finding about a text. `code` is stable; `start` and `end` are a range of characters.
 
-    `detail` is one sentence that says how to mend it. It never holds a password or the value of a header.
+    `detail` is one sentence that says how to fix it. It never contains a password or the value of a header.
     """
 
     code: str
@@ -67,15 +67,15 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
     | dict.fromkeys(_POLICIES.split(), Severity.POLICY)
     | dict.fromkeys(_WARNINGS.split(), Severity.WARNING)
 )
-"""Every code there is. `docs/sip.md` explains each, and a test holds the two together."""
+"""All codes. `docs/sip.md` explains each; a test compares the two."""
 
 
 class Report(list[Finding]):
     """The findings of one validation.
 
-    At most MOST_FINDINGS are kept, so that an address made of faults costs no more than another; but the first
-    error is always kept, so that a cut-off list never makes an address look valid. A report that is `closed`
-    takes nothing more: it is full and holds an error, or the one finding in it says enough.
+    Keeps at most MAX_FINDINGS, to bound the work, but always keeps the first error, so that a truncated list never
+    makes an address look valid. A `closed` report takes no more findings: it is full and has an error, or its one
+    finding is enough.
     """
 
     closed = False
@@ -84,9 +84,9 @@ class Report(list[Finding]):
         if self.closed:
             return
         severity = SEVERITIES[code]
-        if len(self) < MOST_FINDINGS or severity is Severity.ERROR:
+        if len(self) < MAX_FINDINGS or severity is Severity.ERROR:
             self.append(Finding(code, severity, start, end, detail))
-            if len(self) >= MOST_FINDINGS:
+            if len(self) >= MAX_FINDINGS:
                 self.closed = self.has_error
 
     @property
@@ -95,14 +95,14 @@ class Report(list[Finding]):
 
     @property
     def only_errors(self) -> bool:
-        """There is room for nothing but an error."""
-        return len(self) >= MOST_FINDINGS
+        """Whether the report is full except for an error."""
+        return len(self) >= MAX_FINDINGS
 
     def findings(self) -> tuple[Finding, ...]:
-        """In the order of the text."""
+        """Returns the findings in the order of the text."""
         return tuple(sorted(self, key=attrgetter("start", "end")))
 
 
 def shown(name: str) -> str:
-    """A name as it is written in the URI, short enough for a `detail`."""
+    """Returns a name of the URI, shortened for a `detail`."""
     return name if len(name) <= 40 else name[:40] + "…"

@@ -1,8 +1,8 @@
-"""The grammar of a SIP URI: RFC 3261 §25.1, with the IPv4 and IPv6 productions that RFC 5954 §4.1 puts in their place.
+"""The grammar of a SIP URI: RFC 3261 §25.1, with the IPv4 and IPv6 productions of RFC 5954 §4.1.
 
-Each constant is the production it is named after. Every repetition is possessive or has a small bound, so that `SIP_URI`
-looks at a character at most a fixed number of times: matching is linear in the length of the text, whatever the text.
-None uses `\\d`, `$` or a case-insensitive match beyond ASCII, which accept more than they seem to.
+Each constant is the production of the same name. Every repetition is possessive or has a small bound, so matching takes
+linear time for any text. No pattern uses `\\d`, `$` or a case-insensitive match beyond ASCII, which accept more than they
+seem to.
 """
 
 import re
@@ -89,10 +89,10 @@ Part = str
 
 
 class Split(Protocol):
-    """A text taken apart: the `re.Match` of `SIP_URI`, or what `diagnosis` could save of a text outside the grammar."""
+    """The parts of a text: the `re.Match` of `SIP_URI`, or the valid parts that `diagnosis` found."""
 
     def groups(self) -> tuple[str | None, ...]:
-        """scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""
+        """Returns scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""
 
     def start(self, part: Part, /) -> int: ...
 
@@ -100,7 +100,7 @@ class Split(Protocol):
 
 
 def parse_items(part: str | None, separator: str) -> list[tuple[str, str | None]]:
-    """The names and values of a list as written. A value is None when there is no "="."""
+    """Returns the names and values of a list as written. A value is None without a "="."""
     if not part:
         return []
     return [

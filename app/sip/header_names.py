@@ -1,8 +1,8 @@
-"""Which header fields of a SIP URI Twilio puts into the INVITE.
+"""The names of header fields in a SIP URI that Twilio puts into the INVITE, and of those that it drops.
 
 <https://www.twilio.com/docs/voice/api/receiving-sip> and the error pages 13252 and 32113: every `X-…` but
 `X-Twilio…`, and four others. Standard names that are not among them are known to be dropped; for the rest, Twilio's
-pages contradict each other. All names here are in lower case, because header names are compared so (RFC 3261 §7.3.1).
+pages contradict each other. All names here are in lower case, because header names are case-insensitive (RFC 3261 §7.3.1).
 """
 
 from typing import Final
@@ -34,5 +34,5 @@ NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_OTHERS}".spli
 
 
 def is_passed_custom_name(name: str) -> bool:
-    """`name` in lower case."""
+    """Whether Twilio passes a custom header. `name` is in lower case."""
     return name.startswith("x-") and not name.startswith("x-twilio")

@@ -1,4 +1,4 @@
-"""Hosts: the one spelling to compare them by, and which of them Twilio could ever reach."""
+"""Normalize hosts for comparison, and check whether Twilio can reach them."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
@@ -42,11 +42,11 @@ _NAT64: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # RF
 
 # Names that are reserved never to exist in the public DNS: RFC 2606 and 6761, 6762, 7686, 8375, 9476, ICANN 2024.
 _RESERVED_TOP_LABELS: Final = frozenset({"invalid", "test", "local", "onion", "alt", "internal"})
-_REMARKABLE_TOP_LABELS: Final = _RESERVED_TOP_LABELS | {"localhost", "arpa"}
+_SPECIAL_TOP_LABELS: Final = _RESERVED_TOP_LABELS | {"localhost", "arpa"}
 
 
 def canonical_host(host: str) -> str:
-    """What an allow-list compares: lower case, no trailing dot, RFC 5952 IPv6, an IPv4-mapped IPv6 as its IPv4."""
+    """Returns the host for comparisons: lower case, no trailing dot, IPv6 by RFC 5952, a mapped IPv4 as IPv4."""
     if host[0] == "[":
         address = IPv6Address(host[1:-1])
         mapped = address.ipv4_mapped
@@ -55,18 +55,18 @@ def canonical_host(host: str) -> str:
 
 
 def read_host(host: str, start: int, has_user: bool, report: Report) -> str:
-    """UrlValidator the host, which is written at `start`, and return its canonical form."""
+    """Checks the host, which begins at `start` in the URI, and returns its canonical form."""
     end = start + len(host)
     if host[0] == "[":
-        _judge_ipv6(IPv6Address(host[1:-1]), start, end, report)
+        _check_ipv6(IPv6Address(host[1:-1]), start, end, report)
         return canonical_host(host)
     canonical = host.lower().removesuffix(".")
     rest, _, top = canonical.rpartition(".")
-    # toplabel starts with ALPHA, so a last label that starts with a digit is an IPv4address's.
+    # toplabel starts with ALPHA, so a last label that starts with a digit belongs to an IPv4address.
     if top[0] <= "9":
-        _judge_ipv4(IPv4Address(host), start, end, report)
+        _check_ipv4(IPv4Address(host), start, end, report)
         return canonical
-    if rest and top not in _REMARKABLE_TOP_LABELS and len(host) <= 63 and host[-1] != "." and not rest.endswith("twilio"):
+    if rest and top not in _SPECIAL_TOP_LABELS and len(host) <= 63 and host[-1] != "." and not rest.endswith("twilio"):
         return canonical  # most hosts
     if host[-1] == ".":
         report.add("TRAILING_DOT", end - 1, end, "Leave out the dot at the end of the host.")
@@ -76,20 +76,20 @@ def read_host(host: str, start: int, has_user: bool, report: Report) -> str:
         detail = "Use a name that the public DNS knows: Twilio cannot resolve this one (13254)."
         report.add("NOT_A_PUBLIC_NAME", start, end, detail)
     elif canonical.endswith(".twilio.com"):
-        _judge_twilio_host(rest.split("."), start, end, has_user, report)
+        _check_twilio_host(rest.split("."), start, end, has_user, report)
     if len(canonical) > 63 and any(len(label) > 63 for label in canonical.split(".")):
         report.add("LABEL_TOO_LONG", start, end, "Check the host: between two dots there are at most 63 characters.")
     return canonical
 
 
-def _judge_ipv4(address: IPv4Address, start: int, end: int, report: Report) -> None:
+def _check_ipv4(address: IPv4Address, start: int, end: int, report: Report) -> None:
     if not _is_public(address):
         return _refuse_non_public(start, end, report)
     detail = "Prefer a host name: a bare IP address cannot move, and TLS cannot check it against a certificate."
     return report.add("IP_LITERAL_HOST", start, end, detail)
 
 
-def _judge_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> None:
+def _check_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> None:
     inner: IPv4Address | None = address.ipv4_mapped or address.sixtofour
     if address.teredo is not None:
         inner = address.teredo[1]
@@ -115,8 +115,8 @@ def _refuse_non_public(start: int, end: int, report: Report) -> None:
     report.add("NON_PUBLIC_HOST", start, end, detail)
 
 
-def _judge_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
-    """`labels` are those before `.com`. <https://www.twilio.com/docs/api/errors/32220> and …/32223."""
+def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
+    """Checks a host of Twilio. `labels` are those before `.com`. <https://www.twilio.com/docs/api/errors/32220> and …/32223."""
     match labels[:-1]:
         case [_, "sip"]:
             pass

@@ -1,11 +1,11 @@
-"""The gateway's rules for a URI that is in the grammar, part by part: what it means, and what Twilio makes of it."""
+"""Check the parts of a URI that is in the grammar: what they mean by RFC 3261, and what Twilio does with them."""
 
 import re
 from collections.abc import Mapping
 from itertools import permutations, product
 from typing import Final
 
-from app.sip.escapes import Pairs, decode_items, judge_escapes, unescape
+from app.sip.escapes import Pairs, check_escapes, decode_items, unescape
 from app.sip.findings import Report, shown
 from app.sip.grammar import HEADER_CHARACTERS, Split
 from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
@@ -24,10 +24,10 @@ MANY_HEADERS: Final = 20  # Twilio refuses "too many" (13251) and gives no numbe
 
 _CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": EDGES}
 
-# Most addresses hold nothing but these, and one look at a table or one match keeps them fast. The rules below have
-# nothing to say about what is listed or matches here; tests hold that.
-UNREMARKABLE_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
-UNREMARKABLE_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
+# A fast path for most addresses: one lookup or one match. The rules below have no findings for these values, which tests
+# verify.
+PLAIN_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
+PLAIN_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
     "".join(f";{name}={value}" for name, value in zip(names, values, strict=True)): (
         tuple(zip(names, values, strict=True)),
         dict(zip(names, values, strict=True)),
@@ -37,7 +37,7 @@ UNREMARKABLE_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
     for values in product(*(_CHOICES[name] for name in names))
 }
 _PLUS_EXCLUDED = HEADER_CHARACTERS.replace("+", "")
-UNREMARKABLE_HEADERS: Final = re.compile(
+PLAIN_HEADERS: Final = re.compile(
     r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
     # Every value without "+" whose escapes stand for printable ASCII but "%"; a space here was "%20".
     rf"=((?:[ {_PLUS_EXCLUDED}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
@@ -51,22 +51,22 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name 
 _PLUS_BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])\+(?=[A-Za-z])")
 
 
-def judge_user(user: str, start: int, report: Report) -> None:
+def check_user(user: str, start: int, report: Report) -> None:
     if _LOOKS_LIKE_URI_PARTS.search(unescape(user) or user):
         detail = "Check the host: all that stands before the @ is the user, also what looks like a host or a parameter."
         report.add("USER_LOOKS_LIKE_URI_PARTS", start, start + len(user), detail)
     if "%" in user:
-        judge_escapes(user, start, report)
+        check_escapes(user, start, report)
 
 
-def judge_password(password: str, start: int, report: Report) -> None:
+def check_password(password: str, start: int, report: Report) -> None:
     detail = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
     report.add("PASSWORD_IN_URI", start - 1, start + len(password), detail)
     if "%" in password:
-        judge_escapes(password, start, report)
+        check_escapes(password, start, report)
 
 
-def judge_port(port: str, start: int, report: Report) -> None:
+def check_port(port: str, start: int, report: Report) -> None:
     significant = port.lstrip("0")
     if not significant or len(significant) > 5 or int(significant) > 65535:
         report.add("PORT_OUT_OF_RANGE", start, start + len(port), "Use a port from 1 to 65535.")
@@ -76,13 +76,13 @@ def judge_port(port: str, start: int, report: Report) -> None:
 
 
 def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Values]:
-    """Decode and judge uri-parameters, of which `written` is the list as it stands in the URI at `start`.
+    """Decodes and checks uri-parameters. `written` is the list as written, which begins at `start` in the URI.
 
-    Returns them in order, and their values by lower-case name.
+    Returns the parameters in order, and their values by lower-case name.
     """
-    unremarkable = UNREMARKABLE_PARAMETERS.get(written)
-    if unremarkable:
-        return unremarkable
+    plain = PLAIN_PARAMETERS.get(written)
+    if plain:
+        return plain
     pairs: list[tuple[str, str | None]] = []
     values: dict[str, str | None] = {}
     end = start
@@ -101,20 +101,20 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
             detail = f"Leave out the second {shown(spelled_name)}: a parameter comes once."
             report.add("DUPLICATE_PARAM", start, end, detail)
         if key in _MEANINGFUL_PARAMS:
-            _judge_meaningful_parameter(key, value, start, end, report)
+            _check_meaningful_parameter(key, value, start, end, report)
         elif not report.only_errors:
             _report_other_parameter(spelled_name, spelled_value, start, end, report)
         if "%" in item:
             if key in _CONTROL_PARAMS:
                 detail = f"Write {key} and its value without % escapes."
                 report.add("ESCAPED_CONTROL_PARAM", start, end, detail)
-            judge_escapes(spelled_name, start, report)
-            judge_escapes(spelled_value, start + len(spelled_name) + 1, report)
+            check_escapes(spelled_name, start, report)
+            check_escapes(spelled_value, start + len(spelled_name) + 1, report)
         values[key] = value
     return tuple(pairs), values
 
 
-def _judge_meaningful_parameter(key: str, value: str | None, start: int, end: int, report: Report) -> None:
+def _check_meaningful_parameter(key: str, value: str | None, start: int, end: int, report: Report) -> None:
     lower = value.lower() if value else ""
     match key:
         case "method":
@@ -148,7 +148,7 @@ def _judge_meaningful_parameter(key: str, value: str | None, start: int, end: in
 def _report_other_parameter(name: str, value: str, start: int, end: int, report: Report) -> None:
     detail = f"Leave out {shown(name)}: Twilio does not document this parameter."
     if name.lower() == "user" and value.lower() == "phone":
-        # It marks a telephone number (RFC 3261 §19.1.1), and carriers and PBXs ask for it.
+        # user=phone marks a telephone number (RFC 3261 §19.1.1); carriers and PBXs require it.
         detail = "Keep user=phone where the called system asks for it: Twilio does not document what it makes of it."
     report.add("OTHER_PARAM", start, end, detail)
     if "%" in name:
@@ -156,8 +156,8 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
 
 
-def judge_security(sips: bool, port: str | None, values: Values, split: Split, report: Report) -> None:
-    """Whether scheme, transport, secure and port agree with each other. `values` are the parameters'."""
+def check_security(sips: bool, port: str | None, values: Values, split: Split, report: Report) -> None:
+    """Checks that scheme, transport, secure and port agree. `values` are those of the parameters."""
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()
     encrypted = secure is not None and secure.lower() == "true"
@@ -179,12 +179,12 @@ def judge_security(sips: bool, port: str | None, values: Values, split: Split, r
 
 
 def read_headers(written: str, start: int, report: Report) -> Pairs:
-    """Decode and judge headers, of which `written` is the list as it stands in the URI at `start`."""
+    """Decodes and checks headers. `written` is the list as written, which begins at `start` in the URI."""
     size = written.count("&") + 1
     spaced = written.replace("%20", " ")
-    unremarkable = UNREMARKABLE_HEADERS.findall(spaced)
-    if size == len(unremarkable) <= MANY_HEADERS and size == len({name.lower() for name, _ in unremarkable}):
-        return tuple([(name, unescape(value)) for name, value in unremarkable] if "%" in spaced else unremarkable)
+    plain = PLAIN_HEADERS.findall(spaced)
+    if size == len(plain) <= MANY_HEADERS and size == len({name.lower() for name, _ in plain}):
+        return tuple([(name, unescape(value)) for name, value in plain] if "%" in spaced else plain)
     if size > MANY_HEADERS:
         detail = f"Send fewer headers: Twilio refuses too many (13251), and {size} may be."
         report.add("MANY_HEADERS", start, start + len(written), detail)
@@ -203,25 +203,25 @@ def read_headers(written: str, start: int, report: Report) -> Pairs:
         if key in seen:
             detail = f"Send {shown(spelled_name)} once: Twilio asks to avoid repeated headers (13251)."
             report.add("REPEATED_HEADER", start, end, detail)
-        _judge_header_name(name, key, start, start + len(spelled_name), report)
-        _judge_header_spelling(spelled_name, spelled_value, start, report)
+        _check_header_name(name, key, start, start + len(spelled_name), report)
+        _check_header_spelling(spelled_name, spelled_value, start, report)
         seen.add(key)
     return tuple(pairs)
 
 
-def _judge_header_spelling(name: str, value: str, start: int, report: Report) -> None:
+def _check_header_spelling(name: str, value: str, start: int, report: Report) -> None:
     value_start = start + len(name) + 1
     if "%" in name:
         report.add("ESCAPED_HEADER_NAME", start, value_start - 1, "Write the header's name without % escapes.")
-        judge_escapes(name, start, report)
+        check_escapes(name, start, report)
     if "%" in value:
-        judge_escapes(value, value_start, report)
+        check_escapes(value, value_start, report)
     if "+" in value and (plus := _PLUS_BETWEEN_WORDS.search(value)):
         at = value_start + plus.start()
         report.add("PLUS_IS_NOT_SPACE", at, at + 1, "Write %20 if a space is meant: in a SIP URI + is a plus.")
 
 
-def _judge_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
+def _check_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
     if is_passed_custom_name(key) and _HEADER_NAME.fullmatch(name):
         return
     if key in PASSED:

@@ -1,4 +1,4 @@
-"""SipUri: one address, taken apart, explained and compared. Pure: no input or output, no settings, no clock."""
+"""SipUri: parse, check and compare an address. Pure: no I/O, no settings, no clock."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -10,34 +10,33 @@ from app.sip.findings import Finding, Report, Severity
 from app.sip.grammar import SIP_URI, Split
 from app.sip.hosts import read_host
 from app.sip.rules import (
-    UNREMARKABLE_USER,
+    PLAIN_USER,
     Values,
-    judge_password,
-    judge_port,
-    judge_security,
-    judge_user,
+    check_password,
+    check_port,
+    check_security,
+    check_user,
     read_headers,
     read_parameters,
 )
 
-ADDRESS_LIMIT: Final = 255
-"""The part before the headers' "?" must be shorter; in characters. Twilio's guide "Making SIP Calls"."""
-HEADERS_LIMIT: Final = 1024
-"""The part after the "?" must be shorter; in characters. Twilio error 21227."""
-LONGEST_READ: Final = 65_535
-"""No SIP message in one datagram is longer (RFC 3261 §18.1.1). What is longer is refused unread."""
+ADDRESS_LENGTH_LIMIT: Final = 255
+"""In characters; the part before the "?" of the headers must be shorter. Twilio's guide "Making SIP Calls"."""
+HEADERS_LENGTH_LIMIT: Final = 1024
+"""In characters; the part after the "?" must be shorter. Twilio error 21227."""
+MAX_PARSED_LENGTH: Final = 65_535
+"""The length of a SIP message in a datagram (RFC 3261 §18.1.1). A longer text is refused without parsing."""
 
 
 @dataclass(frozen=True, eq=False)
 class SipUri:
-    """A SIP or SIPS URI as RFC 3261 §19.1 defines it, and what there is to say about it.
+    """A SIP or SIPS URI by RFC 3261 §19.1, with its findings.
 
-    `text` is the caller's own spelling and is what gets forwarded, byte for byte; the other parts are decoded, and
-    are None or empty where a fault leaves them undetermined. A value whose escapes are not UTF-8 is None, a name
-    stays as written.
+    `text` is the original, which is forwarded byte for byte. The other parts are decoded; invalid parts are None or
+    empty. A value whose escapes are not UTF-8 is None; such a name stays as written.
 
-    Equality is that of RFC 3261 §19.1.4, and so is not transitive: `sip:a@b.example` equals `…;x=1` and `…;x=2`,
-    which are not equal. What is no URI equals only the same text.
+    Equality follows RFC 3261 §19.1.4 and is not transitive: `sip:a@b.example` equals `…;x=1` and `…;x=2`, which are
+    not equal. A text that is not a URI equals only the same text.
     """
 
     text: str = field(repr=False)
@@ -52,15 +51,14 @@ class SipUri:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take any text apart and explain it; never raises. The work is linear in its length.
+        """Parses and checks any text; never raises. The work is linear in its length.
 
-        Lengths come first: a text that is too long gets no other finding, and one longer than LONGEST_READ is not
-        even taken apart.
+        A text that is too long gets no other finding, and one longer than MAX_PARSED_LENGTH is not parsed.
         """
         report = Report()
-        if len(text) >= ADDRESS_LIMIT:
-            _judge_lengths(text, report)
-        if len(text) > LONGEST_READ:
+        if len(text) >= ADDRESS_LENGTH_LIMIT:
+            _check_lengths(text, report)
+        if len(text) > MAX_PARSED_LENGTH:
             return cls(text, findings=report.findings())
         split: Split | None = SIP_URI.fullmatch(text)
         if split is None:
@@ -73,14 +71,14 @@ class SipUri:
             if scheme == "sips":
                 detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
                 report.add("SIPS_SCHEME", 0, 4, detail)
-            if user and not UNREMARKABLE_USER.fullmatch(user):
-                judge_user(user, split.start("user"), report)
+            if user and not PLAIN_USER.fullmatch(user):
+                check_user(user, split.start("user"), report)
             elif user is None and host is not None and "@" not in text:
                 report.add("NO_USER", *split.span("host"), "Put a user before the host, as in sip:user@example.com.")
             if password is not None:
-                judge_password(password, split.start("password"), report)
+                check_password(password, split.start("password"), report)
             if port is not None:
-                judge_port(port, split.start("port"), report)
+                check_port(port, split.start("port"), report)
         canonical = host and read_host(host, split.start("host"), user is not None, report)
         parameters: Pairs = ()
         headers: Pairs = ()
@@ -90,9 +88,8 @@ class SipUri:
         if written_headers:
             headers = read_headers(written_headers, split.start("headers"), report)
         if values or port is not None:
-            judge_security(scheme == "sips", port, values, split, report)
-        # A frozen dataclass's __init__ sets its fields one by one through object.__setattr__, which would be a third
-        # of the whole time.
+            check_security(scheme == "sips", port, values, split, report)
+        # The __init__ of a frozen dataclass sets each field with object.__setattr__, which would take a third of the time.
         uri = object.__new__(cls)
         parts = {
             "text": text,
@@ -100,7 +97,7 @@ class SipUri:
             "user": unescape(user) if user and "%" in user else user,
             "password": password and unescape(password),
             "host": canonical,
-            "port": int(port) if port and len(port) < ADDRESS_LIMIT else None,
+            "port": int(port) if port and len(port) < ADDRESS_LENGTH_LIMIT else None,
             "uri_parameters": parameters,
             "headers": headers,
             "findings": report.findings() if report else (),
@@ -110,7 +107,7 @@ class SipUri:
 
     @property
     def valid(self) -> bool:
-        """No finding is an error."""
+        """Whether no finding is an error."""
         return all(finding.severity is not Severity.ERROR for finding in self.findings)
 
     def __eq__(self, other: object) -> bool:
@@ -121,7 +118,7 @@ class SipUri:
         return hash(self.text if key is None else key.fixed)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: `uri`, `valid`, `findings`, `parsed`. Holds no password and nothing that UTF-8 cannot encode."""
+        """Returns JSON with `uri`, `valid`, `findings`, `parsed`, without passwords and lone surrogates."""
         return {
             "uri": _presentable(self.text),
             "valid": self.valid,
@@ -147,29 +144,29 @@ class SipUri:
         }
 
 
-def _judge_lengths(text: str, report: Report) -> None:
-    """Close the report when a part is too long: nothing else is worth saying about such a text."""
+def _check_lengths(text: str, report: Report) -> None:
+    """Reports a part that is too long, and closes the report."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question
     size = len(text) - end - 1
-    if end >= ADDRESS_LIMIT:
-        detail = f"Shorten the part before the ?: it has {end} characters and may have {ADDRESS_LIMIT - 1}."
-        report.add("ADDRESS_TOO_LONG", ADDRESS_LIMIT - 1, end, detail)
-    if size >= HEADERS_LIMIT:
-        detail = f"Shorten the headers: they have {size} characters and may have {HEADERS_LIMIT - 1} (21227)."
-        report.add("HEADERS_TOO_LONG", end + HEADERS_LIMIT, len(text), detail)
+    if end >= ADDRESS_LENGTH_LIMIT:
+        detail = f"Shorten the part before the ?: it has {end} characters and may have {ADDRESS_LENGTH_LIMIT - 1}."
+        report.add("ADDRESS_TOO_LONG", ADDRESS_LENGTH_LIMIT - 1, end, detail)
+    if size >= HEADERS_LENGTH_LIMIT:
+        detail = f"Shorten the headers: they have {size} characters and may have {HEADERS_LENGTH_LIMIT - 1} (21227)."
+        report.add("HEADERS_TOO_LONG", end + HEADERS_LENGTH_LIMIT, len(text), detail)
     report.closed = report.has_error
 
 
 def _presentable(text: str) -> str:
-    """`text` to be shown: without what is or may be a password, never longer than needed, encodable as UTF-8."""
+    """Returns the text for display: without anything that may be a password, truncated, encodable as UTF-8."""
     start = 0
     if text[:5].lower().startswith(("sip:", "sips:")):
         start = text.index(":") + 1
     colon, at = text.find(":", start), text.rfind("@")
     if 0 <= colon < at and "@" not in text[start:colon]:
         text = f"{text[: colon + 1]}***{text[at:]}"
-    if len(text) > ADDRESS_LIMIT + HEADERS_LIMIT:
-        text = f"{text[: ADDRESS_LIMIT + HEADERS_LIMIT]}…"
+    if len(text) > ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT:
+        text = f"{text[: ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT]}…"
     return text.encode("utf-8", "backslashreplace").decode()

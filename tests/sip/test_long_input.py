@@ -15,9 +15,9 @@ import pytest
 
 import app.sip
 from app.sip import SipUri
-from app.sip.findings import MOST_FINDINGS
+from app.sip.findings import MAX_FINDINGS
 from app.sip.grammar import SIP_URI
-from app.sip.uri import LONGEST_READ
+from app.sip.uri import MAX_PARSED_LENGTH
 
 # The head of a text, what is repeated, and its end.
 SHAPES = {
@@ -120,7 +120,7 @@ def test_every_hostile_text_gets_a_short_answer(shape: str, length: int) -> None
     text = text_of(shape, length)
     uri = SipUri.parse(text)
     assert uri.text is text
-    assert len(uri.findings) <= MOST_FINDINGS + 1
+    assert len(uri.findings) <= MAX_FINDINGS + 1
     if length >= 20_000:
         assert {finding.code for finding in uri.findings} <= {"ADDRESS_TOO_LONG", "HEADERS_TOO_LONG"}
         assert not uri.valid
@@ -128,8 +128,8 @@ def test_every_hostile_text_gets_a_short_answer(shape: str, length: int) -> None
 
 
 def test_what_no_message_could_carry_is_refused_unread() -> None:
-    longest_read = SipUri.parse(text_of("labels", LONGEST_READ - 1))
-    unread = SipUri.parse(text_of("labels", LONGEST_READ + 3))
+    longest_read = SipUri.parse(text_of("labels", MAX_PARSED_LENGTH - 1))
+    unread = SipUri.parse(text_of("labels", MAX_PARSED_LENGTH + 3))
     assert longest_read.host is not None
     assert (unread.scheme, unread.host) == (None, None)
     assert [finding.code for finding in unread.findings] == ["ADDRESS_TOO_LONG"]
@@ -137,9 +137,9 @@ def test_what_no_message_could_carry_is_refused_unread() -> None:
 
 
 def test_an_error_is_never_lost_among_other_findings() -> None:
-    many = "".join(f";p{n}" for n in range(MOST_FINDINGS * 2))
+    many = "".join(f";p{n}" for n in range(MAX_FINDINGS * 2))
     uri = SipUri.parse(f"sip:a@example.com{many};maddr=192.0.2.1")
     assert not uri.valid
     assert [finding.code for finding in uri.findings][-1] == "MADDR_OVERRIDES_HOST"
-    assert len(uri.findings) == MOST_FINDINGS + 1
-    assert len(uri.uri_parameters) == MOST_FINDINGS * 2 + 1
+    assert len(uri.findings) == MAX_FINDINGS + 1
+    assert len(uri.uri_parameters) == MAX_FINDINGS * 2 + 1
