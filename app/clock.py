@@ -1,11 +1,11 @@
-"""Time that has really passed, for what must not happen too late."""
+"""Measures elapsed time, including time for which the machine was suspended."""
 
 import time
 
-# On Linux the monotonic clock stands still while the machine is suspended; this one does not.
+# On Linux CLOCK_MONOTONIC stops while the machine is suspended; CLOCK_BOOTTIME does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed() -> float:
-    """Seconds since some moment in the past. Never goes back."""
+    """Returns seconds since an arbitrary fixed moment. Never decreases."""
     return time.clock_gettime(_CLOCK)

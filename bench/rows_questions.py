@@ -152,7 +152,7 @@ _STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]
 
 
 def _list(wanted: Callable[[Drawn], CallFilter]) -> Ask:
-    return lambda session, call: repository.list_calls(session, tenant_id=call.tenant_id, wanted=wanted(call), limit=_PAGE)
+    return lambda session, call: repository.list_calls(session, tenant_id=call.tenant_id, filters=wanted(call), limit=_PAGE)
 
 
 def _list_started(wanted: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:

@@ -1,1 +1,1 @@
-"""Call creations and their records: the reason for this service to exist."""
+"""Creates, reads and changes calls, and keeps a record of each creation."""

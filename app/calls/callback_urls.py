@@ -1,7 +1,7 @@
-"""The URL at which Twilio calls us back about a call, with a keyed tag that only we can make.
+"""Makes and checks the URL to which Twilio sends callbacks about a call, with a keyed tag.
 
-The tag names the account, and is checked before anything is read: a stranger costs neither a statement nor a search for
-tokens, and a tenant that shares its Twilio account with another one can sign callbacks, but not address the other's calls.
+The tag names the account and is checked before any read: a forged request costs no SQL statement. A tenant that shares its
+Twilio account with another tenant can sign callbacks, but cannot make tags for the other's calls.
 """
 
 import base64
@@ -12,9 +12,9 @@ from uuid import UUID
 from app.security.keyring import Keyring
 
 TAG = "tag"
-# In the query, not in the path: a version that knows no tags takes the URL all the same.
+# In the query, not in the path: a version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
-# 32 bytes in URL-safe base64: the account's id, and the proof.
+# 32 bytes in URL-safe base64: the account's id and the keyed tag.
 _FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 _ID_LENGTH = 16
 
@@ -32,7 +32,7 @@ class CallbackUrls:
         return f"{self.base}/{call_id}?{TAG}={tag}"
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
-        """The account for which this tag was made; None when it was not made for this call, or by none of our keys."""
+        """Returns the account in the tag, or None if the tag was made for another call or with an unknown key."""
         if not _FORM.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
@@ -41,6 +41,6 @@ class CallbackUrls:
 
 
 def tag_in(query: str) -> str | None:
-    """The tag of a callback's URL, whatever it is worth; None when there is none."""
+    """Returns the unchecked tag in a callback's query, or None without one."""
     found = _TAG_IN_QUERY.search(query)
     return found and found[1]

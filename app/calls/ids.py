@@ -8,17 +8,17 @@ from uuid import UUID
 # 16 bytes in base64url: the last of the 22 characters holds two bits.
 CURSOR = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 _RANDOM_BITS = 80
-# UUIDv7 counts further than datetime.
+# datetime's maximum, which is less than UUIDv7's.
 _LAST_MS = 253_402_300_799_999
 
 
 def created_at(call_id: UUID) -> datetime:
-    """When the id was made, to the millisecond; so that a bound on time is a bound on ids."""
+    """Returns the time in the id, in milliseconds: a bound on time is a bound on ids."""
     return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _LAST_MS) / 1000, UTC)
 
 
 def first_id_at(moment: datetime) -> UUID:
-    """The least id that a call made at `moment` can have. Moments outside UUIDv7's range are brought into it."""
+    """Returns the least id that a call made at `moment` can have. Clamps moments outside UUIDv7's range."""
     milliseconds = -int(-moment.timestamp() * 1000 // 1)
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << _RANDOM_BITS)
 
@@ -28,5 +28,5 @@ def cursor_of(call_id: UUID) -> str:
 
 
 def read_cursor(cursor: str) -> UUID | None:
-    """None when it is not one of ours."""
+    """Returns the id in the cursor, or None if the cursor is malformed."""
     return UUID(bytes=base64.urlsafe_b64decode(cursor + "==")) if CURSOR.fullmatch(cursor) else None

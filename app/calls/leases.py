@@ -1,7 +1,7 @@
-"""Who looks after a due call. Never commits.
+"""Leases of due calls for workers. Never commits.
 
-A lease is a row of its own: it is short, while the row of a call is long and has entries in eight indexes, all of which are
-written anew when its time is moved. It is for one due time, so it ends when that is moved, and when the worker has died.
+A lease is a separate, short row: the row of a call is long, and changing its time rewrites entries in eight indexes. A lease
+belongs to one due time: it ends when that time changes, or when it expires because the worker died.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Time = DateTime(timezone=True)
 
 
 class Lease(Base):
-    """What a worker has claimed and not given back."""
+    """A call that a worker has claimed and not released."""
 
     __tablename__ = "lease"
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
@@ -31,12 +31,12 @@ class Lease(Base):
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Calls that it is time to look at again."""
+    """Claims calls that are due for a refresh."""
     return await _claim(session, Call.refresh_at, lease=lease, limit=limit)
 
 
 async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Calls that it is time to search for."""
+    """Claims calls that are due for a search."""
     return await _claim(session, Call.search_at, lease=lease, limit=limit)
 
 
@@ -51,7 +51,7 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
 async def _claim(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int
 ) -> Sequence[Call]:
-    """Due calls that nobody has. Who was quicker is seen when the lease is written, though not yet when the call was found."""
+    """Claims due calls without a lease. The upsert decides between two workers that found the same call."""
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))
@@ -72,12 +72,12 @@ async def _claim(
 async def _release(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
-    """A call whose time was not moved is still due, for something went wrong: its lease keeps it from being tried at once."""
+    """Deletes leases. After a failure the due time is unchanged: the lease stays and delays the next try."""
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
 async def forget_lapsed(session: AsyncSession) -> None:
-    """What nobody will give back: the worker died, or the call went another way meanwhile."""
+    """Deletes leases that were never released: the worker died, or the due time changed meanwhile."""
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

@@ -1,4 +1,4 @@
-"""When Twilio does not know a call that has started: not to be seen yet, or deleted."""
+"""Interprets a 404 from Twilio for a started call: not visible yet, or deleted."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,11 +12,11 @@ _GONE_AFTER_IF_ENDED = timedelta(minutes=1)
 
 
 def is_missing(error: TwilioError) -> bool:
-    """Whether Twilio itself says that there is no such call; a proxy's 404 says nothing."""
+    """Returns whether Twilio itself says that the call does not exist; a proxy's 404 does not count."""
     return isinstance(error, TwilioNotFound)
 
 
 def is_gone(call: Call, error: TwilioError) -> bool:
-    """Whether the call is missing for so long that it was deleted: there is nothing more to ask for."""
-    patience = _GONE_AFTER_IF_ENDED if call.status in TERMINAL_STATUSES else _GONE_AFTER
-    return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > patience
+    """Returns whether the call is missing for so long that it must have been deleted."""
+    limit = _GONE_AFTER_IF_ENDED if call.status in TERMINAL_STATUSES else _GONE_AFTER
+    return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

@@ -1,4 +1,4 @@
-"""Tables of calls and of what happened to them."""
+"""Tables of calls, pending updates and events."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -26,20 +26,20 @@ from app.database import Base
 
 Time = DateTime(timezone=True)
 
-# Written out, here and where it is asked for: Postgres uses a partial index only where it can prove that it may.
+# A query repeats an index condition literally: Postgres uses a partial index only if it can prove that the query implies it.
 ADDRESS = text("split_part(\"to\", '?', 1)")
 MAYBE_CALLED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
 class Call(Base):
-    """One call creation. `id` is ours (UUIDv7: keys are time-ordered), `sid` is Twilio's.
+    """One call creation. `id` is Callgate's (UUIDv7: keys are time-ordered), `sid` is Twilio's.
 
-    One table, not partitioned: the uniqueness of (tenant, idempotency key) and of sid is what the promises rest on.
+    The table is not partitioned: the promises rest on the uniqueness of (tenant, idempotency key) and of sid.
     """
 
     __tablename__ = "call"
     # `updated_at` is read after the session has ended.
-    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # SQLAlchemy's own way
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # declared as SQLAlchemy documents it
     __table_args__ = (
         CheckConstraint("execution IN ('pending', 'started', 'not_started', 'unknown')", name="execution"),
         CheckConstraint("(execution = 'started') = (sid IS NOT NULL)", name="sid_when_started"),
@@ -51,7 +51,7 @@ class Call(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_call_tenant_id_id", "tenant_id", "id"),
-        # An intent has no status, and is spared an entry that its outcome would replace.
+        # An intent has no status; leaving it out saves an entry that its outcome would replace.
         Index("ix_call_tenant_id_status_id_known", "tenant_id", "status", "id", postgresql_where=text("status IS NOT NULL")),
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
@@ -92,17 +92,17 @@ class Call(Base):
     created_at: Mapped[datetime] = mapped_column(Time)
     updated_at: Mapped[datetime] = mapped_column(Time, server_default=func.now(), onupdate=func.now())
 
-    # What became of the creation.
+    # The outcome of the creation.
     execution: Mapped[str] = mapped_column(Text)
     settled_by: Mapped[str | None] = mapped_column(Text)
     settled_at: Mapped[datetime | None] = mapped_column(Time)
-    # Counts the times that this record was dialled (a retry under the same key is another); an outcome is written only
-    # over the attempt that it belongs to.
+    # Number of the present dial: a retry under the same key increments it. An outcome is written only if its attempt
+    # is the present one.
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     pending_since: Mapped[datetime] = mapped_column(Time)
     problem: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
-    # What was asked for; secrets left out.
+    # The request without secrets.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
     parameters: Mapped[dict[str, Any]] = mapped_column(JSONB)
@@ -140,36 +140,36 @@ class Call(Base):
     subresource_uris: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     resource: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
-    # When the worker looks at it next; null: never again. Moving it also ends the lease of whoever looks.
+    # When the worker refreshes the record next; null: never. Changing it also ends the worker's lease.
     refresh_at: Mapped[datetime | None] = mapped_column(Time)
-    # The same for searching Twilio's list while it is not known whether the call exists.
+    # When the worker searches Twilio's list next, while it is unknown whether the call exists; null: never.
     search_at: Mapped[datetime | None] = mapped_column(Time)
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Deleted at Twilio, by the tenant: out of sight of Twilio's own paths.
+    # When the call was deleted at Twilio; Twilio's own paths no longer show it.
     deleted_at: Mapped[datetime | None] = mapped_column(Time)
 
-    # The trace of the request that asked for it, for what comes later to be linked to; null when nothing was traced.
+    # W3C trace context of the creating request, to which later spans are linked; null if it was not traced.
     traceparent: Mapped[str | None] = mapped_column(Text)
 
-    # Twilio's callbacks: the highest sequence number taken, and marks of those taken, by which a repetition is known.
+    # Twilio's callbacks: the highest sequence number applied, and marks of those applied, which detect repetitions.
     callback_sequence: Mapped[int | None] = mapped_column(Integer)
     callbacks_seen: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    # Whom we tell of this call's progress, and of which events; null: nobody, or Twilio tells them itself.
+    # The tenant's URL and the events that Callgate delivers to it; null: no deliveries, or Twilio sends them itself.
     status_callback: Mapped[str | None] = mapped_column(Text)
     status_callback_method: Mapped[str | None] = mapped_column(Text)
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    # The events for which a delivery was written: each has one, however often and by whatever way it becomes known.
+    # Events whose delivery is written. Each event has one delivery, however often it is reported.
     deliveries_written: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
 class PendingUpdate(Base):
-    """The end that was asked for of a call, remembered until it can be carried out. A table of its own, because it is rare."""
+    """A request to end a call, remembered until it can be sent to Twilio. A separate table, because such requests are rare."""
 
     __tablename__ = "wanted_update"
     __table_args__ = (CheckConstraint("status IN ('canceled', 'completed')", name="status"),)
 
     call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
-    # Of the dial that it was meant for: a later one under the same key was asked for after it.
+    # The attempt to which the request applies; a later attempt under the same key is not ended by it.
     attempt: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(Text)
     wanted_at: Mapped[datetime] = mapped_column(Time, server_default=func.now())
@@ -177,7 +177,7 @@ class PendingUpdate(Base):
 
 
 class CallEvent(Base):
-    """What happened to a call, in order. Range-partitioned by `at`, so that retention drops partitions."""
+    """One event of a call. Range-partitioned by `at`, so that retention drops partitions."""
 
     __tablename__ = "call_event"
     __table_args__ = (

@@ -30,7 +30,7 @@ def _printable(value: str) -> str:
 
 
 def _http_url(value: str) -> str:
-    """Absolute http(s), as Twilio will fetch it; the caller's own spelling is kept."""
+    """Requires an absolute http(s) URL. Keeps the caller's spelling."""
     if any(character <= " " or character == "\x7f" for character in value):
         raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
     try:
@@ -44,7 +44,7 @@ def _http_url(value: str) -> str:
 
 
 def refused_by_twilio(url: str) -> tuple[str, str] | None:
-    """Why Twilio would not call this URL: a stable code and a text; None when it would."""
+    """Returns a stable code and a text if Twilio would refuse this URL, otherwise None."""
     if "_" in (urlsplit(url).hostname or ""):
         return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
     return None
@@ -57,7 +57,7 @@ def _callback_url(value: str) -> str:
 
 
 def _sendable(value: SecretStr) -> SecretStr:
-    """As text fields are checked; pydantic lets a secret pass as it is."""
+    """Applies the checks of text fields to a secret, which pydantic does not check."""
     secret = value.get_secret_value()
     if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
         raise PydanticCustomError("not_text", "must be text without the NUL character")
@@ -79,7 +79,7 @@ def _passports(value: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
-# Of a callback that is always Twilio's; who makes a status callback is decided in `status_callbacks`.
+# Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 # Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
@@ -175,13 +175,13 @@ class CallParameters(BaseModel):
     )
 
     def for_twilio(self) -> dict[str, Any]:
-        """Every given parameter by its name, secrets revealed: for the form and nothing else."""
+        """Returns every given parameter with secrets in clear text. Only for the form that goes to Twilio."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
         }
 
     def for_record(self) -> dict[str, Any]:
-        """What is stored and shown: no secret, and no user or password in a URL."""
+        """Returns the parameters to store and show, without secrets and without user or password in a URL."""
         return {
             name: without_userinfo(value) if isinstance(value, str) else value
             for name, value in self._given().items()
@@ -193,7 +193,7 @@ class CallParameters(BaseModel):
         return {name: value for attribute, name in _NAMES if (value := values[attribute]) is not None}
 
 
-# By attribute; a subclass's own are none of Twilio's.
+# Members of subclasses are not Twilio's.
 _NAMES = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
@@ -230,17 +230,17 @@ class CallUpdate(BaseModel):
 
     @property
     def only_ends(self) -> bool:
-        """Nothing but the end of the call is asked for: asking twice does no more than asking once."""
+        """Whether the update only ends the call, which is idempotent."""
         return self.given().keys() == {"status"}
 
     def for_twilio(self) -> dict[str, Any]:
-        """Without the status callback, about which more is to be decided."""
+        """Returns the parameters without the status callback, which `changed_callbacks` decides."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
 
     def for_event(self) -> dict[str, Any]:
-        """What the record tells of it: which parameters, and of their values only what is neither secret nor personal."""
-        told = {"parameters": sorted(self.given()), "status": self.status, "time_limit": self.time_limit}
-        return {name: value for name, value in told.items() if value is not None}
+        """Returns the event data: the names of the parameters, and only values that are neither secret nor personal."""
+        data = {"parameters": sorted(self.given()), "status": self.status, "time_limit": self.time_limit}
+        return {name: value for name, value in data.items() if value is not None}

@@ -1,7 +1,7 @@
-"""Phone numbers as people write them, read as E.164. Pure.
+"""Reads phone numbers as people write them, and returns E.164. Pure.
 
 Twilio recommends E.164 (https://help.twilio.com/articles/223183008). An older edition of the Calls reference says that Twilio
-also accepts unformatted US numbers such as (415) 555-1212 and 415-555-1212. docs/migrating.md says what becomes of each form.
+also accepts unformatted US numbers such as (415) 555-1212 and 415-555-1212. docs/migrating.md shows the result for each form.
 """
 
 import re
@@ -11,7 +11,7 @@ E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 _SEPARATED = re.compile(r"\+?[0-9 ().-]{1,40}")
 _SEPARATORS = re.compile(r"[ ().-]")
 _US = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
-# Of a country other than the US, whole: with its country code.
+# A number with its country code, outside the US.
 _INTERNATIONAL = re.compile(r"[2-9][0-9]{7,14}")
 _PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
 # "+44 (0)20 …" names the digit that is left out after a country code.
@@ -19,9 +19,9 @@ _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 
 
 def read_number(text: str) -> str | None:
-    """E.164 for E.164 with separators and for US numbers with or without the 1; None for every other form.
+    """Returns E.164 for E.164 with separators and for US numbers with or without the 1; None for every other form.
 
-    A leading space is a `+` that a client did not encode; None where the number could be meant without it as well.
+    A leading space is read as a `+` that a client did not encode. Returns None if the number is valid without it, too.
     """
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
@@ -36,7 +36,7 @@ def read_number(text: str) -> str | None:
 
 
 def guess_number(text: str) -> str | None:
-    """The E.164 number that was probably meant, to be shown and never to be dialled."""
+    """Returns the E.164 number that was probably meant. Only for hints; never dial it."""
     digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
     if number := read_number(digits):
         return number
@@ -46,9 +46,10 @@ def guess_number(text: str) -> str | None:
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """What a filter by address looks for: a query's raw `+` arrives as a space, and a number is stored as E.164.
+    """Returns the spellings that a filter by address matches.
 
-    The text itself is among them, because the caller of a SIP call can be digits alone.
+    A query's raw `+` arrives as a space, and numbers are stored as E.164. Includes the text itself, because the caller of a SIP
+    call can be digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
     if not _SEPARATED.fullmatch(plus):

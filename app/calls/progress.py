@@ -1,6 +1,6 @@
-"""How a record follows Twilio's resource: forward only, whatever the order in which news arrives.
+"""Updates a record from Twilio's resource: forward only, in whatever order the updates arrive.
 
-Twilio's resource is eventually consistent, so a later look may show an earlier state.
+Twilio's resource is eventually consistent, so a later read may show an earlier state.
 """
 
 from typing import Any
@@ -14,22 +14,22 @@ _CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time"
 
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
-    """Twilio's resource as columns of `call`; `sid` apart, because it is bound once and never changed."""
+    """Returns Twilio's resource as columns of `call`, without `sid`, which is set once and never changed."""
     columns = {name: value for name, value in resource if name not in ("sid", "raw")}
     return columns | {"resource": resource.raw or None}
 
 
 def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> list[tuple[str, dict[str, Any]]]:
-    """Bring the record up to date and return the events to be written. A status that Twilio has left never returns.
+    """Updates the record and returns the events to write. The status never goes back.
 
-    `late`: known to be older than what the record shows.
+    `late`: the resource is known to be older than the record.
     """
     stale = late or is_stale(call, resource)
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
-        known = getattr(call, name) is not None
-        # What was once known is not unlearnt from an answer that lacks it; an old answer only fills in what never changes.
-        if value is not None and not (stale and (known or name in _CHANGES_WITH_STATUS)):
+        has_value = getattr(call, name) is not None
+        # A missing value never clears a known one; a stale resource only fills in columns that do not change.
+        if value is not None and not (stale and (has_value or name in _CHANGES_WITH_STATUS)):
             setattr(call, name, value)
     events: list[tuple[str, dict[str, Any]]] = []
     if call.status != before[0]:
@@ -40,12 +40,12 @@ def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> 
 
 
 def is_complete(call: Call) -> bool:
-    """Nothing more is to be learnt from Twilio."""
+    """Returns whether the call has ended and has a price, so that no refresh is needed."""
     return call.status in TERMINAL_STATUSES and call.price is not None
 
 
 def is_stale(call: Call, resource: CallResource) -> bool:
-    """Whether this shows a state that the call has left."""
+    """Returns whether the resource shows an earlier status than the record."""
     if call.status is None or resource.status is None:
         return False
     if call.status in TERMINAL_STATUSES:
@@ -54,5 +54,5 @@ def is_stale(call: Call, resource: CallResource) -> bool:
 
 
 def _rank(status: str) -> int:
-    """A status that Twilio adds one day counts as progress."""
+    """Returns the order of a status. An unknown status ranks as in progress."""
     return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK.get(status, _RANK["in-progress"])

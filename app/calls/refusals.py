@@ -1,4 +1,4 @@
-"""Turn what Twilio refused, or what never reached it, into the problem that the client is told."""
+"""Translates a refusal by Twilio, or a request that never reached it, into the error for the client."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -27,9 +27,9 @@ def upstream_problem(
     rejected: str | None = None,
     call_id: UUID | None = None,
 ) -> CallgateError:
-    """The problem for a TwilioNotSent or TwilioAnswered, with Twilio's words. Nothing was processed.
+    """Returns the error for a TwilioNotSent or TwilioAnswered, with Twilio's message. Nothing was processed.
 
-    `more` names problems for errors that mean something else here; `rejected` replaces the detail of UpstreamRejected.
+    `more` overrides the error class for some Twilio errors; `rejected` replaces the detail of UpstreamRejected.
     """
     if not isinstance(error, TwilioAnswered):
         return UpstreamUnreachable(call_id=call_id, after_s=5)

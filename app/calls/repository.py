@@ -1,4 +1,4 @@
-"""Every statement on calls and their events. Never commits; every read for a tenant is filtered by it."""
+"""SQL on calls and their events. Never commits; every read for a tenant filters by `tenant_id`."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from app.twilio.addresses import address_key
 
 @dataclass(frozen=True, slots=True)
 class CallFilter:
-    """What a list shows. Time bounds are on our ids: a UUIDv7 begins with its creation time."""
+    """Filters of a list. Time bounds are ids, because a UUIDv7 begins with its creation time."""
 
     status: str | None = None
     execution: str | None = None
@@ -28,13 +28,13 @@ class CallFilter:
 
 
 async def now(session: AsyncSession) -> datetime:
-    """Postgres's clock: the one by which all records are dated, whoever writes them."""
+    """Returns the start of the transaction by Postgres's clock, which dates all records."""
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()
     return moment
 
 
 async def clock(session: AsyncSession) -> datetime:
-    """Postgres's clock at this moment; `now` is the moment at which the transaction began."""
+    """Returns Postgres's clock at this moment, unlike `now`, which returns the start of the transaction."""
     moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return moment
 
@@ -45,18 +45,18 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 
 
 async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Whoever's it is: for the worker, which serves all tenants. Never for a caller."""
+    """Returns a call of any tenant. Only for the worker, never for a caller."""
     return await session.get(Call, call_id)
 
 
 async def is_pending(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Whether this attempt's outcome is not known yet."""
+    """Returns whether this attempt still waits for its outcome."""
     statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending")
     return (await session.scalar(statement)) is not None
 
 
 async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
-    """Whoever's they are: for Twilio's callbacks, which know no tenant. Never for a caller."""
+    """Returns account ids by call id, of any tenant. Only for Twilio's callbacks, never for a caller."""
     found = await session.execute(select(Call.id, Call.account_id).where(Call.id.in_(call_ids)))
     return dict(found.all())
 
@@ -71,21 +71,21 @@ async def get_call_by_key(session: AsyncSession, idempotency_key: str, *, tenant
     return (await session.scalars(statement)).one_or_none()
 
 
-async def list_calls(session: AsyncSession, *, tenant_id: str, wanted: CallFilter, limit: int) -> Sequence[Call]:
-    """Newest first. A keyset page: its cost does not depend on how deep it lies."""
+async def list_calls(session: AsyncSession, *, tenant_id: str, filters: CallFilter, limit: int) -> Sequence[Call]:
+    """Returns a page, newest first. Keyset pagination: the cost does not depend on the depth of the page."""
     columns = {
-        Call.status: wanted.status,
-        Call.execution: wanted.execution,
-        Call.to: wanted.to,
-        Call.from_: wanted.from_,
+        Call.status: filters.status,
+        Call.execution: filters.execution,
+        Call.to: filters.to,
+        Call.from_: filters.from_,
     }
     conditions = [column == value for column, value in columns.items() if value is not None]
-    if wanted.since is not None:
-        conditions.append(Call.id >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(Call.id < wanted.until)
-    if wanted.before is not None:
-        conditions.append(Call.id < wanted.before)
+    if filters.since is not None:
+        conditions.append(Call.id >= filters.since)
+    if filters.until is not None:
+        conditions.append(Call.id < filters.until)
+    if filters.before is not None:
+        conditions.append(Call.id < filters.before)
     statement = select(Call).where(Call.tenant_id == tenant_id, *conditions).order_by(Call.id.desc()).limit(limit)
     return (await session.scalars(statement)).all()
 
@@ -93,7 +93,7 @@ async def list_calls(session: AsyncSession, *, tenant_id: str, wanted: CallFilte
 async def add_event(
     session: AsyncSession, call_id: UUID, type_: str, data: dict[str, Any], *, event_id: UUID | None = None
 ) -> None:
-    """`clock_timestamp()`, so that the events of one transaction keep their order."""
+    """Writes an event, dated by `clock_timestamp()`, so that the events of one transaction keep their order."""
     await session.execute(
         insert(CallEvent).values(id=event_id or uuid7(), call_id=call_id, at=func.clock_timestamp(), type=type_, data=data)
     )
@@ -110,7 +110,7 @@ async def list_events(session: AsyncSession, call_id: UUID) -> Sequence[CallEven
 
 
 async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
-    """Calls whose process died between the two commits; locked until the transaction ends."""
+    """Returns calls pending for longer than `older_than`: their process died between its two commits. Locks them."""
     statement = (
         select(Call)
         .where(Call.execution == "pending", Call.pending_since < func.now() - older_than)
@@ -122,15 +122,15 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """The row, locked until the transaction ends, for a change that depends on what it holds."""
+    """Returns the row as it is now, locked until the transaction ends."""
     statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)
     return (await session.scalars(statement)).one_or_none()
 
 
 async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> tuple[dict[UUID, Call], set[UUID]]:
-    """As `lock_call`, in the one order in which all who lock several calls do it; and those that another session has locked.
+    """Locks calls in the order of their ids, which prevents deadlocks. Also returns the ids that another session has locked.
 
-    It does not wait for them: the one who locked them may have disappeared.
+    It does not wait for those: the other session may have lost its client.
     """
     statement = select(Call).where(Call.id.in_(call_ids)).order_by(Call.id).with_for_update(skip_locked=True)
     found = await session.scalars(statement.execution_options(populate_existing=True))
@@ -140,7 +140,7 @@ async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> tuple
 
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
-    """At Twilio, by the tenant through us, or by somebody else; nothing is asked about it any more. `call` is locked."""
+    """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
     if call.deleted_at is None:
         call.deleted_at = await now(session)
         call.refresh_at = None
@@ -148,14 +148,14 @@ async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
 
 
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
-    """Those of the sids that are some call's already, whoever's."""
+    """Returns those of the sids that a record of any tenant has."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Other intents to which a call of this account to this address may belong: open ones, and those given up as none found.
+    """Counts other intents to which a call of this account to this address may belong: open or none found.
 
-    Of any tenant, for two may share an account. `span` is how far apart in time; None: any time.
+    Includes all tenants, because two may share an account. `span` limits the distance in time; None: no limit.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,
@@ -166,6 +166,6 @@ async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | N
         conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))
     key = address_key(call.to)
     keyed = await session.scalar(select(func.count()).where(*conditions, Call.address_key == key))
-    # Written by the version before this one.
+    # Rows of the previous version.
     unkeyed = await session.scalars(select(Call.to).where(*conditions, Call.address_key.is_(None)))
     return (keyed or 0) + sum(address_key(to) == key for to in unkeyed)

@@ -27,10 +27,10 @@ class CallService:
             raise CallNotFound
         return call
 
-    async def list(self, caller: Caller, wanted: CallFilter, *, limit: int) -> tuple[Sequence[Call], str | None]:
-        """A page, newest first, and the cursor of the next one."""
+    async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[Call], str | None]:
+        """Returns a page, newest first, and the cursor of the next page, or None on the last one."""
         async with self.database.begin() as session:
-            calls = await repository.list_calls(session, tenant_id=caller.tenant_id, wanted=wanted, limit=limit + 1)
+            calls = await repository.list_calls(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
         return calls[:limit], ids.cursor_of(calls[limit - 1].id) if len(calls) > limit else None
 
     async def events(self, caller: Caller, id_or_sid: str) -> Sequence[CallEvent]:

@@ -1,4 +1,4 @@
-"""Statements that look at all calls, whoever's: for gauges, `callgate secrets` and `callgate doctor`. None changes anything."""
+"""Reads over the calls of all tenants, for gauges, `callgate secrets` and `callgate doctor`. Changes nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ FOLLOWED_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Of the calls that the worker refreshes, the most overdue first; at most FOLLOWED_LIMIT are looked at."""
+    """Counts of the calls that the worker refreshes. Covers the FOLLOWED_LIMIT most overdue ones."""
 
     most_overdue: datetime | None
     active: int
@@ -24,7 +24,7 @@ class Followed:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Since when the oldest pending and the oldest unknown call wait: one index entry each."""
+    """Returns since when the oldest pending and the oldest unknown call wait. Reads one index entry each."""
     statement = select(
         *(
             select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)
@@ -49,7 +49,10 @@ async def followed(session: AsyncSession) -> Followed:
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
-    """Of the next `limit` calls after that id: how many with an idempotency key were hashed with each key; and the last id."""
+    """Counts fingerprints by the key that hashed them, among the next `limit` calls after an id. Also returns the last id.
+
+    Only calls with an idempotency key count.
+    """
     page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
     page_of = (page if after is None else page.where(Call.id > after)).subquery()
     key_id = func.substring(page_of.c.fingerprint, *KEY_ID_IN_HASH, type_=LargeBinary)

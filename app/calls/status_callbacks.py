@@ -1,4 +1,4 @@
-"""Who tells the tenant of a call's progress: we do, from what Twilio tells us, or Twilio itself. Pure."""
+"""Decides who sends a call's status callbacks to the tenant: Callgate, or Twilio itself. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ _PARAMETERS = ("status_callback", "status_callback_event", "status_callback_meth
 _ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
 UrlValidator = Callable[[str], tuple[str, str] | None]
-"""Why a URL cannot be called: a stable code and what to do; None when it can."""
+"""Returns a stable code and a text if the URL may not be called, otherwise None."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """`for_twilio` stands in place of the request's own parameters, `columns` on the call."""
+    """`for_twilio` replaces the request's parameters; `columns` are set on the record."""
 
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
@@ -33,13 +33,14 @@ class StatusCallbacks:
 
 
 def status_callbacks(
-    request: CallRequest, account: CallableAccount, call_id: UUID, *, urls: CallbackUrls | None, judge: UrlValidator
+    request: CallRequest, account: CallableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Our own status callback, with the call's id and tag, goes to Twilio wherever that can work: by it a call whose answer was
-    lost announces itself. Then the tenant's own is ours to deliver, or its default; InvalidRequest when we may not dial it.
+    """Returns the status callbacks of a new call. Sends Twilio Callgate's own callback URL where possible.
 
-    Without a public URL nothing reaches us, and without an auth token nobody could tell what is genuine: the request's own
-    parameters are passed on, or InvalidRequest when Twilio would refuse them. With an application_sid Twilio heeds neither.
+    That callback reveals a call whose response was lost. Callgate then delivers to the tenant's URL or its default, and raises
+    InvalidRequest if that URL is not allowed. Without a public URL no callback arrives, and without an auth token no callback
+    can be verified: Twilio gets the request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an
+    application_sid Twilio ignores both.
     """
     own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
@@ -53,13 +54,13 @@ def status_callbacks(
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(ours, _columns(request, account, judge))
+    return StatusCallbacks(ours, _columns(request, account, validate_url))
 
 
 def changed_callbacks(
-    update: CallUpdate, call: Call, account: CallableAccount, *, urls: CallbackUrls | None, judge: UrlValidator
+    update: CallUpdate, call: Call, account: CallableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """The same for a change to a call: ours stays, or comes, where Twilio has it; the tenant's new one is ours to deliver.
+    """Returns the status callbacks after an update. Callgate's URL stays at Twilio; Callgate delivers to the tenant's.
 
     `columns` holds only what changes.
     """
@@ -70,7 +71,7 @@ def changed_callbacks(
         return StatusCallbacks(own, {})
     if update.status_callback is None:
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
-    _require(update.status_callback, judge)
+    _require(update.status_callback, validate_url)
     ours = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
@@ -80,21 +81,21 @@ def changed_callbacks(
     return StatusCallbacks(ours, columns)
 
 
-def _require(url: str | None, judge: UrlValidator) -> None:
-    if url and (refused := judge(url)):
+def _require(url: str | None, validate_url: UrlValidator) -> None:
+    if url and (refused := validate_url(url)):
         code, text = refused
         raise InvalidRequest(field_errors=(FieldError("/status_callback", code, text),))
 
 
-def _columns(request: CallRequest, account: CallableAccount, judge: UrlValidator) -> dict[str, Any]:
-    """A request that names no URL takes the tenant's default, with what it says itself of method and events."""
+def _columns(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+    """Returns the columns. Without a URL in the request the tenant's default is used; the request's method and events win."""
     named, default = request.status_callback, account.callbacks
-    _require(named, judge)
+    _require(named, validate_url)
     url = named or default.url
     if url is None:
         return dict.fromkeys(_COLUMNS)
     return {
-        # The fragment is for Twilio's own retries.
+        # The fragment sets Twilio's own retries.
         "status_callback": urldefrag(url).url,
         "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
         "status_callback_events": request.status_callback_event or (None if named else default.events) or ["completed"],

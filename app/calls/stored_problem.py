@@ -1,4 +1,4 @@
-"""Why a call was not started, as it is kept on the record and told again."""
+"""Stores why a call was not started, and rebuilds the error for a repeated request."""
 
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +16,7 @@ from app.errors import (
 
 
 def passing(slug: str) -> bool:
-    """Whether a creation that ended `not_started` for this reason is tried again under the same key."""
+    """Returns whether a creation that ended `not_started` for this reason is tried again under the same key."""
     return slug in {
         UpstreamUnreachable.slug,
         UpstreamThrottled.slug,
@@ -26,13 +26,13 @@ def passing(slug: str) -> bool:
 
 
 def stored_form(error: CallgateError) -> dict[str, Any]:
-    """As it is kept on the call's record."""
+    """Returns the error as JSON for the call's record."""
     stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
     return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
 
 
 def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """The error of which `stored` is the stored form, to be replayed."""
+    """Returns the error that `stored_form` has stored."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

@@ -135,7 +135,7 @@ class CallControl:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
-        return changed_callbacks(update, call, account, urls=self.callback_urls, judge=self.validate_callback)
+        return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
         """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""

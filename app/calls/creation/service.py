@@ -158,7 +158,7 @@ class CreationService:
         self, request: CallRequest, account: CallableAccount, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
         """What can fail of a dial, before anything is committed."""
-        progress = status_callbacks(request, account, call_id, urls=self._callback_urls, judge=self._validate_callback)
+        progress = status_callbacks(request, account, call_id, urls=self._callback_urls, validate_url=self._validate_callback)
         form = Form.of(request.for_twilio() | progress.for_twilio)
         return progress, PreparedCall(form, began)
 
