@@ -107,7 +107,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(around)
-    _go_straight(app, around(creation_router.straight))
+    _go_straight(app, around(creation_router.create_call_asgi))
     _complete_openapi(app)
     return app
 

@@ -1,4 +1,4 @@
-"""Every statement on wanted updates, and on when there was last news of a call. Never commits."""
+"""SQL on pending updates and on the last event from Twilio. Never commits."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,19 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call, CallEvent, PendingUpdate
 
-# Events that say what Twilio told us.
-_NEWS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
+# Events that Twilio caused.
+_TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
 
 
-async def want(session: AsyncSession, call: Call, *, status: str) -> None:
-    """Remember how the call is to be ended; a later wish replaces an earlier one."""
+async def remember(session: AsyncSession, call: Call, *, status: str) -> None:
+    """Stores how the call is to be ended. A later request replaces an earlier one."""
     values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
 
 
 async def forget(session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None) -> PendingUpdate | None:
-    """The wish, taken away; None when there is none (any more). `only` as it was claimed: one that came since stays."""
+    """Deletes and returns the pending update, if any. With `only`, deletes just that one: a later one stays."""
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
         statement = statement.where(PendingUpdate.due_at == only.due_at)
@@ -34,9 +34,9 @@ async def postpone(session: AsyncSession, call_id: UUID, wait: timedelta) -> Non
 
 
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Due wishes whose call is known to have started or not, leased by moving their time forward.
+    """Returns due updates whose call is settled, and leases them by moving their due time.
 
-    A call that was given up as none found may yet turn up, so its wish stays until nobody looks for it any more.
+    A call that was given up as none found may still appear, so its update stays until the last search.
     """
     settled = or_(
         Call.execution == "started",
@@ -57,12 +57,12 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
         .values(due_at=func.now() + lease)
         .returning(PendingUpdate)
     )
-    wanted = {wish.call_id: wish for wish in await session.scalars(leased)}
-    calls = await session.scalars(select(Call).where(Call.id.in_(wanted)))
-    return [(wanted[call.id], call) for call in calls]
+    updates = {pending.call_id: pending for pending in await session.scalars(leased)}
+    calls = await session.scalars(select(Call).where(Call.id.in_(updates)))
+    return [(updates[call.id], call) for call in calls]
 
 
 async def last_news_at(session: AsyncSession, call: Call) -> datetime:
-    """When the record last took something from Twilio that it did not know yet."""
-    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_NEWS))
+    """Returns when the record last changed by something that Twilio sent."""
+    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
     return (await session.scalar(statement)) or call.created_at

@@ -44,7 +44,7 @@ CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
 def indeterminate_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
-    """What is told when the process breaks or ends in mid-change. The end of a call may be asked for again, as a 5xx asks."""
+    """Returns the error for a process that fails or stops during the change; None for ending a call, which may be repeated."""
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 
 

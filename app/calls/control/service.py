@@ -51,13 +51,13 @@ _OPEN = ("pending", "unknown")
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
-# Longer than any call lasts that is not ended.
+# Longer than any call.
 _GIVE_UP = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """`done`: Twilio has accepted it. Otherwise it is remembered, and done once it can be."""
+    """`done`: Twilio has accepted the update. Otherwise it is remembered, and sent later."""
 
     call: Call
     done: bool
@@ -73,7 +73,7 @@ class CallControl:
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
-        """Raises CallgateError, and then nothing was changed, save for ActionUnknown."""
+        """Changes a call. A CallgateError means that nothing was changed, except ActionUnknown."""
         update = validate_update(body)
         if caller.suspended and not update.only_ends:
             raise TenantSuspended
@@ -87,7 +87,7 @@ class CallControl:
         try:
             resource = await self._send(call, update.for_twilio() | progress.for_twilio)
         except TwilioOutcomeUnknown as error:
-            return ControlResult(await self._answer_lost(call, update, error), done=False)
+            return ControlResult(await self._on_lost_response(call, update, error), done=False)
         except TwilioError as error:
             raise _refusal(call, error) from error
         try:
@@ -95,13 +95,13 @@ class CallControl:
         except DatabaseUnavailable:
             if progress.columns:
                 raise ActionUnknown(call_id=call.id) from None
-            # Twilio has done it, and a 503 would have it done twice; the record follows with its next refresh.
+            # Twilio has done it; a 503 would make the client repeat it. The next refresh updates the record.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             take_resource(call, resource)
             return ControlResult(call, done=True)
 
     async def delete(self, call: Call) -> None:
-        """At Twilio for good, and here out of sight of Twilio's own paths; the record stays, for it is the audit."""
+        """Deletes the call at Twilio. The record stays for audit, but Twilio's own paths no longer show it."""
         try:
             await self._ask(call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s))
         except TwilioOutcomeUnknown as error:
@@ -115,21 +115,21 @@ class CallControl:
             if locked is not None:
                 await repository.mark_deleted(session, locked, by="tenant")
 
-    async def carry_out(self, wish: PendingUpdate, call: Call) -> None:
-        """What was remembered, now that the call's execution is settled."""
-        if call.execution != "started" or wish.attempt != call.attempt:
-            await self._forget(call, wish, "not_started")
+    async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
+        """Sends a remembered update, now that the call is settled."""
+        if call.execution != "started" or pending.attempt != call.attempt:
+            await self._forget(call, pending, "not_started")
             return
         if call.status in TERMINAL_STATUSES:
-            await self._forget(call, wish, "ended")
+            await self._forget(call, pending, "ended")
             return
-        update = CallUpdate.model_validate({"status": wish.status})
+        update = CallUpdate.model_validate({"status": pending.status})
         try:
             resource = await self._send(call, update.given())
         except TwilioError as error:
-            await self._failed(call, wish, error)
+            await self._failed(call, pending, error)
         else:
-            await self._take(call, resource, update, remembered=wish)
+            await self._take(call, resource, update, remembered=pending)
 
     async def _callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
@@ -138,7 +138,7 @@ class CallControl:
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
-        """The call as it now is; its end is remembered unless it has started, or not started, meanwhile."""
+        """Remembers the end of the call, unless it was settled meanwhile. Returns the call as it is now."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None or locked.execution not in _OPEN:
@@ -146,24 +146,24 @@ class CallControl:
             if not update.only_ends or update.status is None:
                 detail = "It is not known yet whether the call has started; until then only its end can be asked for."
                 raise WrongCallState(detail, call_id=call.id)
-            await self._want(session, locked, update)
+            await self._remember_in(session, locked, update)
         return locked
 
-    async def _answer_lost(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        """The call, its end remembered. Raises ActionUnknown for every other change."""
+    async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
+        """Remembers the end of the call, or raises ActionUnknown for any other change."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends:
-                    await self._want(session, call, update)
+                    await self._remember_in(session, call, update)
                 else:
-                    told = update.for_event() | {"reason": error.reason}
-                    await repository.add_event(session, call.id, "call.update_unknown", told)
+                    data = update.for_event() | {"reason": error.reason}
+                    await repository.add_event(session, call.id, "call.update_unknown", data)
             if update.only_ends:
                 return call
         raise ActionUnknown(call_id=call.id) from error
 
-    async def _want(self, session: Session, call: Call, update: CallUpdate) -> None:
-        await control_repository.want(session, call, status=update.status or "")
+    async def _remember_in(self, session: Session, call: Call, update: CallUpdate) -> None:
+        await control_repository.remember(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
 
     async def _take(
@@ -185,27 +185,27 @@ class CallControl:
             await repository.add_event(session, call.id, "call.updated", told)
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
-            # Its next status is near.
+            # The next status follows soon.
             locked.refresh_at = await repository.now(session)
             if update.status is not None:
                 await control_repository.forget(session, call.id, only=remembered)
         return locked
 
-    async def _forget(self, call: Call, wish: PendingUpdate, reason: str) -> None:
+    async def _forget(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
-            if await control_repository.forget(session, call.id, only=wish):
-                told = {"status": wish.status, "reason": reason}
+            if await control_repository.forget(session, call.id, only=pending):
+                told = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", told)
 
-    async def _failed(self, call: Call, wish: PendingUpdate, error: TwilioError) -> None:
+    async def _failed(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
-            age = await repository.now(session) - wish.wanted_at
+            age = await repository.now(session) - pending.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
             if age < _GIVE_UP and may_work_later:
                 await control_repository.postpone(session, call.id, min(max(age / 2, _SHORTEST_WAIT), _LONGEST_WAIT))
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-        await self._forget(call, wish, "ended" if isinstance(error, TwilioWrongState) else error.reason)
+        await self._forget(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
@@ -216,5 +216,5 @@ class CallControl:
 
 
 def _refusal(call: Call, error: TwilioError) -> CallgateError:
-    """Proven: nothing was changed."""
+    """Returns the error for a proven refusal: nothing was changed."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused it; `upstream` says why.", call_id=call.id)

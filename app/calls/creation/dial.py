@@ -1,7 +1,6 @@
-"""One creation sent to Twilio: the loop that may repeat what was never processed, and nothing else.
+"""Sends one creation to Twilio, and repeats only requests that were never processed.
 
-What may be repeated and what never: docs/adr/0003. Knows no database: it is given credentials and parameters, and says what
-happened.
+docs/adr/0003 says what may be repeated. Knows no database: takes credentials and parameters, and returns an outcome.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from app.twilio.errors import (
 )
 from app.twilio.schemas import CallResource, Credential, Form
 
-# Twilio's advice for 429, taken for failed connects too: 100 ms doubled each time with 10 % jitter, five tries.
+# Twilio's advice for 429, also used after failed connects: 100 ms, doubled each time, 10 % jitter, five tries.
 _MAX_TRIES = 5
 _FIRST_DELAY_S = 0.1
 _JITTER = 0.1
@@ -34,8 +33,9 @@ _TOO_LATE = "Too little of the request's time was left when it could have been s
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Seconds for one creation. `attempt` is the longest that one attempt can take, `connect` the part of it before anything is
-    sent; `total` bounds all attempts together and begins before the intent is committed.
+    """Time limits of one creation in seconds: `attempt` for one attempt, `connect` for its part before anything is sent.
+
+    `total` limits all attempts together and begins before the intent is committed.
     """
 
     total: float
@@ -44,13 +44,13 @@ class Budget:
 
     @property
     def first(self) -> float:
-        """What must be left for a first attempt. Less than for a repetition: its intent is committed already."""
+        """Seconds required for a first attempt: fewer than for a repetition, because the intent is committed."""
         return min(self.attempt, self.total / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try, as it is shown in the call's events."""
+    """One attempt, as the call's events show it."""
 
     result: str
     milliseconds: int
@@ -90,9 +90,9 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """What a dial needs, made before the intent is committed: nothing of it can fail afterwards.
+    """Input of a dial, made before the intent is committed, so that it cannot fail afterwards.
 
-    `began` is the moment of `elapsed` at which the time budget began.
+    `began` is the value of `elapsed()` at which the time budget began.
     """
 
     form: Form
@@ -110,15 +110,15 @@ class _Dial:
         return self.budget.total - (elapsed() - self.began)
 
     def send_before(self) -> float:
-        """When a request of which the attempt begins now must be written. Later, this process was suspended meanwhile."""
+        """Returns the latest time to write the request of an attempt that begins now, in case the process is suspended."""
         return min(elapsed() + self.budget.connect, self.began + self.budget.total)
 
     def delay(self, tries: int, asked_for: float | None) -> float:
-        backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
+        backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
         return max(backoff, asked_for or 0.0)
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
-        """Whether there may be another attempt, after that delay."""
+        """Waits, and returns whether another attempt may begin."""
         if self.remaining - delay < self.budget.attempt:
             return False
         await asyncio.sleep(delay)
@@ -137,9 +137,9 @@ async def dial(
     budget: Budget,
     may_repeat: Callable[[], Awaitable[bool]],
 ) -> Outcome:
-    """Place one call. Repeats only what was proven not to be processed, and begins no attempt that the budget cannot hold.
+    """Places one call. Repeats only attempts that Twilio proved not to have processed, and only within the budget.
 
-    `may_repeat` is asked before each repetition, and says whether the call still waits for this dial's outcome.
+    `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
     course = _Dial(budget, prepared.began)
     if course.remaining < budget.first:
@@ -148,13 +148,13 @@ async def dial(
     waiting = list(credentials)
     while True:
         began = elapsed()
-        access = waiting[0]
+        credential = waiting[0]
         try:
             resource = await twilio.create_call(
-                access, prepared.form, deadline_s=course.remaining, send_before=course.send_before()
+                credential, prepared.form, deadline_s=course.remaining, send_before=course.send_before()
             )
         except TwilioError as error:
-            course.attempts.append(_attempt(error.reason, began, access, error.answer))
+            course.attempts.append(_attempt(error.reason, began, credential, error.answer))
             match error:
                 case TwilioOutcomeUnknown():
                     return Unknown(error.reason, course.attempts)
@@ -176,15 +176,15 @@ async def dial(
             if tries >= _MAX_TRIES or not await course.pause(delay, may_repeat):
                 return NotStarted(upstream_problem(error), course.attempts)
         else:
-            course.attempts.append(_attempt("started", began, access, None))
+            course.attempts.append(_attempt("started", began, credential, None))
             return Started(resource, course.attempts)
 
 
-def _attempt(result: str, began: float, access: Credential, answer: Answer | None) -> Attempt:
+def _attempt(result: str, began: float, credential: Credential, answer: Answer | None) -> Attempt:
     return Attempt(
         result=result,
         milliseconds=round((elapsed() - began) * 1000),
-        credential=access.reference,
+        credential=credential.reference,
         status=answer.status if answer else None,
         code=answer.code if answer else None,
         twilio_request_id=answer.request_id if answer else None,

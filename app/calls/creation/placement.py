@@ -1,4 +1,4 @@
-"""From a committed intent to a committed outcome, whatever the caller, the network or Postgres do meanwhile."""
+"""Dials a committed intent and commits its outcome, even if the caller hangs up or Postgres is away meanwhile."""
 
 import asyncio
 import contextlib
@@ -27,19 +27,19 @@ from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
 
-Kept = TypeVar("Kept")
+Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# The server has waited for its requests already (CALLGATE_DRAIN_TIMEOUT); what is left by then has had its time.
+# Comes after the server's own wait for its requests (CALLGATE_DRAIN_TIMEOUT).
 LAST_COMMITS_S = 5.0
-# Credentials that were not marked are tried in the old order once more. No client waits longer for that.
+# A client waits no longer than this for it. If it fails, the next call tries the credentials in the old order.
 _MARKING_TIMEOUT_S = 2.0
 
 
 @dataclass
 class Placement:
-    """The dials of one process. Nobody's hang-up cancels one; `drain` waits for all of them."""
+    """Runs the dials of one process. A client that hangs up does not cancel its dial; `drain` waits for all."""
 
     database: Database
     tenants: TenantDirectory
@@ -50,7 +50,7 @@ class Placement:
     budget: Budget
     max_in_flight: int
     max_in_flight_per_tenant: int
-    _taken: Counter[str] = field(default_factory=Counter)
+    _slots_by_tenant: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _closing: bool = False
 
@@ -62,62 +62,62 @@ class Placement:
 
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
-        """Room for one creation; Overloaded or ShuttingDown at once when there is none. One slow account leaves room."""
+        """Takes a slot for one creation, or raises Overloaded or ShuttingDown. A tenant's limit leaves slots for the others."""
         self.require_room()
-        if self._taken[tenant_id] >= self.max_in_flight_per_tenant:
+        if self._slots_by_tenant[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
-        self._taken[tenant_id] += 1
+        self._slots_by_tenant[tenant_id] += 1
         self.metrics.in_flight.inc()
         try:
             yield
         finally:
             self.metrics.in_flight.dec()
-            self._taken[tenant_id] -= 1
-            if not self._taken[tenant_id]:
-                del self._taken[tenant_id]
+            self._slots_by_tenant[tenant_id] -= 1
+            if not self._slots_by_tenant[tenant_id]:
+                del self._slots_by_tenant[tenant_id]
 
     def require_room(self) -> None:
-        """Raises Overloaded or ShuttingDown when no tenant could begin a creation now. Takes nothing."""
+        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
         if self._closing:
             raise ShuttingDown(after_s=1)
-        if self._taken.total() >= self.max_in_flight:
+        if self._slots_by_tenant.total() >= self.max_in_flight:
             raise Overloaded(after_s=1)
 
     async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
-        """Dial, then commit what became of it before anybody hears of it; the record as it then is.
+        """Dials, commits the outcome, and returns the record.
 
-        When the outcome cannot be committed at once, the record is told as `unknown`, which it is until then. Raises no
-        Exception.
+        If the outcome cannot be committed at once, the returned record is `unknown`, and the commit is retried in the
+        background. Raises no Exception.
         """
-        return await asyncio.shield(self._keep(self._place(call, account, prepared)))
+        return await asyncio.shield(self._start_task(self._place(call, account, prepared)))
 
     async def drain(self) -> None:
-        """Wait until the outcome of every dial that was begun is committed, Postgres stays away, or time is up."""
+        """Waits for the outcomes of all dials to be committed, at most LAST_COMMITS_S."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_COMMITS_S):
-                await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._end_of_tasks())
+                await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._wait_for_tasks())
                 await self._late_outcomes.close()
         if unsaved := len(self._tasks) + len(self._late_outcomes):
-            logger.error("drain_gave_up", creations=unsaved)
+            logger.error("drain_timed_out", creations=unsaved)
 
-    async def _end_of_tasks(self) -> None:
+    async def _wait_for_tasks(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         outcome = await self._dial(call, account, prepared)
         settled = await self._settle(call, outcome)
-        with _harmless("creation_not_counted", call):
+        with _logged_failure("creation_not_counted", call):
             self.metrics.creations.labels(outcome.execution, _destination(call.to)).inc()
-        with _harmless("credentials_not_marked", call):
+        with _logged_failure("credentials_not_marked", call):
             async with asyncio.timeout(_MARKING_TIMEOUT_S):
                 await self._mark_credentials(account, outcome)
         return settled
 
     async def _dial(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Outcome:
         async def is_pending() -> bool:
-            """False also when the record cannot be read: a repetition must not rest on a guess."""
+            """Returns False also if the record cannot be read: a repetition needs certainty."""
             try:
                 async with self.database.begin() as session:
                     return await repository.is_pending(session, call.id, attempt=call.attempt)
@@ -127,12 +127,12 @@ class Placement:
         try:
             return await dial(self.twilio, account.credentials, prepared, budget=self.budget, may_repeat=is_pending)
         except Exception:
-            # A mistake of ours in mid-dial proves nothing about the call: it must not be told as "not started".
-            logger.exception("dial_broke", call_id=str(call.id))
+            # A bug in Callgate proves nothing about the call: it must not be reported as "not started".
+            logger.exception("dial_failed", call_id=str(call.id))
             return Unknown("internal_error", [])
 
     async def _settle(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
-        """The call as its record then is."""
+        """Returns the call as its record then is."""
         change = None
         try:
             change = self._change(outcome)
@@ -147,7 +147,7 @@ class Placement:
         return call
 
     def _change(self, outcome: Outcome) -> RecordChange:
-        data: dict[str, Any] = {"attempts": [_told(attempt) for attempt in outcome.attempts]}
+        data: dict[str, Any] = {"attempts": [_as_event(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
                 return self.settlement.change_to_started(outcome.resource, data=data)
@@ -157,25 +157,25 @@ class Placement:
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """The call as its record then is."""
+        """Returns the call as its record then is."""
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
             return await self._refuse_sid(call, outcome)
         if changed_at is None:
-            # Somebody (a callback, the worker) has settled it since.
+            # A callback or the worker has settled it meanwhile.
             return await self._commit_late(call, outcome, change)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
-        with _harmless("settlement_not_counted", call):
+        with _logged_failure("settlement_not_counted", call):
             self.settlement.count(call)
         return call
 
     async def _refuse_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
-        """The sid proves nothing about this record."""
+        """Commits `unknown`: the sid belongs to another record and proves nothing about this one."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
-        logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
-        unknown = Unknown("sid_taken", outcome.attempts)
+        logger.error("sid_slots_by_tenant", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
+        unknown = Unknown("sid_slots_by_tenant", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
@@ -189,23 +189,23 @@ class Placement:
                 if isinstance(outcome, Started):
                     await self.settlement.started(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
-                    # Otherwise what stands is better founded.
+                    # Otherwise the stored outcome is more recent.
                     await self.settlement.apply(session, locked, change)
                 return locked
         await self._write_anew(call)
         return await self._commit(call, outcome, change)
 
     async def _write_anew(self, call: Call | NewCall) -> None:
-        """Postgres has lost a record that it had committed, as in a fail-over to a standby that did not have it yet."""
+        """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         logger.error("record_lost", call_id=str(call.id))
         call.attempt = 1
         if not await insert_intents(self.database, [call]):
-            # A later request has the key by now.
+            # A later request has taken the key.
             call.idempotency_key = None
             await insert_intents(self.database, [call])
 
     async def _mark_credentials(self, account: CallableAccount, outcome: Outcome) -> None:
-        """Refused ones are tried last from now on; one that was accepted again is forgiven."""
+        """Marks rejected credentials, which are tried last from then on, and unmarks one that Twilio accepted again."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
         if rejected:
@@ -219,21 +219,21 @@ class Placement:
     async def _commit_late_outcome(self, late: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
         await self._commit(*late)
 
-    def _keep(self, work: Coroutine[Any, Any, Kept]) -> asyncio.Task[Kept]:
+    def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("placement_broke", exc_info=error)
+            logger.error("placement_failed", exc_info=error)
 
 
 @contextlib.contextmanager
-def _harmless(event: str, call: Call | NewCall) -> Iterator[None]:
-    """For what follows the outcome's commit: it never changes the answer. `event` is logged when it fails."""
+def _logged_failure(event: str, call: Call | NewCall) -> Iterator[None]:
+    """Logs `event` instead of raising, for work after the outcome's commit that must not change the answer."""
     try:
         yield
     except (DatabaseUnavailable, TimeoutError) as error:
@@ -243,11 +243,11 @@ def _harmless(event: str, call: Call | NewCall) -> Iterator[None]:
 
 
 def _destination(to: str) -> str:
-    """What kind of thing is called, as a label."""
+    """Returns the kind of destination, as a metric label."""
     scheme = to.partition(":")[0].lower()
     return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
-def _told(attempt: Attempt) -> dict[str, Any]:
-    """As it stands in the event."""
+def _as_event(attempt: Attempt) -> dict[str, Any]:
+    """Returns the attempt as JSON for the event."""
     return {name: value for name in Attempt.__slots__ if (value := getattr(attempt, name)) is not None}

@@ -1,4 +1,4 @@
-"""HTTP for the creation of a call, which goes past FastAPI: it is the one route whose cost every call bears."""
+"""HTTP for the creation of a call. The route bypasses FastAPI, because every call pays for its overhead."""
 
 from typing import Annotated
 
@@ -43,7 +43,7 @@ router = APIRouter(tags=["calls"])
 
 
 def require_room(scope: Scope) -> None:
-    """Before anything is spent on a creation. One with a key goes on: its call may be live, which no refusal may hide."""
+    """Raises Overloaded or ShuttingDown early. A request with a key passes, because a refusal could hide its live call."""
     if "idempotency-key" not in Headers(scope=scope):
         service: CreationService = scope["state"]["creation"]
         service.require_room()
@@ -151,11 +151,10 @@ router.add_api_route(
 )
 
 
-async def straight(scope: Scope, receive: Receive, send: Send) -> None:
-    """ASGI: `create_call`, for this route's path and method only. Its errors are the middleware's to answer.
+async def create_call_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+    """Runs `create_call` as an ASGI app, for this route's path and method only. The middleware answers its errors.
 
-    What FastAPI does around an endpoint (resolving, matching, stacks, handlers of errors) would be a good part of what a
-    creation costs.
+    FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would be a good part of the cost.
     """
     scope["route"] = _ROUTE
     response = await create_call(Request(scope, receive, send))

@@ -50,7 +50,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A call that is started or unknown; `replayed` when the idempotency key named it already."""
+    """A call that is started or unknown. `replayed`: the idempotency key named it already."""
 
     call: Call | NewCall
     replayed: bool = False
@@ -80,30 +80,30 @@ class CreationService:
         self._intents = Batcher(self._write_intents, max_batch=BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
-        """Place a call: at most one POST that may have been processed, whatever happens to us.
+        """Places a call with at most one POST that Twilio may have processed, even if this process dies.
 
-        Raises CallgateError when the call was not started, or when the key names another dial. No refusal hides a call that
-        is live: before one is told, the key is looked up. Otherwise the commit of the intent tells whether the key is new.
+        Raises CallgateError if the call was not started, or if the key names another request. A refusal never hides a live
+        call: the key is looked up before an error is raised. Otherwise the insert of the intent shows whether the key is new.
         """
         began = elapsed()
         fingerprint = _canonical(body)
         call_id = uuid7()
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 valid = validate_call(body)
                 self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
-                held.enter_context(self._placement.slot(caller.tenant_id))
+                stack.enter_context(self._placement.slot(caller.tenant_id))
                 account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
                 progress, prepared = self._prepare(valid.request, account, call_id, began)
             except CallgateError:
-                known = await self._find(caller, idempotency_key)
-                if known is None or self._to_be_tried_again(known, fingerprint):
+                existing = await self._find(caller, idempotency_key)
+                if existing is None or self._may_be_retried(existing, fingerprint):
                     raise
-                return Creation(known, replayed=True)
+                return Creation(existing, replayed=True)
             call = NewCall(
                 id=call_id,
                 tenant_id=caller.tenant_id,
@@ -122,18 +122,18 @@ class CreationService:
             )
             if await self._commit_intent(call):
                 return await self._place(call, account, prepared)
-            known = await self._find(caller, idempotency_key)
-            if known and not self._to_be_tried_again(known, fingerprint):
-                return Creation(known, replayed=True)
-            if known:
-                _, prepared = self._prepare(valid.request, account, known.id, began)
-                if reopened := await self._reopen(known, call):
+            existing = await self._find(caller, idempotency_key)
+            if existing and not self._may_be_retried(existing, fingerprint):
+                return Creation(existing, replayed=True)
+            if existing:
+                _, prepared = self._prepare(valid.request, account, existing.id, began)
+                if reopened := await self._reopen(existing, call):
                     return await self._place(reopened, account, prepared)
-        # A request with the same key was quicker.
+        # Another request with the same key was first.
         return await self.create(caller, body, idempotency_key)
 
     def require_room(self) -> None:
-        """Raises Overloaded or ShuttingDown when no creation could begin now, whoever asks."""
+        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now."""
         self._placement.require_room()
 
     async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
@@ -142,8 +142,8 @@ class CreationService:
         async with self._database.begin() as session:
             return await repository.get_call_by_key(session, idempotency_key, tenant_id=caller.tenant_id)
 
-    def _to_be_tried_again(self, call: Call, fingerprint: bytes) -> bool:
-        """Whether the key's call ended `not_started` for a passing reason. Raises what a repetition is answered otherwise."""
+    def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
+        """Returns whether the key's call ended `not_started` for a temporary reason. Raises the error for a repetition."""
         if not self._keyring.matches(call.fingerprint, fingerprint):
             raise IdempotencyKeyReused(call_id=call.id)
         if call.execution == "pending":
@@ -157,13 +157,13 @@ class CreationService:
     def _prepare(
         self, request: CallRequest, account: CallableAccount, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
-        """What can fail of a dial, before anything is committed."""
+        """Does everything that can fail, before anything is committed."""
         progress = status_callbacks(request, account, call_id, urls=self._callback_urls, validate_url=self._validate_callback)
         form = Form.of(request.for_twilio() | progress.for_twilio)
         return progress, PreparedCall(form, began)
 
     async def _commit_intent(self, call: NewCall) -> bool:
-        """False when the idempotency key names a call already."""
+        """Returns False if the idempotency key names a call already."""
         try:
             written_at = await self._intents.submit(call)
         except DatabaseUnavailable as error:
@@ -171,7 +171,7 @@ class CreationService:
                 self._withdrawals.intent(call)
             raise
         except asyncio.CancelledError:
-            # The server's patience has ended, and nobody is left to dial.
+            # The server's drain timeout has ended, and this request will not dial.
             self._withdrawals.intent(call)
             raise
         if written_at is None:
@@ -183,22 +183,22 @@ class CreationService:
         inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
 
-    async def _reopen(self, known: Call, intended: NewCall) -> Call | None:
-        """The call of an earlier attempt, pending again; None when a request with the same key was quicker."""
-        opening = uuid7()
+    async def _reopen(self, existing: Call, intended: NewCall) -> Call | None:
+        """Makes the call of an earlier attempt pending again. Returns None if another request with the same key was first."""
+        event_id = uuid7()
         committing = False
         try:
             async with self._database.begin() as session:
-                call = await reopen(session, known, intended)
+                call = await reopen(session, existing, intended)
                 if call:
-                    told = {"attempt": call.attempt}
-                    await repository.add_event(session, call.id, "call.pending", told, event_id=opening)
+                    data = {"attempt": call.attempt}
+                    await repository.add_event(session, call.id, "call.pending", data, event_id=event_id)
                 committing = call is not None
             return call
         except (DatabaseUnavailable, asyncio.CancelledError):
-            # What went wrong before the commit was begun has rolled everything back.
+            # A failure before the commit has rolled everything back.
             if committing:
-                self._withdrawals.reopening(known.id, known.attempt + 1, event_id=opening)
+                self._withdrawals.reopening(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Creation:
@@ -209,7 +209,7 @@ class CreationService:
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
-    """The request as bytes, whatever the order of its members: what "the same request" means."""
+    """Returns the request as bytes with sorted members: equal bytes are the same request."""
     try:
         return _CANONICAL.encode(body).encode()
     except RecursionError:

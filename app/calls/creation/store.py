@@ -1,7 +1,7 @@
-"""The two writes of every creation, for many creations at once: each is one statement, and so one transaction.
+"""Writes intents and outcomes of many creations at once: each write is one statement, and so one transaction.
 
-Rows travel as JSON, which Postgres reads by the table's own column types; that costs this process a tenth of what a bound
-parameter for each value costs it.
+Rows are sent as JSON, which Postgres reads by the table's column types. That costs this process a tenth of one bound
+parameter for each value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ _KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_ke
 
 _UNIQUE_SID = "uq_call_sid"
 
-# How many go together: what Postgres does for a batch, all in it wait for.
+# Rows in one statement. All requests in a batch wait for the whole batch.
 BATCH = 16
 _OUTCOME_COLUMNS = (
     "execution",
@@ -122,9 +122,9 @@ def _names(columns: Sequence[str], prefix: str = "") -> str:
 
 
 def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
-    """New calls with these columns and those of an intent, and an event each: `event`, `data`.
+    """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    Sorted, so that two processes that insert the same keys wait for each other in one order.
+    Rows are sorted, so that two processes that insert the same keys do not deadlock.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -136,22 +136,21 @@ def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
             FROM given ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
-        ), told AS (
+        ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
         )
         SELECT id, updated_at FROM inserted
-    """  # noqa: S608  # our own columns
+    """  # noqa: S608  # column names from this module
 
 
 _INSERT_INTENTS = _insert(["execution"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL")
-# Whatever it collides with: the intent itself, which was committed after all, or a later request with its key.
+# Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
 _INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict="")
 
-# Locked in one order, as whoever locks several calls does, and by id alone: asked for those that are pending, Postgres may take
-# an index of all that are not started for the shorter way. A call that is not pending any more, or in another attempt, is not
-# touched: what stands there is better founded. Nor is one that another session has locked, and keeps perhaps for long: all the
-# others in the batch would wait for it.
+# Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres may
+# choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is: its
+# outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
 _WRITE_OUTCOMES = f"""
     WITH given AS MATERIALIZED (
         SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
@@ -166,7 +165,7 @@ _WRITE_OUTCOMES = f"""
             {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)}, updated_at = now()
         FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
         RETURNING call.id, call.attempt, call.updated_at
-    ), told AS (
+    ), new_event AS (
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
     )
@@ -174,7 +173,7 @@ _WRITE_OUTCOMES = f"""
         CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
     FROM given LEFT JOIN locked ON locked.id = given.id
         LEFT JOIN changed ON changed.id = given.id AND changed.attempt = given.attempt
-"""  # noqa: S608  # our own columns
+"""  # noqa: S608  # column names from this module
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class SidTaken(Exception):
 
 
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
-    """New calls, `pending`, with their events. Returns when each was written; the keys of those missing name a call already."""
+    """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
     inserted = await database.fetch(_INSERT_INTENTS, _rows([_intent(call) | pending for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}

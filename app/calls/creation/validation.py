@@ -1,6 +1,6 @@
-"""From a request's JSON to parameters that Twilio can be sent: every fault at once, and what is worth a warning.
+"""Validates a creation: reports all errors at once, and warnings.
 
-Works on plain mappings, so that each way in (JSON here, Twilio's own forms later) is checked by the same rules.
+Works on plain mappings, so that the same rules check JSON and Twilio's forms.
 """
 
 import re
@@ -38,14 +38,14 @@ class ValidCall:
 
 
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
-    """Raises InvalidRequest with every fault. Of the values, a fault's text repeats only a phone number, as E.164."""
-    request, faults = _parse(body)
-    flagged = {fault.pointer for fault in faults}
+    """Raises InvalidRequest with every error. The only value that an error's text repeats is a phone number, as E.164."""
+    request, errors = _parse(body)
+    flagged = {error.pointer for error in errors}
     found = [*_address_findings(body), *_source_findings(body)]
-    faults += [fault for fault, severity in found if severity is Severity.ERROR and fault.pointer not in flagged]
-    if request is None or faults:
-        raise InvalidRequest(field_errors=tuple(faults))
-    warnings = [fault for fault, severity in found if severity is not Severity.ERROR]
+    errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
+    if request is None or errors:
+        raise InvalidRequest(field_errors=tuple(errors))
+    warnings = [error for error, severity in found if severity is not Severity.ERROR]
     return ValidCall(request, (*warnings, *_ignored_parameters(request)))
 
 
@@ -53,9 +53,9 @@ def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[FieldError
     try:
         return CallRequest.model_validate(body), []
     except ValidationError as error:
-        faults = field_errors_from(error)
-        # A union (async_amd) reports once per member: one fault per place is enough.
-        return None, list({fault.pointer: fault for fault in reversed(faults)}.values())[::-1]
+        errors = field_errors_from(error)
+        # A union (async_amd) reports one error per member: one per pointer is enough.
+        return None, list({error.pointer: error for error in reversed(errors)}.values())[::-1]
 
 
 def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
@@ -71,13 +71,13 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
         text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
         yield FieldError("/to", "to_unknown_form", text + _hint(to)), Severity.ERROR
         return
-    yield from _as_faults("/to", SipUri.parse(to).findings)
+    yield from _as_field_errors("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
-        yield from _as_faults("/from", check_from(from_))
+        yield from _as_field_errors("/from", check_from(from_))
     username, password = body.get("sip_auth_username"), body.get("sip_auth_password")
     auth = check_sip_auth(username if isinstance(username, str) else None, password if isinstance(password, str) else None)
-    yield from _as_faults("/sip_auth_username", auth.username)
-    yield from _as_faults("/sip_auth_password", auth.password)
+    yield from _as_field_errors("/sip_auth_username", auth.username)
+    yield from _as_field_errors("/sip_auth_password", auth.password)
 
 
 def _hint(text: str) -> str:
@@ -85,7 +85,7 @@ def _hint(text: str) -> str:
     return f". Write {number} if that is the number" if number else ""
 
 
-def _as_faults(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[FieldError, Severity]]:
+def _as_field_errors(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tuple[FieldError, Severity]]:
     for finding in findings:
         yield FieldError(pointer, finding.code, finding.detail), finding.severity
 
@@ -97,7 +97,7 @@ def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Seve
 
 
 def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
-    """What Twilio accepts and then does not heed, so that nobody waits for it."""
+    """Yields a warning for each parameter that Twilio accepts and ignores."""
     if request.url and request.twiml:
         yield FieldError("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")
     if request.application_sid:

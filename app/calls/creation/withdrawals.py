@@ -1,4 +1,4 @@
-"""Settle intents whose commit is in doubt and which are not dialled, so that they stay `not_started` whatever Postgres does."""
+"""Settles intents that are not dialled and may be committed, so that they end `not_started` in any case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from app.database.batcher import Batcher, Busy
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
-# A record that is given up here is left to the worker, which marks it `unknown`.
+# Queued intents. The worker marks a record that does not fit as `unknown`.
 _LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """Another attempt for a record. `event_id` is that of the event which was to be committed with it."""
+    """Another attempt of a record. `event_id` is the id of the event in the same transaction."""
 
     call_id: UUID
     attempt: int
@@ -34,15 +34,15 @@ class Withdrawals:
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_LIMIT)
 
     def intent(self, call: NewCall) -> None:
-        """A new call."""
+        """Withdraws a new call in the background."""
         self._queue.add(call)
 
     def reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
-        """The record's attempt of that number, if `event_id` was committed with it: otherwise it is another request's."""
+        """Withdraws an attempt in the background, unless it is another request's: then `event_id` was not committed."""
         self._queue.add(_Reopening(call_id, attempt, event_id))
 
     async def close(self) -> None:
-        """Try once more what is still to be written."""
+        """Tries once more to write what is queued."""
         await self._queue.close()
 
     async def _withdraw(self, intent: NewCall | _Reopening) -> None:
@@ -59,11 +59,11 @@ class Withdrawals:
             call = await repository.lock_call(session, reopening.call_id)
             if call is None:
                 return
-            open_ = call.execution == "pending" and call.attempt == reopening.attempt
-            if open_ and await repository.has_event(session, call.id, reopening.event_id):
+            is_open = call.execution == "pending" and call.attempt == reopening.attempt
+            if is_open and await repository.has_event(session, call.id, reopening.event_id):
                 await self._settlement.apply(session, call, self._change())
             elif call.execution == "not_started" and call.attempt == reopening.attempt - 1:
-                # The number is used up, so that a reopening that comes late finds another one than it was made for.
+                # Uses up the number, so that a late commit of the reopening finds another attempt and changes nothing.
                 call.attempt = reopening.attempt
 
     def _change(self) -> RecordChange:
