@@ -1,4 +1,4 @@
-"""What a process remembers of tenants is dropped when any process changes it, also when the change could not be heard of."""
+"""Cached tenant data is dropped when any process changes it, even if the notification was lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""PATCH /v1/calls: cancel, hang up, redirect; what cannot be done yet is remembered, what may have been done is told."""
+"""PATCH /v1/calls: cancels, hangs up, redirects. Remembers an end that must wait, and reports an unknown result."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Database sessions that are cut under load: no outcome is lost, nobody is answered a 500, and changes are heard of again."""
+"""Database sessions cut under load: no outcome is lost, no request gets a 500, and notifications resume."""
 
 import asyncio
 import contextlib

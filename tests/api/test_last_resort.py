@@ -1,4 +1,4 @@
-"""Nothing fails between the two commits for a reason that was there before, and nothing after the second changes the answer."""
+"""No foreseeable failure occurs between the two commits, and no failure after the second changes the answer."""
 
 import json
 from collections.abc import AsyncIterator

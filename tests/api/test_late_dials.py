@@ -1,4 +1,4 @@
-"""Nothing is sent once too little of a request's time is left, whatever has stopped the process meanwhile."""
+"""No request is sent to Twilio after its time budget, even if the process was suspended meanwhile."""
 
 import asyncio
 import signal

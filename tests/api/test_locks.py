@@ -1,4 +1,4 @@
-"""A replica that disappears in mid-transaction holds a lock. Only what needs that row waits, and not for long."""
+"""A replica that disappears during a transaction leaves a lock. Only requests for that row wait, for seconds."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""A commit that was acknowledged is there after a crash, and what Twilio said is kept where Postgres has lost the record."""
+"""Acknowledged commits survive a crash, and an outcome is kept if Postgres has lost its record."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""When /readyz lets a process in: with a Postgres that answers and a schema that its code can work with."""
+"""/readyz succeeds if Postgres answers and the schema fits the code."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Stray answers on kept connections, at any moment: nobody is rung twice, and no ring is told as not started."""
+"""Stray responses on kept connections: no phone rings twice, and no ring is reported as not started."""
 
 import asyncio
 import random

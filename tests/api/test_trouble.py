@@ -1,4 +1,4 @@
-"""Postgres away, callers that hang up, too much at once: every answer still says what happened to the call."""
+"""Postgres away, clients that hang up, overload: every answer still says what happened to the call."""
 
 import asyncio
 import contextlib
