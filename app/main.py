@@ -27,11 +27,13 @@ from app.compat.errors import TwilioErrorRenderer
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
+from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderers
 from app.http.head import HeadMiddleware
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete
+from app.http.operations import OperationsPort
 from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -103,12 +105,14 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         dialects=dialects,
         require_room=creation_router.require_room,
         body_timeout_s=settings.body_timeout,
+        operations=OperationsPort(settings.ops_port),
         open_path=callbacks_router.CALLBACK_PATH,
     )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(around)
     _go_straight(app, around(creation_router.create_call_asgi))
     _complete_openapi(app)
+    serve_document(app, "/openapi.json", app.openapi)
     return app
 
 

@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     write_timeout: float = Field(
         60.0, gt=0, le=3600, description="Seconds after which a client that takes nothing of its answer is given up."
     )
+    ops_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="A port for probes, metrics and documentation alone, of `callgate serve` and `callgate worker`; the API's "
+        "own port then has no `/metrics`. `--ops-port` overrides it.",
+    )
     linger: float = Field(
         0.0,
         ge=0,

@@ -8,6 +8,7 @@ import gc
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
     from app.database import Database
     from app.settings import Settings
 
+# uvicorn kills a process that does not answer it for so long, and one that starts on a busy machine does not.
+_WORKER_START_S = 60
+
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+OpsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Another port, for probes, metrics and docs; /metrics is then served there alone (CALLGATE_OPS_PORT).",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,13 +60,13 @@ def service_settings() -> Settings:
     return settings
 
 
-def api_of_this_environment() -> ASGIApp:
+def api_of_this_environment(ops_port: int | None = None) -> ASGIApp:
     """What each process of `callgate serve` runs."""
     from app.cli.lingering import GracefulShutdown
     from app.main import create_app
     from app.observability.tracing import tracing_of_this_environment
 
-    settings = service_settings()
+    settings = service_settings().model_copy(update={"ops_port": ops_port})
     configure_logging(level=settings.log_level, format_=settings.log_format)
     app = create_app(settings, tracing_of_this_environment())
     # What is there by now stays: half a million objects that every full collection would look at, a quarter of all CPU.
@@ -68,6 +80,7 @@ def api_of_this_environment() -> ASGIApp:
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Port = 8000,
+    ops_port: OpsPort = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; one per pod in Kubernetes, for /metrics shows only the one that answers.")
     ] = 1,
@@ -84,14 +97,19 @@ def serve(
     from app.http.server import server_config
 
     settings = service_settings()
+    ops_port = ops_port or settings.ops_port
+    sockets = listen(host, port)
+    if ops_port:
+        sockets += listen(host, ops_port, option="--ops-port")
     config = server_config(
-        api_of_this_environment,
+        partial(api_of_this_environment, ops_port),
         ServerLimits.of(settings),
         factory=True,
         workers=workers,
+        timeout_worker_healthcheck=_WORKER_START_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
-    _run_server(config, listen(host, port))
+    _run_server(config, sockets)
 
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
@@ -111,10 +129,17 @@ def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
 
 
 def worker(
-    metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Serve this worker's /livez, /readyz and /metrics there.")
+    ops_port: Annotated[
+        int | None,
+        typer.Option(
+            "--ops-port",
+            "--metrics-port",
+            min=1,
+            max=65535,
+            help="Serve this worker's /livez, /readyz and /metrics there (CALLGATE_OPS_PORT).",
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address of --metrics-port.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address of --ops-port.")] = "127.0.0.1",
 ) -> None:
     """Run the worker. Any number may run.
 
@@ -133,8 +158,8 @@ def worker(
 
     async def run() -> None:
         async with AsyncExitStack() as meanwhile:
-            if metrics_port:
-                await meanwhile.enter_async_context(probed(settings, metrics, host, metrics_port, option="--metrics-port"))
+            if port := ops_port or settings.ops_port:
+                await meanwhile.enter_async_context(probed(settings, metrics, host, port))
             await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
     asyncio.run(run())

@@ -1,5 +1,6 @@
 """The pages for people: / leads to /docs; /redoc; the guides. No page asks anything of another host."""
 
+from functools import cache
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -32,8 +33,7 @@ def redoc() -> Response:
 @router.get("/redoc.standalone.js")
 def redoc_script() -> Response:
     """ReDoc without its maker's logo, which it would fetch from a content network."""
-    script = files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes()
-    return Response(script.replace(_LOGO, _NO_LOGO), media_type="text/javascript")
+    return Response(_script(), media_type="text/javascript")
 
 
 @router.get("/docs/{name}")
@@ -42,6 +42,11 @@ def guide(name: str) -> Response:
     if page is None:
         raise RouteNotFound
     return HTMLResponse(page)
+
+
+@cache
+def _script() -> bytes:
+    return files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes().replace(_LOGO, _NO_LOGO)
 
 
 def _page(name: str) -> Response:

@@ -2,7 +2,9 @@
 
 import html
 import re
+from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import pairwise
 from string import Template
 
@@ -16,9 +18,18 @@ _NAME = re.compile(r"[a-z-]+")
 
 def render_guide(name: str) -> str | None:
     """The page of docs/{name}.md; None when there is none."""
-    if not _NAME.fullmatch(name) or not (source := files("app.http").joinpath("guides", f"{name}.md")).is_file():
+    if not _NAME.fullmatch(name) or not _source(name).is_file():
         return None
-    tokens = _MARKDOWN.parse(source.read_text(encoding="utf-8"))
+    return _render(name)
+
+
+def _source(name: str) -> Traversable:
+    return files("app.http").joinpath("guides", f"{name}.md")
+
+
+@cache  # no key is needed to ask for a page, which takes 10 ms to render
+def _render(name: str) -> str:
+    tokens = _MARKDOWN.parse(_source(name).read_text(encoding="utf-8"))
     headings = [(token, text.content) for token, text in pairwise(tokens) if token.type == "heading_open"]
     for heading, text in headings:
         heading.attrSet("id", _anchor(text))

@@ -42,8 +42,15 @@ class Readiness:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._was_ready = False
+        self._looking: asyncio.Task[Health] | None = None
 
     async def look(self) -> Health:
+        """Whoever asks meanwhile gets the same answer: however many ask, they take one database connection."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> Health:
         try:
             async with asyncio.timeout(READY_PATIENCE_S):
                 migrated = await is_migrated(self._database)
@@ -105,9 +112,9 @@ async def readyz(request: Request, response: Response) -> Health:
     },
 )
 async def metrics(request: Request) -> Response:
-    """Of this process only."""
+    """Of this process only, and at most a second old."""
     counted: Metrics = request.app.state.metrics
-    return Response(counted.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(counted.recent_exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:

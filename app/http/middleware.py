@@ -23,6 +23,7 @@ from app.errors import (
 )
 from app.http.error_renderers import ErrorRenderers
 from app.http.limits import BODY_LIMIT
+from app.http.operations import OperationsPort
 from app.http.problems import note_refusal
 from app.http.request_body import read_body, replaying
 from app.observability import Metrics
@@ -61,6 +62,7 @@ class RequestMiddleware:
         dialects: ErrorRenderers,
         require_room: Callable[[Scope], None],
         body_timeout_s: float,
+        operations: OperationsPort,
         open_path: str,
     ) -> None:
         """`require_room` raises the CallgateError that refuses a creation unread: cheap when it is needed most.
@@ -73,6 +75,7 @@ class RequestMiddleware:
         self.dialects = dialects
         self.require_room = require_room
         self.body_timeout_s = body_timeout_s
+        self.operations = operations
         self.open_path = open_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,11 +122,11 @@ class RequestMiddleware:
 
         async def enter() -> None:
             try:
+                # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
+                if scope["path"].endswith("\n") or not self.operations.serves(scope):
+                    raise RouteNotFound
                 if creation:
                     self.require_room(scope)
-                if scope["path"].endswith("\n"):
-                    # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
-                    raise RouteNotFound
                 if _declared_length(headers) > BODY_LIMIT:
                     raise BodyTooLarge
                 body = await read_body(receive, timeout_s=self.body_timeout_s)

@@ -108,8 +108,13 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
         settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK])))
         listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
         limits = ServerLimits.of(settings)
+        api = create_app(_updated(settings, ops_port=None))  # all on one port
         servers.append(
-            _Server("the API", server_config(create_app(settings), limits, timeout_graceful_shutdown=_GRACE_S), [listener])
+            _Server(
+                "the API",
+                server_config(api, limits, timeout_graceful_shutdown=_GRACE_S),
+                [listener],
+            )
         )
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
@@ -173,10 +178,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def probed(settings: Settings, metrics: Metrics, host: str, port: int, *, option: str) -> AsyncIterator[None]:
+async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
     config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
-    server = _Server("the probes", config, listen(host, port, option=option))
+    server = _Server("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())
     try:
         yield

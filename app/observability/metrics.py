@@ -1,6 +1,7 @@
 """The metrics of one process. Workers measure what concerns the whole database: app/jobs/gauges.py."""
 
 import platform
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
@@ -8,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from app import __version__
 from app.errors import all_errors
 
+EXPOSITION_INTERVAL_S = 1.0
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 _SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
 
@@ -17,6 +19,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._exposed: bytes | None = None
+        self._exposed_at = 0.0
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         Gauge(
@@ -138,3 +142,10 @@ class Metrics:
     def exposition(self) -> bytes:
         """Returns the metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+    def recent_exposition(self) -> bytes:
+        """As it was within the last EXPOSITION_INTERVAL_S: whoever asks however often, it is computed no more than that."""
+        now = time.monotonic()
+        if self._exposed is None or now - self._exposed_at >= EXPOSITION_INTERVAL_S:
+            self._exposed, self._exposed_at = self.exposition(), now
+        return self._exposed

@@ -15,6 +15,7 @@ from twilio.request_validator import RequestValidator
 
 from app.callbacks.fields import FormFields
 from app.callbacks.signature import is_genuine
+from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -65,6 +66,7 @@ async def live(gateway: Gateway) -> AsyncIterator[Live]:
 
 
 async def _count(gateway: Gateway, result: str) -> float:
+    await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with httpx.AsyncClient(base_url=gateway.url) as http:
         lines = (await http.get("/metrics")).text.splitlines()
     name = f'callgate_callbacks_total{{result="{result}"}} '

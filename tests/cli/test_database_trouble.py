@@ -132,7 +132,7 @@ async def test_the_processes_start_and_tell_the_cause(database_url: str, tmp_pat
     api, worker = free_port(), free_port()
     with (
         running("serve", "--port", str(api), environment=configured, file=tmp_path / "serve") as serving,
-        running("worker", "--metrics-port", str(worker), environment=configured, file=tmp_path / "worker") as working,
+        running("worker", "--ops-port", str(worker), environment=configured, file=tmp_path / "worker") as working,
     ):
         for port, process in ((api, serving), (worker, working)):
             told: list[object] = []

@@ -177,7 +177,7 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
     port = free_port()
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     asked = ["healthcheck", f"http://127.0.0.1:{port}/livez"]
-    with running("worker", "--metrics-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
+    with running("worker", "--ops-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
         until(lambda: run(*asked, environment=configured).returncode == 0, "a good answer")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             until(lambda: http.get("/readyz").json() == {"status": "ok", "database": "ok"}, "readiness")

@@ -42,10 +42,8 @@ def command(workload: Manifest) -> tuple[str, dict[str, Any]]:
     return name, callgate.commands[name].make_context(name, list(arguments)).params
 
 
-def port_of(workload: Manifest) -> int:
-    (port,) = container(workload)["ports"]
-    assert isinstance(port["containerPort"], int)
-    return port["containerPort"]
+def ports_of(workload: Manifest) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for port in container(workload)["ports"]}
 
 
 def settings_of(manifests: Manifests) -> Settings:
@@ -123,11 +121,12 @@ def test_callgate_accepts_its_arguments_and_listens_where_it_is_probed(manifests
             assert "ports" not in container(workload)
             continue
         assert parameters["host"] == "0.0.0.0"
-        assert port_of(workload) == parameters["metrics_port" if name == "worker" else "port"]
+        listening = {"http": parameters.get("port"), "ops": parameters.get("ops_port")}
+        assert ports_of(workload) == {port: number for port, number in listening.items() if number}
         probes = {kind: container(workload)[kind]["httpGet"] for kind in PROBES if kind in container(workload)}
         assert {"livenessProbe", "readinessProbe"} <= probes.keys()
         for probe in probes.values():
-            assert probe["port"] == container(workload)["ports"][0]["name"]
+            assert probe["port"] == ("http" if name == "simulator" else "ops")
             assert probe["path"] in paths_of(workload)
 
 
@@ -234,6 +233,27 @@ def test_every_pod_is_behind_a_policy_both_ways(overlay: Manifests) -> None:
             for direction in policy["spec"]["policyTypes"]
         }
         assert covered == {"Ingress", "Egress"}, workload["metadata"]["name"]
+
+
+def test_only_observers_reach_the_operations_port(overlay: Manifests) -> None:
+    """What has no key: probes come from kubelets, which no policy keeps out."""
+    observers = {"namespaceSelector": {"matchLabels": {"callgate-observer": "true"}}}
+    for workload in (each for each in overlay.ours() if command(each)[0] in ("serve", "worker")):
+        ops_port = ports_of(workload)["ops"]
+        assert workload["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(ops_port)
+        rules = [
+            rule
+            for policy in overlay.of_kind("NetworkPolicy")
+            if matches(policy["spec"]["podSelector"], labels(workload))
+            for rule in policy["spec"].get("ingress", [])
+        ]
+        assert all(rule["ports"] for rule in rules), "a rule without ports opens them all"
+        let_in = [rule["from"] for rule in rules if ops_port in [port["port"] for port in rule["ports"]]]
+        assert let_in == [[observers]]
+        for rule in rules:
+            assert observers not in rule["from"] or [port["port"] for port in rule["ports"]] == [ops_port]
+    for service in overlay.of_kind("Service"):
+        assert "ops" not in {port["targetPort"] for port in service["spec"]["ports"]}
 
 
 def test_nobody_may_reach_a_clouds_metadata(overlay: Manifests) -> None:

@@ -1,10 +1,12 @@
 """HEAD wherever GET is, and an Allow that names every method of a path."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from app.main import create_app
+from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.settings import Settings
 from tests.support.gateway import Gateway, Tenant
 from tests.support.raw import connected, head
@@ -69,6 +71,7 @@ async def test_head_of_a_recording_does_not_fetch_it_all(gateway: Gateway) -> No
 
 async def test_head_is_counted_as_head_of_its_route(gateway: Gateway, tenant: Tenant) -> None:
     assert (await tenant.http.head("/v1/calls")).status_code == 200
+    await asyncio.sleep(EXPOSITION_INTERVAL_S)
     counted = (await tenant.http.get("/metrics")).text
     assert 'callgate_http_requests_total{method="HEAD",route="/v1/calls",status="200"}' in counted
 

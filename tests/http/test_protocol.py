@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.raw import PATIENCE_S, connected, head
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
@@ -324,6 +325,7 @@ async def test_what_the_protocol_refuses_is_counted(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(b"rubbish\r\n\r\n")
         assert (await connection.answer()).status == 400
+    await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with httpx.AsyncClient(base_url=gateway.url) as http:
         counted = (await http.get("/metrics")).text
     assert 'callgate_refused_total{slug="malformed-request"} 0.0' not in counted

@@ -46,7 +46,7 @@ async def test_every_metric_that_is_asked_for_is_told_by_the_api_or_the_worker(d
     api, worker = free_port(), free_port()
     with (
         running("serve", "--port", str(api), environment=configured, file=tmp_path / "serve"),
-        running("worker", "--metrics-port", str(worker), environment=configured, file=tmp_path / "worker"),
+        running("worker", "--ops-port", str(worker), environment=configured, file=tmp_path / "worker"),
     ):
         for port in (api, worker):
             await asyncio.to_thread(until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]

@@ -122,7 +122,7 @@ def test_the_image_has_its_bytecode_and_neither_pip_nor_a_shell_in_its_commands(
 
 
 def test_the_worker_answers_where_the_image_asks() -> None:
-    assert parameters(command_of(our_services()["worker"]))["metrics_port"] == probed(image_healthcheck())[0]
+    assert parameters(command_of(our_services()["worker"]))["ops_port"] == probed(image_healthcheck())[0]
     assert "healthcheck" not in our_services()["worker"]
 
 

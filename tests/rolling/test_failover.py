@@ -109,7 +109,7 @@ async def test_everything_goes_on_at_the_promoted_standby(pair: Pair, tmp_path: 
         configured = environment(
             tmp_path, CALLGATE_DATABASE_URL=pair.url, CALLGATE_SECRET_KEYS=SECRET_KEY, CALLGATE_WORKER_POLL_INTERVAL="0.5"
         )
-        worker_options = ("worker", "--metrics-port", str(metrics_port))
+        worker_options = ("worker", "--ops-port", str(metrics_port))
         with running(*worker_options, environment=configured, file=tmp_path / "worker") as worker:
             async with _load(tenant) as told:
 

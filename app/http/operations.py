@@ -1,0 +1,24 @@
+"""The operations port: probes, metrics and documentation for those who run the service, apart from its API."""
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+_METRICS = "/metrics"
+_PATHS = frozenset({"/livez", "/readyz", _METRICS, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
+_FOLDERS = ("/docs/", "/static-offline-docs/")
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsPort:
+    """Which paths a port of this process serves. Without an operations port every port serves everything."""
+
+    port: int | None
+
+    def serves(self, scope: Scope) -> bool:
+        if self.port is None:
+            return True
+        path: str = scope["path"]
+        if scope["server"] and scope["server"][1] == self.port:
+            return path in _PATHS or path.startswith(_FOLDERS)
+        return path != _METRICS
