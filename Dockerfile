@@ -49,7 +49,7 @@ ENV PATH=/opt/callgate/bin:$PATH \
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001
 EXPOSE 8000
-# For `serve`, and for `worker --ops-port 8000`; Kubernetes has probes of its own.
+# Asks the role and port of the container's own command; Kubernetes has probes of its own.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["callgate", "healthcheck"]
 ENTRYPOINT ["callgate"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -37,6 +37,7 @@ from app.http.operations import OperationsPort
 from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
 from app.observability import Metrics
 from app.observability.tracing import Tracing
+from app.security.keyring import Keyring
 from app.services import services
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
@@ -122,7 +123,11 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with services(settings, metrics) as state:
-            yield {**state, "readiness": Readiness(state["database"]), "metrics": metrics}
+            yield {
+                **state,
+                "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys())),
+                "metrics": metrics,
+            }
         await asyncio.to_thread(tracing.close)
 
     return lifespan

@@ -46,14 +46,28 @@ async def revisions(session: Session) -> tuple[str | None, str]:
     return await session.scalar(text("SELECT version_num FROM alembic_version")), head()
 
 
-async def is_migrated(database: Database) -> bool:
-    """Whether this version's migrations have run. A newer version's, unknown here, take nothing away that this one needs.
-
-    Raises DatabaseUnavailable, also when no migration has run at all.
-    """
+async def applied_revision(database: Database) -> str | None:
+    """The schema's revision. Raises DatabaseUnavailable, also when no migration has run at all."""
     async with database.begin() as session:
-        applied = set(await session.scalars(text("SELECT version_num FROM alembic_version")))
-    return applied == {head()} or not applied <= known_revisions().keys()
+        revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def is_newer(revision: str | None) -> bool:
+    """Whether a newer version of Callgate made this schema, which takes nothing away that this one needs."""
+    return revision is not None and revision not in known_revisions()
+
+
+def is_usable(revision: str | None) -> bool:
+    """Whether this version's migrations have run."""
+    return revision == head() or is_newer(revision)
+
+
+async def newer_revision(database: Database) -> str | None:
+    """The schema's revision if it is newer than this version. Raises DatabaseUnavailable."""
+    async with database.begin() as session:
+        current, _ = await revisions(session)
+    return current if is_newer(current) else None
 
 
 def alembic_config(database_url: str) -> Config:

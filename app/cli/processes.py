@@ -9,12 +9,12 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from app.cli.signals import stop_on_signal
-from app.healthcheck import OUR_LIVEZ, trouble
+from app.healthcheck import trouble
 from app.observability.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # uvicorn kills a process that does not answer it for so long, and one that starts on a busy machine does not.
 _WORKER_START_S = 60
+Result = TypeVar("Result")
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 OpsPort = Annotated[
@@ -173,29 +174,38 @@ def migrate() -> None:
     from app.local.state import with_local_database
     from app.settings import load_settings
 
-    migrate_database(with_local_database(load_settings()))
-    typer.echo("The schema is up to date.")
+    if newer := migrate_database(with_local_database(load_settings())):
+        typer.echo(
+            f"The schema has revision {newer}, of a newer version of Callgate. This version works with it and changes nothing."
+        )
+    else:
+        typer.echo("The schema is up to date.")
 
 
-def migrate_database(settings: Settings) -> None:
-    """Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached."""
-    from app.database import Database
+def migrate_database(settings: Settings) -> str | None:
+    """Returns the revision of a schema that is newer than this version, and is left as it is.
+
+    Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached.
+    """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema
+    from app.schema import newer_revision
 
     url = settings.require_database_url()
-    asyncio.run(_with_database(url, Database.ping))
-    migrate_schema(url)
+    newer = asyncio.run(_with_database(url, newer_revision))
+    if newer is None:
+        migrate_schema(url)
     # Not left to the first worker: what is inserted while a partition is attached is refused.
     asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
+    return newer
 
 
-async def _with_database(url: str, work: Callable[[Database], Awaitable[object]]) -> None:
+async def _with_database(url: str, work: Callable[[Database], Awaitable[Result]]) -> Result:
     from app.database import Database
 
     database = Database(url, pool_size=1)
     try:
-        await work(database)
+        return await work(database)
     finally:
         await database.close()
 
@@ -222,7 +232,12 @@ def simulator(
 
 
 def healthcheck(
-    url: Annotated[str, typer.Argument(metavar="[URL]", help="What to ask; an answer of 200 is a good one.")] = OUR_LIVEZ,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]", help="What to ask, by default the container's process; an answer of 200 is a good one."
+        ),
+    ] = None,
 ) -> None:
     """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
     if found := trouble(url):

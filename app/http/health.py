@@ -8,14 +8,17 @@ from typing import Any, Literal
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from app import __version__
 from app.database import Database
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware
 from app.http.openapi import nulls_left_out
 from app.http.problems import responses
 from app.observability import Metrics
-from app.schema import is_migrated
+from app.schema import applied_revision, is_usable
+from app.security.keyring import Keyring
 from app.settings import Settings
+from app.tenants.key_check import has_the_right_keys
 
 router = APIRouter(tags=["operations"])
 
@@ -30,43 +33,59 @@ class Health(BaseModel):
     database: Literal["ok", "unavailable", "not_migrated"] | None = None
     # Why it is unavailable, in one word: see docs/operations.md.
     reason: str | None = None
+    # Of this process, and the revision of the database's schema.
+    version: str | None = None
+    schema_revision: str | None = None
 
 
 class Readiness:
-    """What /readyz tells of one process. It is ready once it has found Postgres with a schema that it can work with.
+    """What /readyz tells of one process.
+
+    It is ready once it has found Postgres with a schema that it can work with, and secrets that its keys open.
 
     From then on it stays ready and reports a Postgres that is away: every process would be taken out at once, and callers
     would meet a closed door instead of an answer that says that no call was started.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
+        self._keyring = keyring
         self._was_ready = False
         self._looking: asyncio.Task[Health] | None = None
 
     async def look(self) -> Health:
         """Whoever asks meanwhile gets the same answer: however many ask, they take one database connection."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+            self._looking = asyncio.create_task(self._look_once())
         return await asyncio.shield(self._looking)
+
+    async def _look_once(self) -> Health:
+        health = await self._look()
+        health.version = __version__
+        return health
 
     async def _look(self) -> Health:
         try:
             async with asyncio.timeout(READY_PATIENCE_S):
-                migrated = await is_migrated(self._database)
+                revision = await applied_revision(self._database)
+                usable = is_usable(revision)
+                # The keys of a process do not change.
+                opens = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
             return self._without_database(error.reason)
         except TimeoutError:
             return self._without_database("timeout")
-        if not migrated:
-            return self._without_database("not_migrated")
+        if not usable:
+            return self._without_database("not_migrated", revision)
+        if not opens:
+            return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
-        return Health(status="ok", database="ok")
+        return Health(status="ok", database="ok", schema_revision=revision)
 
-    def _without_database(self, reason: str) -> Health:
+    def _without_database(self, reason: str, revision: str | None = None) -> Health:
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"
         if reason == "not_migrated":
-            return Health(status=status, database="not_migrated")
+            return Health(status=status, database="not_migrated", schema_revision=revision)
         return Health(status=status, database="unavailable", reason=reason)
 
 
@@ -88,7 +107,10 @@ async def livez() -> Health:
     summary="Can it place calls?",
     response_model_exclude_none=True,
     responses={
-        503: {"model": Health, "description": "It has not yet found the database, or the schema that it needs."},
+        503: {
+            "model": Health,
+            "description": "It has not yet found the database, the schema that it needs, or secrets that its keys open.",
+        },
         **responses(BodyTooLarge, instance="/readyz"),
     },
 )
@@ -124,7 +146,7 @@ def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         database = Database(settings.require_database_url(), pool_size=1)
         try:
-            yield {"readiness": Readiness(database), "metrics": metrics}
+            yield {"readiness": Readiness(database, Keyring(settings.require_secret_keys())), "metrics": metrics}
         finally:
             await database.close()
 

@@ -144,6 +144,14 @@ async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
     return dict(found.all())
 
 
+async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
+    """For each kind of secret, the ids of the keys that the ones in use were sealed or hashed with."""
+    credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
+    tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
+    sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants)]
+    return [*sealed, set(await count_hashed(session))]
+
+
 def _key_id(column: Any, at: tuple[int, int]) -> Any:
     return func.substring(column, *at, type_=LargeBinary)
 

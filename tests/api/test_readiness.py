@@ -1,6 +1,7 @@
 """/readyz succeeds if Postgres answers and the schema fits the code."""
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,10 +13,14 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 
+from app import __version__
 from app.database import Database
 from app.revisions import head, known_revisions
 from app.schema import alembic_config, migrate
-from tests.support.gateway import running_gateway, settings_for
+from app.security.keyring import Keyring
+from app.tenants.administration import TenantAdministration
+from app.tenants.callbacks import TenantCallbacks
+from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 
 NOT_MIGRATED = {"status": "unavailable", "database": "not_migrated"}
@@ -25,12 +30,13 @@ def unavailable(reason: str) -> dict[str, str]:
     return {"status": "unavailable", "database": "unavailable", "reason": reason}
 
 
-async def becomes(url: str, *expected: object) -> None:
+async def becomes(url: str, status: int, expected: dict[str, str]) -> None:
     """/readyz answers so, if not at once: on a busy machine even a good Postgres takes longer than its patience."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as http, asyncio.timeout(60):
         while True:
             answer = await http.get("/readyz")
-            if (answer.status_code, answer.json()) == expected:
+            told = answer.json()
+            if (answer.status_code, told.pop("version")) == (status, __version__) and expected.items() <= told.items():
                 return
             await asyncio.sleep(0.05)
 
@@ -42,7 +48,7 @@ async def test_it_waits_for_the_migrations_of_its_own_version(empty_database_url
         await asyncio.to_thread(migrate, empty_database_url, revision=first)
         await becomes(gateway.url, 503, NOT_MIGRATED)
         await asyncio.to_thread(migrate, empty_database_url)
-        await becomes(gateway.url, 200, {"status": "ok", "database": "ok"})
+        await becomes(gateway.url, 200, {"status": "ok", "database": "ok", "schema_revision": head()})
         # What was ready stays in, whatever is done to the schema.
         await asyncio.to_thread(command.downgrade, alembic_config(empty_database_url), first)
         await becomes(gateway.url, 200, {"status": "degraded", "database": "not_migrated"})
@@ -55,7 +61,37 @@ async def test_a_schema_that_is_newer_than_the_process_is_good(empty_database_ur
         await session.execute(text("UPDATE alembic_version SET version_num = 'of the next version'"))
     await database.close()
     async with running_gateway(settings_for(empty_database_url)) as gateway:
-        await becomes(gateway.url, 200, {"status": "ok", "database": "ok"})
+        await becomes(gateway.url, 200, {"status": "ok", "database": "ok", "schema_revision": "of the next version"})
+
+
+WRONG_KEY = b64encode(bytes(32)).decode()
+KEYS_WRONG = {"status": "unavailable", "database": "ok", "reason": "secret_keys_wrong"}
+
+
+@pytest.mark.parametrize("stored", ["credential", "API key", "callback secret"])
+async def test_keys_that_open_no_stored_secret_are_not_ready(empty_database_url: str, stored: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    wrong = settings_for(empty_database_url, secret_keys=WRONG_KEY)
+    async with running_gateway(wrong) as gateway:
+        await becomes(gateway.url, 200, {"status": "ok"})  # there is no secret yet
+    await _store(empty_database_url, stored)
+    async with running_gateway(wrong) as gateway:
+        await becomes(gateway.url, 503, KEYS_WRONG)
+    async with running_gateway(settings_for(empty_database_url, secret_keys=f"{WRONG_KEY},{SECRET_KEY}")) as gateway:
+        await becomes(gateway.url, 200, {"status": "ok"})
+
+
+async def _store(database_url: str, what: str) -> None:
+    database, keyring = Database(database_url, pool_size=1), Keyring([b64decode(SECRET_KEY)])
+    administration = TenantAdministration(database, keyring)
+    await administration.create_tenant("acme", name="Acme")
+    if what == "credential":
+        await administration.add_credential("acme", account_sid="AC" + "0" * 32, secret="x", key_sid=None, base_url=None)
+    elif what == "API key":
+        await administration.create_key("acme", name=None, expires_at=None)
+    else:
+        await TenantCallbacks(database, keyring).renew_secret("acme")
+    await database.close()
 
 
 async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_gives_up() -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app import __version__
 from app.database import Session, make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
@@ -77,6 +78,7 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
                 assert (await http.get("/livez")).status_code == 200
                 readiness = await http.get("/readyz")
                 answered = readiness.json()
+                assert answered.pop("version") == __version__
                 assert answered.pop("reason") in ("unreachable", "connection_lost")
                 assert (readiness.status_code, answered) == (200, {"status": "degraded", "database": "unavailable"})
             assert len(upstream.posts) == 1

@@ -57,7 +57,7 @@ async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_u
     del findings["durability"]  # the tests' own server flushes nothing
     assert {finding.state for rows in findings.values() for finding in rows} == {"ok"}
     account = f"account {tenant.account_sid} of {tenant.id}"
-    assert findings.keys() == {"settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
+    assert findings.keys() == {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
 
 
 async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:

@@ -122,3 +122,47 @@ def test_what_is_no_base_url_is_refused_when_it_is_given(monkeypatch: pytest.Mon
     monkeypatch.setenv("CALLGATE_TWILIO_BASE_URL", given)
     with pytest.raises(SettingsError, match="CALLGATE_TWILIO_BASE_URL: "):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "resembling"),
+    [
+        ("CALLGATE_DATABSE_URL", "CALLGATE_DATABASE_URL"),
+        ("CALLGATE_SECRET_KEY", "CALLGATE_SECRET_KEYS"),
+        ("callgate_public_uri", "CALLGATE_PUBLIC_URL"),
+        ("CALLGATE_RETENTION_DAY", "CALLGATE_RETENTION_DAYS"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_name_it_resembles(
+    monkeypatch: pytest.MonkeyPatch, name: str, resembling: str
+) -> None:
+    monkeypatch.setenv(name, "planted")
+    with pytest.raises(SettingsError, match=f"{name} is no setting: did you mean {resembling}\\?") as raised:
+        load_settings()
+    assert "planted" not in str(raised.value)
+
+
+def test_a_misspelt_file_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.settings.SECRETS_DIR", tmp_path)
+    (tmp_path / "callgate_secrets_keys").write_text(ENCODED[0])
+    with pytest.raises(SettingsError, match="callgate_secrets_keys is no setting: did you mean CALLGATE_SECRET_KEYS"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CALLGATE_PORT", "tcp://10.0.0.1:8000"),
+        ("CALLGATE_SERVICE_HOST", "10.0.0.1"),
+        ("CALLGATE_SERVICE_PORT", "8000"),
+        ("CALLGATE_SERVICE_PORT_HTTP", "8000"),
+        ("CALLGATE_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("CALLGATE_PORT_8000_TCP_PROTO", "tcp"),
+        ("CALLGATE_PUBLIC_URL_SERVICE_HOST", "10.0.0.1"),
+        ("CALLGATE_API_PORT", "tcp://10.0.0.1:8000"),
+        ("CALLGATE_KEY", "cgk_…"),
+    ],
+)
+def test_what_kubernetes_and_others_set_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    load_settings()

@@ -1,22 +1,20 @@
 """Look for what would keep Callgate from working, before a call finds it. Changes nothing, and rings nobody."""
 
-import ipaddress
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
-from urllib.parse import urlsplit
 
 from app import __version__
 from app.calls.repository import now
 from app.calls.statistics import oldest_unsettled
 from app.database import Database, Server
 from app.database.errors import describe
+from app.doctor.settings import Finding, State, check_public_url, check_settings
 from app.errors import DatabaseUnavailable
-from app.revisions import known_revisions
+from app.revisions import head
 from app.rotation import Rotation
-from app.schema import revisions
+from app.schema import is_newer, revisions
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
@@ -27,25 +25,16 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
-State = Literal["ok", "warning", "wrong", "not checked"]
+__all__ = ["Finding", "examine"]
 
 OLDEST_POSTGRES = 14
 _SKEW_TOLD_S, _SKEW_WRONG_S = 2.0, 30.0
-# Names that no resolver outside knows: https://www.iana.org/assignments/special-use-domain-names
-_INNER_NAMES = ("local", "localhost", "internal", "svc", "test", "invalid", "lan", "home.arpa")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    state: State
-    found: str
-    do: str | None = None
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Everything, in the order in which it is worth mending."""
-    findings = [*_settings(settings), _public_url(settings.public_url)]
+    version = Finding("version", "ok", f"callgate {__version__}, made for schema {head()}")
+    findings = [version, *check_settings(settings), check_public_url(settings.public_url)]
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     try:
@@ -77,59 +66,6 @@ async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
         yield TwilioClient(http, base_url=settings.twilio_base_url)
     finally:
         await http.aclose()
-
-
-def _settings(settings: Settings) -> Iterator[Finding]:
-    yield Finding("settings", "ok", "can be read")
-    if settings.drain_timeout < settings.request_budget:
-        yield Finding(
-            "settings",
-            "warning",
-            f"CALLGATE_DRAIN_TIMEOUT ({settings.drain_timeout:g} s) is less than CALLGATE_REQUEST_BUDGET "
-            f"({settings.request_budget:g} s): a process that ends may leave calls of unknown outcome",
-            "make it a little more than the budget",
-        )
-    if settings.log_pii:
-        yield Finding(
-            "settings", "warning", "logs show phone numbers and SIP users", "unset CALLGATE_LOG_PII unless you mean it"
-        )
-    if not settings.twilio_base_url.startswith("https://"):
-        yield Finding(
-            "settings",
-            "warning",
-            f"calls go to {settings.twilio_base_url}, in clear",
-            "unset CALLGATE_TWILIO_BASE_URL for the real Twilio",
-        )
-
-
-def _public_url(url: str | None) -> Finding:
-    check = "public URL"
-    if url is None:
-        return Finding(
-            check, "warning", "not set: Twilio cannot tell how calls go on, and unknown outcomes wait for searches",
-            "set CALLGATE_PUBLIC_URL to the address at which Twilio reaches /callbacks/twilio/",
-        )  # fmt: skip
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if _is_inner(host):
-        return Finding(check, "wrong", f"{host} is not an address that Twilio can reach", "give it a public host name")
-    if parts.scheme != "https":
-        return Finding(check, "warning", "callbacks come in clear, phone numbers and all", "use https://")
-    if "/callbacks" in parts.path:
-        return Finding(
-            check,
-            "wrong",
-            f"callbacks would go to {url}/callbacks/twilio/…",
-            "end the URL before /callbacks, which is added to it",
-        )
-    return Finding(check, "ok", f"Twilio's callbacks go to {url}/callbacks/twilio/…")
-
-
-def _is_inner(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
 
 
 def _durability(server: Server) -> Iterator[Finding]:
@@ -217,7 +153,7 @@ class _Checkup:
             return Finding("schema", "ok", f"revision {current}")
         if current is None:
             return Finding("schema", "wrong", "there is none", "run `callgate migrate`")
-        if current not in known_revisions():
+        if is_newer(current):
             return Finding("schema", "ok", f"revision {current}, of a newer version, on which this one works too")
         return Finding(
             "schema",
