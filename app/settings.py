@@ -5,10 +5,8 @@ Nothing here is read at import: `load_settings()` is called once per process and
 
 import base64
 import binascii
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
@@ -19,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.database_url import DatabaseURL
 from app.errors import CommandFailed
+from app.misspelt import misspelt
 
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
@@ -26,10 +25,6 @@ SECRETS_DIR = Path("/run/secrets")
 _TWILIO_VERSION = "2010-04-01"
 # A host's last label has a letter, which tells it from an address.
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
-
-# Of two names with the prefix in common: CALLGATE_DATABSE_URL and _SECRET_KEY resemble a setting, CALLGATE_KEY does not.
-_RESEMBLES = 0.87
-_OF_A_SERVICE = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$")
 
 
 class SettingsError(CommandFailed):
@@ -272,26 +267,11 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
     return networks, hosts
 
 
-def misspelt(variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
-    """A fault for each variable or file that resembles a setting and is none."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in [*variables, *files]:
-        full = name.upper()
-        if not full.startswith(PREFIX) or full in known or _is_of_kubernetes(full, variables.get(name, "")):
-            continue
-        if resembling := difflib.get_close_matches(full, known, n=1, cutoff=_RESEMBLES):
-            yield f"{name} is no setting: did you mean {resembling[0]}?"
-
-
-def _is_of_kubernetes(name: str, value: str) -> bool:
-    """https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables of a Service called callgate…"""
-    return _OF_A_SERVICE.search(name) is not None or (name.endswith("_PORT") and "://" in value)
-
-
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment; SettingsError names every wrong variable in one message."""
     secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
-    faults = list(misspelt(os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    faults = list(misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
     try:
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
