@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.callbacks import router as callbacks_router
@@ -97,21 +96,20 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(sip_uris.router)
     app.include_router(health.router)
     app.include_router(documentation.router)
-    dialects = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
-    install_handlers(app, metrics, dialects)
-    around = partial(
+    renderers = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
+    install_handlers(app, metrics, renderers)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
         tracing=tracing,
-        dialects=dialects,
+        renderers=renderers,
         require_room=creation_router.require_room,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         open_path=callbacks_router.CALLBACK_PATH,
+        direct={("POST", CREATION_PATH): creation_router.create_call_asgi},
     )
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(around)
-    _go_straight(app, around(creation_router.create_call_asgi))
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
     return app
@@ -131,22 +129,6 @@ def _lifespan(
         await asyncio.to_thread(tracing.close)
 
     return lifespan
-
-
-def _go_straight(app: FastAPI, creation: ASGIApp) -> None:
-    """Creations go past everything that Starlette and FastAPI have around every route."""
-    build = app.build_middleware_stack
-
-    def build_beside() -> ASGIApp:
-        others = build()
-
-        async def choose(scope: Scope, receive: Receive, send: Send) -> None:
-            chosen = scope["type"] == "http" and scope["path"] == CREATION_PATH and scope["method"] == "POST"
-            await (creation if chosen else others)(scope, receive, send)
-
-        return choose
-
-    app.build_middleware_stack = build_beside  # type: ignore[method-assign]  # where Starlette has its stack made, once
 
 
 def _complete_openapi(app: FastAPI) -> None:

@@ -44,7 +44,7 @@ class TwilioErrorRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return method == "POST" and _CREATION.fullmatch(path) is not None
 
-    def refusal(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
         headers = {}
         if error.after_s is not None:
             headers["Retry-After"] = str(error.after_s)
@@ -58,7 +58,7 @@ class TwilioErrorRenderer:
         more_info = (upstream and upstream.more_info) or _more_info(error, told.code)
         return _answer(told, message, more_info, headers)
 
-    def unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
         headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
         where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
         return _answer(Told(409, UNKNOWN_OUTCOME), _UNKNOWN.format(where=where), f"{TYPE_PREFIX}unknown", headers)

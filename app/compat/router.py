@@ -73,7 +73,7 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
     request.state.placed = call.id
     log_call(call)
     if call.execution != "started":
-        return TwilioErrorRenderer().unknown(call.id, request_id=request.state.request_id)
+        return TwilioErrorRenderer().render_unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)
     if creation.replayed:
         response.headers["Idempotent-Replayed"] = "true"

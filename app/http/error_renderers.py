@@ -1,6 +1,6 @@
-"""In whose words a request is answered that is not answered as it wished: chosen by the path, once, for all who refuse.
+"""Renders errors for a path: problem+json under /v1, Twilio's shape under /2010-04-01.
 
-The same promises hold in each dialect; only the words differ.
+The promises are the same in each shape: a 5xx or 429 means that no call was started.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from app.errors import CallgateError
 
 class ErrorRenderer(Protocol):
     def is_creation(self, method: str, path: str) -> bool:
-        """Whether the request asks for a call; then no 5xx or 429 may be answered once a dial has begun."""
+        """Whether the request creates a call. Then no 5xx or 429 may be answered once a dial has begun."""
 
-    def refusal(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
-        """An error as an answer."""
+    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+        """Returns the answer for an error."""
 
-    def unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        """A call may have been started. Of a status that nobody repeats blindly."""
+    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+        """Returns the answer for an unknown outcome, with a status that no client repeats by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +30,4 @@ class ErrorRenderers:
     by_prefix: Mapping[str, ErrorRenderer]
 
     def of(self, path: str) -> ErrorRenderer:
-        return next((dialect for prefix, dialect in self.by_prefix.items() if path.startswith(prefix)), self.default)
+        return next((renderer for prefix, renderer in self.by_prefix.items() if path.startswith(prefix)), self.default)

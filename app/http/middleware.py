@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers
@@ -21,7 +22,7 @@ from app.errors import (
     RouteNotFound,
     ShuttingDown,
 )
-from app.http.error_renderers import ErrorRenderers
+from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.limits import BODY_LIMIT
 from app.http.operations import OperationsPort
 from app.http.problems import note_refusal
@@ -51,7 +52,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Pure ASGI, outermost: nothing that happens within leaves as a traceback, or in words that are not the dialect's."""
+    """Pure ASGI, outermost. Answers every exception in the shape of the path, logs one line a request, and counts it.
+
+    A request of which the method and path are in `direct` goes to that endpoint without Starlette's and FastAPI's routing.
+    """
 
     def __init__(
         self,
@@ -59,24 +63,26 @@ class RequestMiddleware:
         *,
         metrics: Metrics,
         tracing: Tracing,
-        dialects: ErrorRenderers,
+        renderers: ErrorRenderers,
         require_room: Callable[[Scope], None],
         body_timeout_s: float,
         operations: OperationsPort,
         open_path: str,
+        direct: Mapping[tuple[str, str], ASGIApp],
     ) -> None:
-        """`require_room` raises the CallgateError that refuses a creation unread: cheap when it is needed most.
+        """`require_room` raises the CallgateError that refuses a creation before its body is read.
 
-        What lies below `open_path` is asked by the outside world, which may not decide what is traced.
+        Below `open_path` requests come from outside, and their `traceparent` is not followed.
         """
         self.app = app
         self.metrics = metrics
         self.tracing = tracing
-        self.dialects = dialects
+        self.renderers = renderers
         self.require_room = require_room
         self.body_timeout_s = body_timeout_s
         self.operations = operations
         self.open_path = open_path
+        self.direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,76 +93,45 @@ class RequestMiddleware:
         tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
         trusted = not scope["path"].startswith(self.open_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
-            await self._handle(scope, receive, send, headers, spent)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send, headers: Headers, spent: Mapping[str, float]) -> None:
-        began = time.perf_counter()
-        request_id = _request_id(headers)
-        scope.setdefault("state", {})["request_id"] = request_id
-        bind(request_id=request_id)
-        dialect = self.dialects.of(scope["path"])
-        creation = dialect.is_creation(scope["method"], scope["path"])
-        status = 0
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                timing = _server_timing(time.perf_counter() - began, spent)
-                answered = [*message["headers"], (_HEADER, request_id.encode()), (b"server-timing", timing)]
-                if any(name == b"content-type" and value.startswith(b"text/html") for name, value in answered):
-                    answered.append((b"content-security-policy", _PAGE_POLICY))
-                message["headers"] = answered
-            await send(message)
-
-        async def answer(error: CallgateError) -> None:
-            note_refusal(error, self.metrics)
-            response = dialect.refusal(error, method=scope["method"], path=scope["path"], request_id=request_id)
-            if isinstance(error, RequestTimeout):
-                response.headers["Connection"] = "close"
-            await response(scope, receive, send_with_id)
-
-        async def say_unknown(call_id: UUID | None) -> None:
-            """A 5xx would say that no call was started."""
-            await dialect.unknown(call_id, request_id=request_id)(scope, receive, send_with_id)
-
-        async def enter() -> None:
+            exchange = _Exchange(scope, send, headers, self.renderers.of(scope["path"]), self.metrics, spent)
             try:
-                # The router's patterns end in `$`, which lets one line break pass; for a dialect it is another path.
-                if scope["path"].endswith("\n") or not self.operations.serves(scope):
-                    raise RouteNotFound
-                if creation:
-                    self.require_room(scope)
-                if _declared_length(headers) > BODY_LIMIT:
-                    raise BodyTooLarge
-                body = await read_body(receive, timeout_s=self.body_timeout_s)
-                if creation:
-                    self.require_room(scope)  # it may have gone while the body came
-                await self.app(scope, replaying(body, receive), send_with_id)
-            except CallgateError as refusal:
-                await answer(refusal)
+                await self._answer(exchange, receive)
+            finally:
+                self._record(scope, exchange.status, exchange.seconds, spent)
 
+    async def _answer(self, exchange: "_Exchange", receive: Receive) -> None:
         try:
-            await enter()
+            try:
+                await self._run(exchange, receive)
+            except CallgateError as refusal:
+                await exchange.refuse(refusal)
         except asyncio.CancelledError:
-            # The server's patience has ended (CALLGATE_DRAIN_TIMEOUT). Its own answer would be a 500, and a lie.
-            if not status and creation:
-                await say_unknown(None)
-            elif not status:
-                await answer(scope["state"].get("indeterminate_error") or ShuttingDown(after_s=1))
+            # CALLGATE_DRAIN_TIMEOUT is over. The server's own answer is a 500, which says that no call was started.
+            await exchange.answer_last(ShuttingDown(after_s=1), may_be_placed=exchange.is_creation)
             raise
-        except ResponseTruncated as cut:
-            logger.warning("answer_cut", reason=str(cut))
+        except ResponseTruncated as error:
+            logger.warning("response_truncated", reason=str(error))
         except ClientDisconnect:
-            status = _CLIENT_CLOSED_REQUEST
+            exchange.status = _CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("unexpected_error")
-            if not status and (call_id := scope["state"].get("placed")):
-                await say_unknown(call_id)
-            elif not status:
-                await answer(scope["state"].get("indeterminate_error") or InternalError())
-        finally:
-            self._record(scope, status, time.perf_counter() - began, spent)
+            await exchange.answer_last(InternalError(), may_be_placed="placed" in exchange.state)
+
+    async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
+        """Refuses what can be refused before the body is read, reads the body, and calls the endpoint."""
+        scope = exchange.scope
+        # The router's patterns end in `$`, which matches before a final line break too.
+        if scope["path"].endswith("\n") or not self.operations.serves(scope):
+            raise RouteNotFound
+        if exchange.is_creation:
+            self.require_room(scope)
+        if _declared_length(exchange.headers) > BODY_LIMIT:
+            raise BodyTooLarge
+        body = await read_body(receive, timeout_s=self.body_timeout_s)
+        if exchange.is_creation:
+            self.require_room(scope)  # others may have taken it while the body came
+        endpoint = self.direct.get((scope["method"], scope["path"]), self.app)
+        await endpoint(scope, replaying(body, receive), exchange.send)
 
     def _record(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
         # The route's template, not the path and no query: both may hold phone numbers.
@@ -173,6 +148,70 @@ class RequestMiddleware:
             describe(about | known, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 fail(str(status))
+
+
+class _Exchange:
+    """One request and its answer: adds our headers to the answer, and renders errors while nothing has been sent."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        headers: Headers,
+        renderer: ErrorRenderer,
+        metrics: Metrics,
+        spent: Mapping[str, float],
+    ) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.state: dict[str, Any] = scope.setdefault("state", {})
+        self.is_creation = renderer.is_creation(scope["method"], scope["path"])
+        self.status = 0
+        self._send = send
+        self._renderer = renderer
+        self._metrics = metrics
+        self._spent = spent
+        self._began = time.perf_counter()
+        self._request_id = self.state["request_id"] = _request_id(headers)
+        bind(request_id=self._request_id)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            timing = _server_timing(self.seconds, self._spent)
+            headers = [*message["headers"], (_HEADER, self._request_id.encode()), (b"server-timing", timing)]
+            if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
+                headers.append((b"content-security-policy", _PAGE_POLICY))
+            message["headers"] = headers
+        await self._send(message)
+
+    async def refuse(self, error: CallgateError) -> None:
+        note_refusal(error, self._metrics)
+        response = self._renderer.render(
+            error, method=self.scope["method"], path=self.scope["path"], request_id=self._request_id
+        )
+        if isinstance(error, RequestTimeout):
+            response.headers["Connection"] = "close"
+        await response(self.scope, _no_body, self.send)
+
+    async def answer_last(self, error: CallgateError, *, may_be_placed: bool) -> None:
+        """Answers after a failure, unless an answer has begun. Where a call may have been placed, never with a 5xx."""
+        if self.status:
+            return
+        if may_be_placed:
+            response = self._renderer.render_unknown(self.state.get("placed"), request_id=self._request_id)
+            await response(self.scope, _no_body, self.send)
+        else:
+            await self.refuse(self.state.get("indeterminate_error") or error)
+
+
+async def _no_body() -> Message:
+    """The `receive` of a response that reads nothing."""
+    return {"type": "http.disconnect"}
 
 
 def _method(scope: Scope) -> str:

@@ -125,7 +125,7 @@ class ProblemRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return method == "POST" and path == CREATION_PATH
 
-    def refusal(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
         problem = problem_of(error, method=method, instance=path, request_id=request_id)
         headers = {}
         if error.after_s is not None:
@@ -139,7 +139,7 @@ class ProblemRenderer:
             media_type=MEDIA_TYPE,
         )
 
-    def unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
         told = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
         return JSONResponse(told, status_code=202)
 
@@ -152,13 +152,13 @@ def note_refusal(error: CallgateError, metrics: Metrics) -> None:
         bind(call_id=str(error.call_id))
 
 
-def install_handlers(app: FastAPI, metrics: Metrics, dialects: ErrorRenderers) -> None:
+def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
     """Every expected way out of a handler that is not an answer becomes a refusal; the middleware answers the rest."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
         note_refusal(error, metrics)
         path = request.url.path
-        response = dialects.of(path).refusal(error, method=request.method, path=path, request_id=request.state.request_id)
+        response = renderers.of(path).render(error, method=request.method, path=path, request_id=request.state.request_id)
         response.headers.update(headers or {})
         return response
 

@@ -364,7 +364,7 @@ async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: di
 @pytest.mark.parametrize("error", all_errors().values(), ids=all_errors())
 def test_no_error_speaks_of_members_of_the_other_api(error: type[CallgateError]) -> None:
     faults = (FieldError("/to", "missing", "is required"),) if error is InvalidRequest else ()
-    refusal = TwilioErrorRenderer().refusal(
+    refusal = TwilioErrorRenderer().render(
         error(field_errors=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
     )
     message = json.loads(bytes(refusal.body))["message"]
