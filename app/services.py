@@ -29,6 +29,7 @@ from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.callbacks import TenantCallbacks
+from app.tenants.credential_use import CredentialUse
 from app.tenants.directory import TenantDirectory
 from app.tenants.models import TENANTS_CHANNEL
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
@@ -68,8 +69,9 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         tenant_callbacks.invalidate()
 
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
+    credential_use = CredentialUse(database)
     try:
-        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics)
+        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark)
         settlement = Settlement(
             metrics,
             first_refresh=timedelta(seconds=settings.refresh_interval),
@@ -110,8 +112,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             untagged=UntaggedCallbacks(database),
         )
         deadline_s = budget_of(settings).attempt
-        forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics)
-        async with listener.running():
+        forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark)
+        async with listener.running(), credential_use.running():
             yield Services(
                 database=database,
                 tenants=tenants,

@@ -12,6 +12,7 @@ from app.calls.leases import Lease
 from app.calls.models import Call
 from app.database import Base, make_engine
 from app.database.connection import MIGRATION_SESSION
+from app.database.heartbeats import WorkerHeartbeat
 from app.deliveries.models import Delivery
 from app.settings import load_settings
 from app.tenants.models import Tenant
@@ -19,7 +20,7 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _LOOK_S = 0.2
 # Imported for what they define.
-MODELS = (Call, Delivery, Lease, Tenant, Upgrade)
+MODELS = (Call, Delivery, Lease, Tenant, Upgrade, WorkerHeartbeat)
 _PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 

@@ -147,14 +147,20 @@ def add_account(
 
 @accounts.command("list")
 def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
-    """List a tenant's accounts and active credentials; a call uses the first account unless it names another."""
-    listed = _ask(lambda service: service.list_accounts(tenant))
-    rows = [_account(row, active) for row, credentials in listed for active in credentials] + [
-        _account(row, None) for row, credentials in listed if not credentials
-    ]
-    show_table(
-        rows, columns=["account_sid", "credential", "kind", "username", "state", "base_url", "created_at"], as_json=as_json
-    )
+    """List a tenant's accounts and active credentials; a call uses the first account unless it names another.
+
+    `created_at` and `last_used_at` are the credential's. The latter is known to about a minute.
+    """
+
+    async def question(service: TenantAdministration) -> list[dict[str, Any]]:
+        listed = await service.list_accounts(tenant)
+        used = await service.last_uses([credential.id for _, credentials in listed for credential in credentials])
+        return [_account(row, active, used.get(active.id)) for row, credentials in listed for active in credentials] + [
+            _account(row, None, None) for row, credentials in listed if not credentials
+        ]
+
+    columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "created_at", "last_used_at"]
+    show_table(_ask(question), columns=columns, as_json=as_json)
 
 
 @accounts.command("revoke")
@@ -221,7 +227,7 @@ def _credential(row: TwilioCredential) -> dict[str, Any]:
     return {"credential": row.id, "kind": row.kind, "username": row.username, "revoked_at": row.revoked_at}
 
 
-def _account(row: TwilioAccount, credential: TwilioCredential | None) -> dict[str, Any]:
+def _account(row: TwilioAccount, credential: TwilioCredential | None, last_used_at: datetime | None) -> dict[str, Any]:
     return {
         "account_sid": row.account_sid,
         "credential": credential and credential.id,
@@ -230,7 +236,8 @@ def _account(row: TwilioAccount, credential: TwilioCredential | None) -> dict[st
         "state": credential and ("refused by Twilio" if credential.rejected_at else "active"),
         "rejected_at": credential and credential.rejected_at,
         "base_url": row.base_url,
-        "created_at": row.created_at,
+        "created_at": credential.created_at if credential else row.created_at,
+        "last_used_at": last_used_at,
     }
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app import __version__
 from app.database import Database
+from app.database.heartbeats import count_workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware
 from app.http.openapi import nulls_left_out
@@ -36,6 +37,8 @@ class Health(BaseModel):
     # Of this process, and the revision of the database's schema.
     version: str | None = None
     schema_revision: str | None = None
+    # Workers that have reported within the last minute. None is no reason to refuse calls.
+    workers: int | None = None
 
 
 class Readiness:
@@ -69,6 +72,7 @@ class Readiness:
             async with asyncio.timeout(READY_PATIENCE_S):
                 revision = await applied_revision(self._database)
                 usable = is_usable(revision)
+                workers = await self._count_workers() if usable else None
                 # The keys of a process do not change.
                 opens = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
@@ -80,7 +84,11 @@ class Readiness:
         if not opens:
             return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
-        return Health(status="ok", database="ok", schema_revision=revision)
+        return Health(status="ok", database="ok", schema_revision=revision, workers=workers)
+
+    async def _count_workers(self) -> int:
+        async with self._database.begin() as session:
+            return await count_workers(session)
 
     def _without_database(self, reason: str, revision: str | None = None) -> Health:
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"

@@ -14,6 +14,7 @@ from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
 from app.jobs.deliver import Deliverer, RequestSender
 from app.jobs.gauges import Gauges
+from app.jobs.heartbeat import Heartbeat
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
@@ -29,6 +30,7 @@ _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
 _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
+_HEARTBEAT_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
 
 
@@ -63,6 +65,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: Req
     )
     first_retry = timedelta(seconds=settings.delivery_first_retry)
     deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
+    heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
     jobs = [
         Job("refresh", refresher.step, poll),
@@ -70,6 +73,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: Req
         Job("search", resolver.search, poll),
         Job("control", Controller(state["database"], state["control"]).step, poll),
         Job("deliver", deliverer.step, poll, deliverer.drain),
+        Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.leave),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),

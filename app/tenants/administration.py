@@ -96,6 +96,11 @@ class TenantAdministration:
             credentials = await repository.list_credentials(session, [account.id for account in accounts])
         return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
+    async def last_uses(self, credential_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+        """When each credential was last sent to Twilio, to about a minute; those never used are left out."""
+        async with self.database.begin() as session:
+            return await repository.last_uses(session, credential_ids)
+
     async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
         async with self.database.begin() as session:
             credential = await repository.revoke_credential(session, credential_id, tenant_id=tenant_id)

@@ -73,6 +73,15 @@ def credential_identity(credential_id: UUID) -> str:
     return f"twilio_credential:{credential_id}"
 
 
+class CredentialLastUse(Base):
+    """Beside the credential's row, whose changes empty the caches of every process."""
+
+    __tablename__ = "credential_use"
+
+    credential_id: Mapped[UUID] = mapped_column(ForeignKey("twilio_credential.id", ondelete="CASCADE"), primary_key=True)
+    last_used_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
 class ApiKey(Base):
     """An API key of a tenant. `prefix` is its public part, which identifies the key."""
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import LargeBinary, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
-from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.models import ApiKey, CredentialLastUse, Tenant, TwilioAccount, TwilioCredential
 
 
 async def get_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
@@ -80,6 +82,22 @@ async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID],
         .values(rejected_at=None if reason is None else func.now(), rejected_reason=reason)
     )
     await session.execute(statement)
+
+
+async def mark_used(session: AsyncSession, credential_ids: Sequence[UUID]) -> None:
+    """In the order of their ids, so that no two processes wait for each other."""
+    used = select(TwilioCredential.id, func.now()).where(TwilioCredential.id.in_(credential_ids)).order_by(TwilioCredential.id)
+    statement = insert(CredentialLastUse).from_select(["credential_id", "last_used_at"], used)
+    await session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["credential_id"], set_={"last_used_at": statement.excluded.last_used_at}
+        )
+    )
+
+
+async def last_uses(session: AsyncSession, credential_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    statement = select(CredentialLastUse.credential_id, CredentialLastUse.last_used_at)
+    return dict((await session.execute(statement.where(CredentialLastUse.credential_id.in_(credential_ids)))).all())
 
 
 @dataclass(frozen=True, slots=True)

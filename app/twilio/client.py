@@ -21,7 +21,7 @@ from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
-from app.twilio.schemas import CallResource, Credential, Form, read_json
+from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
 from app.twilio.transport import AiohttpTransport
@@ -125,9 +125,10 @@ def make_http_client(
 class TwilioClient:
     """Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio."""
 
-    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None) -> None:
+    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None, on_use: OnUse | None = None) -> None:
         self._http = http
         self._base_url = base_url
+        self._on_use = on_use
         self.metrics = metrics or Metrics()
         self.clock = TwilioClock(self.metrics)
 
@@ -193,6 +194,8 @@ class TwilioClient:
         url: httpx.URL | str = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
         form = parameters if isinstance(parameters, Form) else _form(parameters or {})
         content = None if parameters is None else form.content
+        if self._on_use:
+            self._on_use(credential)
         headers = {"Authorization": authorization(credential)}
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"

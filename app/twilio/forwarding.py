@@ -18,7 +18,7 @@ from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
-from app.twilio.schemas import Credential, read_json
+from app.twilio.schemas import Credential, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
@@ -53,9 +53,10 @@ class UpstreamResponse:
 class Forwarding:
     """Forwards requests to Twilio. Methods raise TwilioError for every failure of the network or of Twilio."""
 
-    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics) -> None:
+    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics, on_use: OnUse | None = None) -> None:
         self._http = http
         self._base_url = base_url
+        self._on_use = on_use
         self.metrics = metrics
 
     @asynccontextmanager
@@ -171,6 +172,8 @@ class Forwarding:
     ) -> httpx.Response:
         """Returns a 2xx response whose body is not read yet. Raises TwilioError for any other answer."""
         url = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
+        if self._on_use:
+            self._on_use(credential)
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}
         with ErrorTranslation():
             async with asyncio.timeout(deadline_s):

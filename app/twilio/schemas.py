@@ -7,7 +7,7 @@ is null at first, "" means null, and keys may be added. An unreadable field beco
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -42,6 +42,10 @@ class Credential:
     password: SecretStr
     base_url: str | None = None
     reference: str = ""
+
+
+# Told of each credential that a request is sent with.
+OnUse = Callable[[Credential], None]
 
 
 def _text(value: object) -> str | None:

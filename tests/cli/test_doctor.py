@@ -11,8 +11,10 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
 from app.database import Database
+from app.database.heartbeats import beat
 from app.doctor import Finding, examine
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
@@ -50,6 +52,8 @@ async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_u
     async with running_upstream(LISTED) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.http.aclose()
+        async with gateway.database.begin() as session:
+            await beat(session, uuid7(), version="")
         findings = await examined(settings(database_url))
         (asked,) = upstream.received
     assert (asked.method, asked.path) == ("GET", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1")

@@ -1,0 +1,40 @@
+"""Heartbeats of workers: one row each, so that any process can tell whether a worker runs. Functions never commit."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import DateTime, Text, Uuid, func, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+
+class WorkerHeartbeat(Base):
+    __tablename__ = "worker_heartbeat"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    version: Mapped[str] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+async def beat(session: AsyncSession, worker: UUID, *, version: str) -> None:
+    """Records that the worker runs, and deletes what workers that were killed have left."""
+    await session.execute(
+        text(
+            "INSERT INTO worker_heartbeat (id, version, seen_at) VALUES (:id, :version, now()) "
+            "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
+        ),
+        {"id": worker, "version": version},
+    )
+    await session.execute(text("DELETE FROM worker_heartbeat WHERE seen_at < now() - interval '1 hour'"))
+
+
+async def leave(session: AsyncSession, worker: UUID) -> None:
+    await session.execute(text("DELETE FROM worker_heartbeat WHERE id = :id"), {"id": worker})
+
+
+async def count_workers(session: AsyncSession) -> int:
+    """How many workers have reported within the last minute."""
+    found = await session.scalar(text("SELECT count(*) FROM worker_heartbeat WHERE seen_at > now() - interval '1 minute'"))
+    return int(found or 0)

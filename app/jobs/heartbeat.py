@@ -1,0 +1,30 @@
+"""Tell the others that this worker runs."""
+
+import contextlib
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app import __version__
+from app.database import Database
+from app.database.heartbeats import beat, leave
+from app.errors import DatabaseUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    database: Database
+    worker: UUID = field(default_factory=uuid7)
+
+    async def step(self) -> bool:
+        """Beats once and returns false."""
+        async with self.database.begin() as session:
+            await beat(session, self.worker, version=__version__)
+        return False
+
+    async def leave(self) -> None:
+        """Without a database, the row counts for a minute more."""
+        with contextlib.suppress(DatabaseUnavailable):
+            async with self.database.begin() as session:
+                await leave(session, self.worker)

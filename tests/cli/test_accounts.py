@@ -1,0 +1,38 @@
+"""Credentials of one account can be told apart by when they were created and last used."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from app.schema import migrate
+from tests.cli.running import environment, run
+from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
+from tests.support.upstream import created, running_upstream
+
+
+async def test_accounts_list_shows_when_each_credential_was_created_and_last_used(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+
+    async def listed(tenant: str) -> list[dict[str, Any]]:
+        ran = await asyncio.to_thread(run, "accounts", "list", tenant, "--json", environment=configured)
+        rows: list[dict[str, Any]] = json.loads(ran.stdout)
+        return rows
+
+    async with running_upstream(created()) as upstream, running_gateway(settings_for(empty_database_url)) as gateway:
+        tenant = await gateway.add_tenant(upstream.url)
+        second = await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=None, base_url=None
+        )
+        assert [row["last_used_at"] for row in await listed(tenant.id)] == [None, None]
+        assert (await tenant.create()).status_code == 201
+    # A process writes once a minute, and when it ends.
+    rows = {row["credential"]: row for row in await listed(tenant.id)}
+    unused = rows.pop(str(second.id))
+    (used,) = rows.values()
+    assert unused["last_used_at"] is None
+    assert used["last_used_at"] >= used["created_at"]
+    assert used["created_at"] <= unused["created_at"]

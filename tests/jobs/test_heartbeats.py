@@ -1,0 +1,65 @@
+"""Workers are seen by every process for as long as they run."""
+
+import asyncio
+
+import httpx
+from sqlalchemy import text
+
+from app.database.heartbeats import count_workers
+from app.doctor import examine
+from app.jobs.worker import run_worker
+from app.observability import Metrics
+from app.schema import migrate
+from tests.support.gateway import Gateway, running_gateway, settings_for
+
+
+async def _seen(gateway: Gateway) -> int:
+    async with gateway.database.begin() as session:
+        return await count_workers(session)
+
+
+async def _until(gateway: Gateway, workers: int) -> None:
+    async with asyncio.timeout(60):
+        while await _seen(gateway) != workers:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_worker_is_seen_while_it_runs(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    settings = settings_for(empty_database_url)
+    async with running_gateway(settings) as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+
+        async def told() -> tuple[object, str]:
+            (finding,) = (finding for finding in await examine(settings) if finding.check == "worker")
+            return (await http.get("/readyz")).json().get("workers"), finding.state
+
+        assert await told() == (0, "wrong")
+        stop = asyncio.Event()
+        working = asyncio.create_task(run_worker(settings, Metrics(), stop))
+        await _until(gateway, 1)
+        assert await told() == (1, "ok")
+        stop.set()
+        await working
+        assert await told() == (0, "wrong")
+
+
+async def test_one_that_was_killed_is_not_counted_for_long_and_its_row_goes(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    settings = settings_for(empty_database_url)
+    async with running_gateway(settings) as gateway:
+        async with gateway.database.begin() as session:
+            await session.execute(
+                text(
+                    "INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), 'killed', now() - interval '61 seconds'), "
+                    "(gen_random_uuid(), 'gone', now() - interval '61 minutes')"
+                )
+            )
+        assert await _seen(gateway) == 0
+        stop = asyncio.Event()
+        working = asyncio.create_task(run_worker(settings, Metrics(), stop))
+        await _until(gateway, 1)
+        async with gateway.database.begin() as session:
+            assert set(await session.scalars(text("SELECT version FROM worker_heartbeat"))) >= {"killed"}
+            assert "gone" not in set(await session.scalars(text("SELECT version FROM worker_heartbeat")))
+        stop.set()
+        await working
