@@ -257,7 +257,7 @@ class DatabaseUnavailable(ServiceError):
 
 
 class Overloaded(ServiceError):
-    slug, status, title = "overloaded", 503, "Too many creations are under way"
+    slug, status, title = "overloaded", 503, "Too many creations or lists are under way"
     default_detail = "As many creations are under way as this process, or this tenant in it, may have at one time."
 
 

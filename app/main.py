@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Scope
 
 from app import __version__
 from app.callbacks import router as callbacks_router
@@ -108,7 +109,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         open_path=callbacks_router.CALLBACK_PATH,
-        direct={("POST", CREATION_PATH): creation_router.create_call_asgi},
+        direct=_direct_endpoint,
     )
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
@@ -129,6 +130,13 @@ def _lifespan(
         await asyncio.to_thread(tracing.close)
 
     return lifespan
+
+
+def _direct_endpoint(scope: Scope) -> ASGIApp | None:
+    """Returns the endpoint of creations and callbacks. Routing would be a good part of what they cost."""
+    if scope["method"] == "POST" and scope["path"] == CREATION_PATH:
+        return creation_router.create_call_asgi
+    return callbacks_router.take_callback_asgi if callbacks_router.is_callback(scope) else None
 
 
 def _complete_openapi(app: FastAPI) -> None:

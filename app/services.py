@@ -23,6 +23,7 @@ from app.database import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.deliveries.service import DeliveryService
+from app.http.read_limit import ReadLimit
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
@@ -91,7 +92,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         )
         callback_urls = CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None
         validate_callback = partial(_judge, allowed=AllowList.parse(settings.delivery_allow))
-        calls = CallService(database)
+        reads = ReadLimit(per_process=2, per_tenant=1)
+        calls = CallService(database, reads)
         creation = CreationService(
             database=database,
             keyring=keyring,
@@ -123,10 +125,16 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
                 creation=creation,
                 calls=calls,
                 control=CallControl(database, tenants, twilio, callback_urls, validate_callback, deadline_s),
-                started=StartedCalls(database, tenants, twilio, deadline_s),
+                started=StartedCalls(database, tenants, twilio, deadline_s, reads),
                 callbacks=callbacks,
                 subresources=SubresourceService(
-                    database=database, calls=calls, tenants=tenants, forwarding=forwarding, deadline_s=deadline_s
+                    database=database,
+                    calls=calls,
+                    tenants=tenants,
+                    forwarding=forwarding,
+                    deadline_s=deadline_s,
+                    # More, for these also wait for Twilio.
+                    lists=ReadLimit(per_process=8, per_tenant=4),
                 ),
                 deliveries=DeliveryService(database, calls),
             )

@@ -152,13 +152,15 @@ _STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]
 
 
 def _list(wanted: Callable[[Drawn], CallFilter]) -> Ask:
-    return lambda session, call: repository.list_calls(session, tenant_id=call.tenant_id, filters=wanted(call), limit=_PAGE)
+    return lambda session, call: repository.list_call_ids(session, tenant_id=call.tenant_id, filters=wanted(call), limit=_PAGE)
 
 
 def _list_started(wanted: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:
     async def ask(session: AsyncSession, call: Drawn) -> object:
         filter_, edge = wanted(call)
-        return await started_repository.list_started(session, tenant_id=call.tenant_id, wanted=filter_, edge=edge, limit=_PAGE)
+        return await started_repository.list_started_ids(
+            session, tenant_id=call.tenant_id, wanted=filter_, edge=edge, limit=_PAGE
+        )
 
     return ask
 

@@ -14,8 +14,8 @@ from app.security.keyring import Keyring
 TAG = "tag"
 # In the query, not in the path: a version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
-# 32 bytes in URL-safe base64: the account's id and the keyed tag.
-_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
+# 32 bytes in URL-safe base64: the account's id and the keyed tag. The two unused bits of the last digit are zero.
+_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_LENGTH = 16
 
 

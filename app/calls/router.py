@@ -1,10 +1,12 @@
 """HTTP for calls: bind, delegate, return."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel
 
 from app.calls import examples, ids
 from app.calls.creation.router import log_call
@@ -18,9 +20,11 @@ from app.errors import (
     FieldError,
     InternalError,
     InvalidRequest,
+    Overloaded,
     Unauthorized,
 )
 from app.http.authentication import CallerDep
+from app.http.list_responses import list_response
 from app.http.problems import responses
 from app.http.times import Moment
 
@@ -49,6 +53,7 @@ _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
+_LIST_ERRORS = (*_READ_ERRORS, Overloaded)
 
 
 async def known_filters(request: Request) -> None:
@@ -65,7 +70,8 @@ async def known_filters(request: Request) -> None:
     operation_id="list_calls",
     summary="List calls, newest first",
     dependencies=[Depends(known_filters)],
-    responses=responses(*_READ_ERRORS, instance="/v1/calls"),
+    response_model=CallPage,
+    responses=responses(*_LIST_ERRORS, instance="/v1/calls"),
 )
 async def list_calls(
     caller: CallerDep,
@@ -78,7 +84,7 @@ async def list_calls(
     created_before: Annotated[Moment | None, Query(description="RFC 3339 with its zone; before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="How many calls a page holds at most.")] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", json_schema_extra=_CURSOR)] = None,
-) -> CallPage:
+) -> Response:
     """The tenant's own calls only. A page costs the same at any depth."""
     wanted = CallFilter(
         status=status,
@@ -89,8 +95,9 @@ async def list_calls(
         until=_bound(created_before),
         before=_before(cursor),
     )
-    calls, next_cursor = await service.list(caller, wanted, limit=limit)
-    return CallPage(calls=[CallSummary.model_validate(call) for call in calls], next_cursor=next_cursor)
+    call_ids, next_cursor = await service.list(caller, wanted, limit=limit)
+    calls = service.render_calls(caller, call_ids, tuple(CallSummary.model_fields), _renderer(CallSummary))
+    return await list_response("calls", calls, {"next_cursor": next_cursor})
 
 
 @router.get(
@@ -114,12 +121,18 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
     "/{id_or_sid}/events",
     operation_id="list_call_events",
     summary="What happened to a call, in order",
-    responses=responses(CallNotFound, *_READ_ERRORS, instance=f"{_CALL_PATH}/events"),
+    response_model=EventList,
+    responses=responses(CallNotFound, *_LIST_ERRORS, instance=f"{_CALL_PATH}/events"),
 )
-async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> EventList:
+async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Response:
     """Intent, every attempt to place it, its outcome, and each change of status and price since."""
-    events = await service.events(caller, id_or_sid)
-    return EventList(events=[EventRecord.model_validate(event) for event in events])
+    call = await service.get(caller, id_or_sid)
+    return await list_response("events", service.render_events(caller, call, _renderer(EventRecord)))
+
+
+def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
+    """Returns a function that renders a row with the model's attributes as JSON."""
+    return lambda row: model.model_validate(row).model_dump_json(by_alias=True).encode()
 
 
 def _bound(moment: datetime | None) -> UUID | None:

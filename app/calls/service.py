@@ -1,21 +1,24 @@
 """Reads calls for a tenant. Not aware of HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from app.calls import ids, repository
-from app.calls.models import Call, CallEvent
+from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.database import Database
 from app.errors import CallNotFound
 from app.http.authentication import Caller
+from app.http.read_limit import CHUNK_ROWS, ReadLimit, render_rows
 from app.twilio.schemas import CALL_SID
 
 
 @dataclass(frozen=True, slots=True)
 class CallService:
     database: Database
+    reads: ReadLimit
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self.database.begin() as session:
@@ -27,16 +30,37 @@ class CallService:
             raise CallNotFound
         return call
 
-    async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[Call], str | None]:
-        """Returns a page, newest first, and the cursor of the next page, or None on the last one."""
-        async with self.database.begin() as session:
-            calls = await repository.list_calls(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
-        return calls[:limit], ids.cursor_of(calls[limit - 1].id) if len(calls) > limit else None
+    async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
+        """Returns the ids of a page, newest first, and the cursor of the next page, or None on the last one."""
+        async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
+            call_ids = await repository.list_call_ids(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
+        return call_ids[:limit], ids.cursor_of(call_ids[limit - 1]) if len(call_ids) > limit else None
 
-    async def events(self, caller: Caller, id_or_sid: str) -> Sequence[CallEvent]:
-        call = await self.get(caller, id_or_sid)
-        async with self.database.begin() as session:
-            return await repository.list_events(session, call.id)
+    async def render_calls(
+        self, caller: Caller, call_ids: Sequence[UUID], attributes: Sequence[str], render: Callable[[Any], bytes]
+    ) -> AsyncIterator[bytes]:
+        """Yields chunks of calls, joined by commas. `render` gets a row with these attributes of a call."""
+        for start in range(0, len(call_ids), CHUNK_ROWS):
+            chunk_ids = call_ids[start : start + CHUNK_ROWS]
+            async with self.reads.slot(caller.tenant_id, started=start > 0), self.database.begin() as session:
+                rows = await repository.list_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
+                chunk = await render_rows(rows, render)
+            if chunk:
+                yield chunk
+
+    async def render_events(self, caller: Caller, call: Call, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
+        """Yields chunks of the call's events, in order, joined by commas."""
+        after = None
+        while True:
+            async with self.reads.slot(caller.tenant_id, started=after is not None):
+                async with self.database.begin() as session:
+                    events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
+                chunk = await render_rows(events, render)
+            if chunk:
+                yield chunk
+            if len(events) < CHUNK_ROWS:
+                return
+            after = events[-1].at, events[-1].id
 
 
 def _uuid(text: str) -> UUID:

@@ -16,7 +16,7 @@ from app.calls import ids
 from app.calls.phone_numbers import spellings
 from app.compat.form import Fields, given_values
 from app.compat.repository import Edge, Span, StartedFilter
-from app.compat.resource import API_VERSION, resource_of
+from app.compat.resource import API_VERSION
 from app.compat.service import Page
 from app.errors import FieldError, InvalidRequest
 from app.twilio.schemas import CALL_SID
@@ -50,13 +50,12 @@ class Listing:
     edge: Edge | None
 
     def envelope(self, page: Page) -> dict[str, Any]:
-        """Not a key more than Twilio's: its SDKs take the one that they do not know for the list."""
-        calls, start = page.calls, self.number * self.size
-        older = self._uri(self.number + 1, _OLDER + ids.cursor_of(calls[-1].id)) if page.has_older else None
-        newer = self._uri(max(self.number - 1, 0), _NEWER + ids.cursor_of(calls[0].id)) if page.has_newer else None
+        """What stands beside `calls`. No key beyond Twilio's: its SDKs take one that they do not know for the list."""
+        call_ids, start = page.call_ids, self.number * self.size
+        older = self._uri(self.number + 1, _OLDER + ids.cursor_of(call_ids[-1])) if page.has_older else None
+        newer = self._uri(max(self.number - 1, 0), _NEWER + ids.cursor_of(call_ids[0])) if page.has_newer else None
         return {
-            "calls": [resource_of(call) for call in calls],
-            "end": start + max(len(calls) - 1, 0),
+            "end": start + max(len(call_ids) - 1, 0),
             "first_page_uri": self._uri(0),
             "next_page_uri": older,
             "page": self.number,

@@ -48,9 +48,9 @@ class Edge:
     call_id: UUID
 
 
-async def list_started(
+async def list_started_ids(
     session: AsyncSession, *, tenant_id: str, wanted: StartedFilter, edge: Edge | None, limit: int
-) -> Sequence[Call]:
+) -> Sequence[UUID]:
     """Nearest to the edge first: newest first, or, towards newer ones, oldest first. Not those that were deleted at Twilio."""
     conditions: list[ColumnElement[bool]] = [
         Call.tenant_id == tenant_id,
@@ -67,7 +67,7 @@ async def list_started(
     newer = edge is not None and edge.towards == "newer"
     if edge is not None:
         conditions.append(Call.id > edge.call_id if newer else Call.id < edge.call_id)
-    statement = select(Call).where(*conditions).order_by(Call.id if newer else Call.id.desc()).limit(limit)
+    statement = select(Call.id).where(*conditions).order_by(Call.id if newer else Call.id.desc()).limit(limit)
     return (await session.scalars(statement)).all()
 
 

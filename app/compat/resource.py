@@ -41,6 +41,9 @@ FIELDS = (
     "trunk_sid",
     "uri",
 )
+ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
+"""Of a Call: what its resource is made of."""
+_BELOW = tuple((one.key, one.segment) for one in SUBRESOURCES)
 # A word of callbacks alone; the resource says `queued` until it rings.
 _STATUS = {"initiated": "queued"}
 
@@ -52,7 +55,7 @@ def resource_of(call: Call | NewCall) -> dict[str, Any]:
         "account_sid": call.account_sid,
         "api_version": API_VERSION,
         "from": call.from_,
-        "subresource_uris": {one.key: f"{uri}/{one.segment}.json" for one in SUBRESOURCES},
+        "subresource_uris": {key: f"{uri}/{segment}.json" for key, segment in _BELOW},
         "to": call.to,
         "uri": f"{uri}.json",
     }

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.calls.control.router import CallControlDep, indeterminate_error
@@ -23,12 +24,13 @@ from app.compat.access import AccountDep, OwnAccount
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
 from app.compat.listing import read_listing
-from app.compat.resource import resource_of
+from app.compat.resource import ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import tolerate
 from app.compat.wording import warning_line
 from app.errors import CallNotFound, FieldError
 from app.http.idempotency_key import IdempotencyKeyDep
+from app.http.list_responses import list_response
 from app.subresources.router import SubresourceServiceDep
 from app.twilio.schemas import CALL_SID
 
@@ -85,7 +87,11 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
 @router.get("/Calls")
 @router.get("/Calls.json")
 async def list_calls(
-    request: Request, account: AccountDep, started: StartedDep, subresources: SubresourceServiceDep
+    request: Request,
+    account: AccountDep,
+    service: CallServiceDep,
+    started: StartedDep,
+    subresources: SubresourceServiceDep,
 ) -> Response:
     """Started calls from our records, as Twilio would show them. The child legs of a call are known to Twilio alone."""
     fields = parse_fields(request.url.query)
@@ -96,7 +102,8 @@ async def list_calls(
         if legs is not None:
             return JSONResponse(legs)
     page = await started.page(account.caller, listing.wanted, edge=listing.edge, size=listing.size)
-    return JSONResponse(listing.envelope(page))
+    calls = service.render_calls(account.caller, page.call_ids, ATTRIBUTES, lambda call: to_json(resource_of(call)))
+    return await list_response("calls", calls, listing.envelope(page))
 
 
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 import structlog
 
@@ -17,6 +18,7 @@ from app.compat.repository import Edge, StartedFilter
 from app.database import Database
 from app.errors import CallNotFound
 from app.http.authentication import Caller
+from app.http.read_limit import ReadLimit
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError
@@ -34,7 +36,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    calls: Sequence[Call]
+    call_ids: Sequence[UUID]
     has_newer: bool
     has_older: bool
 
@@ -45,6 +47,7 @@ class StartedCalls:
     tenants: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
+    reads: ReadLimit
 
     async def see(self, call: Call) -> Seen:
         """Asks Twilio only while there is something to be learnt, and brings the record up to date.
@@ -77,11 +80,11 @@ class StartedCalls:
 
     async def page(self, caller: Caller, wanted: StartedFilter, *, edge: Edge | None, size: int) -> Page:
         """Newest first; `edge` says where the page begins, or, going back, ends. Costs the same at any depth."""
-        async with self.database.begin() as session:
-            found = await started_repository.list_started(
+        async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
+            found = await started_repository.list_started_ids(
                 session, tenant_id=caller.tenant_id, wanted=wanted, edge=edge, limit=size + 1
             )
-        more, calls = len(found) > size, found[:size]
+        more, call_ids = len(found) > size, found[:size]
         if edge is not None and edge.towards == "newer":
-            return Page(calls[::-1], has_newer=more, has_older=bool(calls))
-        return Page(calls, has_newer=edge is not None and bool(calls), has_older=more)
+            return Page(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
+        return Page(call_ids, has_newer=edge is not None and bool(call_ids), has_older=more)

@@ -54,7 +54,7 @@ logger = structlog.stdlib.get_logger(__name__)
 class RequestMiddleware:
     """Pure ASGI, outermost. Answers every exception in the shape of the path, logs one line a request, and counts it.
 
-    A request of which the method and path are in `direct` goes to that endpoint without Starlette's and FastAPI's routing.
+    A request for which `direct` returns an endpoint goes there without Starlette's and FastAPI's routing.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RequestMiddleware:
         body_timeout_s: float,
         operations: OperationsPort,
         open_path: str,
-        direct: Mapping[tuple[str, str], ASGIApp],
+        direct: Callable[[Scope], ASGIApp | None],
     ) -> None:
         """`require_room` raises the CallgateError that refuses a creation before its body is read.
 
@@ -130,7 +130,7 @@ class RequestMiddleware:
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:
             self.require_room(scope)  # others may have taken it while the body came
-        endpoint = self.direct.get((scope["method"], scope["path"]), self.app)
+        endpoint = self.direct(scope) or self.app
         await endpoint(scope, replaying(body, receive), exchange.send)
 
     def _record(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:

@@ -79,6 +79,8 @@ def description_of(operation: Operation) -> str:
 
 def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, Any]]:
     refusals = _CHANGE_ERRORS if operation.is_change else _READ_ERRORS
+    if operation.action == "list":
+        refusals = (*refusals, errors.Overloaded)
     if operation.targets_item:
         refusals = (*refusals, errors.SubresourceNotFound)
     if operation.action == "create":

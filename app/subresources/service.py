@@ -4,8 +4,9 @@ docs/adr/0017 says what is repeated (only a request with a refused credential) a
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -24,6 +25,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.authentication import Caller
+from app.http.read_limit import ReadLimit, run_with_pause
 from app.subresources.answers import error_for_client, event_data_of, indeterminate_error, sid_of, unreachable_error
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
@@ -59,13 +61,21 @@ class Media:
 
 class SubresourceService:
     def __init__(
-        self, *, database: Database, calls: CallService, tenants: TenantDirectory, forwarding: Forwarding, deadline_s: float
+        self,
+        *,
+        database: Database,
+        calls: CallService,
+        tenants: TenantDirectory,
+        forwarding: Forwarding,
+        deadline_s: float,
+        lists: ReadLimit,
     ) -> None:
         self._database = database
         self._calls = calls
         self._tenants = tenants
         self._forwarding = forwarding
         self._deadline_s = deadline_s
+        self._lists = lists
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
         """Returns a started call of the tenant, and of `account_sid` if given. Raises CallNotFound or WrongCallState."""
@@ -86,8 +96,10 @@ class SubresourceService:
         )
 
     async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer and returns its JSON object."""
-        return await _document(self.read(call, request))
+        """Reads Twilio's whole answer and returns its JSON object. A list needs a slot; raises Overloaded without one."""
+        slot = self._lists.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
+        async with slot:
+            return await _document(self.read(call, request))
 
     async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
         """Creates, updates or deletes an item. Writes an event before the request is sent, and another with the result.
@@ -151,12 +163,12 @@ class SubresourceService:
             parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
         except CallNotFound:
             return None
-        page = await _document(
-            self._open(
-                parent.account_id,
-                lambda credential: self._forwarding.calls(credential, query, deadline_s=self._deadline_s),
-            )
+        answer = self._open(
+            parent.account_id,
+            lambda credential: self._forwarding.calls(credential, query, deadline_s=self._deadline_s),
         )
+        async with self._lists.slot(caller.tenant_id):
+            page = await _document(answer)
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -207,7 +219,8 @@ class SubresourceService:
 async def _document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
     try:
         async with answer as response:
-            document = read_json(b"".join([chunk async for chunk in response.chunks]))
+            body = b"".join([chunk async for chunk in response.chunks])
+            document = await run_with_pause(partial(read_json, body))
     except TwilioOutcomeUnknown as error:
         raise unreachable_error() from error
     if not isinstance(document, dict):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import string
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,10 +86,17 @@ STRANGERS: dict[str, Callable[[Live, Gateway], Awaitable[int]]] = {
     "no signature's form": lambda live, gateway: live.told(gateway.url, signature="A" * 28),
     "an empty tag": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?tag="),
     "no tag's form": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?a=1&tag=%00"),
-    "a damaged tag": lambda live, gateway: live.told(gateway.url, path=live.path[:-1] + ("A" if live.path[-1] != "A" else "B")),
+    "a damaged tag": lambda live, gateway: live.told(gateway.url, path=live.path[:-1] + ("A" if live.path[-1] != "A" else "E")),
+    "a tag of other spelling": lambda live, gateway: live.told(gateway.url, path=live.path[:-1] + _next_digit(live.path[-1])),
     "another's tag": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?tag={_tag(STRANGER, UUID(live.id))}"),
     "another call's tag": lambda live, gateway: live.told(gateway.url, path=live.path.replace(live.id, str(OTHER_CALL))),
 }
+
+
+def _next_digit(digit: str) -> str:
+    """Of base64: as the last one it says the same to a lenient reader, for it differs in a bit that is not used."""
+    digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
+    return digits[digits.index(digit) + 1]
 
 
 def _tag(keyring: Keyring, call_id: UUID) -> str:

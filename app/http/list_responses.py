@@ -1,0 +1,34 @@
+"""A JSON object with one long array, sent in chunks, so that it never fills the memory or blocks the event loop."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi.responses import Response, StreamingResponse
+from pydantic_core import to_json
+
+from app.errors import CallgateError, ResponseTruncated
+
+_JSON = "application/json"
+
+
+async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
+    """`chunks` are members of the array, joined by commas; `rest` holds the members after the array.
+
+    The first chunk is read before the response starts, so its errors are answered as usual. Later errors truncate the response.
+    """
+    first = await anext(chunks, b"")
+    second = await anext(chunks, None)
+    head, tail = b'{"%b":[' % name.encode(), b"]," + to_json(rest)[1:] if rest else b"]}"
+    if second is None:
+        return Response(head + first + tail, media_type=_JSON)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield head + first + b"," + second
+        try:
+            async for chunk in chunks:
+                yield b"," + chunk
+        except CallgateError as error:
+            raise ResponseTruncated(error.slug) from error
+        yield tail
+
+    return StreamingResponse(body(), media_type=_JSON)

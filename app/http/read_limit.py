@@ -1,0 +1,64 @@
+"""Limits on list reads, so that the lists of one tenant do not slow down the creations of another one (DESIGN §1.4)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from app.errors import Overloaded
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+CHUNK_ROWS = 50
+"""Rows read by one statement."""
+# Rows rendered without a pause: about a millisecond of the event loop.
+_BATCH_ROWS = 10
+# A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
+_PAUSE_FACTOR = 3
+_DETAIL = "Too many lists are being read for this tenant or in this process; nothing was read."
+
+
+class ReadLimit:
+    """Slots for reading lists: at most `per_process` at a time, of which at most `per_tenant` belong to one tenant."""
+
+    def __init__(self, *, per_process: int, per_tenant: int, max_wait_s: float = 5.0) -> None:
+        self._process = asyncio.Semaphore(per_process)
+        self._per_tenant = per_tenant
+        self._tenants: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._max_wait_s = max_wait_s
+
+    @asynccontextmanager
+    async def slot(self, tenant_id: str, *, started: bool = False) -> AsyncIterator[None]:
+        """Waits for a slot. Raises Overloaded when the wait takes too long, unless the response has `started`.
+
+        A tenant waits for its own slot first, so the process's slots are shared fairly however many lists a tenant requests.
+        """
+        own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(None if started else self._max_wait_s):
+                    await stack.enter_async_context(own)
+                    await stack.enter_async_context(self._process)
+            except TimeoutError:
+                raise Overloaded(_DETAIL, after_s=1) from None
+            yield
+
+
+async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> bytes:
+    """Returns the rendered rows, joined by commas. Pauses after every few rows."""
+    remaining, parts = iter(rows), list[bytes]()
+    while part := await run_with_pause(lambda: b",".join([render(row) for row in islice(remaining, _BATCH_ROWS)])):
+        parts.append(part)
+    return b",".join(parts)
+
+
+async def run_with_pause(work: Callable[[], Result]) -> Result:
+    """Runs work that takes milliseconds of the event loop, then pauses in proportion to it."""
+    began = time.thread_time()
+    result = work()
+    await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))
+    return result

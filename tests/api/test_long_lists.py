@@ -1,0 +1,142 @@
+"""Lists of many calls and events: complete, in order, and never in the way of anybody else."""
+
+import asyncio
+import socket
+import time
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import created, running_upstream
+
+CALLS = 1000
+_COPIES = """
+    INSERT INTO call (id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
+        parameters, "to", "from", sid, account_sid, status, resource, subresource_uris)
+    SELECT given.id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
+        parameters, "to", "from", given.sid, account_sid, status, resource, subresource_uris
+    FROM call, unnest(CAST(:ids AS uuid[]), CAST(:sids AS text[])) AS given (id, sid) WHERE call.id = :first
+"""
+
+
+@pytest.fixture(scope="module")
+async def tenant(gateway: Gateway) -> Tenant:
+    """With so many started calls."""
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        first = (await tenant.create()).json()["id"]
+    ids = [uuid7() for _ in range(CALLS - 1)]
+    async with gateway.database.begin() as session:
+        values = {"ids": ids, "sids": [f"CA{call_id.hex}" for call_id in ids], "first": UUID(first)}
+        await session.execute(text(_COPIES), values)
+    return tenant
+
+
+def _twilios(tenant: Tenant, query: str) -> str:
+    return f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?{query}"
+
+
+async def test_a_page_of_a_thousand_is_complete_and_in_order(gateway: Gateway, tenant: Tenant) -> None:
+    whole = await tenant.http.get(_twilios(tenant, "PageSize=1000"))
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "application/json")
+    assert "content-length" not in whole.headers
+    page = whole.json()
+    assert page.keys() == {
+        *("calls", "end", "first_page_uri", "next_page_uri", "page", "page_size", "previous_page_uri", "start", "uri")
+    }
+    assert (page["start"], page["end"], page["next_page_uri"], page["previous_page_uri"]) == (0, 999, None, None)
+    async with gateway.database.begin() as session:
+        statement = text("SELECT sid FROM call WHERE tenant_id = :tenant ORDER BY id DESC")
+        sids = list(await session.scalars(statement, {"tenant": tenant.id}))
+    assert [call["sid"] for call in page["calls"]] == sids
+    parts, uri = [], _twilios(tenant, "PageSize=350")
+    while uri:
+        part = (await tenant.http.get(uri)).json()
+        parts.append(part)
+        uri = part["next_page_uri"]
+    assert [call for part in parts for call in part["calls"]] == page["calls"]
+    assert (await tenant.http.get(parts[-1]["previous_page_uri"])).json()["calls"] == parts[-2]["calls"]
+
+
+async def test_records_of_a_long_list_are_those_that_are_shown_one_by_one(tenant: Tenant) -> None:
+    listed = (await tenant.http.get("/v1/calls", params={"limit": 200})).json()
+    assert len(listed["calls"]) == 200
+    assert listed["next_cursor"]
+    for call in listed["calls"][:1] + listed["calls"][-1:]:
+        record = (await tenant.http.get(f"/v1/calls/{call['id']}")).json()
+        del record["resource"]
+        assert call == record
+
+
+async def test_events_of_a_call_that_has_many_are_complete_and_in_order(gateway: Gateway, tenant: Tenant) -> None:
+    (call,) = (await tenant.http.get("/v1/calls", params={"limit": 1})).json()["calls"]
+    async with gateway.database.begin() as session:
+        # Some of the same moment, on both sides of an edge between two pieces.
+        await session.execute(
+            text("""
+                INSERT INTO call_event (id, call_id, at, type, data)
+                SELECT gen_random_uuid(), :call, now() + number / 7 * interval '1 ms', 'call.callback',
+                    jsonb_build_object('number', number) FROM generate_series(0, 249) AS number
+            """),
+            {"call": UUID(call["id"])},
+        )
+    events = await tenant.events(call["id"])
+    assert sorted(event["data"]["number"] for event in events) == list(range(250))
+    assert [(event["at"], event["id"]) for event in events] == sorted((event["at"], event["id"]) for event in events)
+
+
+@pytest.mark.parametrize("path", ["Twilio's", "/v1/calls?limit=200"])
+async def test_a_long_list_never_keeps_the_event_loop_for_long(tenant: Tenant, path: str) -> None:
+    """In processor time of this thread, which also runs the gateway: what else the machine does is not counted."""
+    path = _twilios(tenant, "PageSize=1000") if path == "Twilio's" else path
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+
+    async def ask() -> None:
+        # The answer is not read here as it arrives: that would be counted too.
+        reader, writer = await asyncio.open_connection(tenant.http.base_url.host, tenant.http.base_url.port)
+        writer.write(_request(tenant, path))
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    await ask()  # what the first one has to prepare is prepared
+    began = time.thread_time()
+    watching = asyncio.create_task(watch())
+    await ask()
+    watching.cancel()
+    assert longest < (time.thread_time() - began) / 4
+
+
+def _request(tenant: Tenant, path: str) -> bytes:
+    lines = (f"GET {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {tenant.key}", "Connection: close", "", "")
+    return "\r\n".join(lines).encode()
+
+
+async def test_who_does_not_read_its_list_keeps_nobody_from_listing(tenant: Tenant) -> None:
+    url = tenant.http.base_url
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect((url.host, url.port))
+        silent.sendall(_request(tenant, _twilios(tenant, "PageSize=1000")))
+        await asyncio.sleep(1)
+        async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=10) as http:
+            assert (await http.get("/v1/calls", params={"limit": 200})).status_code == 200
+        received = b""
+        silent.setblocking(False)
+        loop = asyncio.get_running_loop()
+        while chunk := await loop.sock_recv(silent, 2**20):
+            received += chunk
+    # The whole of it comes all the same, once it is read.
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b'"phone_number_sid"') == CALLS
