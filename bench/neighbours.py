@@ -334,7 +334,8 @@ async def run(postgres: EmbeddedPostgres, log: Any, measure: Callable[[Service],
         await measure(Service(port, process.running.pid, keys, seed(database, "well", 50_000)))
     finally:
         await process.end(signal.SIGKILL)
-        upstream.kill()
+        with contextlib.suppress(ProcessLookupError):
+            upstream.kill()
         await upstream.wait()
 
 
