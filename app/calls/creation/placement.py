@@ -174,8 +174,8 @@ class Placement:
     async def _refuse_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """Commits `unknown`: the sid belongs to another record and proves nothing about this one."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
-        logger.error("sid_slots_by_tenant", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
-        unknown = Unknown("sid_slots_by_tenant", outcome.attempts)
+        logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
+        unknown = Unknown("sid_taken", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
