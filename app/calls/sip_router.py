@@ -17,6 +17,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
+from app.http.openapi import json_body
 from app.http.problems import responses
 from app.sip import Severity, SipUri
 
@@ -76,17 +77,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     operation_id="explain_sip_uri",
     summary="Explain a SIP URI",
     response_model=SipUriExplanation,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/SipUriQuestion"},
-                    "examples": _EXAMPLES,
-                }
-            },
-        }
-    },
+    openapi_extra=json_body("SipUriQuestion", _EXAMPLES),
     responses=responses(
         MalformedBody,
         Unauthorized,

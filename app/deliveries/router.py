@@ -24,7 +24,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
-from app.http.openapi import json_answer
+from app.http.openapi import json_answer, json_body
 from app.http.problems import responses
 
 router = APIRouter(prefix="/v1", tags=["deliveries"])
@@ -116,22 +116,15 @@ async def retry_delivery(
     "/deliveries/replay",
     operation_id="replay_deliveries",
     summary="Send deliveries again, after the receiver was down",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/ReplayRequest"},
-                    "examples": {
-                        "failed": {
-                            "summary": "Deliveries that were given up",
-                            "value": {"since": "2026-11-23T00:00:00Z", "failed_only": True},
-                        }
-                    },
-                }
-            },
-        }
-    },
+    openapi_extra=json_body(
+        "ReplayRequest",
+        {
+            "failed": {
+                "summary": "Deliveries that were given up",
+                "value": {"since": "2026-11-23T00:00:00Z", "failed_only": True},
+            }
+        },
+    ),
     responses={
         200: {"content": json_answer("replayed")},
         **responses(

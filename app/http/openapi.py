@@ -42,6 +42,12 @@ def json_answer(*examples: str) -> dict[str, Any]:
     return {"application/json": {"examples": {name: {"$ref": f"#/components/examples/{name}"} for name in examples}}}
 
 
+def json_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the `openapi_extra` of a route that parses its JSON body itself; `schema` names a component."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def complete(document: dict[str, Any], *, schemas: Mapping[str, Schema], examples: Mapping[str, Any]) -> None:
     """Adds the components that no route declares as its own, and what every operation and response has."""
     components = document["components"]

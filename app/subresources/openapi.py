@@ -4,6 +4,7 @@ from typing import Any
 
 from app import errors
 from app.calls import examples
+from app.http.openapi import json_body
 from app.http.problems import responses
 from app.subresources.examples import BODIES
 from app.subresources.members import schema_of
@@ -108,9 +109,8 @@ def extra_of(operation: Operation) -> dict[str, Any]:
         }
     if operation.method == "DELETE":
         return {}
-    example = {operation.action: {"value": BODIES[operation.subresource.segment, operation.action]}}
-    content = {"application/json": {"schema": _reference(_body_name(operation)), "examples": example}}
-    return {"requestBody": {"required": True, "content": content}}
+    body_examples: dict[str, Any] = {operation.action: {"value": BODIES[operation.subresource.segment, operation.action]}}
+    return json_body(_body_name(operation), body_examples)
 
 
 def schemas() -> dict[str, Any]:

@@ -30,6 +30,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
+from app.http.openapi import json_body
 from app.http.problems import responses
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
@@ -54,17 +55,7 @@ def indeterminate_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | 
     summary="Cancel, hang up or redirect a call",
     response_model=CallRecord,
     response_description="Done: Twilio has accepted the change.",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/CallUpdate"},
-                    "examples": examples.UPDATES,
-                }
-            },
-        }
-    },
+    openapi_extra=json_body("CallUpdate", examples.UPDATES),
     responses={
         200: {"content": examples.STARTED},
         202: {

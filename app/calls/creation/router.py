@@ -35,7 +35,7 @@ from app.errors import (
 from app.http.authentication import authenticate, bearer
 from app.http.bodies import read_json_object
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
-from app.http.openapi import headers
+from app.http.openapi import headers, json_body
 from app.http.problems import CREATION_PATH, responses
 from app.observability.context import bind
 
@@ -98,17 +98,7 @@ router.add_api_route(
     status_code=201,
     response_model=CallRecord,
     response_description="Started: Twilio has created the call.",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/CallRequest"},
-                    "examples": examples.REQUESTS,
-                }
-            },
-        }
-    },
+    openapi_extra=json_body("CallRequest", examples.REQUESTS),
     responses={
         200: {
             "model": CallRecord,
