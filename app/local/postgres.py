@@ -113,17 +113,24 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Stops the server and disconnects its clients. Does nothing when it does not run."""
+        """Stops the server and disconnects its clients. Does nothing when it does not run.
+
+        Returns when all of its processes have ended, so that start() can follow at once. They outlive a killed server
+        for a moment.
+        """
         atexit.unregister(self.stop)
-        if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        server = self._server
+        if server is not None:
+            server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
             try:
-                self._server.wait(STOP_SECONDS)
+                server.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+                server.kill()
+                server.wait()
             self._server = None
         self._held.close()
+        if server is not None:
+            _wait_until_unlocked(self._directory)
 
     def _choose_home(self) -> Path:
         home = self._directory / "postgres"
@@ -243,6 +250,19 @@ def _lock(directory: Path) -> Iterator[int]:
         file.write(str(os.getpid()))
         file.flush()
         yield file.fileno()
+
+
+def _wait_until_unlocked(directory: Path) -> None:
+    """Waits up to STOP_SECONDS while processes of this process's former server hold the lock."""
+    deadline = time.monotonic() + STOP_SECONDS
+    with (directory / "postgres.lock").open() as file:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            if file.seek(0) == 0 and file.read() != str(os.getpid()):
+                return  # another process has started its server
+            time.sleep(0.02)
 
 
 def _choose_programs(home: Path) -> Path:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app.local.postgres import EmbeddedPostgres, PostgresAlreadyRunning
+from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created_after_release, running_upstream
@@ -45,15 +44,7 @@ def _crash(postgres: EmbeddedPostgres) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     postgres.stop()
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            postgres.start()
-        except PostgresAlreadyRunning:  # not all of them have ended yet
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
+    postgres.start()
 
 
 async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[asyncio.Task[int], str]:

@@ -155,6 +155,19 @@ def test_a_second_start_is_refused_and_harms_nothing(folder: Path) -> None:
         assert query(postgres.url, "SELECT answer FROM kept") == "42"
 
 
+def test_stop_waits_for_what_outlives_a_killed_server_so_that_a_start_can_follow(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as postgres:
+        server = postmaster_pid(folder / "postgres")
+        survivor = max(int(pid) for pid in server_pids(folder / "postgres") if int(pid) != server)
+        os.kill(survivor, signal.SIGSTOP)  # otherwise it would notice that the server is gone
+        os.kill(server, signal.SIGKILL)
+        with Popen(["sh", "-c", f"sleep 1; kill -KILL {survivor}"]):
+            postgres.stop()
+            assert str(survivor) not in server_pids(folder / "postgres")
+        postgres.start()
+        assert query(postgres.url, "SELECT answer FROM kept") == "42"
+
+
 def test_kill_9_of_the_parent_ends_the_server(folder: Path) -> None:
     with starter(folder) as process:
         told_by(process)

@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import random
 import ssl
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,9 +20,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from app.schema import migrate
-from tests.proofs.disturbances import acknowledge_before_flush, disturb
-from tests.proofs.fleet import LOG, Fleet, all_records, answers_to_callbacks, make_tenant, running_fleet, wait_until_up
+from tests.proofs.disturbances import acknowledge_before_flush, disturbed
+from tests.proofs.fleet import Fleet, all_records, answers_to_callbacks, make_tenant, running_fleet, wait_until_up
+from tests.proofs.proof import parser, prove, report
 
 TENANT = "chaos"
 SETTLE_PATIENCE_S = 240.0
@@ -87,32 +85,25 @@ def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dic
     }
 
 
-async def run(
-    postgres: EmbeddedPostgres, folder: Path, *, creations: int, seed: int, share: float, clients: int, rounds: int
-) -> bool:
+async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> bool:
+    creations, seed = options.creations, options.seed
     began = time.monotonic()
     await acknowledge_before_flush(postgres)
     async with running_fleet(postgres, folder, SETTINGS) as fleet:
         await fleet.tell_simulator(
-            faults={"share": share, "seed": seed}, callbacks={"shuffle": True, "duplicate": 0.1, "seed": seed}
+            faults={"share": options.share, "seed": seed}, callbacks={"shuffle": True, "duplicate": 0.1, "seed": seed}
         )
         key = await make_tenant(fleet.environment, TENANT)
         told: dict[int, str] = {}
         answers: Counter[int] = Counter()
-        done = asyncio.Event()
-        trouble = [
-            asyncio.create_task(fleet.kill_at_random(seed, done)),
-            asyncio.create_task(disturb(fleet, seed, lambda: len(told) / creations, rounds)),
-        ]
         waiting = iter(range(creations))
 
         async def client() -> None:
             for number in waiting:
                 await place(fleet, key, number, seed, told, answers)
 
-        await asyncio.gather(*(client() for _ in range(clients)))
-        done.set()
-        await asyncio.gather(*trouble)
+        async with disturbed(fleet, seed, lambda: len(told) / creations, options.rounds):
+            await asyncio.gather(*(client() for _ in range(options.clients)))
         placed = time.monotonic() - began
         await wait_until_up(fleet.gateway_url, "/readyz")
         records = await settled_records(fleet, key, creations)
@@ -121,7 +112,8 @@ async def run(
             callbacks = await answers_to_callbacks(http)
     found = verdict(records, ledger["entries"]) | {"answers 500": answers[500] + callbacks[500]}
     faults = Counter(entry["fault"] for entry in ledger["entries"] if entry["fault"])
-    print(f"seed {seed}: {creations} creations by {clients} clients in {placed:.0f} s, all in {time.monotonic() - began:.0f} s")
+    whole = time.monotonic() - began
+    print(f"seed {seed}: {creations} creations by {options.clients} clients in {placed:.0f} s, all in {whole:.0f} s")
     print(f"  disturbed   {dict(fleet.killed)}")
     print(f"  answers     {dict(sorted(answers.items()))}, to callbacks {dict(callbacks)}")
     print(f"  told        {dict(Counter(told.values()))}")
@@ -129,38 +121,15 @@ async def run(
     print(f"  faults      {dict(sorted(faults.items()))}")
     print(f"  records     {dict(Counter(record['execution'] for record in records))}")
     print(f"  settled by  {dict(Counter(record['settled_by'] for record in records))}")
-    for name, count in found.items():
-        print(f"  {count:>6}  {name}")
-    return len(records) == creations and not any(found.values())
+    return report(found) and len(records) == creations
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--creations", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--share", type=float, default=0.3, help="of the creations that get a fault")
-    parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=2, help="of the disturbances, each once a round")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="callgate-chaos-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
-        with EmbeddedPostgres(folder) as postgres:
-            migrate(postgres.url)
-            good = asyncio.run(
-                run(
-                    postgres,
-                    folder,
-                    creations=asked.creations,
-                    seed=asked.seed,
-                    share=asked.share,
-                    clients=asked.clients,
-                    rounds=asked.rounds,
-                )
-            )
-        if not good:
-            print((folder / LOG).read_text()[-4000:], file=sys.stderr)
-            raise SystemExit(f"a promise was broken; replay with --seed {asked.seed}")
+    options = parser(__doc__)
+    options.add_argument("--creations", type=int, default=3000)
+    options.add_argument("--share", type=float, default=0.3, help="of the creations that get a fault")
+    options.add_argument("--clients", type=int, default=24)
+    prove(run, options.parse_args())
 
 
 if __name__ == "__main__":

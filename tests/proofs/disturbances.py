@@ -109,8 +109,30 @@ DISTURBANCES: dict[str, Disturbance] = {
 }
 
 
-async def disturb(fleet: Fleet, seed: int, share_done: Callable[[], float], rounds: int) -> None:
-    """Each disturbance once a round, one at a time, spread over the work by how much of it is done."""
+@asynccontextmanager
+async def disturbed(
+    fleet: Fleet,
+    seed: int,
+    share_done: Callable[[], float],
+    rounds: int,
+    *,
+    kinds: str = "",
+    pause_s: tuple[float, float] = (0.5, 3.0),
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Disturbs Postgres while the body runs, and kills processes whose names begin with `kinds` until it ends.
+
+    Yields the task of the disturbances, which are all done on leaving. If one of them cannot be carried out, the body is
+    cancelled: without Postgres it would wait for ever.
+    """
+    done = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fleet.kill_at_random(seed, done, kinds=kinds, pause_s=pause_s))
+        yield group.create_task(_disturb(fleet, seed, share_done, rounds))
+        done.set()
+
+
+async def _disturb(fleet: Fleet, seed: int, share_done: Callable[[], float], rounds: int) -> None:
+    """Carries out each disturbance once a round, one at a time, spread over the work by the share of it that is done."""
     choice = random.Random(f"disturbances/{seed}")
     order = [name for _ in range(rounds) for name in choice.sample(sorted(DISTURBANCES), len(DISTURBANCES))]
     for number, name in enumerate(order, 1):

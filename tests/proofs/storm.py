@@ -9,8 +9,6 @@ became of the call, and every delivery with what the receiver took.
 import argparse
 import asyncio
 import random
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -22,9 +20,9 @@ from typing import Any
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from app.schema import migrate
-from tests.proofs.disturbances import acknowledge_before_flush, disturb
-from tests.proofs.fleet import ACCOUNT, LOG, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
+from tests.proofs.disturbances import acknowledge_before_flush, disturbed
+from tests.proofs.fleet import ACCOUNT, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
+from tests.proofs.proof import parser, prove, report
 from tests.proofs.receiver import Received, Receiver, receiving
 
 TENANTS = {"storm-twilio": "twilio", "storm-json": "json"}
@@ -220,14 +218,12 @@ def went_backwards(events: list[dict[str, Any]]) -> bool:
     return ranks != sorted(ranks) or ranks.count(ENDED) > 1
 
 
-async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int, pause: float, rounds: int) -> bool:
+async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> bool:
+    calls, seed, pause = options.calls, options.seed, options.pause
     await acknowledge_before_flush(postgres)
     async with storming(postgres, folder, seed) as storm:
         began = time.monotonic()
-        done = asyncio.Event()
-        trouble = asyncio.create_task(storm.fleet.kill_at_random(seed, done, kinds="worker", pause_s=(pause / 2, pause * 1.5)))
         waiting, placed_calls = iter(range(calls)), 0
-        disturbed = asyncio.create_task(disturb(storm.fleet, seed, lambda: placed_calls / calls, rounds))
 
         async def client() -> None:
             nonlocal placed_calls
@@ -235,26 +231,25 @@ async def run(postgres: EmbeddedPostgres, folder: Path, *, calls: int, seed: int
                 await place(storm, number, seed)
                 placed_calls += 1
 
-        await asyncio.gather(*(client() for _ in range(CLIENTS)))
-        placed = time.monotonic() - began
-        await disturbed
-        await ended(storm)
-        done.set()
-        await trouble
+        async with disturbed(
+            storm.fleet, seed, lambda: placed_calls / calls, options.rounds, kinds="worker", pause_s=(pause / 2, pause * 1.5)
+        ) as disturbances:
+            await asyncio.gather(*(client() for _ in range(CLIENTS)))
+            placed = time.monotonic() - began
+            await disturbances
+            await ended(storm)
         killed_for = time.monotonic() - began
         await settled(storm)
         whole = time.monotonic() - began
         seen = await look(storm)
         callbacks = Counter(attempt["answer_status"] for told in seen.told for attempt in told["attempts"])
         found = verdict(seen, storm.receiver.received, calls) | {"answers 500": storm.answers[500] + callbacks[500]}
-        report(storm, seen)
+        describe(storm, seen)
     print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; all in {whole:.0f} s")
-    for name, count in found.items():
-        print(f"  {count:>6}  {name}")
-    return not any(found.values())
+    return report(found)
 
 
-def report(storm: Storm, seen: Seen) -> None:
+def describe(storm: Storm, seen: Seen) -> None:
     received = storm.receiver.received
     answers = Counter("dropped" if one.answered is None else str(one.answered) for one in received)
     lost, twice = (sum(told[what] for told in seen.told) for what in ("lost", "is_duplicate"))
@@ -270,23 +265,10 @@ def report(storm: Storm, seen: Seen) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--pause", type=float, default=15.0, help="seconds between two kills; a worker has to come up, too")
-    parser.add_argument("--rounds", type=int, default=2, help="of the disturbances, each once a round")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="callgate-storm-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
-        with EmbeddedPostgres(folder) as postgres:
-            migrate(postgres.url)
-            good = asyncio.run(
-                run(postgres, folder, calls=asked.calls, seed=asked.seed, pause=asked.pause, rounds=asked.rounds)
-            )
-        if not good:
-            print((folder / LOG).read_text()[-4000:], file=sys.stderr)
-            raise SystemExit(f"a promise was broken; replay with --seed {asked.seed}")
+    options = parser(__doc__)
+    options.add_argument("--calls", type=int, default=2000)
+    options.add_argument("--pause", type=float, default=15.0, help="seconds between two kills; a worker has to come up, too")
+    prove(run, options.parse_args())
 
 
 if __name__ == "__main__":
