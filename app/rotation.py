@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.calls.statistics import count_fingerprints
-from app.database import Database
+from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed, name_of_sealed
 

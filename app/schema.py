@@ -11,7 +11,7 @@ from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, Session
+from app.database.engine import Database, Session
 from app.database.errors import in_one_line
 from app.errors import CommandFailed
 from app.revisions import head, known_revisions, migrations_folder

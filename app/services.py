@@ -19,7 +19,7 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
 from app.compat.service import StartedCalls
-from app.database import Database
+from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.deliveries.service import DeliveryService

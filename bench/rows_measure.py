@@ -17,8 +17,8 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
-from app.database import make_engine
 from app.database.connection import MIGRATION_SESSION
+from app.database.engine import make_engine
 from bench.rows_questions import Drawn, Question, Taken, intent, intents, outcomes
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"

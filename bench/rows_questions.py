@@ -21,7 +21,7 @@ from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
 from app.compat import repository as started_repository
 from app.compat.repository import Edge, Span, StartedFilter
-from app.database import Database
+from app.database.engine import Database
 from app.deliveries import repository as deliveries
 from app.jobs import deliver, refresh, resolve, retain
 from app.jobs import repository as retention

@@ -12,7 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 
 from app.calls.creation.store import insert_intents, write_outcomes
-from app.database import Database
+from app.database.engine import Database
 from app.jobs.retain import Retainer
 from app.observability import Metrics
 from bench.rows_measure import Subject

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import psycopg
 from sqlalchemy import make_url
 
-from app.database import Database
+from app.database.engine import Database
 from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, text
 from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
-from app.database import Base, make_engine
+from app.database.base import Base
 from app.database.connection import MIGRATION_SESSION
+from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
 from app.deliveries.models import Delivery
 from app.settings import load_settings

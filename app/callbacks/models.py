@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import DateTime, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base
+from app.database.base import Base
 
 
 class Upgrade(Base):

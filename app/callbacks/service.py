@@ -14,8 +14,8 @@ from app.calls import repository
 from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.models import Call
 from app.calls.settlement import Settlement
-from app.database import Database, Session
 from app.database.batcher import LOCKED, Batcher, Busy
+from app.database.engine import Database, Session
 from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics

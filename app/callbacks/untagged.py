@@ -10,8 +10,8 @@ from uuid import UUID
 from app.callbacks import repository
 from app.calls import ids
 from app.calls.repository import accounts_of_calls
-from app.database import Database
 from app.database.batcher import Batcher
+from app.database.engine import Database
 
 # The migration runs first. Processes of the old version place calls until the roll-out is complete.
 _MAX_ROLL_OUT = timedelta(days=1)

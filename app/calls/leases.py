@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from app.calls.models import Call
-from app.database import Base
+from app.database.base import Base
 
 Time = DateTime(timezone=True)
 

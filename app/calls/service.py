@@ -8,7 +8,7 @@ from uuid import UUID
 from app.calls import ids, repository
 from app.calls.models import Call
 from app.calls.repository import CallFilter
-from app.database import Database
+from app.database.engine import Database
 from app.errors import CallNotFound
 from app.http.authentication import Caller
 from app.http.read_limit import CHUNK_ROWS, ReadLimit, render_rows

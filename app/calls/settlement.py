@@ -14,7 +14,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import resource_columns, take_resource
-from app.database import Session
+from app.database.engine import Session
 from app.errors import NoneFound
 from app.observability import Metrics
 from app.twilio.schemas import CallResource

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-    from app.database import Database
+    from app.database.engine import Database
     from app.settings import Settings
 
 # uvicorn kills a process that does not answer it for so long, and one that starts on a busy machine does not.
@@ -201,7 +201,7 @@ def migrate_database(settings: Settings) -> str | None:
 
 
 async def _with_database(url: str, work: Callable[[Database], Awaitable[Result]]) -> Result:
-    from app.database import Database
+    from app.database.engine import Database
 
     database = Database(url, pool_size=1)
     try:

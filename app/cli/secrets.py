@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
-    from app.database import Database
+    from app.database.engine import Database
     from app.rotation import Rotation
     from app.security.keyring import Keyring
 

@@ -18,7 +18,7 @@ from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
-    from app.database import Database
+    from app.database.engine import Database
     from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
     from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
@@ -66,7 +66,7 @@ def _ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Resul
 
 def ask(service: Callable[[Database, Keyring], Service], question: Callable[[Service], Awaitable[Result]]) -> Result:
     """Run one use case against the configured database."""
-    from app.database import Database
+    from app.database.engine import Database
     from app.security.keyring import Keyring
 
     settings = service_settings()

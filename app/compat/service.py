@@ -15,7 +15,7 @@ from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.compat import repository as started_repository
 from app.compat.repository import Edge, StartedFilter
-from app.database import Database
+from app.database.engine import Database
 from app.errors import CallNotFound
 from app.http.authentication import Caller
 from app.http.read_limit import ReadLimit

@@ -8,7 +8,7 @@ from sqlalchemy import CheckConstraint, DateTime, Index, Integer, PrimaryKeyCons
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base
+from app.database.base import Base
 
 Time = DateTime(timezone=True)
 

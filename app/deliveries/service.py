@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.calls import ids
 from app.calls.service import CallService
-from app.database import Database
+from app.database.engine import Database
 from app.deliveries import repository
 from app.deliveries.models import Delivery
 from app.errors import DeliveryNotFound

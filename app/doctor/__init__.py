@@ -8,7 +8,7 @@ from datetime import timedelta
 from app import __version__
 from app.calls.repository import now
 from app.calls.statistics import oldest_unsettled
-from app.database import Database, Server
+from app.database.engine import Database, Server
 from app.database.errors import describe
 from app.database.heartbeats import count_workers
 from app.doctor.settings import Finding, State, check_public_url, check_settings

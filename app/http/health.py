@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from app import __version__
-from app.database import Database
+from app.database.engine import Database
 from app.database.heartbeats import count_workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware

@@ -6,7 +6,7 @@ from datetime import timedelta
 from app.calls.control import repository as control_repository
 from app.calls.control.service import CallControl
 from app.calls.models import Call
-from app.database import Database
+from app.database.engine import Database
 from app.jobs.isolation import run_isolated
 
 BATCH = 20

@@ -17,7 +17,7 @@ import structlog
 
 from app.calls.repository import get_any_call
 from app.calls.schemas import CallRecord
-from app.database import Database
+from app.database.engine import Database
 from app.deliveries import repository
 from app.deliveries.messages import DeliveryContent, Message, Method, build_message
 from app.deliveries.models import Delivery

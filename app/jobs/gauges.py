@@ -10,7 +10,7 @@ from prometheus_client import Gauge
 
 from app.calls.repository import now
 from app.calls.statistics import followed, oldest_unsettled
-from app.database import Database
+from app.database.engine import Database
 from app.deliveries.repository import waiting as deliveries_waiting
 from app.observability import Metrics
 

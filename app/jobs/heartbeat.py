@@ -7,7 +7,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app import __version__
-from app.database import Database
+from app.database.engine import Database
 from app.database.heartbeats import beat, leave
 from app.errors import DatabaseUnavailable
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from app.calls.models import CallEvent
-from app.database import Database, make_partitions
+from app.database.engine import Database
+from app.database.partitions import make_partitions
 from app.deliveries.models import Delivery
 
 MONTHS_AHEAD = 3

@@ -15,7 +15,7 @@ from app.calls import leases, repository
 from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
-from app.database import Database, Session
+from app.database.engine import Database, Session
 from app.deliveries.outbox import final_delivery, needs_final_delivery
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.ids import first_id_at
 from app.calls.models import Call, CallEvent, PendingUpdate
-from app.database import Partition
+from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
 _SETTLED = ("started", "not_started")

@@ -15,7 +15,7 @@ import structlog
 from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
-from app.database import Database, Session
+from app.database.engine import Database, Session
 from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics

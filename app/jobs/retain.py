@@ -13,7 +13,8 @@ from uuid import UUID
 
 import structlog
 
-from app.database import Database, Partition, drop_partition, expired_partitions, lock_briefly
+from app.database.engine import Database
+from app.database.partitions import Partition, drop_partition, expired_partitions, lock_briefly
 from app.jobs import repository
 from app.jobs.partitions import PARTITIONED
 from app.observability import Metrics

@@ -15,7 +15,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.service import CallService
-from app.database import Database
+from app.database.engine import Database
 from app.errors import (
     CallNotFound,
     DatabaseUnavailable,

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from app.database import Database, Session
+from app.database.engine import Database, Session
 from app.security.keyring import Keyring
 from app.settings import parse_twilio_base_url
 from app.tenants import repository

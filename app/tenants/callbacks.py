@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from app.database import Database
+from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.cache import TTLCache, always_stale

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.tenants import repository
 from app.twilio.schemas import Credential

@@ -14,8 +14,8 @@ from uuid import UUID
 import structlog
 from pydantic import SecretStr
 
-from app.database import Database, Session
 from app.database.batcher import Batcher
+from app.database.engine import Database, Session
 from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository

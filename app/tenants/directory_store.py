@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.database import Database
+from app.database.engine import Database
 from app.tenants.callbacks import CallbackDefaults
 from app.tenants.models import credential_identity
 

@@ -1,6 +1,6 @@
 """Whether the configured encryption keys are the ones that the stored secrets were made with."""
 
-from app.database import Database
+from app.database.engine import Database
 from app.security.keyring import Keyring
 from app.tenants import repository
 

@@ -7,7 +7,7 @@ from sqlalchemy import CheckConstraint, DateTime, ForeignKey, LargeBinary, Text,
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base
+from app.database.base import Base
 
 # Triggers on the four tables notify this channel of every change (migration 0005).
 TENANTS_CHANNEL = "callgate_tenants"

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 
 from app import __version__
-from app.database import Database
+from app.database.engine import Database
 from app.revisions import head, known_revisions
 from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from app import __version__
-from app.database import Session, make_partitions
+from app.database.engine import Session
+from app.database.partitions import make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate

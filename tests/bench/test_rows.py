@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
-from app.database import Database
+from app.database.engine import Database
 from bench.rows_data import load
 from bench.rows_measure import draw_calls
 from bench.rows_questions import Drawn, Question, questions

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.database import Database
+from app.database.engine import Database
 from app.database.heartbeats import beat
 from app.doctor import Finding, examine
 from app.local.postgres import EmbeddedPostgres

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from app import __version__
 from app.calls.models import Call
-from app.database import Database
+from app.database.engine import Database
 from app.healthcheck import url_for
 from app.revisions import head
 from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, until

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.ids import first_id_at
-from app.database import make_partitions
+from app.database.partitions import make_partitions
 from app.jobs.retain import BATCH, Retainer
 from app.jobs.worker import make_jobs
 from app.observability import Metrics

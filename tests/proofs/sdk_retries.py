@@ -27,7 +27,7 @@ from twilio.base.exceptions import TwilioRestException
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
-from app.database import Database
+from app.database.engine import Database
 from app.local.postgres import EmbeddedPostgres
 from app.main import create_app
 from app.observability import configure_logging

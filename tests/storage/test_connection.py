@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 
-from app.database import Database, make_engine
 from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.database.engine import Database, make_engine
 from app.errors import DatabaseUnavailable
 from tests.support.pooler import behind_a_pooler
 

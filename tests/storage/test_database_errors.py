@@ -10,7 +10,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.database import Database
+from app.database.engine import Database
 from app.database.errors import describe, is_refusal, unavailable
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app.database import Database
 from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.database.engine import Database
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.schema import migrate

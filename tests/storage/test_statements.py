@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 
 

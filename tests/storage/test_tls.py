@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from tests.support.certificates import self_signed
 from tests.support.gateway import running_gateway, settings_for

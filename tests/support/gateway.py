@@ -12,7 +12,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from app.database import Database
+from app.database.engine import Database
 from app.http.limits import ServerLimits
 from app.http.server import server_config
 from app.main import create_app

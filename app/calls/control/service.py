@@ -23,7 +23,7 @@ from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
 from app.calls.refusals import upstream_problem
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
-from app.database import Database, Session
+from app.database.engine import Database, Session
 from app.errors import (
     ActionUnknown,
     CallgateError,

@@ -17,8 +17,8 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import ANOTHERS_SID, RecordChange, Settlement
 from app.calls.stored_problem import stored_form
-from app.database import Database
 from app.database.batcher import Batcher, Busy
+from app.database.engine import Database
 from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown

@@ -26,8 +26,8 @@ from app.calls.parameters import CallRequest
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
 from app.calls.stored_problem import passing, rebuild
 from app.clock import elapsed
-from app.database import Database
 from app.database.batcher import Batcher
+from app.database.engine import Database
 from app.errors import (
     CallgateError,
     CallPending,

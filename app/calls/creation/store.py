@@ -19,8 +19,8 @@ from uuid_utils import uuid7
 
 from app.calls.models import Call
 from app.calls.settlement import RecordChange
-from app.database import Database
 from app.database.batcher import LOCKED, Busy
+from app.database.engine import Database
 from app.twilio.schemas import CallResource
 
 

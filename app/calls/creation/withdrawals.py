@@ -8,8 +8,8 @@ from app.calls import repository
 from app.calls.creation.store import BATCH, NewCall, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
-from app.database import Database
 from app.database.batcher import Batcher, Busy
+from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
