@@ -56,8 +56,7 @@ CallDep = Annotated[Call, Depends(get_call)]
 @router.post("/Calls", status_code=201, include_in_schema=False)
 @router.post("/Calls.json", status_code=201, summary="Create a call")
 async def create_call(account_sid: str, request: Request, state: StateDep) -> Response:
-    """Form body with Twilio's 38 parameters. Whom the call reaches goes by the user part of the SIP URI, see
-    docs/simulator.md."""
+    """Form body with Twilio's parameters. The user part of the SIP URI decides the outcome: docs/simulator.md."""
     return await CallCreation(state).handle(request, account_sid)
 
 

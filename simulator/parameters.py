@@ -1,6 +1,6 @@
 """The parameters of CreateCall and UpdateCall: what Twilio refuses, with which code, and in which order.
 
-All 38 parameters of CreateCall are accepted. Unknown ones are ignored, as Twilio does (warning 20001).
+Every parameter of CreateCall is accepted. Unknown ones are ignored, as Twilio does (warning 20001).
 """
 
 import re

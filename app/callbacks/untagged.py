@@ -12,11 +12,12 @@ from app.calls import ids
 from app.calls.repository import accounts_of_calls
 from app.database.batcher import Batcher
 from app.database.engine import Database
+from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
 # The migration runs first. Processes of the old version place calls until the roll-out is complete.
 _MAX_ROLL_OUT = timedelta(days=1)
-# Twilio queues a call for at most a day, and ends it after another day. One day is added as a margin.
-_MAX_CALL_DURATION = timedelta(days=3)
+# The last callback of a call arrives within this time. One day is added as a margin.
+_MAX_CALL_LIFE = MAX_QUEUE_TIME + MAX_CALL_TIME + timedelta(days=1)
 
 
 class UntaggedCallbacks:
@@ -31,7 +32,7 @@ class UntaggedCallbacks:
     async def account_of(self, call_id: UUID) -> UUID | None:
         """Returns the account of a call that may have no tag; None for any other call, without a query for it."""
         upgraded_at = await self._read_upgraded_at()
-        if upgraded_at is None or datetime.now(UTC) > upgraded_at + _MAX_ROLL_OUT + _MAX_CALL_DURATION:
+        if upgraded_at is None or datetime.now(UTC) > upgraded_at + _MAX_ROLL_OUT + _MAX_CALL_LIFE:
             return None
         if ids.created_at(call_id) > upgraded_at + _MAX_ROLL_OUT:
             return None

@@ -198,7 +198,7 @@ _NAMES = [(attribute, field.alias or attribute) for attribute, field in CallPara
 
 
 class CallRequest(CallParameters):
-    """A call to be placed: Twilio's 38 parameters, and which of the tenant's accounts pays."""
+    """The request for a call: every parameter of Twilio's *create call*, and the account that pays."""
 
     account_sid: str | None = Field(
         None,

@@ -11,12 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.ids import first_id_at
 from app.calls.models import Call
+from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
-# Twilio keeps a call queued for a day at most, and ends it after another; with an hour to spare.
-_LONGEST_QUEUE = timedelta(hours=25)
-_LONGEST_CALL = timedelta(hours=25)
-# Between our clock, by which intents are dated, and Twilio's.
-_CLOCKS_APART = timedelta(hours=1)
+# The tolerated difference between Postgres's clock, which dates intents, and Twilio's.
+_CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ async def list_started_ids(
         Call.account_sid == wanted.account_sid,
         Call.execution == "started",
         Call.deleted_at.is_(None),
-        *_within(Call.start_time, wanted.started, longest_wait=_LONGEST_QUEUE),
-        *_within(Call.end_time, wanted.ended, longest_wait=_LONGEST_QUEUE + _LONGEST_CALL),
+        *_within(Call.start_time, wanted.started, longest_wait=MAX_QUEUE_TIME),
+        *_within(Call.end_time, wanted.ended, longest_wait=MAX_QUEUE_TIME + MAX_CALL_TIME),
     ]
     if wanted.parent_call_sid is not None:
         conditions.append(Call.parent_call_sid == wanted.parent_call_sid)
@@ -84,7 +82,7 @@ def _within(column: Any, span: Span, *, longest_wait: timedelta) -> Iterator[Col
     """
     if span.since is not None:
         yield column >= span.since
-        yield Call.id >= first_id_at(span.since - longest_wait)
+        yield Call.id >= first_id_at(span.since - longest_wait - _CLOCK_SKEW)
     if span.until is not None:
         yield column < span.until
-        yield Call.id < first_id_at(span.until + _CLOCKS_APART)
+        yield Call.id < first_id_at(span.until + _CLOCK_SKEW)

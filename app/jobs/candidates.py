@@ -18,14 +18,14 @@ from app.twilio.addresses import address_key, address_spellings, caller_key, is_
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
-from app.twilio.schemas import CallResource
+from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
 # The tolerated difference between Postgres's clock, which dates intents, and Twilio's.
 CLOCK_SKEW = WARN_OFFSET
 # A call that is dated outside the expected span by up to this is not bound, but still prevents the result "none".
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
-# Twilio keeps a call queued for a day; a second day because its filter compares dates.
-_MAX_QUEUE_TIME = timedelta(days=2)
+# Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
+_SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
 _DIRECTION = "outbound-api"
 
 Likeness = Literal["yes", "perhaps", "no"]
@@ -98,7 +98,7 @@ class CallLists:
         StartTime than the day, so the lower bound is exact and the upper one is a whole day.
         """
         since = min(call.pending_since for call in calls) - CLOCK_SKEW - DATE_TOLERANCE
-        until = max(call.pending_since for call in calls) + self.longest_life + _MAX_QUEUE_TIME
+        until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
         credentials = await self.tenants.credentials(calls[0].account_id)
         listed: list[CallResource] = []

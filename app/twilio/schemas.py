@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -23,6 +23,9 @@ CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progr
 # Never stored, logged or returned: used once, in the form that is sent to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 SID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
+# Twilio ends a call that has waited this long in its queue, and a call that has lasted this long.
+MAX_QUEUE_TIME = timedelta(hours=24)
+MAX_CALL_TIME = timedelta(hours=24)
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
 _MAX_TEXT_LENGTH = 512

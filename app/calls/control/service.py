@@ -41,7 +41,7 @@ from app.twilio.errors import (
     TwilioRejected,
     TwilioWrongState,
 )
-from app.twilio.schemas import TERMINAL_STATUSES, CallResource, Credential
+from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES, CallResource, Credential
 
 Answer = TypeVar("Answer")
 
@@ -51,8 +51,8 @@ _OPEN = ("pending", "unknown")
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
-# Longer than any call.
-_GIVE_UP = timedelta(days=2)
+# By then any call has ended.
+_GIVE_UP = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 
 @dataclass(frozen=True, slots=True)
