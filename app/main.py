@@ -35,6 +35,7 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete
 from app.http.operations import OperationsPort
 from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
+from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
@@ -121,7 +122,7 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with services(settings, metrics) as state:
+        async with services(settings, metrics) as state, WorkerGauges(state["database"], metrics).running():
             yield {
                 **state,
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys())),

@@ -1,5 +1,6 @@
 """Heartbeats of workers: one row each, so that any process can tell whether a worker runs. Functions never commit."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -34,7 +35,16 @@ async def leave(session: AsyncSession, worker: UUID) -> None:
     await session.execute(text("DELETE FROM worker_heartbeat WHERE id = :id"), {"id": worker})
 
 
-async def count_workers(session: AsyncSession) -> int:
-    """How many workers have reported within the last minute."""
-    found = await session.scalar(text("SELECT count(*) FROM worker_heartbeat WHERE seen_at > now() - interval '1 minute'"))
-    return int(found or 0)
+@dataclass(frozen=True, slots=True)
+class Workers:
+    # Those that have reported within the last minute.
+    running: int
+    # By Postgres's clock. None: no worker has reported within the last hour, or all of them have ended as they should.
+    last_seen_at: datetime | None
+
+
+async def workers(session: AsyncSession) -> Workers:
+    row = await session.execute(
+        text("SELECT count(*) FILTER (WHERE seen_at > now() - interval '1 minute'), max(seen_at) FROM worker_heartbeat")
+    )
+    return Workers(*row.one())

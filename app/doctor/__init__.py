@@ -10,7 +10,7 @@ from app.calls.repository import now
 from app.calls.statistics import oldest_unsettled
 from app.database.engine import Database, Server
 from app.database.errors import describe
-from app.database.heartbeats import count_workers
+from app.database.heartbeats import workers
 from app.doctor.settings import Finding, State, check_public_url, check_settings
 from app.errors import DatabaseUnavailable
 from app.revisions import head
@@ -168,13 +168,13 @@ class _Checkup:
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
             age = await now(session) - oldest if oldest else timedelta(0)
-            workers = await count_workers(session)
-        if not workers:
+            running = (await workers(session)).running
+        if not running:
             return Finding("worker", "wrong", "none has reported within the last minute", "run `callgate worker`")
         longest = self.settings.request_budget + self.settings.abandon_margin + 60
         if age.total_seconds() > longest:
             return Finding("worker", "wrong", f"a creation has been pending for {age}", "run `callgate worker`")
-        return Finding("worker", "ok", f"{workers} running, and no creation is pending for too long")
+        return Finding("worker", "ok", f"{running} running, and no creation is pending for too long")
 
     async def _keys(self) -> AsyncIterator[Finding]:
         rotation = Rotation(self.database, self.keyring)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app import __version__
 from app.database.engine import Database
-from app.database.heartbeats import count_workers
+from app.database.heartbeats import workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware
 from app.http.openapi import nulls_left_out
@@ -72,7 +72,7 @@ class Readiness:
             async with asyncio.timeout(READY_PATIENCE_S):
                 revision = await applied_revision(self._database)
                 usable = is_usable(revision)
-                workers = await self._count_workers() if usable else None
+                running = await self._count_workers() if usable else None
                 # The keys of a process do not change.
                 opens = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
@@ -84,11 +84,11 @@ class Readiness:
         if not opens:
             return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
-        return Health(status="ok", database="ok", schema_revision=revision, workers=workers)
+        return Health(status="ok", database="ok", schema_revision=revision, workers=running)
 
     async def _count_workers(self) -> int:
         async with self._database.begin() as session:
-            return await count_workers(session)
+            return (await workers(session)).running
 
     def _without_database(self, reason: str, revision: str | None = None) -> Health:
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 from sqlalchemy import text
 
-from app.database.heartbeats import count_workers
+from app.database.heartbeats import workers
 from app.doctor import examine
 from app.jobs.worker import run_worker
 from app.observability import Metrics
@@ -15,12 +15,12 @@ from tests.support.gateway import Gateway, running_gateway, settings_for
 
 async def _seen(gateway: Gateway) -> int:
     async with gateway.database.begin() as session:
-        return await count_workers(session)
+        return (await workers(session)).running
 
 
-async def _until(gateway: Gateway, workers: int) -> None:
+async def _until(gateway: Gateway, number: int) -> None:
     async with asyncio.timeout(60):
-        while await _seen(gateway) != workers:
+        while await _seen(gateway) != number:
             await asyncio.sleep(0.05)
 
 

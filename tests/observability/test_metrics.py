@@ -1,21 +1,26 @@
 """/metrics: labels come from short, fixed sets whatever is asked, and a worker measures what waits in the database."""
 
 import asyncio
+import time
 from collections import defaultdict
 from datetime import timedelta
 
 import httpx
+import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from app.callbacks.router import CALLBACK_PATH
+from app.database.engine import Database
 from app.errors import all_errors
+from app.http.worker_gauges import WorkerGauges
 from app.jobs.gauges import Gauges
 from app.observability import Metrics
 from app.observability.metrics import EXPOSITION_INTERVAL_S
+from app.schema import migrate
 from app.twilio.instrumentation import operation_of
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, running_gateway
 from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
@@ -149,6 +154,39 @@ async def test_a_worker_measures_what_waits_in_the_database(gateway: Gateway) ->
     await gauges.step()
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     assert [value(families, f"callgate_{name}") for name in WAITING] == [0] * len(WAITING)
+
+
+async def test_the_api_shows_whether_workers_run(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    database, metrics = Database(empty_database_url, pool_size=1), Metrics()
+    gauges = WorkerGauges(database, metrics)
+
+    async def shown(*reported: float) -> list[float]:
+        async with database.begin() as session:
+            await session.execute(text("DELETE FROM worker_heartbeat"))
+            for at in reported:
+                await session.execute(
+                    text("INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), '1', to_timestamp(:at))"), {"at": at}
+                )
+        await gauges.measure()
+        families = list(text_string_to_metric_families(metrics.exposition().decode()))
+        return [value(families, f"callgate_{name}") for name in ("workers", "worker_heartbeat_timestamp_seconds")]
+
+    try:
+        moment = time.time()
+        assert await shown() == [0, 0]
+        assert await shown(moment, moment - 20, moment - 120) == pytest.approx([2, moment], abs=0.01)
+        assert await shown(moment - 120) == pytest.approx([0, moment - 120], abs=0.01)
+    finally:
+        await database.close()
+
+
+async def test_a_running_api_measures_at_once_whether_workers_run(gateway: Gateway) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), '1', now())"))
+    async with running_gateway(gateway.settings) as other, asyncio.timeout(30):
+        while value(await scraped(other), "callgate_workers") != 1:
+            pass
 
 
 async def test_what_is_measured_is_read_from_small_indexes(gateway: Gateway) -> None:

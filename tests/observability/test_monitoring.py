@@ -51,8 +51,9 @@ async def test_every_metric_that_is_asked_for_is_told_by_the_api_or_the_worker(d
         for port in (api, worker):
             await asyncio.to_thread(until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]
         names = {name for port in (api, worker) for name, _ in told(port)}
-        from_worker = {name for name, _ in told(worker)} - {name for name, _ in told(api)}
-    assert "callgate_refresh_lag_seconds" in from_worker, "what concerns the database is no scrape's business"
+        from_api, from_worker = ({name for name, _ in told(port)} for port in (api, worker))
+    assert "callgate_refresh_lag_seconds" in from_worker - from_api, "what concerns the database is no scrape's business"
+    assert {"callgate_workers", "callgate_worker_heartbeat_timestamp_seconds"} <= from_api - from_worker
     for title, query in queries().items():
         asked = set(re.findall(r"\b((?:callgate|process)_\w+)", query))
         assert asked, title

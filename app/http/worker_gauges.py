@@ -1,0 +1,51 @@
+"""Whether workers run, measured by each API process: a worker that does not run cannot report that it does not."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from prometheus_client import Gauge
+
+from app.database.engine import Database
+from app.database.heartbeats import workers
+from app.errors import DatabaseUnavailable
+from app.observability import Metrics
+
+MEASURE_EVERY_S = 15.0
+
+
+class WorkerGauges:
+    """Reads the workers' heartbeats every MEASURE_EVERY_S. A scrape never waits for the database."""
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self._database = database
+        self._running = Gauge(
+            "callgate_workers", "Workers that have reported to the database within the last minute.", registry=metrics.registry
+        )
+        self._last_seen = Gauge(
+            "callgate_worker_heartbeat_timestamp_seconds",
+            "When a worker reported to the database for the last time; 0: none has lately.",
+            registry=metrics.registry,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        measuring = asyncio.create_task(self._measure_repeatedly())
+        try:
+            yield
+        finally:
+            measuring.cancel()
+            await asyncio.wait([measuring])
+
+    async def measure(self) -> None:
+        """Raises DatabaseUnavailable. The old values stay then, and the time stamp shows their age."""
+        async with self._database.begin() as session:
+            found = await workers(session)
+        self._running.set(found.running)
+        self._last_seen.set(found.last_seen_at.timestamp() if found.last_seen_at else 0)
+
+    async def _measure_repeatedly(self) -> None:
+        while True:
+            with contextlib.suppress(DatabaseUnavailable):
+                await self.measure()
+            await asyncio.sleep(MEASURE_EVERY_S)
