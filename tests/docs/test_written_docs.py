@@ -155,6 +155,18 @@ def test_every_file_that_is_named_exists(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_name_in_the_recipes_exists() -> None:
+    folders = ("app", "migrations", "simulator", "tests")
+    sources = "\n".join(source.read_text() for folder in folders for source in (ROOT / folder).rglob("*.py"))
+    known = set(re.findall(r"\w+", sources))
+    recipes = re.sub(r"```.*?```", "", PAGES["docs/adding.md"] + PAGES["CONTRIBUTING.md"], flags=re.DOTALL)
+    # Words with an underscore or a capital letter inside are Python's names.
+    named = {word for span in re.findall(r"`([^`]+)`", recipes) if "/" not in span for word in re.findall(r"\w+", span)}
+    names = {name for name in named if re.search(r"\w_\w|[a-z][A-Z]", name)}
+    assert len(names) > 30
+    assert names <= known
+
+
 def code(text: str) -> list[str]:
     """Commands: the lines of shell blocks, continued ones joined, and what stands between backquotes."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
