@@ -1,4 +1,4 @@
-"""Apply a callback to its call: each callback once, and never back to an earlier state. Pure; the caller has locked the `Call`.
+"""Apply a callback to its call: each callback once, and never back to an earlier state. Pure; the caller writes the call.
 
 Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio.
 """
@@ -6,10 +6,10 @@ Twilio's callbacks can arrive out of order, twice, and after a refresh has alrea
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from app.calls.models import Call
 from app.calls.progress import is_stale, take_resource
+from app.calls.store import CallState, Event
 from app.twilio.schemas import CALL_SID, CallResource
 
 Result = Literal["taken", "late", "duplicate"]
@@ -58,10 +58,10 @@ class CallbackEffect:
     """The result of a callback, and the events to write, in this order. A duplicate has no events."""
 
     result: Result
-    events: tuple[tuple[str, dict[str, Any]], ...] = ()
+    events: tuple[Event, ...] = ()
 
 
-def take_callback(call: Call, callback: Callback) -> CallbackEffect:
+def take_callback(call: CallState, callback: Callback) -> CallbackEffect:
     """Updates the record.
 
     A callback with another sid than the call's only becomes an event; the settlement decides what it proves.
@@ -69,7 +69,7 @@ def take_callback(call: Call, callback: Callback) -> CallbackEffect:
     if callback.mark in call.callbacks_seen:
         return CallbackEffect("duplicate")
     call.callbacks_seen = [*call.callbacks_seen, callback.mark][-_MAX_MARKS:]
-    events: list[tuple[str, dict[str, Any]]] = [("call.callback", dict(callback.fields))]
+    events: list[Event] = [("call.callback", dict(callback.fields))]
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))
     late = _is_overtaken(call, callback) or is_stale(call, callback.resource)
@@ -78,13 +78,13 @@ def take_callback(call: Call, callback: Callback) -> CallbackEffect:
     return CallbackEffect("late" if late else "taken", tuple(events))
 
 
-def record_sequence(call: Call, callback: Callback) -> None:
+def record_sequence(call: CallState, callback: Callback) -> None:
     """Records the sequence number. Callbacks with a lower number count as late from now on."""
     if callback.sequence is not None and not _is_overtaken(call, callback):
         call.callback_sequence = callback.sequence
 
 
-def _is_overtaken(call: Call, callback: Callback) -> bool:
+def _is_overtaken(call: CallState, callback: Callback) -> bool:
     if callback.sequence is None or call.callback_sequence is None:
         return False
     return callback.sequence < call.callback_sequence

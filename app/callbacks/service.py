@@ -10,12 +10,11 @@ from app.callbacks.fields import FormFields
 from app.callbacks.progress import Callback, Result, record_sequence, take_callback
 from app.callbacks.signature import is_genuine, is_signature
 from app.callbacks.untagged import UntaggedCallbacks
-from app.calls import repository
 from app.calls.callback_urls import CallbackUrls, tag_in
-from app.calls.models import Call
 from app.calls.settlement import Settlement
+from app.calls.store import CallState, Changed, SidTaken, bound_sids, read_calls, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
-from app.database.engine import Database, Session
+from app.database.engine import Database
 from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
@@ -115,32 +114,62 @@ class CallbackService:
         return CallbackForged()
 
     async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_Applied | _Rejection | Busy]:
-        async with self._database.begin() as session:
-            calls, locked = await repository.lock_calls(session, {received.call_id for received in batch})
-            return [
-                LOCKED if received.call_id in locked else await self._apply(session, calls.get(received.call_id), received)
-                for received in batch
-            ]
+        """Applies callbacks in two statements, whatever their number, and a third if a call is not known to have started."""
+        calls = await read_calls(self._database, {received.call_id for received in batch})
+        callbacks = [_read(received, calls.get(received.call_id)) for received in batch]
+        unbound = {
+            callback.resource.sid
+            for received, callback in zip(batch, callbacks, strict=True)
+            if isinstance(callback, Callback) and calls[received.call_id].sid != callback.resource.sid
+        }
+        taken = await bound_sids(self._database, unbound)
+        changed = {call_id: Changed(call) for call_id, call in calls.items()}
+        settled = [call for call in calls.values() if call.execution != "started"]
+        results = [
+            callback if isinstance(callback, _Rejection) else self._apply(changed[received.call_id], callback, taken)
+            for received, callback in zip(batch, callbacks, strict=True)
+        ]
+        try:
+            written = await write_changes(self._database, [each for each in changed.values() if each.events])
+        except SidTaken:
+            if len(batch) > 1:
+                raise  # the batcher repeats each callback alone
+            return [LOCKED]  # another record was bound in between: it is found when this callback is read again
+        for call in settled:
+            if call.id in written and call.execution == "started":
+                self._settlement.count(call)
+        return [
+            LOCKED
+            if isinstance(result, _Applied) and changed[received.call_id].events and received.call_id not in written
+            else result
+            for received, result in zip(batch, results, strict=True)
+        ]
 
-    async def _apply(self, session: Session, call: Call | None, received: ReceivedCallback) -> _Applied | _Rejection:
-        """Applies a callback to its locked call. The lock serializes callbacks of one call, also between replicas."""
-        if call is None or call.account_id != received.account_id:
-            return CallNotFound()
-        callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
-        if callback is None:
-            return MalformedBody("The callback has no CallSid, or belongs to another account.")
+    def _apply(self, changed: Changed, callback: Callback, taken: set[str]) -> _Applied:
+        """Applies a callback to its record in memory."""
+        call, resource = changed.call, callback.resource
         effect = take_callback(call, callback)
-        for type_, data in effect.events:
-            await repository.add_event(session, call.id, type_, data)
-        if effect.result != "duplicate" and call.sid != callback.resource.sid:
-            await self._settlement.started(session, call, callback.resource, by="callback", data={})
-            if call.sid == callback.resource.sid:
-                record_sequence(call, callback)
-        if effect.result != "duplicate" and call.sid == callback.resource.sid:
-            status, fields, sequence = callback.resource.status, callback.fields, callback.sequence
-            if delivery := delivery_for(call, status=status, fields=fields, sequence=sequence):
-                session.add(delivery)
+        changed.events += effect.events
+        if effect.result != "duplicate":
+            if call.sid != resource.sid:
+                is_taken = resource.sid in taken
+                changed.events += self._settlement.start(
+                    call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
+                )
+                if call.sid == resource.sid:
+                    record_sequence(call, callback)
+            if call.sid == resource.sid and (
+                delivery := delivery_for(call, status=resource.status, fields=callback.fields, sequence=callback.sequence)
+            ):
+                changed.deliveries.append(delivery)
         return _Applied(effect.result, call.traceparent, call.tenant_id, call.sid)
+
+
+def _read(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
+    if call is None or call.account_id != received.account_id:
+        return CallNotFound()
+    callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
+    return callback or MalformedBody("The callback has no CallSid, or belongs to another account.")
 
 
 _RESULTS = {CallNotFound: "unknown_call", MalformedBody: "malformed"}

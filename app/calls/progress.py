@@ -5,7 +5,7 @@ Twilio's resource is eventually consistent, so a later read may show an earlier 
 
 from typing import Any
 
-from app.calls.models import Call
+from app.calls.store import AnyCall, Event
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
 _RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
@@ -19,7 +19,7 @@ def resource_columns(resource: CallResource) -> dict[str, Any]:
     return columns | {"resource": resource.raw or None}
 
 
-def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> list[tuple[str, dict[str, Any]]]:
+def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
     """Updates the record and returns the events to write. The status never goes back.
 
     `late`: the resource is known to be older than the record.
@@ -27,11 +27,10 @@ def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> 
     stale = late or is_stale(call, resource)
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
-        has_value = getattr(call, name) is not None
         # A missing value never clears a known one; a stale resource only fills in columns that do not change.
-        if value is not None and not (stale and (has_value or name in _CHANGES_WITH_STATUS)):
+        if value is not None and not (stale and (name in _CHANGES_WITH_STATUS or getattr(call, name) is not None)):
             setattr(call, name, value)
-    events: list[tuple[str, dict[str, Any]]] = []
+    events: list[Event] = []
     if call.status != before[0]:
         events.append(("call.status", {"status": call.status, "previous": before[0]}))
     if call.price != before[1]:
@@ -39,12 +38,12 @@ def take_resource(call: Call, resource: CallResource, *, late: bool = False) -> 
     return events
 
 
-def is_complete(call: Call) -> bool:
+def is_complete(call: AnyCall) -> bool:
     """Returns whether the call has ended and has a price, so that no refresh is needed."""
     return call.status in TERMINAL_STATUSES and call.price is not None
 
 
-def is_stale(call: Call, resource: CallResource) -> bool:
+def is_stale(call: AnyCall, resource: CallResource) -> bool:
     """Returns whether the resource shows an earlier status than the record."""
     if call.status is None or resource.status is None:
         return False

@@ -155,18 +155,6 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     return (await session.scalars(statement)).one_or_none()
 
 
-async def lock_calls(session: AsyncSession, call_ids: Collection[UUID]) -> tuple[dict[UUID, Call], set[UUID]]:
-    """Locks calls in the order of their ids, which prevents deadlocks. Also returns the ids that another session has locked.
-
-    It does not wait for those: the other session may have lost its client.
-    """
-    statement = select(Call).where(Call.id.in_(call_ids)).order_by(Call.id).with_for_update(skip_locked=True)
-    found = await session.scalars(statement.execution_options(populate_existing=True))
-    calls = {call.id: call for call in found}
-    missing = set(call_ids) - calls.keys()
-    return calls, set(await session.scalars(select(Call.id).where(Call.id.in_(missing)))) if missing else set()
-
-
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
     if call.deleted_at is None:

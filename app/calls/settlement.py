@@ -14,6 +14,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import resource_columns, take_resource
+from app.calls.store import AnyCall, Event
 from app.database.engine import Session
 from app.errors import NoneFound
 from app.observability import Metrics
@@ -136,20 +137,41 @@ class Settlement:
         self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: Mapping[str, Any]
     ) -> None:
         """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
-        if call.execution == "started":
-            await self._update_started(session, call, resource, by=by)
-            return
-        if await repository.bound_sids(session, [resource.sid]):
-            await self._report_second_sid(session, call, resource, by=by)
-            return
+        is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
+        was_started = call.execution == "started"
+        now = await repository.now(session)
+        for type_, event_data in self.start(call, resource, by=by, data=data, now=now, is_taken=is_taken):
+            await repository.add_event(session, call.id, type_, event_data)
+        if not was_started and call.execution == "started":
+            self.count(call)
+
+    def start(
+        self,
+        call: AnyCall,
+        resource: CallResource,
+        *,
+        by: SettledBy,
+        data: Mapping[str, Any],
+        now: datetime,
+        is_taken: bool,
+    ) -> list[Event]:
+        """Binds Twilio's call to the record in memory and returns the events to write.
+
+        `now` is the database's clock; `is_taken` says that another record has the sid.
+        """
+        if call.execution == "started" and call.sid == resource.sid:
+            return take_resource(call, resource)
+        if call.execution == "started" or is_taken:
+            return [self._second_sid(call, resource, by=by)]
         change = self._started(resource, by=by, data=data)
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
             self.metrics.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
-        await self.apply(session, call, change)
+        change.apply_to(call, now=now)
         take_resource(call, resource)
+        return [(change.event, dict(change.data))]
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
         """Writes the change and its event."""
@@ -177,15 +199,8 @@ class Settlement:
             waited = call.settled_at - call.pending_since
             self.metrics.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
-    async def _update_started(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
-        if call.sid != resource.sid:
-            await self._report_second_sid(session, call, resource, by=by)
-            return
-        for type_, news in take_resource(call, resource):
-            await repository.add_event(session, call.id, type_, news)
-
-    async def _report_second_sid(self, session: Session, call: Call, resource: CallResource, *, by: SettledBy) -> None:
+    def _second_sid(self, call: AnyCall, resource: CallResource, *, by: SettledBy) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
         why = "Twilio reports a second call for this record" if call.sid else ANOTHERS_SID
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
-        await repository.add_event(session, call.id, "call.second_sid", {"sid": resource.sid, "by": by})
+        return "call.second_sid", {"sid": resource.sid, "by": by}

@@ -1,4 +1,4 @@
-"""Decide which deliveries a change of a call needs. Pure: works on a `Call` that the caller has locked.
+"""Decide which deliveries a change of a call needs. Pure: the caller writes the call and the delivery.
 
 Each event of a call has at most one delivery, however often and in whatever way the event is reported. A delivery is written in
 the transaction that writes the event, so that neither exists without the other.
@@ -6,13 +6,16 @@ the transaction that writes the event, so that neither exists without the other.
 
 from collections.abc import Mapping
 from email.utils import format_datetime
+from typing import Any
 
 from uuid_utils.compat import uuid7
 
 from app.calls import ids
-from app.calls.models import Call
-from app.deliveries.models import Delivery
+from app.calls.store import AnyCall
 from app.twilio.schemas import TERMINAL_STATUSES
+
+NewDelivery = dict[str, Any]
+"""The columns of a delivery that are set when it is written."""
 
 # In the order in which they happen.
 EVENTS = ("initiated", "ringing", "answered", "completed")
@@ -21,18 +24,18 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 )
 
 
-def delivery_for(call: Call, *, status: str | None, fields: Mapping[str, str], sequence: int | None) -> Delivery | None:
+def delivery_for(call: AnyCall, *, status: str | None, fields: Mapping[str, str], sequence: int | None) -> NewDelivery | None:
     """Returns the delivery of a callback; None if the tenant did not request its event, or it has a delivery."""
     event = _EVENT_OF_STATUS.get(status or "")
     return _write(call, event, fields, sequence=sequence) if event is not None and _is_due(call, event) else None
 
 
-def needs_final_delivery(call: Call) -> bool:
+def needs_final_delivery(call: AnyCall) -> bool:
     """Whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
     return call.status in TERMINAL_STATUSES and _is_due(call, "completed")
 
 
-def final_delivery(call: Call) -> Delivery:
+def final_delivery(call: AnyCall) -> NewDelivery:
     """Returns the delivery of a call's end for which no callback came, with the known fields of Twilio's callback."""
     resource = call.resource or {}
     to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)
@@ -54,23 +57,23 @@ def final_delivery(call: Call) -> Delivery:
     return _write(call, "completed", fields, sequence=None)
 
 
-def _is_due(call: Call, event: str) -> bool:
+def _is_due(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
-def _write(call: Call, event: str, fields: Mapping[str, str], *, sequence: int | None) -> Delivery:
+def _write(call: AnyCall, event: str, fields: Mapping[str, str], *, sequence: int | None) -> NewDelivery:
     call.deliveries_written = [*call.deliveries_written, event]
     delivery_id = uuid7()
-    return Delivery(
-        id=delivery_id,
-        at=ids.created_at(delivery_id),
-        call_id=call.id,
-        tenant_id=call.tenant_id,
-        event=event,
-        position=EVENTS.index(event),
-        sequence=sequence,
-        webhook_id=f"msg_{call.id.hex}_{event}",
-        url=call.status_callback,
-        method=call.status_callback_method,
-        fields=dict(fields),
-    )
+    return {
+        "id": delivery_id,
+        "at": ids.created_at(delivery_id),
+        "call_id": call.id,
+        "tenant_id": call.tenant_id,
+        "event": event,
+        "position": EVENTS.index(event),
+        "sequence": sequence,
+        "webhook_id": f"msg_{call.id.hex}_{event}",
+        "url": call.status_callback,
+        "method": call.status_callback_method,
+        "fields": dict(fields),
+    }

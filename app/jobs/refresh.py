@@ -16,6 +16,7 @@ from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call
 from app.calls.progress import is_complete, take_resource
 from app.database.engine import Database, Session
+from app.deliveries.models import Delivery
 from app.deliveries.outbox import final_delivery, needs_final_delivery
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
@@ -112,7 +113,7 @@ class Refresher:
             if remaining > timedelta(0):
                 wait = remaining if wait is None else min(wait, remaining)
             else:
-                session.add(final_delivery(call))
+                session.add(Delivery(**final_delivery(call)))
         elif call.deleted_at is not None:
             wait = None
         call.refresh_at = None if wait is None else await repository.now(session) + wait

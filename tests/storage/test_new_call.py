@@ -1,4 +1,4 @@
-"""`NewCall` repeats columns of `Call`: an omission would be lost silently."""
+"""`NewCall` and `CallState` repeat columns of `Call`: an omission would be lost silently."""
 
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
@@ -10,6 +10,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.calls.settlement import record_change
+from app.calls.store import CallState
 from app.compat.resource import FIELDS
 from app.twilio.schemas import CallResource
 
@@ -20,11 +21,12 @@ INTENT = {each.name for each in fields(NewCall)}
 SET_BY_INSERT = {"execution", "pending_since"}
 
 
-@pytest.mark.parametrize("name", sorted(NEW_CALL))
-def test_a_field_has_the_type_of_its_column(name: str) -> None:
-    (column_type,) = get_args(get_type_hints(Call)[name])
+@pytest.mark.parametrize("kind", [NewCall, CallState])
+def test_a_field_has_the_type_of_its_column(kind: type) -> None:
+    hints = get_type_hints(kind)
+    types = {name: get_args(get_type_hints(Call)[name])[0] for name in hints if name not in ("version", "now")}
 
-    assert NEW_CALL[name] == column_type
+    assert {name: hints[name] for name in types} == types
 
 
 def test_every_required_column_is_written_with_the_intent() -> None:

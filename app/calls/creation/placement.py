@@ -12,10 +12,11 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
-from app.calls.creation.store import BATCH, NewCall, SettledCall, SidTaken, insert_intents, write_outcomes
+from app.calls.creation.store import BATCH, NewCall, SettledCall, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import ANOTHERS_SID, RecordChange, Settlement
+from app.calls.store import SidTaken
 from app.calls.stored_problem import stored_form
 from app.database.batcher import Batcher, Busy
 from app.database.engine import Database

@@ -7,7 +7,6 @@ parameter for each value.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,54 +18,16 @@ from uuid_utils import uuid7
 
 from app.calls.models import Call
 from app.calls.settlement import RecordChange
+from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
 from app.twilio.schemas import CallResource
 
 
-class _Unsettled:
-    """The columns that a creation fills in later, as class attributes: they cost a new object nothing."""
-
+class _Unsettled(RecordColumns):
     # Known when the intent is written.
     pending_since: datetime
     updated_at: datetime
-
-    # Columns of a settlement.
-    attempt: int = 1
-    execution: str = "pending"
-    settled_by: str | None = None
-    settled_at: datetime | None = None
-    problem: dict[str, Any] | None = None
-    clean_searches: int = 0
-    refresh_at: datetime | None = None
-    search_at: datetime | None = None
-    deleted_at: datetime | None = None
-
-    # Columns of Twilio's resource.
-    sid: str | None = None
-    status: str | None = None
-    direction: str | None = None
-    to_formatted: str | None = None
-    from_formatted: str | None = None
-    date_created: datetime | None = None
-    date_updated: datetime | None = None
-    start_time: datetime | None = None
-    end_time: datetime | None = None
-    duration: int | None = None
-    price: Decimal | None = None
-    price_unit: str | None = None
-    answered_by: str | None = None
-    api_version: str | None = None
-    caller_name: str | None = None
-    forwarded_from: str | None = None
-    group_sid: str | None = None
-    parent_call_sid: str | None = None
-    phone_number_sid: str | None = None
-    queue_time: int | None = None
-    trunk_sid: str | None = None
-    uri: str | None = None
-    subresource_uris: dict[str, Any] | None = None
-    resource: dict[str, Any] | None = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -100,8 +61,6 @@ _INTENT = {each.name: Call.__mapper__.columns[each.name].name for each in fields
 _INTENT_COLUMNS = tuple(_INTENT.values())
 # A record that is dialled again stays the same record.
 _KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
-
-_UNIQUE_SID = "uq_call_sid"
 
 # Rows in one statement. All requests in a batch wait for the whole batch.
 BATCH = 16
@@ -190,10 +149,6 @@ class SettledCall:
         return {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
 
 
-class SidTaken(Exception):
-    """One of the outcomes names the sid of a call that another record has."""
-
-
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
@@ -226,7 +181,7 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     try:
         written = await database.fetch(_WRITE_OUTCOMES, _rows([outcome.row() for outcome in outcomes]))
     except UniqueViolationError as error:
-        if error.constraint_name == _UNIQUE_SID:
+        if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error
         raise
     return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}

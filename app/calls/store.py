@@ -1,0 +1,205 @@
+"""Reads the records of many calls, and writes what has changed in them with their events and deliveries: a statement each.
+
+Nothing is locked between the two. A record is written only if it is as it was read; otherwise the caller reads it again.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from asyncpg import UniqueViolationError
+from pydantic_core import to_json
+from uuid_utils import uuid7
+
+from app.calls.models import Call
+from app.database.engine import Database
+
+Event = tuple[str, dict[str, Any]]
+"""The type and the data of an event."""
+
+UNIQUE_SID = "uq_call_sid"
+
+
+class SidTaken(Exception):
+    """The sid to be written belongs to another record."""
+
+
+class RecordColumns:
+    """The columns of a call that change after its intent, with the values of a new call.
+
+    They are class attributes, so that they cost a new object nothing.
+    """
+
+    attempt: int = 1
+
+    # Columns of a settlement.
+    execution: str = "pending"
+    settled_by: str | None = None
+    settled_at: datetime | None = None
+    problem: dict[str, Any] | None = None
+    clean_searches: int = 0
+    refresh_at: datetime | None = None
+    search_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+    # Columns of Twilio's resource.
+    sid: str | None = None
+    status: str | None = None
+    direction: str | None = None
+    to_formatted: str | None = None
+    from_formatted: str | None = None
+    date_created: datetime | None = None
+    date_updated: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    duration: int | None = None
+    price: Decimal | None = None
+    price_unit: str | None = None
+    answered_by: str | None = None
+    api_version: str | None = None
+    caller_name: str | None = None
+    forwarded_from: str | None = None
+    group_sid: str | None = None
+    parent_call_sid: str | None = None
+    phone_number_sid: str | None = None
+    queue_time: int | None = None
+    trunk_sid: str | None = None
+    uri: str | None = None
+    subresource_uris: dict[str, Any] | None = None
+    resource: dict[str, Any] | None = None
+
+
+class CallState(RecordColumns):
+    """A record as it was read, to be changed in memory and written with `write_changes`.
+
+    Has the attributes of `Call` that changes read or set. `resource` and `subresource_uris` are None unless they were read.
+    """
+
+    id: UUID
+    tenant_id: str
+    account_id: UUID
+    account_sid: str
+    created_at: datetime
+    pending_since: datetime
+    to: str
+    from_: str
+    traceparent: str | None
+    status_callback: str | None
+    status_callback_method: str | None
+    status_callback_events: list[str] | None
+    callback_sequence: int | None
+    callbacks_seen: list[str]
+    deliveries_written: list[str]
+
+    version: str
+    """Names this state of the row: Postgres's xmin."""
+    now: datetime
+    """Postgres's clock when the row was read."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self.__dict__.update(row)
+        for name in _JSON & self.__dict__.keys():
+            setattr(self, name, None if row[name] is None else json.loads(row[name]))
+        self._read = dict(self.__dict__)
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the columns that differ from the row as it was read."""
+        read, state = self._read, self.__dict__
+        return {name: state[name] for name in _CHANGEABLE if name in state and state[name] != read.get(name)}
+
+
+AnyCall = Call | CallState
+
+_FIXED = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
+_JSON = frozenset({"problem", "subresource_uris", "resource"})
+_LARGE = frozenset({"subresource_uris", "resource"})
+_CHANGEABLE = (*RecordColumns.__annotations__, "callback_sequence", "callbacks_seen", "deliveries_written")
+
+
+def _read(names: Collection[str]) -> str:
+    columns = ", ".join(f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in names)
+    return f"SELECT {columns}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
+
+
+_SMALL_COLUMNS = tuple(name for name in (*_FIXED, *RecordColumns.__annotations__) if name not in _LARGE)
+_READ = _read(_SMALL_COLUMNS)
+_READ_WHOLE = _read((*_SMALL_COLUMNS, *_LARGE))
+_COLUMNS = ", ".join(_CHANGEABLE)
+_BOUND = "SELECT sid FROM call WHERE sid = ANY($1::text[])"
+_DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, webhook_id, url, method, fields"
+
+# Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
+# whole batch would wait for them.
+_WRITE = f"""
+    WITH given AS MATERIALIZED (
+        SELECT (item ->> 'id')::uuid AS id, (item ->> 'version')::xid AS version,
+            item -> 'columns' AS columns, item -> 'events' AS events, item -> 'deliveries' AS deliveries
+        FROM jsonb_array_elements($1::jsonb) AS item
+    ), locked AS MATERIALIZED (
+        SELECT call.id FROM call JOIN given USING (id) WHERE call.xmin = given.version
+        ORDER BY call.id FOR UPDATE OF call SKIP LOCKED
+    ), changed AS (
+        UPDATE call SET ({_COLUMNS}) = (SELECT {_COLUMNS} FROM jsonb_populate_record(call, given.columns)), updated_at = now()
+        FROM given JOIN locked USING (id) WHERE call.id = given.id
+        RETURNING call.id
+    ), new_event AS (
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT (event ->> 'id')::uuid, id, clock_timestamp(), event ->> 'type', event -> 'data'
+        FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_array_elements(events) AS event
+    ), new_delivery AS (
+        INSERT INTO delivery ({_DELIVERY_COLUMNS})
+        SELECT {", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))}
+        FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new
+    )
+    SELECT id FROM changed
+"""  # noqa: S608  # column names from this module
+
+
+@dataclass(slots=True)
+class Changed:
+    """A record that was changed in memory, with what is written in the same transaction."""
+
+    call: CallState
+    events: list[Event] = field(default_factory=list)
+    deliveries: list[Mapping[str, Any]] = field(default_factory=list)
+    """Columns of `delivery`."""
+
+    def item(self) -> dict[str, Any]:
+        events = [{"id": str(uuid7()), "type": type_, "data": data} for type_, data in self.events]
+        return {
+            "id": self.call.id,
+            "version": self.call.version,
+            "columns": self.call.changes(),
+            "events": events,
+            "deliveries": self.deliveries,
+        }
+
+
+async def read_calls(database: Database, call_ids: Collection[UUID], *, whole: bool = False) -> dict[UUID, CallState]:
+    """Returns the records of any tenant by id. `whole`: with `resource` and `subresource_uris`, which are long."""
+    rows = await database.fetch(_READ_WHOLE if whole else _READ, list(call_ids))
+    return {row["id"]: CallState(row) for row in rows}
+
+
+async def bound_sids(database: Database, sids: Collection[str]) -> set[str]:
+    """Returns those of the sids that a record of any tenant has."""
+    return {row["sid"] for row in await database.fetch(_BOUND, list(sids))} if sids else set()
+
+
+async def write_changes(database: Database, changed: Sequence[Changed]) -> set[UUID]:
+    """Writes changed records, each of them once, in one transaction. Returns the ids of those that were written.
+
+    The others have changed since they were read, or another session has locked them. Raises SidTaken, and then has written
+    nothing.
+    """
+    try:
+        rows = await database.fetch(_WRITE, to_json([each.item() for each in changed]).decode())
+    except UniqueViolationError as error:
+        if error.constraint_name == UNIQUE_SID:
+            raise SidTaken from error
+        raise
+    return {row["id"] for row in rows}
