@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TypedDict
@@ -18,6 +19,7 @@ from app.calls.creation.service import CreationService
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.service import CallService
 from app.calls.settlement import SearchPlan, Settlement
+from app.calls.status_callbacks import UrlValidator
 from app.compat.service import StartedCalls
 from app.database.engine import Database
 from app.database.listener import Listener
@@ -54,14 +56,58 @@ class Services(TypedDict):
     deliveries: DeliveryService
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What several services use."""
+
+    database: Database
+    keyring: Keyring
+    tenants: TenantDirectory
+    tenant_callbacks: TenantCallbacks
+    twilio: TwilioClient
+    forwarding: Forwarding
+    settlement: Settlement
+    callback_urls: CallbackUrls | None
+    validate_callback: UrlValidator
+
+
 @asynccontextmanager
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Outcomes of what was begun are committed before anything closes."""
+    """Yields the services. At the end, the outcomes of creations under way are committed before any connection closes."""
+    async with _shared(settings, metrics) as shared:
+        withdrawals = Withdrawals(shared.database, shared.settlement)
+        placement = Placement(
+            database=shared.database,
+            tenants=shared.tenants,
+            twilio=shared.twilio,
+            metrics=metrics,
+            settlement=shared.settlement,
+            withdrawals=withdrawals,
+            budget=budget_of(settings),
+            max_in_flight=settings.max_in_flight,
+            max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
+        )
+        creation = CreationService(
+            database=shared.database,
+            keyring=shared.keyring,
+            tenants=shared.tenants,
+            placement=placement,
+            withdrawals=withdrawals,
+            pseudonyms=Pseudonyms(shared.keyring, shown=settings.log_pii),
+            callback_urls=shared.callback_urls,
+            validate_callback=shared.validate_callback,
+        )
+        yield _services(settings, metrics, shared, creation)
+        await placement.drain()
+
+
+@asynccontextmanager
+async def _shared(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared]:
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     # Two pools: however many recordings are being listened to, a creation finds its connection.
-    http, passing_on = _http_client(settings), _http_client(settings)
+    http, forwarding_http = _http_client(settings), _http_client(settings)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected)
     tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
 
@@ -72,77 +118,65 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
     credential_use = CredentialUse(database)
     try:
-        twilio = TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark)
-        settlement = Settlement(
-            metrics,
-            first_refresh=timedelta(seconds=settings.refresh_interval),
-            plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
-        )
-        withdrawals = Withdrawals(database, settlement)
-        placement = Placement(
-            database=database,
-            tenants=tenants,
-            twilio=twilio,
-            metrics=metrics,
-            settlement=settlement,
-            withdrawals=withdrawals,
-            budget=budget_of(settings),
-            max_in_flight=settings.max_in_flight,
-            max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
-        )
-        callback_urls = CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None
-        validate_callback = partial(_judge, allowed=AllowList.parse(settings.delivery_allow))
-        reads = ReadLimit(per_process=2, per_tenant=1)
-        calls = CallService(database, reads)
-        creation = CreationService(
-            database=database,
-            keyring=keyring,
-            tenants=tenants,
-            placement=placement,
-            withdrawals=withdrawals,
-            pseudonyms=Pseudonyms(keyring, shown=settings.log_pii),
-            callback_urls=callback_urls,
-            validate_callback=validate_callback,
-        )
-        callbacks = CallbackService(
-            database=database,
-            tenants=tenants,
-            settlement=settlement,
-            metrics=metrics,
-            public_url=settings.public_url,
-            urls=callback_urls,
-            untagged=UntaggedCallbacks(database),
-        )
-        deadline_s = budget_of(settings).attempt
-        forwarding = Forwarding(passing_on, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark)
         async with listener.running(), credential_use.running():
-            yield Services(
+            yield _Shared(
                 database=database,
+                keyring=keyring,
                 tenants=tenants,
                 tenant_callbacks=tenant_callbacks,
-                twilio=twilio,
-                settlement=settlement,
-                creation=creation,
-                calls=calls,
-                control=CallControl(database, tenants, twilio, callback_urls, validate_callback, deadline_s),
-                started=StartedCalls(database, tenants, twilio, deadline_s, reads),
-                callbacks=callbacks,
-                subresources=SubresourceService(
-                    database=database,
-                    calls=calls,
-                    tenants=tenants,
-                    forwarding=forwarding,
-                    deadline_s=deadline_s,
-                    # More, for these also wait for Twilio.
-                    lists=ReadLimit(per_process=8, per_tenant=4),
+                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark),
+                forwarding=Forwarding(
+                    forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark
                 ),
-                deliveries=DeliveryService(database, calls),
+                settlement=Settlement(
+                    metrics,
+                    first_refresh=timedelta(seconds=settings.refresh_interval),
+                    plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
+                ),
+                callback_urls=CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None,
+                validate_callback=partial(_validate_callback, allowed=AllowList.parse(settings.delivery_allow)),
             )
-            await placement.drain()
     finally:
         await http.aclose()
-        await passing_on.aclose()
+        await forwarding_http.aclose()
         await database.close()
+
+
+def _services(settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService) -> Services:
+    database, tenants, twilio = shared.database, shared.tenants, shared.twilio
+    reads = ReadLimit(per_process=2, per_tenant=1)
+    calls = CallService(database, reads)
+    deadline_s = budget_of(settings).attempt
+    return Services(
+        database=database,
+        tenants=tenants,
+        tenant_callbacks=shared.tenant_callbacks,
+        twilio=twilio,
+        settlement=shared.settlement,
+        creation=creation,
+        calls=calls,
+        control=CallControl(database, tenants, twilio, shared.callback_urls, shared.validate_callback, deadline_s),
+        started=StartedCalls(database, tenants, twilio, deadline_s, reads),
+        callbacks=CallbackService(
+            database=database,
+            tenants=tenants,
+            settlement=shared.settlement,
+            metrics=metrics,
+            public_url=settings.public_url,
+            urls=shared.callback_urls,
+            untagged=UntaggedCallbacks(database),
+        ),
+        subresources=SubresourceService(
+            database=database,
+            calls=calls,
+            tenants=tenants,
+            forwarding=shared.forwarding,
+            deadline_s=deadline_s,
+            # More, for these also wait for Twilio.
+            lists=ReadLimit(per_process=8, per_tenant=4),
+        ),
+        deliveries=DeliveryService(database, calls),
+    )
 
 
 def _http_client(settings: Settings) -> HttpClient:
@@ -156,7 +190,7 @@ def _http_client(settings: Settings) -> HttpClient:
     )
 
 
-def _judge(url: str, *, allowed: AllowList) -> UrlError | None:
+def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:
     read = read_url(url, allowed)
     return read if isinstance(read, UrlError) else None
 
