@@ -102,14 +102,14 @@ class CallbackService:
             raise self._refused("forged")
         applied = await self._batcher.submit(received)
         if not isinstance(applied, _Applied):
-            self._metrics.callbacks.labels(_RESULTS[type(applied)]).inc()
+            self._metrics.callbacks.received.labels(_RESULTS[type(applied)]).inc()
             raise applied
         link(applied.traceparent)
         bind(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
-        self._metrics.callbacks.labels(applied.result).inc()
+        self._metrics.callbacks.received.labels(applied.result).inc()
 
     def _refused(self, result: str) -> CallbackForged:
-        self._metrics.callbacks.labels(result).inc()
+        self._metrics.callbacks.received.labels(result).inc()
         bind(callback=result)
         return CallbackForged()
 

@@ -167,7 +167,7 @@ class Settlement:
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
-            self.metrics.corrected.inc()
+            self.metrics.calls.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         change.apply_to(call, now=now)
         take_resource(call, resource)
@@ -195,9 +195,9 @@ class Settlement:
     def count(self, call: Settled) -> None:
         """Counts the settlement in the metrics. To be called when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
-            self.metrics.settled.labels(call.settled_by).inc()
+            self.metrics.calls.settled.labels(call.settled_by).inc()
             waited = call.settled_at - call.pending_since
-            self.metrics.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
+            self.metrics.calls.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
     def _second_sid(self, call: AnyCall, resource: CallResource, *, by: SettledBy) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""

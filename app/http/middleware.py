@@ -137,8 +137,8 @@ class RequestMiddleware:
         # The route's template, not the path and no query: both may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         method = _method(scope)
-        self.metrics.requests.labels(method, route, str(status)).inc()
-        self.metrics.request_seconds.labels(method, route).observe(seconds)
+        self.metrics.http.requests.labels(method, route, str(status)).inc()
+        self.metrics.http.request_seconds.labels(method, route).observe(seconds)
         if route not in _QUIET_ROUTES:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)

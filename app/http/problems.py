@@ -146,7 +146,7 @@ class ProblemRenderer:
 
 def note_refusal(error: CallgateError, metrics: Metrics) -> None:
     """For the request's log line, and counted."""
-    metrics.refused.labels(error.slug).inc()
+    metrics.http.refused.labels(error.slug).inc()
     bind(problem=error.slug)
     if error.call_id:
         bind(call_id=str(error.call_id))

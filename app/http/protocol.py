@@ -251,7 +251,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
         metrics: Metrics | None = self.app_state.get("metrics")
         if metrics:
-            metrics.refused.labels(error.slug).inc()
+            metrics.http.refused.labels(error.slug).inc()
         logger.info("request_refused_unread", problem=error.slug)
         own = self.cycle if self._reading == "body" and not self.pipeline else None
         if own is None and self._is_answering:

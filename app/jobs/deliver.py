@@ -137,7 +137,7 @@ class Deliverer:
         if sent.status is not None and 200 <= sent.status < 300:
             async with self.database.begin() as session:
                 await repository.record_success(session, delivery, status=sent.status)
-            self.metrics.deliveries.labels("delivered").inc()
+            self.metrics.callbacks.deliveries.labels("delivered").inc()
         else:
             await self._record_failure(delivery, status=sent.status, error=sent.error)
 
@@ -162,7 +162,7 @@ class Deliverer:
         is_over = status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         async with self.database.begin() as session:
             await repository.record_failure(session, delivery, status=status, error=error, wait=None if is_over else wait)
-        self.metrics.deliveries.labels("gave_up" if is_over else "failed").inc()
+        self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
         # Do not log the URL: it may contain a token of the tenant.
         logger.log(
             logging.WARNING if is_over else logging.INFO,

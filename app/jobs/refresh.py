@@ -130,7 +130,7 @@ class Refresher:
         return _clamp(waited / 4, self.interval, _MAX_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
 
     def _count(self, result: Result) -> None:
-        self.metrics.refreshes.labels(result).inc()
+        self.metrics.calls.refreshes.labels(result).inc()
 
 
 def _age(call: Call, *, since: datetime | None = None) -> timedelta:

@@ -51,7 +51,7 @@ class Resolver:
             for call in abandoned:
                 await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"}))
         for call in abandoned:
-            self.metrics.abandoned.inc()
+            self.metrics.calls.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))
         return bool(abandoned)
 
@@ -105,7 +105,7 @@ class Resolver:
                 await self.settlement.search_again(session, locked, clean=clean)
             elif result != "bound":
                 await self.settlement.search_later(session, locked)
-        self.metrics.searches.labels(result).inc()
+        self.metrics.calls.searches.labels(result).inc()
 
     async def _conclude(self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None) -> Result:
         # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.

@@ -79,7 +79,7 @@ class Retainer:
         logger.info("partition_dropped" if dropped else "partition_in_use", partition=partition.name)
 
     def _count(self, what: str, number: int) -> None:
-        self.metrics.expired.labels(what).inc(number)
+        self.metrics.calls.expired.labels(what).inc(number)
 
     async def _pause(self, began: float) -> None:
         await asyncio.sleep(min(_PAUSE_FACTOR * (time.monotonic() - began), _MAX_PAUSE_S))

@@ -14,6 +14,126 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 _SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
 
 
+class HttpMetrics:
+    """Requests that this process answers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "callgate_http_requests_total",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "callgate_http_request_seconds",
+            "Time from a request's first byte to its answer's last.",
+            ["method", "route"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "callgate_refused_total",
+            "Requests answered with a problem, by its slug.",
+            ["slug"],
+            registry=registry,
+        )
+        # Series start at 0: an increase from nothing to 1 would not show.
+        for slug in all_errors():
+            self.refused.labels(slug)
+
+
+class CallMetrics:
+    """Creations of calls, and what becomes known of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.creations = Counter(
+            "callgate_creations_total",
+            "Creations that were dialled, by what became of them and what kind of thing was called.",
+            ["execution", "destination"],
+            registry=registry,
+        )
+        self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=registry)
+        self.settled = Counter(
+            "callgate_settled_total", "Executions settled, by how that was known.", ["by"], registry=registry
+        )
+        self.settle_seconds = Histogram(
+            "callgate_settle_seconds",
+            "Time from a creation's intent until its execution was settled, by how that was known.",
+            ["by"],
+            buckets=_SETTLING_BUCKETS,
+            registry=registry,
+        )
+        self.corrected = Counter(
+            "callgate_corrected_total",
+            "Calls told as not started that turned out to have started: each is worth looking into.",
+            registry=registry,
+        )
+        self.abandoned = Counter(
+            "callgate_abandoned_total",
+            "Pending creations whose process died, found and marked unknown.",
+            registry=registry,
+        )
+        self.searches = Counter(
+            "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=registry
+        )
+        self.refreshes = Counter(
+            "callgate_refreshes_total",
+            "Looks at Twilio's record of a call, by result.",
+            ["result"],
+            registry=registry,
+        )
+        self.expired = Counter(
+            "callgate_expired_total",
+            "What was deleted because its retention was over: calls, strays (rows of default partitions), partitions.",
+            ["what"],
+            registry=registry,
+        )
+
+
+class TwilioMetrics:
+    """Requests to Twilio."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "callgate_upstream_seconds",
+            "Time of one request to Twilio, by what was asked; whatever came of it.",
+            ["operation"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "callgate_upstream_answers_total",
+            "Requests to Twilio by what was asked and the class of the answer; `not_sent` never left us, `lost` had no "
+            "trustworthy answer.",
+            ["operation", "answer"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "callgate_upstream_in_flight", "Requests to Twilio that wait for their answer now.", registry=registry
+        )
+        self.clock_offset = Gauge(
+            "callgate_twilio_clock_offset_seconds",
+            "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
+            registry=registry,
+        )
+        self.credentials_rejected = Counter(
+            "callgate_credentials_rejected_total", "Times that Twilio refused a credential.", registry=registry
+        )
+
+
+class CallbackMetrics:
+    """Callbacks from Twilio, and deliveries to tenants."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.received = Counter("callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=registry)
+        self.deliveries = Counter(
+            "callgate_delivery_attempts_total",
+            "Attempts to tell a tenant of an event, by result.",
+            ["result"],
+            registry=registry,
+        )
+
+
 class Metrics:
     """All metrics of /metrics. Labels come from short, fixed sets; ids, tenants and phone numbers are never labels."""
 
@@ -29,104 +149,10 @@ class Metrics:
             ["version", "python"],
             registry=self.registry,
         ).labels(__version__, platform.python_version()).set(1)
-        self.requests = Counter(
-            "callgate_http_requests_total",
-            "Requests answered.",
-            ["method", "route", "status"],
-            registry=self.registry,
-        )
-        self.request_seconds = Histogram(
-            "callgate_http_request_seconds",
-            "Time from a request's first byte to its answer's last.",
-            ["method", "route"],
-            buckets=_LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.creations = Counter(
-            "callgate_creations_total",
-            "Creations that were dialled, by what became of them and what kind of thing was called.",
-            ["execution", "destination"],
-            registry=self.registry,
-        )
-        self.refused = Counter(
-            "callgate_refused_total",
-            "Requests answered with a problem, by its slug.",
-            ["slug"],
-            registry=self.registry,
-        )
-        # Series start at 0: an increase from nothing to 1 would not show.
-        for slug in all_errors():
-            self.refused.labels(slug)
-        self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=self.registry)
-        self.upstream_seconds = Histogram(
-            "callgate_upstream_seconds",
-            "Time of one request to Twilio, by what was asked; whatever came of it.",
-            ["operation"],
-            buckets=_LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.upstream_answers = Counter(
-            "callgate_upstream_answers_total",
-            "Requests to Twilio by what was asked and the class of the answer; `not_sent` never left us, `lost` had no "
-            "trustworthy answer.",
-            ["operation", "answer"],
-            registry=self.registry,
-        )
-        self.upstream_in_flight = Gauge(
-            "callgate_upstream_in_flight", "Requests to Twilio that wait for their answer now.", registry=self.registry
-        )
-        self.twilio_clock_offset = Gauge(
-            "callgate_twilio_clock_offset_seconds",
-            "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
-            registry=self.registry,
-        )
-        self.refreshes = Counter(
-            "callgate_refreshes_total",
-            "Looks at Twilio's record of a call, by result.",
-            ["result"],
-            registry=self.registry,
-        )
-        self.credentials_rejected = Counter(
-            "callgate_credentials_rejected_total", "Times that Twilio refused a credential.", registry=self.registry
-        )
-        self.settled = Counter(
-            "callgate_settled_total", "Executions settled, by how that was known.", ["by"], registry=self.registry
-        )
-        self.settle_seconds = Histogram(
-            "callgate_settle_seconds",
-            "Time from a creation's intent until its execution was settled, by how that was known.",
-            ["by"],
-            buckets=_SETTLING_BUCKETS,
-            registry=self.registry,
-        )
-        self.corrected = Counter(
-            "callgate_corrected_total",
-            "Calls told as not started that turned out to have started: each is worth looking into.",
-            registry=self.registry,
-        )
-        self.callbacks = Counter(
-            "callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=self.registry
-        )
-        self.deliveries = Counter(
-            "callgate_delivery_attempts_total",
-            "Attempts to tell a tenant of an event, by result.",
-            ["result"],
-            registry=self.registry,
-        )
-        self.searches = Counter(
-            "callgate_searches_total", "Searches for unknown creations, by result.", ["result"], registry=self.registry
-        )
-        self.expired = Counter(
-            "callgate_expired_total",
-            "What was deleted because its retention was over: calls, strays (rows of default partitions), partitions.",
-            ["what"],
-            registry=self.registry,
-        )
-        self.abandoned = Counter(
-            "callgate_abandoned_total",
-            "Pending creations whose process died, found and marked unknown.",
-            registry=self.registry,
-        )
+        self.http = HttpMetrics(self.registry)
+        self.calls = CallMetrics(self.registry)
+        self.twilio = TwilioMetrics(self.registry)
+        self.callbacks = CallbackMetrics(self.registry)
 
     def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
         """Registers gauges of the connection pool. `in_use` is called at each scrape."""

@@ -22,7 +22,7 @@ class TwilioClock:
     """Keeps the last measured offset of each Twilio server by its base URL; None is the default server."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._gauge = metrics.twilio_clock_offset
+        self._gauge = metrics.twilio.clock_offset
         self._offsets: dict[str | None, timedelta] = {}
         self._warned_at = -_WARN_EVERY_S
 

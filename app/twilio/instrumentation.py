@@ -50,7 +50,7 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
     ) -> Any:
         operation = operation_of(method, path)
         answer = "interrupted"
-        with self.metrics.upstream_in_flight.track_inprogress(), TimedSpan("upstream", f"Twilio {operation}"):
+        with self.metrics.twilio.in_flight.track_inprogress(), TimedSpan("upstream", f"Twilio {operation}"):
             began = time.perf_counter()
             try:
                 result = await send(self, method, credential, path, *args, **kwargs)
@@ -62,8 +62,8 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                     describe({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
                 raise
             finally:
-                self.metrics.upstream_seconds.labels(operation).observe(time.perf_counter() - began)
-                self.metrics.upstream_answers.labels(operation, answer).inc()
+                self.metrics.twilio.seconds.labels(operation).observe(time.perf_counter() - began)
+                self.metrics.twilio.answers.labels(operation, answer).inc()
                 describe({"http.request.method": method, "callgate.answer": answer})
         return result
 

@@ -290,4 +290,4 @@ async def test_a_clock_that_differs_is_measured_and_told(
     tenant = await gateway.add_tenant(twilio.url)
     await search(gateway, resolver, await twilio.lose(tenant, NEVER_RINGS), times=1)
     assert capsys.readouterr().out.count("twilio_clock_differs") == 1
-    assert -1203 < resolver.metrics.twilio_clock_offset._value.get() < -1195
+    assert -1203 < resolver.metrics.twilio.clock_offset._value.get() < -1195

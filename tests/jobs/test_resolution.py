@@ -378,7 +378,7 @@ async def test_a_late_truth_corrects_a_none_found(gateway: Gateway, resolver: Re
     assert corrected["type"] == "call.corrected"
     assert corrected["data"]["was"] == {"settled_by": "none_found", "problem": "none-found"}
     if way == "list":
-        assert resolver.metrics.corrected._value.get() == 1
+        assert resolver.metrics.calls.corrected._value.get() == 1
 
 
 async def test_a_search_that_runs_while_the_callback_binds_changes_nothing(gateway: Gateway, resolver: Resolver) -> None:

@@ -184,8 +184,8 @@ async def test_two_workers_share_the_work_and_do_each_piece_once(
             pass
 
     await asyncio.gather(work(), work(), work())
-    looked = sum(sample.value for metric in refresher.metrics.refreshes.collect() for sample in metric.samples)
-    created_samples = [s for m in refresher.metrics.refreshes.collect() for s in m.samples if s.name.endswith("_created")]
+    looked = sum(sample.value for metric in refresher.metrics.calls.refreshes.collect() for sample in metric.samples)
+    created_samples = [s for m in refresher.metrics.calls.refreshes.collect() for s in m.samples if s.name.endswith("_created")]
     assert looked - sum(sample.value for sample in created_samples) == 30
 
 

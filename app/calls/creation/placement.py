@@ -68,11 +68,11 @@ class Placement:
         if self._slots_by_tenant[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
         self._slots_by_tenant[tenant_id] += 1
-        self.metrics.in_flight.inc()
+        self.metrics.calls.in_flight.inc()
         try:
             yield
         finally:
-            self.metrics.in_flight.dec()
+            self.metrics.calls.in_flight.dec()
             self._slots_by_tenant[tenant_id] -= 1
             if not self._slots_by_tenant[tenant_id]:
                 del self._slots_by_tenant[tenant_id]
@@ -110,7 +110,7 @@ class Placement:
         outcome = await self._dial(call, account, prepared)
         settled = await self._settle(call, outcome)
         with _logged_failure("creation_not_counted", call):
-            self.metrics.creations.labels(outcome.execution, _destination(call.to)).inc()
+            self.metrics.calls.creations.labels(outcome.execution, _destination(call.to)).inc()
         with _logged_failure("credentials_not_marked", call):
             async with asyncio.timeout(_MARKING_TIMEOUT_S):
                 await self._mark_credentials(account, outcome)
@@ -210,7 +210,7 @@ class Placement:
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
         if rejected:
-            self.metrics.credentials_rejected.inc(len(rejected))
+            self.metrics.twilio.credentials_rejected.inc(len(rejected))
         if rejected or accepted:
             async with self.database.begin() as session:
                 await self.tenants.mark_credentials(
