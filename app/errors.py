@@ -1,14 +1,14 @@
-"""What can go wrong. Slug, HTTP status, execution and retry advice live on the class.
+"""The errors of the service. Each class fixes its slug, HTTP status, execution and retry advice.
 
 CallgateError
-├── RequestError      the request cannot be read, or asks for what may not be
-├── IdempotencyError  the key names another dial
-├── UpstreamError     Twilio did not place the call, and that is proven (or, for NoneFound, as good as proven)
-└── ServiceError      our own trouble; nothing was sent
+├── RequestError      the request cannot be read, is invalid, or is not allowed
+├── IdempotencyError  the Idempotency-Key belongs to another request, or to one that is in progress
+├── UpstreamError     Twilio did not carry out the request; only NoneFound and ActionUnknown are not proven
+└── ServiceError      the service itself failed; nothing was sent to Twilio
 
-A creation whose outcome is not known is no error: it is an answer (202) with the record. Anything else that was asked of Twilio
-has no record that could be followed: there it is ActionUnknown. So every 5xx of ours means that no call was started and
-nothing was changed, and a client that blindly repeats it does no harm.
+A creation with an unknown outcome is not an error: the response is 202 with the record. Other requests to Twilio have no record
+to follow, so an unknown outcome is ActionUnknown (409). Every 5xx therefore means that no call was started and nothing was
+changed, and a client may repeat the request without harm.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Execution = Literal["pending", "started", "not_started", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One fault of a request. `pointer` is an RFC 6901 JSON pointer into the body, or `?name`, or `Header-Name`."""
+    """An invalid part of a request. `pointer` is an RFC 6901 JSON pointer into the body, `?name` or `Header-Name`."""
 
     pointer: str
     code: str
@@ -29,7 +29,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """What Twilio said, in Twilio's words."""
+    """Twilio's error response, with Twilio's own texts."""
 
     status: int | None = None
     code: int | None = None
@@ -39,20 +39,21 @@ class Upstream:
 
 
 class CommandFailed(Exception):
-    """A command could not do what it was asked to. The message tells the operator why, in one line."""
+    """A command failed. The message tells the operator why, in one line."""
 
     exit_code: ClassVar[int] = 1
 
 
 class CallgateError(Exception):
-    """An answer that is not the wished one. `detail` reaches the caller: no secret, no exception text, no SQL."""
+    """An error response. The caller sees `detail`: it must hold no secret, no exception text and no SQL."""
 
     slug: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
-    # May the same request be repeated without a second ring, and under the same Idempotency-Key?
+    # Whether repeating the same request can never place a second call.
     safe: bool = True
+    # Whether to repeat it with the same Idempotency-Key.
     same_key: ClassVar[bool] = True
     default_detail: ClassVar[str] = ""
 
@@ -74,7 +75,7 @@ class CallgateError(Exception):
 
 
 class ResponseTruncated(Exception):
-    """An answer that was begun and cannot be finished: to cut the connection is all that is left to say so."""
+    """A response that has started cannot be completed. The server closes the connection to signal this."""
 
 
 class RequestError(CallgateError):
@@ -83,7 +84,7 @@ class RequestError(CallgateError):
 
 class MalformedRequest(RequestError):
     slug, status, title = "malformed-request", 400, "The request is not valid HTTP"
-    default_detail = "The request is not valid HTTP/1.1, or asks for a protocol that is not spoken here."
+    default_detail = "The request is not valid HTTP/1.1, or asks for a protocol that is not supported."
 
 
 class MalformedBody(RequestError):
@@ -93,71 +94,73 @@ class MalformedBody(RequestError):
 
 class Unauthorized(RequestError):
     slug, status, title = "unauthorized", 401, "No valid API key"
-    default_detail = "Send a Callgate API key as `Authorization: Bearer cgk_…`; it is missing, unknown, expired or revoked."
+    default_detail = (
+        "Send a Callgate API key as `Authorization: Bearer cgk_…`. The key is missing, unknown, expired or revoked."
+    )
 
 
 class TenantSuspended(RequestError):
     slug, status, title = "tenant-suspended", 403, "The tenant is suspended"
-    default_detail = "This tenant may not place calls until an operator resumes it; its records stay readable."
+    default_detail = "This tenant cannot place calls until an operator resumes it. Its records can still be read."
 
 
 class CallbackForged(RequestError):
     slug, status, title = "callback-forged", 403, "The callback is not signed by Twilio"
-    default_detail = "X-Twilio-Signature is missing, or was made with none of the account's auth tokens over the public URL."
+    default_detail = "X-Twilio-Signature is missing, or does not match the public URL with any auth token of the account."
 
 
 class RouteNotFound(RequestError):
-    slug, status, title = "not-found", 404, "No such address"
-    default_detail = "Nothing is served at this path; /docs lists what is."
+    slug, status, title = "not-found", 404, "Not found"
+    default_detail = "No route matches this path; /docs lists the routes."
 
 
 class CallNotFound(RequestError):
-    slug, status, title = "call-not-found", 404, "No such call"
-    default_detail = "This tenant has no call with that id or CallSid."
+    slug, status, title = "call-not-found", 404, "Call not found"
+    default_detail = "This tenant has no call with this id or CallSid."
 
 
 class SubresourceNotFound(RequestError):
-    slug, status, title = "subresource-not-found", 404, "Twilio has no such thing below this call"
-    default_detail = "Below this call Twilio knows nothing of that name; `upstream` has its words."
+    slug, status, title = "subresource-not-found", 404, "Subresource not found"
+    default_detail = "Twilio has no such subresource of this call; `upstream` has Twilio's error."
 
 
 class DeliveryNotFound(RequestError):
-    slug, status, title = "delivery-not-found", 404, "No such delivery"
-    default_detail = "This call has no delivery with that id."
+    slug, status, title = "delivery-not-found", 404, "Delivery not found"
+    default_detail = "This call has no delivery with this id."
 
 
 class MethodNotAllowed(RequestError):
-    slug, status, title = "method-not-allowed", 405, "The method is not allowed here"
-    default_detail = "This path does not take that method; the Allow header names those it takes."
+    slug, status, title = "method-not-allowed", 405, "Method not allowed"
+    default_detail = "This path does not support the method; the Allow header lists the methods that it supports."
 
 
 class NotAcceptable(RequestError):
-    slug, status, title = "not-acceptable", 406, "This is answered as JSON only"
-    default_detail = "Twilio answers this path in XML, Callgate does not: add .json to it, or send `Accept: application/json`."
+    slug, status, title = "not-acceptable", 406, "Only JSON is available"
+    default_detail = "Callgate does not support XML: add .json to the path, or send `Accept: application/json`."
 
 
 class RequestTimeout(RequestError):
     slug, status, title = "request-timeout", 408, "The request did not arrive in time"
-    default_detail = "The rest of the request did not arrive in time, and the connection is closed."
+    default_detail = "The rest of the request did not arrive in time. The connection is closed."
 
 
 class NoUsableCredentials(RequestError):
     slug, status, title = "no-usable-credentials", 409, "The tenant has no usable Twilio credentials"
-    default_detail = "No Twilio account with an active credential belongs to this tenant; an operator adds one."
+    default_detail = "This tenant has no Twilio account with an active credential. An operator has to add one."
 
 
 class WrongCallState(RequestError):
-    slug, status, title = "wrong-call-state", 409, "The call is not in a state for this"
-    default_detail = "The call has ended, or is not far enough for what was asked."
+    slug, status, title = "wrong-call-state", 409, "The call's state does not allow this"
+    default_detail = "The call has ended, or has not reached the state that this request needs."
 
 
 class BodyTooLarge(RequestError):
     slug, status, title = "body-too-large", 413, "The body is too large"
-    default_detail = "The body is longer than 65536 bytes."
+    default_detail = "The body is longer than the limit of 65536 bytes."
 
 
 class UnsupportedMediaType(RequestError):
-    slug, status, title = "unsupported-media-type", 415, "The body is not of a type taken here"
+    slug, status, title = "unsupported-media-type", 415, "Unsupported media type"
     default_detail = "Send the body as `Content-Type: application/json`."
 
 
@@ -168,7 +171,7 @@ class InvalidRequest(RequestError):
 
 class HeadTooLarge(RequestError):
     slug, status, title = "head-too-large", 431, "The request head is too large"
-    default_detail = "The request line and the headers may have 65536 bytes and 100 header lines together."
+    default_detail = "The request line and the headers are longer than 65536 bytes, or have more than 100 header lines."
 
 
 class IdempotencyError(CallgateError):
@@ -176,17 +179,17 @@ class IdempotencyError(CallgateError):
 
 
 class CallPending(IdempotencyError):
-    slug, status, title = "call-pending", 409, "The first request with this key is still under way"
+    slug, status, title = "call-pending", 409, "The first request with this key is still in progress"
     execution: ClassVar[Literal["not_started", "unknown"]] = "unknown"
-    default_detail = "The call named by this Idempotency-Key is being placed; ask again in a moment."
+    default_detail = "The call with this Idempotency-Key is being placed. Repeat the request in a moment."
 
 
 class IdempotencyKeyReused(IdempotencyError):
-    slug, status, title = "idempotency-key-reused", 422, "The Idempotency-Key names another request"
-    # The call that the key names may be live, and a client that changes its request between retries may mean it.
+    slug, status, title = "idempotency-key-reused", 422, "The Idempotency-Key belongs to another request"
+    # The client may have changed its request between two retries, and the first attempt may have placed the call.
     safe = False
     same_key = False
-    default_detail = "This Idempotency-Key already names the call in `call_id`, made by a different request."
+    default_detail = "This Idempotency-Key was used with a different request, whose record is `call_id`."
 
 
 class UpstreamError(CallgateError):
@@ -205,12 +208,12 @@ class UpstreamCredentialsRejected(UpstreamError):
         502,
         "Twilio accepted none of the account's credentials",
     )
-    default_detail = "Twilio refused every active credential of the account; an operator has to renew them."
+    default_detail = "Twilio refused every active credential of the account. An operator has to renew them."
 
 
 class UpstreamThrottled(UpstreamError):
     slug, status, title = "upstream-throttled", 503, "Twilio is throttling the account"
-    default_detail = "Twilio answered 429 to every attempt; none was processed."
+    default_detail = "Twilio answered every attempt with 429; none was processed."
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -219,20 +222,22 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class ActionUnknown(UpstreamError):
-    slug, status, title = "action-unknown", 409, "Whether Twilio did it is not known"
+    slug, status, title = "action-unknown", 409, "It is unknown whether Twilio carried out the request"
     # A redirect that is carried out twice may dial twice.
     safe = False
-    default_detail = "The request reached Twilio, or may have, and no trustworthy answer came back. Look at the call first."
+    default_detail = (
+        "The request may have reached Twilio, and no reliable answer came back. Check the call before repeating it."
+    )
 
 
 class NoneFound(UpstreamError):
-    slug, status, title = "none-found", 409, "Twilio shows no such call"
-    # A guess: should it be wrong, a new key rings a second phone.
+    slug, status, title = "none-found", 409, "No such call was found at Twilio"
+    # Not certain: if Twilio started the call after all, a new key places a second one.
     safe = False
     same_key = False
     default_detail = (
-        "The outcome of this call was unknown, and Twilio's list has shown no such call since: it was not started as far as "
-        "can be known. To place it, take a new Idempotency-Key."
+        "The outcome of this call was unknown, and searches of Twilio's call list did not find it. It was most likely not "
+        "started. To place it, use a new Idempotency-Key."
     )
 
 
@@ -241,34 +246,32 @@ class ServiceError(CallgateError):
 
 
 class InternalError(ServiceError):
-    slug, status, title = "internal-error", 500, "Something went wrong inside"
-    default_detail = "The request failed before any call was placed; the request id finds it in the log."
+    slug, status, title = "internal-error", 500, "Internal error"
+    default_detail = "The request failed before a call was placed. The log has the cause under this request id."
 
 
 class DatabaseUnavailable(ServiceError):
-    slug, status, title = "database-unavailable", 503, "The database cannot be reached"
-    default_detail = (
-        "Without its database Callgate does nothing. This request placed no call; an earlier one with its key may have."
-    )
+    slug, status, title = "database-unavailable", 503, "The database is unavailable"
+    default_detail = "This request placed no call. An earlier request with the same Idempotency-Key may have placed one."
     # For logs and probes; see app/database/errors.py.
     reason: str = "unavailable"
-    # Whether what was to be committed may have been committed all the same.
+    # Whether the transaction may have been committed despite the error.
     commit_in_doubt: bool = True
 
 
 class Overloaded(ServiceError):
-    slug, status, title = "overloaded", 503, "Too many creations or lists are under way"
-    default_detail = "As many creations are under way as this process, or this tenant in it, may have at one time."
+    slug, status, title = "overloaded", 503, "Too many creations or lists are in progress"
+    default_detail = "Too many creations are in progress for this tenant or in this process."
 
 
 class TooManyConnections(ServiceError):
     slug, status, title = "too-many-connections", 503, "Too many connections are open"
-    default_detail = "Every connection that this process may have is busy. Nothing was read from this one."
+    default_detail = "All connections of this process are busy. Nothing was read from this one."
 
 
 class ShuttingDown(ServiceError):
-    slug, status, title = "shutting-down", 503, "The process is stopping"
-    default_detail = "This process finishes what it has begun and takes no new creation."
+    slug, status, title = "shutting-down", 503, "The process is shutting down"
+    default_detail = "This process completes the requests that it has begun and accepts no new creation."
 
 
 def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
@@ -277,5 +280,5 @@ def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
 
 
 def all_errors() -> dict[str, type[CallgateError]]:
-    """Every error that can reach a caller, by slug."""
+    """Returns the class of every error that can reach a caller, by slug."""
     return {error.slug: error for error in _leaves(CallgateError)}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.http.openapi import json_answer
+from app.http.openapi import json_examples
 
 _TWIML_URL = "http://www.example.com/sipdial.xml"
 _ACCOUNT = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -126,5 +126,5 @@ COMPONENTS: dict[str, Any] = {
     "started": {"summary": "Started", "value": RECORD},
     "unknown": {"summary": "Unknown", "value": UNKNOWN_RECORD},
 }
-STARTED = json_answer("started")
-UNKNOWN = json_answer("unknown")
+STARTED = json_examples("started")
+UNKNOWN = json_examples("unknown")

@@ -26,7 +26,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.list_responses import list_response
 from app.http.problems import responses
-from app.http.times import Moment
+from app.http.times import Timestamp
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"])
 
@@ -80,8 +80,8 @@ async def list_calls(
     execution: Annotated[Execution | None, Query(description="What became of the creation.")] = None,
     to: Annotated[str | None, Query(description="As it was asked for.", **_WANTED)] = None,
     from_: Annotated[str | None, Query(alias="from", description="As it was asked for.", **_WANTED)] = None,
-    created_after: Annotated[Moment | None, Query(description="RFC 3339 with its zone; at or after.")] = None,
-    created_before: Annotated[Moment | None, Query(description="RFC 3339 with its zone; before.")] = None,
+    created_after: Annotated[Timestamp | None, Query(description="RFC 3339 with its zone; at or after.")] = None,
+    created_before: Annotated[Timestamp | None, Query(description="RFC 3339 with its zone; before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="How many calls a page holds at most.")] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", json_schema_extra=_CURSOR)] = None,
 ) -> Response:

@@ -15,7 +15,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import Caller, caller_with
+from app.http.authentication import Caller, authenticate_key
 from app.tenants.api_keys import key_prefix
 from app.tenants.directory import TenantDirectory
 
@@ -37,7 +37,7 @@ class OwnAccount:
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
     """In this order: Unauthorized, NotAcceptable, CallNotFound."""
     user, key = _credentials(request.headers.get("Authorization", ""))
-    caller = await caller_with(request, key)
+    caller = await authenticate_key(request, key)
     if user is not None and not _USER.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)

@@ -24,7 +24,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
-from app.http.openapi import json_answer, json_body
+from app.http.openapi import json_body, json_examples
 from app.http.problems import responses
 
 router = APIRouter(prefix="/v1", tags=["deliveries"])
@@ -70,7 +70,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     operation_id="list_call_deliveries",
     summary="List the deliveries of a call to its status_callback",
     responses={
-        200: {"content": json_answer("deliveries")},
+        200: {"content": json_examples("deliveries")},
         **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
@@ -89,7 +89,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     summary="Send a delivery again",
     response_model=DeliveryRecord,
     responses={
-        200: {"content": json_answer("delivery_due")},
+        200: {"content": json_examples("delivery_due")},
         **responses(
             CallNotFound,
             DeliveryNotFound,
@@ -126,7 +126,7 @@ async def retry_delivery(
         },
     ),
     responses={
-        200: {"content": json_answer("replayed")},
+        200: {"content": json_examples("replayed")},
         **responses(
             MalformedBody,
             Unauthorized,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.times import Moment
+from app.http.times import Timestamp
 
 
 class DeliveryRecord(BaseModel):
@@ -41,7 +41,7 @@ class DeliveryList(BaseModel):
 class ReplayRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    since: Moment = Field(description="Replay deliveries written at this time or later. RFC 3339 with a time zone.")
+    since: Timestamp = Field(description="Replay deliveries written at this time or later. RFC 3339 with a time zone.")
     failed_only: bool = Field(True, strict=True, description="False also replays deliveries that succeeded.")
 
 

@@ -1,4 +1,4 @@
-"""Who calls us. Routers only see `CallerDep`; a request without a genuine key never reaches a handler."""
+"""Authenticates requests by API key. A handler that depends on `CallerDep` never runs without a valid key."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,18 +11,18 @@ from app.errors import Unauthorized
 from app.observability.context import bind
 from app.tenants.directory import TenantDirectory
 
-_KEY_LENGTH_LIMIT = 128
+_MAX_KEY_LENGTH = 128
 
 bearer = HTTPBearer(
     scheme_name="ApiKey",
-    description="A Callgate API key (`cgk_…`), made with `callgate keys create TENANT`. It is never one of Twilio's.",
+    description="A Callgate API key (`cgk_…`), created with `callgate keys create TENANT`. Twilio's keys are not accepted.",
     auto_error=False,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The authenticated internal service behind a request; it acts for one tenant."""
+    """The authenticated client of a request. It acts for one tenant."""
 
     tenant_id: str
     key_id: UUID
@@ -32,15 +32,15 @@ class Caller:
 async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Raises Unauthorized, which says neither whether a key exists nor what is wrong with it."""
+    """Raises Unauthorized, which does not tell whether the key exists or what is wrong with it."""
     if credentials is None:
         raise Unauthorized
-    return await caller_with(request, credentials.credentials)
+    return await authenticate_key(request, credentials.credentials)
 
 
-async def caller_with(request: Request, key: str) -> Caller:
-    """Who shows this API key, whatever way it came. Raises Unauthorized."""
-    if len(key) > _KEY_LENGTH_LIMIT or not (key.isascii() and key.isprintable()):
+async def authenticate_key(request: Request, key: str) -> Caller:
+    """Returns the caller to whom this API key belongs. Raises Unauthorized."""
+    if len(key) > _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise Unauthorized
     tenants: TenantDirectory = request.state.tenants
     known = await tenants.find_key(key)

@@ -1,4 +1,4 @@
-"""Read a JSON body exactly: the type it claims, one JSON object, no member twice."""
+"""Parses JSON bodies strictly: the media type must be JSON, the body one object, and its member names unique."""
 
 import json
 from typing import Annotated, Any
@@ -10,20 +10,23 @@ from app.http.authentication import CallerDep
 
 
 async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
-    """The body as a dict. Depends on the caller, so that nobody without a key learns how a body is judged."""
+    """Returns the body. Depends on the caller, so a request without a valid key is refused before its body is parsed.
+
+    Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType
     try:
-        body = _read(await request.body())
+        body = _parse(await request.body())
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise MalformedBody(f"The body is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {where}.") from None
+        position = f"line {error.lineno}, column {error.colno}"
+        raise MalformedBody(f"The body is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {position}.") from None
     except UnicodeDecodeError:
         raise MalformedBody("The body is not valid JSON: it is not UTF-8.") from None
     except RecursionError:
         raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None
-    except _Unacceptable as error:
+    except _NotAcceptedError as error:
         raise MalformedBody(f"The body is not acceptable JSON: {error}.") from None
     except ValueError:
         raise MalformedBody("The body is not acceptable JSON: a number is too long.") from None
@@ -32,27 +35,27 @@ async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
     return body
 
 
-class _Unacceptable(ValueError):
-    """JSON for some readers and not for others."""
+class _NotAcceptedError(ValueError):
+    """The body is JSON that not every parser reads alike."""
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 8259 leaves a repeated name to the reader; two readers that differ are how a check is slipped past."""
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses repeated names. RFC 8259 §4 allows them, but parsers disagree on which value counts."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Unacceptable("an object names a member twice")
+        raise _NotAcceptedError("an object has a repeated member name")
     return members
 
 
-def _no_constant(_: str) -> float:
-    raise _Unacceptable("NaN and Infinity are no JSON numbers")
+def _refuse_constant(_: str) -> float:
+    raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
 
 
-def _read(body: bytes) -> Any:
-    """As json.loads reads bytes, which makes a decoder for each."""
+def _parse(body: bytes) -> Any:
+    """Does what json.loads does for bytes, without creating a decoder for each call."""
     return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 

@@ -1,4 +1,4 @@
-"""/openapi.json, rendered once and served from memory."""
+"""Serves /openapi.json from memory, rendered once."""
 
 import asyncio
 import hashlib
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 
 def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, Any]]) -> None:
-    """Serve `document` at `path`, in place of any route that is there. FastAPI's own renders it for every request."""
+    """Serves `document` at `path` with an ETag, and replaces FastAPI's own route, which renders it for every request."""
 
     @cache
     def rendered() -> tuple[bytes, str]:
@@ -23,7 +23,7 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
     async def answer(request: Request) -> Response:
         content, etag = await asyncio.to_thread(rendered)
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if _names(request.headers.get("If-None-Match", ""), etag):
+        if _matches(request.headers.get("If-None-Match", ""), etag):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type="application/json")
 
@@ -31,6 +31,6 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
     app.router.add_route(path, answer, include_in_schema=False)
 
 
-def _names(if_none_match: str, etag: str) -> bool:
-    """Compared weakly, as RFC 9110 §13.1.2 has it."""
+def _matches(if_none_match: str, etag: str) -> bool:
+    """Uses the weak comparison of RFC 9110 §13.1.2."""
     return if_none_match.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))

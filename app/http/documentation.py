@@ -1,4 +1,4 @@
-"""The pages for people: / leads to /docs; /redoc; the guides. No page asks anything of another host."""
+"""Serves the documentation pages: /docs, /redoc and the guides. No page loads anything from another host."""
 
 from functools import cache
 from importlib.resources import files
@@ -32,8 +32,8 @@ def redoc() -> Response:
 
 @router.get("/redoc.standalone.js")
 def redoc_script() -> Response:
-    """ReDoc without its maker's logo, which it would fetch from a content network."""
-    return Response(_script(), media_type="text/javascript")
+    """Serves ReDoc without its vendor's logo, which it would load from a CDN."""
+    return Response(_redoc_script(), media_type="text/javascript")
 
 
 @router.get("/docs/{name}")
@@ -45,7 +45,7 @@ def guide(name: str) -> Response:
 
 
 @cache
-def _script() -> bytes:
+def _redoc_script() -> bytes:
     return files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes().replace(_LOGO, _NO_LOGO)
 
 

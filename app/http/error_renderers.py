@@ -1,6 +1,6 @@
 """Renders errors for a path: problem+json under /v1, Twilio's shape under /2010-04-01.
 
-The promises are the same in each shape: a 5xx or 429 means that no call was started.
+Both make the same promise: a 5xx or 429 means that no call was started.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from app.errors import CallgateError
 
 class ErrorRenderer(Protocol):
     def is_creation(self, method: str, path: str) -> bool:
-        """Whether the request creates a call. Then no 5xx or 429 may be answered once a dial has begun."""
+        """Tells whether the request creates a call. Once Twilio may have been asked, its response must not be a 5xx or 429."""
 
     def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
-        """Returns the answer for an error."""
+        """Returns the response for an error."""
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        """Returns the answer for an unknown outcome, with a status that no client repeats by itself."""
+        """Returns the response for a creation with an unknown outcome. No client retries its status automatically."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +29,5 @@ class ErrorRenderers:
     default: ErrorRenderer
     by_prefix: Mapping[str, ErrorRenderer]
 
-    def of(self, path: str) -> ErrorRenderer:
+    def for_path(self, path: str) -> ErrorRenderer:
         return next((renderer for prefix, renderer in self.by_prefix.items() if path.startswith(prefix)), self.default)

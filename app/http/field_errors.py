@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a body, in our words."""
+"""Translates pydantic's validation errors to FieldError, with texts for API clients."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from pydantic_core import ErrorDetails
 from app.errors import FieldError
 
 _CODES = {"missing": "missing", "extra_forbidden": "unknown_member"}
-# By pydantic's type of error; the names in braces are its context.
+# By pydantic's error type; the names in braces are keys of its context.
 _TEXTS: Mapping[str, str] = {
     "missing": "is required",
-    "extra_forbidden": "is not a member of this request; /docs lists them all",
-    "string_type": "must be text",
+    "extra_forbidden": "is not a member of this request; /docs lists all members",
+    "string_type": "must be a string",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
@@ -39,12 +39,12 @@ _TEXTS: Mapping[str, str] = {
 
 
 def field_errors_from(error: ValidationError) -> list[FieldError]:
-    """Every finding; no value of the request is in any."""
+    """Returns all errors. None of them contains a value of the request."""
     return [field_error_from(detail) for detail in error.errors(include_input=False, include_url=False)]
 
 
 def field_error_from(detail: ErrorDetails) -> FieldError:
-    """One finding with its RFC 6901 pointer."""
+    """Returns one error with its RFC 6901 pointer. It contains no value of the request."""
     parts = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
     return FieldError(pointer, _CODES.get(detail["type"], detail["type"]), _text(detail))
@@ -53,18 +53,18 @@ def field_error_from(detail: ErrorDetails) -> FieldError:
 def _text(detail: ErrorDetails) -> str:
     context: Mapping[str, Any] = detail.get("ctx", {})
     type_ = detail["type"]
-    if context.get("field_type") == "Value":  # text whose length is checked after other rules
+    if context.get("field_type") == "Value":  # pydantic's name for a string whose length is checked after other rules
         type_ = f"string_{type_}"
     text = _TEXTS.get(type_)
     if text is None:
         return detail["msg"]
     try:
-        plain = text.format_map({name: str(value).replace("'", "") for name, value in context.items()})
+        formatted = text.format_map({name: str(value).replace("'", "") for name, value in context.items()})
     except KeyError:
         return detail["msg"]
-    return plain.replace(" 1 characters", " 1 character").replace(" 1 items", " 1 item")
+    return formatted.replace(" 1 characters", " 1 character").replace(" 1 items", " 1 item")
 
 
 def _is_union_tag(part: str) -> bool:
-    """pydantic names the member of a union that it tried; no caller wrote that."""
+    """Tells whether pydantic added this part: the union member that it tried, which is not part of the request."""
     return part == "bool" or part.startswith("literal[")

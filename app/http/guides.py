@@ -1,4 +1,4 @@
-"""Renders the guides in docs/*.md as HTML, with links between them."""
+"""Renders the guides (docs/*.md in the repository) as HTML pages that link to each other."""
 
 import html
 import re
@@ -12,12 +12,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
-_GUIDE = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
+_GUIDE_LINK = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
 _NAME = re.compile(r"[a-z-]+")
 
 
 def render_guide(name: str) -> str | None:
-    """The page of docs/{name}.md; None when there is none."""
+    """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
     if not _NAME.fullmatch(name) or not _source(name).is_file():
         return None
     return _render(name)
@@ -27,31 +27,31 @@ def _source(name: str) -> Traversable:
     return files("app.http").joinpath("guides", f"{name}.md")
 
 
-@cache  # no key is needed to ask for a page, which takes 10 ms to render
+@cache  # rendering takes about 10 ms, and anyone can request a page
 def _render(name: str) -> str:
     tokens = _MARKDOWN.parse(_source(name).read_text(encoding="utf-8"))
     headings = [(token, text.content) for token, text in pairwise(tokens) if token.type == "heading_open"]
     for heading, text in headings:
         heading.attrSet("id", _anchor(text))
     for child in (child for token in tokens for child in token.children or ()):
-        _lead_home(child)
+        _rewrite_link(child)
     body = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
     template = Template(files("app.http").joinpath("pages/guide.html").read_text(encoding="utf-8"))
     return template.substitute(title=html.escape(headings[0][1]), body=body)
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub names it, so that the same links work in both places."""
+    """Returns the anchor that GitHub generates for the heading, so the same links work on both sites."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _lead_home(token: Token) -> None:
-    """Links to other guides lead to their pages here; what is only in the repository is no link."""
+def _rewrite_link(token: Token) -> None:
+    """Points links between guides to their pages. Images become text, and so do links to other files of the repository."""
     if token.type == "image":
         token.type, token.content, token.tag = "text", str(token.content), ""
     if token.type != "link_open" or "://" in (href := str(token.attrGet("href"))):
         return
-    guide = _GUIDE.fullmatch(href)
+    guide = _GUIDE_LINK.fullmatch(href)
     if guide is None:
         del token.attrs["href"]
     elif guide[1]:

@@ -1,10 +1,10 @@
-"""HEAD wherever GET is, as RFC 9110 §9.3.2 has it: the same answer without its content."""
+"""Adds HEAD to every GET route (RFC 9110 §9.3.2)."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Routes HEAD as GET. The server sends no content for HEAD; a stream is ended before its first piece."""
+    """Handles HEAD as GET and drops the body. A streamed response ends before its first chunk is sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -13,14 +13,14 @@ class HeadMiddleware:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
-        answered = False
+        ended = False
 
         async def send_head(message: Message) -> None:
-            nonlocal answered
+            nonlocal ended
             if message["type"] == "http.response.start":
                 await send(message)
-            elif not answered:
-                answered = True
+            elif not ended:
+                ended = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         as_get = {**scope, "method": "GET"}

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it count: for Kubernetes, Prometheus and people."""
+"""Serves the liveness and readiness probes and the metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from app.database.engine import Database
 from app.database.heartbeats import workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware
-from app.http.openapi import nulls_left_out
+from app.http.openapi import drop_null_types
 from app.http.problems import responses
 from app.observability import Metrics
 from app.schema import applied_revision, is_usable
@@ -23,65 +23,64 @@ from app.tenants.key_check import has_the_right_keys
 
 router = APIRouter(tags=["operations"])
 
-# Shorter than any probe's patience: a Postgres that hangs is reported, too.
-READY_PATIENCE_S = 2.0
+# Less than the timeout of any probe, so a Postgres that does not answer is reported too.
+READY_TIMEOUT_S = 2.0
 
 
 class Health(BaseModel):
-    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+    model_config = ConfigDict(json_schema_extra=drop_null_types)
 
     status: Literal["ok", "degraded", "unavailable"]
     database: Literal["ok", "unavailable", "not_migrated"] | None = None
-    # Why it is unavailable, in one word: see docs/operations.md.
+    # Why it is unavailable; docs/operations.md lists the values.
     reason: str | None = None
-    # Of this process, and the revision of the database's schema.
+    # Callgate's version, and the revision of the database's schema.
     version: str | None = None
     schema_revision: str | None = None
-    # Workers that have reported within the last minute. None is no reason to refuse calls.
+    # Workers whose heartbeat is less than a minute old. Calls can be placed without any.
     workers: int | None = None
 
 
 class Readiness:
-    """What /readyz tells of one process.
+    """The readiness of one process.
 
-    It is ready once it has found Postgres with a schema that it can work with, and secrets that its keys open.
-
-    From then on it stays ready and reports a Postgres that is away: every process would be taken out at once, and callers
-    would meet a closed door instead of an answer that says that no call was started.
+    A process becomes ready when the schema in Postgres is usable and the encryption keys open the stored secrets. It then stays
+    ready, and reports "degraded" while Postgres is unavailable: otherwise a load balancer would remove all processes at once,
+    and callers would get a connection error instead of a response that says that no call was started.
     """
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
         self._was_ready = False
-        self._looking: asyncio.Task[Health] | None = None
+        self._running_check: asyncio.Task[Health] | None = None
 
-    async def look(self) -> Health:
-        """Whoever asks meanwhile gets the same answer: however many ask, they take one database connection."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_once())
-        return await asyncio.shield(self._looking)
+    async def check(self) -> Health:
+        """Returns the current health. Concurrent calls share one check, and with it one database connection."""
+        if self._running_check is None or self._running_check.done():
+            self._running_check = asyncio.create_task(self._check())
+        return await asyncio.shield(self._running_check)
 
-    async def _look_once(self) -> Health:
-        health = await self._look()
+    async def _check(self) -> Health:
+        health = await self._check_database()
         health.version = __version__
         return health
 
-    async def _look(self) -> Health:
+    async def _check_database(self) -> Health:
         try:
-            async with asyncio.timeout(READY_PATIENCE_S):
+            async with asyncio.timeout(READY_TIMEOUT_S):
                 revision = await applied_revision(self._database)
                 usable = is_usable(revision)
                 running = await self._count_workers() if usable else None
-                # The keys of a process do not change.
-                opens = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
+                # The keys of a process do not change, so they are checked until it is ready.
+                keys_fit = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
             return self._without_database(error.reason)
         except TimeoutError:
             return self._without_database("timeout")
         if not usable:
             return self._without_database("not_migrated", revision)
-        if not opens:
+        if not keys_fit:
             return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
         return Health(status="ok", database="ok", schema_revision=revision, workers=running)
@@ -105,7 +104,7 @@ class Readiness:
     responses=responses(BodyTooLarge, instance="/livez"),
 )
 async def livez() -> Health:
-    """Asks nobody else: a database that is away is no reason to restart this process."""
+    """Answers without the database: an unavailable database is no reason to restart this process."""
     return Health(status="ok")
 
 
@@ -117,15 +116,15 @@ async def livez() -> Health:
     responses={
         503: {
             "model": Health,
-            "description": "It has not yet found the database, the schema that it needs, or secrets that its keys open.",
+            "description": "The database is unavailable, its schema is not usable, or the encryption keys do not fit.",
         },
         **responses(BodyTooLarge, instance="/readyz"),
     },
 )
 async def readyz(request: Request, response: Response) -> Health:
-    """Asks the database. A process that was ready once stays so: while the database is away, it answers 200 and `degraded`."""
+    """Checks the database. A process that was ready once stays ready: without its database it answers 200 and `degraded`."""
     readiness: Readiness = request.state.readiness
-    health = await readiness.look()
+    health = await readiness.check()
     if health.status == "unavailable":
         response.status_code = 503
     return health
@@ -142,13 +141,13 @@ async def readyz(request: Request, response: Response) -> Health:
     },
 )
 async def metrics(request: Request) -> Response:
-    """Of this process only, and at most a second old."""
-    counted: Metrics = request.app.state.metrics
-    return Response(counted.recent_exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    """Returns the metrics of this process, computed at most a second ago."""
+    process_metrics: Metrics = request.app.state.metrics
+    return Response(process_metrics.recent_exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
-    """The same three of a process that serves nothing else: a worker."""
+    """Returns an app with only the probes and metrics, for a worker."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

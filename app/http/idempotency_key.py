@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: one rule for what is checked and what OpenAPI shows."""
+"""The Idempotency-Key header. One rule is used for validation and for the OpenAPI document."""
 
 from typing import Annotated, Any
 

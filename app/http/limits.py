@@ -1,18 +1,18 @@
-"""What a client may cost before it is known."""
+"""Limits on what a client can use before it is authenticated."""
 
 from dataclasses import dataclass
 from typing import Self
 
 from app.settings import Settings
 
-HEAD_LIMIT = 64 * 1024
-HEADER_LINES_LIMIT = 100
-BODY_LIMIT = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADER_LINES = 100
+MAX_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The limits of one server that an operator can set."""
+    """The limits of one server that operators can configure."""
 
     connections: int = 1000
     head_timeout_s: float = 10.0

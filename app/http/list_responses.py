@@ -1,4 +1,4 @@
-"""A JSON object with one long array, sent in chunks, so that it never fills the memory or blocks the event loop."""
+"""Responses with one long array, sent in chunks, so they neither fill the memory nor block the event loop."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -12,9 +12,9 @@ _JSON = "application/json"
 
 
 async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
-    """`chunks` are members of the array, joined by commas; `rest` holds the members after the array.
+    """Returns a JSON object: the array `name`, then the members of `rest`. A chunk is JSON items, joined by commas.
 
-    The first chunk is read before the response starts, so its errors are answered as usual. Later errors truncate the response.
+    Errors of the first two chunks are raised here. A later CallgateError raises ResponseTruncated from the response's body.
     """
     first = await anext(chunks, b"")
     second = await anext(chunks, None)

@@ -1,4 +1,4 @@
-"""Listening sockets."""
+"""Opens listening sockets."""
 
 import contextlib
 import socket
@@ -9,25 +9,28 @@ _BACKLOG = 2048
 
 
 class CannotListen(CommandFailed):
-    """Most often something else listens there."""
+    """The address cannot be bound, usually because another process uses the port."""
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
-    """Listening sockets on every address that `host` stands for; `::` takes IPv4 as well. Raises CannotListen."""
-    with contextlib.ExitStack() as unless_all_listen:
+    """Returns a listening socket for every address of `host`; `::` accepts IPv4 too. Raises CannotListen.
+
+    `option` is the command line option that the error message suggests for choosing another port.
+    """
+    with contextlib.ExitStack() as close_on_error:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             sockets = []
-            for family, kind, _, _, address in dict.fromkeys(found):
-                listener = unless_all_listen.enter_context(socket.socket(family, kind))
+            for family, kind, _, _, address in dict.fromkeys(addresses):
+                listener = close_on_error.enter_context(socket.socket(family, kind))
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    # Only the wildcard is both; beside it, `localhost` has an IPv4 address of its own.
+                    # The wildcard accepts IPv4 too. Other hosts, such as `localhost`, have an IPv4 address of their own.
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
                 listener.bind(address)
                 listener.listen(_BACKLOG)
                 sockets.append(listener)
         except OSError as error:
             raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror}): choose another with {option}") from error
-        unless_all_listen.pop_all()
+        close_on_error.pop_all()
     return sockets

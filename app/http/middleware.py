@@ -1,4 +1,4 @@
-"""Around every request: its id, the limit on its body, its time, its one log line, and the answer of last resort."""
+"""Handles every request: sets its id, reads its body, renders unexpected errors, then logs, counts and times it."""
 
 import asyncio
 import re
@@ -23,10 +23,10 @@ from app.errors import (
     ShuttingDown,
 )
 from app.http.error_renderers import ErrorRenderer, ErrorRenderers
-from app.http.limits import BODY_LIMIT
+from app.http.limits import MAX_BODY_BYTES
 from app.http.operations import OperationsPort
-from app.http.problems import note_refusal
-from app.http.request_body import read_body, replaying
+from app.http.problems import record_error
+from app.http.request_body import read_body, replay_body
 from app.observability import Metrics
 from app.observability.context import bind, bound, clear
 from app.observability.tracing import Tracing, describe, fail, is_traced
@@ -34,17 +34,17 @@ from app.observability.tracing import Tracing, describe, fail, is_traced
 REQUEST_ID_HEADER = "X-Request-Id"
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# ReDoc asks a content network for its maker's logo; a cluster without internet, and its owner, want no such request.
+# The Content-Security-Policy of the documentation pages: browsers load nothing from other hosts.
 _PAGE_POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
-# Asked every few seconds by Kubernetes and Prometheus: a line for each would drown the rest.
+# Kubernetes and Prometheus request these every few seconds. They are neither logged nor traced.
 _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
-# nginx's word for a caller that hung up before its request was read; nobody is there to be answered.
+# nginx's status for a client that disconnected before its request was read. No response is sent.
 _CLIENT_CLOSED_REQUEST = 499
 _UNTRACED = Tracing()
-# Of what the log line knows: no addresses, not even as tokens.
+# The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
 _TRACED = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -52,10 +52,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Pure ASGI, outermost. Answers every exception in the shape of the path, logs one line a request, and counts it.
-
-    A request for which `direct` returns an endpoint goes there without Starlette's and FastAPI's routing.
-    """
+    """The outermost ASGI middleware. Renders every exception as an error response, and logs one line per request."""
 
     def __init__(
         self,
@@ -70,9 +67,11 @@ class RequestMiddleware:
         open_path: str,
         direct: Callable[[Scope], ASGIApp | None],
     ) -> None:
-        """`require_room` raises the CallgateError that refuses a creation before its body is read.
+        """Takes three rules for requests.
 
-        Below `open_path` requests come from outside, and their `traceparent` is not followed.
+        `require_room` raises the CallgateError that refuses a creation before its body is read. `direct` returns the endpoint
+        of a request that skips the routing of Starlette and FastAPI. Requests below `open_path` come from the internet, so
+        their `traceparent` is ignored.
         """
         self.app = app
         self.metrics = metrics
@@ -93,21 +92,21 @@ class RequestMiddleware:
         tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
         trusted = not scope["path"].startswith(self.open_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
-            exchange = _Exchange(scope, send, headers, self.renderers.of(scope["path"]), self.metrics, spent)
+            exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
             try:
-                await self._answer(exchange, receive)
+                await self._handle(exchange, receive)
             finally:
                 self._record(scope, exchange.status, exchange.seconds, spent)
 
-    async def _answer(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _handle(self, exchange: "_Exchange", receive: Receive) -> None:
         try:
             try:
                 await self._run(exchange, receive)
-            except CallgateError as refusal:
-                await exchange.refuse(refusal)
+            except CallgateError as error:
+                await exchange.send_error(error)
         except asyncio.CancelledError:
-            # CALLGATE_DRAIN_TIMEOUT is over. The server's own answer is a 500, which says that no call was started.
-            await exchange.answer_last(ShuttingDown(after_s=1), may_be_placed=exchange.is_creation)
+            # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started.
+            await exchange.send_fallback_error(ShuttingDown(after_s=1), may_be_placed=exchange.is_creation)
             raise
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
@@ -115,26 +114,26 @@ class RequestMiddleware:
             exchange.status = _CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("unexpected_error")
-            await exchange.answer_last(InternalError(), may_be_placed="placed" in exchange.state)
+            await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
     async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
         """Refuses what can be refused before the body is read, reads the body, and calls the endpoint."""
         scope = exchange.scope
-        # The router's patterns end in `$`, which matches before a final line break too.
+        # The router's patterns end in `$`, which also matches before a final line break.
         if scope["path"].endswith("\n") or not self.operations.serves(scope):
             raise RouteNotFound
         if exchange.is_creation:
             self.require_room(scope)
-        if _declared_length(exchange.headers) > BODY_LIMIT:
+        if _declared_length(exchange.headers) > MAX_BODY_BYTES:
             raise BodyTooLarge
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:
-            self.require_room(scope)  # others may have taken it while the body came
+            self.require_room(scope)  # again: other creations may have started while the body arrived
         endpoint = self.direct(scope) or self.app
-        await endpoint(scope, replaying(body, receive), exchange.send)
+        await endpoint(scope, replay_body(body, receive), exchange.send)
 
     def _record(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
-        # The route's template, not the path and no query: both may hold phone numbers.
+        # The route's template: the path and the query may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         method = _method(scope)
         self.metrics.http.requests.labels(method, route, str(status)).inc()
@@ -143,15 +142,15 @@ class RequestMiddleware:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
         if is_traced():
-            known = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
-            about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-            describe(about | known, name=f"{method} {route}")
+            context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
+            request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+            describe(request | context, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 fail(str(status))
 
 
 class _Exchange:
-    """One request and its answer: adds our headers to the answer, and renders errors while nothing has been sent."""
+    """One request and its response: adds headers to the response, and renders errors if no response has started."""
 
     def __init__(
         self,
@@ -189,8 +188,8 @@ class _Exchange:
             message["headers"] = headers
         await self._send(message)
 
-    async def refuse(self, error: CallgateError) -> None:
-        note_refusal(error, self._metrics)
+    async def send_error(self, error: CallgateError) -> None:
+        record_error(error, self._metrics)
         response = self._renderer.render(
             error, method=self.scope["method"], path=self.scope["path"], request_id=self._request_id
         )
@@ -198,37 +197,40 @@ class _Exchange:
             response.headers["Connection"] = "close"
         await response(self.scope, _no_body, self.send)
 
-    async def answer_last(self, error: CallgateError, *, may_be_placed: bool) -> None:
-        """Answers after a failure, unless an answer has begun. Where a call may have been placed, never with a 5xx."""
+    async def send_fallback_error(self, error: CallgateError, *, may_be_placed: bool) -> None:
+        """Sends an error response unless a response has started. It is not a 5xx if a call may have been placed."""
         if self.status:
             return
         if may_be_placed:
             response = self._renderer.render_unknown(self.state.get("placed"), request_id=self._request_id)
             await response(self.scope, _no_body, self.send)
         else:
-            await self.refuse(self.state.get("indeterminate_error") or error)
+            await self.send_error(self.state.get("indeterminate_error") or error)
 
 
 async def _no_body() -> Message:
-    """The `receive` of a response that reads nothing."""
+    """The `receive` of a response that does not read the request."""
     return {"type": "http.disconnect"}
 
 
 def _method(scope: Scope) -> str:
-    """One of a short, fixed set."""
+    """Returns the method as a label: "other" if it is not a standard one."""
     return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:
-    """https://www.w3.org/TR/server-timing/: what was spent on others, and what by the gateway itself."""
+    """Returns the Server-Timing header (https://www.w3.org/TR/server-timing/), in milliseconds.
+
+    `spent` holds seconds per part, such as the database. The rest of the time is the gateway's own.
+    """
     parts = {"gateway": seconds - sum(spent.values()), **spent}
     return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items()).encode()
 
 
 def _request_id(headers: Headers) -> str:
-    """The caller's own id when it is sane, so that its logs and ours can be joined."""
-    given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    """Returns the client's X-Request-Id if it is valid, so its logs and Callgate's can be joined; otherwise a new id."""
+    value = headers.get(REQUEST_ID_HEADER, "")
+    return value if _REQUEST_ID.fullmatch(value) else uuid4().hex
 
 
 def _declared_length(headers: Headers) -> int:

@@ -1,4 +1,4 @@
-"""The operations port: probes, metrics and documentation for those who run the service, apart from its API."""
+"""The operations port: a separate port for probes, metrics and documentation."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _FOLDERS = ("/docs/", "/static-offline-docs/")
 
 @dataclass(frozen=True, slots=True)
 class OperationsPort:
-    """Which paths a port of this process serves. Without an operations port every port serves everything."""
+    """Decides which paths a port serves. Without an operations port, every port serves all paths."""
 
     port: int | None
 

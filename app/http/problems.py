@@ -1,4 +1,4 @@
-"""Errors → RFC 9457 problem+json, in one function; and their description for OpenAPI."""
+"""Renders errors as RFC 9457 problem+json, and describes them for OpenAPI."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.http.error_renderers import ErrorRenderers
-from app.http.openapi import headers, nulls_left_out
+from app.http.openapi import drop_null_types, headers
 from app.observability import Metrics
 from app.observability.context import bind
 
@@ -37,7 +37,7 @@ MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
 _MAX_FIELD_ERRORS = 100
 TYPE_PREFIX = "urn:callgate:problem:"
-# Which errors may carry which header.
+# The errors that can have each header.
 _HEADERS: dict[str, tuple[type[CallgateError], ...]] = {
     "Retry-After": (CallPending, DatabaseUnavailable, Overloaded, ShuttingDown, UpstreamThrottled, UpstreamUnreachable),
     "WWW-Authenticate": (Unauthorized,),
@@ -45,35 +45,35 @@ _HEADERS: dict[str, tuple[type[CallgateError], ...]] = {
 
 
 class Retry(BaseModel):
-    """May the same request be repeated?"""
+    """Tells whether and how to repeat the request."""
 
-    safe: bool = Field(description="Repeating it can never ring a second phone.")
-    same_key: bool = Field(description="Repeat it under the same Idempotency-Key; false: take a new one.")
-    after_s: int | None = Field(None, description="Seconds to wait first.")
+    safe: bool = Field(description="Whether repeating the request can never place a second call.")
+    same_key: bool = Field(description="Whether to repeat it with the same Idempotency-Key; if false, use a new one.")
+    after_s: int | None = Field(None, description="Seconds to wait before repeating it.")
 
 
 class FieldErrorDetail(BaseModel):
     pointer: str = Field(description="RFC 6901 JSON pointer into the body; `?name` for a query parameter.")
-    code: str = Field(description="Stable.")
+    code: str = Field(description="A stable code for the fault.")
     detail: str
 
 
 class UpstreamDetail(BaseModel):
-    """What Twilio said."""
+    """Twilio's error response."""
 
-    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+    model_config = ConfigDict(json_schema_extra=drop_null_types)
 
     status: int | None = Field(None, description="The HTTP status.")
     code: int | None = Field(None, description="Twilio's error code.")
     message: str | None = None
-    more_info: str | None = Field(None, description="The page about the code.")
-    request_id: str | None = Field(None, description="Twilio's own id of the request, for its support.")
+    more_info: str | None = Field(None, description="Twilio's page about the error code.")
+    request_id: str | None = Field(None, description="Twilio's id of the request, for Twilio's support.")
 
 
 class Problem(BaseModel):
-    """RFC 9457, with what happened to the call and whether repeating the request is safe."""
+    """An RFC 9457 problem, with what happened to the call and whether repeating the request is safe."""
 
-    model_config = ConfigDict(json_schema_extra=nulls_left_out)
+    model_config = ConfigDict(json_schema_extra=drop_null_types)
 
     type: str = Field(description="A stable URI; [Errors](/docs/errors) has a section for each.")
     title: str
@@ -81,26 +81,26 @@ class Problem(BaseModel):
     detail: str
     instance: str = Field(description="The path of the request.")
     execution: Literal["not_started", "unknown"] | None = Field(
-        None, description="Of a creation: what this request did. `not_started` means that it placed no call."
+        None, description="Creations only: what this request did. `not_started` means that it placed no call."
     )
     retry: Retry
     request_id: str
-    call_id: UUID | None = Field(None, description="The record, where there is one.")
-    errors: list[FieldErrorDetail] | None = Field(None, description="Every fault of an invalid request.")
+    call_id: UUID | None = Field(None, description="The id of the call's record, if there is one.")
+    errors: list[FieldErrorDetail] | None = Field(None, description="All faults of an invalid request.")
     upstream: UpstreamDetail | None = None
 
 
 def problem_of(error: CallgateError, *, method: str, instance: str, request_id: str) -> Problem:
-    """Only a creation has an execution to speak of: what is asked about a call that is live must not look like its end."""
+    """Returns the problem. Only creations have `execution`: elsewhere `not_started` could be taken for the call's own state."""
     upstream = error.upstream
-    creation = ProblemRenderer().is_creation(method, instance)
+    is_creation = ProblemRenderer().is_creation(method, instance)
     return Problem(
         type=TYPE_PREFIX + error.slug,
         title=error.title,
         status=error.status,
         detail=error.detail,
         instance=instance,
-        execution=error.execution if creation else None,
+        execution=error.execution if is_creation else None,
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
@@ -120,7 +120,7 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
 
 
 class ProblemRenderer:
-    """The API's own: RFC 9457, and 202 for what is not known."""
+    """Renders errors of /v1 as RFC 9457 problem+json, and unknown outcomes as 202."""
 
     def is_creation(self, method: str, path: str) -> bool:
         return method == "POST" and path == CREATION_PATH
@@ -140,12 +140,12 @@ class ProblemRenderer:
         )
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        told = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
-        return JSONResponse(told, status_code=202)
+        body = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
+        return JSONResponse(body, status_code=202)
 
 
-def note_refusal(error: CallgateError, metrics: Metrics) -> None:
-    """For the request's log line, and counted."""
+def record_error(error: CallgateError, metrics: Metrics) -> None:
+    """Counts the error and adds it to the request's log line."""
     metrics.http.refused.labels(error.slug).inc()
     bind(problem=error.slug)
     if error.call_id:
@@ -153,12 +153,12 @@ def note_refusal(error: CallgateError, metrics: Metrics) -> None:
 
 
 def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
-    """Every expected way out of a handler that is not an answer becomes a refusal; the middleware answers the rest."""
+    """Renders the errors that handlers and FastAPI raise on purpose. RequestMiddleware handles all other exceptions."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
-        note_refusal(error, metrics)
+        record_error(error, metrics)
         path = request.url.path
-        response = renderers.of(path).render(error, method=request.method, path=path, request_id=request.state.request_id)
+        response = renderers.for_path(path).render(error, method=request.method, path=path, request_id=request.state.request_id)
         response.headers.update(headers or {})
         return response
 
@@ -168,7 +168,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return await answer(request, InvalidRequest(field_errors=tuple(_fault(fault) for fault in error.errors())))
+        return await answer(request, InvalidRequest(field_errors=tuple(_field_error(detail) for detail in error.errors())))
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -176,7 +176,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
         translated = known.get(error.status_code, InternalError)
         headers = dict(error.headers or {})
         if translated is MethodNotAllowed:
-            headers["Allow"] = ", ".join(_allowed(app, request.scope["path"]))
+            headers["Allow"] = ", ".join(_allowed_methods(app, request.scope["path"]))
         return await answer(request, translated(), headers)
 
     app.add_exception_handler(CallgateError, on_callgate_error)
@@ -184,30 +184,30 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
     app.add_exception_handler(HTTPException, on_http_exception)
 
 
-def _allowed(app: FastAPI, path: str) -> list[str]:
-    """Starlette names the methods of one route only; a path may have several."""
+def _allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """Returns the methods of all routes of the path. Starlette's own Allow header lists those of one route only."""
 
-    def takes(method: str) -> bool:
+    def is_allowed(method: str) -> bool:
         scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
         matching = [route for route in app.routes if route.matches(scope)[0] is Match.FULL]
-        return any(method == "GET" or not isinstance(route, Mount) for route in matching)  # files are what is mounted
+        return any(method == "GET" or not isinstance(route, Mount) for route in matching)  # mounts serve static files
 
-    allowed = [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if takes(method)]
+    allowed = [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if is_allowed(method)]
     return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
-def _fault(detail: dict[str, Any]) -> FieldError:
-    """A query parameter, header or path segment that FastAPI refused."""
+def _field_error(detail: dict[str, Any]) -> FieldError:
+    """Converts FastAPI's error about a query parameter, header or path segment."""
     place, *names = detail["loc"]
-    marks = {"query": "?", "header": "", "path": "path/", "body": "/"}
-    return FieldError(marks.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
+    prefixes = {"query": "?", "header": "", "path": "path/", "body": "/"}
+    return FieldError(prefixes.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
 def responses(*errors: type[CallgateError], method: str = "GET", instance: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for these errors of an operation, an example each."""
+    """Returns OpenAPI's `responses` for these errors of an operation, with an example of each."""
     documented: dict[int | str, dict[str, Any]] = {}
     for error in errors:
-        told = [name for name, owners in _HEADERS.items() if issubclass(error, owners)]
+        header_names = [name for name, owners in _HEADERS.items() if issubclass(error, owners)]
         entry = documented.setdefault(
             error.status,
             {
@@ -215,8 +215,8 @@ def responses(*errors: type[CallgateError], method: str = "GET", instance: str) 
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
-        if told:
-            entry["headers"] = entry.get("headers", {}) | headers(*told)
+        if header_names:
+            entry["headers"] = entry.get("headers", {}) | headers(*header_names)
         example = problem_of(error(), method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,

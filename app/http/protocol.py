@@ -3,7 +3,7 @@
 uvicorn 0.54 has no limit on the head and none on the time that a request may take to arrive. It adds the fields of a chunked
 trailer to the headers, and httptools drops the body of a request that offers an upgrade (httptools#124, uvicorn#2722).
 
-A refusal made here never answers a request in the place of another: one that is being processed keeps its answer.
+An error response sent here never takes the place of another request's response: a request in progress keeps its own.
 """
 
 import asyncio
@@ -15,39 +15,40 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import CallgateError, HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
-from app.http.limits import HEAD_LIMIT, HEADER_LINES_LIMIT, ServerLimits
+from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, ServerLimits
 from app.http.problems import ProblemRenderer
 from app.observability import Metrics
 
-# What is parsed at once, and so what an unfinished header line may exceed the limit by.
-_PIECE = 16 * 1024
-_PIPELINED_LIMIT = 16
-# The application's own 408 comes first where there is one: it knows whose words to use.
-_GRACE_S = 1.0
-# To read on after a refusal lets the client read the answer: closing at once would reset the connection.
-_LINGER_S = 2.0
-# Offers that only concern this connection, and that are declined by not answering them.
+# Bytes parsed in one step. An unfinished header line can exceed the limit by as much.
+_PARSE_CHUNK_BYTES = 16 * 1024
+_MAX_PIPELINED_REQUESTS = 16
+# Added to the body's deadline, so that the application sends its own 408 first, in the error format of the path.
+_APP_TIMEOUT_MARGIN_S = 1.0
+# Time for the client to read an error response. An immediate close would reset the connection and could discard the response.
+_CLOSE_DELAY_S = 2.0
+# An upgrade is declined by ignoring these headers (RFC 9110 §7.8).
 _UPGRADE_FIELDS = frozenset({b"upgrade", b"http2-settings"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Counts what it refuses in the `metrics` of the lifespan's state, where there are any."""
+    """HTTP/1.1 with limits. Counts its error responses in `metrics` of the lifespan's state, if there are any."""
 
     def __init__(self, *args: Any, limits: ServerLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits
-        self._reading: Literal["start", "head", "body"] | None = "start"  # None: a request is complete
+        self._reading: Literal["start", "head", "body"] | None = "start"  # None: the request is complete
         self._requests = 0
         self._head_bytes = 0
-        # Bytes since the parser last reported anything: a header line, a trailer or a chunk extension without an end.
+        # Bytes since the parser's last callback: an unfinished header line, trailer or chunk extension.
         self._unreported_bytes = 0
         self._waiting_since: float | None = None
-        self._fault: CallgateError | None = None
+        self._head_error: CallgateError | None = None
         self._refused = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._watched: tuple[int, str | None] | None = None
+        self._read_deadline: asyncio.TimerHandle | None = None
+        # What the read deadline is for: the number of the request, and the part of it that is being read.
+        self._read_deadline_for: tuple[int, str | None] | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
 
     # Connection
@@ -55,32 +56,31 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
-        self._watch()
+        self._set_read_deadline()
         if len(self.connections) > self.limits.connections:
-            self._make_room()
+            self._free_a_connection()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._write_deadline):
+        for timer in (self._read_deadline, self._write_deadline):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
 
-    def _make_room(self) -> None:
-        """Close the connection that has waited longest for its client; refuse this one if all others are busy."""
+    def _free_a_connection(self) -> None:
+        """Closes the connection that has waited longest for its client, or refuses this one if all others are busy."""
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
-        if waiting := [each for each in others if each._is_waiting]:
-            # One in the middle of a request first: an idle one may be about to get its next request.
+        if waiting := [each for each in others if each._is_waiting_for_client]:
+            # Half-sent requests first: an idle connection may be about to receive its next request.
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
             longest.transport.close()
-            longest._abort_later(_LINGER_S)
+            longest._abort_after(_CLOSE_DELAY_S)
         elif len(self.connections) > 2 * self.limits.connections:
             self.transport.abort()
         else:
             self._refuse(TooManyConnections(after_s=1))
 
     @property
-    def _is_waiting(self) -> bool:
-        """Whether the next thing has to come from the client."""
+    def _is_waiting_for_client(self) -> bool:
         return self._waiting_since is not None and not self.transport.is_closing()
 
     # Input
@@ -90,33 +90,33 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            self._feed(data)
+            self._parse(data)
         except httptools.HttpParserError:
-            self._refuse(self._fault or MalformedRequest())
+            self._refuse(self._head_error or MalformedRequest())
         except CallgateError as error:
             self._refuse(error)
         else:
-            if self._reading is None and self.timeout_keep_alive_task is None and not self._is_answering:
+            if self._reading is None and self.timeout_keep_alive_task is None and not self._is_responding:
                 self._reading = "start"  # empty lines between requests
-            self._watch()
+            self._set_read_deadline()
 
-    def _feed(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            piece, rest = rest[:_PIECE], rest[_PIECE:]
-            self._unreported_bytes += len(piece)
+            chunk, rest = rest[:_PARSE_CHUNK_BYTES], rest[_PARSE_CHUNK_BYTES:]
+            self._unreported_bytes += len(chunk)
             try:
-                self.parser.feed_data(piece)
+                self.parser.feed_data(chunk)
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._head_without_upgrade()
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                rest = memoryview(head + bytes(piece[upgrade.args[0] :]) + bytes(rest))
-            if self._unreported_bytes > HEAD_LIMIT:
+                rest = memoryview(head + bytes(chunk[upgrade.args[0] :]) + bytes(rest))
+            if self._unreported_bytes > MAX_HEAD_BYTES:
                 raise HeadTooLarge
 
     def _head_without_upgrade(self) -> bytes:
-        """The head as it would be without its offer, for the parser to begin again."""
+        """Returns the request head without the upgrade headers, to be parsed again."""
         if self.scope["method"] == "CONNECT":
             raise MalformedRequest
         lines = [f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}".encode("latin-1")]
@@ -137,24 +137,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = self._unreported_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._count_head_bytes(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + len(b": \r\n"))
+        self._count_head_bytes(len(name) + len(value) + len(b": \r\n"))
         if self._reading != "head":
-            return  # RFC 9110, 6.5.1: no field of a trailer is a header unless its definition allows it
-        if len(self.headers) >= HEADER_LINES_LIMIT:
-            self._fault = HeadTooLarge()
-            raise self._fault
+            return  # a trailer field; RFC 9110 §6.5.1 forbids merging it into the headers
+        if len(self.headers) >= MAX_HEADER_LINES:
+            self._head_error = HeadTooLarge()
+            raise self._head_error
         super().on_header(name, value)
 
-    def _count(self, length: int) -> None:
+    def _count_head_bytes(self, length: int) -> None:
         self._unreported_bytes = 0
         self._head_bytes += length
-        if self._head_bytes > HEAD_LIMIT:
-            self._fault = HeadTooLarge()
-            raise self._fault
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._head_error = HeadTooLarge()
+            raise self._head_error
 
     def on_headers_complete(self) -> None:
         self._unreported_bytes = 0
@@ -162,7 +162,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
             return
-        if len(self.pipeline) >= _PIPELINED_LIMIT:
+        if len(self.pipeline) >= _MAX_PIPELINED_REQUESTS:
             raise MalformedRequest
         super().on_headers_complete()
         self._reading = "body"
@@ -178,12 +178,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading = self._waiting_since = None
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._wait_for_the_next()
+            self._start_keep_alive()
 
-    # Answers
+    # Responses
 
     @property
-    def _is_answering(self) -> bool:
+    def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_response_complete(self) -> None:
@@ -191,25 +191,25 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         super().on_response_complete()
         if self.transport.is_closing():
-            self._abort_later(self.limits.write_timeout_s)
-        elif self._reading == "body" and not self._is_answering:
-            # Answered before it has arrived: that has a deadline of its own.
+            self._abort_after(self.limits.write_timeout_s)
+        elif self._reading == "body" and not self._is_responding:
+            # The response came before the end of the body, for which the read deadline applies.
             self._unset_keepalive_if_required()
-        elif not self._is_answering:
+        elif not self._is_responding:
             self._waiting_since = self.loop.time()
 
-    def _wait_for_the_next(self) -> None:
+    def _start_keep_alive(self) -> None:
         self._waiting_since = self.loop.time()
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._abort_later(self.limits.write_timeout_s)
+        self._abort_after(self.limits.write_timeout_s)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._abort_later(self.limits.write_timeout_s)
+        self._abort_after(self.limits.write_timeout_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -217,59 +217,60 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_deadline.cancel()
             self._write_deadline = None
 
-    def _abort_later(self, seconds: float) -> None:
+    def _abort_after(self, seconds: float) -> None:
         if self._write_deadline is None:
             self._write_deadline = self.loop.call_later(seconds, self.transport.abort)
 
-    # Deadlines and refusals
+    # Deadlines and errors
 
-    def _watch(self) -> None:
-        """The deadline of what is being read, counted from its beginning."""
-        instrumented = (self._requests, self._reading)
-        if instrumented == self._watched:
+    def _set_read_deadline(self) -> None:
+        """Sets the deadline of the head or body that is being read. More data of the same part does not extend it."""
+        part = (self._requests, self._reading)
+        if part == self._read_deadline_for:
             return
-        self._watched = instrumented
-        if self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
+        self._read_deadline_for = part
+        if self._read_deadline:
+            self._read_deadline.cancel()
+            self._read_deadline = None
         if self._reading == "body":
-            self._deadline = self.loop.call_later(self.limits.body_timeout_s + _GRACE_S, self._time_is_up)
+            timeout_s = self.limits.body_timeout_s + _APP_TIMEOUT_MARGIN_S
+            self._read_deadline = self.loop.call_later(timeout_s, self._on_read_timeout)
         elif self._reading:
-            self._deadline = self.loop.call_later(self.limits.head_timeout_s, self._time_is_up)
+            self._read_deadline = self.loop.call_later(self.limits.head_timeout_s, self._on_read_timeout)
 
-    def _time_is_up(self) -> None:
+    def _on_read_timeout(self) -> None:
         if self._reading == "start":
-            self.transport.close()  # it asked for nothing: a 408 could be taken for the answer to its next request
+            self.transport.close()  # no request has begun: the client could take a 408 for the response to its next one
         else:
             self._refuse(RequestTimeout())
 
     def _refuse(self, error: CallgateError) -> None:
-        """Answer what is being read, and nothing after it; then close the connection."""
+        """Sends an error response to the request that is being read, then closes the connection."""
         self._refused = True
         self._waiting_since = None
-        if self._deadline:
-            self._deadline.cancel()
+        if self._read_deadline:
+            self._read_deadline.cancel()
         metrics: Metrics | None = self.app_state.get("metrics")
         if metrics:
             metrics.http.refused.labels(error.slug).inc()
         logger.info("request_refused_unread", problem=error.slug)
-        own = self.cycle if self._reading == "body" and not self.pipeline else None
-        if own is None and self._is_answering:
-            # An earlier request of this connection keeps its answer, which is the last one.
+        current = self.cycle if self._reading == "body" and not self.pipeline else None
+        if current is None and self._is_responding:
+            # An earlier request is in progress. Its response is the last one of this connection.
             self.pipeline.clear()
             return
-        if own is None or not own.response_started:
-            self._write(error)
-        if own is not None:
-            own.disconnected = True
-            own.message_event.set()
+        if current is None or not current.response_started:
+            self._write_error(error)
+        if current is not None:
+            current.disconnected = True
+            current.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._abort_later(_LINGER_S)
+            self._abort_after(_CLOSE_DELAY_S)
         else:
             self.transport.close()
 
-    def _write(self, error: CallgateError) -> None:
+    def _write_error(self, error: CallgateError) -> None:
         request_id = uuid4().hex
         method, path = (self.scope["method"], self.scope["path"]) if self._reading == "body" else ("", "")
         response = ProblemRenderer().render(error, method=method, path=path, request_id=request_id)

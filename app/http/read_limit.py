@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 CHUNK_ROWS = 50
 """Rows read by one statement."""
-# Rows rendered without a pause: about a millisecond of the event loop.
+# Rows rendered without a pause, which takes about a millisecond.
 _BATCH_ROWS = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
 _PAUSE_FACTOR = 3

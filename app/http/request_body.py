@@ -1,4 +1,4 @@
-"""A request's body, whole before anything is done with the request: nothing is held for a client that sends slowly."""
+"""Reads the whole body before the request is processed, so a slow client holds neither a slot nor a connection."""
 
 import asyncio
 
@@ -6,43 +6,43 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from app.errors import BodyTooLarge, RequestTimeout
-from app.http.limits import BODY_LIMIT
+from app.http.limits import MAX_BODY_BYTES
 
 
 async def read_body(receive: Receive, *, timeout_s: float) -> bytes:
-    """Raises BodyTooLarge, RequestTimeout, or ClientDisconnect."""
+    """Returns the whole body. Raises BodyTooLarge, RequestTimeout or ClientDisconnect."""
     try:
         async with asyncio.timeout(timeout_s):
-            message = await _next(receive)
+            message = await _next_message(receive)
             body: bytes = message.get("body", b"")
             while message.get("more_body", False):
-                message = await _next(receive)
+                message = await _next_message(receive)
                 body += message.get("body", b"")
-                if len(body) > BODY_LIMIT:
+                if len(body) > MAX_BODY_BYTES:
                     raise BodyTooLarge
     except TimeoutError:
         raise RequestTimeout from None
-    if len(body) > BODY_LIMIT:
+    if len(body) > MAX_BODY_BYTES:
         raise BodyTooLarge
     return body
 
 
-async def _next(receive: Receive) -> Message:
+async def _next_message(receive: Receive) -> Message:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message
 
 
-def replaying(body: bytes, receive: Receive) -> Receive:
-    """The body as one message, then whatever the server has to say."""
-    told = False
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` that gives the body as one message, then the server's own messages."""
+    replayed = False
 
     async def receive_again() -> Message:
-        nonlocal told
-        if told:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again

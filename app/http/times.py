@@ -1,4 +1,4 @@
-"""Times in requests: RFC 3339 with a zone. pydantic alone takes Unix times, plain days and other forms of ISO 8601 too."""
+"""Times in requests: RFC 3339 with a time zone. Pydantic alone also accepts Unix times, dates and other forms of ISO 8601."""
 
 import re
 from typing import Annotated, Any
@@ -11,8 +11,8 @@ _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)
 
 def _rfc_3339(value: Any) -> str:
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
-        raise PydanticCustomError("not_rfc_3339", "must be an RFC 3339 time with its zone, such as 2026-11-28T09:30:00Z")
+        raise PydanticCustomError("not_rfc_3339", "must be an RFC 3339 time with a time zone, such as 2026-11-28T09:30:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]

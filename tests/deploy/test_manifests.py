@@ -12,7 +12,7 @@ from typer.main import get_command
 from app.callbacks.router import CALLBACK_PATH
 from app.calls.creation.placement import LAST_COMMITS_S
 from app.cli import app as command_line
-from app.http.health import READY_PATIENCE_S
+from app.http.health import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import budget_of
 from app.settings import PREFIX, SECRETS_DIR, Settings
@@ -137,7 +137,7 @@ def test_liveness_never_asks_postgres_and_readiness_waits_longer_than_the_answer
                 assert container(workload)[kind]["httpGet"]["path"] == "/livez"
             readiness = container(workload)["readinessProbe"]
             assert readiness["httpGet"]["path"] == "/readyz"
-            assert readiness["timeoutSeconds"] > READY_PATIENCE_S
+            assert readiness["timeoutSeconds"] > READY_TIMEOUT_S
 
 
 def test_nothing_is_killed_before_what_it_has_begun_is_done(overlay: Manifests) -> None:
