@@ -1,18 +1,18 @@
-"""`callgate`, and `python -m app`."""
+"""The entry point of `callgate` and `python -m app`."""
 
 import sys
 
 
 def main() -> None:
-    """The command line, or `callgate healthcheck` without it (see `app.healthcheck`)."""
+    """Runs the command line. `callgate healthcheck` runs without importing it (see `app.healthcheck`)."""
     command, *arguments = sys.argv[1:] or [""]
     if command == "healthcheck" and len(arguments) < 2 and not any(word.startswith("-") for word in arguments):
-        from app.healthcheck import trouble
+        from app.healthcheck import check
 
-        sys.exit(trouble(*arguments))
-    from app.cli import main as command_line
+        sys.exit(check(*arguments))
+    from app.cli import main as run_command_line
 
-    command_line()
+    run_command_line()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Does the process beside us still answer? What a container runtime asks every few seconds.
+"""The health check of a container: asks the container's main process whether it still answers.
 
-With nothing but the standard library, and reached from `app.__main__` without the rest of the command line: importing that
-takes a second of CPU, this a twentieth.
+Container runtimes run it every few seconds, so it imports only the standard library. Importing the whole command line would
+take 20 times as long.
 """
 
 import http.client
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-OUR_LIVEZ = "http://127.0.0.1:8000/livez"
-_PATIENCE_S = 2.0
-# Of each role: the options that name its port, the port without them, and the path.
+DEFAULT_URL = "http://127.0.0.1:8000/livez"
+_TIMEOUT_S = 2.0
+# For each command: the options that set its port, its default port, and the path.
 _ROLES: dict[str, tuple[tuple[str, ...], str | None, str]] = {
     "serve": (("--port",), "8000", "/livez"),
     "worker": (("--ops-port", "--metrics-port"), None, "/livez"),
@@ -21,11 +21,14 @@ _ROLES: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 
 
 def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
-    """What to ask the process that was started with this command; None for a worker without a port, which answers nobody."""
-    programs = [place for place, word in enumerate(command) if Path(word).name == "callgate"]
+    """Returns the health URL of a process that was started with `command`; None for a worker without a port.
+
+    `ops_port` is the worker's CALLGATE_OPS_PORT. Other commands than Callgate's get the URL of `callgate serve`.
+    """
+    programs = [position for position, word in enumerate(command) if Path(word).name == "callgate"]
     role, *arguments = [*command[programs[0] + 1 :], ""] if programs else [""]
     if role not in _ROLES:
-        return OUR_LIVEZ
+        return DEFAULT_URL
     options, port, path = _ROLES[role]
     if role == "worker":
         port = ops_port
@@ -37,23 +40,23 @@ def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
     return port and f"http://127.0.0.1:{port}{path}"
 
 
-def _first_process() -> list[str]:
-    """The command of the container's process; empty where it cannot be read."""
+def _main_process_command() -> list[str]:
+    """Returns the command of the container's main process; an empty list if it cannot be read."""
     try:
         return Path("/proc/1/cmdline").read_text().split("\0")
     except (OSError, UnicodeDecodeError):
         return []
 
 
-def trouble(url: str | None = None) -> str | None:
-    """Why there is no good answer, in a few words; None when there is one. Proxies of the environment are not asked."""
-    url = url or url_for(_first_process(), os.environ.get("CALLGATE_OPS_PORT"))
+def check(url: str | None = None) -> str | None:
+    """Returns why the process is not healthy; None if it answers 200. Ignores proxy settings of the environment."""
+    url = url or url_for(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:
         return None
-    asked = urlsplit(url)
-    connection = http.client.HTTPConnection(asked.netloc, timeout=_PATIENCE_S)
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", asked.path or "/")
+        connection.request("GET", parts.path or "/")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         return f"no answer from {url} ({error or type(error).__name__})"

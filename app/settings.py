@@ -1,6 +1,6 @@
-"""Every setting, from the environment only: `CALLGATE_<NAME>`, or a file of that name (lower case) in /run/secrets.
+"""All settings. Each is the environment variable `CALLGATE_<NAME>`, or a file with that name in lower case in /run/secrets.
 
-Nothing here is read at import: `load_settings()` is called once per process and the result is passed on.
+A process calls `load_settings()` once and passes the result on. Importing this module reads no setting.
 """
 
 import base64
@@ -22,19 +22,19 @@ from app.misspelt import misspelt
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
 
-_TWILIO_VERSION = "2010-04-01"
-# A host's last label has a letter, which tells it from an address.
+_TWILIO_API_VERSION = "2010-04-01"
+# The last label of a host name has a letter; that of an IP address has none.
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
 
 class SettingsError(CommandFailed):
-    """The environment cannot be used as it is; the message names every variable that is wrong."""
+    """Settings are missing or invalid. The message names every variable that is wrong."""
 
     exit_code = 2
 
 
 class Settings(BaseSettings):
-    """What an operator can choose. Times are in seconds unless the name says otherwise."""
+    """The settings that operators can choose. Times are in seconds unless the name has another unit."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, case_sensitive=False, frozen=True, hide_input_in_errors=True)
 
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         None, description="PostgreSQL 14 or newer, e.g. `postgresql://user:password@host:5432/callgate`."
     )
     state_dir: Path = Field(
-        Path(".callgate"), description="Folder for what `callgate dev` and `callgate demo` keep between runs."
+        Path(".callgate"), description="Folder for the data that `callgate dev` and `callgate demo` keep between runs."
     )
     secret_keys: SecretStr | None = Field(
         None,
@@ -53,106 +53,113 @@ class Settings(BaseSettings):
         None,
         description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
     )
-    twilio_base_url: str = Field("https://api.twilio.com", description="Where Twilio's API is; an account may have its own.")
+    twilio_base_url: str = Field("https://api.twilio.com", description="Base URL of Twilio's API; an account can have its own.")
     twilio_connect_timeout: float = Field(5.0, gt=0, le=60, description="Seconds to connect to Twilio, TLS included.")
     twilio_read_timeout: float = Field(
         35.0,
         gt=0,
         le=300,
-        description="Seconds to wait for Twilio's answer; Twilio itself gives up after about 30.",
+        description="Seconds to wait for Twilio's response; Twilio's own timeout is about 30.",
     )
     twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
     twilio_keepalive: float = Field(
         2.0,
         gt=0,
         le=300,
-        description="Seconds that an idle connection to Twilio is kept; far less than any server or proxy on the way keeps it.",
+        description="Seconds to keep an idle connection to Twilio; must be much less than any server or proxy keeps it.",
     )
     request_budget: float = Field(
-        45.0, gt=0, le=600, description="Seconds that one creation may take in all, retries included."
+        45.0, gt=0, le=600, description="Seconds that one creation may take in total, retries included."
     )
     max_connections: int = Field(
         1000,
         ge=10,
         le=100_000,
-        description="Connections that one process has open to its clients. Beyond it the one that has waited longest for its "
-        "client is closed; when all are busy, the new one is answered 503.",
+        description="Client connections that one process keeps open. Beyond this limit it closes the one that has waited "
+        "longest for its client; if all are busy, it answers the new one with 503.",
     )
     head_timeout: float = Field(
-        10.0, gt=0, le=300, description="Seconds in which a request's line and headers have to arrive, from its first byte."
+        10.0, gt=0, le=300, description="Seconds for the request line and the headers to arrive, from the request's first byte."
     )
     body_timeout: float = Field(
-        10.0, gt=0, le=300, description="Seconds in which a request's body has to arrive; then the answer is 408."
+        10.0, gt=0, le=300, description="Seconds for the body of a request to arrive; after that the response is 408."
     )
     write_timeout: float = Field(
-        60.0, gt=0, le=3600, description="Seconds after which a client that takes nothing of its answer is given up."
+        60.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which the connection of a client that does not read its response is closed.",
     )
     ops_port: int | None = Field(
         None,
         ge=1,
         le=65_535,
-        description="A port for probes, metrics and documentation alone, of `callgate serve` and `callgate worker`; the API's "
-        "own port then has no `/metrics`. `--ops-port` overrides it.",
+        description="Separate port of `callgate serve` and `callgate worker` for probes, metrics and documentation; the API's "
+        "port then has no `/metrics`. `--ops-port` overrides it.",
     )
     linger: float = Field(
         0.0,
         ge=0,
         le=300,
-        description="Seconds that a stopping process still takes requests, closing each connection after its answer, so that "
-        "balancers let go of it first.",
+        description="Seconds for which a stopping process still accepts requests, so that load balancers stop using it first. "
+        "It closes each connection after its response.",
     )
     drain_timeout: float = Field(
-        55.0, gt=0, le=3600, description="Seconds that a stopping process may take to finish the creations it has begun."
+        55.0, gt=0, le=3600, description="Seconds for which a stopping process waits for its creations in progress."
     )
     database_pool_size: int = Field(
-        10, ge=1, le=500, description="Database connections of one process, besides five for creations and changes."
+        10,
+        ge=1,
+        le=500,
+        description="Database connections of one process, besides five for creations and notifications.",
     )
-    max_in_flight: int = Field(
-        200, ge=1, le=10_000, description="Creations that one process has on the way to Twilio at one time."
-    )
+    max_in_flight: int = Field(200, ge=1, le=10_000, description="Creations that one process sends to Twilio at the same time.")
     max_in_flight_per_tenant: int = Field(
-        100, ge=1, le=10_000, description="How many of them may be one tenant's, so that one slow account leaves room."
+        100,
+        ge=1,
+        le=10_000,
+        description="How many of these one tenant can have, so that one slow account cannot use all.",
     )
     abandon_margin: float = Field(
-        60.0, gt=0, le=3600, description="Seconds beyond its budget after which a pending creation counts as abandoned."
+        60.0, gt=0, le=3600, description="Seconds after its budget at which a pending creation counts as abandoned."
     )
     resolve_searches: int = Field(
-        5, ge=1, le=100, description="Clean searches of Twilio's list before an unknown creation counts as not started."
+        5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."
     )
     resolve_period: float = Field(
-        900.0, gt=0, le=86_400, description="Seconds over which those searches are spread, ever further apart."
+        900.0, gt=0, le=86_400, description="Seconds over which these searches are spread, at growing intervals."
     )
     refresh_interval: float = Field(
         2.0,
         gt=0,
         le=3600,
-        description="Seconds from a call's start to its first refresh, and the least between two.",
+        description="Seconds from a call's start to its first refresh, and the minimum between two refreshes.",
     )
     delivery_allow: str | None = Field(
         None,
-        description="Private networks and hosts that tenants' callback URLs may name, comma separated: `10.0.0.0/8`, "
-        "`hooks.example.internal`, `.svc.cluster.local` for all hosts below. Public ones need no mention; link-local and "
-        "metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
+        description="Private networks and hosts that tenants' callback URLs may use, comma separated: `10.0.0.0/8`, "
+        "`hooks.example.internal`, or `.svc.cluster.local` for all of its subdomains. Public addresses are always allowed; "
+        "link-local and metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
     )
     delivery_first_retry: float = Field(
-        5.0, gt=0, le=3600, description="Seconds until a delivery that failed is tried again; the next attempts in proportion."
+        5.0, gt=0, le=3600, description="Seconds until the first retry of a failed delivery; later retries scale with it."
     )
     retention_days: int | None = Field(
         None,
         ge=1,
         le=36_500,
-        description="Days after which settled calls and all that belongs to them are deleted; none: never.",
+        description="Days after which settled calls and their events and deliveries are deleted; never, if not set.",
     )
-    worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds the worker waits when it found nothing to do.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level logged.")
+    worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds that the worker waits if there is no work.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="`json` for machines, `text` for people; `auto` writes text to a terminal and JSON elsewhere."
+        "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."
     )
-    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users as they are, not as tokens.")
+    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users instead of tokens.")
 
     @field_validator("database_url")
     @classmethod
-    def _name_the_driver(cls, value: SecretStr | None) -> SecretStr | None:
+    def _add_driver(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         url = value.get_secret_value().strip()
@@ -174,8 +181,8 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        return None if value is None else _parse_address(value)
+    def _check_public_url(cls, value: str | None) -> str | None:
+        return None if value is None else _parse_url(value)
 
     @field_validator("twilio_base_url")
     @classmethod
@@ -184,14 +191,14 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _twilio_can_call_it(cls, value: str | None) -> str | None:
+    def _check_public_host(cls, value: str | None) -> str | None:
         host = urlsplit(value).hostname or "" if value else ""
         if "_" in host or ":" in host:
-            raise ValueError("must have a host name without underscores: Twilio calls no other, and signs no IPv6 address")
+            raise ValueError("must have a host name without underscores: Twilio refuses them and signs no IPv6 addresses")
         return value
 
     @model_validator(mode="after")
-    def _budget_covers_one_attempt(self) -> "Settings":
+    def _check_request_budget(self) -> "Settings":
         attempt = self.twilio_pool_timeout + self.twilio_connect_timeout + self.twilio_read_timeout
         if self.request_budget < attempt:
             raise ValueError(
@@ -201,23 +208,23 @@ class Settings(BaseSettings):
         return self
 
     def require_database_url(self) -> str:
-        """The URL, or SettingsError when there is none."""
+        """Returns the URL. Raises SettingsError if it is not set."""
         if self.database_url is None:
-            raise SettingsError(f"{PREFIX}DATABASE_URL is not set: give a PostgreSQL address, or start `callgate dev`")
+            raise SettingsError(f"{PREFIX}DATABASE_URL is not set: set it to a PostgreSQL URL, or run `callgate dev`")
         return self.database_url.get_secret_value()
 
     def require_secret_keys(self) -> list[bytes]:
-        """The encryption keys, newest first, or SettingsError when there are none."""
+        """Returns the encryption keys, newest first. Raises SettingsError if they are not set."""
         if self.secret_keys is None:
             raise SettingsError(
-                f"{PREFIX}SECRET_KEYS is not set: stored secrets cannot be opened without it. Make a key with "
+                f"{PREFIX}SECRET_KEYS is not set: stored secrets cannot be decrypted without it. Generate a key with "
                 "`openssl rand -base64 32` and keep it safe"
             )
         return decode_secret_keys(self.secret_keys)
 
 
 def decode_secret_keys(value: SecretStr) -> list[bytes]:
-    """The keys in their order; ValueError (which names no key material) when one is not 32 bytes of base64."""
+    """Returns the keys in the given order. Raises ValueError, without key material, if one is not 32 bytes in base64."""
     keys = []
     for position, text in enumerate(value.get_secret_value().split(","), start=1):
         try:
@@ -231,30 +238,30 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
 
 
 def parse_twilio_base_url(text: str) -> str:
-    """Without the API's version, which Twilio's documentation shows with the address; ValueError for what is no base URL."""
-    url = _parse_address(text.strip()).removesuffix(f"/{_TWILIO_VERSION}").rstrip("/")
+    """Returns the URL without the API version that Twilio's documentation appends. Raises ValueError if it is no base URL."""
+    url = _parse_url(text.strip()).removesuffix(f"/{_TWILIO_API_VERSION}").rstrip("/")
     path = urlsplit(url).path
-    if f"/{_TWILIO_VERSION}" in path or "/Accounts" in path:
-        raise ValueError(f"must end before /{_TWILIO_VERSION}, as in https://api.twilio.com")
+    if f"/{_TWILIO_API_VERSION}" in path or "/Accounts" in path:
+        raise ValueError(f"must end before /{_TWILIO_API_VERSION}, as in https://api.twilio.com")
     return url
 
 
-def _parse_address(text: str) -> str:
-    """An address without the slash at its end."""
+def _parse_url(text: str) -> str:
+    """Returns an http or https URL without its trailing slashes. Raises ValueError."""
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("has a host or port that is none") from None
+        raise ValueError("has an invalid host or port") from None
     if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f\x7f\\]", text):
-        raise ValueError("must be an http:// or https:// address")
+        raise ValueError("must be an http:// or https:// URL")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
     return text.rstrip("/")
 
 
 def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:
-    """The networks and the hosts; a leading dot stands for all hosts below. ValueError for what is neither."""
+    """Returns the networks and the hosts. A leading dot means all subdomains. Raises ValueError for other entries."""
     networks, hosts = [], []
     for entry in filter(None, (part.strip().lower() for part in text.split(","))):
         if _HOST_OR_SUFFIX.fullmatch(entry):
@@ -268,18 +275,18 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment; SettingsError names every wrong variable in one message."""
+    """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""
     secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    faults = list(misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
+    problems = list(misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
     try:
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        for fault in error.errors(include_input=False, include_url=False):
-            name = "".join(PREFIX + str(part).upper() for part in fault["loc"][:1])
-            reason = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{name}: {reason}" if name else reason)
-        raise SettingsError("wrong settings: " + "; ".join(faults)) from None
-    if faults:
-        raise SettingsError("wrong settings: " + "; ".join(faults))
+        for detail in error.errors(include_input=False, include_url=False):
+            name = "".join(PREFIX + str(part).upper() for part in detail["loc"][:1])
+            reason = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {reason}" if name else reason)
+        raise SettingsError("wrong settings: " + "; ".join(problems)) from None
+    if problems:
+        raise SettingsError("wrong settings: " + "; ".join(problems))
     return settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from app.cli.signals import stop_on_signal
-from app.healthcheck import trouble
+from app.healthcheck import check
 from app.observability.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -240,6 +240,6 @@ def healthcheck(
     ] = None,
 ) -> None:
     """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
-    if found := trouble(url):
-        typer.echo(f"callgate: {found}", err=True)
+    if problem := check(url):
+        typer.echo(f"callgate: {problem}", err=True)
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from app import __version__
 from app.cli import app as command_line
-from app.healthcheck import OUR_LIVEZ
+from app.healthcheck import DEFAULT_URL
 from app.main import create_app
 from app.settings import PREFIX, Settings
 from simulator.config import SimulatorConfig
@@ -73,7 +73,7 @@ def probed(check: list[str]) -> tuple[int, str]:
     """Port and path that a healthcheck asks. No argument has a space: podman's API would split it there."""
     assert not [word for word in check if " " in word]
     assert check[:3] == ["CMD", "callgate", "healthcheck"]
-    asked = urlsplit(parameters(check[2:])["url"] or OUR_LIVEZ)
+    asked = urlsplit(parameters(check[2:])["url"] or DEFAULT_URL)
     assert (asked.scheme, asked.hostname) == ("http", "127.0.0.1")
     return asked.port or 80, asked.path
 
