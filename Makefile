@@ -33,10 +33,11 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 test: .venv/installed ## Run all tests
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
 
-bench: .venv/installed ## Measure: ratios within one run, never a verdict
+bench: .venv/installed ## Measure: ratios within one run, never a verdict (LIFE='--rates 10 --seconds 20 --calls 0': a shorter bench.life)
 	$(BIN)/python -m bench.sip
 	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.life $(LIFE)
 	$(BIN)/python -m bench.calls $(ARGS)
 
 bench-rows: .venv/installed ## Measure ten million calls beside a hundred thousand (ROWS=1000000 takes a tenth of the time)

@@ -1,18 +1,20 @@
-"""Processes that are measured: what they have used, as the kernel counts it."""
+"""Reads what processes have used from the kernel."""
 
 import ctypes
 import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PATIENCE_S = 60.0
 
 
 def missing() -> str | None:
-    """What cannot be had here, if anything."""
+    """Returns what this machine lacks, or None."""
     return None if Path("/proc/self/statm").exists() else "what a process uses is read from Linux's /proc"
 
 
@@ -28,26 +30,46 @@ def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"{process.args!r} did not come up")
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time so far of the process and its children, all threads, ended ones too."""
-    return sum(_cpu_clock(each) for each in _family(pid))
+def cpu_seconds(pid: int, *, without: frozenset[int] = frozenset()) -> float:
+    """Returns the user and system time so far of the process and its descendants, ended ones included.
+
+    `without`: processes among them that are not counted.
+    """
+    # Children first: the time of one that ends meanwhile is then in its parent's.
+    return sum(_cpu_clock(each) + _ended_children_s(each) for each in reversed(_family(pid)) if each not in without)
 
 
 def _cpu_clock(pid: int) -> float:
-    """What /proc/PID/stat has in hundredths of a second, in nanoseconds."""
+    """Returns in nanosecond precision what /proc/PID/stat shows in hundredths of a second; 0 for a process that has ended."""
     clock = ctypes.c_int()
-    if error := ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
-        raise OSError(error, os.strerror(error))
-    return time.clock_gettime(clock.value)
+    if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
+        return 0.0
+    with suppress(OSError):
+        return time.clock_gettime(clock.value)
+    return 0.0
+
+
+def _ended_children_s(pid: int) -> float:
+    """Returns the time of the children that have ended and were waited for."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S
+    return 0.0
 
 
 def resident_mib(pid: int) -> float:
     return sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in _family(pid)) * _PAGE / 2**20
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def _family(pid: int) -> list[int]:
+    """Returns the process and its descendants, each before its children."""
     family = [pid]
-    for tasks in Path(f"/proc/{pid}/task").iterdir():
-        for child in (tasks / "children").read_text().split():
-            family += _family(int(child))
+    with suppress(OSError):
+        for tasks in Path(f"/proc/{pid}/task").iterdir():
+            for child in (tasks / "children").read_text().split():
+                family += _family(int(child))
     return family

@@ -64,6 +64,12 @@ async def ledger(
     )
 
 
+@router.get("/requests", summary="How many requests there were to Twilio's own paths")
+async def requests(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
+    """Since the start or the last reset, by method and resource: `POST Calls`, `GET Calls` (the list), `GET Call`."""
+    return state.requests.of_account(account_sid)
+
+
 @router.put("/accounts/{sid}", summary="Register an account, or replace its credentials")
 async def register_account(
     sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], credentials: Credentials, state: StateDep

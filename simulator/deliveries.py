@@ -21,6 +21,7 @@ USER_AGENT = "TwilioProxy/1.1"
 
 class Attempt(BaseModel):
     sent_at: datetime
+    answered_at: datetime | None = None
     answer_status: int | None = None
     error: str | None = Field(None, description="Why there was no answer.")
 
@@ -121,7 +122,7 @@ class Deliveries:
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             attempt.error = type(error).__name__
             return _failure(error)
-        attempt.answer_status = answer.status_code
+        attempt.answered_at, attempt.answer_status = self._clock(), answer.status_code
         delivery.delivered = answer.is_success
         if answer.is_client_error:
             return Failure.CLIENT_ERROR

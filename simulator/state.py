@@ -11,6 +11,7 @@ from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call
 from simulator.parameters import CallParameters
+from simulator.request_counts import RequestCounts
 from simulator.showing import Showing
 from simulator.store import Call, Calls
 from simulator.subresources import Subresources
@@ -22,6 +23,7 @@ class State:
         self.accounts = Accounts(config.accounts, open_mode=config.open_mode)
         self.calls = Calls(config.max_calls)
         self.ledger = Ledger(config.max_calls)
+        self.requests = RequestCounts()
         self.faults = FaultChoice()
         self.showing = Showing()
         self.callbacks = Callbacks(config, self.accounts)
@@ -79,6 +81,7 @@ class State:
         self.calls.clear()
         self.subresources.clear()
         self.ledger.clear()
+        self.requests.clear()
         self.accounts.forget_unregistered()
         self.faults.reset()
         self.showing = Showing()

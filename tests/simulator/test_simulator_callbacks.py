@@ -280,7 +280,9 @@ def test_how_often_it_is_tried_is_in_the_fragment(
     assert (len(stage.receiver.received), len(delivery["attempts"]), delivery["delivered"]) == (attempts, attempts, delivered)
     expected = [None if answer in (HANG, DROP) else answer for answer in answers[:attempts]]
     assert [attempt["answer_status"] for attempt in delivery["attempts"]] == expected
-    assert [attempt["error"] is None for attempt in delivery["attempts"]] == [status is not None for status in expected]
+    for member in ("error", "answered_at"):
+        was_answered = [(attempt[member] is None) == (member == "error") for attempt in delivery["attempts"]]
+        assert was_answered == [status is not None for status in expected]
     assert len({request.headers["I-Twilio-Idempotency-Token"] for request in stage.receiver.received}) == 1
 
 

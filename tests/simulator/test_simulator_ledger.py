@@ -70,6 +70,17 @@ def test_other_requests_leave_no_trace_in_it(calls: httpx.Client, control: httpx
     assert control.get("/ledger").json()["received"] == 1
 
 
+def test_requests_are_counted_by_method_and_resource(simulator: Running, control: httpx.Client) -> None:
+    with simulator.client(OPEN_SID, "any") as calls, simulator.client(REGISTERED.sid, "wrong") as stranger:
+        path = f"/Calls/{calls.post('/Calls.json', data=SIP_DIAL).json()['sid']}"
+        for asked in (f"{path}.json", path, "/Calls.json", f"{path}/Events.json"):
+            calls.get(asked)
+        stranger.get("/Calls.json")
+    own = {"POST Calls": 1, "GET Call": 2, "GET Calls": 1, "GET below": 1}
+    assert control.get("/requests", params={"account_sid": OPEN_SID}).json() == own
+    assert control.get("/requests").json() == own | {"GET Calls": 2}
+
+
 def test_concurrent_creations_are_each_recorded_once(calls: httpx.Client, control: httpx.Client) -> None:
     def create(n: int) -> str:
         sid: str = calls.post("/Calls.json", data=SIP_DIAL | {"To": f"sip:u{n}@example.com"}).json()["sid"]

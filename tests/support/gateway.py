@@ -52,18 +52,18 @@ class QuietServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True) -> AsyncIterator[str]:
-    """The application on a free port of 127.0.0.1; the lifespan's end is awaited, requests for `grace` seconds."""
+async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True, port: int = 0) -> AsyncIterator[str]:
+    """The application on 127.0.0.1, on a free port or `port`; the lifespan's end is awaited, requests for `grace` seconds."""
     config = server_config(app, timeout_graceful_shutdown=grace, date_header=date_header)
-    async with _served(config) as (url, _):
+    async with _served(config, port) as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def _served(config: uvicorn.Config) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """With what its lifespan has made."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", port))
         server = QuietServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():

@@ -1,0 +1,119 @@
+"""What a call costs over its whole life: `python -m bench.life`. Read the ratios within one run, not the milliseconds.
+
+Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) in turn, each over a database
+of its own in one Postgres: creation, Twilio's callbacks, deliveries to the tenant, the price; then the same by polling only.
+Twilio is the simulator at ten times the speed. The processor time of the simulator, of the receiver and of this process, which
+places the calls, is not counted, but they share the machine with what is measured.
+"""
+
+import argparse
+import asyncio
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+from statistics import quantiles
+
+from app.local.postgres import EmbeddedPostgres
+from bench import disk, processes
+from bench.disk import Disk
+from bench.life_run import Run, measure
+from bench.life_services import COMPETITOR, SERVICES, Setting, simulator
+from bench.report import machine
+
+MODES = {"callbacks": True, "polling": False}
+CALLS_OF_AN_ACCOUNT = 5
+"""A second."""
+ROLES = ("API", "worker", "Postgres")
+COSTS = ("", "calls/s", "carried", *(f"{role} ms" for role in ROLES), "CPU ms", "× by hand", "requests", "failed", "unfinished")
+TIMES = ("", "calls/s", "callback answered p50", "p99", "callback to delivery p50", "p99", "price known after p50", "p95")
+
+
+def cost_cells(run: Run, beside: Run | None) -> list[str]:
+    cpu = run.cpu_ms
+    whole = sum(cpu.values())
+    requests = run.requests.total() / max(len(run.placed), 1)
+    return [
+        run.service,
+        f"{run.rate:g}",
+        f"{run.carried:.0f}",
+        *(f"{cpu[role]:.1f}" if role in cpu else "–" for role in ROLES),
+        f"{whole:.1f}",
+        f"{whole / sum(beside.cpu_ms.values()):.2f}" if beside else "–",
+        f"{requests:.2f}",
+        str(run.failed),
+        str(run.unfinished),
+    ]
+
+
+def time_cells(run: Run) -> list[str]:
+    def percentile(values: Sequence[float], percent: int) -> str:
+        return f"{quantiles(values, n=100)[percent - 1] * 1000:.0f} ms" if len(values) > 1 else "–"
+
+    return [
+        run.service,
+        f"{run.rate:g}",
+        *(percentile(run.callback_s, percent) for percent in (50, 99)),
+        *(percentile(run.delivery_s, percent) for percent in (50, 99)),
+        *(percentile(run.price_s, percent) for percent in (50, 95)),
+    ]
+
+
+def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
+    """Markdown."""
+    parts = []
+    for callbacks in (True, False):
+        chosen = [run for run in runs if run.callbacks == callbacks]
+        if not chosen:
+            continue
+        parts.append(f"### {'With status callbacks' if callbacks else 'By polling only'}\n")
+        beside = {run.rate: run for run in chosen if run.service == COMPETITOR}
+        parts.append(table(COSTS, [cost_cells(run, beside.get(run.rate)) for run in chosen]))
+        parts.append(table(TIMES, [time_cells(run) for run in chosen]))
+    for service, size in sizes.items():
+        parts.append(f"### Bytes per call on disk: {service}, at {size.calls:,} calls\n")
+        parts.append(table(("table, with its indexes", "copied", "as the run left it"), size.rows()))
+    return parts
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=float, nargs="+", default=[10, 50], help="calls a second, one run each")
+    parser.add_argument("--seconds", type=float, default=60, help="during which calls are placed")
+    parser.add_argument("--services", nargs="+", choices=SERVICES, default=list(SERVICES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--calls", type=int, default=100_000, help="on disk, for the bytes of one; 0: not measured")
+    parser.add_argument("--patience", type=float, default=120, help="seconds after the last call until the rest is given up")
+    asked = parser.parse_args()
+    if lack := processes.missing():
+        raise SystemExit(f"Skipped: {lack}")
+    runs: list[Run] = []
+    sizes: dict[str, Disk] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-life-")))
+        folder.chmod(0o755)  # root's Postgres runs as nobody
+        server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
+        twilio = stack.enter_context(simulator(folder))
+        for mode, rate, name in product(asked.modes, asked.rates, asked.services):
+            setting = Setting(server, twilio, folder, max(1, round(rate / CALLS_OF_AN_ACCOUNT)), MODES[mode])
+            with SERVICES[name](setting) as service:
+                run = Run(service.name, rate, setting.callbacks, asked.seconds)
+                asyncio.run(measure(service, twilio, run, patience_s=asked.patience))
+            print(mode, *cost_cells(run, None), flush=True)
+            runs.append(run)
+            if asked.calls and setting.callbacks and service.name not in sizes:
+                sizes[service.name] = disk.measure(service.database, asked.calls)
+    print(f"\n{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`\n")
+    print("\n".join(tables(runs, sizes)))
+
+
+if __name__ == "__main__":
+    main()

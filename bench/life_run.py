@@ -1,0 +1,215 @@
+"""One run: calls placed at a steady rate, followed until each is delivered and priced."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import psycopg
+
+from bench.life_services import SPEED, Service, Tenant
+from bench.processes import cpu_seconds, parent_of
+from tests.proofs.receiver import Receiver, receiving
+
+EVENTS = ("initiated", "ringing", "answered", "completed")
+PRICE_DELAY_S = 10 / SPEED
+IDLE_S = 3.0
+WARM_UP = 10
+LOOK_EVERY_S = 0.5
+
+
+@dataclass
+class Run:
+    """What was measured. Times are those of the clock, in seconds."""
+
+    service: str
+    rate: float
+    callbacks: bool
+    seconds: float
+    placed: dict[str, float] = field(default_factory=dict)
+    """Times by sid."""
+    failed: int = 0
+    priced: dict[str, float] = field(default_factory=dict)
+    delivered: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Times by sid and status."""
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    """By role, less what the processes use at rest after the last call was placed."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """To Twilio."""
+    callback_s: list[float] = field(default_factory=list)
+    """From Twilio's callback to its answer."""
+    delivery_s: list[float] = field(default_factory=list)
+    """From Twilio's callback to the tenant's receiver."""
+    price_s: list[float] = field(default_factory=list)
+    """From the moment at which Twilio shows the price; up to a second too long."""
+
+    def is_finished(self, sid: str) -> bool:
+        return sid in self.priced and (not self.callbacks or len(self.delivered.get(sid, ())) == len(EVENTS))
+
+    @property
+    def unfinished(self) -> int:
+        return sum(not self.is_finished(sid) for sid in self.placed)
+
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """Per call."""
+        return {role: cpu * 1000 / max(len(self.placed), 1) for role, cpu in self.cpu_s.items()}
+
+    @property
+    def carried(self) -> float:
+        """Calls a second from creation to the end: less than `rate` if a call takes the longer the later it was placed.
+
+        Calls of the second quarter are compared with those of the last.
+        """
+        lives = [self._life(sid) for sid in self.placed if self.is_finished(sid)]
+        quarter = len(self.placed) // 4
+        if self.unfinished or quarter < 2:
+            return self.rate * len(lives) / max(len(self.placed), 1)
+        growth = statistics.median(lives[-quarter:]) - statistics.median(lives[quarter : 2 * quarter])
+        slope = growth / (self.seconds / 2)
+        return self.rate / (1 + slope) if slope > 0.1 else self.rate
+
+    def _life(self, sid: str) -> float:
+        return max([self.priced[sid], *self.delivered.get(sid, {}).values()]) - self.placed[sid]
+
+
+@dataclass
+class Runner:
+    service: Service
+    twilio: str
+    receiver: Receiver
+    run: Run
+    http: aiohttp.ClientSession
+    database: psycopg.AsyncConnection[Any]
+    patience_s: float
+
+    async def measure(self) -> None:
+        await self._place(WARM_UP, WARM_UP)
+        await self._finish()
+        at_rest = self._cpu()
+        await asyncio.sleep(IDLE_S)
+        idle = {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self._cpu().items()}
+        self.run.placed.clear()
+        self.run.failed = 0
+        requests, callbacks = await self._requests(), (await self._callbacks(10**9))["begun"]
+        before, began = self._cpu(), time.time()
+        await self._place(self.run.rate, int(self.run.rate * self.run.seconds))
+        await self._finish()
+        tail_s = max(time.time() - began - self.run.seconds, 0)
+        self.run.cpu_s = {role: cpu - before[role] - idle[role] * tail_s for role, cpu in self._cpu().items()}
+        self.run.requests = await self._requests() - requests
+        if self.run.callbacks:
+            self._time_callbacks((await self._callbacks(callbacks))["deliveries"])
+        await self._time_prices()
+
+    def _cpu(self) -> dict[str, float]:
+        looking = self.database.info.backend_pid
+        postgres = cpu_seconds(parent_of(looking), without=frozenset([looking]))
+        return {role: cpu_seconds(pid) for role, pid in self.service.pids.items()} | {"Postgres": postgres}
+
+    async def _place(self, rate: float, number: int) -> None:
+        """Creations by the clock, whether or not earlier ones were answered."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(number):
+                await asyncio.sleep(max(0, began + n / rate - time.monotonic()))
+                tasks.create_task(self._create(self.service.tenants[n % len(self.service.tenants)], n))
+
+    async def _create(self, tenant: Tenant, number: int) -> None:
+        body: dict[str, Any] = {
+            "to": f"sip:kate@{number}.example.com;transport=tls",
+            "from": "Jack",
+            "url": "http://www.example.com/sipdial.xml",
+            "timeout": 30,
+        }
+        if self.run.callbacks:
+            body |= {"status_callback": f"{self.receiver.url}/json/{tenant.account_sid}", "status_callback_event": EVENTS}
+        headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": f"{time.time_ns()}-{number}"}
+        began = time.time()
+        try:
+            async with self.http.post(f"{self.service.url}/v1/calls", json=body, headers=headers) as answer:
+                sid = (await answer.json())["sid"] if answer.status == 201 else None
+        except (aiohttp.ClientError, TimeoutError):
+            sid = None
+        if sid:
+            self.run.placed[sid] = began
+        else:
+            self.run.failed += 1
+
+    async def _finish(self) -> None:
+        deadline = time.monotonic() + self.patience_s
+        while self.run.unfinished and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Notes prices and deliveries, until it is canceled."""
+        taken = 0
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            found = await self.database.execute("SELECT sid FROM call WHERE price IS NOT NULL")
+            now = time.time()
+            for (sid,) in await found.fetchall():
+                self.run.priced.setdefault(sid, now)
+            for one in self.receiver.received[taken:]:
+                if one.is_signed:
+                    self.run.delivered.setdefault(one.call_sid, {}).setdefault(one.call_status, one.at)
+            taken = len(self.receiver.received)
+
+    async def _requests(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for tenant in self.service.tenants:
+            total += Counter(await self._get("/_simulator/requests", account_sid=tenant.account_sid))
+        return total
+
+    async def _callbacks(self, after: int) -> Any:
+        return await self._get("/_simulator/callbacks", after=str(after))
+
+    def _time_callbacks(self, sent: Sequence[Mapping[str, Any]]) -> None:
+        for one in sent:
+            first, last = one["attempts"][0], one["attempts"][-1]
+            sent_at = datetime.fromisoformat(first["sent_at"]).timestamp()
+            if last["answered_at"]:
+                self.run.callback_s.append(datetime.fromisoformat(last["answered_at"]).timestamp() - sent_at)
+            delivered_at = self.run.delivered.get(one["call_sid"], {}).get(one["call_status"])
+            if delivered_at:
+                self.run.delivery_s.append(delivered_at - sent_at)
+
+    async def _time_prices(self) -> None:
+        for tenant in self.service.tenants:
+            page: str | None = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1000"
+            while page:
+                answer = await self._get(page, auth=aiohttp.BasicAuth(tenant.account_sid, tenant.auth_token))
+                for call in answer["calls"]:
+                    if call["sid"] in self.run.placed and call["sid"] in self.run.priced:
+                        shown_at = parsedate_to_datetime(call["end_time"]).timestamp() + PRICE_DELAY_S
+                        self.run.price_s.append(self.run.priced[call["sid"]] - shown_at)
+                page = answer["next_page_uri"]
+
+    async def _get(self, path: str, auth: aiohttp.BasicAuth | None = None, **query: str) -> Any:
+        async with self.http.get(f"{self.twilio}{path}", params=query, auth=auth) as answer:
+            answer.raise_for_status()
+            return await answer.json()
+
+
+async def measure(service: Service, twilio: str, run: Run, *, patience_s: float) -> None:
+    """Fills the run. The simulator and the receiver are not measured; nor is the connection that looks at the database."""
+    receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(receiving(receiver))
+        database = await psycopg.AsyncConnection.connect(service.database, autocommit=True)
+        await stack.enter_async_context(database)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)))
+        runner = Runner(service, twilio, receiver, run, http, database, patience_s)
+        for tenant in service.tenants:
+            account = f"{twilio}/_simulator/accounts/{tenant.account_sid}"
+            (await http.put(account, json={"auth_token": tenant.auth_token, "api_keys": {}})).raise_for_status()
+        looking = asyncio.create_task(runner.look())
+        stack.callback(looking.cancel)
+        await runner.measure()

@@ -1,0 +1,151 @@
+"""The services whose whole life of a call is measured: Callgate with its worker, and the one in bench/competitors/life.py."""
+
+import asyncio
+import base64
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from app.database import Database
+from app.schema import migrate
+from app.security.keyring import Keyring
+from app.settings import Settings
+from app.tenants.administration import TenantAdministration
+from app.tenants.callbacks import TenantCallbacks
+from bench.competitors import life_tables
+from bench.subjects import libpq, make_database, running
+from tests.proofs.balancer import free_port
+
+OURS, COMPETITOR = "Callgate", "by hand"
+SPEED = 10
+"""Call seconds in one second of the simulator."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """`account_sid` is also the tenant's name in the receiver's paths."""
+
+    account_sid: str
+    auth_token: str
+    key: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Service:
+    name: str
+    url: str
+    pids: Mapping[str, int]
+    """By role."""
+    database: str
+    """As libpq takes it."""
+    tenants: Sequence[Tenant]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a service is started. Without `callbacks` Twilio is not given a URL and everything has to be polled."""
+
+    server: str
+    twilio: str
+    folder: Path
+    accounts: int
+    callbacks: bool
+
+
+@contextmanager
+def simulator(folder: Path) -> Iterator[str]:
+    """The address of a running simulator."""
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
+    with running(command, {}, port, folder / "simulator.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def callgate(setting: Setting) -> Iterator[Service]:
+    """One API process and one worker, with the defaults."""
+    url, port, ops_port = make_database(setting.server, _name("callgate")), free_port(), free_port()
+    service_url = f"http://127.0.0.1:{port}"
+    secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
+    environment = {
+        "CALLGATE_DATABASE_URL": url,
+        "CALLGATE_SECRET_KEYS": secret_key,
+        "CALLGATE_TWILIO_BASE_URL": setting.twilio,
+        "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
+    }
+    if setting.callbacks:
+        environment["CALLGATE_PUBLIC_URL"] = service_url
+    migrate(url)
+    settings = Settings.model_validate({"database_url": url, "secret_keys": secret_key})
+    tenants = asyncio.run(_make_tenants(settings, setting.accounts))
+    program = [sys.executable, "-m", "app.cli"]
+    with ExitStack() as stack:
+        start = partial(_start, stack, environment, setting.folder)
+        api = start([*program, "serve", "--port", str(port)], port, "api")
+        worker = start([*program, "worker", "--ops-port", str(ops_port)], ops_port, "worker")
+        yield Service(OURS, service_url, {"API": api, "worker": worker}, libpq(url), tenants)
+
+
+async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
+    database = Database(settings.require_database_url(), pool_size=1)
+    keyring = Keyring(settings.require_secret_keys())
+    administration, callbacks = TenantAdministration(database, keyring), TenantCallbacks(database, keyring)
+    tenants = []
+    try:
+        for account_sid, auth_token in _accounts(number):
+            tenant_id = f"t-{account_sid[2:]}"
+            await administration.create_tenant(tenant_id, name=tenant_id)
+            await administration.add_credential(
+                tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None
+            )
+            _, key = await administration.create_key(tenant_id, name=None, expires_at=None)
+            await callbacks.configure(tenant_id, form="json")
+            secret = (await callbacks.signing(tenant_id)).secret.get_secret_value()
+            tenants.append(Tenant(account_sid, auth_token, key, secret))
+    finally:
+        await database.close()
+    return tenants
+
+
+@contextmanager
+def competitor(setting: Setting) -> Iterator[Service]:
+    """One process does everything."""
+    url, port = make_database(setting.server, _name("competitor")), free_port()
+    service_url = f"http://127.0.0.1:{port}"
+    tenants = [
+        Tenant(sid, token, secrets.token_urlsafe(32), f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
+        for sid, token in _accounts(setting.accounts)
+    ]
+    accounts = {tenant.key: (tenant.account_sid, tenant.auth_token, tenant.secret) for tenant in tenants}
+    life_tables.prepare(libpq(url), accounts)
+    environment = {
+        "BENCH_DATABASE_URL": libpq(url),
+        "BENCH_UPSTREAM_URL": setting.twilio,
+        "BENCH_PUBLIC_URL": service_url if setting.callbacks else "",
+    }
+    command = [sys.executable, "-m", "uvicorn", "bench.competitors.life:create_app", "--factory", "--port", str(port)]
+    command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    with ExitStack() as stack:
+        api = _start(stack, environment, setting.folder, command, port, "competitor")
+        yield Service(COMPETITOR, service_url, {"API": api}, libpq(url), tenants)
+
+
+SERVICES = {"gateway": callgate, "competitor": competitor}
+
+
+def _start(stack: ExitStack, environment: Mapping[str, str], folder: Path, command: Sequence[str], port: int, name: str) -> int:
+    return stack.enter_context(running(command, dict(environment), port, folder / f"{name}.log"))
+
+
+def _name(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(4)}"
+
+
+def _accounts(number: int) -> list[tuple[str, str]]:
+    """SIDs and auth tokens."""
+    return [(f"AC{secrets.token_hex(16)}", secrets.token_hex(16)) for _ in range(number)]

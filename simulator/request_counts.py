@@ -1,0 +1,29 @@
+"""Counts the requests to Twilio's own paths."""
+
+import re
+from collections import Counter
+
+_PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<call>/CA[0-9a-f]{32})?(?P<below>/.+)?")
+
+
+class RequestCounts:
+    """By account SID, method and what is asked for: `Calls`, `Call`, or `below` for everything below a call."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+
+    def count(self, method: str, path: str) -> None:
+        if found := _PATH.fullmatch(path.removesuffix(".json")):
+            what = "below" if found["below"] else "Call" if found["call"] else "Calls"
+            self._counts[found["account"], method, what] += 1
+
+    def of_account(self, account_sid: str | None) -> dict[str, int]:
+        """Returns the counts by method and resource, such as `GET Calls`; of all accounts if `account_sid` is None."""
+        counts: Counter[str] = Counter()
+        for (account, method, what), number in self._counts.items():
+            if account_sid in (None, account):
+                counts[f"{method} {what}"] += number
+        return dict(counts)
+
+    def clear(self) -> None:
+        self._counts.clear()
