@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from app.database import Database
+from app.database.engine import Database
 from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
