@@ -20,7 +20,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
 from app.compat import repository as started_repository
-from app.compat.repository import Edge, Span, StartedFilter
+from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.database.engine import Database
 from app.deliveries import repository as deliveries
 from app.jobs import deliver, refresh, resolve, retain
@@ -92,8 +92,8 @@ class Question:
 
 def questions() -> list[Question]:
     return [
-        *(Question(f"GET /v1/calls, {name}", _list(wanted)) for name, wanted in _FILTERS.items()),
-        *(Question(f"GET …/Calls.json, {name}", _list_started(wanted)) for name, wanted in _STARTED_FILTERS.items()),
+        *(Question(f"GET /v1/calls, {name}", _list(filters)) for name, filters in _FILTERS.items()),
+        *(Question(f"GET …/Calls.json, {name}", _list_started(filters)) for name, filters in _STARTED_FILTERS.items()),
         Question("fetch by id", lambda session, call: repository.get_call(session, call.id, tenant_id=call.tenant_id)),
         Question("fetch by sid", lambda session, call: repository.get_call_by_sid(session, call.sid, tenant_id=call.tenant_id)),
         Question("look up an idempotency key", _by_key),
@@ -141,8 +141,8 @@ _STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]
     "From": lambda call: (StartedFilter(call.account_sid, from_=(call.from_,)), None),
     "ParentCallSid": lambda call: (StartedFilter(call.account_sid, parent_call_sid=call.a_parent), None),
     "StartTime (a day)": lambda call: (StartedFilter(call.account_sid, started=_day_of(call)), None),
-    "StartTime<": lambda call: (StartedFilter(call.account_sid, started=Span(until=_day_of(call).since)), None),
-    "StartTime>": lambda call: (StartedFilter(call.account_sid, started=Span(since=_day_of(call).since)), None),
+    "StartTime<": lambda call: (StartedFilter(call.account_sid, started=TimeRange(until=_day_of(call).since)), None),
+    "StartTime>": lambda call: (StartedFilter(call.account_sid, started=TimeRange(since=_day_of(call).since)), None),
     "EndTime (a day)": lambda call: (StartedFilter(call.account_sid, ended=_day_of(call)), None),
     "StartTime (a day), Status": lambda call: (
         StartedFilter(call.account_sid, statuses=(call.status,), started=_day_of(call)),
@@ -151,23 +151,23 @@ _STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]
 }
 
 
-def _list(wanted: Callable[[Drawn], CallFilter]) -> Ask:
-    return lambda session, call: repository.list_call_ids(session, tenant_id=call.tenant_id, filters=wanted(call), limit=_PAGE)
+def _list(filters: Callable[[Drawn], CallFilter]) -> Ask:
+    return lambda session, call: repository.list_call_ids(session, tenant_id=call.tenant_id, filters=filters(call), limit=_PAGE)
 
 
-def _list_started(wanted: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:
+def _list_started(filters: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:
     async def ask(session: AsyncSession, call: Drawn) -> object:
-        filter_, edge = wanted(call)
+        filter_, edge = filters(call)
         return await started_repository.list_started_ids(
-            session, tenant_id=call.tenant_id, wanted=filter_, edge=edge, limit=_PAGE
+            session, tenant_id=call.tenant_id, filters=filter_, edge=edge, limit=_PAGE
         )
 
     return ask
 
 
-def _day_of(call: Drawn) -> Span:
+def _day_of(call: Drawn) -> TimeRange:
     day = call.created_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return Span(day, day + _DAY)
+    return TimeRange(day, day + _DAY)
 
 
 async def _by_key(session: AsyncSession, call: Drawn) -> object:

@@ -1,1 +1,1 @@
-"""Twilio's own paths and shapes over the same services, so that unmodified Twilio SDKs work."""
+"""Serves Twilio's own paths and shapes from the same services, for unmodified Twilio SDKs."""

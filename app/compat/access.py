@@ -1,8 +1,8 @@
-"""Who asks, and for which of its accounts. By Basic, as at Twilio; the password is a Callgate API key and says who asks.
+"""Authenticates requests to Twilio's paths with HTTP Basic, as Twilio does. The password is a Callgate API key.
 
-The user grants nothing. It is any account's SID (a main account's for a subaccount's path, too), an API key's (`SK…`), or the
-id of the Callgate key. A key that is not genuine is 20003. An account that is not the key's tenant's is 20404, whoever's it is,
-or nobody's.
+The key alone identifies the tenant. The user name grants nothing: it may be any account SID (a main account's SID also for the
+path of a subaccount), the SID of a Twilio API key (`SK…`) or the id of the Callgate key. An invalid key gives Twilio's error
+20003. An account that does not belong to the key's tenant gives 20404, whether or not it exists.
 """
 
 import base64
@@ -20,14 +20,14 @@ from app.tenants.api_keys import key_prefix
 from app.tenants.directory import TenantDirectory
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-_USER = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
-# A recording's sound is asked for by its suffix, or, as `RecordingUrl` has it, by none.
-_NOT_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
+_SID_AS_USERNAME = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
+# The URL of a recording's audio ends with .mp3 or .wav, or has no suffix, as in Twilio's `RecordingUrl`.
+_PATH_NOT_ANSWERED_IN_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
 
 
 @dataclass(frozen=True, slots=True)
 class OwnAccount:
-    """The account of the path, which is the caller's tenant's."""
+    """The account in the path; it belongs to the caller's tenant."""
 
     caller: Caller
     account_id: UUID
@@ -35,10 +35,10 @@ class OwnAccount:
 
 
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
-    """In this order: Unauthorized, NotAcceptable, CallNotFound."""
-    user, key = _credentials(request.headers.get("Authorization", ""))
+    """Raises Unauthorized, NotAcceptable or CallNotFound, checked in this order."""
+    user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = await authenticate_key(request, key)
-    if user is not None and not _USER.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
+    if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)
     if not _ACCOUNT_SID.fullmatch(account_sid):
@@ -53,8 +53,8 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
 AccountDep = Annotated[OwnAccount, Depends(own_account)]
 
 
-def _credentials(authorization: str) -> tuple[str | None, str]:
-    """User (None: as Bearer, which names none) and key."""
+def _parse_authorization(authorization: str) -> tuple[str | None, str]:
+    """Returns the user name, which is None with the Bearer scheme, and the key. Raises Unauthorized."""
     scheme, _, parameter = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return None, parameter.strip()
@@ -70,7 +70,7 @@ def _credentials(authorization: str) -> tuple[str | None, str]:
 
 
 def _require_json(request: Request) -> None:
-    """Without `.json` Twilio answers XML; who asks so for JSON is answered."""
-    wanted = request.headers.get("Accept", "").lower()
-    if not _NOT_XML.search(request.url.path) and "application/json" not in wanted:
+    """Raises NotAcceptable for a path without `.json`, where Twilio answers in XML, unless the client accepts JSON."""
+    accept = request.headers.get("Accept", "").lower()
+    if not _PATH_NOT_ANSWERED_IN_XML.search(request.url.path) and "application/json" not in accept:
         raise NotAcceptable

@@ -1,6 +1,6 @@
-"""Our errors by Twilio's numbers: where Twilio has a code for it, its own, else one of six digits that Twilio has not.
+"""Maps Callgate's errors to Twilio's error codes: https://www.twilio.com/docs/api/errors
 
-https://www.twilio.com/docs/api/errors. docs/errors.md shows the table; a test compares.
+An error that Twilio has no code for gets one from 900001 on, a range that Twilio does not use. docs/errors.md shows the table.
 """
 
 import re
@@ -17,47 +17,47 @@ INVALID_RECORDING_EVENT = 13621
 INVALID_MACHINE_DETECTION = 21234
 
 
-class Told(NamedTuple):
+class ErrorCode(NamedTuple):
     status: int
     code: int
 
 
-TOLD: Mapping[type[CallgateError], Told] = {
-    errors.MalformedRequest: Told(400, 20422),
-    errors.MalformedBody: Told(400, 20422),
-    errors.Unauthorized: Told(401, 20003),
-    errors.TenantSuspended: Told(403, 20005),
-    errors.CallbackForged: Told(403, 20403),
-    errors.RouteNotFound: Told(404, 20404),
-    errors.CallNotFound: Told(404, 20404),
-    errors.SubresourceNotFound: Told(404, 20404),
-    errors.DeliveryNotFound: Told(404, 20404),
-    errors.MethodNotAllowed: Told(405, 20004),
-    errors.NotAcceptable: Told(406, 900006),
-    errors.RequestTimeout: Told(408, 900011),
-    errors.NoUsableCredentials: Told(409, 900005),
-    errors.WrongCallState: Told(400, 21220),
-    errors.BodyTooLarge: Told(413, 900007),
-    errors.UnsupportedMediaType: Told(415, 900008),
-    errors.InvalidRequest: Told(400, 20422),
-    errors.HeadTooLarge: Told(431, 900012),
-    errors.CallPending: Told(409, 900002),
-    errors.IdempotencyKeyReused: Told(422, 900003),
-    errors.UpstreamRejected: Told(400, 20422),
-    errors.UpstreamCredentialsRejected: Told(502, 900009),
-    errors.UpstreamThrottled: Told(429, 20429),
-    errors.UpstreamUnreachable: Told(503, 20503),
-    errors.ActionUnknown: Told(409, 900010),
-    errors.NoneFound: Told(409, 900004),
-    errors.InternalError: Told(500, 20500),
-    errors.DatabaseUnavailable: Told(503, 20503),
-    errors.Overloaded: Told(503, 20503),
-    errors.TooManyConnections: Told(503, 20503),
-    errors.ShuttingDown: Told(503, 20503),
+ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
+    errors.MalformedRequest: ErrorCode(400, 20422),
+    errors.MalformedBody: ErrorCode(400, 20422),
+    errors.Unauthorized: ErrorCode(401, 20003),
+    errors.TenantSuspended: ErrorCode(403, 20005),
+    errors.CallbackForged: ErrorCode(403, 20403),
+    errors.RouteNotFound: ErrorCode(404, 20404),
+    errors.CallNotFound: ErrorCode(404, 20404),
+    errors.SubresourceNotFound: ErrorCode(404, 20404),
+    errors.DeliveryNotFound: ErrorCode(404, 20404),
+    errors.MethodNotAllowed: ErrorCode(405, 20004),
+    errors.NotAcceptable: ErrorCode(406, 900006),
+    errors.RequestTimeout: ErrorCode(408, 900011),
+    errors.NoUsableCredentials: ErrorCode(409, 900005),
+    errors.WrongCallState: ErrorCode(400, 21220),
+    errors.BodyTooLarge: ErrorCode(413, 900007),
+    errors.UnsupportedMediaType: ErrorCode(415, 900008),
+    errors.InvalidRequest: ErrorCode(400, 20422),
+    errors.HeadTooLarge: ErrorCode(431, 900012),
+    errors.CallPending: ErrorCode(409, 900002),
+    errors.IdempotencyKeyReused: ErrorCode(422, 900003),
+    errors.UpstreamRejected: ErrorCode(400, 20422),
+    errors.UpstreamCredentialsRejected: ErrorCode(502, 900009),
+    errors.UpstreamThrottled: ErrorCode(429, 20429),
+    errors.UpstreamUnreachable: ErrorCode(503, 20503),
+    errors.ActionUnknown: ErrorCode(409, 900010),
+    errors.NoneFound: ErrorCode(409, 900004),
+    errors.InternalError: ErrorCode(500, 20500),
+    errors.DatabaseUnavailable: ErrorCode(503, 20503),
+    errors.Overloaded: ErrorCode(503, 20503),
+    errors.TooManyConnections: ErrorCode(503, 20503),
+    errors.ShuttingDown: ErrorCode(503, 20503),
 }
 
-# Of a fault: by parameter and code where Twilio tells them apart, else by parameter.
-_FAULTS: Mapping[tuple[str, str], int] = {
+# The code of an invalid parameter depends on the parameter and the error where Twilio distinguishes errors.
+_CODES_BY_PARAMETER_AND_ERROR: Mapping[tuple[str, str], int] = {
     ("/to", "missing"): 21201,
     ("/to", "HEADERS_TOO_LONG"): 21227,
     ("/to", "BAD_HEADER_NAME"): 21228,
@@ -69,7 +69,7 @@ _FAULTS: Mapping[tuple[str, str], int] = {
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_TOO_LONG"): 21223,
     ("/sip_auth_password", "SIP_AUTH_PASSWORD_MISSING"): 21225,
 }
-_PARAMETERS: Mapping[str, int] = {
+_CODES_BY_PARAMETER: Mapping[str, int] = {
     "/to": 21211,
     "/from": 21212,
     "/url": 21205,
@@ -82,21 +82,21 @@ _PARAMETERS: Mapping[str, int] = {
     "/recording_status_callback_event": INVALID_RECORDING_EVENT,
     "?PageSize": 20007,
 }
-_ITEM = re.compile(r"/[0-9]+\Z")
+_LIST_INDEX = re.compile(r"/[0-9]+\Z")
 _UNKNOWN_PARAMETER = 20001
-_METHOD = 21209
-_OTHER_URL = 21200
+_INVALID_METHOD = 21209
+_INVALID_URL = 21200
 
 
-def code_of(fault: FieldError) -> int:
-    """Twilio's number for what is wrong with one parameter, or with one item of a list."""
-    fault = replace(fault, pointer=_ITEM.sub("", fault.pointer))
-    if fault.code in ("unknown_member", "unknown_parameter", "page_token_missing"):
+def code_for(error: FieldError) -> int:
+    """Returns Twilio's code for an error in a parameter or in one item of a list parameter."""
+    error = replace(error, pointer=_LIST_INDEX.sub("", error.pointer))
+    if error.code in ("unknown_member", "unknown_parameter", "page_token_missing"):
         return _UNKNOWN_PARAMETER
-    if code := _FAULTS.get((fault.pointer, fault.code)) or _PARAMETERS.get(fault.pointer):
+    if code := _CODES_BY_PARAMETER_AND_ERROR.get((error.pointer, error.code)) or _CODES_BY_PARAMETER.get(error.pointer):
         return code
-    if fault.pointer.startswith("/machine_detection"):
+    if error.pointer.startswith("/machine_detection"):
         return INVALID_MACHINE_DETECTION
-    if fault.pointer.endswith("method"):
-        return _METHOD
-    return _OTHER_URL if fault.code.startswith("url_") else TOLD[errors.InvalidRequest].code
+    if error.pointer.endswith("method"):
+        return _INVALID_METHOD
+    return _INVALID_URL if error.code.startswith("url_") else ERROR_CODES[errors.InvalidRequest].code

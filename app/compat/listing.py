@@ -1,8 +1,8 @@
-"""Twilio's list of calls: ten filters whose operators are in their names, pages by token, and Twilio's envelope.
+"""Parses the query of Twilio's call list and writes the list's envelope (filters, page tokens, page URIs).
 
-https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. Dates in filters are days in UTC, whatever
-time comes with them: `StartTime` on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers are found
-however they are written. A list by `ParentCallSid` is Twilio's own (`SubresourceService.child_legs`).
+https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. A date in a filter means a whole day in UTC,
+even if it has a time: `StartTime` is on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers match in
+any notation. Twilio itself answers a list by `ParentCallSid` (`SubresourceService.child_legs`).
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from urllib.parse import urlencode
 
 from app.calls import ids
 from app.calls.phone_numbers import spellings
-from app.compat.form import Fields, given_values
-from app.compat.repository import Edge, Span, StartedFilter
+from app.compat.form import ParameterValues, given_values
+from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.compat.resource import API_VERSION
-from app.compat.service import Page
+from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
 from app.twilio.schemas import CALL_SID
 
 MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 50
-_LARGEST_PAGE = 10**9
+_MAX_PAGE_NUMBER = 10**9
 _NEWER, _OLDER = "PB", "PA"
 _TIMES = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIMES)
 _PAGING = ("PageSize", "Page", "PageToken")
 PARAMETERS = (*_FILTERS, *_PAGING)
-# `initiated` is a word of callbacks: the resource of such a call says `queued`.
+# Only callbacks have the status `initiated`: Twilio's Call resource shows `queued` for it.
 _STATUSES: Mapping[str, tuple[str, ...]] = {
     "queued": ("queued", "initiated"),
     **{name: (name,) for name in ("ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled")},
@@ -37,20 +37,23 @@ _STATUSES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """One page that was asked for."""
+class ListQuery:
+    """The request for one page."""
 
     account_sid: str
-    given: Mapping[str, str]
-    """The filters, as they were written."""
-    wanted: StartedFilter
+    written: Mapping[str, str]
+    """The filters as the client wrote them; they are repeated in the URIs of other pages."""
+    filters: StartedFilter
     size: int
     number: int
     token: str | None
     edge: Edge | None
 
-    def envelope(self, page: Page) -> dict[str, Any]:
-        """What stands beside `calls`. No key beyond Twilio's: its SDKs take one that they do not know for the list."""
+    def envelope(self, page: IdPage) -> dict[str, Any]:
+        """Returns the response's members beside `calls`.
+
+        It has Twilio's keys and no others: Twilio's SDKs take an unknown key for the list of calls.
+        """
         call_ids, start = page.call_ids, self.number * self.size
         older = self._uri(self.number + 1, _OLDER + ids.cursor_of(call_ids[-1])) if page.has_older else None
         newer = self._uri(max(self.number - 1, 0), _NEWER + ids.cursor_of(call_ids[0])) if page.has_newer else None
@@ -67,58 +70,58 @@ class Listing:
 
     def _uri(self, number: int, token: str | None = None) -> str:
         paging = {"PageSize": self.size, "Page": number} | ({"PageToken": token} if token else {})
-        return f"/{API_VERSION}/Accounts/{self.account_sid}/Calls.json?{urlencode({**self.given, **paging})}"
+        return f"/{API_VERSION}/Accounts/{self.account_sid}/Calls.json?{urlencode({**self.written, **paging})}"
 
 
-def read_listing(account_sid: str, query: Fields) -> Listing:
-    """Raises InvalidRequest; a misspelt filter is a fault: ignored, it would show more than was asked for."""
-    several = given_values(query, PARAMETERS)
-    faults = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in several.items() if len(values) > 1]
-    given = {name: values[0] for name, values in several.items()}
-    # Twilio gave the token of a page of child legs.
-    judged = {name: value for name, value in given.items() if name != "PageToken" or "ParentCallSid" not in given}
-    faults += [fault for name, value in judged.items() if (fault := _fault(name, value))]
-    if int(given.get("Page", 0) if not faults else 0) > 0 and "PageToken" not in given:
+def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
+    """Raises InvalidRequest, also for unknown names: an ignored misspelt filter would return calls that it should exclude."""
+    given = given_values(query, PARAMETERS)
+    errors = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in given.items() if len(values) > 1]
+    written = {name: values[0] for name, values in given.items()}
+    # In a list of child legs the page token is Twilio's, not ours.
+    checked = {name: value for name, value in written.items() if name != "PageToken" or "ParentCallSid" not in written}
+    errors += [error for name, value in checked.items() if (error := _error_in(name, value))]
+    if int(written.get("Page", 0) if not errors else 0) > 0 and "PageToken" not in written:
         text = "PageToken is required for paging: follow next_page_uri"
-        faults.append(FieldError("?Page", "page_token_missing", text))
-    if faults:
-        raise InvalidRequest(field_errors=tuple(faults))
-    wanted = StartedFilter(
+        errors.append(FieldError("?Page", "page_token_missing", text))
+    if errors:
+        raise InvalidRequest(field_errors=tuple(errors))
+    filters = StartedFilter(
         account_sid=account_sid,
-        statuses=_STATUSES.get(given.get("Status", "")),
-        to=spellings(given["To"]) if "To" in given else None,
-        from_=spellings(given["From"]) if "From" in given else None,
-        parent_call_sid=given.get("ParentCallSid"),
-        started=_span(given, "StartTime"),
-        ended=_span(given, "EndTime"),
+        statuses=_STATUSES.get(written.get("Status", "")),
+        to=spellings(written["To"]) if "To" in written else None,
+        from_=spellings(written["From"]) if "From" in written else None,
+        parent_call_sid=written.get("ParentCallSid"),
+        started=_time_range(written, "StartTime"),
+        ended=_time_range(written, "EndTime"),
     )
-    return Listing(
+    return ListQuery(
         account_sid=account_sid,
-        given={name: given[name] for name in _FILTERS if name in given},
-        wanted=wanted,
-        size=int(given.get("PageSize", _DEFAULT_PAGE_SIZE)),
-        number=int(given.get("Page", 0)),
-        token=given.get("PageToken"),
-        edge=_edge(judged["PageToken"]) if "PageToken" in judged else None,
+        written={name: written[name] for name in _FILTERS if name in written},
+        filters=filters,
+        size=int(written.get("PageSize", _DEFAULT_PAGE_SIZE)),
+        number=int(written.get("Page", 0)),
+        token=written.get("PageToken"),
+        edge=_edge(checked["PageToken"]) if "PageToken" in checked else None,
     )
 
 
-def _fault(name: str, value: str) -> FieldError | None:
+def _error_in(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
         "Status": ("unknown_status", "must be one of " + ", ".join(_STATUSES), value in _STATUSES),
         "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID.fullmatch(value)),
-        "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _number(value, 1, MAX_PAGE_SIZE)),
-        "Page": ("page", "must be a number", _number(value, 0, _LARGEST_PAGE)),
+        "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _is_number_within(value, 1, MAX_PAGE_SIZE)),
+        "Page": ("page", "must be a number", _is_number_within(value, 0, _MAX_PAGE_NUMBER)),
         "PageToken": ("page_token", "must be the token of an earlier page", _edge(value)),
     }
     if name in _TIMES:
-        wrong[name] = ("not_a_date", "must be a date: YYYY-MM-DD", _day(value))
-    code, detail, fine = wrong.get(name, ("null_character", "must not contain the NUL character", "\0" not in value))
-    return None if fine else FieldError(f"?{name}", code, detail)
+        wrong[name] = ("not_a_date", "must be a date: YYYY-MM-DD", _start_of_day(value))
+    code, detail, is_valid = wrong.get(name, ("null_character", "must not contain the NUL character", "\0" not in value))
+    return None if is_valid else FieldError(f"?{name}", code, detail)
 
 
-def _number(text: str, least: int, most: int) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most
+def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 12 and minimum <= int(text) <= maximum
 
 
 def _edge(token: str) -> Edge | None:
@@ -128,26 +131,29 @@ def _edge(token: str) -> Edge | None:
     return Edge("newer" if token.startswith(_NEWER) else "older", call_id)
 
 
-def _span(given: Mapping[str, str], name: str) -> Span:
-    """All three may be given; each has to hold."""
-    on, before, from_ = (_day(given[key]) if key in given else None for key in (name, f"{name}<", f"{name}>"))
+def _time_range(written: Mapping[str, str], name: str) -> TimeRange:
+    """Returns the range in which all the given operators of a filter hold."""
+    on, before, from_ = (_start_of_day(written[key]) if key in written else None for key in (name, f"{name}<", f"{name}>"))
     since = [day for day in (on, from_) if day is not None]
     until = [day for day in (on and on + timedelta(days=1), before) if day is not None]
-    return Span(max(since, default=None), min(until, default=None))
+    return TimeRange(max(since, default=None), min(until, default=None))
 
 
-def _day(text: str) -> datetime | None:
-    """The beginning of the day in UTC: `2026-11-23`, `2026-11-23T10:00:00Z`, and the older forms of Twilio's examples."""
-    for read in (datetime.fromisoformat, _american, parsedate_to_datetime):
+def _start_of_day(text: str) -> datetime | None:
+    """Returns the start of the day in UTC, or None if the text is not a date.
+
+    Takes ISO 8601 (`2026-11-23`, `2026-11-23T10:00:00Z`) and the older formats of Twilio's examples.
+    """
+    for read in (datetime.fromisoformat, _parse_us_date, parsedate_to_datetime):
         try:
             moment = read(text)
             day = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-            # Room for what is reckoned from it.
+            # Years at the limits of datetime would overflow in later arithmetic.
             return day.replace(hour=0, minute=0, second=0, microsecond=0) if 1970 <= day.year < 9999 else None
         except (ValueError, OverflowError):
             continue
     return None
 
 
-def _american(text: str) -> datetime:
+def _parse_us_date(text: str) -> datetime:
     return datetime.strptime(text[:10], "%m/%d/%Y").replace(tzinfo=UTC)

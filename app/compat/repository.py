@@ -1,4 +1,4 @@
-"""The statement that lists started calls as Twilio would. Never commits; filtered by tenant and account."""
+"""Selects started calls as Twilio's call list would show them, filtered by tenant and account. Never commits."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """From `since` on, and before `until`."""
+class TimeRange:
+    """A half-open range of time: `since` is included, `until` is not. None means no limit."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -27,41 +27,44 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class StartedFilter:
-    """What a list of one account's started calls shows."""
+    """The filters of a list of one account's started calls. None: not filtered by this."""
 
     account_sid: str
     statuses: Collection[str] | None = None
     to: Collection[str] | None = None
     from_: Collection[str] | None = None
     parent_call_sid: str | None = None
-    started: Span = Span()
-    ended: Span = Span()
+    started: TimeRange = TimeRange()
+    ended: TimeRange = TimeRange()
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Between two pages: after this call, towards the older ones or the newer."""
+    """Where a page begins: next to this call, in the given direction. The call itself is not on the page."""
 
     towards: Literal["older", "newer"]
     call_id: UUID
 
 
 async def list_started_ids(
-    session: AsyncSession, *, tenant_id: str, wanted: StartedFilter, edge: Edge | None, limit: int
+    session: AsyncSession, *, tenant_id: str, filters: StartedFilter, edge: Edge | None, limit: int
 ) -> Sequence[UUID]:
-    """Nearest to the edge first: newest first, or, towards newer ones, oldest first. Not those that were deleted at Twilio."""
+    """Returns ids of calls, the nearest to the edge first; without an edge, the newest first.
+
+    Calls that were deleted at Twilio are left out.
+    """
     conditions: list[ColumnElement[bool]] = [
         Call.tenant_id == tenant_id,
-        Call.account_sid == wanted.account_sid,
+        Call.account_sid == filters.account_sid,
         Call.execution == "started",
         Call.deleted_at.is_(None),
-        *_within(Call.start_time, wanted.started, longest_wait=MAX_QUEUE_TIME),
-        *_within(Call.end_time, wanted.ended, longest_wait=MAX_QUEUE_TIME + MAX_CALL_TIME),
+        *_in_range(Call.start_time, filters.started, max_delay=MAX_QUEUE_TIME),
+        *_in_range(Call.end_time, filters.ended, max_delay=MAX_QUEUE_TIME + MAX_CALL_TIME),
     ]
-    if wanted.parent_call_sid is not None:
-        conditions.append(Call.parent_call_sid == wanted.parent_call_sid)
-    columns = {Call.to: wanted.to, Call.from_: wanted.from_, Call.status: wanted.statuses}
-    conditions += [_one_of(column, values) for column, values in columns.items() if values is not None]
+    if filters.parent_call_sid is not None:
+        conditions.append(Call.parent_call_sid == filters.parent_call_sid)
+    columns = {Call.to: filters.to, Call.from_: filters.from_, Call.status: filters.statuses}
+    conditions += [_matches_any(column, values) for column, values in columns.items() if values is not None]
     newer = edge is not None and edge.towards == "newer"
     if edge is not None:
         conditions.append(Call.id > edge.call_id if newer else Call.id < edge.call_id)
@@ -69,20 +72,20 @@ async def list_started_ids(
     return (await session.scalars(statement)).all()
 
 
-def _one_of(column: Any, values: Collection[str]) -> ColumnElement[bool]:
-    """Equality where there is one value: an index then serves the order as well."""
+def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
+    """Returns an equality for a single value, so that Postgres can take the order from the index, else an IN."""
     condition: ColumnElement[bool] = column == next(iter(values)) if len(values) == 1 else column.in_(values)
     return condition
 
 
-def _within(column: Any, span: Span, *, longest_wait: timedelta) -> Iterator[ColumnElement[bool]]:
-    """The span, and what it says of our ids, which carry the time of the intent: so the list's own index serves it.
+def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
+    """Yields conditions on the column and on the id, which contains the time of the intent and has an index.
 
-    A call is dialled after its intent, and within the day for which Twilio keeps it queued.
+    `max_delay` is the longest time between an intent and the column's time: Twilio keeps a call queued for a day at most.
     """
     if span.since is not None:
         yield column >= span.since
-        yield Call.id >= first_id_at(span.since - longest_wait - _CLOCK_SKEW)
+        yield Call.id >= first_id_at(span.since - max_delay - _CLOCK_SKEW)
     if span.until is not None:
         yield column < span.until
         yield Call.id < first_id_at(span.until + _CLOCK_SKEW)

@@ -1,6 +1,7 @@
-"""A record as Twilio's Call resource: the 26 documented fields and no other, dates RFC 2822, numbers as strings.
+"""Renders a call's record as Twilio's Call resource: the documented fields and no others.
 
-What Twilio said is told in its words; what the record knows better (by a callback, say) comes from the record.
+Dates are in RFC 2822, numbers are strings. Values come from Twilio's last answer, unless the record has a newer one, for
+example from a callback.
 """
 
 from datetime import UTC, datetime
@@ -42,38 +43,38 @@ FIELDS = (
     "uri",
 )
 ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
-"""Of a Call: what its resource is made of."""
-_BELOW = tuple((one.key, one.segment) for one in SUBRESOURCES)
-# A word of callbacks alone; the resource says `queued` until it rings.
-_STATUS = {"initiated": "queued"}
+"""The attributes of a Call that `resource_of` reads."""
+_SUBRESOURCE_SEGMENTS = tuple((one.key, one.segment) for one in SUBRESOURCES)
+# Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
+_RESOURCE_STATUSES = {"initiated": "queued"}
 
 
 def resource_of(call: Call | NewCall) -> dict[str, Any]:
-    """Of a started call."""
+    """Returns the Call resource of a started call."""
     uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
-    assumed = {
+    defaults = {
         "account_sid": call.account_sid,
         "api_version": API_VERSION,
         "from": call.from_,
-        "subresource_uris": {key: f"{uri}/{segment}.json" for key, segment in _BELOW},
+        "subresource_uris": {key: f"{uri}/{segment}.json" for key, segment in _SUBRESOURCE_SEGMENTS},
         "to": call.to,
         "uri": f"{uri}.json",
     }
-    said = {name: value for name, value in (call.resource or {}).items() if value is not None}
-    known = {name: _written(name, value) for name in FIELDS if (value := _column(call, name)) is not None}
-    return dict.fromkeys(FIELDS) | assumed | {name: said[name] for name in FIELDS if name in said} | known
+    from_twilio = {name: value for name, value in (call.resource or {}).items() if value is not None}
+    from_record = {name: _formatted(name, value) for name in FIELDS if (value := _column(call, name)) is not None}
+    return dict.fromkeys(FIELDS) | defaults | {name: from_twilio[name] for name in FIELDS if name in from_twilio} | from_record
 
 
 def _column(call: Call | NewCall, name: str) -> Any:
-    """`to` and `from` are columns of what was asked for; Twilio may show them otherwise."""
+    """Returns the record's value. The columns `to` and `from` hold the request's values, which Twilio may normalize."""
     return None if name in ("to", "from") else getattr(call, name)
 
 
-def _written(name: str, value: Any) -> Any:
+def _formatted(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return format_datetime(value.astimezone(UTC))
     if isinstance(value, Decimal):
         return f"{value:f}"
     if isinstance(value, int):
         return str(value)
-    return _STATUS.get(value, value) if name == "status" else value
+    return _RESOURCE_STATUSES.get(value, value) if name == "status" else value

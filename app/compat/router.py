@@ -1,8 +1,8 @@
-"""HTTP for Twilio's own paths: bind, delegate, answer in Twilio's shape.
+"""Endpoints for Twilio's Call resource: https://www.twilio.com/docs/voice/api/call-resource
 
-https://www.twilio.com/docs/voice/api/call-resource. Each path exists also without `.json`. Decorators register from the bottom
-up, so the path without `.json` stands above: `/Calls/{sid}` matches `/Calls/CA….json` as well and must come second. Not in
-the OpenAPI document: Twilio's own describes them.
+Each path exists with and without `.json`. The path with `.json` must be registered first, because `/Calls/{sid}` matches
+`/Calls/CA….json` as well; decorators apply from the bottom up, so it stands below the other. The endpoints are not in
+Callgate's OpenAPI document: Twilio's own document describes them.
 """
 
 from typing import Annotated
@@ -23,11 +23,11 @@ from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
-from app.compat.listing import read_listing
+from app.compat.listing import parse_list_query
 from app.compat.resource import ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
-from app.compat.tolerance import tolerate
-from app.compat.wording import warning_line
+from app.compat.tolerance import normalize
+from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.list_responses import list_response
@@ -41,7 +41,7 @@ router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schem
 
 
 async def own_call(sid: str, account: AccountDep, service: CallServiceDep) -> Call:
-    """The call of the path, if it is one of this account's. Raises CallNotFound, which is 20404 here."""
+    """Returns the call in the path. Raises CallNotFound if it is not a call of the account in the path."""
     return await find_own_call(service, account, sid)
 
 
@@ -66,8 +66,8 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @router.post("/Calls")
 @router.post("/Calls.json")
 async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
-    """201 and the resource, whether the call was started now or its key names it; 409 when the outcome is not known."""
-    body, warnings = tolerate(parameters_of(form, CallParameters))
+    """Answers 201 with the resource, also when the Idempotency-Key names an earlier call, and 409 for an unknown outcome."""
+    body, warnings = normalize(parameters_of(form, CallParameters))
     body["account_sid"] = account.account_sid
     service: CreationService = request.state.creation
     creation = await service.create(account.caller, body, idempotency_key)
@@ -80,7 +80,7 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
     if creation.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     for warning in [FieldError(**stored) for stored in call.warnings] + list(warnings):
-        response.headers.append(WARNING_HEADER, warning_line(warning))
+        response.headers.append(WARNING_HEADER, warning_header(warning))
     return response
 
 
@@ -93,15 +93,15 @@ async def list_calls(
     started: StartedDep,
     subresources: SubresourceServiceDep,
 ) -> Response:
-    """Started calls from our records, as Twilio would show them. The child legs of a call are known to Twilio alone."""
+    """Lists started calls from Callgate's records. Child legs of a call come from Twilio, which alone knows them."""
     fields = parse_fields(request.url.query)
-    listing = read_listing(account.account_sid, fields)
-    if parent := listing.wanted.parent_call_sid:
+    listing = parse_list_query(account.account_sid, fields)
+    if parent := listing.filters.parent_call_sid:
         query = [(name, value) for name, values in fields.items() for value in values if value]
         legs = await subresources.child_legs(account.caller, account.account_sid, parent, query)
         if legs is not None:
             return JSONResponse(legs)
-    page = await started.page(account.caller, listing.wanted, edge=listing.edge, size=listing.size)
+    page = await started.page(account.caller, listing.filters, edge=listing.edge, size=listing.size)
     calls = service.render_calls(account.caller, page.call_ids, ATTRIBUTES, lambda call: to_json(resource_of(call)))
     return await list_response("calls", calls, listing.envelope(page))
 
@@ -109,13 +109,16 @@ async def list_calls(
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.get("/Calls/{sid}.json", dependencies=[NoQueryDep])
 async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
-    """As Twilio sees it now; when Twilio cannot be asked, the record, with a warning that says how old it is."""
-    seen = await started.see(call)
-    response = _resource(seen.call, 200)
-    if seen.age is not None:
-        seconds = max(round(seen.age.total_seconds()), 0)
+    """Answers with Twilio's current state of the call.
+
+    When Twilio cannot be reached, answers with the record, and with `Age` and `Warning` headers that say how old it is.
+    """
+    fetched = await started.fetch(call)
+    response = _resource(fetched.call, 200)
+    if fetched.age is not None:
+        seconds = max(round(fetched.age.total_seconds()), 0)
         response.headers["Age"] = str(seconds)
-        response.headers["Warning"] = f'110 callgate "Twilio could not be asked; the last news is {seconds} s old"'
+        response.headers["Warning"] = f'110 callgate "Twilio could not be reached; the last update is {seconds} s old"'
     return response
 
 
@@ -124,7 +127,7 @@ async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
 async def update_call(
     request: Request, account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
-    """202 when Twilio's answer was lost and the end of the call is remembered: Callgate asks again until it is done."""
+    """Answers 200, or 202 when Twilio's answer was lost: Callgate then repeats the request until the call has ended."""
     body = parameters_of(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_error(call, body)
     change = await control.update(account.caller, call, body)

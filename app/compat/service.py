@@ -1,4 +1,4 @@
-"""Started calls, as Twilio itself would show them: one, as it is now, and pages of them. Not aware of HTTP."""
+"""Reads started calls as Twilio would show them: the current state of one call, and pages of calls. Knows nothing of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """`age` is the time since the last news of the call when Twilio could not be asked; None: it is true now."""
+class FetchedCall:
+    """A call's record. `age` is the time since its last update if Twilio could not be reached; None: it is up to date."""
 
     call: Call
     age: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class IdPage:
     call_ids: Sequence[UUID]
     has_newer: bool
     has_older: bool
@@ -49,42 +49,45 @@ class StartedCalls:
     deadline_s: float
     reads: ReadLimit
 
-    async def see(self, call: Call) -> Seen:
-        """Asks Twilio only while there is something to be learnt, and brings the record up to date.
+    async def fetch(self, call: Call) -> FetchedCall:
+        """Updates the record from Twilio, unless the record is complete, and returns it.
 
-        Raises CallNotFound when the call was deleted at Twilio.
+        Raises CallNotFound if the call was deleted at Twilio.
         """
         if is_complete(call):
-            return Seen(call)
+            return FetchedCall(call)
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
             resource = await first_accepted(await self.tenants.credentials(call.account_id), ask)
         except TwilioError as error:
             if is_gone(call, error):
-                await self._forget(call)
+                await self._mark_deleted(call)
                 raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
             async with self.database.begin() as session:
                 age = await repository.now(session) - await control_repository.last_news_at(session, call)
-            return Seen(call, age)
+            return FetchedCall(call, age)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
-        return Seen(locked)
+        return FetchedCall(locked)
 
-    async def _forget(self, call: Call) -> None:
+    async def _mark_deleted(self, call: Call) -> None:
         async with self.database.begin() as session:
             if locked := await repository.lock_call(session, call.id):
                 await repository.mark_deleted(session, locked, by="twilio")
 
-    async def page(self, caller: Caller, wanted: StartedFilter, *, edge: Edge | None, size: int) -> Page:
-        """Newest first; `edge` says where the page begins, or, going back, ends. Costs the same at any depth."""
+    async def page(self, caller: Caller, filters: StartedFilter, *, edge: Edge | None, size: int) -> IdPage:
+        """Returns one page, the newest call first.
+
+        `edge` is where the page begins or, towards newer calls, ends. Every page costs the same, however far down the list.
+        """
         async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_ids(
-                session, tenant_id=caller.tenant_id, wanted=wanted, edge=edge, limit=size + 1
+                session, tenant_id=caller.tenant_id, filters=filters, edge=edge, limit=size + 1
             )
         more, call_ids = len(found) > size, found[:size]
         if edge is not None and edge.towards == "newer":
-            return Page(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
-        return Page(call_ids, has_newer=edge is not None and bool(call_ids), has_older=more)
+            return IdPage(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
+        return IdPage(call_ids, has_newer=edge is not None and bool(call_ids), has_older=more)

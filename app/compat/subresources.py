@@ -1,7 +1,7 @@
-"""Twilio's own paths below a call, and a recording's below the account: forms in, Twilio's answers out as they arrive.
+"""Endpoints for Twilio's paths below a call, and for recordings below the account. Twilio's answers are streamed through.
 
-What a client sends goes on as it is, whatever it is: Twilio judges it. Only booleans are written as Twilio's SDKs write them,
-and an `IdempotencyKey` is added where it takes one.
+Parameters are forwarded unchanged, for Twilio to validate. There are two exceptions: booleans are normalized to `true` and
+`false`, and an `IdempotencyKey` is added to operations that accept one.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import Fields, FormDep, NoQueryDep, parse_fields, plain_boolean, refuse_encoded_pairs
+from app.compat.form import FormDep, NoQueryDep, ParameterValues, normalize_boolean, parse_fields, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.observability.context import bind
@@ -34,7 +34,7 @@ from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
 
-_BELOW_CALL = "/Calls/{call_sid}"
+_CALL_PATH = "/Calls/{call_sid}"
 
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
@@ -46,8 +46,8 @@ async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDe
 ParentCallDep = Annotated[Call, Depends(parent_call)]
 
 
-@router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.mp3")
-@router.get(f"{_BELOW_CALL}/{RECORDINGS.segment}/{{sid}}.wav")
+@router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.mp3")
+@router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.wav")
 async def fetch_media(
     request: Request,
     call: ParentCallDep,
@@ -70,7 +70,7 @@ async def fetch_media_of_account(
     sid: RecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    """Where Twilio's guides and `RecordingUrl` look for it. Which call it is of, Twilio has to be asked first."""
+    """Answers at the URL that Twilio's guides and `RecordingUrl` use. Twilio is asked first which call the recording is of."""
     call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     media = _media(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))
@@ -91,7 +91,7 @@ async def fetch_recording_url(
     sid: RecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    """`RecordingUrl` as Twilio writes it in callbacks: WAV, unless JSON is asked for."""
+    """Answers at the `RecordingUrl` of Twilio's callbacks: the WAV file or, if the client accepts JSON, the resource."""
     if "application/json" in request.headers.get("Accept", "").lower():
         return await fetch_recording_of_account(account, service, sid)
     return await fetch_media_of_account(request, account, service, stack, sid, byte_range)
@@ -103,7 +103,7 @@ def _media(request: Request, sid: str, byte_range: str | None) -> Media:
     return Media(sid, suffix, _pairs(parse_fields(request.url.query)), headers)
 
 
-def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def read(
         request: Request,
         call: ParentCallDep,
@@ -122,7 +122,7 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
     return read
 
 
-def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def change(
         request: Request,
         account: AccountDep,
@@ -133,7 +133,7 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
         key: IdempotencyKeyDep,
     ) -> Response:
         refuse_encoded_pairs(form)
-        subrequest = SubresourceRequest(operation, sid, _plain(operation, _pairs(form)), key)
+        subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _pairs(form)), key)
         request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
         response = json_response(await service.change(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
@@ -142,22 +142,22 @@ def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
     return change
 
 
-def _pairs(fields: Fields) -> list[tuple[str, str]]:
+def _pairs(fields: ParameterValues) -> list[tuple[str, str]]:
     return [(name, value) for name, values in fields.items() for value in values]
 
 
-def _plain(operation: Operation, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with_normalized_booleans(operation: Operation, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     booleans = {parameter.name for parameter in operation.parameters if parameter.is_boolean}
-    return [(name, plain_boolean(value) if name in booleans else value) for name, value in pairs]
+    return [(name, normalize_boolean(value) if name in booleans else value) for name, value in pairs]
 
 
-def _add(operation: Operation) -> None:
-    """With `.json` first: the other path matches it as well."""
-    path = f"{_BELOW_CALL}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
-    handler: Any = _changer(operation) if operation.is_change else _reader(operation)
+def _add_routes(operation: Operation) -> None:
+    """Registers the path with `.json` first, because the path without it matches the same requests."""
+    path = f"{_CALL_PATH}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
+    handler: Any = _change_endpoint(operation) if operation.is_change else _read_endpoint(operation)
     for suffix in (".json", ""):
         router.add_api_route(path + suffix, handler, methods=[operation.method])
 
 
 for _operation in OPERATIONS:
-    _add(_operation)
+    _add_routes(_operation)

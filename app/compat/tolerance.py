@@ -1,6 +1,6 @@
-"""Values of a creation that Twilio accepts and that mean something plain: read as such here, since /v1 refuses them.
+"""Normalizes parameter values that Twilio accepts and /v1 rejects. docs/migrating.md lists them.
 
-docs/migrating.md lists them. What Twilio ignores with a warning of its own is left out, with that warning.
+A value that Twilio ignores with a warning is left out, and the same warning is returned.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ _MACHINE_DETECTION = {name.lower(): name for name in ("Enable", "DetectMessageEn
 _SIP = ("sip:", "sips:")
 
 
-class Tolerated(NamedTuple):
-    """`parameters` without what Twilio ignores; each warning has Twilio's number as its code."""
+class NormalizedParameters(NamedTuple):
+    """Parameters that /v1 accepts, and warnings whose codes are Twilio's."""
 
     parameters: dict[str, Any]
     warnings: Sequence[FieldError]
 
 
-def tolerate(parameters: Mapping[str, Any]) -> Tolerated:
+def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
     plain, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
         ("status_callback_event", _EVENTS, INVALID_EVENT),
@@ -37,11 +37,11 @@ def tolerate(parameters: Mapping[str, Any]) -> Tolerated:
         for name in ("to", "from"):
             if name in plain:
                 plain[name] = read_number(plain[name]) or plain[name]
-    return Tolerated(plain, warnings)
+    return NormalizedParameters(plain, warnings)
 
 
 def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
-    """Each event once. Twilio ignores a name that it does not know."""
+    """Keeps each known event once. Yields a warning if there are unknown events, which Twilio ignores."""
     given = list(dict.fromkeys(plain.pop(name)))
     kept = [event for event in given if event in known]
     if kept:
@@ -49,7 +49,7 @@ def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: i
     if len(kept) < len(given):
         text = f"Twilio ignores every event but {', '.join(known)}."
         if known is _EVENTS:
-            text += " The end of a call is told as completed, whatever its status."
+            text += " The event for the end of a call is completed, whatever its final status."
         yield FieldError(f"/{name}", str(code), text)
 
 
@@ -57,7 +57,7 @@ def _read_machine_detection(plain: dict[str, Any]) -> Iterator[FieldError]:
     lower = plain["machine_detection"].lower()
     if lower == "disable":
         del plain["machine_detection"]
-        text = "Twilio documents Enable and DetectMessageEnd only; Disable is read as not given."
+        text = "Twilio documents Enable and DetectMessageEnd only; Disable counts as not given."
         yield FieldError("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
     elif lower in _MACHINE_DETECTION:
         plain["machine_detection"] = _MACHINE_DETECTION[lower]

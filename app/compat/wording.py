@@ -1,4 +1,4 @@
-"""Texts about a request, in the names of Twilio's parameters: `sip_auth_username` is `SipAuthUsername` to an SDK."""
+"""Rewrites messages with the names of Twilio's parameters: `sip_auth_username` becomes `SipAuthUsername`."""
 
 import re
 
@@ -7,33 +7,33 @@ from app.errors import FieldError
 from app.twilio.schemas import form_name
 
 _NAMES = {field.alias or name for model in (CallParameters, CallUpdate) for name, field in model.model_fields.items()}
-# A name of one word is an English word as well, unless it is marked or cannot be one.
-_UNMISTAKABLE = sorted((name for name in _NAMES if "_" in name or name in ("url", "twiml", "byoc")), key=len, reverse=True)
-_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNMISTAKABLE)})\b")
+# A name of one word, such as `to`, may be plain English. It is replaced only where backticks mark it as a name.
+_UNAMBIGUOUS_NAMES = sorted((name for name in _NAMES if "_" in name or name in ("url", "twiml", "byoc")), key=len, reverse=True)
+_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNAMBIGUOUS_NAMES)})\b")
 
 
-def in_twilios_names(text: str) -> str:
-    return _NAME.sub(_renamed, text)
+def with_twilio_names(text: str) -> str:
+    return _NAME.sub(_twilio_name, text)
 
 
-def _renamed(match: re.Match[str]) -> str:
+def _twilio_name(match: re.Match[str]) -> str:
     name = match["marked"] or match["bare"]
     return form_name(name) if name in _NAMES else match[0]
 
 
-def sentence(fault: FieldError) -> str:
-    """`/sip_auth_password` → `SipAuthPassword: ….`, as the caller wrote it."""
-    name, text = parameter_of(fault), in_twilios_names(fault.detail).removesuffix(".") + "."
+def field_error_message(error: FieldError) -> str:
+    """Returns the error's message, preceded by the parameter's name as the caller wrote it (`SipAuthPassword: ….`)."""
+    name, text = twilio_parameter_name(error), with_twilio_names(error.detail).removesuffix(".") + "."
     return f"{name}: {text}" if name else text
 
 
-def warning_line(warning: FieldError) -> str:
-    """As one header line: ASCII without control characters."""
-    text = f"{parameter_of(warning)} {warning.code}: {in_twilios_names(warning.detail)}"
+def warning_header(warning: FieldError) -> str:
+    """Returns the warning as a header value: printable ASCII, other characters replaced by `?`."""
+    text = f"{twilio_parameter_name(warning)} {warning.code}: {with_twilio_names(warning.detail)}"
     return "".join(character if " " <= character <= "~" else "?" for character in text)
 
 
-def parameter_of(fault: FieldError) -> str:
-    """Without the place in a list."""
-    name = fault.pointer[1:].partition("/")[0] if fault.pointer.startswith("/") else fault.pointer.removeprefix("?")
-    return form_name(name) if fault.pointer.startswith("/") else name
+def twilio_parameter_name(error: FieldError) -> str:
+    """Returns the name without the index of a list item."""
+    name = error.pointer[1:].partition("/")[0] if error.pointer.startswith("/") else error.pointer.removeprefix("?")
+    return form_name(name) if error.pointer.startswith("/") else name

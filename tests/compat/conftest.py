@@ -1,4 +1,4 @@
-"""A gateway before a simulator, and Twilio's unmodified SDKs pointed at it by their base URL."""
+"""Fixtures: a gateway in front of a simulator, and Twilio's unmodified SDKs with the gateway as base URL."""
 
 from collections.abc import AsyncIterator
 
@@ -18,7 +18,7 @@ async def simulator_url() -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def fast_simulator_url() -> AsyncIterator[str]:
-    """A call takes a fraction of a second."""
+    """A simulator whose calls take a fraction of a second."""
     async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""The promises under Twilio's own paths: one ring, honest answers, nobody else's calls, in Twilio's words."""
+"""Callgate's promises hold on Twilio's paths: at most one call, correct outcomes, separate tenants, Twilio's errors."""
 
 import asyncio
 import base64
@@ -22,8 +22,8 @@ async def create(tenant: Tenant, *, key: str | None = None, **fields: Any) -> ht
     return await tenant.http.post(calls(tenant), data=FORM | fields, headers=headers)
 
 
-def told(response: httpx.Response) -> tuple[int, int]:
-    """Status and code, of a body that has Twilio's four members."""
+def error_code_of(response: httpx.Response) -> tuple[int, int]:
+    """Returns status and code, and checks that the body has exactly Twilio's four members."""
     body = response.json()
     assert body.keys() == {"code", "message", "more_info", "status"}
     assert body["status"] == response.status_code
@@ -31,7 +31,7 @@ def told(response: httpx.Response) -> tuple[int, int]:
     return response.status_code, body["code"]
 
 
-async def test_a_key_names_one_dial_here_and_under_v1(gateway: Gateway) -> None:
+async def test_an_idempotency_key_places_one_call_across_both_apis(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first, again = await create(tenant, key="k"), await create(tenant, key="k")
@@ -43,15 +43,15 @@ async def test_a_key_names_one_dial_here_and_under_v1(gateway: Gateway) -> None:
         as_json = await tenant.http.post("/v1/calls", json=same, headers={"Idempotency-Key": "k"})
         assert (as_json.status_code, as_json.json()["id"]) == (200, first.headers["Callgate-Call-Id"])
         other = await create(tenant, key="k", To="sip:lena@example.com")
-        assert told(other) == (422, 900003)
+        assert error_code_of(other) == (422, 900003)
         assert other.headers["Callgate-Call-Id"] == first.headers["Callgate-Call-Id"]
         assert "the header Callgate-Call-Id" in other.json()["message"]
         assert len(upstream.posts) == 1
     twice = await tenant.http.post(calls(tenant), data=FORM, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
-    assert told(twice) == (400, 20422)
+    assert error_code_of(twice) == (400, 20422)
 
 
-async def test_the_first_request_of_a_key_is_waited_for(database_url: str) -> None:
+async def test_a_repeated_key_waits_for_the_first_request(database_url: str) -> None:
     patient = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
     async with running_upstream(created_after_release()) as upstream, running_gateway(patient) as gateway:
         tenant = await gateway.add_tenant(upstream.url)
@@ -59,17 +59,17 @@ async def test_the_first_request_of_a_key_is_waited_for(database_url: str) -> No
         while not upstream.posts:
             await asyncio.sleep(0.01)
         early = await create(tenant, key="k")
-        assert (told(early), early.headers["Retry-After"]) == ((409, 900002), "1")
+        assert (error_code_of(early), early.headers["Retry-After"]) == ((409, 900002), "1")
         upstream.released.set()
         assert (await creating).status_code == 201
 
 
-async def test_an_unknown_outcome_is_409_also_when_it_is_asked_for_again(gateway: Gateway) -> None:
+async def test_an_unknown_outcome_is_409_on_every_retry(gateway: Gateway) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         for _ in range(2):
             unknown = await create(tenant, key="k")
-            assert told(unknown) == (409, 900001)
+            assert error_code_of(unknown) == (409, 900001)
             record = (await tenant.http.get(f"/v1/calls/{unknown.headers['Callgate-Call-Id']}")).json()
             assert record["execution"] == "unknown"
         assert len(upstream.posts) == 1
@@ -83,7 +83,7 @@ async def test_warnings_are_in_headers(gateway: Gateway) -> None:
         assert [warning.partition(":")[0] for warning in warnings] == ["To MEDIA_NOT_ENCRYPTED", "Twiml ignored"]
 
 
-async def test_room_for_no_more_is_told_in_twilios_words_and_not_after_a_dial(database_url: str) -> None:
+async def test_an_overloaded_process_answers_in_twilios_shape_and_dials_nothing(database_url: str) -> None:
     async with running_upstream(hang) as upstream, running_gateway(settings_for(database_url, max_in_flight=1)) as small:
         tenant = await small.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant))
@@ -91,14 +91,14 @@ async def test_room_for_no_more_is_told_in_twilios_words_and_not_after_a_dial(da
             await asyncio.sleep(0.01)
         for path in (".json", ""):
             refused = await tenant.http.post(calls(tenant, path), content=b"unread", headers={"Authorization": "unread"})
-            assert (told(refused), refused.headers["Retry-After"]) == ((503, 20503), "1")
+            assert (error_code_of(refused), refused.headers["Retry-After"]) == ((503, 20503), "1")
         assert (await tenant.http.get(calls(tenant))).status_code == 200
         upstream.released.set()
-        assert told(await creating) == (409, 900001)
+        assert error_code_of(await creating) == (409, 900001)
         assert len(upstream.posts) == 1
 
 
-async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(database_url: str) -> None:
+async def test_a_request_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
         settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
         async with httpx.AsyncClient(timeout=30) as http:
@@ -109,25 +109,27 @@ async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(data
                 while not upstream.posts:
                     await asyncio.sleep(0.01)
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
-            assert told(await creating) == (409, 900001)
+            assert error_code_of(await creating) == (409, 900001)
 
 
 @pytest.mark.parametrize(
-    ("upstream_says", "expected", "message"),
+    ("upstream_answer", "expected", "message"),
     [
         (error(400, 21215, "Not to there"), (400, 21215), "Not to there"),
         (error(404, 20404, "No account"), (404, 20404), "No account"),
         (error(401, 20003), (502, 900009), "Twilio refused every active credential"),
         (error(429, 20429), (429, 20429), "none was processed"),
-        (error(500, 20500), (409, 900001), "second phone"),
-        (error(503, 20503), (409, 900001), "second phone"),
+        (error(500, 20500), (409, 900001), "second call"),
+        (error(503, 20503), (409, 900001), "second call"),
     ],
 )
-async def test_twilios_own_refusals(gateway: Gateway, upstream_says: Any, expected: tuple[int, int], message: str) -> None:
-    async with running_upstream(upstream_says) as upstream:
+async def test_twilios_refusals_keep_twilios_code_and_message(
+    gateway: Gateway, upstream_answer: Any, expected: tuple[int, int], message: str
+) -> None:
+    async with running_upstream(upstream_answer) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         refused = await create(tenant)
-        assert told(refused) == expected
+        assert error_code_of(refused) == expected
         assert message in refused.json()["message"]
         record = (await tenant.http.get(f"/v1/calls/{refused.headers['Callgate-Call-Id']}")).json()
         assert record["execution"] == ("unknown" if expected[0] == 409 else "not_started")
@@ -149,12 +151,12 @@ async def test_twilios_own_refusals(gateway: Gateway, upstream_says: Any, expect
         ({"content": b""}, (400, 21201)),
     ],
 )
-async def test_what_is_not_understood_is_refused_and_not_sent(
+async def test_invalid_requests_are_refused_and_not_sent(
     gateway: Gateway, request_: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        assert told(await tenant.http.post(calls(tenant), **request_)) == expected
+        assert error_code_of(await tenant.http.post(calls(tenant), **request_)) == expected
         assert upstream.received == []
 
 
@@ -165,34 +167,34 @@ async def test_empty_parameters_count_as_not_given(gateway: Gateway) -> None:
         assert dict(upstream.posts[0].form) == FORM | {"Record": "false"}
 
 
-async def test_paths_without_json_are_answered_when_json_is_asked_for(gateway: Gateway) -> None:
+async def test_paths_without_json_suffix_require_accept_json(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         for accept in ("*/*", "application/xml", ""):
             refused = await tenant.http.post(calls(tenant, ""), data=FORM, headers={"Accept": accept})
-            assert told(refused) == (406, 900006)
+            assert error_code_of(refused) == (406, 900006)
             assert ".json" in refused.json()["message"]
         assert upstream.received == []
         answered = await tenant.http.post(calls(tenant, ""), data=FORM, headers={"Accept": "text/xml, application/json"})
         assert answered.status_code == 201
 
 
-async def test_what_is_not_there_is_20404_and_20004(gateway: Gateway) -> None:
+async def test_unknown_paths_are_20404_and_unknown_methods_20004(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     for path in ("/2010-04-01", "/2010-04-01/Accounts.json", calls(tenant, "/CA1/Nothing.json"), calls(tenant, "s.json")):
-        assert told(await tenant.http.get(path)) == (404, 20404)
-    assert told(await tenant.http.put(calls(tenant))) == (405, 20004)
+        assert error_code_of(await tenant.http.get(path)) == (404, 20404)
+    assert error_code_of(await tenant.http.put(calls(tenant))) == (405, 20004)
 
 
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-async def test_who_may_ask(gateway: Gateway) -> None:
+async def test_authentication_accepts_each_documented_user_and_refuses_others(gateway: Gateway) -> None:
     tenant, other = await gateway.add_tenant(), await gateway.add_tenant()
     key_id = (await gateway.tenants.list_keys(tenant.id))[0].id
     prefix = tenant.key.rpartition("_")[0] if tenant.key.count("_") == 2 else "_".join(tenant.key.split("_")[:2])
-    admitted = [
+    accepted = [
         basic(tenant.account_sid, tenant.key),
         basic(prefix, tenant.key),
         basic(other.account_sid, tenant.key),
@@ -217,22 +219,22 @@ async def test_who_may_ask(gateway: Gateway) -> None:
         basic(tenant.account_sid, "k" * 5000),
     ]
     async with httpx.AsyncClient(base_url=gateway.url) as http:
-        for authorization in admitted:
+        for authorization in accepted:
             assert (await http.get(calls(tenant), headers={"Authorization": authorization})).status_code == 200
         for authorization in refused:
             answer = await http.get(calls(tenant), headers={"Authorization": authorization} if authorization else {})
-            assert told(answer) == (401, 20003), authorization
+            assert error_code_of(answer) == (401, 20003), authorization
             assert "as the password" in answer.json()["message"]
             assert answer.headers["WWW-Authenticate"].startswith("Basic")
         await gateway.tenants.revoke_key(tenant.key)
         gateway.hears()
         async with asyncio.timeout(30):
-            while (answer := await http.get(calls(tenant), headers={"Authorization": admitted[0]})).is_success:
+            while (answer := await http.get(calls(tenant), headers={"Authorization": accepted[0]})).is_success:
                 await asyncio.sleep(0.05)
-        assert told(answer) == (401, 20003)
+        assert error_code_of(answer) == (401, 20003)
 
 
-OPERATIONS: list[tuple[str, str, dict[str, str] | None]] = [
+CALL_OPERATIONS: list[tuple[str, str, dict[str, str] | None]] = [
     ("POST", ".json", FORM),
     ("GET", ".json", None),
     ("GET", "/{sid}.json", None),
@@ -241,15 +243,15 @@ OPERATIONS: list[tuple[str, str, dict[str, str] | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "rest", "form"), OPERATIONS)
-async def test_nobody_reaches_another_tenants_calls(
+@pytest.mark.parametrize(("method", "rest", "form"), CALL_OPERATIONS)
+async def test_a_tenant_cannot_reach_another_tenants_calls(
     gateway: Gateway, method: str, rest: str, form: dict[str, str] | None
 ) -> None:
-    """Own account, another tenant's, nobody's; and another tenant's sid under one's own account."""
+    """Tries the owner's account, an account of no tenant, and the owner's call SID under the stranger's account."""
     async with running_upstream(created()) as theirs, running_upstream(created()) as upstream:
         owner, stranger = await gateway.add_tenant(theirs.url), await gateway.add_tenant(upstream.url)
         sid = (await create(owner)).json()["sid"]
-        asked = len(theirs.received)
+        request_count = len(theirs.received)
         path = rest.replace("{sid}", sid)
         nobody = f"/2010-04-01/Accounts/AC{'f' * 32}/Calls{path}"
         urls = [calls(owner, path), nobody, *([calls(stranger, path)] if "{sid}" in rest else [])]
@@ -257,16 +259,16 @@ async def test_nobody_reaches_another_tenants_calls(
             for authorization in (f"Bearer {stranger.key}", basic(stranger.account_sid, stranger.key)):
                 headers = {"Authorization": authorization}
                 refused = await stranger.http.request(method, url, data=form, headers=headers)
-                assert told(refused) in ((404, 20404), (401, 20003)), (method, url)
+                assert error_code_of(refused) in ((404, 20404), (401, 20003)), (method, url)
                 assert FORM["To"] not in refused.text
-        assert (len(theirs.received), upstream.received) == (asked, [])
+        assert (len(theirs.received), upstream.received) == (request_count, [])
         if "{sid}" not in rest:
             own = await stranger.http.request(method, calls(stranger, path), data=form)
             assert own.is_success
             assert sid not in own.text
         else:
             await owner.http.request(method, calls(owner, path), data=form)
-            assert len(theirs.received) == asked + 1
+            assert len(theirs.received) == request_count + 1
 
 
 async def test_a_tenants_second_account_shows_its_own_calls_only(gateway: Gateway) -> None:
@@ -280,19 +282,19 @@ async def test_a_tenants_second_account_shows_its_own_calls_only(gateway: Gatewa
         sid = (await create(tenant)).json()["sid"]
         path = f"/2010-04-01/Accounts/{second}/Calls"
         assert (await tenant.http.get(f"{path}.json")).json()["calls"] == []
-        assert told(await tenant.http.get(f"{path}/{sid}.json")) == (404, 20404)
+        assert error_code_of(await tenant.http.get(f"{path}/{sid}.json")) == (404, 20404)
         other = await tenant.http.post(f"{path}.json", data=FORM)
         assert other.json()["account_sid"] == second
         assert upstream.posts[-1].credentials == (second, "s" * 32)
 
 
-async def test_twilio_out_of_reach_is_told_with_the_age_of_the_news(gateway: Gateway) -> None:
+async def test_an_unreachable_twilio_gives_the_record_with_its_age(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
     answer = await tenant.http.get(calls(tenant, f"/{sid}.json"))
     assert (answer.status_code, answer.json()["status"]) == (200, "queued")
-    assert answer.headers["Warning"].startswith('110 callgate "Twilio could not be asked; the last news is ')
+    assert answer.headers["Warning"].startswith('110 callgate "Twilio could not be reached; the last update is ')
     assert 0 <= int(answer.headers["Age"]) < 60
 
 
@@ -323,14 +325,14 @@ async def test_lists_show_started_calls_only(gateway: Gateway) -> None:
         ("To=%FF", (400, 20422)),
     ],
 )
-async def test_lists_refuse_what_they_do_not_understand(gateway: Gateway, query: str, expected: tuple[int, int]) -> None:
+async def test_lists_refuse_invalid_parameters(gateway: Gateway, query: str, expected: tuple[int, int]) -> None:
     tenant = await gateway.add_tenant()
-    assert told(await tenant.http.get(f"{calls(tenant)}?{query}")) == expected
+    assert error_code_of(await tenant.http.get(f"{calls(tenant)}?{query}")) == expected
 
 
 @pytest.mark.parametrize(
     "written", ["2026-11-24", "2026-11-24T23:59:59Z", "11/24/2026 22:05:25 MST", "2026-11-25T01:00:00+02:00"]
 )
-async def test_dates_may_be_written_in_each_way_that_twilio_documents(gateway: Gateway, written: str) -> None:
+async def test_dates_are_accepted_in_each_format_that_twilio_documents(gateway: Gateway, written: str) -> None:
     tenant = await gateway.add_tenant()
     assert (await tenant.http.get(calls(tenant), params={"StartTime>": written})).status_code == 200

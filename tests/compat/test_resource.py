@@ -1,4 +1,4 @@
-"""A record as Twilio's resource, whatever of it has been learnt by which way."""
+"""A record renders as Twilio's Call resource, whether it was learnt from an answer or from a callback."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +17,7 @@ def call(**columns: Any) -> Call:
     return Call(account_sid=ACCOUNT, sid=SID, to="sip:kate@example.com", from_="Jack", **columns)
 
 
-def test_a_call_that_only_a_callback_told_of_has_every_field_and_address() -> None:
+def test_a_call_known_only_from_a_callback_has_every_field_and_uri() -> None:
     resource = resource_of(call(status="initiated", direction="outbound-api"))
     assert list(resource) == list(FIELDS)
     assert len(resource) == 26
@@ -26,12 +26,12 @@ def test_a_call_that_only_a_callback_told_of_has_every_field_and_address() -> No
     assert resource["uri"] == f"/2010-04-01/Accounts/{ACCOUNT}/Calls/{SID}.json"
     assert resource["subresource_uris"]["siprec"] == f"/2010-04-01/Accounts/{ACCOUNT}/Calls/{SID}/Siprec.json"
     assert len(resource["subresource_uris"]) == 9
-    # A word of callbacks alone.
+    # Only callbacks have the status `initiated`.
     assert resource["status"] == "queued"
     assert resource["price"] is None
 
 
-def test_twilios_own_words_are_kept_and_what_is_known_better_is_told() -> None:
+def test_twilios_values_are_kept_unless_the_record_is_newer() -> None:
     raw = {"to": "+14155550100", "from": "sip:Jack@x", "trunk_sid": "", "status": "ringing", "annotation": None, "price": None}
     known = call(
         resource=raw,
@@ -50,6 +50,6 @@ def test_twilios_own_words_are_kept_and_what_is_known_better_is_told() -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_field_is_twilios(field: str) -> None:
+def test_every_field_is_documented_by_twilio(field: str) -> None:
     instance = CallInstance(None, resource_of(call(status="queued")), account_sid=ACCOUNT)
     assert hasattr(instance, "_from" if field == "from" else field)

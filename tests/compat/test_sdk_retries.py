@@ -1,4 +1,4 @@
-"""A short form of `python -m tests.proofs.sdk_retries`: the SDK's blind re-POSTs ring nobody twice."""
+"""The SDK's automatic retries place no second call. A short form of `python -m tests.proofs.sdk_retries`."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.proofs.sdk_retries import measure
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without_keys", "with_keys"])
-async def test_the_sdks_own_retries_ring_nobody_twice(database_url: str, keyed: bool) -> None:
+async def test_the_sdks_retries_place_no_second_call(database_url: str, keyed: bool) -> None:
     verdict = await measure(database_url, creations=40, concurrency=20, keyed=keyed, seed=6)
     assert not any(verdict.faults.values()), verdict.faults
     assert verdict.posts > len(verdict.told) == 40

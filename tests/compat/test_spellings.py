@@ -1,4 +1,4 @@
-"""What Twilio accepts, in every spelling that its SDKs, `requests` and people send."""
+"""Callgate accepts what Twilio accepts, in every spelling that its SDKs, `requests` and people send."""
 
 import asyncio
 import json
@@ -13,13 +13,13 @@ import requests
 
 from app.compat.errors import TwilioErrorRenderer
 from app.errors import CallgateError, FieldError, InvalidRequest, all_errors
-from tests.compat.test_promises import FORM, basic, calls, create, told
+from tests.compat.test_promises import FORM, basic, calls, create, error_code_of
 from tests.support.gateway import Gateway, Tenant
 from tests.support.twilio_sdk import Sdk
 from tests.support.upstream import answer, call_resource, created, running_upstream
 
 SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
-# Text to the specification, and a boolean to its description and to everybody who passes one.
+# The specification declares a string, but the parameter's description and its users treat it as a boolean.
 BOOLEAN_BY_DESCRIPTION = {("/Calls.json", "AsyncAmd")}
 CALLER = "sip:kate@example.com"
 
@@ -36,38 +36,38 @@ def booleans() -> Iterator[tuple[str, str]]:
                 yield operation["path"], name
 
 
-async def ask(tenant: Tenant, method: str, rest: str, **named: Any) -> httpx.Response:
+async def send(tenant: Tenant, method: str, rest: str, **named: Any) -> httpx.Response:
     return await tenant.http.request(method, calls(tenant, rest), **named)
 
 
 async def listed(tenant: Tenant, query: str) -> list[str]:
-    """`query` as it stands in the address, not encoded any further."""
+    """Returns the SIDs of the listed calls. `query` is sent without further encoding."""
     response = await tenant.http.get(f"{calls(tenant)}?{query}")
     return [call["sid"] for call in response.raise_for_status().json()["calls"]]
 
 
-def test_the_specification_has_booleans_in_several_operations() -> None:
+def test_several_operations_have_booleans() -> None:
     assert len({path for path, _ in booleans()}) == 3
     assert len(list(booleans())) == 9
 
 
 @pytest.mark.parametrize(("path", "name"), list(booleans()))
-async def test_every_boolean_is_read_in_every_spelling(gateway: Gateway, path: str, name: str) -> None:
+async def test_every_boolean_is_accepted_in_every_spelling(gateway: Gateway, path: str, name: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
         rest = path.removeprefix("/Calls").replace("{CallSid}", sid)
         form = FORM if path == "/Calls.json" else {"StatusCallback": "http://www.example.com/hook"}
         for spelling in ("True", "TRUE", "true", "False", "FALSE", "false"):
-            answered = await ask(tenant, "POST", rest, data=form | {name: spelling})
+            answered = await send(tenant, "POST", rest, data=form | {name: spelling})
             assert answered.is_success, answered.text
             assert dict(upstream.posts[-1].form)[name] == spelling.lower()
-        refused = await ask(tenant, "POST", rest, data=form | {name: "perhaps"})
-        # Below a call Twilio judges what is sent.
-        assert told(refused) == (400, 20422) if path == "/Calls.json" else refused.is_success
+        refused = await send(tenant, "POST", rest, data=form | {name: "perhaps"})
+        # Twilio validates requests below a call.
+        assert error_code_of(refused) == (400, 20422) if path == "/Calls.json" else refused.is_success
 
 
-async def test_a_python_boolean_as_requests_and_the_sdk_write_it(gateway: Gateway) -> None:
+async def test_python_booleans_are_accepted_from_requests_and_from_the_sdk(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         user = (tenant.account_sid, tenant.key)
@@ -82,8 +82,8 @@ async def test_a_python_boolean_as_requests_and_the_sdk_write_it(gateway: Gatewa
 
 
 @pytest.mark.parametrize("user", ["AC" + "e" * 32, "SK" + "e" * 32])
-async def test_a_main_account_and_an_api_key_are_users_of_a_subaccounts_path(gateway: Gateway, user: str) -> None:
-    """`Client(main_sid, token, sub_sid)`, and an `SK…` user with its secret: what says who asks is Callgate's key."""
+async def test_a_subaccounts_path_accepts_a_main_account_or_an_api_key_as_user(gateway: Gateway, user: str) -> None:
+    """The SDK sends these as `Client(main_sid, token, sub_sid)` and `Client(key_sid, secret, sub_sid)`."""
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         async with Sdk.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:
@@ -96,19 +96,19 @@ async def test_a_main_account_and_an_api_key_are_users_of_a_subaccounts_path(gat
         ):
             async with httpx.AsyncClient(base_url=gateway.url) as http:
                 refused = await http.get(path, headers={"Authorization": basic(user, password)})
-            assert told(refused) == expected
+            assert error_code_of(refused) == expected
 
 
-async def test_a_page_without_its_token_is_refused_as_at_twilio(gateway: Gateway) -> None:
+async def test_a_page_number_without_a_token_is_refused_as_at_twilio(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         made = [(await create(tenant)).json()["sid"] for _ in range(3)]
         for query in ("Page=1", "Page=7&PageSize=1", "Page=1&PageToken="):
-            refused = await ask(tenant, "GET", f".json?{query}")
-            assert told(refused) == (400, 20001)
+            refused = await send(tenant, "GET", f".json?{query}")
+            assert error_code_of(refused) == (400, 20001)
             assert "PageToken" in refused.json()["message"]
         assert await listed(tenant, "Page=0&PageSize=2") == made[:0:-1]
-        first = (await ask(tenant, "GET", ".json?PageSize=2")).json()
+        first = (await send(tenant, "GET", ".json?PageSize=2")).json()
         second = (await tenant.http.get(first["next_page_uri"])).json()
         assert (second["page"], [call["sid"] for call in second["calls"]]) == (1, made[:1])
 
@@ -118,7 +118,7 @@ NUMBERS += ["+1+415+555+0100", "415-555-0100", "415.555.0100"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-async def test_a_number_in_a_filter_finds_the_call_however_it_is_written(gateway: Gateway, number: str) -> None:
+async def test_a_number_filter_matches_in_any_notation(gateway: Gateway, number: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant, To="+14155550100", From="+14155550199")).json()["sid"]
@@ -139,7 +139,7 @@ async def test_filters_by_other_addresses_are_exact(gateway: Gateway) -> None:
         assert await listed(tenant, "To=sip%3A1415%40example.com") == [sips["sip:1415@example.com"]]
         assert await listed(tenant, "To=41445550100") == [swiss]
         assert await listed(tenant, "To=+41445550100") == [swiss]
-        # The caller of a SIP call is text, which only looks like a number.
+        # The caller of a SIP call is text, even if it looks like a number.
         assert await listed(tenant, "From=14155550100") == [plain, swiss]
 
 
@@ -147,8 +147,8 @@ def leg(parent: str, account_sid: str, **fields: Any) -> dict[str, Any]:
     return call_resource(parent_call_sid=parent, account_sid=account_sid, direction="outbound-dial", **fields)
 
 
-async def test_child_legs_are_asked_of_twilio(gateway: Gateway) -> None:
-    """`<Dial>` made them, so that Callgate has no record of them."""
+async def test_child_legs_come_from_twilio(gateway: Gateway) -> None:
+    """TwiML's `<Dial>` creates child legs, so Callgate has no record of them."""
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
@@ -164,7 +164,7 @@ async def test_child_legs_are_asked_of_twilio(gateway: Gateway) -> None:
         assert asked == [f"ParentCallSid={sid}&Status=completed&PageSize=1", following.partition("?")[2]]
 
 
-async def test_child_legs_of_another_tenants_call_are_nobodys(gateway: Gateway) -> None:
+async def test_child_legs_of_another_tenants_call_are_not_shown(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         theirs = (await create(other)).json()["sid"]
@@ -174,12 +174,12 @@ async def test_child_legs_of_another_tenants_call_are_nobodys(gateway: Gateway) 
         assert len(upstream.received) == asked
 
 
-async def test_child_legs_when_twilio_cannot_be_asked(gateway: Gateway) -> None:
+async def test_child_legs_are_unavailable_while_twilio_is_unreachable(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
         upstream.script[:] = [answer(500, {})]
-        assert told(await ask(tenant, "GET", f".json?ParentCallSid={sid}")) == (503, 20503)
+        assert error_code_of(await send(tenant, "GET", f".json?ParentCallSid={sid}")) == (503, 20503)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ async def test_child_legs_when_twilio_cannot_be_asked(gateway: Gateway) -> None:
         ("MachineDetection", ["detectmessageend"], ["DetectMessageEnd"], None),
     ],
 )
-async def test_what_twilio_tolerates_is_tolerated_with_its_warning(
+async def test_values_that_twilio_ignores_are_ignored_with_its_warning(
     gateway: Gateway, name: str, given: Any, sent: list[str], warned: int | None
 ) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        answered = await ask(tenant, "POST", ".json", data=FORM | {name: given})
+        answered = await send(tenant, "POST", ".json", data=FORM | {name: given})
         assert answered.status_code == 201, answered.text
         assert [value for key, value in upstream.posts[0].form if key == name] == sent
         warnings = answered.headers.get_list("Callgate-Warning")
@@ -220,15 +220,15 @@ async def test_what_twilio_tolerates_is_tolerated_with_its_warning(
         ({"MachineDetectionSilenceTimeout": "1"}, 21234),
     ],
 )
-async def test_what_twilio_refuses_has_its_own_code(gateway: Gateway, fields: dict[str, str], code: int) -> None:
-    assert told(await create(await gateway.add_tenant(), **fields)) == (400, code)
+async def test_refused_values_have_twilios_code(gateway: Gateway, fields: dict[str, str], code: int) -> None:
+    assert error_code_of(await create(await gateway.add_tenant(), **fields)) == (400, code)
 
 
 UNKNOWN_NAMES = ["StartTime%3C%3D2000-01-01", "StartTime%3C%3D2000-01-01=", "starttime=2000-01-01", "Foo", "Foo=", "=x"]
 
 
 @pytest.mark.parametrize("pair", UNKNOWN_NAMES)
-async def test_every_name_is_checked_whatever_its_value(gateway: Gateway, pair: str) -> None:
+async def test_every_parameter_name_is_checked_whatever_its_value(gateway: Gateway, pair: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
@@ -237,31 +237,31 @@ async def test_every_name_is_checked_whatever_its_value(gateway: Gateway, pair: 
         update = f"Status=completed&{pair}"
         asked = len(upstream.received)
         for refused in (
-            await ask(tenant, "GET", f".json?{pair}"),
-            await ask(tenant, "POST", ".json", content=f"{form}&{pair}", headers=headers),
-            await ask(tenant, "POST", f".json?{pair}", content=form, headers=headers),
-            await ask(tenant, "POST", f"/{sid}.json", content=update, headers=headers),
-            await ask(tenant, "POST", f"/{sid}.json?{pair}", content="Status=completed", headers=headers),
-            await ask(tenant, "GET", f"/{sid}.json?{pair}"),
-            await ask(tenant, "DELETE", f"/{sid}.json?{pair}"),
+            await send(tenant, "GET", f".json?{pair}"),
+            await send(tenant, "POST", ".json", content=f"{form}&{pair}", headers=headers),
+            await send(tenant, "POST", f".json?{pair}", content=form, headers=headers),
+            await send(tenant, "POST", f"/{sid}.json", content=update, headers=headers),
+            await send(tenant, "POST", f"/{sid}.json?{pair}", content="Status=completed", headers=headers),
+            await send(tenant, "GET", f"/{sid}.json?{pair}"),
+            await send(tenant, "DELETE", f"/{sid}.json?{pair}"),
         ):
-            assert told(refused) == (400, 20001), refused.url
+            assert error_code_of(refused) == (400, 20001), refused.url
         assert len(upstream.received) == asked
 
 
-async def test_a_filter_that_is_encoded_as_a_whole_is_refused_below_a_call_too(gateway: Gateway) -> None:
+async def test_an_encoded_equals_sign_is_refused_below_a_call_too(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
-        refused = await ask(tenant, "GET", f"/{sid}/Recordings.json?DateCreated%3C%3D2000-01-01")
-        assert told(refused) == (400, 20001)
+        refused = await send(tenant, "GET", f"/{sid}/Recordings.json?DateCreated%3C%3D2000-01-01")
+        assert error_code_of(refused) == (400, 20001)
         assert "DateCreated<=2000-01-01" in refused.json()["message"]
         form = {"RecordingChannels=dual": ""}
-        assert told(await ask(tenant, "POST", f"/{sid}/Recordings.json", data=form)) == (400, 20001)
-        assert told(await ask(tenant, "POST", f"/{sid}/Recordings.json?RecordingChannels=dual")) == (400, 20001)
-        # A name that is newer than Callgate goes on, with any value.
+        assert error_code_of(await send(tenant, "POST", f"/{sid}/Recordings.json", data=form)) == (400, 20001)
+        assert error_code_of(await send(tenant, "POST", f"/{sid}/Recordings.json?RecordingChannels=dual")) == (400, 20001)
+        # An unknown name is forwarded with any value: Twilio may have added it.
         upstream.script[:] = [answer(200, {"recordings": []})]
-        assert (await ask(tenant, "GET", f"/{sid}/Recordings.json?Newer=&PageSize=7")).is_success
+        assert (await send(tenant, "GET", f"/{sid}/Recordings.json?Newer=&PageSize=7")).is_success
         assert upstream.received[-1].path.endswith("/Recordings.json?Newer=&PageSize=7")
 
 
@@ -281,9 +281,7 @@ async def test_a_filter_that_is_encoded_as_a_whole_is_refused_below_a_call_too(g
         ("+14155550100", "+14155550100"),
     ],
 )
-async def test_numbers_in_the_forms_that_twilio_documents_are_dialled_as_e164(
-    gateway: Gateway, written: str, dialled: str
-) -> None:
+async def test_numbers_in_documented_formats_are_dialled_as_e164(gateway: Gateway, written: str, dialled: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         answered = await create(tenant, To=written, From=written)
@@ -292,7 +290,7 @@ async def test_numbers_in_the_forms_that_twilio_documents_are_dialled_as_e164(
         assert (sent["To"], sent["From"]) == (dialled, dialled)
         record = (await tenant.http.get(f"/v1/calls/{answered.headers['Callgate-Call-Id']}")).json()
         assert (record["to"], record["from"]) == (dialled, dialled)
-        # /v1 takes E.164 only, and says which.
+        # /v1 accepts only E.164, and its error suggests the number.
         strict = await tenant.create(to=written, **{"from": "+14155550199"})
         if written == dialled:
             assert strict.status_code == 201
@@ -319,25 +317,25 @@ async def test_numbers_in_the_forms_that_twilio_documents_are_dialled_as_e164(
         ("kate", None),
     ],
 )
-async def test_other_forms_are_refused_with_the_number_that_is_guessed(
+async def test_other_number_formats_are_refused_with_a_suggested_number(
     gateway: Gateway, written: str, guess: str | None
 ) -> None:
     tenant = await gateway.add_tenant()
     refused = await create(tenant, To=written, From="+14155550199")
-    assert told(refused) == (400, 21211)
+    assert error_code_of(refused) == (400, 21211)
     message = refused.json()["message"]
     assert (f"Write {guess}" in message) if guess else ("Write +" not in message)
     of_caller = await create(tenant, To="+14155550100", From=written)
-    assert told(of_caller) == (400, 21212)
+    assert error_code_of(of_caller) == (400, 21212)
     assert (f"Write {guess}" in of_caller.json()["message"]) == (guess is not None)
 
 
-async def test_the_caller_of_a_sip_call_is_text_and_stays_as_it_is(gateway: Gateway) -> None:
+async def test_the_caller_of_a_sip_call_is_forwarded_unchanged(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await create(tenant, From="14155550100")).status_code == 201
         assert dict(upstream.posts[0].form)["From"] == "14155550100"
-        assert told(await create(tenant, From="(415) 555-0100")) == (400, 21212)
+        assert error_code_of(await create(tenant, From="(415) 555-0100")) == (400, 21212)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +352,7 @@ async def test_the_caller_of_a_sip_call_is_text_and_stays_as_it_is(gateway: Gate
         ({"Timeout": "601", "From": "J J"}, "Timeout: must be at most 600. From: Use only letters"),
     ],
 )
-async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: dict[str, str], message: str) -> None:
+async def test_messages_use_twilios_parameter_names(gateway: Gateway, fields: dict[str, str], message: str) -> None:
     refused = await create(await gateway.add_tenant(), **fields)
     text = refused.json()["message"]
     assert message in text
@@ -362,7 +360,7 @@ async def test_messages_speak_of_twilios_parameters(gateway: Gateway, fields: di
 
 
 @pytest.mark.parametrize("error", all_errors().values(), ids=all_errors())
-def test_no_error_speaks_of_members_of_the_other_api(error: type[CallgateError]) -> None:
+def test_no_error_message_names_a_member_of_v1(error: type[CallgateError]) -> None:
     faults = (FieldError("/to", "missing", "is required"),) if error is InvalidRequest else ()
     refusal = TwilioErrorRenderer().render(
         error(field_errors=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
@@ -371,9 +369,9 @@ def test_no_error_speaks_of_members_of_the_other_api(error: type[CallgateError])
     assert not re.search(r"upstream|[a-z]_[a-z]|`errors`|\.\.", message.replace("/2010-04-01", "")), message
 
 
-async def test_a_refusal_of_twilios_without_words_speaks_of_no_member(gateway: Gateway) -> None:
+async def test_a_twilio_refusal_without_a_message_names_no_member(gateway: Gateway) -> None:
     refusal = answer(400, {"code": 21215}, headers={"Twilio-Request-Id": "RQ" + "e" * 32})
     async with running_upstream(refusal) as upstream:
         refused = await create(await gateway.add_tenant(upstream.url))
-    assert told(refused) == (400, 21215)
+    assert error_code_of(refused) == (400, 21215)
     assert "upstream" not in refused.json()["message"]

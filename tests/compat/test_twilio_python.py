@@ -1,4 +1,4 @@
-"""The unmodified `twilio` package, both clients, against gateway and simulator on real sockets."""
+"""Both clients of the unmodified `twilio` package work against the gateway and the simulator on real sockets."""
 
 import asyncio
 import inspect
@@ -17,9 +17,9 @@ from tests.support.gateway import Gateway, Tenant, served
 from tests.support.twilio_sdk import Sdk
 
 BASIC: dict[str, Any] = {"to": "sip:kate@example.com", "from_": "Jack", "url": "http://www.example.com/sipdial.xml"}
-FOREVER = BASIC | {"to": "sip:forever@example.com"}
-BEGAN = datetime.now(UTC)
-TODAY = BEGAN.replace(hour=0, minute=0, second=0, microsecond=0)
+NEVER_ENDING_CALL = BASIC | {"to": "sip:forever@example.com"}
+STARTED_AT = datetime.now(UTC)
+TODAY = STARTED_AT.replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
 
 EVERY_PARAMETER: dict[str, Any] = BASIC | {
@@ -62,7 +62,7 @@ EVERY_PARAMETER: dict[str, Any] = BASIC | {
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
-async def test_every_parameter_reaches_twilio_as_it_was_given(sdk: Sdk, simulator_url: str, tenant: Tenant, how: str) -> None:
+async def test_every_parameter_reaches_twilio_unchanged(sdk: Sdk, simulator_url: str, tenant: Tenant, how: str) -> None:
     if how == "sync":
         call = await sdk.run(lambda twilio: twilio.calls.create(**EVERY_PARAMETER))
     else:
@@ -79,7 +79,7 @@ async def test_every_parameter_reaches_twilio_as_it_was_given(sdk: Sdk, simulato
         assert entry["form"][field] == given or field in masked, field
 
 
-async def test_the_answer_has_twilios_26_fields_and_no_other(sdk: Sdk, gateway: Gateway, tenant: Tenant) -> None:
+async def test_the_resource_has_exactly_twilios_fields(sdk: Sdk, gateway: Gateway, tenant: Tenant) -> None:
     call = await sdk.asynchronous.calls.create_async(**BASIC)
     async with httpx.AsyncClient(base_url=gateway.url, auth=(tenant.account_sid, tenant.key)) as http:
         answer = await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call.sid}.json")
@@ -94,7 +94,7 @@ async def test_the_answer_has_twilios_26_fields_and_no_other(sdk: Sdk, gateway: 
     assert datetime.strptime(resource["date_created"], "%a, %d %b %Y %H:%M:%S %z").tzinfo is not None
 
 
-async def test_a_call_is_fetched_fresh_until_it_has_ended_and_is_priced(gateway: Gateway, fast_simulator_url: str) -> None:
+async def test_a_call_is_fetched_from_twilio_until_it_is_priced(gateway: Gateway, fast_simulator_url: str) -> None:
     tenant = await gateway.add_tenant(fast_simulator_url)
     async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
         call = await sdk.asynchronous.calls.create_async(**BASIC)
@@ -108,7 +108,7 @@ async def test_a_call_is_fetched_fresh_until_it_has_ended_and_is_priced(gateway:
         assert (record["status"], record["price"]) == ("completed", call.price)
         async with httpx.AsyncClient() as http:
             await http.post(f"{fast_simulator_url}/_simulator/reset")
-        # Twilio has forgotten it, and is not asked.
+        # The simulator no longer has the call, so the answer comes from the record.
         assert (await call.fetch_async()).price == call.price
 
 
@@ -118,25 +118,25 @@ async def test_lists_page_from_newest_to_oldest_and_back(sdk: Sdk) -> None:
     assert [call.sid async for call in await sdk.asynchronous.calls.stream_async(page_size=2)] == created[::-1]
     assert [call.sid for call in await sdk.asynchronous.calls.list_async(limit=3, page_size=2)] == created[:1:-1]
 
-    def back(twilio: Any) -> tuple[list[str], Any]:
+    def page_forward_and_back(twilio: Any) -> tuple[list[str], Any]:
         first = twilio.calls.page(page_size=2)
         assert first.previous_page_url is None
         third = first.next_page().next_page()
         assert third.next_page_url is None
-        again = third.previous_page().previous_page()
-        return [call.sid for call in again], again.previous_page_url
+        newest = third.previous_page().previous_page()
+        return [call.sid for call in newest], newest.previous_page_url
 
-    assert await sdk.run(back) == (created[:2:-1], None)
+    assert await sdk.run(page_forward_and_back) == (created[:2:-1], None)
 
 
 def around_noon() -> datetime:
-    """So that no midnight falls between these calls."""
-    return TODAY + DAY / 2 + (datetime.now(UTC) - BEGAN)
+    """A clock that starts at noon, so that all calls are on the same day."""
+    return TODAY + DAY / 2 + (datetime.now(UTC) - STARTED_AT)
 
 
 @pytest.fixture(scope="module")
 async def listed(gateway: Gateway) -> AsyncIterator[Tenant]:
-    """Three calls of Jack's that have ended, three of Jill's that are in progress."""
+    """A tenant with three completed calls from Jack and three in progress from Jill."""
     simulator = create_simulator(SimulatorConfig(open_mode=True, speed=100, clock=around_noon))
     async with served(simulator) as simulator_url:
         yield await _with_six_calls(gateway, await gateway.add_tenant(simulator_url))
@@ -145,7 +145,7 @@ async def listed(gateway: Gateway) -> AsyncIterator[Tenant]:
 async def _with_six_calls(gateway: Gateway, tenant: Tenant) -> Tenant:
     async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
         jacks = [await sdk.asynchronous.calls.create_async(**BASIC) for _ in range(3)]
-        jills = [await sdk.asynchronous.calls.create_async(**(FOREVER | {"from_": "Jill"})) for _ in range(3)]
+        jills = [await sdk.asynchronous.calls.create_async(**(NEVER_ENDING_CALL | {"from_": "Jill"})) for _ in range(3)]
         while {call.status for call in jacks} != {"completed"} or {call.status for call in jills} != {"in-progress"}:
             await asyncio.sleep(0.05)
             jacks = [await call.fetch_async() for call in jacks]
@@ -179,17 +179,17 @@ async def _with_six_calls(gateway: Gateway, tenant: Tenant) -> Tenant:
         ({}, "both"),
     ],
 )
-async def test_each_filter_over_several_pages(gateway: Gateway, listed: Tenant, filters: dict[str, Any], found: str) -> None:
+async def test_filters_work_over_several_pages(gateway: Gateway, listed: Tenant, filters: dict[str, Any], found: str) -> None:
     names = {"both": ["Jill"] * 3 + ["Jack"] * 3, "": []}.get(found, [found] * 3)
     async with Sdk.opened(gateway.url, listed.account_sid, listed.key) as sdk:
         assert [call._from for call in await sdk.run(lambda twilio: twilio.calls.list(page_size=1, **filters))] == names
         assert [call._from async for call in await sdk.asynchronous.calls.stream_async(page_size=2, **filters)] == names
 
 
-async def test_a_call_is_redirected_ended_and_deleted(gateway: Gateway, fast_simulator_url: str) -> None:
+async def test_a_call_can_be_redirected_ended_and_deleted(gateway: Gateway, fast_simulator_url: str) -> None:
     tenant = await gateway.add_tenant(fast_simulator_url)
     async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
-        call = await sdk.asynchronous.calls.create_async(**FOREVER)
+        call = await sdk.asynchronous.calls.create_async(**NEVER_ENDING_CALL)
         with pytest.raises(TwilioRestException) as too_early:
             await call.delete_async()
         while call.status != "in-progress":
@@ -217,8 +217,8 @@ async def test_a_call_is_redirected_ended_and_deleted(gateway: Gateway, fast_sim
     assert codes == [(400, 20009), (400, 21220), (404, 20404)]
     record = (await tenant.http.get(f"/v1/calls/{call.sid}")).json()
     assert record["deleted_at"] is not None
-    told = {"call.updated", "call.deleted"}
-    data = [event["data"] for event in await tenant.events(record["id"]) if event["type"] in told]
+    error_code_of = {"call.updated", "call.deleted"}
+    data = [event["data"] for event in await tenant.events(record["id"]) if event["type"] in error_code_of]
     assert [entry.get("parameters", "deleted") for entry in data] == [
         sorted(every_other),
         ["twiml"],

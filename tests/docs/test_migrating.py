@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compat.error_codes import TOLD, UNKNOWN_OUTCOME
+from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME
 from app.errors import all_errors
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -72,13 +72,13 @@ def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
     found = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) ", text, re.MULTILINE)
     rows = {slug: (int(status), int(code)) for slug, status, code in found}
     unknown = {"unknown": (409, UNKNOWN_OUTCOME)}
-    assert rows == {error.slug: tuple(told) for error, told in TOLD.items()} | unknown
+    assert rows == {error.slug: tuple(told) for error, told in ERROR_CODES.items()} | unknown
 
 
 def test_every_error_has_a_code() -> None:
-    assert set(all_errors().values()) == TOLD.keys()
-    ours = [told.code for told in TOLD.values() if told.code >= 900_000] + [UNKNOWN_OUTCOME]
+    assert set(all_errors().values()) == ERROR_CODES.keys()
+    ours = [told.code for told in ERROR_CODES.values() if told.code >= 900_000] + [UNKNOWN_OUTCOME]
     assert len(ours) == len(set(ours))
-    repeated = [error for error, told in TOLD.items() if told.status >= 500 or told.status == 429]
+    repeated = [error for error, told in ERROR_CODES.items() if told.status >= 500 or told.status == 429]
     assert {error.execution for error in repeated} == {"not_started"}
     assert all(error.safe for error in repeated)
