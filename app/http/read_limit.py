@@ -1,4 +1,4 @@
-"""Limits on list reads, so that the lists of one tenant do not slow down the creations of another one (DESIGN §1.4)."""
+"""Limits on list reads, so that the lists of one tenant do not slow down the creations of another one (ADR 25)."""
 
 import asyncio
 import time

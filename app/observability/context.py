@@ -1,7 +1,7 @@
 """The log context: fields that every log line of a request or job carries.
 
 One immutable mapping in one context variable; child tasks inherit it. `structlog.contextvars` has one context variable for
-each field, which costs a creation five times as much (docs/performance.md).
+each field, which costs a creation five times as much (docs/adr/0026).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""DESIGN §3, the classification table, row by row over real sockets: POSTs that arrived, answer, record, events."""
+"""The classification table of ADR 3, row by row over real sockets: POSTs that arrived, answer, record, events."""
 
 import asyncio
 import gzip

@@ -206,6 +206,9 @@ def test_every_decision_says_why_and_what_else_there_was() -> None:
         assert page.read_text().startswith(f"# {int(page.name[:4])}. ")
         titles = re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
         assert titles == ["Context", "Decision", "Consequences", "Alternatives"], page.name
+        status = page.read_text().split("\n\n")[1]
+        assert re.match(r"Accepted, \d{4}-\d\d-\d\d\.", status), page.name
+        assert all(int(later) > int(page.name[:4]) for later in re.findall(r"\[ADR (\d+)\]", status)), page.name
 
 
 def test_the_changelog_has_a_section_for_this_version() -> None:
