@@ -68,17 +68,7 @@ class SipUri:
         scheme, user, password, host, port, written_parameters, written_headers = split.groups()
         scheme = scheme and scheme.lower()
         if not report.closed:
-            if scheme == "sips":
-                detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
-                report.add("SIPS_SCHEME", 0, 4, detail)
-            if user and not PLAIN_USER.fullmatch(user):
-                check_user(user, split.start("user"), report)
-            elif user is None and host is not None and "@" not in text:
-                report.add("NO_USER", *split.span("host"), "Put a user before the host, as in sip:user@example.com.")
-            if password is not None:
-                check_password(password, split.start("password"), report)
-            if port is not None:
-                check_port(port, split.start("port"), report)
+            _check_parts(text, scheme, split, report)
         canonical = host and read_host(host, split.start("host"), user is not None, report)
         parameters: Pairs = ()
         headers: Pairs = ()
@@ -142,6 +132,22 @@ class SipUri:
                 "headers": [list(pair) for pair in self.headers],
             },
         }
+
+
+def _check_parts(text: str, scheme: str | None, split: Split, report: Report) -> None:
+    """Checks the scheme, the user, the password and the port."""
+    _, user, password, host, port, _, _ = split.groups()
+    if scheme == "sips":
+        detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
+        report.add("SIPS_SCHEME", 0, 4, detail)
+    if user and not PLAIN_USER.fullmatch(user):
+        check_user(user, split.start("user"), report)
+    elif user is None and host is not None and "@" not in text:
+        report.add("NO_USER", *split.span("host"), "Put a user before the host, as in sip:user@example.com.")
+    if password is not None:
+        check_password(password, split.start("password"), report)
+    if port is not None:
+        check_port(port, split.start("port"), report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
