@@ -93,29 +93,11 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
         if plan.simulator:
             listener = listeners.enter_context(_listen_near(plan.simulator_port, SIMULATOR_PORT))
             simulator_url = _url(listener)
-            config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
-            servers.append(
-                _Server(
-                    "the simulator",
-                    server_config(create_simulator(config), date_header=False, timeout_graceful_shutdown=_GRACE_S),
-                    [listener],
-                )
-            )
-            quick = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
-            settings = _updated(
-                settings, twilio_base_url=simulator_url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=quick
-            )
+            servers.append(_simulator_server(listener))
+            settings = _following_simulator(settings, simulator_url)
         settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK])))
         listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
-        limits = ServerLimits.of(settings)
-        api = create_app(_updated(settings, ops_port=None))  # all on one port
-        servers.append(
-            _Server(
-                "the API",
-                server_config(api, limits, timeout_graceful_shutdown=_GRACE_S),
-                [listener],
-            )
-        )
+        servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
         working = asyncio.create_task(run_worker(settings, Metrics(), stop_worker), name="the worker")
@@ -142,6 +124,24 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             if error := part.exception():
                 logger.error("part_failed", part=part.get_name(), exc_info=error)
                 raise StackFailed(f"{part.get_name()} failed, the log says where: {error or type(error).__name__}") from error
+
+
+def _simulator_server(listener: socket.socket) -> "_Server":
+    config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
+    app = create_simulator(config)
+    return _Server("the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=_GRACE_S), [listener])
+
+
+def _api_server(settings: Settings, listener: socket.socket) -> "_Server":
+    app = create_app(_updated(settings, ops_port=None))  # all on one port
+    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
+    return _Server("the API", config, [listener])
+
+
+def _following_simulator(settings: Settings, url: str) -> Settings:
+    """Returns the settings with the simulator as Twilio, and with calls refreshed as often as its speed needs."""
+    poll_s = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
+    return _updated(settings, twilio_base_url=url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=poll_s)
 
 
 def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Running:
