@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import DateTime, PrimaryKeyConstraint, Uuid, delete, exists, func, select, tuple_
+from sqlalchemy import PrimaryKeyConstraint, Uuid, delete, exists, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from app.calls.models import Call
 from app.database.base import Base
-
-Time = DateTime(timezone=True)
 
 
 class Lease(Base):
@@ -26,8 +24,8 @@ class Lease(Base):
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
 
     call_id: Mapped[UUID] = mapped_column(Uuid)
-    due_at: Mapped[datetime] = mapped_column(Time)
-    until: Mapped[datetime] = mapped_column(Time)
+    due_at: Mapped[datetime]
+    until: Mapped[datetime]
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:

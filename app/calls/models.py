@@ -7,7 +7,6 @@ from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -23,8 +22,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
-
-Time = DateTime(timezone=True)
 
 # A query repeats an index condition literally: Postgres uses a partial index only if it can prove that the query implies it.
 ADDRESS = text("split_part(\"to\", '?', 1)")
@@ -89,17 +86,17 @@ class Call(Base):
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
     account_id: Mapped[UUID] = mapped_column(ForeignKey("twilio_account.id"))
-    created_at: Mapped[datetime] = mapped_column(Time)
-    updated_at: Mapped[datetime] = mapped_column(Time, server_default=func.now(), onupdate=func.now())
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     # The outcome of the creation.
     execution: Mapped[str] = mapped_column(Text)
     settled_by: Mapped[str | None] = mapped_column(Text)
-    settled_at: Mapped[datetime | None] = mapped_column(Time)
+    settled_at: Mapped[datetime | None]
     # Number of the present dial: a retry under the same key increments it. An outcome is written only if its attempt
     # is the present one.
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    pending_since: Mapped[datetime] = mapped_column(Time)
+    pending_since: Mapped[datetime]
     problem: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
     # The request without secrets.
@@ -119,10 +116,10 @@ class Call(Base):
     direction: Mapped[str | None] = mapped_column(Text)
     to_formatted: Mapped[str | None] = mapped_column(Text)
     from_formatted: Mapped[str | None] = mapped_column(Text)
-    date_created: Mapped[datetime | None] = mapped_column(Time)
-    date_updated: Mapped[datetime | None] = mapped_column(Time)
-    start_time: Mapped[datetime | None] = mapped_column(Time)
-    end_time: Mapped[datetime | None] = mapped_column(Time)
+    date_created: Mapped[datetime | None]
+    date_updated: Mapped[datetime | None]
+    start_time: Mapped[datetime | None]
+    end_time: Mapped[datetime | None]
     duration: Mapped[int | None] = mapped_column(Integer)
     # No fixed scale: Twilio's own digits are kept ("-0.03000"). asyncpg gives Decimal, never float.
     price: Mapped[Decimal | None] = mapped_column(Numeric)
@@ -141,12 +138,12 @@ class Call(Base):
     resource: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
     # When the worker refreshes the record next; null: never. Changing it also ends the worker's lease.
-    refresh_at: Mapped[datetime | None] = mapped_column(Time)
+    refresh_at: Mapped[datetime | None]
     # When the worker searches Twilio's list next, while it is unknown whether the call exists; null: never.
-    search_at: Mapped[datetime | None] = mapped_column(Time)
+    search_at: Mapped[datetime | None]
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # When the call was deleted at Twilio; Twilio's own paths no longer show it.
-    deleted_at: Mapped[datetime | None] = mapped_column(Time)
+    deleted_at: Mapped[datetime | None]
 
     # W3C trace context of the creating request, to which later spans are linked; null if it was not traced.
     traceparent: Mapped[str | None] = mapped_column(Text)
@@ -172,8 +169,8 @@ class PendingUpdate(Base):
     # The attempt to which the request applies; a later attempt under the same key is not ended by it.
     attempt: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(Text)
-    wanted_at: Mapped[datetime] = mapped_column(Time, server_default=func.now())
-    due_at: Mapped[datetime] = mapped_column(Time)
+    wanted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    due_at: Mapped[datetime]
 
 
 class CallEvent(Base):
@@ -187,6 +184,6 @@ class CallEvent(Base):
 
     id: Mapped[UUID] = mapped_column(Uuid)
     call_id: Mapped[UUID] = mapped_column(Uuid)
-    at: Mapped[datetime] = mapped_column(Time)
+    at: Mapped[datetime]
     type: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(JSONB)

@@ -1,12 +1,15 @@
 """The declarative base of all tables."""
 
-from sqlalchemy import MetaData
+from datetime import datetime
+
+from sqlalchemy import DateTime, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """All tables; one naming convention, so that migrations can name every constraint."""
+    """All tables. One naming convention, so that migrations can name every constraint; every time has a zone."""
 
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy declares it
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",

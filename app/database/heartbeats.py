@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, Text, Uuid, func, text
+from sqlalchemy import Text, Uuid, func, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -16,7 +16,7 @@ class WorkerHeartbeat(Base):
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     version: Mapped[str] = mapped_column(Text)
-    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 async def beat(session: AsyncSession, worker: UUID, *, version: str) -> None:

@@ -4,13 +4,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, DateTime, Index, Integer, PrimaryKeyConstraint, SmallInteger, Text, Uuid, func, text
+from sqlalchemy import CheckConstraint, Index, Integer, PrimaryKeyConstraint, SmallInteger, Text, Uuid, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
-
-Time = DateTime(timezone=True)
 
 
 class Delivery(Base):
@@ -37,7 +35,7 @@ class Delivery(Base):
 
     id: Mapped[UUID] = mapped_column(Uuid)
     call_id: Mapped[UUID] = mapped_column(Uuid)
-    at: Mapped[datetime] = mapped_column(Time)
+    at: Mapped[datetime]
     tenant_id: Mapped[str] = mapped_column(Text)
     # initiated, ringing, answered or completed, and its position in that order.
     event: Mapped[str] = mapped_column(Text)
@@ -53,12 +51,12 @@ class Delivery(Base):
 
     state: Mapped[str] = mapped_column(Text, server_default=text("'pending'"))
     # When it was written or requested again. Attempts end three days later.
-    pending_since: Mapped[datetime] = mapped_column(Time, server_default=func.now())
+    pending_since: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    next_attempt_at: Mapped[datetime | None] = mapped_column(Time, server_default=func.now())
+    next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     # Whether it waits for an earlier event of its call.
     held: Mapped[bool] = mapped_column(server_default=text("false"))
-    last_attempt_at: Mapped[datetime | None] = mapped_column(Time)
+    last_attempt_at: Mapped[datetime | None]
     last_status: Mapped[int | None] = mapped_column(Integer)
     last_error: Mapped[str | None] = mapped_column(Text)
-    delivered_at: Mapped[datetime | None] = mapped_column(Time)
+    delivered_at: Mapped[datetime | None]
