@@ -12,7 +12,7 @@ from app.calls.progress import is_stale, take_resource
 from app.calls.store import CallState, Event
 from app.twilio.schemas import CALL_SID, CallResource
 
-Result = Literal["taken", "late", "duplicate"]
+CallbackResult = Literal["taken", "late", "duplicate"]
 
 # A call has four events, so this is ample. Of more callbacks, the newest are remembered.
 _MAX_MARKS = 100
@@ -57,11 +57,11 @@ class Callback:
 class CallbackEffect:
     """The result of a callback, and the events to write, in this order. A duplicate has no events."""
 
-    result: Result
+    result: CallbackResult
     events: tuple[Event, ...] = ()
 
 
-def take_callback(call: CallState, callback: Callback) -> CallbackEffect:
+def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     """Updates the record.
 
     A callback with another sid than the call's only becomes an event; the settlement decides what it proves.

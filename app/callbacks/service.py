@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 
 from app.callbacks.fields import FormFields
-from app.callbacks.progress import Callback, Result, record_sequence, take_callback
+from app.callbacks.progress import Callback, CallbackResult, callback_effect, record_sequence
 from app.callbacks.signature import is_genuine, is_signature
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
@@ -40,7 +40,7 @@ class ReceivedCallback:
 
 @dataclass(frozen=True, slots=True)
 class _Applied:
-    result: Result
+    result: CallbackResult
     traceparent: str | None
     tenant_id: str
     call_sid: str | None
@@ -148,7 +148,7 @@ class CallbackService:
     def _apply(self, changed: Changed, callback: Callback, taken: set[str]) -> _Applied:
         """Applies a callback to its record in memory."""
         call, resource = changed.call, callback.resource
-        effect = take_callback(call, callback)
+        effect = callback_effect(call, callback)
         changed.events += effect.events
         if effect.result != "duplicate":
             if call.sid != resource.sid:

@@ -30,7 +30,7 @@ ANOTHERS_SID = (
     "Twilio gives no sid twice, but a stand-in for it may always answer the same"
 )
 
-SettledBy = Literal["response", "callback", "list"]
+Evidence = Literal["response", "callback", "list"]
 
 
 class Settled(Protocol):
@@ -128,13 +128,13 @@ class Settlement:
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
-    def _started(self, resource: CallResource, *, by: SettledBy, data: Mapping[str, Any]) -> RecordChange:
+    def _started(self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]) -> RecordChange:
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         told = {"sid": resource.sid, "settled_by": by, **data}
         return record_change("call.started", told, columns, refresh_in=self.first_refresh)
 
     async def started(
-        self, session: Session, call: Call, resource: CallResource, *, by: SettledBy, data: Mapping[str, Any]
+        self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
         """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
         is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
@@ -150,7 +150,7 @@ class Settlement:
         call: AnyCall,
         resource: CallResource,
         *,
-        by: SettledBy,
+        by: Evidence,
         data: Mapping[str, Any],
         now: datetime,
         is_taken: bool,
@@ -199,7 +199,7 @@ class Settlement:
             waited = call.settled_at - call.pending_since
             self.metrics.calls.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
-    def _second_sid(self, call: AnyCall, resource: CallResource, *, by: SettledBy) -> Event:
+    def _second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
         why = "Twilio reports a second call for this record" if call.sid else ANOTHERS_SID
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)

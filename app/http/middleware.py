@@ -29,7 +29,7 @@ from app.http.problems import record_error
 from app.http.request_body import read_body, replay_body
 from app.observability import Metrics
 from app.observability.context import bind, bound, clear
-from app.observability.tracing import Tracing, describe, fail, is_traced
+from app.observability.tracing import Tracing, annotate, fail, is_traced
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -144,7 +144,7 @@ class RequestMiddleware:
         if is_traced():
             context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
             request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-            describe(request | context, name=f"{method} {route}")
+            annotate(request | context, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 fail(str(status))
 

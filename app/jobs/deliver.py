@@ -24,7 +24,7 @@ from app.deliveries.models import Delivery
 from app.deliveries.sender import SendResult
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, describe, link, trace
+from app.observability.tracing import TimedSpan, annotate, link, trace
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 
@@ -133,7 +133,7 @@ class Deliverer:
         # Send no `traceparent`: a receiver gets exactly the request of Twilio or of Standard Webhooks.
         with TimedSpan("receiver"):
             sent = await self.sender.send(request.method, request.url, request.headers, request.body)
-            describe({"callgate.result": sent.error or str(sent.status)})
+            annotate({"callgate.result": sent.error or str(sent.status)})
         if sent.status is not None and 200 <= sent.status < 300:
             async with self.database.begin() as session:
                 await repository.record_success(session, delivery, status=sent.status)

@@ -39,7 +39,7 @@ _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
 # Refresh intervals to wait for Twilio's callback after the end of a call, before the end is delivered without it.
 _CALLBACK_WAIT_INTERVALS = 10
 
-Result = Literal["changed", "unchanged", "gone", "failed"]
+RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Refresher:
         waited = _age(call)
         return _clamp(waited / 4, self.interval, _MAX_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: RefreshResult) -> None:
         self.metrics.calls.refreshes.labels(result).inc()
 
 

@@ -28,7 +28,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
 
-Result = Literal["bound", "ambiguous", "inconclusive", "none", "failed"]
+SearchResult = Literal["bound", "ambiguous", "inconclusive", "none", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Resolver:
             # Settled meanwhile, or claimed by another worker after the lease ended.
             if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
                 return
-            result: Result = "failed"
+            result: SearchResult = "failed"
             if candidates is not None:
                 result = await self._conclude(session, locked, candidates, clock_offset)
             if result == "none":
@@ -107,7 +107,9 @@ class Resolver:
                 await self.settlement.search_later(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
-    async def _conclude(self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None) -> Result:
+    async def _conclude(
+        self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None
+    ) -> SearchResult:
         # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
         undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
         span = None if undated else self.longest_life + 2 * CLOCK_SKEW + DATE_TOLERANCE
@@ -115,7 +117,7 @@ class Resolver:
         free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
         certain = [entry for entry, likeness in candidates.calls.values() if entry.sid in free and likeness == "yes"]
         found: dict[str, Any] = {"candidates": len(free), "rivals": rivals}
-        result: Result = "ambiguous"
+        result: SearchResult = "ambiguous"
         if not free:
             doubt = _doubt(candidates, clock_offset)
             result = "inconclusive" if doubt else "none"

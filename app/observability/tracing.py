@@ -23,7 +23,7 @@ from app.observability.context import bind
 
 logger = structlog.stdlib.get_logger(__name__)
 
-Part = Literal["database", "upstream", "receiver"]
+TimedPart = Literal["database", "upstream", "receiver"]
 
 
 class _Silent(TypedDict):
@@ -108,8 +108,10 @@ class TimedSpan:
 
     __slots__ = ("_attributes", "_began", "_name", "_part", "_scope", "_span")
 
-    def __init__(self, part: Part, name: str | None = None, attributes: Mapping[str, AttributeValue] | None = None) -> None:
-        self._part: Part = part
+    def __init__(
+        self, part: TimedPart, name: str | None = None, attributes: Mapping[str, AttributeValue] | None = None
+    ) -> None:
+        self._part: TimedPart = part
         self._name = name or part
         self._attributes = attributes
         self._span: Span | None = None
@@ -152,11 +154,11 @@ def link(caused_by: str | None) -> None:
 
 
 def is_traced() -> bool:
-    """Whether a span is open that `describe` can add attributes to."""
+    """Whether a span is open that `annotate` can add attributes to."""
     return _tracer.get() is not None and get_current_span().is_recording()
 
 
-def describe(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
+def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
     """Adds attributes to the open span. Only constants, numbers and ids: never an address, a URL or a SQL statement."""
     span = get_current_span()
     if span.is_recording():

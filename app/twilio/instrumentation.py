@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, describe, fail
+from app.observability.tracing import TimedSpan, annotate, fail
 from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
 
 # The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
@@ -59,12 +59,12 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                 answer = _class_of(error)
                 fail(error.reason)
                 if error.answer:
-                    describe({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
+                    annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
                 raise
             finally:
                 self.metrics.twilio.seconds.labels(operation).observe(time.perf_counter() - began)
                 self.metrics.twilio.answers.labels(operation, answer).inc()
-                describe({"http.request.method": method, "callgate.answer": answer})
+                annotate({"http.request.method": method, "callgate.answer": answer})
         return result
 
     return wrapper

@@ -90,11 +90,11 @@ def _map(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-Text = Annotated[str | None, BeforeValidator(_text)]
-Integer = Annotated[int | None, BeforeValidator(_integer)]
-Money = Annotated[Decimal | None, BeforeValidator(_money)]
-Time = Annotated[datetime | None, BeforeValidator(_time)]
-UriMap = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
+TwilioText = Annotated[str | None, BeforeValidator(_text)]
+TwilioInteger = Annotated[int | None, BeforeValidator(_integer)]
+TwilioMoney = Annotated[Decimal | None, BeforeValidator(_money)]
+TwilioTime = Annotated[datetime | None, BeforeValidator(_time)]
+TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
 
 
 class CallResource(BaseModel):
@@ -103,28 +103,28 @@ class CallResource(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     sid: str
-    status: Text = None
-    direction: Text = None
-    to_formatted: Text = None
-    from_formatted: Text = None
-    date_created: Time = None
-    date_updated: Time = None
-    start_time: Time = None
-    end_time: Time = None
-    duration: Integer = None
-    price: Money = None
-    price_unit: Text = None
-    answered_by: Text = None
-    api_version: Text = None
-    caller_name: Text = None
-    forwarded_from: Text = None
-    group_sid: Text = None
-    parent_call_sid: Text = None
-    phone_number_sid: Text = None
-    queue_time: Integer = None
-    trunk_sid: Text = None
-    uri: Text = None
-    subresource_uris: UriMap = None
+    status: TwilioText = None
+    direction: TwilioText = None
+    to_formatted: TwilioText = None
+    from_formatted: TwilioText = None
+    date_created: TwilioTime = None
+    date_updated: TwilioTime = None
+    start_time: TwilioTime = None
+    end_time: TwilioTime = None
+    duration: TwilioInteger = None
+    price: TwilioMoney = None
+    price_unit: TwilioText = None
+    answered_by: TwilioText = None
+    api_version: TwilioText = None
+    caller_name: TwilioText = None
+    forwarded_from: TwilioText = None
+    group_sid: TwilioText = None
+    parent_call_sid: TwilioText = None
+    phone_number_sid: TwilioText = None
+    queue_time: TwilioInteger = None
+    trunk_sid: TwilioText = None
+    uri: TwilioText = None
+    subresource_uris: TwilioUris = None
     raw: dict[str, Any] = Field(exclude=True)
 
     @classmethod

@@ -44,7 +44,7 @@ async def call_control(request: Request) -> CallControl:
 CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
-def indeterminate_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
+def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
     """Returns the error for a process that fails or stops during the change; None for ending a call, which may be repeated."""
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 
@@ -100,7 +100,7 @@ async def update_call(
     at the call before you repeat it.
     """
     call = await service.get(caller, id_or_sid)
-    request.state.indeterminate_error = indeterminate_error(call, body)
+    request.state.indeterminate_error = indeterminate_update(call, body)
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call

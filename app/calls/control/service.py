@@ -43,7 +43,7 @@ from app.twilio.errors import (
 )
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES, CallResource, Credential
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -211,7 +211,7 @@ class CallControl:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
         return await self._ask(call, send)
 
-    async def _ask(self, call: Call, ask: Callable[[Credential], Awaitable[Answer]]) -> Answer:
+    async def _ask(self, call: Call, ask: Callable[[Credential], Awaitable[Result]]) -> Result:
         return await first_accepted(await self.tenants.credentials(call.account_id), ask)
 
 
