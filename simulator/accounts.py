@@ -1,4 +1,4 @@
-"""Twilio accounts the simulator knows, and who may act on them (https://www.twilio.com/docs/iam/api)."""
+"""The Twilio accounts of the simulator and their credentials: https://www.twilio.com/docs/iam/api."""
 
 import re
 import secrets
@@ -13,25 +13,25 @@ ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`auth_token=None` without API keys is an account of open mode: whoever asks is let in."""
+    """An account. Without an auth token and API keys it is open: it accepts any password."""
 
     sid: str
     auth_token: str | None = field(default=None, repr=False)
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret by API key sid (`SK…`)."""
     first_password: str | None = field(default=None, repr=False)
-    """Of an account of open mode, what was first shown for it: passes for its auth token."""
+    """For an open account: the password of the first request, which signs its callbacks."""
 
     @property
     def signing_token(self) -> str | None:
-        """The key of callback signatures: the auth token, even where requests come with an API key."""
+        """The key of callback signatures: the auth token, even if requests are authenticated with an API key."""
         return self.auth_token if self.auth_token is not None else self.first_password
 
     @property
     def is_open(self) -> bool:
         return self.auth_token is None and not self.api_keys
 
-    def admits(self, username: str, password: str) -> bool:
+    def accepts(self, username: str, password: str) -> bool:
         if self.is_open:
             return True
         secret = self.auth_token if username == self.sid else self.api_keys.get(username)
@@ -39,7 +39,7 @@ class Account:
 
 
 def basic_credentials(authorization: str | None) -> tuple[str, str] | None:
-    """User name and password of an `Authorization: Basic` header, None when there is nothing usable in it."""
+    """Returns user name and password of an `Authorization: Basic` header; None if it is missing or malformed."""
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -63,9 +63,9 @@ class Accounts:
         return self._accounts.get(account_sid)
 
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
-        """Raises 20003 when these credentials may not act on this account, 20404 when the sid cannot be one.
+        """Returns the account. Raises error 20003 for wrong credentials, 20404 for a malformed account sid.
 
-        A registered account is checked in open mode too, so that wrong credentials can be tried there.
+        Open mode does not apply to registered accounts, so wrong credentials can be tested there too.
         """
         credentials = basic_credentials(authorization)
         if credentials is None:
@@ -75,12 +75,12 @@ class Accounts:
         account = self._accounts.get(account_sid)
         if account is None and self._open_mode:
             account = Account(account_sid)
-        if account is None or not account.admits(*credentials):
+        if account is None or not account.accepts(*credentials):
             raise TwilioError(20003)
         if account.is_open and account.first_password is None:
             account = replace(account, first_password=credentials[1])
             self.register(account)
         return account
 
-    def forget_unregistered(self) -> None:
+    def remove_open_accounts(self) -> None:
         self._accounts = {sid: account for sid, account in self._accounts.items() if not account.is_open}

@@ -1,4 +1,4 @@
-"""Work that outlives the request that began it, and ends with the application at the latest."""
+"""Tasks that may outlive the request that started them, and are cancelled when the application stops."""
 
 import asyncio
 from collections.abc import Coroutine

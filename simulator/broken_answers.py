@@ -1,4 +1,4 @@
-"""Answers that nobody can read, that never come, or that another follows. The call exists all the same."""
+"""Broken answers to a creation: unreadable, missing, or followed by a second one. The call exists in every case."""
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -8,19 +8,21 @@ from simulator.connection import Connection, hold
 
 
 class NoAnswer(Response):
-    """Says nothing and closes the connection."""
+    """Closes the connection without an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Connection(receive).close()
 
 
 class Reset(NoAnswer):
+    """Resets the connection (RST) without an answer."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Connection(receive).reset()
 
 
 class Silence(NoAnswer):
-    """Says nothing and keeps the connection open until the client gives up."""
+    """Sends nothing and keeps the connection open until the client closes it."""
 
     def __init__(self, held_connections: Background) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ class Silence(NoAnswer):
 
 
 class HalfAnswer(Response):
-    """The headers and the first half of the body, then the connection closes."""
+    """Sends the headers and the first half of the body, then closes the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -41,8 +43,8 @@ class HalfAnswer(Response):
         await Connection(receive).close()
 
 
-class Stray(Response):
-    """The answer, and after it, on the connection that stays open, a proxy's page that nobody asked for."""
+class StrayAnswer(Response):
+    """Sends the answer, then a proxy's error page that belongs to no request, and keeps the connection open."""
 
     def __init__(self, created: Response, page: Response) -> None:
         super().__init__(created.body, created.status_code, media_type=JSONResponse.media_type)

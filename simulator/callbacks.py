@@ -1,7 +1,7 @@
-"""When which callback is sent.
+"""Schedule status callbacks.
 
-Nothing is scheduled for good: a call's plan may change, so what is due is read from the plan when the moment
-comes. Callbacks of one call are sent one after the other; those of different calls side by side.
+The schedule holds only times at which to look at a call. What is due then is read from the call's plan, because
+an update may have changed it. Callbacks of one call are sent one after another; calls do not wait for each other.
 """
 
 import asyncio
@@ -20,30 +20,30 @@ from simulator.background import Background
 from simulator.chaos import Chaos
 from simulator.config import SimulatorConfig, utc_now
 from simulator.deliveries import Deliveries
-from simulator.notice import Notice, planned_notices
+from simulator.planned_callback import PlannedCallback, planned_callbacks
 from simulator.store import Call
 from simulator.subscription import Event
 
 
 @dataclass(slots=True)
-class Watched:
-    """A call with callbacks to send."""
+class WatchedCall:
+    """A call with a subscription, and which of its callbacks were sent."""
 
     call: Call
-    told: set[Event] = field(default_factory=set)
-    held_back: list[Notice] = field(default_factory=list)
-    last: asyncio.Task[None] | None = None
+    sent_events: set[Event] = field(default_factory=set)
+    held_back: list[PlannedCallback] = field(default_factory=list)
+    last_sending: asyncio.Task[None] | None = None
 
 
 class Callbacks:
     def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
         self._clock = config.clock
         self._accounts = accounts
-        self._watched: dict[str, Watched] = {}
-        self._agenda: list[tuple[datetime, int, Watched]] = []
-        """A heap. The number keeps calls of the same moment in order."""
-        self._numbers = count()
-        self._agenda_changed = asyncio.Event()
+        self._watched: dict[str, WatchedCall] = {}
+        self._schedule: list[tuple[datetime, int, WatchedCall]] = []
+        """A heap of times at which to look at a call. The number keeps entries of the same time in order."""
+        self._tiebreak = count()
+        self._schedule_changed = asyncio.Event()
         self._sending = Background()
         self._http: httpx.AsyncClient | None = None
         self.chaos = Chaos()
@@ -51,17 +51,17 @@ class Callbacks:
 
     @property
     def waiting(self) -> int:
-        """Calls that have not ended, or whose end is still to be told."""
+        """The number of calls that have not ended or have callbacks left to send."""
         return len(self._watched)
 
     @property
     def sending(self) -> int:
-        """Deliveries under way, or behind another of their call."""
+        """The number of deliveries in progress or waiting for an earlier one of their call."""
         return len(self._sending)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """With the machine's clock, callbacks are sent when their moment comes; with another, by `send_due`."""
+        """Sends callbacks at their time while the context is open. With a test's clock only `send_due` sends them."""
         try:
             async with self._sending, Background() as firing:
                 if self._clock is utc_now:
@@ -72,114 +72,117 @@ class Callbacks:
                 await self._http.aclose()
 
     def watch(self, call: Call) -> None:
-        """To be called for a new call, and whenever its plan has changed."""
+        """Schedules the callbacks of a call. Call it for a new call, and after each change of its plan."""
         if call.subscription is not None:
-            watched = self._watched.setdefault(call.sid, Watched(call))
-            self._enter(call.plan.created_at, watched)
+            watched = self._watched.setdefault(call.sid, WatchedCall(call))
+            self._schedule_check(call.plan.created_at, watched)
 
     async def send_due(self) -> None:
-        """Begins all that is due now, and waits until it was answered or has failed."""
-        begun = [self._begin(watched, notice) for watched, notice in self._take_due(self._clock())]
-        if begun:
-            await asyncio.wait(begun)
+        """Sends all due callbacks. Returns when each was answered or has failed."""
+        sendings = [self._start_sending(watched, callback) for watched, callback in self._take_due(self._clock())]
+        if sendings:
+            await asyncio.wait(sendings)
 
-    async def send_due_of(self, call: Call) -> None:
-        """The same, for one call."""
+    async def send_due_for(self, call: Call) -> None:
+        """Sends the due callbacks of one call. Returns when each was answered or has failed."""
         watched = self._watched.get(call.sid)
         if watched is not None:
-            begun = [self._begin(watched, notice) for notice in self._due(watched, self._clock())]
-            if begun:
-                await asyncio.wait(begun)
+            sendings = [self._start_sending(watched, callback) for callback in self._due(watched, self._clock())]
+            if sendings:
+                await asyncio.wait(sendings)
 
     def reset(self) -> None:
         self._sending.cancel()
         self._watched.clear()
-        self._agenda.clear()
+        self._schedule.clear()
         self.deliveries.clear()
         self.chaos = Chaos()
 
     async def _send_when_due(self) -> None:
         while True:
-            for watched, notice in self._take_due(self._clock()):
-                self._begin(watched, notice)
-            self._agenda_changed.clear()
-            wait_s = (self._agenda[0][0] - self._clock()).total_seconds() if self._agenda else None
+            for watched, callback in self._take_due(self._clock()):
+                self._start_sending(watched, callback)
+            self._schedule_changed.clear()
+            wait_s = (self._schedule[0][0] - self._clock()).total_seconds() if self._schedule else None
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._agenda_changed.wait()
+                    await self._schedule_changed.wait()
             except TimeoutError:
                 continue
 
-    def _take_due(self, now: datetime) -> Iterator[tuple[Watched, Notice]]:
-        while self._agenda and self._agenda[0][0] <= now:
-            moment, _, watched = heappop(self._agenda)
-            for notice in self._due(watched, moment):
-                yield watched, notice
-            self._plan_ahead(watched, moment)
+    def _take_due(self, now: datetime) -> Iterator[tuple[WatchedCall, PlannedCallback]]:
+        while self._schedule and self._schedule[0][0] <= now:
+            moment, _, watched = heappop(self._schedule)
+            for callback in self._due(watched, moment):
+                yield watched, callback
+            self._reschedule(watched, moment)
 
-    def _due(self, watched: Watched, now: datetime) -> Iterator[Notice]:
-        """In the order in which they are to be sent."""
-        for moment, notice in self._untold(watched):
+    def _due(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
+        """Yields the due callbacks of a call in the order of sending, and marks them as sent."""
+        for moment, callback in self._unsent(watched):
             if moment > now:
                 break
-            watched.told.add(notice.event)
-            if self.chaos.fate(watched.call, notice.event).held_back:
-                watched.held_back.append(notice)
+            watched.sent_events.add(callback.event)
+            if self.chaos.faults_of(watched.call, callback.event).held_back:
+                watched.held_back.append(callback)
                 continue
-            yield notice
+            yield callback
             yield from self._release(watched)
-        if not self._untold(watched):
+        if not self._unsent(watched):
             yield from self._release(watched)
 
-    def _release(self, watched: Watched) -> Iterator[Notice]:
+    def _release(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 
-    def _untold(self, watched: Watched) -> list[tuple[datetime, Notice]]:
-        """By the moment of sending, which is later than that of the event by the delay drawn for it."""
-        untold = [notice for notice in planned_notices(watched.call) if notice.event not in watched.told]
-        timed = [(self._sent_at(notice), notice) for notice in untold]
+    def _unsent(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
+        """Returns the callbacks that were not sent yet, ordered by time of sending: the event's time plus a random delay."""
+        unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
+        timed = [(self._sent_at(callback), callback) for callback in unsent]
         return sorted(timed, key=lambda item: (item[0], item[1].sequence))
 
-    def _sent_at(self, notice: Notice) -> datetime:
-        return notice.happened_at + timedelta(seconds=self.chaos.fate(notice.call, notice.event).delay_s)
+    def _sent_at(self, callback: PlannedCallback) -> datetime:
+        return callback.happened_at + timedelta(seconds=self.chaos.faults_of(callback.call, callback.event).delay_s)
 
-    def _plan_ahead(self, watched: Watched, now: datetime) -> None:
-        """A call is watched to its end, so that what was told is remembered when an update changes its plan."""
+    def _reschedule(self, watched: WatchedCall, now: datetime) -> None:
+        """Schedules the next look at the call, or drops it once it has ended and all its callbacks were sent.
+
+        A call stays until it ends, so that an update of its plan does not send a callback again.
+        """
         ended_at = watched.call.plan.ended_at
-        if untold := self._untold(watched):
-            self._enter(untold[0][0], watched)
+        if unsent := self._unsent(watched):
+            self._schedule_check(unsent[0][0], watched)
         elif ended_at is not None and ended_at > now:
-            self._enter(ended_at, watched)
+            self._schedule_check(ended_at, watched)
         elif ended_at is not None:
             self._watched.pop(watched.call.sid, None)
 
-    def _enter(self, moment: datetime, watched: Watched) -> None:
-        heappush(self._agenda, (moment, next(self._numbers), watched))
-        self._agenda_changed.set()
+    def _schedule_check(self, moment: datetime, watched: WatchedCall) -> None:
+        heappush(self._schedule, (moment, next(self._tiebreak), watched))
+        self._schedule_changed.set()
 
-    def _begin(self, watched: Watched, notice: Notice) -> asyncio.Task[None]:
-        watched.last = self._sending.start(self._send(notice, after=watched.last))
-        return watched.last
+    def _start_sending(self, watched: WatchedCall, callback: PlannedCallback) -> asyncio.Task[None]:
+        watched.last_sending = self._sending.start(self._send(callback, after=watched.last_sending))
+        return watched.last_sending
 
-    async def _send(self, notice: Notice, after: asyncio.Task[None] | None) -> None:
+    async def _send(self, callback: PlannedCallback, after: asyncio.Task[None] | None) -> None:
         if after is not None and not after.done():
             await asyncio.wait([after])
-        fate = self.chaos.fate(notice.call, notice.event)
-        if fate.lost:
-            self.deliveries.begin(notice, lost=True)
+        faults = self.chaos.faults_of(callback.call, callback.event)
+        if faults.lost:
+            self.deliveries.begin(callback, lost=True)
             return
-        account = self._accounts.get(notice.call.account_sid)
+        account = self._accounts.get(callback.call.account_sid)
         auth_token = account.signing_token if account is not None else None
-        for is_duplicate in (False, True) if fate.duplicated else (False,):
-            delivery = self.deliveries.begin(notice, is_duplicate=is_duplicate)
+        for is_duplicate in (False, True) if faults.duplicated else (False,):
+            delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
             await self.deliveries.send(self._client(), delivery, auth_token)
 
     def _client(self) -> httpx.AsyncClient:
-        """Built on first use: reading the machine's certificates takes time, and most calls have no callback.
+        """Returns the client, built at first use: loading the certificates is slow, and most calls have no callback.
 
-        No connection is kept, so that a receiver that was restarted is one that cannot be reached, not one
-        that broke a connection.
+        No connection is kept alive, so a request to a stopped receiver fails with a connect error, not on a
+        stale connection.
         """
         if self._http is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)

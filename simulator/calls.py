@@ -1,7 +1,7 @@
 """Twilio's routes: https://www.twilio.com/docs/voice/api/call-resource.
 
-Each exists also without `.json`, see negotiation. Decorators register from the bottom up, so the path
-without `.json` stands above: `/Calls/{sid}` matches `/Calls/CA….json` as well and must come second.
+Each route also exists without `.json` (see negotiation). Decorators register from the bottom up, so the path
+without `.json` is written first: `/Calls/{sid}` also matches `/Calls/CA….json` and must be registered second.
 """
 
 from dataclasses import replace
@@ -56,14 +56,14 @@ CallDep = Annotated[Call, Depends(get_call)]
 @router.post("/Calls", status_code=201, include_in_schema=False)
 @router.post("/Calls.json", status_code=201, summary="Create a call")
 async def create_call(account_sid: str, request: Request, state: StateDep) -> Response:
-    """Form body with Twilio's parameters. The user part of the SIP URI decides the outcome: docs/simulator.md."""
+    """Takes a form with Twilio's parameters. The user part of the SIP URI decides the outcome: docs/simulator.md."""
     return await CallCreation(state).handle(request, account_sid)
 
 
 @router.get("/Calls", include_in_schema=False)
 @router.get("/Calls.json", summary="List calls")
 async def read_calls(account: AccountDep, request: Request, state: StateDep) -> dict[str, Any]:
-    """Twilio's ten filters (the operator of `StartTime>` is in its name), `PageSize`, `PageToken`."""
+    """Supports Twilio's ten filters (an operator is part of the name: `StartTime>`), `PageSize` and `PageToken`."""
     return list_calls(state.calls, account.sid, request.query_params, state.now(), state.showing)
 
 
@@ -76,8 +76,8 @@ async def fetch_call(call: CallDep, state: StateDep) -> dict[str, Any]:
 @router.post("/Calls/{sid}", include_in_schema=False)
 @router.post("/Calls/{sid}.json", summary="Cancel, end or redirect a call")
 async def update_call(call: CallDep, request: Request, state: StateDep) -> dict[str, Any]:
-    """`Status=canceled` ends a call that is queued or ringing and leaves one in progress alone, `completed`
-    ends both; `Url` or `Twiml` redirect a call in progress. A call that has ended takes no update (21220)."""
+    """`Status=canceled` ends a call that is queued or ringing and does not change one in progress; `completed`
+    ends both. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated (21220)."""
     parameters = validate_update(await read_form(request))
     now = state.now()
     _update(call, parameters, now, state)

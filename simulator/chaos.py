@@ -1,4 +1,4 @@
-"""What can be made to go wrong with callbacks, which Twilio promises neither to deliver nor to order."""
+"""Faults of callbacks: late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
 
 from random import Random
 from typing import Annotated
@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field, model_validator
 from simulator.store import Call
 from simulator.subscription import Event
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
-class Fate(BaseModel):
-    """Of one callback."""
+class CallbackFaults(BaseModel):
+    """The faults of one callback."""
 
     held_back: bool = False
     lost: bool = False
@@ -22,10 +22,10 @@ class Fate(BaseModel):
 
 
 class Chaos(BaseModel):
-    shuffle: bool = Field(False, description="Half of the callbacks are sent after a later one of their call.")
-    duplicate: Share = Field(0, description="This share is sent twice.")
-    lose: Share = Field(0, description="This share is never sent.")
-    delay_s: tuple[Seconds, Seconds] = Field((0, 0), description="From, to: seconds of the clock.")
+    shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
+    duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
+    lose: Probability = Field(0, description="The share of callbacks that are never sent.")
+    delay_s: tuple[Seconds, Seconds] = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
     seed: int = 0
 
     @model_validator(mode="after")
@@ -34,11 +34,11 @@ class Chaos(BaseModel):
             raise ValueError("delay_s must go from the shorter to the longer")
         return self
 
-    def fate(self, call: Call, event: Event) -> Fate:
-        """A pure function of the seed, the destination, the how manieth creation to it this was, and the event."""
+    def faults_of(self, call: Call, event: Event) -> CallbackFaults:
+        """Draws the faults of a callback. They depend only on the seed, `to`, `nth_to_destination` and the event."""
         random = Random(f"{self.seed}/{call.parameters.to}/{call.nth_to_destination}/{event}")  # noqa: S311 - repeats by seed
         held_back, lost, duplicated = random.random(), random.random(), random.random()
-        return Fate(
+        return CallbackFaults(
             held_back=self.shuffle and held_back < 0.5,
             lost=lost < self.lose,
             duplicated=duplicated < self.duplicate,

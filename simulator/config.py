@@ -1,4 +1,4 @@
-"""What a simulator is started with."""
+"""The configuration of a simulator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ def utc_now() -> datetime:
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     speed: float = 1.0
-    """Call seconds that pass in one second of the clock. Durations are reported in call seconds: a call that
-    talks for 15 of them has the duration "15" at any speed."""
+    """Call seconds per second of the clock. Durations are reported in call seconds: a call with 15 of them in
+    progress has the duration "15" at any speed."""
     price_delay_s: float = 10.0
-    """Call seconds from the end of a call until its price appears."""
+    """Call seconds from the end of a call to its price."""
     open_mode: bool = False
     """Accept any user and password for an account that is not registered; it is created on first use."""
     accounts: tuple[Account, ...] = ()
     seed: int | None = None
-    """Makes sids and durations repeat from one start to the next. Whoever keeps records across restarts (sids
-    are unique there) leaves it None."""
+    """Makes sids and durations the same after each start. Leave it None if records are kept across restarts: they
+    need unique sids."""
     max_calls: int = 200_000
-    """The oldest calls and ledger entries beyond this many are forgotten."""
+    """The limit of calls, and of ledger entries, in memory. The oldest are dropped first."""
     clock: Clock = utc_now
 
     def __post_init__(self) -> None:

@@ -1,8 +1,7 @@
-"""The TCP connection under a request: what may happen to it in the wild, and no ASGI server lets one do.
+"""Access to the TCP connection of a request, to close, reset or keep it in ways that ASGI does not offer.
 
-uvicorn has no interface for it. Under both of its HTTP protocols `receive` is a method of an object that has the connection's
-`transport`; from there on everything is asyncio's public interface, so uvicorn sees connections that were lost, as it
-does every day.
+uvicorn has no interface for this. In both of its HTTP protocols `receive` is a method of an object that has the
+connection's `transport`. All else is asyncio's public interface, so uvicorn only sees a lost connection.
 """
 
 import asyncio
@@ -17,33 +16,33 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """Once `close`, `reset` or `take` has been awaited, an answer can no longer be sent, and uvicorn does not expect any."""
+    """The connection of a request. After `close`, `reset` or `take` no answer can be sent, and uvicorn expects none."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._transport: asyncio.Transport = receive.__self__.transport  # type: ignore[attr-defined]  # see above
 
     def write(self, data: bytes) -> None:
-        """Bytes that belong to no answer; the connection goes on."""
+        """Sends bytes that belong to no answer, and keeps the connection open."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     async def close(self) -> None:
-        """FIN, after what was already sent."""
+        """Closes the connection with FIN after the bytes that were already written."""
         self._transport.close()
         await self._lost()
 
     async def reset(self) -> None:
-        """RST."""
+        """Closes the connection with RST."""
         if not self._transport.is_closing():
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
         self._transport.abort()
         await self._lost()
 
     async def take(self) -> socket.socket | None:
-        """The client's connection, which stays open and silent; None if the client is gone.
+        """Detaches the connection from the server and returns its socket; None if the client has closed it.
 
-        The server no longer knows of it, so it can stop without waiting for the client.
+        The socket stays open. The server can stop without waiting for it.
         """
         if self._transport.is_closing():
             return None
@@ -59,7 +58,7 @@ class Connection:
 
 
 async def hold(taken: socket.socket) -> None:
-    """Until the client hangs up, or for ever."""
+    """Keeps the socket open until the client closes it or the task is cancelled."""
     with taken, suppress(OSError):
         while await asyncio.get_running_loop().sock_recv(taken, 4096):
             pass

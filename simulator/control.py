@@ -1,4 +1,4 @@
-"""What tests and `callgate dev` ask of the simulator itself. No authentication: for development only."""
+"""Control routes for tests and `callgate dev`. They have no authentication: for development only."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/_simulator", tags=["control"])
 class Health(BaseModel):
     status: str = "ok"
     calls: int = Field(description="Calls in memory.")
-    held_connections: int = Field(description="Kept open in silence by the fault accept-then-hang.")
+    held_connections: int = Field(description="Connections that the fault accept-then-hang keeps open.")
 
 
 class Credentials(BaseModel):
@@ -31,24 +31,24 @@ class RegisteredAccount(BaseModel):
 
 class LedgerPage(BaseModel):
     received: int = Field(description="All creations received since the start or the last reset, whatever the filters.")
-    accepted: int = Field(description="All creations accepted, that is, calls created, likewise.")
-    forgotten: int = Field(description="Entries no longer kept. Zero, or the entries below are not the whole story.")
+    accepted: int = Field(description="All calls created since the start or the last reset, whatever the filters.")
+    forgotten: int = Field(description="Entries that were dropped. If it is not 0, `entries` is incomplete.")
     entries: list[Entry]
 
 
-@router.get("/health", summary="Is it up?")
+@router.get("/health", summary="Check the simulator's health")
 async def health(state: StateDep) -> Health:
     return Health(calls=len(state.calls), held_connections=len(state.held_connections))
 
 
-@router.get("/ledger", summary="Which creations were received, and which accepted")
+@router.get("/ledger", summary="List the creations that were received")
 async def ledger(
     state: StateDep,
     account_sid: str | None = None,
     to: str | None = None,
     after: Annotated[int, Query(ge=0, description="Only entries with a higher sequence number.")] = 0,
 ) -> LedgerPage:
-    """In order of receipt."""
+    """Lists creations in the order of receipt, accepted or not."""
     entries = [
         entry
         for entry in state.ledger.entries()
@@ -64,9 +64,9 @@ async def ledger(
     )
 
 
-@router.get("/requests", summary="How many requests there were to Twilio's own paths")
+@router.get("/requests", summary="Count the requests to Twilio's own paths")
 async def requests(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
-    """Since the start or the last reset, by method and resource: `POST Calls`, `GET Calls` (the list), `GET Call`."""
+    """Counts requests since the start or the last reset by method and resource: `POST Calls`, `GET Calls`, `GET Call`."""
     return state.requests.of_account(account_sid)
 
 
@@ -74,7 +74,7 @@ async def requests(state: StateDep, account_sid: str | None = None) -> dict[str,
 async def register_account(
     sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], credentials: Credentials, state: StateDep
 ) -> RegisteredAccount:
-    """Without any credential the account is open: whoever asks is let in."""
+    """Registers an account. Without any credential it is open: it accepts any password."""
     account = Account(
         sid,
         credentials.auth_token.get_secret_value() if credentials.auth_token else None,
@@ -84,7 +84,7 @@ async def register_account(
     return RegisteredAccount(sid=sid, has_auth_token=account.auth_token is not None, api_keys=sorted(account.api_keys))
 
 
-@router.post("/reset", status_code=204, summary="Forget calls, ledger, callbacks, and what was to go wrong")
+@router.post("/reset", status_code=204, summary="Remove calls, ledger, callbacks and faults")
 async def reset(state: StateDep) -> None:
-    """Registered accounts stay."""
+    """Resets the simulator. Registered accounts stay."""
     state.reset()

@@ -1,7 +1,6 @@
-"""CreateCall, as a list of steps.
+"""Create a call.
 
-Until `accept` nobody has been rung, after it somebody has: what is to go wrong on purpose goes wrong on one side
-or the other of that step.
+The call exists from the step `_accept` on. A fault acts either before that step, and no call exists, or after it.
 """
 
 from fastapi import Request, Response
@@ -12,7 +11,7 @@ from simulator import resource
 from simulator.accounts import Account, basic_credentials
 from simulator.broken_answers import NoAnswer
 from simulator.errors import TwilioError
-from simulator.faults import NO_FAULT, Fault, Surroundings
+from simulator.faults import NO_FAULT, Fault, FaultContext
 from simulator.form import Form, read_form
 from simulator.ledger import Entry
 from simulator.negotiation import require_json
@@ -53,7 +52,7 @@ class CallCreation:
 
     async def _read(self, request: Request, entry: Entry) -> Form:
         form = await read_form(request)
-        self._state.ledger.read(entry, form)
+        self._state.ledger.record_form(entry, form)
         return form
 
     def _authenticate(self, request: Request, account_sid: str) -> Account:
@@ -69,7 +68,7 @@ class CallCreation:
         return fault
 
     def _accept(self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault) -> Call:
-        """No await in here: the call and its place in the ledger come into being together."""
+        """Creates the call and records it in the ledger. Without an `await`, so no other task sees only one of the two."""
         now = self._state.now()
         call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
         self._state.ledger.accept(entry, call.sid, now)
@@ -78,12 +77,12 @@ class CallCreation:
         return call
 
     async def _answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
-        around = Surroundings(self._state.callbacks, self._state.held_connections)
-        answer = await fault.answer(call, JSONResponse(resource.created(call), 201), around)
+        context = FaultContext(self._state.callbacks, self._state.held_connections)
+        answer = await fault.answer(call, JSONResponse(resource.created(call), 201), context)
         self._state.ledger.answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
         return answer
 
     def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
-        """A refusal, or a fault's answer to a creation that was accepted."""
+        """Answers with an error: a refusal, or a fault after the call was created."""
         self._state.ledger.answer(entry, error.status, error.code)
         return error.response()

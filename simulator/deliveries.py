@@ -1,4 +1,4 @@
-"""Sends callbacks as Twilio does, and keeps what was sent and what came back."""
+"""Send callbacks like Twilio, and keep what was sent and answered."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from simulator.config import Clock
-from simulator.notice import Notice
+from simulator.planned_callback import PlannedCallback
 from simulator.retry_settings import Failure, RetrySettings
 from simulator.signature import signature
 from simulator.subscription import Event
@@ -23,7 +23,7 @@ class Attempt(BaseModel):
     sent_at: datetime
     answered_at: datetime | None = None
     answer_status: int | None = None
-    error: str | None = Field(None, description="Why there was no answer.")
+    error: str | None = Field(None, description="Why there was no answer: the name of an exception, or `total timeout`.")
 
 
 class Delivery(BaseModel):
@@ -35,18 +35,18 @@ class Delivery(BaseModel):
     call_status: str
     happened_at: datetime
     method: str
-    url: str = Field(description="As it was given, fragment included.")
+    url: str = Field(description="The URL as given, with its fragment.")
     fields: dict[str, str]
-    signature: str | None = Field(None, description="Null: the account's auth token is not known.")
+    signature: str | None = Field(None, description="The X-Twilio-Signature. Null if the account's auth token is unknown.")
     token: str = Field(description="I-Twilio-Idempotency-Token.")
     is_duplicate: bool = False
-    lost: bool = Field(False, description="Meant to be lost: never sent.")
+    lost: bool = Field(False, description="Never sent, because a fault lost it.")
     attempts: list[Attempt] = Field(default_factory=list)
-    delivered: bool = Field(False, description="A 2xx came back.")
+    delivered: bool = Field(False, description="Whether a 2xx was received.")
 
 
 class Deliveries:
-    """`begun` stays exact when the oldest, beyond `max_kept`, are forgotten."""
+    """The newest `max_kept` deliveries. `begun` also counts those that were dropped."""
 
     def __init__(self, clock: Clock, max_kept: int) -> None:
         self._clock = clock
@@ -65,20 +65,20 @@ class Deliveries:
         self._kept.clear()
         self.begun = 0
 
-    def begin(self, notice: Notice, *, is_duplicate: bool = False, lost: bool = False) -> Delivery:
+    def begin(self, callback: PlannedCallback, *, is_duplicate: bool = False, lost: bool = False) -> Delivery:
         self.begun += 1
         delivery = Delivery(
             number=self.begun,
-            call_sid=notice.call.sid,
-            account_sid=notice.call.account_sid,
-            event=notice.event,
-            sequence=notice.sequence,
-            call_status=notice.call_status,
-            happened_at=notice.happened_at,
-            method=notice.subscription.method,
-            url=notice.subscription.url,
-            fields=notice.fields(),
-            token=notice.token,
+            call_sid=callback.call.sid,
+            account_sid=callback.call.account_sid,
+            event=callback.event,
+            sequence=callback.sequence,
+            call_status=callback.call_status,
+            happened_at=callback.happened_at,
+            method=callback.subscription.method,
+            url=callback.subscription.url,
+            fields=callback.fields(),
+            token=callback.token,
             is_duplicate=is_duplicate,
             lost=lost,
         )
@@ -86,8 +86,8 @@ class Deliveries:
         return delivery
 
     async def send(self, http: httpx.AsyncClient, delivery: Delivery, auth_token: str | None) -> None:
-        """As often as the fragment allows. Redirects are not followed."""
-        settings = RetrySettings.of(delivery.url)
+        """Sends the request, and repeats it as the fragment of the URL says. Does not follow redirects."""
+        settings = RetrySettings.parse(delivery.url)
         async with self._slots:
             try:
                 async with asyncio.timeout(settings.total_timeout_s):
@@ -100,7 +100,7 @@ class Deliveries:
                 delivery.attempts[-1].error = "total timeout"
 
     def _sign(self, delivery: Delivery, auth_token: str | None) -> "SignedRequest":
-        """GET carries the fields in the query, where the signature covers them as part of the URL."""
+        """Returns the signed request. A GET has the fields in the query, which is part of the signed URL."""
         url, _ = urldefrag(delivery.url)
         fields: Mapping[str, str] = delivery.fields
         if delivery.method == "GET":
@@ -130,13 +130,13 @@ class Deliveries:
 
 
 class SignedRequest:
-    def __init__(self, method: str, url: str, fields: Mapping[str, str], signed: str | None, token: str) -> None:
+    def __init__(self, method: str, url: str, fields: Mapping[str, str], signature_value: str | None, token: str) -> None:
         self._method = method
         self._url = url
         self._content = urlencode(fields) if method == "POST" else None
         self._headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "I-Twilio-Idempotency-Token": token}
-        if signed is not None:
-            self._headers["X-Twilio-Signature"] = signed
+        if signature_value is not None:
+            self._headers["X-Twilio-Signature"] = signature_value
         if method == "POST":
             self._headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
 

@@ -1,7 +1,6 @@
-"""`To` and `From`: what Twilio takes for an address, and what it answers when it does not.
+"""Validate `To` and `From`, with Twilio's error codes.
 
-No stored source shows Twilio's answer to a malformed SIP URI; here it is 21211, as for any other `To` that is
-not an address.
+Twilio's answer to a malformed SIP URI is not documented. The simulator answers 21211, as for any other invalid `To`.
 """
 
 import re
@@ -33,7 +32,7 @@ def is_sip(to: str) -> bool:
 
 
 def sip_user(to: str) -> str | None:
-    """The user part of a SIP URI, None for every other destination."""
+    """Returns the user part of a SIP URI; None for every other destination."""
     match = SIP_ADDRESS.match(to)
     return match["user"] if match else None
 
@@ -49,7 +48,7 @@ def validate_to(to: str) -> None:
 
 
 def validate_from(caller: str, *, to: str) -> None:
-    """For SIP it is the user part of the From header, and Twilio does not ask who owns it."""
+    """Raises error 21212. For SIP, `From` is the user part of the From header, which needs no verified number."""
     if is_sip(to):
         valid = SIP_FROM.fullmatch(caller) is not None
     elif to.startswith("client:"):
@@ -75,6 +74,6 @@ def _validate_sip_uri(to: str) -> None:
 
 
 def formatted(endpoint: str) -> str:
-    """The display form: national for North America, everything else as it is."""
+    """Returns the display form: national format for North American numbers, everything else unchanged."""
     match = NANP_NUMBER.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

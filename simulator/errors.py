@@ -1,7 +1,7 @@
-"""Twilio's errors: the codes the simulator answers with, in Twilio's shape.
+"""Twilio's error codes and the shape of its error answers.
 
-Codes: https://www.twilio.com/docs/api/errors. HTTP statuses and texts are those of recorded answers where one
-was found; otherwise the status is 400 and the text our own.
+Codes: https://www.twilio.com/docs/api/errors. Statuses and texts are those of recorded answers, if one was found;
+otherwise the status is 400 and the text is the simulator's own.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
     20009: (400, "Cannot delete this resource before it is complete"),
     20403: (403, "Forbidden"),
     20404: (404, "The requested resource {} was not found"),
-    # Not Twilio's: the real service answers XML where the path does not end in .json.
+    # The simulator's own code: Twilio answers XML if the path does not end in .json.
     20406: (406, "This simulator answers JSON only: add .json to the path or send Accept: application/json"),
     20422: (400, "Invalid parameter: {}"),
     20429: (429, "Too Many Requests"),
@@ -49,7 +49,7 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
 
 
 class TwilioError(Exception):
-    """An answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
+    """An error answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
 
     def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:
         status, text = CATALOGUE[code]
@@ -75,7 +75,7 @@ class TwilioError(Exception):
 
 
 class ProxyRefusal(TwilioError):
-    """A refusal that Twilio never saw: the page of a proxy before it, without a code and without Twilio's headers."""
+    """A refusal by a proxy in front of Twilio: an HTML page, without Twilio's code and headers."""
 
     def __init__(self, status: int) -> None:
         super().__init__(20404)
@@ -86,6 +86,6 @@ class ProxyRefusal(TwilioError):
 
 
 def proxy_page(status: int) -> HTMLResponse:
-    """What stands before the real API answers in HTML."""
+    """Returns the HTML page of a proxy in front of Twilio's API."""
     title = f"{status} {HTTPStatus(status).phrase}"
     return HTMLResponse(f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n", status)

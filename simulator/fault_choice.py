@@ -1,4 +1,4 @@
-"""Which creation gets which fault."""
+"""Choose the fault of a creation."""
 
 from random import Random
 from typing import Annotated
@@ -21,9 +21,14 @@ def _known(text: str) -> str:
 
 
 class FaultShare(BaseModel):
-    share: float = Field(0, ge=0, le=1, description="Of the creations that nothing else gives a fault to.")
+    share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="The share with a random fault, among creations without one by header or SIP user.",
+    )
     names: list[Annotated[str, AfterValidator(_known)]] | None = Field(
-        None, min_length=1, description="As in the header, `NAME` or `NAME;seconds=n`. Null: all faults."
+        None, min_length=1, description="`NAME` or `NAME;seconds=n`, as in the header. Null means all faults."
     )
     seed: int = 0
 
@@ -33,20 +38,20 @@ class FaultChoice:
         self.share = FaultShare()
 
     def choose(self, headers: Headers, to: str, nth_to_destination: int) -> tuple[str, Fault] | None:
-        """The header decides, then the user of the SIP URI, then chance. Raises 20422 for a name that there is not.
+        """Returns the fault of the header, else that of the SIP user, else a random one. Raises 20422 for an unknown name.
 
-        Chance is a pure function of the seed, `to`, and the how manieth creation to it this is.
+        A random fault depends only on the seed, `to` and `nth_to_destination`, so every run has the same ones.
         """
-        asked = headers.get(HEADER)
-        if asked is None:
+        requested = headers.get(HEADER)
+        if requested is None:
             user = sip_user(to) or ""
-            asked = user.removeprefix(SIP_USER_PREFIX) if user.startswith(SIP_USER_PREFIX) else None
-        if asked is None:
-            asked = self._draw(to, nth_to_destination)
-        if asked is None:
+            requested = user.removeprefix(SIP_USER_PREFIX) if user.startswith(SIP_USER_PREFIX) else None
+        if requested is None:
+            requested = self._draw(to, nth_to_destination)
+        if requested is None:
             return None
         try:
-            return fault_named(asked)
+            return fault_named(requested)
         except ValueError as error:
             raise TwilioError(20422, str(error)) from None
 

@@ -1,7 +1,7 @@
-"""What can be made to go wrong with a creation, by name.
+"""The faults of a creation, by name.
 
-A fault acts before the call comes into being (it is refused, or comes late), on the call (hidden, without
-callbacks or price) or on the answer. Only a refusal keeps the call from existing.
+A fault acts before the call exists (a refusal or a delay), on the call (hidden, or without callbacks or price), or
+on the answer. Only a refusal prevents the call.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from datetime import datetime, timedelta
 from fastapi.responses import JSONResponse, Response
 
 from simulator.background import Background
-from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence, Stray
+from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence, StrayAnswer
 from simulator.callbacks import Callbacks
 from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
 
 MAX_SECONDS = 86_400.0
-# Those that mean a refusal when Twilio says them.
+# Statuses that are a refusal if Twilio sends them.
 PROXY_STATUSES = (400, 401, 403, 404, 429)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a fault needs of the simulator."""
+class FaultContext:
+    """The parts of the simulator that a fault uses."""
 
     callbacks: Callbacks
     held_connections: Background
@@ -33,7 +33,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Fault:
-    """One that does nothing; each kind overrides what it is about."""
+    """A fault that changes nothing. Subclasses override one of the three methods."""
 
     seconds: float = 0
 
@@ -41,10 +41,10 @@ class Fault:
         """Raises TwilioError to refuse the creation."""
 
     def change(self, call: Call, now: datetime) -> None:
-        """Changes the call as it comes into being."""
+        """Changes the call that was just created."""
 
-    async def answer(self, call: Call, created: Response, around: Surroundings) -> Response:
-        """What is answered in place of `created`. A TwilioError raised here is an answer, too: the call exists."""
+    async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
+        """Returns the answer to send instead of `created`, or raises it as a TwilioError. The call exists either way."""
         return created
 
 
@@ -54,10 +54,10 @@ NO_FAULT = Fault()
 @dataclass(frozen=True)
 class Refuse(Fault):
     code: int = 20500
-    tells_when: bool = False
+    sends_retry_after: bool = False
 
     async def before_accept(self, to: str) -> None:
-        raise TwilioError(self.code, to, retry_after_s=round(self.seconds) if self.tells_when else None)
+        raise TwilioError(self.code, to, retry_after_s=round(self.seconds) if self.sends_retry_after else None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RefuseByProxy(Fault):
 
 
 class SlowAccept(Fault):
-    """The wait is real time, as a client's timeout is."""
+    """Creates the call late. The wait is in real time, like a client's timeout."""
 
     async def before_accept(self, to: str) -> None:
         await asyncio.sleep(self.seconds)
@@ -79,40 +79,40 @@ class SlowAccept(Fault):
 class Answer(Fault):
     render: Callable[[Response], Response] = lambda created: created
 
-    async def answer(self, call: Call, created: Response, around: Surroundings) -> Response:
+    async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
         return self.render(created)
 
 
 @dataclass(frozen=True)
-class FailAfterwards(Fault):
+class AcceptThenError(Fault):
     code: int = 20500
 
-    async def answer(self, call: Call, created: Response, around: Surroundings) -> Response:
+    async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
         raise TwilioError(self.code)
 
 
 class Hang(Fault):
-    """Past any timeout, until the client hangs up."""
+    """Creates the call and never answers; the connection stays open until the client closes it."""
 
-    async def answer(self, call: Call, created: Response, around: Surroundings) -> Response:
-        return Silence(around.held_connections)
+    async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
+        return Silence(context.held_connections)
 
 
 class DelayedVisibility(Fault):
-    """Seconds of the clock."""
+    """Hides the call from fetch and list for `seconds` of the clock."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.hidden_until = now + timedelta(seconds=self.seconds)
 
 
 class CallbackBeforeResponse(Fault):
-    """Leaves the queue at once; the callback about it is answered, or has failed, before the creation is."""
+    """Dials at once, and answers the creation only after the first callbacks were answered or have failed."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, dialled_at=now)
 
-    async def answer(self, call: Call, created: Response, around: Surroundings) -> Response:
-        await around.callbacks.send_due_of(call)
+    async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
+        await context.callbacks.send_due_for(call)
         return created
 
 
@@ -122,7 +122,7 @@ class CallbackNever(Fault):
 
 
 class LatePrice(Fault):
-    """Call seconds from the end of the call."""
+    """Shows the price `seconds` call seconds after the end of the call."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))
@@ -157,15 +157,15 @@ FAULTS: Mapping[str, Fault] = {
     "accept-then-close": Answer(render=lambda _created: NoAnswer()),
     "accept-then-half-answer": Answer(render=_half),
     **{f"accept-then-{status}": _page(status) for status in PROXY_STATUSES},
-    "accept-then-500": FailAfterwards(code=20500),
+    "accept-then-500": AcceptThenError(code=20500),
     "accept-then-502": _page(502),
-    "accept-then-503": FailAfterwards(code=20503),
+    "accept-then-503": AcceptThenError(code=20503),
     "accept-then-504": _page(504),
     "accept-unreadable": Answer(render=_unreadable),
     "accept-without-sid": Answer(render=_without_sid),
-    "accept-then-stray": Answer(render=lambda created: Stray(created, proxy_page(429))),
+    "accept-then-stray": Answer(render=lambda created: StrayAnswer(created, proxy_page(429))),
     "refuse-429": Refuse(code=20429),
-    "refuse-429-retry-after": Refuse(code=20429, seconds=1, tells_when=True),
+    "refuse-429-retry-after": Refuse(code=20429, seconds=1, sends_retry_after=True),
     "refuse-401": Refuse(code=20003),
     "refuse-403": Refuse(code=20403),
     "refuse-400": Refuse(code=21215),
@@ -182,7 +182,7 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def fault_named(text: str) -> tuple[str, Fault]:
-    """Reads `NAME` or `NAME;seconds=2.5`. Raises ValueError."""
+    """Reads `NAME` or `NAME;seconds=2.5`. Raises ValueError if it is invalid."""
     name, *parameters = (part.strip() for part in text.split(";"))
     if name not in FAULTS:
         raise ValueError(f"no fault is named {name!r}; there are {', '.join(FAULTS)}")

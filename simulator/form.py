@@ -1,4 +1,4 @@
-"""The form body of a request: `application/x-www-form-urlencoded`, arrays as repeated keys."""
+"""The form of a request: `application/x-www-form-urlencoded`, arrays as repeated keys."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,25 +16,25 @@ class Form:
         self._fields = fields
 
     def get(self, name: str) -> str | None:
-        """The first value; an empty one counts as not given."""
+        """Returns the first value; None if it is missing or empty."""
         return next(iter(self._fields.get(name, ())), None) or None
 
     def all(self, name: str) -> list[str]:
         return [value for value in self._fields.get(name, ()) if value]
 
     def masked(self) -> dict[str, list[str]]:
-        """Every field as it came, without the values of secrets."""
+        """Returns all fields, with a mask for the values of secrets."""
         return {
             name: [MASK] * len(values) if name in SECRET_PARAMETERS else list(values) for name, values in self._fields.items()
         }
 
     def secret_sha256(self) -> dict[str, str]:
-        """The hash of each secret that came (its first value), for whoever must see that it came unharmed."""
+        """Returns the hash of each secret (of its first value), by which a test can check that it arrived unchanged."""
         return {name: sha256(self._fields[name][0].encode()).hexdigest() for name in SECRET_PARAMETERS if name in self._fields}
 
 
 async def read_form(request: Request) -> Form:
-    """Another content type is read as an empty form: Twilio, too, then misses every parameter (21201)."""
+    """Reads the form. Any other content type is an empty form, for which Twilio also answers 21201."""
     body = await request.body()
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, list[str]] = {}

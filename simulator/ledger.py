@@ -1,7 +1,6 @@
-"""The judge of "one request, at most one ring": what creations arrived, and which of them became a call.
+"""The ledger: every creation that arrived, and whether it became a call. Proofs of "at most one call" count in it.
 
-A creation is recorded as received before anything else is done about it, and as accepted exactly when it gets
-its sid.
+A creation is recorded as received before it is validated, and as accepted exactly when it gets its sid.
 """
 
 from collections import deque
@@ -29,34 +28,34 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
-    sequence: int = Field(description="Counts what was received since the start or the last reset, from 1.")
+    sequence: int = Field(description="Number of the creation since the start or the last reset, from 1.")
     received_at: datetime
-    account_sid: str = Field(description="As in the path, whether or not there is such an account.")
+    account_sid: str = Field(description="The account sid of the path, whether or not the account exists.")
     credential: str | None = Field(description="The user name of the Authorization header: an AC… or SK… sid.")
-    headers: dict[str, str] = Field(description=f"Those of interest: {', '.join(HEADERS_OF_INTEREST)}.")
+    headers: dict[str, str] = Field(description=f"These headers, if present: {', '.join(HEADERS_OF_INTEREST)}.")
     form: dict[str, list[str]] | None = Field(
-        None, description="Every field as it came, secrets masked. Null: the body never arrived whole."
+        None, description="All fields, with secrets masked. Null if the body did not arrive completely."
     )
     secret_sha256: dict[str, str] = Field(
         default_factory=dict,
-        description="SHA-256, in hex, of each secret parameter that arrived. No key: it did not arrive.",
+        description="SHA-256, in hex, of each secret parameter that arrived.",
     )
     to: str | None = None
     from_: str | None = Field(None, alias="from")
-    fault: str | None = Field(None, description="What was made to go wrong with it on purpose.")
-    accepted: bool = Field(False, description="True exactly when a call was created, that is, when a phone rings.")
-    accepted_sequence: int | None = Field(None, description="Counts what was accepted, from 1.")
+    fault: str | None = Field(None, description="The fault of this creation.")
+    accepted: bool = Field(False, description="Whether a call was created, that is, whether a phone rings.")
+    accepted_sequence: int | None = Field(None, description="Number of the call among the accepted creations, from 1.")
     accepted_at: datetime | None = None
     sid: str | None = None
     answer_status: int | None = Field(
         None,
-        description="HTTP status given to the server to send, null for none. Whether it was heard nobody here can know.",
+        description="The HTTP status of the answer; null if none was sent. It may not have reached the client.",
     )
     answer_code: int | None = Field(None, description="Twilio's error code in that answer.")
 
 
 class Ledger:
-    """`received` and `accepted` stay exact when the oldest entries, beyond `max_entries`, are forgotten."""
+    """The newest `max_entries` entries. `received` and `accepted` also count those that were dropped."""
 
     def __init__(self, max_entries: int) -> None:
         self._entries: deque[Entry] = deque(maxlen=max_entries)
@@ -79,7 +78,7 @@ class Ledger:
         self._entries.append(entry)
         return entry
 
-    def read(self, entry: Entry, form: Form) -> None:
+    def record_form(self, entry: Entry, form: Form) -> None:
         entry.form = form.masked()
         entry.secret_sha256 = form.secret_sha256()
         entry.to, entry.from_ = form.get("To"), form.get("From")

@@ -1,7 +1,7 @@
-"""What becomes of a call, and when.
+"""The states of a call over time.
 
-Nothing runs: a plan is drawn up when the call is created, and what a call looks like at an instant is a pure
-function of its plan and the instant.
+A call has a plan, made when it is created. Its state at a time is a pure function of the plan and the time, so no
+task runs for a call.
 """
 
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ SIP_USER_WHO_NEVER_HANGS_UP = "forever"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Moments are those of the clock. None: it never comes to that."""
+    """When a call reaches each state, by the clock. None: never."""
 
     outcome: Status
     created_at: datetime
@@ -51,7 +51,7 @@ class Plan:
     ended_at: datetime | None
     speed: float
     price_delay: timedelta | None
-    """From the end to the price. None: there will never be one."""
+    """From the end to the price. None: the call never gets a price."""
 
     def after(self, moment: datetime, call_seconds: float) -> datetime:
         return moment + timedelta(seconds=call_seconds / self.speed)
@@ -81,7 +81,7 @@ def plan_call(
     price_delay_s: float,
     random: Random,
 ) -> Plan:
-    """The outcome goes by the user part of a SIP URI; every other call is answered and ends by itself."""
+    """Returns the plan of a new call. The user part of a SIP URI decides the outcome; other calls are answered and end."""
     rings_s, talks_s = random.randint(*RINGS_S), random.randint(*TALKS_S)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
@@ -102,7 +102,7 @@ def plan_call(
 
 
 def limited(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
-    """The plan with no more than so many seconds of talk; a limit already passed ends the call now."""
+    """Returns the plan with at most `time_limit_s` seconds in progress. A limit that has passed ends the call now."""
     if plan.answered_at is None:
         return plan
     limit = max(plan.after(plan.answered_at, time_limit_s), now)
@@ -110,7 +110,7 @@ def limited(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
 
 
 def hung_up(plan: Plan, now: datetime) -> Plan:
-    """The plan of a call, not yet ended, that is ended through the API now."""
+    """Returns the plan of a call that the API ends now. The call must not have ended yet."""
     if plan.answered_at is not None and plan.answered_at <= now:
         return replace(plan, ended_at=now)
     dialled_at = plan.dialled_at if plan.dialled_at is not None and plan.dialled_at <= now else None
@@ -118,10 +118,9 @@ def hung_up(plan: Plan, now: datetime) -> Plan:
 
 
 def progress(plan: Plan, now: datetime) -> Progress:
-    """A call at an instant.
+    """Returns the state of a call at a time.
 
-    Only a completed call gets a price. Nobody is charged for one that was not answered, so `busy`, `failed`,
-    `no-answer` and `canceled` keep `price: null`, which is also the harder case for whoever waits for prices.
+    Only a completed call gets a price. Calls that were not answered cost nothing and keep `price: null`.
     """
     ended = plan.ended_at is not None and plan.ended_at <= now
     dialled = plan.dialled_at is not None and plan.dialled_at <= now

@@ -1,7 +1,7 @@
-"""ListCall: ten filters, pages by token, and Twilio's envelope.
+"""List calls: ten filters, pages by token, and Twilio's envelope.
 
-Dates in filters are days in UTC, as the specification says, whatever time of day comes with them. A call that
-was not dialled yet has no start time, so no StartTime filter finds it.
+Dates in filters are days in UTC, as in the specification; a time of day is ignored. A call that was not dialled yet
+has no start time, so no StartTime filter matches it.
 """
 
 import operator
@@ -26,7 +26,7 @@ from simulator.store import Call, Calls
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 NEXT, PREVIOUS = "PA", "PB"
-"""First letters of a page token; the sid of the call that the page begins after, or ends before, follows."""
+"""First letters of a page token. The sid follows of the call after which the page begins, or before which it ends."""
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
 START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
@@ -52,23 +52,23 @@ class Filters:
             raise TwilioError(20422, "Status")
         return cls(texts, {name: read_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
-    def admit(self, call: Call, at: Progress, showing: Showing) -> bool:
+    def matches(self, call: Call, at: Progress, showing: Showing) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
         if showing.filter_by == "shown":
             to, from_ = showing.to(to), showing.from_(from_)
         compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
-        return all(_same(compared[name], text) for name, text in self.texts.items()) and all(
-            self._day_admits(name, day, at, showing) for name, day in self.days.items()
+        return all(_matches_text(compared[name], text) for name, text in self.texts.items()) and all(
+            self._matches_day(name, day, at, showing) for name, day in self.days.items()
         )
 
-    def _day_admits(self, name: str, day: date, at: Progress, showing: Showing) -> bool:
+    def _matches_day(self, name: str, day: date, at: Progress, showing: Showing) -> bool:
         moment_of, compare = DATE_FILTERS[name]
         moment = moment_of(at)
         return moment is not None and compare(showing.moment(moment).date(), day)
 
 
-def _same(shown: str | None, wanted: str) -> bool:
-    """A phone number is found however it is written: a raw `+` in a query arrives as a space."""
+def _matches_text(shown: str | None, wanted: str) -> bool:
+    """Returns whether a filter matches. Phone numbers match in any notation: a raw `+` in a query arrives as a space."""
     if shown is None or not PHONE_CHARACTERS.fullmatch(wanted):
         return shown == wanted
     digits = re.sub(r"[^0-9]", "", wanted)
@@ -76,7 +76,7 @@ def _same(shown: str | None, wanted: str) -> bool:
 
 
 def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> dict[str, Any]:
-    """Newest first."""
+    """Returns a page of the account's calls, newest first."""
     filters = Filters.parse(query)
     page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
@@ -87,10 +87,10 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
     require_page_token(query, page)
     token = query.get("PageToken", "")
 
-    def admitted(candidates: Iterable[Call]) -> Iterator[Call]:
-        return (call for call in candidates if filters.admit(call, progress(call.plan, now), showing))
+    def matching(candidates: Iterable[Call]) -> Iterator[Call]:
+        return (call for call in candidates if filters.matches(call, progress(call.plan, now), showing))
 
-    found, has_previous, has_next = _read_page(calls, account_sid, admitted, token, page_size, now)
+    found, has_previous, has_next = _read_page(calls, account_sid, matching, token, page_size, now)
 
     path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
     wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
@@ -115,24 +115,24 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
 def _read_page(
     calls: Calls,
     account_sid: str,
-    admitted: Callable[[Iterable[Call]], Iterator[Call]],
+    matching: Callable[[Iterable[Call]], Iterator[Call]],
     token: str,
     page_size: int,
     now: datetime,
 ) -> tuple[list[Call], bool, bool]:
-    """The calls of the page, and whether there are pages before and after it."""
+    """Returns the calls of the page, and whether there are pages before and after it."""
     if not token:
-        found = list(islice(admitted(calls.newest_first(account_sid, now)), page_size + 1))
+        found = list(islice(matching(calls.newest_first(account_sid, now)), page_size + 1))
         return found[:page_size], False, len(found) > page_size
     edge = calls.get(account_sid, token[2:])
     if edge is None or token[:2] not in (NEXT, PREVIOUS):
         raise TwilioError(20422, "PageToken")
     if token.startswith(NEXT):
         older = (call for call in calls.newest_first(account_sid, now) if call.sequence < edge.sequence)
-        found = list(islice(admitted(older), page_size + 1))
+        found = list(islice(matching(older), page_size + 1))
         return found[:page_size], bool(found), len(found) > page_size
     newer = (call for call in calls.oldest_first(account_sid, now) if call.sequence > edge.sequence)
-    found = list(islice(admitted(newer), page_size + 1))
+    found = list(islice(matching(newer), page_size + 1))
     return found[:page_size][::-1], len(found) > page_size, bool(found)
 
 
@@ -144,13 +144,13 @@ def read_number(query: QueryParams, name: str, default: int) -> int:
 
 
 def require_page_token(query: QueryParams, page: int) -> None:
-    """https://github.com/twilio/twilio-python/issues/395"""
+    """Raises 20001 for a page without its token: https://github.com/twilio/twilio-python/issues/395."""
     if page and not query.get("PageToken"):
         raise TwilioError(20001)
 
 
 def read_day(name: str, text: str) -> date:
-    """`2026-11-23`, `2026-11-23T10:00:00Z`, and the `11/23/2026 …` that the specification's examples show."""
+    """Reads `2026-11-23`, `2026-11-23T10:00:00Z`, and `11/23/2026 …` as in the specification's examples."""
     try:
         if "/" in text:
             return datetime.strptime(text[:10], "%m/%d/%Y").date()  # noqa: DTZ007 - a day, the zone is UTC

@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simulator import calls, control, subresource_routes, trouble
+from simulator import calls, control, fault_control, subresource_routes
 from simulator.config import SimulatorConfig
 from simulator.errors import TwilioError
 from simulator.state import State
@@ -19,13 +19,16 @@ from simulator.state import State
 DESCRIPTION = """\
 A stand-in for Twilio's Calls resource, for development and tests only. No phone rings.
 
-Point a client at it instead of `https://api.twilio.com`. What it answers, and which SIP user makes a call end
-how, is in `docs/simulator.md`; the routes under `/_simulator` tell what really arrived.
+Point a client at it instead of `https://api.twilio.com`. `docs/simulator.md` describes its answers and the SIP
+users that decide how a call ends. The routes under `/_simulator` show what arrived.
 """
 
 
 class TwilioHeaders:
-    """`Twilio-Request-Id: RQ…`, but for a proxy's page, and by the simulator's clock `Date`. The server is to add no `Date`."""
+    """Adds `Date` by the simulator's clock, and `Twilio-Request-Id`, except to a proxy's page.
+
+    The server must not add a `Date` of its own.
+    """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
@@ -65,7 +68,7 @@ def create_app(config: SimulatorConfig) -> FastAPI:
     app.include_router(calls.router)
     app.include_router(subresource_routes.router)
     app.include_router(control.router)
-    app.include_router(trouble.router)
+    app.include_router(fault_control.router)
     app.add_middleware(TwilioHeaders, state=state)
 
     @app.exception_handler(TwilioError)
@@ -74,7 +77,7 @@ def create_app(config: SimulatorConfig) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def answer_unserved_route(request: Request, error: HTTPException) -> Response:
-        """Twilio's shape for what no route serves: 405 or 404."""
+        """Answers 405 or 404 in Twilio's shape if no route matches."""
         return TwilioError(20004 if error.status_code == 405 else 20404, request.url.path).response()
 
     return app

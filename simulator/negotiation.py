@@ -1,7 +1,7 @@
-"""Paths without `.json`, as in Twilio's guide "Making SIP Calls", are answered by Twilio in XML.
+"""Content negotiation. Twilio answers in XML if a path does not end in `.json`.
 
-The simulator speaks JSON only, so there it wants to be asked for JSON: refusing is better than an answer that
-Twilio would not give.
+The simulator has JSON only. A request without `.json` has to accept JSON, or it is refused: an answer that Twilio
+would not give is worse.
 """
 
 from fastapi import Request

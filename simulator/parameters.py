@@ -1,6 +1,6 @@
-"""The parameters of CreateCall and UpdateCall: what Twilio refuses, with which code, and in which order.
+"""Validate the parameters of CreateCall and UpdateCall, with Twilio's error codes and in Twilio's order.
 
-Every parameter of CreateCall is accepted. Unknown ones are ignored, as Twilio does (warning 20001).
+Every parameter of CreateCall is accepted. Unknown ones are ignored, as by Twilio (warning 20001).
 """
 
 import re
@@ -20,13 +20,13 @@ MAX_SIP_AUTH = 255
 
 APPLICATION_SID = re.compile(r"AP[0-9a-fA-F]{32}")
 SEND_DIGITS = re.compile(r"[0-9A-D#*wW]{1,32}")
-# What a digest answer can carry in a quoted string without escapes.
+# The characters that a quoted string of a digest answer may contain without escapes (RFC 7616, RFC 9110 §5.6.4).
 SIP_AUTH_USERNAME = re.compile(r"[!#-\[\]-~]+")
 SIP_AUTH_PASSWORD = re.compile(r"[ -~]+")
 
 RECORDING_AND_AMD_METHODS = ("RecordingStatusCallbackMethod", "AsyncAmdStatusCallbackMethod")
 RECORDING_AND_AMD_URLS = ("RecordingStatusCallback", "AsyncAmdStatusCallback", "ClientNotificationUrl")
-# These are ignored when an ApplicationSid is given: the application brings its own.
+# Twilio ignores these for a call with an ApplicationSid: the application has its own.
 APPLICATION_METHODS = ("Method", "FallbackMethod", "StatusCallbackMethod")
 APPLICATION_URLS = ("FallbackUrl", "StatusCallback")
 
@@ -38,9 +38,9 @@ class CallParameters:
     timeout_s: int
     time_limit_s: int | None
     answered_by: str | None
-    """What answering machine detection will find; None when it was not asked for."""
+    """The result of answering machine detection; None if it was not requested."""
     form: dict[str, list[str]]
-    """Everything that came, without the values of secrets."""
+    """All fields, with secrets masked."""
     subscription: Subscription | None
 
     @property
@@ -71,7 +71,7 @@ def validate_creation(form: Form) -> CallParameters:
     send_digits = form.get("SendDigits")
     if send_digits is not None and not SEND_DIGITS.fullmatch(send_digits):
         raise TwilioError(21206, send_digits)
-    # Twilio does not look for a machine while it sends digits.
+    # Twilio does no machine detection with SendDigits.
     detects_machine = form.get("MachineDetection") is not None and send_digits is None
     return CallParameters(
         to=to.strip(),
@@ -80,7 +80,7 @@ def validate_creation(form: Form) -> CallParameters:
         time_limit_s=_time_limit(form),
         answered_by="human" if detects_machine else None,
         form=form.masked(),
-        # An application brings its own callbacks, and Twilio ignores these.
+        # Twilio ignores these parameters for a call with an ApplicationSid.
         subscription=Subscription.parse(form) if form.get("ApplicationSid") is None else None,
     )
 
@@ -102,7 +102,7 @@ def validate_update(form: Form) -> UpdateParameters:
 
 
 def _validate_instructions(form: Form) -> None:
-    """Where the TwiML comes from: Url, Twiml or ApplicationSid, at least one of them."""
+    """Validates the source of the TwiML: at least one of Url, Twiml and ApplicationSid."""
     application_sid = form.get("ApplicationSid")
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:

@@ -7,7 +7,7 @@ _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<c
 
 
 class RequestCounts:
-    """By account SID, method and what is asked for: `Calls`, `Call`, or `below` for everything below a call."""
+    """Counts by account sid, method and resource: `Calls`, `Call`, or `below` for everything below a call."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()

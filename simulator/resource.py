@@ -1,6 +1,6 @@
-"""A call as Twilio writes it: the 26 documented keys, and `annotation`, which real answers carry.
+"""Twilio's Call resource: the 26 documented keys, and `annotation`, which real answers have.
 
-Dates are RFC 2822, numbers are strings, money is a negative decimal with five places.
+Dates are RFC 2822, numbers are strings, prices are negative decimals with five places.
 """
 
 from datetime import datetime
@@ -26,7 +26,7 @@ SUBRESOURCES = {
 
 
 def created(call: Call) -> dict[str, Any]:
-    """The answer to a creation: nearly everything is null, also `date_created`."""
+    """Returns the answer to a creation. Nearly all values are null, even `date_created`."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
     parameters = call.parameters
     return {
@@ -61,7 +61,7 @@ def created(call: Call) -> dict[str, Any]:
 
 
 def current(call: Call, progress: Progress) -> dict[str, Any]:
-    """The answer to everything later. Once dialled, what is not known is "" where it was null before."""
+    """Returns the answer to any later request. Once dialled, unknown texts are "" instead of null."""
     resource = created(call) | {
         "status": progress.status,
         "date_created": rfc2822(call.plan.created_at),

@@ -1,4 +1,4 @@
-"""How calls are shown: spelled otherwise than they were asked for, and by a clock that differs."""
+"""Show calls like the real API: addresses in another spelling than requested, times by another clock."""
 
 import re
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _SIP = re.compile(
 
 
 class Showing(BaseModel):
-    """What fetches, updates and lists show. By default all is shown as it was sent, by the simulator's own clock."""
+    """How fetches, updates and lists show calls. By default addresses are unchanged and times by the simulator's clock."""
 
     model_config = ConfigDict(extra="forbid")
 
-    scheme: Literal["as_sent", "sip", "sips", "none"] = Field("as_sent", description="Of a SIP `to`.")
+    scheme: Literal["as_sent", "sip", "sips", "none"] = Field("as_sent", description="The scheme of a SIP `to`.")
     user: Case = Field("as_sent", description="The case of the user of a SIP `to`.")
     host: Case = Field("as_sent", description="The case of the host of a SIP `to`.")
     port: bool = Field(True, description="Whether a SIP `to` is shown with its port.")
@@ -33,8 +33,8 @@ class Showing(BaseModel):
     plus: bool = Field(True, description="Whether phone numbers are shown with their plus.")
     from_as: Literal["as_sent", "sip", "sips"] = Field("as_sent", description=f"`sip`: `sip:Jack@{SIP_DOMAIN}`.")
     from_case: Case = "as_sent"
-    filter_by: Literal["shown", "sent"] = Field("shown", description="Which spelling the filters `To` and `From` compare.")
-    ahead_s: float = Field(0, description="How far Twilio's clock is ahead: in the dates of calls and the `Date` header.")
+    filter_by: Literal["shown", "sent"] = Field("shown", description="The spelling that the filters `To` and `From` match.")
+    ahead_s: float = Field(0, description="Seconds by which Twilio's clock is ahead: dates of calls, `Date` header.")
 
     def to(self, sent: str) -> str:
         match = _SIP.fullmatch(sent)
@@ -52,11 +52,11 @@ class Showing(BaseModel):
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
     def moment(self, moment: datetime) -> datetime:
-        """As Twilio's clock had it."""
+        """Returns the time by Twilio's clock."""
         return moment + timedelta(seconds=self.ahead_s)
 
     def resource(self, resource: Mapping[str, Any]) -> dict[str, Any]:
-        """A call's resource, as it is shown."""
+        """Returns the call's resource as it is shown."""
         dates = {name: self._date(resource[name]) for name in _DATES}
         to, from_ = self.to(resource["to"]), self.from_(resource["from"])
         formats = {"to_formatted": formatted(to), "from_formatted": formatted(from_)}

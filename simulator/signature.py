@@ -8,13 +8,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def signature(auth_token: str, url: str, fields: Iterable[tuple[str, str]] = ()) -> str:
-    """`fields` are those of the form body; of a GET they are in the URL already."""
+    """Returns the signature. `fields` are those of the form; a GET has none, because its fields are in the URL."""
     signed = signed_url(url) + "".join(name + value for name, value in sorted(set(fields)))
     return b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
 
 
 def signed_url(url: str) -> str:
-    """Without fragment and user name; Voice leaves the port out for https and keeps it for http."""
+    """Returns the URL without fragment and user info. Twilio Voice omits the port of https and keeps that of http."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
     if parts.scheme == "https":

@@ -1,4 +1,4 @@
-"""Everything the simulator knows, in memory: accounts, calls, the ledger, what goes wrong, and callbacks to send."""
+"""The simulator's state, all in memory: accounts, calls, ledger, faults and callbacks."""
 
 from datetime import datetime
 from random import Random
@@ -31,7 +31,7 @@ class State:
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
         self.subresources = Subresources(self.new_sid)
         self._created = 0
-        self._asked_by_destination: dict[str, int] = {}
+        self._creations_by_destination: dict[str, int] = {}
 
     def now(self) -> datetime:
         return self.config.clock()
@@ -40,15 +40,15 @@ class State:
         return f"{letters}{self._random.getrandbits(128):032x}"
 
     def count_creation(self, to: str) -> int:
-        """How many creations to this destination there were since the start or the last reset, this one included.
+        """Returns the number of creations to this destination since the start or the last reset, including this one.
 
-        Together with `to` it tells a creation from all others in the same way in every run, however concurrent
-        the clients are: everything random about faults and callbacks is drawn from these two and a seed.
+        Together with `to`, the number identifies a creation in the same way in every run, however concurrent the
+        clients are. Random faults are drawn from these two and a seed.
         """
-        nth = self._asked_by_destination.pop(to, 0) + 1
-        self._asked_by_destination[to] = nth
-        if len(self._asked_by_destination) > self.config.max_calls:
-            del self._asked_by_destination[next(iter(self._asked_by_destination))]
+        nth = self._creations_by_destination.pop(to, 0) + 1
+        self._creations_by_destination[to] = nth
+        if len(self._creations_by_destination) > self.config.max_calls:
+            del self._creations_by_destination[next(iter(self._creations_by_destination))]
         return nth
 
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
@@ -74,16 +74,16 @@ class State:
         return call
 
     def reset(self) -> None:
-        """Forgets calls, ledger, callbacks, open accounts, and what was to go wrong.
+        """Removes calls, ledger, callbacks, open accounts and faults.
 
-        Sids go on: whoever keeps records must see none twice.
+        New sids still differ from all earlier ones: clients may keep records of those.
         """
         self.calls.clear()
         self.subresources.clear()
         self.ledger.clear()
         self.requests.clear()
-        self.accounts.forget_unregistered()
+        self.accounts.remove_open_accounts()
         self.faults.reset()
         self.showing = Showing()
         self.callbacks.reset()
-        self._asked_by_destination.clear()
+        self._creations_by_destination.clear()

@@ -1,4 +1,4 @@
-"""The calls that came into being, in memory."""
+"""The calls, in memory."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ class Call:
     sid: str
     account_sid: str
     sequence: int
-    """Order of creation, over all accounts."""
+    """Number of the call in the order of creation, over all accounts."""
     nth_to_destination: int
-    """With `To` a name for the call that is the same in every run, which its sid is not."""
+    """Together with `To`, identifies the call in the same way in every run, unlike its sid."""
     parameters: CallParameters
     plan: Plan
     subscription: Subscription | None
     hidden_until: datetime | None = None
-    """Until then neither fetch nor list know of it: Twilio's list is eventually consistent."""
+    """Until then fetch and list do not show the call: Twilio's API is eventually consistent."""
     deleted: bool = False
 
     def is_visible(self, now: datetime) -> bool:
@@ -30,7 +30,7 @@ class Call:
 
 
 class Calls:
-    """In order of creation. A deleted call keeps its place, so that a page token made of it still works."""
+    """Calls in the order of creation. A deleted call stays, so that a page token with its sid still works."""
 
     def __init__(self, max_calls: int) -> None:
         self._calls: OrderedDict[str, Call] = OrderedDict()
@@ -49,7 +49,7 @@ class Calls:
         return call if call is not None and call.account_sid == account_sid else None
 
     def find(self, sid: str) -> Call | None:
-        """Whichever account's it is: for the control routes."""
+        """Returns a call of any account, for the control routes."""
         return self._calls.get(sid)
 
     def newest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:

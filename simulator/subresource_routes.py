@@ -1,6 +1,6 @@
 """Twilio's routes below a call, and those of a recording below its account.
 
-As in calls, each exists also without `.json`, and that decorator stands above.
+Like in `calls`, each route also exists without `.json`, and that decorator is written first.
 """
 
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from simulator.calls import AccountDep, StateDep
 from simulator.errors import TwilioError
 from simulator.form import read_form
 from simulator.store import Call
-from simulator.subresources import KINDS, Kind, event_of_creation, sound
+from simulator.subresources import KINDS, Kind, event_of_creation, wav_tone
 
 router = APIRouter(tags=["Twilio"])
 
@@ -43,10 +43,10 @@ CallDep = Annotated[Call, Depends(get_call)]
 
 
 @router.get(_CALL + _ALL, include_in_schema=False)
-@router.get(_CALL + _ALL + ".json", summary="List what a call has")
-async def read_all(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> dict[str, Any]:
-    """Events, notifications and recordings; `PageSize`, `Page`, and filters by day with the operator in the name."""
-    _require(kind, _LISTED)
+@router.get(_CALL + _ALL + ".json", summary="List events, notifications or recordings of a call")
+async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> dict[str, Any]:
+    """Supports `PageSize`, `Page`, and filters by day with the operator in the name (`DateCreated>`)."""
+    _require_operation(kind, _LISTED)
     own = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
     return state.subresources.page(kind, call, request.query_params, own, path)
@@ -55,8 +55,8 @@ async def read_all(call: CallDep, kind: KindDep, request: Request, state: StateD
 @router.post(_CALL + _ALL, include_in_schema=False)
 @router.post(_CALL + _ALL + ".json", summary="Start a recording, a stream, a payment …")
 async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
-    """Of a call in progress; otherwise 21220."""
-    _require(kind, KINDS.keys() - {"Events", "Notifications"})
+    """Creates a subresource of a call in progress. Answers 21220 for any other call."""
+    _require_operation(kind, KINDS.keys() - {"Events", "Notifications"})
     form = await read_form(request)
     return JSONResponse(state.subresources.create(kind, call, form, state.now()), kind.status)
 
@@ -64,25 +64,25 @@ async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep
 @router.get(_CALL + _ONE, include_in_schema=False)
 @router.get(_CALL + _ONE + ".json", summary="Fetch a notification or a recording")
 async def fetch(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
-    _require(kind, _FETCHED)
+    _require_operation(kind, _FETCHED)
     return state.subresources.find(kind, call, sid, request.url.path).resource
 
 
 @router.post(_CALL + _ONE, include_in_schema=False)
-@router.post(_CALL + _ONE + ".json", summary="Stop or change one")
+@router.post(_CALL + _ONE + ".json", summary="Stop or change a recording, a stream, a payment …")
 async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> JSONResponse:
-    _require(kind, _UPDATED)
-    one = state.subresources.find(kind, call, sid, request.url.path)
+    _require_operation(kind, _UPDATED)
+    item = state.subresources.find(kind, call, sid, request.url.path)
     form = await read_form(request)
     return JSONResponse(
-        state.subresources.update(kind, call, one, form, state.now()), 202 if kind.segment == "Payments" else 200
+        state.subresources.update(kind, call, item, form, state.now()), 202 if kind.segment == "Payments" else 200
     )
 
 
 @router.delete(_CALL + _ONE, status_code=204, include_in_schema=False)
 @router.delete(_CALL + _ONE + ".json", status_code=204, summary="Delete a recording or a subscription")
 async def delete(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> Response:
-    _require(kind, _DELETED)
+    _require_operation(kind, _DELETED)
     state.subresources.delete(kind, state.subresources.find(kind, call, sid, request.url.path))
     return Response(status_code=204)
 
@@ -92,17 +92,19 @@ async def fetch_recording(account: AccountDep, sid: str, request: Request, state
     return state.subresources.recording(account.sid, sid, request.url.path)
 
 
-def listener(account_sid: str, request: Request, state: StateDep) -> Account:
-    """As elsewhere, but no JSON is asked for."""
+def authenticate_media(account_sid: str, request: Request, state: StateDep) -> Account:
+    """Authenticates a request for media, which does not have to accept JSON."""
     return state.accounts.authenticate(account_sid, request.headers.get("authorization"))
 
 
-@router.get(_ACCOUNT + "/Recordings/{sid}.wav", summary="A recording's sound")
+@router.get(_ACCOUNT + "/Recordings/{sid}.wav", summary="Fetch the audio of a recording")
 @router.get(_ACCOUNT + "/Recordings/{sid}.mp3", include_in_schema=False)
-async def fetch_sound(account: Annotated[Account, Depends(listener)], sid: str, request: Request, state: StateDep) -> Response:
-    """A quarter of a second of a tone, always as WAV; `Range: bytes=…` is heeded."""
+async def fetch_media(
+    account: Annotated[Account, Depends(authenticate_media)], sid: str, request: Request, state: StateDep
+) -> Response:
+    """Returns a tone of a quarter of a second, always as WAV. Supports `Range: bytes=…`."""
     state.subresources.recording(account.sid, sid, request.url.path)
-    content = sound()
+    content = wav_tone()
     first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
     if not first.isdecimal():
         return Response(content, media_type="audio/x-wav", headers={"Accept-Ranges": "bytes"})
@@ -113,13 +115,13 @@ async def fetch_sound(account: Annotated[Account, Depends(listener)], sid: str, 
 
 @router.post("/_simulator/calls/{call_sid}/notifications", status_code=201, tags=["control"], summary="Add a notification")
 async def add_notification(call_sid: str, fields: dict[str, str], request: Request, state: StateDep) -> dict[str, Any]:
-    """Twilio makes them by itself; `fields` are those of the resource that matter to a test."""
+    """Adds a notification, which only Twilio itself creates. `fields` override those of the resource."""
     call = state.calls.find(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)
     return state.subresources.add(KINDS["Notifications"], call, fields, state.now())
 
 
-def _require(kind: Kind, those: set[str]) -> None:
-    if kind.segment not in those:
+def _require_operation(kind: Kind, items: set[str]) -> None:
+    if kind.segment not in items:
         raise TwilioError(20004)

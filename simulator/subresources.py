@@ -1,6 +1,6 @@
-"""What a call has below it: recordings, streams, payments and the rest, with state enough for a client to be tested.
+"""The subresources of a call: recordings, streams, payments and the others, with the state that tests of a client need.
 
-Shapes are those of Twilio's specification. https://www.twilio.com/docs/voice/api/recording, and a page for each of the others.
+Shapes are those of Twilio's specification: https://www.twilio.com/docs/voice/api/recording, and a page for each other kind.
 """
 
 import math
@@ -30,16 +30,16 @@ _COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`letters` begin its sids. Those that are `live` need a call in progress; some can be named by a `Name` given to them."""
+    """A kind of subresource. `status` is the HTTP status of a creation, `required` its required parameters."""
 
     segment: str
-    letters: str
-    live: bool = True
+    sid_prefix: str
+    needs_call_in_progress: bool = True
     status: int = 201
     required: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ("stopped",)
+    update_statuses: tuple[str, ...] = ("stopped",)
     callback: str = "StatusCallback"
-    """Where Twilio tells of it."""
+    """The parameter with the URL of its callbacks."""
 
     @property
     def key(self) -> str:
@@ -49,9 +49,9 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     kind.segment: kind
     for kind in (
-        Kind("Events", "", live=False),
-        Kind("Notifications", "NO", live=False),
-        Kind("Recordings", "RE", ends=("stopped", "paused", "in-progress"), callback="RecordingStatusCallback"),
+        Kind("Events", "", needs_call_in_progress=False),
+        Kind("Notifications", "NO", needs_call_in_progress=False),
+        Kind("Recordings", "RE", update_statuses=("stopped", "paused", "in-progress"), callback="RecordingStatusCallback"),
         Kind("Payments", "PK", required=("IdempotencyKey", "StatusCallback")),
         Kind("Transcriptions", "GT", status=200, callback="StatusCallbackUrl"),
         Kind("Siprec", "SR", status=200),
@@ -60,13 +60,13 @@ KINDS: Mapping[str, Kind] = {
         Kind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",), callback="Callback"),
     )
 }
-_FORKS = ("Transcriptions", "Siprec", "Streams")
+_NAMED_KINDS = ("Transcriptions", "Siprec", "Streams")
 _ACTIVE = ("in-progress", "paused")
 _METHODS = ("RecordingStatusCallbackMethod", "StatusCallbackMethod", "Method")
 
 
 @dataclass(slots=True)
-class One:
+class Subresource:
     call_sid: str
     name: str | None
     resource: dict[str, Any]
@@ -74,24 +74,24 @@ class One:
 
 @dataclass
 class Subresources:
-    """By kind, in order of creation. `new_sid` makes one that was never used."""
+    """The subresources of all calls, by kind and in the order of creation. `new_sid` returns an unused sid."""
 
     new_sid: Callable[[str], str]
-    _all: dict[str, dict[str, One]] = field(default_factory=lambda: {segment: {} for segment in KINDS})
-    _by_key: dict[tuple[str, str, str], One] = field(default_factory=dict)
+    _all: dict[str, dict[str, Subresource]] = field(default_factory=lambda: {segment: {} for segment in KINDS})
+    _by_key: dict[tuple[str, str, str], Subresource] = field(default_factory=dict)
 
     def clear(self) -> None:
-        for those in self._all.values():
-            those.clear()
+        for items in self._all.values():
+            items.clear()
         self._by_key.clear()
 
     def create(self, kind: Kind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
-        """The same IdempotencyKey is answered with what it made first."""
+        """Creates a subresource; for a known IdempotencyKey, returns the one that was created with it."""
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
         _validate_addresses(kind, form)
-        _require_live(kind, call, now)
+        _require_in_progress(kind, call, now)
         given = form.get("IdempotencyKey")
         known = self._by_key.get((call.sid, kind.segment, given)) if given else None
         if known is None:
@@ -101,19 +101,19 @@ class Subresources:
         return known.resource
 
     def add(self, kind: Kind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-        """For tests: what Twilio makes by itself, such as a notification."""
+        """Adds a subresource that only Twilio itself creates, such as a notification. For tests."""
         return self._add(kind, call, Form({}), now, fields).resource
 
-    def find(self, kind: Kind, call: Call, sid: str, path: str) -> One:
-        """By its sid, by its name where it has one, and the running or paused recording as `Twilio.CURRENT`."""
-        for one in reversed(self._all[kind.segment].values()):
-            current = sid == "Twilio.CURRENT" and one.resource.get("status") in _ACTIVE
-            if one.call_sid == call.sid and (one.resource["sid"] == sid or one.name == sid or current):
-                return one
+    def find(self, kind: Kind, call: Call, sid: str, path: str) -> Subresource:
+        """Finds a subresource by its sid, its name, or `Twilio.CURRENT` for the one in progress or paused."""
+        for item in reversed(self._all[kind.segment].values()):
+            current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE
+            if item.call_sid == call.sid and (item.resource["sid"] == sid or item.name == sid or current):
+                return item
         raise TwilioError(20404, path)
 
-    def update(self, kind: Kind, call: Call, one: One, form: Form, now: datetime) -> dict[str, Any]:
-        _require_live(kind, call, now)
+    def update(self, kind: Kind, call: Call, item: Subresource, form: Form, now: datetime) -> dict[str, Any]:
+        _require_in_progress(kind, call, now)
         if kind.segment == "Payments":
             for name in kind.required:
                 if form.get(name) is None:
@@ -121,23 +121,23 @@ class Subresources:
             _validate_addresses(kind, form)
         else:
             status = form.get("Status")
-            if status not in kind.ends:
+            if status not in kind.update_statuses:
                 raise TwilioError(20422, "Status")
-            one.resource["status"] = status
-        one.resource["date_updated"] = rfc2822(now)
-        return one.resource
+            item.resource["status"] = status
+        item.resource["date_updated"] = rfc2822(now)
+        return item.resource
 
-    def delete(self, kind: Kind, one: One) -> None:
-        del self._all[kind.segment][one.resource["sid"]]
+    def delete(self, kind: Kind, item: Subresource) -> None:
+        del self._all[kind.segment][item.resource["sid"]]
 
     def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
-        """Newest first, in Twilio's envelope. `own`: what is there without having been created (a call's events)."""
+        """Returns a page in Twilio's envelope, newest first. `own` are entries that nobody created (a call's events)."""
         size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
         require_page_token(query, number)
         if not 0 < size <= MAX_PAGE_SIZE:
             raise TwilioError(20007, str(MAX_PAGE_SIZE))
-        found = [one.resource for one in reversed(self._all[kind.segment].values()) if one.call_sid == call.sid]
-        found = [resource for resource in [*found, *own] if _admits(kind, query, resource)]
+        found = [item.resource for item in reversed(self._all[kind.segment].values()) if item.call_sid == call.sid]
+        found = [resource for resource in [*found, *own] if _matches(kind, query, resource)]
         shown = found[number * size : (number + 1) * size]
         filters = {name: value for name, value in query.items() if name not in ("Page", "PageSize", "PageToken")}
 
@@ -158,26 +158,26 @@ class Subresources:
         }
 
     def recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
-        """By its sid alone, as below the account."""
-        one = self._all["Recordings"].get(sid)
-        if one is None or one.resource["account_sid"] != account_sid:
+        """Returns a recording of the account by its sid, without its call."""
+        item = self._all["Recordings"].get(sid)
+        if item is None or item.resource["account_sid"] != account_sid:
             raise TwilioError(20404, path)
-        return one.resource
+        return item.resource
 
-    def _add(self, kind: Kind, call: Call, form: Form, now: datetime, fields: Mapping[str, Any] | None = None) -> One:
-        sid = self.new_sid(kind.letters)
+    def _add(self, kind: Kind, call: Call, form: Form, now: datetime, fields: Mapping[str, Any] | None = None) -> Subresource:
+        sid = self.new_sid(kind.sid_prefix)
         uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}/{sid}.json"
-        one = One(call.sid, form.get("Name") if kind.segment in _FORKS else None, {})
-        one.resource = {"sid": sid, "account_sid": call.account_sid, "call_sid": call.sid} | _shape(
+        item = Subresource(call.sid, form.get("Name") if kind.segment in _NAMED_KINDS else None, {})
+        item.resource = {"sid": sid, "account_sid": call.account_sid, "call_sid": call.sid} | _shape(
             kind, form, rfc2822(now), uri
         )
-        one.resource |= fields or {}
-        self._all[kind.segment][sid] = one
-        return one
+        item.resource |= fields or {}
+        self._all[kind.segment][sid] = item
+        return item
 
 
 def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
-    if kind.segment in _FORKS:
+    if kind.segment in _NAMED_KINDS:
         return {"name": form.get("Name"), "status": "in-progress", "date_updated": now, "uri": uri}
     if kind.segment == "UserDefinedMessages":
         return {"date_created": now}
@@ -205,7 +205,7 @@ def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
 
 
 def event_of_creation(call: Call) -> dict[str, Any]:
-    """The one event that every call has: the request that made it."""
+    """Returns the event that every call has: the request that created it."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls.json"
     parameters = {"to": call.parameters.to, "from": call.parameters.from_}
     return {
@@ -214,8 +214,8 @@ def event_of_creation(call: Call) -> dict[str, Any]:
     }
 
 
-def sound(seconds: float = 0.25) -> bytes:
-    """A tone as WAV."""
+def wav_tone(seconds: float = 0.25) -> bytes:
+    """Returns a tone as WAV."""
     count = int(_SAMPLE_RATE * seconds)
     samples = struct.pack(f"<{count}h", *(int(8000 * math.sin(n / 3)) for n in range(count)))
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _SAMPLE_RATE, 2 * _SAMPLE_RATE, 2, 16)
@@ -224,7 +224,7 @@ def sound(seconds: float = 0.25) -> bytes:
 
 
 def _validate_addresses(kind: Kind, form: Form) -> None:
-    """What a generated client sends for a URL (`string`) is none to Twilio."""
+    """Raises the error for an invalid URL, such as the placeholder `string` of generated clients."""
     url = form.get("Url")
     if url is not None and not is_absolute_url(url, ("ws", "wss")):
         raise TwilioError(21205, url)
@@ -232,13 +232,13 @@ def _validate_addresses(kind: Kind, form: Form) -> None:
     validate_methods(form, _METHODS)
 
 
-def _require_live(kind: Kind, call: Call, now: datetime) -> None:
-    """Twilio forks and records only what is going on."""
-    if kind.live and progress(call.plan, now).status is not Status.IN_PROGRESS:
+def _require_in_progress(kind: Kind, call: Call, now: datetime) -> None:
+    """Raises 21220 if the kind needs a call in progress and the call is not."""
+    if kind.needs_call_in_progress and progress(call.plan, now).status is not Status.IN_PROGRESS:
         raise TwilioError(21220)
 
 
-def _admits(kind: Kind, query: QueryParams, resource: dict[str, Any]) -> bool:
+def _matches(kind: Kind, query: QueryParams, resource: dict[str, Any]) -> bool:
     if kind.segment == "Notifications" and query.get("Log") not in (None, resource["log"]):
         return False
     filtered = _DAY_FILTERS.get(kind.segment)

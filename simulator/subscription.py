@@ -1,4 +1,4 @@
-"""What a creation asks to be told, and where: StatusCallback, StatusCallbackMethod, StatusCallbackEvent.
+"""The status callbacks that a creation requests: StatusCallback, StatusCallbackMethod, StatusCallbackEvent.
 
 https://www.twilio.com/docs/voice/api/call-resource#statuscallbackevent
 """
@@ -10,13 +10,13 @@ from simulator.form import Form
 
 
 class Event(StrEnum):
-    """In the order in which they happen."""
+    """The events, in the order in which they happen."""
 
     INITIATED = "initiated"
     RINGING = "ringing"
     ANSWERED = "answered"
     COMPLETED = "completed"
-    """However the call ended."""
+    """The call has ended, with any status."""
 
 
 DEFAULT_EVENTS = frozenset({Event.COMPLETED})
@@ -30,7 +30,7 @@ class Subscription:
 
     @classmethod
     def parse(cls, form: Form) -> "Subscription | None":
-        """Events come as repeated keys; what is not the name of one, such as several in one value, is ignored."""
+        """Reads the parameters. Events are repeated keys; a value that names no event, or several, is ignored."""
         url = form.get("StatusCallback")
         if url is None:
             return None

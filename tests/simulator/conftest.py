@@ -1,4 +1,4 @@
-"""One simulator for all tests here."""
+"""Fixtures: one simulator for all tests of this package."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ import httpx
 import pytest
 
 from simulator.config import SimulatorConfig
-from tests.simulator.running import OPEN_SID, REGISTERED, START, Running, StandingClock, plain_client, serve
+from tests.simulator.running import OPEN_SID, REGISTERED, START, ManualClock, Running, plain_client, serve
 
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
-    clock = StandingClock()
+    clock = ManualClock()
     with serve(SimulatorConfig(open_mode=True, accounts=(REGISTERED,), clock=clock)) as url:
         yield Running(url, clock)
 
@@ -26,7 +26,7 @@ def simulator(running: Running) -> Running:
 
 @pytest.fixture
 def calls(simulator: Running) -> Iterator[httpx.Client]:
-    """Speaks to the Calls of an account of open mode."""
+    """A client of an open account."""
     with simulator.client(OPEN_SID, "any") as client:
         yield client
 

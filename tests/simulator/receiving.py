@@ -1,4 +1,4 @@
-"""A receiver of callbacks on a real socket, which answers as it is told."""
+"""A receiver of callbacks on a real socket. Tests choose its answers."""
 
 import threading
 from collections import deque
@@ -18,11 +18,11 @@ class Received:
     url: str
     headers: Message
     form: dict[str, str]
-    """Of the body."""
+    """The fields of the body."""
 
     @property
     def fields(self) -> dict[str, str]:
-        """Wherever they came."""
+        """Returns the fields of the body or, for a GET, of the query."""
         return self.form or dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
 
     def is_signed_with(self, auth_token: str) -> bool:

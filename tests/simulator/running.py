@@ -22,7 +22,7 @@ REGISTERED = Account("AC" + "1" * 32, "the-auth-token", {"SK" + "1" * 32: "the-k
 START = datetime(2026, 11, 23, 23, 50, tzinfo=UTC)
 
 
-# Reading the certificates of the machine takes longer than most tests here, and nothing here speaks TLS.
+# Loading the system's certificates takes longer than most tests here, and none of them uses TLS.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -30,7 +30,7 @@ def plain_client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Cl
     return httpx.Client(base_url=base_url, auth=auth, verify=NO_CERTIFICATES, trust_env=False)
 
 
-class StandingClock:
+class ManualClock:
     def __init__(self) -> None:
         self.now = START
 
@@ -44,10 +44,10 @@ class StandingClock:
 @dataclass(frozen=True)
 class Running:
     url: str
-    clock: StandingClock
+    clock: ManualClock
 
     def client(self, account_sid: str, auth_token: str) -> httpx.Client:
-        """Speaks to the Calls of an account."""
+        """Returns a client of the account."""
         return plain_client(f"{self.url}/2010-04-01/Accounts/{account_sid}", auth=(account_sid, auth_token))
 
 
@@ -76,7 +76,7 @@ def serve(config: SimulatorConfig, *, loop: str = "auto", http: Http = "auto") -
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Generous: it is there so that what never happens fails the test instead of stopping it."""
+    """Waits until the condition is true. Fails the test after 30 s; the limit is generous, so timing decides nothing."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, "it never happened"

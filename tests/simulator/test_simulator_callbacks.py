@@ -1,4 +1,4 @@
-"""Status callbacks, sent to a real receiver when the test says so."""
+"""Status callbacks to a real receiver. The tests move the clock."""
 
 import re
 import socket
@@ -20,8 +20,8 @@ Form = dict[str, str | list[str]]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A receiver, and an account whose calls are to call it back."""
+class Scenario:
+    """A receiver, and an account whose calls send their callbacks to it."""
 
     receiver: Receiver
     running: Running
@@ -29,7 +29,7 @@ class Stage:
     calls: httpx.Client
 
     def create(self, to: str = "sip:kate@example.com", *, fault: str | None = None, path: str = "/status", **form: Any) -> str:
-        """Returns the sid."""
+        """Creates a call and returns its sid."""
         wanted: Form = {
             "To": to,
             "From": "Jack",
@@ -46,8 +46,8 @@ class Stage:
         self.running.clock.advance(seconds)
         self.control.post("/callbacks/run", timeout=30).raise_for_status()
 
-    def play(self) -> None:
-        """So long that every call ends, but those that last for ever."""
+    def finish_calls(self) -> None:
+        """Moves the clock until every call has ended, except those to `forever`."""
         self.pass_time(120)
 
     def deliveries(self, **query: str) -> list[dict[str, Any]]:
@@ -62,15 +62,15 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def stage(receiver: Receiver, simulator: Running, control: httpx.Client, calls: httpx.Client) -> Stage:
-    return Stage(receiver, simulator, control, calls)
+def scenario(receiver: Receiver, simulator: Running, control: httpx.Client, calls: httpx.Client) -> Scenario:
+    return Scenario(receiver, simulator, control, calls)
 
 
-def test_a_call_from_initiated_to_completed(stage: Stage) -> None:
-    sid = stage.create(Record="true", TimeLimit="5")
-    stage.pass_time(0.9)
-    assert stage.receiver.received == []
-    stage.play()
+def test_a_call_from_initiated_to_completed(scenario: Scenario) -> None:
+    sid = scenario.create(Record="true", TimeLimit="5")
+    scenario.pass_time(0.9)
+    assert scenario.receiver.received == []
+    scenario.finish_calls()
     always = {
         "CallSid": sid,
         "AccountSid": OPEN_SID,
@@ -82,7 +82,7 @@ def test_a_call_from_initiated_to_completed(stage: Stage) -> None:
         "Direction": "outbound-api",
         "CallbackSource": "call-progress-events",
     }
-    received = [dict(request.form) for request in stage.receiver.received]
+    received = [dict(request.form) for request in scenario.receiver.received]
     times = [fields.pop("Timestamp") for fields in received]
     recording = received[-1].pop("RecordingSid")
     assert received == [
@@ -102,29 +102,29 @@ def test_a_call_from_initiated_to_completed(stage: Stage) -> None:
     ]
     assert re.fullmatch(r"RE[0-9a-f]{32}", recording)
     assert times[0] == times[1] == "Mon, 23 Nov 2026 23:50:01 +0000"
-    call = stage.calls.get(f"/Calls/{sid}.json").json()
+    call = scenario.calls.get(f"/Calls/{sid}.json").json()
     assert times[3] == call["end_time"]
-    assert {request.url for request in stage.receiver.received} == {stage.receiver.url + "/status"}
+    assert {request.url for request in scenario.receiver.received} == {scenario.receiver.url + "/status"}
 
 
-def test_headers_and_signature(stage: Stage) -> None:
-    stage.create(path="/status?call=1&b=%20#rc=2")
-    stage.play()
-    for request in stage.receiver.received:
-        assert (request.method, request.url) == ("POST", stage.receiver.url + "/status?call=1&b=%20")
+def test_headers_and_signature(scenario: Scenario) -> None:
+    scenario.create(path="/status?call=1&b=%20#rc=2")
+    scenario.finish_calls()
+    for request in scenario.receiver.received:
+        assert (request.method, request.url) == ("POST", scenario.receiver.url + "/status?call=1&b=%20")
         assert request.headers["Content-Type"] == "application/x-www-form-urlencoded; charset=UTF-8"
         assert request.headers["User-Agent"] == "TwilioProxy/1.1"
         assert request.is_signed_with("any")
         assert not request.is_signed_with("other")
-    tokens = [request.headers["I-Twilio-Idempotency-Token"] for request in stage.receiver.received]
+    tokens = [request.headers["I-Twilio-Idempotency-Token"] for request in scenario.receiver.received]
     assert len({*tokens}) == 4
 
 
 @pytest.mark.parametrize("path", ["/status", "/status?a=b", "/status?"])
-def test_get_carries_the_fields_in_the_query(stage: Stage, path: str) -> None:
-    stage.create("sip:kate@example.com?X-a=%3Bb&X-c=d", path=path, StatusCallbackMethod="GET", StatusCallbackEvent=[])
-    stage.play()
-    (request,) = stage.receiver.received
+def test_get_carries_the_fields_in_the_query(scenario: Scenario, path: str) -> None:
+    scenario.create("sip:kate@example.com?X-a=%3Bb&X-c=d", path=path, StatusCallbackMethod="GET", StatusCallbackEvent=[])
+    scenario.finish_calls()
+    (request,) = scenario.receiver.received
     assert (request.method, request.form) == ("GET", {})
     assert request.fields["To"] == "sip:kate@example.com?X-a=%3Bb&X-c=d"
     assert ("a" in request.fields) is ("a=b" in path)
@@ -142,11 +142,11 @@ def test_get_carries_the_fields_in_the_query(stage: Stage, path: str) -> None:
         (["nonsense", "initiated"], ["initiated"], "0"),
     ],
 )
-def test_only_what_was_asked_for_is_told(stage: Stage, wanted: list[str], statuses: list[str], numbers: str) -> None:
-    stage.create(StatusCallbackEvent=wanted)
-    stage.play()
-    assert stage.receiver.statuses == statuses
-    assert "".join(request.form["SequenceNumber"] for request in stage.receiver.received) == numbers
+def test_only_requested_events_are_sent(scenario: Scenario, wanted: list[str], statuses: list[str], numbers: str) -> None:
+    scenario.create(StatusCallbackEvent=wanted)
+    scenario.finish_calls()
+    assert scenario.receiver.statuses == statuses
+    assert "".join(request.form["SequenceNumber"] for request in scenario.receiver.received) == numbers
 
 
 @pytest.mark.parametrize(
@@ -159,15 +159,15 @@ def test_only_what_was_asked_for_is_told(stage: Stage, wanted: list[str], status
         ("client:kate", ["initiated", "ringing", "in-progress", "completed"], None),
     ],
 )
-def test_how_calls_end(stage: Stage, to: str, statuses: list[str], sip_response_code: str | None) -> None:
-    stage.create(to)
-    stage.play()
-    assert stage.receiver.statuses == statuses
-    last = stage.receiver.received[-1].form
+def test_callbacks_by_outcome(scenario: Scenario, to: str, statuses: list[str], sip_response_code: str | None) -> None:
+    scenario.create(to)
+    scenario.finish_calls()
+    assert scenario.receiver.statuses == statuses
+    last = scenario.receiver.received[-1].form
     assert last.get("SipResponseCode") == sip_response_code
     talked = int(last["CallDuration"])
     assert (talked > 0, last["Duration"]) == (("completed" in statuses), "1" if talked else "0")
-    assert stage.control.get("/callbacks").json()["waiting"] == 0
+    assert scenario.control.get("/callbacks").json()["waiting"] == 0
 
 
 @pytest.mark.parametrize(
@@ -178,69 +178,69 @@ def test_how_calls_end(stage: Stage, to: str, statuses: list[str], sip_response_
         (20, "completed", ["initiated", "ringing", "in-progress", "completed"]),
     ],
 )
-def test_a_call_that_is_ended(stage: Stage, seconds: float, status: str, statuses: list[str]) -> None:
-    sid = stage.create("sip:forever@example.com")
-    stage.pass_time(seconds)
-    stage.calls.post(f"/Calls/{sid}.json", data={"Status": status}).raise_for_status()
-    stage.pass_time()
-    assert stage.receiver.statuses == statuses
-    stage.play()
-    assert stage.receiver.statuses == statuses
-    assert stage.control.get("/callbacks").json()["waiting"] == 0
+def test_callbacks_of_a_call_ended_by_an_update(scenario: Scenario, seconds: float, status: str, statuses: list[str]) -> None:
+    sid = scenario.create("sip:forever@example.com")
+    scenario.pass_time(seconds)
+    scenario.calls.post(f"/Calls/{sid}.json", data={"Status": status}).raise_for_status()
+    scenario.pass_time()
+    assert scenario.receiver.statuses == statuses
+    scenario.finish_calls()
+    assert scenario.receiver.statuses == statuses
+    assert scenario.control.get("/callbacks").json()["waiting"] == 0
 
 
 @pytest.mark.parametrize("to", ["sip:kate@example.com", "sip:forever@example.com"])
-def test_an_update_repeats_nothing(stage: Stage, to: str) -> None:
-    sid = stage.create(to, StatusCallbackEvent=["initiated", "answered"])
-    stage.pass_time(7)
-    assert stage.receiver.statuses == ["initiated", "in-progress"]
-    stage.calls.post(f"/Calls/{sid}.json", data={"Status": "completed"}).raise_for_status()
-    stage.play()
-    assert stage.receiver.statuses == ["initiated", "in-progress"]
-    assert stage.control.get("/callbacks").json()["waiting"] == 0
+def test_an_update_repeats_no_callback(scenario: Scenario, to: str) -> None:
+    sid = scenario.create(to, StatusCallbackEvent=["initiated", "answered"])
+    scenario.pass_time(7)
+    assert scenario.receiver.statuses == ["initiated", "in-progress"]
+    scenario.calls.post(f"/Calls/{sid}.json", data={"Status": "completed"}).raise_for_status()
+    scenario.finish_calls()
+    assert scenario.receiver.statuses == ["initiated", "in-progress"]
+    assert scenario.control.get("/callbacks").json()["waiting"] == 0
 
 
-def test_an_update_can_send_callbacks_elsewhere(stage: Stage) -> None:
-    sid = stage.create("sip:forever@example.com")
-    stage.pass_time(20)
-    stage.calls.post(
+def test_an_update_can_send_callbacks_elsewhere(scenario: Scenario) -> None:
+    sid = scenario.create("sip:forever@example.com")
+    scenario.pass_time(20)
+    scenario.calls.post(
         f"/Calls/{sid}.json",
-        data={"Status": "completed", "StatusCallback": stage.receiver.url + "/other", "StatusCallbackMethod": "GET"},
+        data={"Status": "completed", "StatusCallback": scenario.receiver.url + "/other", "StatusCallbackMethod": "GET"},
     ).raise_for_status()
-    stage.pass_time()
-    last = stage.receiver.received[-1]
+    scenario.pass_time()
+    last = scenario.receiver.received[-1]
     assert (last.method, last.url.partition("?")[0], last.fields["SequenceNumber"]) == (
         "GET",
-        stage.receiver.url + "/other",
+        scenario.receiver.url + "/other",
         "3",
     )
 
 
 @pytest.mark.parametrize("without", [{"StatusCallback": None}, {"ApplicationSid": "AP" + "a" * 32}])
-def test_calls_nobody_is_told_about(stage: Stage, without: dict[str, Any]) -> None:
-    stage.create(**without)
-    assert stage.control.get("/callbacks").json()["waiting"] == 0
-    stage.play()
-    assert (stage.receiver.received, stage.deliveries()) == ([], [])
+def test_calls_without_callbacks(scenario: Scenario, without: dict[str, Any]) -> None:
+    scenario.create(**without)
+    assert scenario.control.get("/callbacks").json()["waiting"] == 0
+    scenario.finish_calls()
+    assert (scenario.receiver.received, scenario.deliveries()) == ([], [])
 
 
-def test_the_auth_token_signs_also_what_an_api_key_asked_for(stage: Stage) -> None:
-    form = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>", "StatusCallback": stage.receiver.url + "/"}
-    path = f"{stage.running.url}/2010-04-01/Accounts/{REGISTERED.sid}"
+def test_the_auth_token_signs_callbacks_of_requests_with_an_api_key(scenario: Scenario) -> None:
+    form = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>", "StatusCallback": scenario.receiver.url + "/"}
+    path = f"{scenario.running.url}/2010-04-01/Accounts/{REGISTERED.sid}"
     with plain_client(path, auth=("SK" + "1" * 32, "the-key-secret")) as client:
         client.post("/Calls.json", data=form).raise_for_status()
-    stage.play()
-    (request,) = stage.receiver.received
+    scenario.finish_calls()
+    (request,) = scenario.receiver.received
     assert request.is_signed_with("the-auth-token")
 
 
-def test_the_first_password_of_an_open_account_passes_for_its_auth_token(stage: Stage) -> None:
-    with stage.running.client(OPEN_SID, "the first") as first, stage.running.client(OPEN_SID, "the second") as second:
-        stage.control.post("/reset")
+def test_the_first_password_of_an_open_account_signs_its_callbacks(scenario: Scenario) -> None:
+    with scenario.running.client(OPEN_SID, "the first") as first, scenario.running.client(OPEN_SID, "the second") as second:
+        scenario.control.post("/reset")
         first.get("/Calls.json").raise_for_status()
-        Stage(stage.receiver, stage.running, stage.control, second).create()
-    stage.play()
-    assert [request.is_signed_with("the first") for request in stage.receiver.received] == [True] * 4
+        Scenario(scenario.receiver, scenario.running, scenario.control, second).create()
+    scenario.finish_calls()
+    assert [request.is_signed_with("the first") for request in scenario.receiver.received] == [True] * 4
 
 
 HANG, DROP = Receiver.HANG, Receiver.DROP
@@ -270,34 +270,35 @@ HANG, DROP = Receiver.HANG, Receiver.DROP
         ("#rp=nonsense&rc=x&ct=-1", [500, 204], 1, False),
     ],
 )
-def test_how_often_it_is_tried_is_in_the_fragment(
-    stage: Stage, fragment: str, answers: list[int], attempts: int, delivered: bool
+def test_the_fragment_decides_about_retries(
+    scenario: Scenario, fragment: str, answers: list[int], attempts: int, delivered: bool
 ) -> None:
-    stage.receiver.answers.extend(answers)
-    stage.create(path="/status" + fragment, StatusCallbackEvent="completed")
-    stage.play()
-    (delivery,) = stage.deliveries()
-    assert (len(stage.receiver.received), len(delivery["attempts"]), delivery["delivered"]) == (attempts, attempts, delivered)
+    scenario.receiver.answers.extend(answers)
+    scenario.create(path="/status" + fragment, StatusCallbackEvent="completed")
+    scenario.finish_calls()
+    (delivery,) = scenario.deliveries()
+    assert (len(scenario.receiver.received), len(delivery["attempts"])) == (attempts, attempts)
+    assert delivery["delivered"] is delivered
     expected = [None if answer in (HANG, DROP) else answer for answer in answers[:attempts]]
     assert [attempt["answer_status"] for attempt in delivery["attempts"]] == expected
     for member in ("error", "answered_at"):
         was_answered = [(attempt[member] is None) == (member == "error") for attempt in delivery["attempts"]]
         assert was_answered == [status is not None for status in expected]
-    assert len({request.headers["I-Twilio-Idempotency-Token"] for request in stage.receiver.received}) == 1
+    assert len({request.headers["I-Twilio-Idempotency-Token"] for request in scenario.receiver.received}) == 1
 
 
 @pytest.mark.parametrize(("fragment", "attempts"), [("", 2), ("#rc=4", 5), ("#rp=5xx", 1), ("#rc=0", 1)])
-def test_a_receiver_that_is_not_there(stage: Stage, fragment: str, attempts: int) -> None:
+def test_a_receiver_that_refuses_connections(scenario: Scenario, fragment: str, attempts: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    stage.create(StatusCallback=f"http://127.0.0.1:{port}/status{fragment}", StatusCallbackEvent="completed")
-    stage.play()
-    (delivery,) = stage.deliveries()
+    scenario.create(StatusCallback=f"http://127.0.0.1:{port}/status{fragment}", StatusCallbackEvent="completed")
+    scenario.finish_calls()
+    (delivery,) = scenario.deliveries()
     assert [attempt["error"] for attempt in delivery["attempts"]] == ["ConnectError"] * attempts
 
 
-def test_a_receiver_that_takes_no_connection_is_waited_for_as_long_as_the_fragment_says(stage: Stage) -> None:
-    """One whose queue is full, so that Linux leaves further connections without an answer."""
+def test_the_connect_timeout_of_the_fragment(scenario: Scenario) -> None:
+    """The receiver's queue is full, so Linux does not answer further connections."""
     with socket.socket() as listener, ExitStack() as queue:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -306,141 +307,141 @@ def test_a_receiver_that_takes_no_connection_is_waited_for_as_long_as_the_fragme
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/status#ct=100&rc=2"
-        stage.create(StatusCallback=url, StatusCallbackEvent="completed")
-        stage.play()
-    (delivery,) = stage.deliveries()
+        scenario.create(StatusCallback=url, StatusCallbackEvent="completed")
+        scenario.finish_calls()
+    (delivery,) = scenario.deliveries()
     assert [attempt["error"] for attempt in delivery["attempts"]] == ["ConnectTimeout"] * 3
 
 
-def test_a_url_that_cannot_be_called(stage: Stage) -> None:
+def test_an_invalid_url_fails_and_later_callbacks_are_sent(scenario: Scenario) -> None:
     for url in ("http://127.0.0.1:99999/", "http://a..b/", f"http://{'a' * 70}.example/"):
-        sid = stage.create(StatusCallback=url, StatusCallbackEvent="completed")
-        stage.play()
-        (delivery,) = stage.deliveries(call_sid=sid)
+        sid = scenario.create(StatusCallback=url, StatusCallbackEvent="completed")
+        scenario.finish_calls()
+        (delivery,) = scenario.deliveries(call_sid=sid)
         assert delivery["attempts"][0]["error"] is not None
-    stage.create()
-    stage.play()
-    assert stage.deliveries()[-1]["delivered"]
+    scenario.create()
+    scenario.finish_calls()
+    assert scenario.deliveries()[-1]["delivered"]
 
 
-def test_what_was_sent_can_be_read_again(stage: Stage) -> None:
-    stage.create("sip:ann@example.com")
-    sid = stage.create("sip:busy@example.com", path="/status#rc=1")
-    stage.play()
-    of_the_call = stage.deliveries(call_sid=sid)
-    assert [delivery["call_status"] for delivery in of_the_call] == ["initiated", "ringing", "busy"]
-    last = of_the_call[-1]
+def test_the_control_route_lists_deliveries(scenario: Scenario) -> None:
+    scenario.create("sip:ann@example.com")
+    sid = scenario.create("sip:busy@example.com", path="/status#rc=1")
+    scenario.finish_calls()
+    deliveries_of_call = scenario.deliveries(call_sid=sid)
+    assert [delivery["call_status"] for delivery in deliveries_of_call] == ["initiated", "ringing", "busy"]
+    last = deliveries_of_call[-1]
     (request,) = [
-        request for request in stage.receiver.received if request.form["CallSid"] == sid and "CallDuration" in request.form
+        request for request in scenario.receiver.received if request.form["CallSid"] == sid and "CallDuration" in request.form
     ]
     assert (last["fields"], last["signature"]) == (request.form, request.headers["X-Twilio-Signature"])
-    assert (last["url"], last["method"], last["sequence"]) == (stage.receiver.url + "/status#rc=1", "POST", 2)
+    assert (last["url"], last["method"], last["sequence"]) == (scenario.receiver.url + "/status#rc=1", "POST", 2)
     assert [attempt["answer_status"] for attempt in last["attempts"]] == [204]
-    assert [delivery["number"] for delivery in stage.deliveries(after="6")] == [7]
-    assert stage.control.get("/callbacks").json()["begun"] == 7
+    assert [delivery["number"] for delivery in scenario.deliveries(after="6")] == [7]
+    assert scenario.control.get("/callbacks").json()["begun"] == 7
 
 
 @pytest.mark.parametrize("events", [ALL_EVENTS, ["initiated", "completed"]])
-def test_a_callback_before_the_response(stage: Stage, events: list[str]) -> None:
-    sid = stage.create(fault="callback-before-response", StatusCallbackEvent=events)
-    assert [request.form["CallSid"] for request in stage.receiver.received] == [sid] * (len(events) // 2)
-    assert stage.receiver.statuses[0] == "initiated"
-    stage.play()
-    assert [request.form["SequenceNumber"] for request in stage.receiver.received] == [str(n) for n in range(len(events))]
+def test_a_callback_before_the_response(scenario: Scenario, events: list[str]) -> None:
+    sid = scenario.create(fault="callback-before-response", StatusCallbackEvent=events)
+    assert [request.form["CallSid"] for request in scenario.receiver.received] == [sid] * (len(events) // 2)
+    assert scenario.receiver.statuses[0] == "initiated"
+    scenario.finish_calls()
+    assert [request.form["SequenceNumber"] for request in scenario.receiver.received] == [str(n) for n in range(len(events))]
 
 
-def test_no_callback_ever(stage: Stage) -> None:
-    stage.create(fault="callback-never")
-    stage.play()
-    assert stage.receiver.received == []
+def test_the_fault_callback_never(scenario: Scenario) -> None:
+    scenario.create(fault="callback-never")
+    scenario.finish_calls()
+    assert scenario.receiver.received == []
 
 
-def test_an_answer_that_was_lost_does_not_lose_the_callbacks(stage: Stage) -> None:
+def test_callbacks_are_sent_after_a_lost_answer(scenario: Scenario) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
-        stage.create(fault="accept-then-close")
-    stage.play()
-    (entry,) = stage.control.get("/ledger").json()["entries"]
-    assert [request.form["CallSid"] for request in stage.receiver.received] == [entry["sid"]] * 4
+        scenario.create(fault="accept-then-close")
+    scenario.finish_calls()
+    (entry,) = scenario.control.get("/ledger").json()["entries"]
+    assert [request.form["CallSid"] for request in scenario.receiver.received] == [entry["sid"]] * 4
 
 
-def chaotic(stage: Stage, calls: int = 20, **chaos: Any) -> dict[str, list[str]]:
-    """The sequence numbers that arrived, by destination."""
-    stage.control.post("/reset").raise_for_status()
-    stage.receiver.received.clear()
-    stage.control.put("/callbacks", json=chaos).raise_for_status()
+def sequence_numbers_with(scenario: Scenario, calls: int = 20, **chaos: Any) -> dict[str, list[str]]:
+    """Returns the sequence numbers that arrived, by destination."""
+    scenario.control.post("/reset").raise_for_status()
+    scenario.receiver.received.clear()
+    scenario.control.put("/callbacks", json=chaos).raise_for_status()
     for n in range(calls):
-        stage.create(f"sip:u{n}@example.com")
+        scenario.create(f"sip:u{n}@example.com")
     for _ in range(2):
-        stage.pass_time(20)
-    stage.play()
-    assert stage.control.get("/callbacks").json()["waiting"] == 0
+        scenario.pass_time(20)
+    scenario.finish_calls()
+    assert scenario.control.get("/callbacks").json()["waiting"] == 0
     numbers: dict[str, list[str]] = {f"sip:u{n}@example.com": [] for n in range(calls)}
-    for request in stage.receiver.received:
+    for request in scenario.receiver.received:
         numbers[request.form["To"]].append(request.form["SequenceNumber"])
     return numbers
 
 
-def test_without_chaos_everything_arrives_once_and_in_order(stage: Stage) -> None:
-    assert {*map("".join, chaotic(stage).values())} == {"0123"}
+def test_without_faults_each_callback_arrives_once_and_in_order(scenario: Scenario) -> None:
+    assert {*map("".join, sequence_numbers_with(scenario).values())} == {"0123"}
 
 
-def test_shuffled(stage: Stage) -> None:
-    arrived = chaotic(stage, shuffle=True, seed=1)
+def test_shuffled(scenario: Scenario) -> None:
+    arrived = sequence_numbers_with(scenario, shuffle=True, seed=1)
     assert {"".join(sorted(numbers)) for numbers in arrived.values()} == {"0123"}
     assert 4 <= sum(numbers != sorted(numbers) for numbers in arrived.values()) <= 19
-    assert chaotic(stage, shuffle=True, seed=1) == arrived
-    assert chaotic(stage, shuffle=True, seed=2) != arrived
+    assert sequence_numbers_with(scenario, shuffle=True, seed=1) == arrived
+    assert sequence_numbers_with(scenario, shuffle=True, seed=2) != arrived
 
 
-def test_duplicated(stage: Stage) -> None:
-    arrived = chaotic(stage, duplicate=0.3, seed=1)
+def test_duplicated(scenario: Scenario) -> None:
+    arrived = sequence_numbers_with(scenario, duplicate=0.3, seed=1)
     assert {"".join(sorted({*numbers})) for numbers in arrived.values()} == {"0123"}
     assert 10 <= sum(map(len, arrived.values())) - 80 <= 40
     tokens: dict[tuple[str, str], str] = {}
-    for request in stage.receiver.received:
+    for request in scenario.receiver.received:
         identity = request.form["CallSid"], request.form["SequenceNumber"]
         assert (
             tokens.setdefault(identity, request.headers["I-Twilio-Idempotency-Token"])
             == (request.headers["I-Twilio-Idempotency-Token"])
         )
-    assert sum(delivery["is_duplicate"] for delivery in stage.deliveries()) == len(stage.receiver.received) - 80
-    assert chaotic(stage, duplicate=0.3, seed=1) == arrived
+    assert sum(delivery["is_duplicate"] for delivery in scenario.deliveries()) == len(scenario.receiver.received) - 80
+    assert sequence_numbers_with(scenario, duplicate=0.3, seed=1) == arrived
 
 
-def test_lost(stage: Stage) -> None:
-    arrived = chaotic(stage, lose=0.3, seed=1)
-    lost = [delivery for delivery in stage.deliveries() if delivery["lost"]]
+def test_lost(scenario: Scenario) -> None:
+    arrived = sequence_numbers_with(scenario, lose=0.3, seed=1)
+    lost = [delivery for delivery in scenario.deliveries() if delivery["lost"]]
     assert 10 <= len(lost) <= 40
     assert sum(map(len, arrived.values())) == 80 - len(lost)
     assert all(delivery["attempts"] == [] for delivery in lost)
-    assert chaotic(stage, lose=0.3, seed=1) == arrived
-    assert chaotic(stage, lose=0.3, seed=2) != arrived
+    assert sequence_numbers_with(scenario, lose=0.3, seed=1) == arrived
+    assert sequence_numbers_with(scenario, lose=0.3, seed=2) != arrived
 
 
-def test_delayed(stage: Stage) -> None:
-    stage.control.put("/callbacks", json={"delay_s": [100, 100]}).raise_for_status()
-    stage.create()
-    stage.pass_time(100.9)
-    assert stage.receiver.received == []
-    stage.pass_time(0.1)
-    assert stage.receiver.statuses == ["initiated", "ringing"]
-    assert stage.receiver.received[0].form["Timestamp"] == "Mon, 23 Nov 2026 23:50:01 +0000"
+def test_delayed(scenario: Scenario) -> None:
+    scenario.control.put("/callbacks", json={"delay_s": [100, 100]}).raise_for_status()
+    scenario.create()
+    scenario.pass_time(100.9)
+    assert scenario.receiver.received == []
+    scenario.pass_time(0.1)
+    assert scenario.receiver.statuses == ["initiated", "ringing"]
+    assert scenario.receiver.received[0].form["Timestamp"] == "Mon, 23 Nov 2026 23:50:01 +0000"
 
 
-def test_shuffled_for_a_call_that_does_not_end(stage: Stage) -> None:
-    stage.control.put("/callbacks", json={"shuffle": True}).raise_for_status()
+def test_shuffled_for_a_call_that_does_not_end(scenario: Scenario) -> None:
+    scenario.control.put("/callbacks", json={"shuffle": True}).raise_for_status()
     for n in range(10):
-        stage.create("sip:forever@example.com", StatusCallback=f"{stage.receiver.url}/{n}")
-    stage.pass_time(60)
-    assert sorted(stage.receiver.statuses) == sorted(["initiated", "ringing", "in-progress"] * 10)
+        scenario.create("sip:forever@example.com", StatusCallback=f"{scenario.receiver.url}/{n}")
+    scenario.pass_time(60)
+    assert sorted(scenario.receiver.statuses) == sorted(["initiated", "ringing", "in-progress"] * 10)
 
 
 @pytest.mark.parametrize("wrong", [{"lose": 1.1}, {"delay_s": [2, 1]}, {"delay_s": [-1, 1]}, {"duplicate": "often"}])
-def test_chaos_that_makes_no_sense_is_refused(control: httpx.Client, simulator: Running, wrong: dict[str, Any]) -> None:
+def test_invalid_faults_of_callbacks_are_refused(control: httpx.Client, simulator: Running, wrong: dict[str, Any]) -> None:
     assert control.put("/callbacks", json=wrong).status_code == 422
 
 
-def test_with_the_clock_of_the_machine_they_are_sent_by_themselves(receiver: Receiver) -> None:
+def test_callbacks_are_sent_on_time_by_the_system_clock(receiver: Receiver) -> None:
     form = {"From": "Jack", "Twiml": "<Response/>", "StatusCallback": receiver.url, "StatusCallbackEvent": ALL_EVENTS}
     path = f"/2010-04-01/Accounts/{OPEN_SID}/Calls.json"
     with serve(SimulatorConfig(open_mode=True, speed=200)) as url, plain_client(url, auth=(OPEN_SID, "any")) as client:
@@ -448,9 +449,9 @@ def test_with_the_clock_of_the_machine_they_are_sent_by_themselves(receiver: Rec
             client.post(path, data=form | {"To": f"sip:u{n}@example.com"}).raise_for_status()
         wait_until(lambda: sum(1 for request in receiver.received if request.form["CallStatus"] == "completed") == 3)
     for n in range(3):
-        of_the_call = [request.form for request in receiver.received if request.form["To"] == f"sip:u{n}@example.com"]
-        assert all(a["SequenceNumber"] < b["SequenceNumber"] for a, b in pairwise(of_the_call))
-        assert len(of_the_call) == 4
+        deliveries_of_call = [request.form for request in receiver.received if request.form["To"] == f"sip:u{n}@example.com"]
+        assert all(a["SequenceNumber"] < b["SequenceNumber"] for a, b in pairwise(deliveries_of_call))
+        assert len(deliveries_of_call) == 4
 
 
 def test_a_simulator_stops_while_a_receiver_hangs(receiver: Receiver) -> None:

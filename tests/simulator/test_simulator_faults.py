@@ -1,4 +1,4 @@
-"""Each fault as it is seen on the wire, and what the ledger says about it."""
+"""Each fault on the wire and in the ledger."""
 
 import json
 import select
@@ -18,14 +18,14 @@ from starlette.types import Receive, Scope, Send
 from simulator.config import SimulatorConfig
 from simulator.connection import Connection
 from simulator.faults import FAULTS, PROXY_STATUSES
-from tests.simulator.running import OPEN_SID, Http, Running, StandingClock, plain_client, serve, serve_app, wait_until
+from tests.simulator.running import OPEN_SID, Http, ManualClock, Running, plain_client, serve, serve_app, wait_until
 
 SIP_DIAL = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
 RESET = "RST"
 LOOPS = ("asyncio", "uvloop")
 HTTP: tuple[Http, ...] = ("httptools", "h11")
 
-# The answer's status and Twilio's code in it; None where there is no answer, or no code.
+# The answer's status and Twilio's code in it; None without an answer or a code.
 ANSWERS: dict[str, tuple[int | None, int | None]] = {
     "accept-then-hang": (None, None),
     "accept-then-reset": (None, None),
@@ -58,9 +58,9 @@ ANSWERS: dict[str, tuple[int | None, int | None]] = {
 
 @pytest.fixture(scope="module", params=product(LOOPS, HTTP), ids="-".join)
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every pair of event loop and HTTP protocol that uvicorn may choose."""
+    """A simulator for each pair of event loop and HTTP protocol that uvicorn may choose."""
     loop, http = request.param
-    with serve(SimulatorConfig(open_mode=True, clock=StandingClock()), loop=loop, http=http) as url:
+    with serve(SimulatorConfig(open_mode=True, clock=ManualClock()), loop=loop, http=http) as url:
         yield url
 
 
@@ -83,7 +83,7 @@ def post(connection: socket.socket, *headers: str, **fields: str) -> None:
 
 
 def read_to_end(connection: socket.socket) -> tuple[bytes, str]:
-    """What was read, and how the connection ended."""
+    """Returns the bytes, and how the connection ended."""
     received = b""
     try:
         while data := connection.recv(65536):
@@ -104,7 +104,7 @@ def held_connections(url: str) -> int:
         return int(client.get("/_simulator/health").json()["held_connections"])
 
 
-def test_an_answer_that_nobody_asked_for_follows_on_the_kept_connection(server: str) -> None:
+def test_a_stray_answer_follows_on_the_kept_connection(server: str) -> None:
     with connect(server) as connection:
         post(connection, "X-Simulator-Fault: accept-then-stray")
         connection.settimeout(20)
@@ -140,7 +140,7 @@ def test_half_an_answer(server: str) -> None:
     assert entries(server)[-1]["accepted"] is True
 
 
-def test_silence_until_the_client_gives_up(server: str) -> None:
+def test_a_hanging_request_ends_when_the_client_disconnects(server: str) -> None:
     with connect(server) as connection:
         post(connection, "X-Simulator-Fault: accept-then-hang")
         wait_until(lambda: held_connections(server))
@@ -151,7 +151,7 @@ def test_silence_until_the_client_gives_up(server: str) -> None:
 
 
 @pytest.mark.parametrize(("loop", "http"), list(product(LOOPS, HTTP)))
-def test_a_client_who_has_gone_already_is_nothing_new(loop: str, http: Http) -> None:
+def test_connections_that_the_client_has_closed_raise_no_error(loop: str, http: Http) -> None:
     results: list[object] = []
 
     async def wait_until_the_client_has_gone(scope: Scope, receive: Receive, _send: Send) -> None:
@@ -173,7 +173,7 @@ def test_a_client_who_has_gone_already_is_nothing_new(loop: str, http: Http) -> 
 
 
 @pytest.mark.parametrize("http", HTTP)
-def test_a_server_stops_while_a_client_waits_in_silence(http: Http) -> None:
+def test_the_server_stops_during_a_hanging_request(http: Http) -> None:
     with serve(SimulatorConfig(open_mode=True), http=http) as url:
         connection = connect(url)
         post(connection, "X-Simulator-Fault: accept-then-hang")
@@ -182,7 +182,7 @@ def test_a_server_stops_while_a_client_waits_in_silence(http: Http) -> None:
         assert read_to_end(connection)[0] == b""
 
 
-def test_a_client_that_hangs_up_does_not_take_the_call_back(simulator: Running) -> None:
+def test_a_call_is_created_after_its_client_has_disconnected(simulator: Running) -> None:
     with connect(simulator.url) as connection:
         post(connection, "X-Simulator-Fault: slow-accept;seconds=0.2")
         wait_until(lambda: entries(simulator.url))
@@ -193,7 +193,7 @@ def test_a_client_that_hangs_up_does_not_take_the_call_back(simulator: Running) 
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_ledger_names_the_fault_and_whether_a_call_came_of_it(simulator: Running, control: httpx.Client, name: str) -> None:
+def test_the_ledger_shows_the_fault_and_the_call(simulator: Running, control: httpx.Client, name: str) -> None:
     status, code = ANSWERS[name]
     header = "slow-accept;seconds=0" if name == "slow-accept" else name
     with connect(simulator.url) as connection:
@@ -210,7 +210,7 @@ def test_the_ledger_names_the_fault_and_whether_a_call_came_of_it(simulator: Run
     assert (entry["answer_status"], entry["answer_code"]) == (status, code)
 
 
-def test_refusing_and_accepting_look_the_same_where_twilio_cannot_be_told_apart(calls: httpx.Client) -> None:
+def test_a_500_or_503_is_the_same_with_and_without_a_call(calls: httpx.Client) -> None:
     for status in (500, 503):
         accepted, refused = (
             calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": name})
@@ -221,7 +221,7 @@ def test_refusing_and_accepting_look_the_same_where_twilio_cannot_be_told_apart(
 
 
 @pytest.mark.parametrize("status", PROXY_STATUSES)
-def test_a_proxys_page_has_nothing_of_twilios(calls: httpx.Client, status: int) -> None:
+def test_a_proxy_page_has_no_header_of_twilio(calls: httpx.Client, status: int) -> None:
     for name in (f"accept-then-{status}", f"proxy-{status}"):
         page = calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": name})
         assert (page.status_code, page.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
@@ -230,7 +230,7 @@ def test_a_proxys_page_has_nothing_of_twilios(calls: httpx.Client, status: int) 
     assert refused.headers["Twilio-Request-Id"].startswith("RQ")
 
 
-def test_bodies_that_are_not_what_they_should_be(calls: httpx.Client) -> None:
+def test_broken_bodies(calls: httpx.Client) -> None:
     bodies = {
         name: calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": name})
         for name in ("accept-unreadable", "accept-without-sid", "accept-then-502", "accept-then-504")
@@ -248,7 +248,7 @@ def test_bodies_that_are_not_what_they_should_be(calls: httpx.Client) -> None:
     ("fault", "retry_after"),
     [("refuse-429", None), ("refuse-429-retry-after", "1"), ("refuse-429-retry-after;seconds=7", "7"), ("refuse-503", None)],
 )
-def test_when_to_come_again(calls: httpx.Client, fault: str, retry_after: str | None) -> None:
+def test_retry_after(calls: httpx.Client, fault: str, retry_after: str | None) -> None:
     answer = calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": fault})
     assert answer.headers.get("Retry-After") == retry_after
 
@@ -272,7 +272,7 @@ def test_a_call_that_is_not_visible_yet(simulator: Running, calls: httpx.Client)
     ("fault", "early", "late"),
     [(None, "-0.00750", "-0.00750"), ("late-price;seconds=100", None, "-0.00750"), ("price-never", None, None)],
 )
-def test_prices_that_come_late_or_never(
+def test_late_and_missing_prices(
     simulator: Running, calls: httpx.Client, fault: str | None, early: str | None, late: str | None
 ) -> None:
     headers = {"X-Simulator-Fault": fault} if fault else {}
@@ -287,7 +287,7 @@ def test_prices_that_come_late_or_never(
     assert prices == [early, late]
 
 
-def test_the_header_decides_before_the_sip_user_and_that_before_chance(calls: httpx.Client, control: httpx.Client) -> None:
+def test_the_header_overrides_the_sip_user_which_overrides_a_random_fault(calls: httpx.Client, control: httpx.Client) -> None:
     control.put("/faults", json={"share": 1, "names": ["refuse-403"]}).raise_for_status()
     sip_user = SIP_DIAL | {"To": "sip:fault-refuse-401@example.com;transport=tls"}
     calls.post("/Calls.json", data=sip_user, headers={"X-Simulator-Fault": "refuse-400"})
@@ -302,7 +302,7 @@ def test_the_header_decides_before_the_sip_user_and_that_before_chance(calls: ht
     "wrong",
     ["no-such-fault", "refuse-429;seconds=3", "slow-accept;minutes=3", "slow-accept;seconds=x", "slow-accept;seconds=-1"],
 )
-def test_a_fault_that_there_is_not_is_refused_loudly(calls: httpx.Client, control: httpx.Client, wrong: str) -> None:
+def test_an_unknown_fault_is_refused(calls: httpx.Client, control: httpx.Client, wrong: str) -> None:
     answer = calls.post("/Calls.json", data=SIP_DIAL, headers={"X-Simulator-Fault": wrong})
     assert (answer.status_code, answer.json()["code"]) == (400, 20422)
     assert control.get("/ledger").json()["accepted"] == 0
@@ -310,7 +310,7 @@ def test_a_fault_that_there_is_not_is_refused_loudly(calls: httpx.Client, contro
 
 
 def chosen_faults(running: Running, seed: int, names: list[str] | None, *, workers: int) -> dict[str, list[str | None]]:
-    """What befell three creations to each of thirty destinations."""
+    """Returns the faults of three creations to each of thirty destinations."""
     with plain_client(f"{running.url}/_simulator") as control, running.client(OPEN_SID, "any") as calls:
         control.post("/reset").raise_for_status()
         answer = control.put("/faults", json={"share": 0.3, "names": names, "seed": seed})
@@ -328,7 +328,7 @@ def chosen_faults(running: Running, seed: int, names: list[str] | None, *, worke
         return found
 
 
-def test_a_seed_decides_which_creation_gets_which_fault_however_concurrent_they_are(simulator: Running) -> None:
+def test_a_seed_repeats_the_random_faults_however_concurrent_the_creations(simulator: Running) -> None:
     names = ["refuse-503", "refuse-429", "accept-then-500", "slow-accept;seconds=0"]
     one_by_one = chosen_faults(simulator, 7, names, workers=1)
     assert chosen_faults(simulator, 7, names, workers=8) == one_by_one
@@ -339,7 +339,7 @@ def test_a_seed_decides_which_creation_gets_which_fault_however_concurrent_they_
     assert any(len({*three}) > 1 for three in one_by_one.values())
 
 
-def test_a_reset_ends_all_trouble(calls: httpx.Client, control: httpx.Client) -> None:
+def test_a_reset_removes_all_faults(calls: httpx.Client, control: httpx.Client) -> None:
     control.put("/faults", json={"share": 1, "names": ["refuse-503"]}).raise_for_status()
     assert calls.post("/Calls.json", data=SIP_DIAL).status_code == 503
     control.post("/reset")
@@ -347,7 +347,7 @@ def test_a_reset_ends_all_trouble(calls: httpx.Client, control: httpx.Client) ->
     assert calls.post("/Calls.json", data=SIP_DIAL).status_code == 201
 
 
-def test_no_fault_is_forgotten_here_or_in_the_documentation() -> None:
+def test_every_fault_is_tested_and_documented() -> None:
     assert ANSWERS.keys() == FAULTS.keys()
     table = Path(__file__).parents[2].joinpath("docs/simulator.md").read_text()
     assert [name for name in FAULTS if f"`{name}`" not in table] == []

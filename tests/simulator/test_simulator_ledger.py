@@ -1,4 +1,4 @@
-"""The ledger is the judge of "one request, at most one ring"."""
+"""The ledger: which creations arrived, and which became a call."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ from tests.simulator.running import OPEN_SID, REGISTERED, Running, plain_client,
 SIP_DIAL = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
 
 
-def test_an_entry_tells_what_arrived_and_what_became_of_it(calls: httpx.Client, control: httpx.Client) -> None:
+def test_an_entry_shows_the_request_and_the_result(calls: httpx.Client, control: httpx.Client) -> None:
     secret = "s3cret-of-the-callee"
     form = SIP_DIAL | {"SipAuthUsername": "jack", "SipAuthPassword": secret, "Unknown": ""}
     sid = calls.post("/Calls.json", data=form, headers={"Idempotency-Key": "k1", "X-Other": "o"}).json()["sid"]
@@ -46,11 +46,11 @@ def test_an_entry_tells_what_arrived_and_what_became_of_it(calls: httpx.Client, 
     }
 
 
-def test_received_and_accepted_are_counted_apart(simulator: Running, control: httpx.Client) -> None:
-    with simulator.client(OPEN_SID, "any") as good, simulator.client(REGISTERED.sid, "wrong") as stranger:
+def test_received_and_accepted_counts(simulator: Running, control: httpx.Client) -> None:
+    with simulator.client(OPEN_SID, "any") as good, simulator.client(REGISTERED.sid, "wrong") as intruder:
         good.post("/Calls.json", data=SIP_DIAL)
         good.post("/Calls.json", data=SIP_DIAL | {"To": ""})
-        stranger.post("/Calls.json", data=SIP_DIAL)
+        intruder.post("/Calls.json", data=SIP_DIAL)
         good.post("/Calls.json", data=SIP_DIAL)
     ledger = control.get("/ledger").json()
     assert (ledger["received"], ledger["accepted"], ledger["forgotten"]) == (4, 2, 0)
@@ -62,7 +62,7 @@ def test_received_and_accepted_are_counted_apart(simulator: Running, control: ht
     ]
 
 
-def test_other_requests_leave_no_trace_in_it(calls: httpx.Client, control: httpx.Client) -> None:
+def test_only_creations_are_in_the_ledger(calls: httpx.Client, control: httpx.Client) -> None:
     path = f"/Calls/{calls.post('/Calls.json', data=SIP_DIAL).json()['sid']}.json"
     calls.get(path)
     calls.post(path, data={"Status": "canceled"})
@@ -71,11 +71,11 @@ def test_other_requests_leave_no_trace_in_it(calls: httpx.Client, control: httpx
 
 
 def test_requests_are_counted_by_method_and_resource(simulator: Running, control: httpx.Client) -> None:
-    with simulator.client(OPEN_SID, "any") as calls, simulator.client(REGISTERED.sid, "wrong") as stranger:
+    with simulator.client(OPEN_SID, "any") as calls, simulator.client(REGISTERED.sid, "wrong") as intruder:
         path = f"/Calls/{calls.post('/Calls.json', data=SIP_DIAL).json()['sid']}"
         for asked in (f"{path}.json", path, "/Calls.json", f"{path}/Events.json"):
             calls.get(asked)
-        stranger.get("/Calls.json")
+        intruder.get("/Calls.json")
     own = {"POST Calls": 1, "GET Call": 2, "GET Calls": 1, "GET below": 1}
     assert control.get("/requests", params={"account_sid": OPEN_SID}).json() == own
     assert control.get("/requests").json() == own | {"GET Calls": 2}
@@ -93,7 +93,7 @@ def test_concurrent_creations_are_each_recorded_once(calls: httpx.Client, contro
     assert [entry["sequence"] for entry in entries] == list(range(1, 101))
 
 
-def test_a_caller_who_hangs_up_within_the_body_was_received_but_not_accepted(simulator: Running, control: httpx.Client) -> None:
+def test_a_creation_with_an_incomplete_body_is_received_but_not_accepted(simulator: Running, control: httpx.Client) -> None:
     address = urlsplit(simulator.url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(
@@ -119,7 +119,7 @@ def test_filters_of_the_ledger(simulator: Running, calls: httpx.Client, control:
     assert sequences("after=1") == [2, 3]
 
 
-def test_reset_forgets_calls_and_ledger_but_not_registered_accounts(
+def test_reset_removes_calls_and_ledger_but_not_registered_accounts(
     simulator: Running, calls: httpx.Client, control: httpx.Client
 ) -> None:
     sid = calls.post("/Calls.json", data=SIP_DIAL).json()["sid"]
@@ -128,8 +128,8 @@ def test_reset_forgets_calls_and_ledger_but_not_registered_accounts(
     assert control.get("/health").json()["calls"] == 0
     assert control.get("/ledger").json() == {"received": 0, "accepted": 0, "forgotten": 0, "entries": []}
     assert calls.get(f"/Calls/{sid}.json").status_code == 404
-    with simulator.client(REGISTERED.sid, "wrong") as stranger:
-        assert stranger.get("/Calls.json").status_code == 401
+    with simulator.client(REGISTERED.sid, "wrong") as intruder:
+        assert intruder.get("/Calls.json").status_code == 401
 
 
 def test_registering_an_account_replaces_its_credentials(simulator: Running, control: httpx.Client) -> None:
@@ -145,7 +145,7 @@ def test_registering_an_account_replaces_its_credentials(simulator: Running, con
     assert control.put("/accounts/AC1", json={}).status_code == 422
 
 
-def test_the_oldest_are_forgotten_but_the_counts_stay_exact() -> None:
+def test_the_oldest_entries_are_dropped_but_the_counts_stay_exact() -> None:
     path = f"/2010-04-01/Accounts/{OPEN_SID}/Calls.json"
     with (
         serve(SimulatorConfig(open_mode=True, max_calls=2)) as url,
@@ -172,6 +172,6 @@ def test_a_seed_makes_sids_repeat() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"speed": 0}, {"price_delay_s": -1}, {"max_calls": 0}])
-def test_a_senseless_configuration_is_refused(wrong: dict[str, int]) -> None:
+def test_an_invalid_configuration_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         SimulatorConfig(**wrong)  # type: ignore[arg-type]  # a table of fields of several types

@@ -47,7 +47,7 @@ BUSY = Plan(Status.BUSY, CREATED, at(1), None, at(2), 1.0, timedelta(seconds=10)
         (BUSY, 9999, Progress(Status.BUSY, at(1), at(2), 0, None, at(2))),
     ],
 )
-def test_a_call_at_an_instant(plan: Plan, seconds: float, expected: Progress) -> None:
+def test_the_state_of_a_call_at_a_time(plan: Plan, seconds: float, expected: Progress) -> None:
     assert progress(plan, at(seconds)) == expected
 
 
@@ -75,7 +75,7 @@ def test_only_a_completed_call_gets_a_price() -> None:
     assert prices == {"busy": None, "failed": None, "ann": Decimal("-0.00750")}
 
 
-def test_forever_is_in_progress_until_somebody_hangs_up() -> None:
+def test_a_call_to_forever_is_in_progress_until_it_is_ended() -> None:
     plan = planned("sip:forever@example.com")
     assert progress(plan, LONG_AFTER).status is Status.IN_PROGRESS
     assert progress(hung_up(plan, LONG_AFTER), LONG_AFTER).status is Status.COMPLETED
@@ -87,7 +87,7 @@ def test_no_answer_rings_for_the_timeout() -> None:
     assert progress(plan, at(31)).status is Status.NO_ANSWER
 
 
-def test_a_timeout_shorter_than_the_callee_takes_is_no_answer() -> None:
+def test_a_timeout_shorter_than_the_ringing_is_no_answer() -> None:
     assert planned("sip:kate@example.com", timeout_s=1).outcome is Status.NO_ANSWER
 
 
@@ -101,7 +101,7 @@ def test_a_time_limit_ends_the_call() -> None:
     assert progress(planned("sip:ann@x.com", time_limit_s=14400), LONG_AFTER).duration_s != 14400
 
 
-def test_a_time_limit_already_passed_ends_the_call_now() -> None:
+def test_a_time_limit_that_has_passed_ends_the_call_now() -> None:
     assert limited(ANSWERED, 5, at(30)).ended_at == at(30)
 
 
@@ -109,12 +109,12 @@ def test_a_time_limit_already_passed_ends_the_call_now() -> None:
     ("seconds", "status", "dialled"),
     [(0.5, Status.CANCELED, False), (2, Status.CANCELED, True), (10, Status.COMPLETED, True)],
 )
-def test_hanging_up(seconds: float, status: Status, dialled: bool) -> None:
+def test_ending_a_call(seconds: float, status: Status, dialled: bool) -> None:
     then = progress(hung_up(ANSWERED, at(seconds)), at(seconds))
     assert (then.status, then.end_time, then.start_time is not None) == (status, at(seconds), dialled)
 
 
-def test_speed_shortens_the_wait_but_not_the_duration() -> None:
+def test_speed_changes_the_times_but_not_the_duration() -> None:
     slow, fast = planned("sip:ann@x.com"), planned("sip:ann@x.com", speed=100)
     assert slow.ended_at is not None
     assert fast.ended_at is not None

@@ -1,4 +1,4 @@
-"""What CreateCall refuses: one row, one reason."""
+"""Refusals of creations, updates and lists: one row for each reason."""
 
 import httpx
 import pytest
@@ -79,7 +79,7 @@ def test_a_refused_creation_names_its_code(
 
 
 @pytest.mark.parametrize("change", ACCEPTED, ids=lambda value: str(value)[:60])
-def test_an_accepted_creation(calls: httpx.Client, change: dict[str, str]) -> None:
+def test_creations_that_are_accepted(calls: httpx.Client, change: dict[str, str]) -> None:
     answer = calls.post("/Calls.json", data=GOOD | change)
     assert answer.status_code == 201, answer.text
     assert answer.json()["to"] == (GOOD | change)["To"]

@@ -134,7 +134,7 @@ def test_cancel_complete_redirect_and_delete(simulator: Running, twilio: Client)
         (OPEN_SID, "the-auth-token", False),
     ],
 )
-def test_a_registered_account_wants_its_own_credentials(
+def test_a_registered_account_accepts_only_its_credentials(
     simulator: Running, username: str, password: str, admitted: bool
 ) -> None:
     client = sdk(simulator, username, password, REGISTERED.sid)

@@ -44,7 +44,7 @@ def test_the_published_vectors(url: str, fields: list[tuple[str, str]], expected
     assert signature("12345", url, fields) == expected
 
 
-def test_neither_fragment_nor_user_name_are_signed() -> None:
+def test_fragment_and_user_info_are_not_signed() -> None:
     plain = signature("12345", "http://example.com:8080/status?a=b", DIGITS)
     assert signature("12345", "http://jack:secret@example.com:8080/status?a=b#rc=3&rp=5xx", DIGITS) == plain
 

@@ -1,4 +1,4 @@
-"""What a call has below it: shapes of the specification, and only while the call is in progress."""
+"""Subresources: in the shapes of the specification, and only while the call is in progress."""
 
 import json
 from pathlib import Path
@@ -31,14 +31,14 @@ FIELDS = {
 
 @pytest.fixture
 def path(simulator: Running, calls: httpx.Client) -> str:
-    """Of a call in progress."""
+    """The path of a call in progress."""
     sid = calls.post("/Calls.json", data=CALL).json()["sid"]
     simulator.clock.advance(10)
     return f"/Calls/{sid}"
 
 
 @pytest.mark.parametrize("segment", FORMS)
-def test_what_is_created_has_the_fields_of_the_specification(calls: httpx.Client, path: str, segment: str) -> None:
+def test_subresources_have_the_fields_of_the_specification(calls: httpx.Client, path: str, segment: str) -> None:
     created = calls.post(f"{path}/{segment}.json", data=FORMS[segment])
     assert created.is_success
     assert created.json().keys() == FIELDS[segment]
@@ -52,14 +52,14 @@ def test_a_notification_has_the_fields_of_the_specification(calls: httpx.Client,
 
 
 @pytest.mark.parametrize("segment", FORMS)
-def test_nothing_is_started_on_a_call_that_has_ended(simulator: Running, calls: httpx.Client, path: str, segment: str) -> None:
+def test_creations_on_an_ended_call_are_refused(simulator: Running, calls: httpx.Client, path: str, segment: str) -> None:
     calls.post(f"{path}.json", data={"Status": "completed"})
     refused = calls.post(f"{path}/{segment}.json", data=FORMS[segment])
     assert (refused.status_code, refused.json()["code"]) == (400, 21220)
 
 
 @pytest.mark.parametrize("segment", [segment for segment, form in FORMS.items() if form])
-def test_what_twilio_requires_is_required(calls: httpx.Client, path: str, segment: str) -> None:
+def test_required_parameters(calls: httpx.Client, path: str, segment: str) -> None:
     refused = calls.post(f"{path}/{segment}.json")
     assert (refused.status_code, refused.json()["code"]) == (400, 20422)
 
@@ -67,12 +67,12 @@ def test_what_twilio_requires_is_required(calls: httpx.Client, path: str, segmen
 @pytest.mark.parametrize(
     ("method", "below"), [("DELETE", "Streams/x"), ("GET", "Payments"), ("POST", "Events"), ("GET", "Siprec/x")]
 )
-def test_operations_that_twilio_has_not_are_refused(calls: httpx.Client, path: str, method: str, below: str) -> None:
+def test_operations_that_twilio_does_not_have_are_refused(calls: httpx.Client, path: str, method: str, below: str) -> None:
     assert calls.request(method, f"{path}/{below}.json").json()["code"] == 20004
     assert calls.get(f"{path}/Nothing.json").json()["code"] == 20404
 
 
-def test_credentials_are_checked_below_a_call_and_for_the_sound(simulator: Running, calls: httpx.Client, path: str) -> None:
+def test_credentials_are_checked_for_subresources_and_media(simulator: Running, calls: httpx.Client, path: str) -> None:
     sid = calls.post(f"{path}/Recordings.json").json()["sid"]
     assert calls.get(f"/Recordings/{sid}.wav").content[:4] == b"RIFF"
     for below in (f"{path}/Recordings.json", f"/Recordings/{sid}.wav", f"/Recordings/{sid}.json"):
@@ -105,7 +105,7 @@ def test_a_paused_recording_is_resumed_and_stopped_as_current(calls: httpx.Clien
         ("UserDefinedMessageSubscriptions", "Method", 21209),
     ],
 )
-def test_the_placeholder_of_a_generated_client_is_no_url(
+def test_the_placeholder_of_generated_clients_is_an_invalid_url(
     calls: httpx.Client, path: str, segment: str, name: str, code: int
 ) -> None:
     refused = calls.post(f"{path}/{segment}.json", data=FORMS[segment] | {name: "string"})
@@ -113,7 +113,7 @@ def test_the_placeholder_of_a_generated_client_is_no_url(
 
 
 @pytest.mark.parametrize("name", ["Url", "FallbackUrl", "StatusCallback", "RecordingStatusCallback", "ClientNotificationUrl"])
-def test_the_placeholder_is_no_url_of_a_call(calls: httpx.Client, name: str) -> None:
+def test_the_placeholder_is_an_invalid_url_of_a_call(calls: httpx.Client, name: str) -> None:
     refused = calls.post("/Calls.json", data=CALL | {name: "string"})
     assert (refused.status_code, refused.json()["code"]) == (400, 21205 if name == "Url" else 21200)
 
@@ -126,6 +126,6 @@ def test_a_page_needs_its_token(calls: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["%2B14155550100", "14155550100", "+14155550100", "4155550100", "(415)%20555-0100"])
-def test_numbers_in_filters_are_found_however_they_are_written(calls: httpx.Client, written: str) -> None:
+def test_filters_match_phone_numbers_in_any_notation(calls: httpx.Client, written: str) -> None:
     sid = calls.post("/Calls.json", data=CALL | {"To": "+14155550100", "From": "+14155550199"}).json()["sid"]
     assert [call["sid"] for call in calls.get(f"/Calls.json?To={written}").json()["calls"]] == [sid]

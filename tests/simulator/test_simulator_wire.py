@@ -1,4 +1,4 @@
-"""What travels, byte for byte where it matters."""
+"""Requests and answers on the wire, byte for byte if it matters."""
 
 import inspect
 import json
@@ -54,7 +54,7 @@ def test_a_new_call_is_queued_and_nearly_everything_is_null(calls: httpx.Client)
     assert len(call["subresource_uris"]) == 9
 
 
-def test_a_later_look_fills_the_resource_in(simulator: Running, calls: httpx.Client) -> None:
+def test_later_fetches_show_more_values(simulator: Running, calls: httpx.Client) -> None:
     path = calls.post("/Calls.json", data=SIP_DIAL | {"MachineDetection": "Enable"}).json()["uri"]
     url = simulator.url + path
 
@@ -88,7 +88,7 @@ def test_a_later_look_fills_the_resource_in(simulator: Running, calls: httpx.Cli
     }
 
 
-def test_the_list_has_exactly_the_envelope_of_twilio(simulator: Running, calls: httpx.Client) -> None:
+def test_a_list_has_the_envelope_of_twilio(simulator: Running, calls: httpx.Client) -> None:
     for _ in range(3):
         calls.post("/Calls.json", data=SIP_DIAL)
     simulator.clock.advance(1)
@@ -120,7 +120,7 @@ def test_the_list_has_exactly_the_envelope_of_twilio(simulator: Running, calls: 
     }
 
 
-def test_calls_are_shown_as_the_control_says(simulator: Running, calls: httpx.Client, control: httpx.Client) -> None:
+def test_the_control_route_changes_how_calls_are_shown(simulator: Running, calls: httpx.Client, control: httpx.Client) -> None:
     sent = "sip:Kate@EXAMPLE.com:5060;edge=dublin?X-a=1"
     calls.post("/Calls.json", data={"To": sent, "From": "Jack", "Url": "http://x.example"}).raise_for_status()
     shown = {"scheme": "sips", "host": "lower", "port": False, "parameters": False, "headers": False, "from_as": "sip"}
@@ -192,7 +192,7 @@ def test_without_open_mode_an_unknown_account_is_refused() -> None:
     assert (ledger["received"], ledger["accepted"]) == (1, 0)
 
 
-def test_a_path_without_json_wants_to_be_asked_for_json(calls: httpx.Client, control: httpx.Client) -> None:
+def test_a_path_without_json_needs_an_accept_header_for_json(calls: httpx.Client, control: httpx.Client) -> None:
     refused = calls.post("/Calls", data=SIP_DIAL)
     assert (refused.status_code, refused.json()["code"]) == (406, 20406)
     assert control.get("/ledger").json()["accepted"] == 0
@@ -202,11 +202,11 @@ def test_a_path_without_json_wants_to_be_asked_for_json(calls: httpx.Client, con
     assert fetched.json()["status"] == "queued"
 
 
-def test_a_json_body_is_read_as_no_parameters(calls: httpx.Client) -> None:
+def test_a_json_body_has_no_parameters(calls: httpx.Client) -> None:
     assert calls.post("/Calls.json", json=SIP_DIAL).json()["code"] == 21201
 
 
-def test_every_parameter_the_twilio_package_knows_is_accepted_and_reaches_the_ledger(
+def test_every_parameter_of_the_twilio_package_is_accepted_and_in_the_ledger(
     calls: httpx.Client, control: httpx.Client
 ) -> None:
     names = [name for name in inspect.signature(CallList.create).parameters if name != "self"]
@@ -233,6 +233,6 @@ def test_every_parameter_the_twilio_package_knows_is_accepted_and_reaches_the_le
     assert arrived["StatusCallbackEvent"] == ["initiated", "completed"]
 
 
-def test_what_no_route_serves_is_answered_in_the_shape_of_twilio(calls: httpx.Client) -> None:
+def test_unknown_routes_are_answered_in_the_shape_of_twilio(calls: httpx.Client) -> None:
     assert calls.put("/Calls.json").json()["code"] == 20004
     assert calls.get("/Messages.json").json()["code"] == 20404

@@ -1,4 +1,4 @@
-"""Controls of what goes wrong, of what is shown, and of callbacks. No authentication: for development only."""
+"""Control routes for faults, for how calls are shown, and for callbacks. No authentication: for development only."""
 
 from typing import Annotated
 
@@ -16,44 +16,44 @@ router = APIRouter(prefix="/_simulator", tags=["control"])
 
 class DeliveriesPage(BaseModel):
     begun: int = Field(description="All deliveries since the start or the last reset, whatever the filters.")
-    forgotten: int = Field(description="Deliveries no longer kept.")
-    waiting: int = Field(description="Calls with callbacks that have not ended, or whose end is still to be told.")
-    sending: int = Field(description="Deliveries under way. Nothing more will come when this and `waiting` are 0.")
+    forgotten: int = Field(description="Deliveries that were dropped. If it is not 0, `deliveries` is incomplete.")
+    waiting: int = Field(description="Calls with callbacks that have not ended, or have callbacks left to send.")
+    sending: int = Field(description="Deliveries in progress. All callbacks were sent when this and `waiting` are 0.")
     chaos: Chaos
     deliveries: list[Delivery]
 
 
-@router.get("/faults", summary="Which share of the creations goes wrong")
+@router.get("/faults", summary="Get the share of creations with a random fault")
 async def read_faults(state: StateDep) -> FaultShare:
     return state.faults.share
 
 
-@router.put("/faults", summary="Let a share of the creations go wrong")
+@router.put("/faults", summary="Set the share of creations with a random fault")
 async def set_faults(share: FaultShare, state: StateDep) -> FaultShare:
-    """From the next creation on."""
+    """Sets the share, from the next creation on."""
     state.faults.share = share
     return share
 
 
-@router.get("/showing", summary="How calls are shown")
+@router.get("/showing", summary="Get how calls are shown")
 async def read_showing(state: StateDep) -> Showing:
     return state.showing
 
 
-@router.put("/showing", summary="Show calls otherwise than they were asked for")
+@router.put("/showing", summary="Set how calls are shown")
 async def set_showing(showing: Showing, state: StateDep) -> Showing:
-    """All calls, from now on. What is left out is shown as usual."""
+    """Sets how all calls are shown from now on. Omitted members get their defaults."""
     state.showing = showing
     return showing
 
 
-@router.get("/callbacks", summary="Which callbacks were sent, and what they were answered")
+@router.get("/callbacks", summary="List the callbacks that were sent, and their answers")
 async def read_callbacks(
     state: StateDep,
     call_sid: str | None = None,
     after: Annotated[int, Query(ge=0, description="Only deliveries with a higher number.")] = 0,
 ) -> DeliveriesPage:
-    """In order of sending."""
+    """Lists deliveries in the order of sending."""
     callbacks = state.callbacks
     return DeliveriesPage(
         begun=callbacks.deliveries.begun,
@@ -69,14 +69,14 @@ async def read_callbacks(
     )
 
 
-@router.put("/callbacks", summary="Let callbacks go wrong")
+@router.put("/callbacks", summary="Set the faults of callbacks")
 async def set_chaos(chaos: Chaos, state: StateDep) -> Chaos:
-    """For callbacks whose turn comes from now on."""
+    """Sets the faults of callbacks that become due from now on."""
     state.callbacks.chaos = chaos
     return chaos
 
 
 @router.post("/callbacks/run", status_code=204, summary="Send the callbacks that are due")
 async def send_due_callbacks(state: StateDep) -> None:
-    """For tests with a clock of their own, where nothing is sent by itself. Answers when all were answered or have failed."""
+    """Sends due callbacks. With a test's clock, only this route sends them. Answers when each was answered or has failed."""
     await state.callbacks.send_due()

@@ -1,4 +1,4 @@
-"""What a callback says: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
+"""The callbacks of a call and their fields: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from simulator.store import Call
 from simulator.subscription import Event, Subscription
 
 CALL_STATUS = {Event.INITIATED: "initiated", Event.RINGING: "ringing", Event.ANSWERED: "in-progress"}
-# No official table; 487 on timeout and 404 for the unreachable are documented, the others are SIP's own.
+# Twilio documents 487 for a timeout and 404 for an unreachable destination; the others are SIP's (RFC 3261 §21).
 SIP_RESPONSE_CODE = {
     Status.COMPLETED: 200,
     Status.BUSY: 486,
@@ -24,14 +24,14 @@ SIP_RESPONSE_CODE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """One event of one call, to be told once."""
+class PlannedCallback:
+    """The callback for one event of a call."""
 
     call: Call
     subscription: Subscription
     event: Event
     sequence: int
-    """Counts what the call's owner asked to be told, from 0."""
+    """Number of the event among the requested events of the call, from 0."""
     happened_at: datetime
 
     @property
@@ -40,7 +40,7 @@ class Notice:
 
     @property
     def token(self) -> str:
-        """The same for each attempt and duplicate."""
+        """Returns the idempotency token, which is the same for each attempt and duplicate."""
         return str(uuid5(NAMESPACE_URL, f"{self.call.sid}/{self.sequence}"))
 
     def fields(self) -> dict[str, str]:
@@ -59,9 +59,9 @@ class Notice:
             "CallbackSource": "call-progress-events",
             "SequenceNumber": str(self.sequence),
         }
-        return fields | self._of_the_end() if self.event is Event.COMPLETED else fields
+        return fields | self._completed_fields() if self.event is Event.COMPLETED else fields
 
-    def _of_the_end(self) -> dict[str, str]:
+    def _completed_fields(self) -> dict[str, str]:
         call = self.call
         talked_s = progress(call.plan, self.happened_at).duration_s or 0
         fields = {"CallDuration": str(talked_s), "Duration": str(ceil(talked_s / 60))}
@@ -78,16 +78,16 @@ class Notice:
         return fields
 
 
-def planned_notices(call: Call) -> list[Notice]:
-    """All that its owner will be told as things stand, in order; those of the past do not change any more.
+def planned_callbacks(call: Call) -> list[PlannedCallback]:
+    """Returns all callbacks of the call by its current plan, past ones included, in the order of their events.
 
-    A call canceled in the queue was never dialled, and nothing is told about it.
+    A call that was canceled in the queue was never dialled and has no callbacks.
     """
     subscription = call.subscription
     if subscription is None:
         return []
     events = [(event, moment) for event, moment in _planned_events(call.plan) if event in subscription.events]
-    return [Notice(call, subscription, event, sequence, moment) for sequence, (event, moment) in enumerate(events)]
+    return [PlannedCallback(call, subscription, event, sequence, moment) for sequence, (event, moment) in enumerate(events)]
 
 
 def _planned_events(plan: Plan) -> list[tuple[Event, datetime]]:
