@@ -26,6 +26,24 @@ def lines(
     yield ""
     yield f"Of each pair of columns the first is at {small:,} calls, the second at {large:,}; ratios above {GOAL} are bold."
     yield ""
+    yield from _statements(compared)
+    yield f"### Plans at {large:,}"
+    yield ""
+    yield from _table(["statement", "plan"], ([one.question, one.plan] for one in compared))
+    yield from _indexes(costs, calls=large)
+    yield "### Creation while expired calls are deleted"
+    yield ""
+    yield from _table(
+        ["retention", "creations", "p50 ms", "p99 ms"],
+        (
+            [name, f"{len(taken):,}", f"{statistics.median(taken):.2f}", f"{statistics.quantiles(taken, n=100)[98]:.2f}"]
+            for name, taken in (("at rest", latencies.quiet), ("at work", latencies.expiring))
+        ),
+    )
+    yield f"At work it deleted {latencies.expired:,} calls in {latencies.expiring_s:.0f} s."
+
+
+def _statements(compared: Sequence[Compared]) -> Iterator[str]:
     yield from _table(
         ["statement", "ms", "ms", "ratio", "planning ms", "planning ms", "buffers", "buffers", "ratio"],
         (
@@ -43,10 +61,10 @@ def lines(
             for one in compared
         ),
     )
-    yield f"### Plans at {large:,}"
-    yield ""
-    yield from _table(["statement", "plan"], ([one.question, one.plan] for one in compared))
-    yield f"### What each index costs, at {large:,} calls"
+
+
+def _indexes(costs: IndexCosts, *, calls: int) -> Iterator[str]:
+    yield f"### What each index costs, at {calls:,} calls"
     yield ""
     yield (
         f"One creation among 32 together, intent and outcome: {costs.us:.0f} µs of Postgres's time and "
@@ -67,16 +85,6 @@ def lines(
             for one in costs.indexes
         ),
     )
-    yield "### Creation while expired calls are deleted"
-    yield ""
-    yield from _table(
-        ["retention", "creations", "p50 ms", "p99 ms"],
-        (
-            [name, f"{len(taken):,}", f"{statistics.median(taken):.2f}", f"{statistics.quantiles(taken, n=100)[98]:.2f}"]
-            for name, taken in (("at rest", latencies.quiet), ("at work", latencies.expiring))
-        ),
-    )
-    yield f"At work it deleted {latencies.expired:,} calls in {latencies.expiring_s:.0f} s."
 
 
 def write_page(results: Iterable[str]) -> None:

@@ -213,10 +213,3 @@ def test_every_decision_says_why_and_what_else_there_was() -> None:
 
 def test_the_changelog_has_a_section_for_this_version() -> None:
     assert f"\n## [{__version__}] - " in PAGES["CHANGELOG.md"]
-
-
-@pytest.mark.parametrize("package", ["app", "simulator"])
-def test_no_module_is_longer_than_300_lines(package: str) -> None:
-    modules = list((ROOT / package).rglob("*.py"))
-    assert modules
-    assert not [module.name for module in modules if len(module.read_text().splitlines()) > 300]

@@ -1,0 +1,90 @@
+"""Limits of the code's structure: the length of modules and functions, and one meaning for each name of the package."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_MODULE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+LONG_FUNCTIONS = {
+    "bench/competitors/life.py:create_app": "the competitor is written as a short service is, in one closure",
+    "migrations/versions/2026-11-23-0702_tenants_and_calls.py:upgrade": "one list of statements, never edited again",
+}
+
+SHARED_NAMES = {
+    "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
+    "bound_sids": "one question: within a session, and as a statement of its own",
+    "list_credentials": "one question: within a session, and as a statement of its own for many tenants",
+    "Event": "a call's, and one that a command's option names",
+    "Finding": "the doctor's, and one about a SIP address",
+    "Form": "of a callback, and the parameters of a request to Twilio",
+    "Method": "the HTTP methods of a delivery; a command's module imports little",
+}
+# An endpoint has the name of its operation and a command that of its command; what they run may have the same verb.
+_ENDPOINT_METHODS = {"get", "post", "put", "patch", "delete", "api_route"}
+_COMMANDS = "app/cli/"
+
+
+@cache
+def modules(folder: str) -> dict[str, ast.Module]:
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in paths}
+
+
+@pytest.mark.parametrize("folder", ["app", "simulator"])
+def test_no_module_is_too_long(folder: str) -> None:
+    assert not [path for path in modules(folder) if len((ROOT / path).read_text().splitlines()) > MAX_MODULE_LINES]
+
+
+def test_no_function_is_too_long() -> None:
+    long = {
+        f"{path}:{function.name}"
+        for folder in ("app", "simulator", "migrations", "bench", "tests")
+        for path, module in modules(folder).items()
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (function.end_lineno or 0) - function.lineno >= MAX_FUNCTION_LINES
+    }
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_no_name_means_two_things() -> None:
+    places: dict[str, set[str]] = defaultdict(set)
+    for path, module in modules("app").items():
+        for name in _named(path, module):
+            places[name].add(path)
+    shared = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1}
+    assert shared.keys() == SHARED_NAMES.keys(), shared
+
+
+def _named(path: str, module: ast.Module) -> Iterator[str]:
+    """Yields the classes, the type aliases, and the public functions of a module."""
+    for node in module.body:
+        match node:
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                if not (name.startswith("_") or path.startswith(_COMMANDS) or _is_endpoint(node)):
+                    yield name
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_type_name(name) and not _is_type_variable(value):
+                yield name
+
+
+def _is_endpoint(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    called = [decorator.func for decorator in function.decorator_list if isinstance(decorator, ast.Call)]
+    return any(isinstance(method, ast.Attribute) and method.attr in _ENDPOINT_METHODS for method in called)
+
+
+def _is_type_name(name: str) -> bool:
+    return not name.startswith("_") and name[0].isupper() and not name.isupper()
+
+
+def _is_type_variable(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in {"TypeVar", "ParamSpec"}
