@@ -68,7 +68,7 @@ async def test_the_node_snippets_run(environment: dict[str, str]) -> None:
 
 
 def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
-    text = (DOCS / "errors.md").read_text().split("\n## As Twilio writes them\n")[1]
+    text = (DOCS / "errors.md").read_text().split("\n## In Twilio's shape\n")[1]
     found = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) ", text, re.MULTILINE)
     rows = {slug: (int(status), int(code)) for slug, status, code in found}
     unknown = {"unknown": (409, UNKNOWN_OUTCOME)}
