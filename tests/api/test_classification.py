@@ -192,7 +192,7 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize("url", UNREACHABLE.values(), ids=UNREACHABLE.keys())
-async def test_unreachable_upstream_is_tried_again_and_then_told_as_not_started(gateway: Gateway, url: Any) -> None:
+async def test_an_unreachable_upstream_is_retried_and_then_reported_as_not_started(gateway: Gateway, url: Any) -> None:
     tenant = await gateway.add_tenant(url())
     response = await tenant.create()
     assert response.status_code == 503
@@ -223,7 +223,7 @@ async def test_connection_that_is_closed_in_the_tls_handshake_is_not_started(gat
     assert response.json()["type"] == "urn:callgate:problem:upstream-unreachable"
 
 
-async def test_a_kept_connection_that_was_closed_meanwhile_is_not_used_again(gateway: Gateway) -> None:
+async def test_an_idle_connection_that_was_closed_is_not_reused(gateway: Gateway) -> None:
     async with running_upstream(created_then_closed, created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert [(await tenant.create()).status_code for _ in range(2)] == [201, 201]
@@ -231,7 +231,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_not_used_again(gat
 
 
 @pytest.mark.parametrize("loss", [close, reset])
-async def test_a_request_lost_on_a_kept_connection_is_unknown_and_not_sent_again(gateway: Gateway, loss: Behaviour) -> None:
+async def test_a_request_lost_on_a_reused_connection_is_unknown_and_not_resent(gateway: Gateway, loss: Behaviour) -> None:
     async with running_upstream(created(), loss, created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
@@ -241,7 +241,7 @@ async def test_a_request_lost_on_a_kept_connection_is_unknown_and_not_sent_again
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "a moment later"])
-async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_calls(gateway: Gateway, at_once: bool) -> None:
+async def test_an_unsolicited_response_is_never_taken_for_that_of_the_next_call(gateway: Gateway, at_once: bool) -> None:
     stray = "CA" + ("d" if at_once else "e") * 32
     async with running_upstream(created_and_unasked(call_resource(stray), at_once=at_once), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -254,7 +254,7 @@ async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_calls(gate
         assert len(upstream.posts) == 2
 
 
-async def test_rejection_carries_twilios_own_words(gateway: Gateway) -> None:
+async def test_a_rejection_has_twilios_own_texts(gateway: Gateway) -> None:
     async with running_upstream(error(400, 21211, "The number is not valid")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         body = (await tenant.create()).json()
@@ -267,7 +267,7 @@ async def test_rejection_carries_twilios_own_words(gateway: Gateway) -> None:
     }
 
 
-async def test_throttling_passes_on_how_long_to_wait(gateway: Gateway) -> None:
+async def test_a_throttled_request_gets_twilios_retry_after(gateway: Gateway) -> None:
     async with running_upstream(error(429, 20429, headers={"Retry-After": "17"})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         response = await tenant.create()
@@ -275,7 +275,7 @@ async def test_throttling_passes_on_how_long_to_wait(gateway: Gateway) -> None:
     assert response.json()["retry"] == {"safe": True, "same_key": True, "after_s": 17}
 
 
-async def test_next_active_credential_is_tried_when_the_first_is_refused(gateway: Gateway) -> None:
+async def test_the_next_active_credential_is_tried_if_the_first_is_refused(gateway: Gateway) -> None:
     async with running_upstream(error(401, 20003), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         key_sid = "SK" + "5" * 32
@@ -291,7 +291,7 @@ async def test_next_active_credential_is_tried_when_the_first_is_refused(gateway
     ]
 
 
-async def test_a_proxys_401_is_not_held_against_the_credential(gateway: Gateway) -> None:
+async def test_a_proxys_401_does_not_mark_the_credential_as_rejected(gateway: Gateway) -> None:
     async with running_upstream(proxy_page(401), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.tenants.add_credential(
@@ -305,7 +305,7 @@ async def test_a_proxys_401_is_not_held_against_the_credential(gateway: Gateway)
     assert [credential.rejected_at for credential in credentials] == [None, None]
 
 
-async def test_an_answer_postgres_could_not_keep_is_cleaned_rather_than_lost(gateway: Gateway) -> None:
+async def test_a_response_that_postgres_cannot_store_is_cleaned_and_stored(gateway: Gateway) -> None:
     sid = "CA" + "9" * 32
     body = (
         b'{"sid": "'
@@ -319,7 +319,7 @@ async def test_an_answer_postgres_could_not_keep_is_cleaned_rather_than_lost(gat
     assert (record["caller_name"], record["price"], record["duration"]) == ("ab?", None, None)
 
 
-async def test_a_sid_that_is_bound_already_is_never_told_as_not_started(gateway: Gateway) -> None:
+async def test_a_sid_of_another_record_is_never_reported_as_not_started(gateway: Gateway) -> None:
     same = answer(201, {"sid": "CA" + "8" * 32, "status": "queued"})
     async with running_upstream(same) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -338,7 +338,7 @@ POISON: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("number", "fields"), list(enumerate(POISON.values())), ids=POISON.keys())
-async def test_a_value_that_nobody_could_keep_does_not_lose_the_call(
+async def test_a_value_that_cannot_be_stored_does_not_lose_the_call(
     gateway: Gateway, number: int, fields: dict[str, Any]
 ) -> None:
     async with running_upstream(answer(201, call_resource(f"CA{number:030x}ff", **fields))) as upstream:
@@ -349,7 +349,7 @@ async def test_a_value_that_nobody_could_keep_does_not_lose_the_call(
     assert (await tenant.http.get("/v1/calls")).status_code == 200
 
 
-async def test_an_endless_retry_after_is_taken_for_a_long_one(gateway: Gateway) -> None:
+async def test_a_huge_retry_after_is_limited(gateway: Gateway) -> None:
     async with running_upstream(error(429, 20429, headers={"Retry-After": "9" * 400})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         response = await tenant.create()

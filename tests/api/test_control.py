@@ -78,7 +78,7 @@ async def _prove_started(ours: Services, call_id: str) -> str:
     return resource.sid
 
 
-async def test_a_change_goes_to_twilio_and_is_an_event_without_its_secrets(gateway: Gateway) -> None:
+async def test_a_change_is_sent_to_twilio_and_recorded_as_an_event_without_secrets(gateway: Gateway) -> None:
     async with running_upstream(created(), updated("in-progress"), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -97,7 +97,7 @@ async def test_a_change_goes_to_twilio_and_is_an_event_without_its_secrets(gatew
         ]
 
 
-async def test_the_end_of_a_pending_call_is_remembered_and_carried_out_once_it_has_started(
+async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_started(
     gateway: Gateway, controller: Controller
 ) -> None:
     async with running_upstream(created_after_release(), updated("canceled")) as upstream:
@@ -120,7 +120,7 @@ async def test_the_end_of_a_pending_call_is_remembered_and_carried_out_once_it_h
         ]
 
 
-async def test_the_end_of_an_unknown_call_waits_until_it_turns_up(
+async def test_ending_an_unknown_call_waits_until_the_call_is_found(
     gateway: Gateway, ours: Services, controller: Controller
 ) -> None:
     async with running_upstream(reset, updated()) as upstream:
@@ -135,7 +135,7 @@ async def test_the_end_of_an_unknown_call_waits_until_it_turns_up(
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
 
 
-async def test_a_wish_is_forgotten_when_the_call_was_not_started(gateway: Gateway, controller: Controller) -> None:
+async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(gateway: Gateway, controller: Controller) -> None:
     async def refused_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
         await error(400, 21215)(upstream, *streams)
@@ -154,7 +154,9 @@ async def test_a_wish_is_forgotten_when_the_call_was_not_started(gateway: Gatewa
         assert len(upstream.posts) == 1
 
 
-async def test_a_wish_is_not_for_a_later_dial_under_the_same_key(gateway: Gateway, controller: Controller) -> None:
+async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_key(
+    gateway: Gateway, controller: Controller
+) -> None:
     async def denied_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
         await error(401, 20003)(upstream, *streams)
@@ -172,7 +174,7 @@ async def test_a_wish_is_not_for_a_later_dial_under_the_same_key(gateway: Gatewa
         assert (await _events(tenant, call_id))[-1][0] == "call.update_forgotten"
 
 
-async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(gateway: Gateway, controller: Controller) -> None:
+async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gateway: Gateway, controller: Controller) -> None:
     redirected = updated("in-progress")
     async with running_upstream(created(), reset, reset, redirected, reset, error(404, 20404), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -199,7 +201,7 @@ async def test_a_lost_answer_is_told_and_the_end_of_a_call_is_asked_for_again(ga
         assert not await controller.step()
 
 
-async def test_an_end_that_is_remembered_while_an_earlier_one_is_carried_out_is_not_forgotten_with_it(
+async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
     gateway: Gateway, ours: Services, controller: Controller
 ) -> None:
     """To cancel a call leaves it be once it is answered; who then hung up, and was told that it will be done, is held to it."""
@@ -229,7 +231,7 @@ async def test_an_end_that_is_remembered_while_an_earlier_one_is_carried_out_is_
         ]
 
 
-async def test_a_remembered_end_that_twilio_refuses_is_forgotten(gateway: Gateway, controller: Controller) -> None:
+async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: Controller) -> None:
     async with running_upstream(created(), reset, error(400, 21220)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -243,7 +245,7 @@ async def test_a_remembered_end_that_twilio_refuses_is_forgotten(gateway: Gatewa
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
-async def test_a_proxys_refusal_takes_no_remembered_end_away(gateway: Gateway, controller: Controller, status: int) -> None:
+async def test_a_proxys_refusal_does_not_drop_a_remembered_end(gateway: Gateway, controller: Controller, status: int) -> None:
     async with running_upstream(created(), proxy_page(status), proxy_page(status), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -266,7 +268,7 @@ async def test_a_proxys_404_does_not_delete_the_record(gateway: Gateway) -> None
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is not None
 
 
-async def test_a_call_in_the_wrong_state_is_left_alone(gateway: Gateway) -> None:
+async def test_a_change_that_the_calls_state_does_not_allow_is_not_sent(gateway: Gateway) -> None:
     async with running_upstream(error(400, 21215), reset, created(), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         not_started = (await tenant.create()).json()["call_id"]
@@ -295,7 +297,9 @@ async def test_a_call_in_the_wrong_state_is_left_alone(gateway: Gateway) -> None
         (answer(200, call_resource()), 409, "action-unknown"),
     ],
 )
-async def test_what_twilio_says_no_to_is_told(gateway: Gateway, behaviour: Behaviour, status: int, slug: str) -> None:
+async def test_a_change_that_fails_at_twilio_is_reported(
+    gateway: Gateway, behaviour: Behaviour, status: int, slug: str
+) -> None:
     async with running_upstream(created(), behaviour) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -306,7 +310,7 @@ async def test_what_twilio_says_no_to_is_told(gateway: Gateway, behaviour: Behav
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "queued"
 
 
-async def test_twilio_out_of_reach_changes_nothing(gateway: Gateway) -> None:
+async def test_a_change_while_twilio_is_unreachable_is_not_sent(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -341,7 +345,7 @@ async def test_changes_are_checked_before_twilio_sees_them(
         assert len(upstream.received) == 1
 
 
-async def test_a_suspended_tenant_may_end_its_calls_and_nothing_else(gateway: Gateway) -> None:
+async def test_a_suspended_tenant_can_end_its_calls_and_nothing_else(gateway: Gateway) -> None:
     async with running_upstream(created(), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -352,7 +356,7 @@ async def test_a_suspended_tenant_may_end_its_calls_and_nothing_else(gateway: Ga
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 200
 
 
-async def test_a_change_that_twilio_made_is_not_told_as_failed_when_postgres_fails(database_url: str) -> None:
+async def test_a_change_that_twilio_made_is_not_reported_as_failed_if_postgres_fails(database_url: str) -> None:
     async with (
         running_upstream(created(), updated("in-progress")) as upstream,
         running_gateway(settings_for(database_url)) as failing,
@@ -373,7 +377,7 @@ async def test_a_change_that_twilio_made_is_not_told_as_failed_when_postgres_fai
         assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")
 
 
-async def test_a_new_status_callback_is_ours_to_tell_where_twilios_come_to_us(database_url: str) -> None:
+async def test_a_new_status_callback_is_delivered_by_callgate_if_twilio_calls_callgate(database_url: str) -> None:
     settings = settings_for(database_url, public_url="https://calls.example.com")
     async with (
         running_upstream(created(), updated("in-progress"), updated("in-progress")) as upstream,

@@ -6,7 +6,7 @@ from tests.support.gateway import BASIC, Gateway
 from tests.support.upstream import created, created_after_release, error, hang, refused_url, running_upstream
 
 
-async def test_same_key_and_request_is_answered_with_the_record_and_not_dialled(gateway: Gateway) -> None:
+async def test_a_repeated_request_is_answered_with_the_record_and_not_dialled(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("order-1")
@@ -18,7 +18,7 @@ async def test_same_key_and_request_is_answered_with_the_record_and_not_dialled(
         assert len(upstream.posts) == 1
 
 
-async def test_order_of_members_does_not_make_another_request(gateway: Gateway) -> None:
+async def test_the_order_of_members_does_not_change_the_request(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "k"})
@@ -27,7 +27,7 @@ async def test_order_of_members_does_not_make_another_request(gateway: Gateway) 
         assert again.status_code == 200
 
 
-async def test_same_key_for_another_request_is_refused_and_names_the_call(gateway: Gateway) -> None:
+async def test_the_same_key_with_another_request_is_refused_with_the_calls_id(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("order-1")
@@ -56,7 +56,7 @@ async def test_keys_are_scoped_to_the_tenant(gateway: Gateway) -> None:
         assert len(upstream.posts) == 2
 
 
-async def test_same_key_while_the_first_is_pending_is_told_to_wait(gateway: Gateway) -> None:
+async def test_a_repetition_while_the_first_request_is_pending_gets_retry_after(gateway: Gateway) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = asyncio.create_task(tenant.create("k"))
@@ -85,7 +85,7 @@ async def test_twenty_concurrent_requests_with_one_key_place_one_call(gateway: G
         assert len(upstream.posts) == 1
 
 
-async def test_a_passing_reason_is_tried_again_under_the_same_key_in_one_record(gateway: Gateway) -> None:
+async def test_a_call_not_started_for_a_temporary_reason_is_retried_in_the_same_record(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant(refused_url())
     first = await tenant.create("k")
     assert first.status_code == 503
@@ -104,7 +104,7 @@ async def test_a_passing_reason_is_tried_again_under_the_same_key_in_one_record(
     assert types == ["call.pending", "call.not_started", "call.pending", "call.started"]
 
 
-async def test_throttled_and_refused_credentials_are_passing_too(gateway: Gateway) -> None:
+async def test_throttling_and_refused_credentials_are_temporary_reasons(gateway: Gateway) -> None:
     for failure in (error(429, 20429, headers={"Retry-After": "60"}), error(401, 20003)):
         async with running_upstream(failure, created()) as upstream:
             tenant = await gateway.add_tenant(upstream.url)
@@ -121,7 +121,7 @@ async def test_twenty_concurrent_repetitions_of_an_unplaced_call_place_one(gatew
         assert len(upstream.posts) == 2
 
 
-async def test_a_lasting_reason_is_replayed(gateway: Gateway) -> None:
+async def test_a_permanent_rejection_is_replayed(gateway: Gateway) -> None:
     async with running_upstream(error(400, 21211), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first, again = await tenant.create("k"), await tenant.create("k")
@@ -142,7 +142,7 @@ async def test_an_unknown_outcome_is_replayed_and_never_dialled_again(gateway: G
         assert len(upstream.posts) == 1
 
 
-async def test_a_refusal_on_a_retry_never_hides_a_call_that_is_live(gateway: Gateway) -> None:
+async def test_a_refused_retry_never_hides_a_live_call(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("k")
@@ -155,7 +155,7 @@ async def test_a_refusal_on_a_retry_never_hides_a_call_that_is_live(gateway: Gat
         assert invalid.json()["call_id"] == first.json()["id"]
 
 
-async def test_a_refused_request_does_not_use_its_key_up(gateway: Gateway) -> None:
+async def test_a_refused_request_does_not_use_up_its_key(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create("k", timeout=0)).status_code == 422

@@ -50,7 +50,7 @@ async def test_every_operation_needs_a_key(gateway: Gateway) -> None:
                 assert response.json()["type"] == "urn:callgate:problem:unauthorized"
 
 
-async def test_every_route_with_a_call_in_it_hides_the_calls_of_others(
+async def test_every_route_of_a_call_hides_the_calls_of_other_tenants(
     gateway: Gateway, two_tenants: tuple[Tenant, Tenant, dict[str, str]]
 ) -> None:
     owner, stranger, record = two_tenants
@@ -75,7 +75,7 @@ async def test_every_route_with_a_call_in_it_hides_the_calls_of_others(
             assert "execution" not in foreign.json()
 
 
-async def test_list_shows_own_calls_only(two_tenants: tuple[Tenant, Tenant, dict[str, str]]) -> None:
+async def test_the_list_shows_only_the_tenants_own_calls(two_tenants: tuple[Tenant, Tenant, dict[str, str]]) -> None:
     owner, stranger, record = two_tenants
     assert [call["id"] for call in (await owner.http.get("/v1/calls")).json()["calls"]] == [record["id"]]
     for query in ("", f"?to={record['to']}", f"?from={record['from']}", "?execution=started", "?status=queued"):
@@ -101,7 +101,7 @@ async def test_a_key_with_another_keys_prefix_is_refused(gateway: Gateway) -> No
 
 
 @pytest.mark.parametrize("name", ["nonsense", "CA123", "00000000-0000-0000-0000-00000000000g", "%00", "CA" + "0" * 31 + "%00"])
-async def test_names_that_are_none_are_not_found(gateway: Gateway, name: str) -> None:
+async def test_malformed_ids_are_not_found(gateway: Gateway, name: str) -> None:
     tenant = await gateway.add_tenant()
     response = await tenant.http.get(f"/v1/calls/{name}")
     assert (response.status_code, response.json()["type"]) == (404, "urn:callgate:problem:call-not-found")

@@ -75,7 +75,7 @@ async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str,
             process.popen.send_signal(signal.SIGCONT)
 
 
-async def test_a_process_that_was_frozen_before_the_dial_does_not_dial_when_it_wakes(database_url: str, tmp_path: Path) -> None:
+async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes(database_url: str, tmp_path: Path) -> None:
     settings = settings_for(database_url, **TIMES)
     async with (
         running_upstream(created()) as upstream,
@@ -106,7 +106,7 @@ async def test_a_process_that_was_frozen_before_the_dial_does_not_dial_when_it_w
         assert len(upstream.posts) == 1
 
 
-async def test_an_intent_that_took_most_of_the_time_is_not_sent(database_url: str) -> None:
+async def test_a_call_whose_intent_used_up_the_budget_is_not_sent(database_url: str) -> None:
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await connection.execute(f"""

@@ -50,7 +50,7 @@ async def _pending(tenant: Tenant, upstream: Upstream, key: str | None = None) -
     return creating, str(call["id"])
 
 
-async def test_a_locked_call_holds_up_neither_other_creations_nor_their_callbacks(gateway: Gateway, database_url: str) -> None:
+async def test_a_locked_call_delays_neither_other_creations_nor_their_callbacks(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(created_after_release()) as slow, running_upstream(created()) as quick:
         stuck, other = await gateway.add_tenant(slow.url), await gateway.add_tenant(quick.url)
         creating, stuck_id = await _pending(stuck, slow)
@@ -72,7 +72,7 @@ async def test_a_locked_call_holds_up_neither_other_creations_nor_their_callback
         assert time.monotonic() - started < RECOVERY_S
 
 
-async def test_a_key_whose_intent_another_session_is_writing_holds_up_no_other(gateway: Gateway, database_url: str) -> None:
+async def test_a_key_that_another_session_is_inserting_delays_no_other_creation(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = (await tenant.create("first")).json()

@@ -62,7 +62,7 @@ async def test_a_page_of_a_thousand_is_complete_and_in_order(gateway: Gateway, t
     assert (await tenant.http.get(parts[-1]["previous_page_uri"])).json()["calls"] == parts[-2]["calls"]
 
 
-async def test_records_of_a_long_list_are_those_that_are_shown_one_by_one(tenant: Tenant) -> None:
+async def test_records_of_a_long_list_equal_the_single_records(tenant: Tenant) -> None:
     listed = (await tenant.http.get("/v1/calls", params={"limit": 200})).json()
     assert len(listed["calls"]) == 200
     assert listed["next_cursor"]
@@ -72,7 +72,7 @@ async def test_records_of_a_long_list_are_those_that_are_shown_one_by_one(tenant
         assert call == record
 
 
-async def test_events_of_a_call_that_has_many_are_complete_and_in_order(gateway: Gateway, tenant: Tenant) -> None:
+async def test_many_events_of_a_call_are_complete_and_in_order(gateway: Gateway, tenant: Tenant) -> None:
     (call,) = (await tenant.http.get("/v1/calls", params={"limit": 1})).json()["calls"]
     async with gateway.database.begin() as session:
         # Some of the same moment, on both sides of an edge between two pieces.
@@ -90,7 +90,7 @@ async def test_events_of_a_call_that_has_many_are_complete_and_in_order(gateway:
 
 
 @pytest.mark.parametrize("path", ["Twilio's", "/v1/calls?limit=200"])
-async def test_a_long_list_never_keeps_the_event_loop_for_long(tenant: Tenant, path: str) -> None:
+async def test_a_long_list_does_not_block_the_event_loop(tenant: Tenant, path: str) -> None:
     """In processor time of this thread, which also runs the gateway: what else the machine does is not counted."""
     path = _twilios(tenant, "PageSize=1000") if path == "Twilio's" else path
     longest = 0.0
@@ -123,7 +123,7 @@ def _request(tenant: Tenant, path: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-async def test_who_does_not_read_its_list_keeps_nobody_from_listing(tenant: Tenant) -> None:
+async def test_a_client_that_does_not_read_its_list_blocks_no_other_list(tenant: Tenant) -> None:
     url = tenant.http.base_url
     with socket.socket() as silent:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -60,7 +60,7 @@ async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[async
     return creating, str(call["id"])
 
 
-async def test_a_crash_loses_no_intent_where_commits_are_configured_not_to_be_flushed(forgetful: EmbeddedPostgres) -> None:
+async def test_a_crash_loses_no_intent_even_if_synchronous_commit_is_off(forgetful: EmbeddedPostgres) -> None:
     await asyncio.to_thread(migrate, forgetful.url)
     connection = await asyncpg.connect(forgetful.url.replace("+asyncpg", ""))
     await connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
@@ -84,7 +84,7 @@ async def test_a_crash_loses_no_intent_where_commits_are_configured_not_to_be_fl
 
 
 @pytest.mark.parametrize("key_is_taken", [False, True])
-async def test_a_record_that_is_gone_when_twilio_answers_is_written_anew(
+async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
     gateway: Gateway, capsys: pytest.CaptureFixture[str], key_is_taken: bool
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:

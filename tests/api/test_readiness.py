@@ -41,7 +41,7 @@ async def becomes(url: str, status: int, expected: dict[str, str]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_it_waits_for_the_migrations_of_its_own_version(empty_database_url: str) -> None:
+async def test_a_process_is_ready_once_its_migrations_have_run(empty_database_url: str) -> None:
     async with running_gateway(settings_for(empty_database_url)) as gateway:
         await becomes(gateway.url, 503, NOT_MIGRATED)
         first = next(revision for revision, before in known_revisions().items() if before is None)
@@ -54,7 +54,7 @@ async def test_it_waits_for_the_migrations_of_its_own_version(empty_database_url
         await becomes(gateway.url, 200, {"status": "degraded", "database": "not_migrated"})
 
 
-async def test_a_schema_that_is_newer_than_the_process_is_good(empty_database_url: str) -> None:
+async def test_a_schema_newer_than_the_process_is_ready(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     database = Database(empty_database_url, pool_size=1)
     async with database.begin() as session:
@@ -69,7 +69,7 @@ KEYS_WRONG = {"status": "unavailable", "database": "ok", "reason": "secret_keys_
 
 
 @pytest.mark.parametrize("stored", ["credential", "API key", "callback secret"])
-async def test_keys_that_open_no_stored_secret_are_not_ready(empty_database_url: str, stored: str) -> None:
+async def test_a_process_whose_keys_open_no_stored_secret_is_not_ready(empty_database_url: str, stored: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     wrong = settings_for(empty_database_url, secret_keys=WRONG_KEY)
     async with running_gateway(wrong) as gateway:
@@ -94,7 +94,7 @@ async def _store(database_url: str, what: str) -> None:
     await database.close()
 
 
-async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_gives_up() -> None:
+async def test_a_postgres_that_does_not_answer_is_reported_before_a_probe_times_out() -> None:
     # It waits for the end of a head of HTTP, which no client of Postgres sends.
     async with running_upstream(hang) as silent:
         url = silent.url.replace("http://", "postgresql://callgate@")
@@ -111,7 +111,7 @@ async def test_a_postgres_that_accepts_and_says_nothing_is_told_before_a_probe_g
         ({"query": {"sslmode": "require"}}, "tls"),
     ],
 )
-async def test_why_the_database_cannot_be_used_is_told_in_one_word(
+async def test_the_reason_of_an_unavailable_database_is_reported(
     database_url: str, changes: dict[str, Any], reason: str
 ) -> None:
     url = make_url(database_url).set(**changes).render_as_string(hide_password=False)
@@ -123,7 +123,7 @@ async def test_why_the_database_cannot_be_used_is_told_in_one_word(
         assert "planted" not in answer.text
 
 
-async def test_a_role_that_may_read_nothing_is_told_from_a_schema_that_is_missing(database_url: str) -> None:
+async def test_a_role_without_permissions_is_reported_apart_from_a_missing_schema(database_url: str) -> None:
     role = f"stranger_{make_url(database_url).database}"
     async with _role(database_url, role) as url, running_gateway(settings_for(url)) as gateway:
         await becomes(gateway.url, 503, unavailable("no_permission"))
@@ -141,7 +141,7 @@ async def _role(database_url: str, name: str) -> AsyncIterator[str]:
         await connection.close()
 
 
-def test_the_revisions_are_read_as_alembic_reads_them() -> None:
+def test_the_revisions_equal_those_that_alembic_reads() -> None:
     directory = ScriptDirectory.from_config(alembic_config("postgresql+asyncpg://nowhere/x"))
     assert head() == directory.get_current_head()
     assert known_revisions() == {script.revision: script.down_revision for script in directory.walk_revisions()}

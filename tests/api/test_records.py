@@ -49,7 +49,7 @@ async def tenant(gateway: Gateway) -> AsyncIterator[Tenant]:
         yield await gateway.add_tenant(upstream.url)
 
 
-async def test_all_fields_of_twilios_guide_are_kept_typed_and_raw(gateway: Gateway) -> None:
+async def test_all_fields_of_twilios_guide_are_stored_typed_and_raw(gateway: Gateway) -> None:
     async with running_upstream(answer(201, FULL)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         created_ = (await tenant.create()).json()
@@ -74,17 +74,17 @@ async def test_all_fields_of_twilios_guide_are_kept_typed_and_raw(gateway: Gatew
     assert FULL.keys() - record.keys() == {"annotation"}
 
 
-async def test_documented_record_has_the_members_of_a_real_one(tenant: Tenant) -> None:
+async def test_the_documented_record_has_the_members_of_a_real_one(tenant: Tenant) -> None:
     assert (await tenant.create()).json().keys() == RECORD.keys()
 
 
-async def test_creation_says_where_its_record_is(tenant: Tenant) -> None:
+async def test_a_creation_returns_the_location_of_its_record(tenant: Tenant) -> None:
     response = await tenant.create()
     record = await tenant.http.get(response.headers["Location"])
     assert record.json() == response.json()
 
 
-async def test_pages_follow_each_other_newest_first_without_gap_or_repetition(tenant: Tenant) -> None:
+async def test_pages_are_newest_first_without_gaps_or_repetitions(tenant: Tenant) -> None:
     placed = [(await tenant.create()).json()["id"] for _ in range(7)]
     seen: list[str] = []
     cursor = None
@@ -99,7 +99,7 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repetition(te
     assert seen == placed[::-1]
 
 
-async def test_filters_find_what_they_name(gateway: Gateway) -> None:
+async def test_filters_return_the_matching_calls(gateway: Gateway) -> None:
     rejected, unknown = error(400, 21211), hang
     async with running_upstream(created(status="ringing"), rejected, unknown, created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -153,19 +153,19 @@ async def test_filters_find_what_they_name(gateway: Gateway) -> None:
         ("limt=3", "?limt"),
     ],
 )
-async def test_a_query_that_makes_no_sense_is_refused_by_name(tenant: Tenant, query: str, pointer: str) -> None:
+async def test_an_invalid_query_parameter_is_refused_by_name(tenant: Tenant, query: str, pointer: str) -> None:
     response = await tenant.http.get(f"/v1/calls?{query}")
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == [pointer]
 
 
-async def test_times_on_the_wire_are_utc(tenant: Tenant) -> None:
+async def test_times_in_records_are_utc(tenant: Tenant) -> None:
     record = (await tenant.create()).json()
     assert record["created_at"].endswith("Z")
     assert abs(datetime.fromisoformat(record["created_at"]) - datetime.now(UTC)).total_seconds() < 60
 
 
-async def test_answer_with_every_field_null_is_a_record(gateway: Gateway) -> None:
+async def test_a_resource_with_every_field_null_becomes_a_record(gateway: Gateway) -> None:
     bare = dict.fromkeys(call_resource()) | {"sid": "CA" + "c" * 32}
     async with running_upstream(answer(201, bare)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

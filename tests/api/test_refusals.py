@@ -96,7 +96,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("body", "pointers"), FAULTS.values(), ids=FAULTS.keys())
-async def test_every_fault_is_named_by_its_pointer(
+async def test_every_fault_is_reported_with_its_pointer(
     tenant: Tenant, upstream: Upstream, body: dict[str, Any], pointers: set[str]
 ) -> None:
     response = await tenant.http.post("/v1/calls", json=body)
@@ -135,7 +135,7 @@ BODIES: dict[str, tuple[bytes, str, int, str]] = {
 
 
 @pytest.mark.parametrize(("body", "content_type", "status", "slug"), BODIES.values(), ids=BODIES.keys())
-async def test_body_that_cannot_be_read_is_refused(
+async def test_a_body_that_cannot_be_parsed_is_refused(
     tenant: Tenant, upstream: Upstream, body: bytes, content_type: str, status: int, slug: str
 ) -> None:
     response = await tenant.http.post("/v1/calls", content=body, headers={"Content-Type": content_type})
@@ -144,7 +144,7 @@ async def test_body_that_cannot_be_read_is_refused(
     await _nothing_happened(tenant, upstream)
 
 
-async def test_chunked_body_that_is_too_large_is_refused_while_it_arrives(tenant: Tenant, upstream: Upstream) -> None:
+async def test_a_chunked_body_that_is_too_large_is_refused_while_it_arrives(tenant: Tenant, upstream: Upstream) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(80):
             yield b" " * 1024
@@ -154,7 +154,7 @@ async def test_chunked_body_that_is_too_large_is_refused_while_it_arrives(tenant
     await _nothing_happened(tenant, upstream)
 
 
-async def test_suspended_tenant_may_read_but_not_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+async def test_a_suspended_tenant_can_read_but_not_place_calls(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
     gateway.hears()
     response = await tenant.create()
@@ -165,21 +165,21 @@ async def test_suspended_tenant_may_read_but_not_call(gateway: Gateway, tenant: 
     assert (await tenant.create()).status_code == 201
 
 
-async def test_tenant_without_usable_credentials_is_told_so(gateway: Gateway) -> None:
+async def test_a_tenant_without_usable_credentials_is_refused(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant(with_account=False)
     response = await tenant.create()
     assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:no-usable-credentials")
     assert (await tenant.http.get("/v1/calls")).json()["calls"] == []
 
 
-async def test_account_of_another_tenant_cannot_be_named(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+async def test_another_tenants_account_cannot_be_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     stranger = await gateway.add_tenant(upstream.url)
     response = await tenant.create(account_sid=stranger.account_sid)
     assert response.status_code == 409
     await _nothing_happened(tenant, upstream)
 
 
-async def test_named_account_places_the_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+async def test_the_named_account_places_the_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     second = "AC" + "b" * 32
     await gateway.tenants.add_credential(tenant.id, account_sid=second, secret="s", key_sid=None, base_url=upstream.url)
     gateway.hears()
@@ -188,7 +188,7 @@ async def test_named_account_places_the_call(gateway: Gateway, tenant: Tenant, u
     assert [request.path.split("/")[3] for request in upstream.posts] == [tenant.account_sid, second]
 
 
-async def test_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+async def test_a_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
     await gateway.tenants.revoke_credential(tenant.id, credentials[0].id)
     gateway.hears()
@@ -196,7 +196,7 @@ async def test_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant
     assert upstream.received == []
 
 
-async def test_unknown_path_and_method_are_problems_too(tenant: Tenant) -> None:
+async def test_unknown_paths_and_methods_get_a_problem(tenant: Tenant) -> None:
     missing = await tenant.http.get("/v1/nothing")
     assert (missing.status_code, missing.json()["type"]) == (404, "urn:callgate:problem:not-found")
     wrong = await tenant.http.delete("/v1/calls")
@@ -204,7 +204,7 @@ async def test_unknown_path_and_method_are_problems_too(tenant: Tenant) -> None:
     assert "GET" in wrong.headers["Allow"]
 
 
-async def test_a_path_that_ends_in_a_line_break_is_no_way_to_a_call(tenant: Tenant, upstream: Upstream) -> None:
+async def test_a_path_that_ends_in_a_line_break_is_not_found(tenant: Tenant, upstream: Upstream) -> None:
     """A pattern's `$` lets it through, and what is known of creations by their path would not hold for it."""
     form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
     for told in (
@@ -215,7 +215,7 @@ async def test_a_path_that_ends_in_a_line_break_is_no_way_to_a_call(tenant: Tena
     await _nothing_happened(tenant, upstream)
 
 
-async def test_request_id_of_the_caller_is_kept_when_it_is_sane(tenant: Tenant) -> None:
+async def test_the_clients_request_id_is_kept_if_it_is_valid(tenant: Tenant) -> None:
     kept = await tenant.http.get("/v1/nothing", headers={"X-Request-Id": "job-17:3"})
     assert (kept.headers["X-Request-Id"], kept.json()["request_id"]) == ("job-17:3", "job-17:3")
     replaced = await tenant.http.get("/v1/nothing", headers={"X-Request-Id": "a b" * 100})
@@ -264,7 +264,7 @@ EVERY_PARAMETER: dict[str, Any] = {
 }
 
 
-async def test_every_parameter_of_the_installed_sdk_is_taken_and_sent_as_the_sdk_sends_it(
+async def test_every_parameter_of_the_installed_sdk_is_accepted_and_sent_as_by_the_sdk(
     tenant: Tenant, upstream: Upstream
 ) -> None:
     ours = {field.alias or name for name, field in CallParameters.model_fields.items()}
@@ -283,7 +283,7 @@ async def test_every_parameter_of_the_installed_sdk_is_taken_and_sent_as_the_sdk
     assert {name for name, _ in sent} == spec
 
 
-async def test_what_twilio_would_ignore_is_warned_about(tenant: Tenant) -> None:
+async def test_parameters_that_twilio_ignores_get_a_warning(tenant: Tenant) -> None:
     record = (await tenant.http.post("/v1/calls", json=EVERY_PARAMETER)).json()
     ignored = {warning["pointer"] for warning in record["warnings"] if warning["code"] == "ignored"}
     assert {"/twiml", "/status_callback", "/machine_detection", "/byoc"} <= ignored
@@ -301,7 +301,7 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-async def test_phone_numbers_and_clients_can_be_called_too(tenant: Tenant) -> None:
+async def test_phone_numbers_and_clients_can_be_called(tenant: Tenant) -> None:
     assert (await tenant.create(to="+14155550100", **{"from": "+14155550199"})).status_code == 201
     assert (await tenant.create(to="client:kate", **{"from": "client:jack"})).status_code == 201
 
@@ -317,7 +317,7 @@ async def test_a_key_given_twice_is_refused(tenant: Tenant, upstream: Upstream) 
     await _nothing_happened(tenant, upstream)
 
 
-async def test_wrong_methods_where_no_route_of_ours_is_are_no_failure(tenant: Tenant) -> None:
+async def test_unsupported_methods_of_other_routes_get_405(tenant: Tenant) -> None:
     for method, path in (("PUT", "/openapi.json"), ("POST", "/docs"), ("DELETE", "/readyz")):
         response = await tenant.http.request(method, path)
         assert (response.status_code, response.json()["type"]) == (405, "urn:callgate:problem:method-not-allowed")

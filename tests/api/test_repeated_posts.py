@@ -27,9 +27,7 @@ def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviou
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, 20429), (401, 20003)])
-async def test_a_call_that_a_callback_has_settled_meanwhile_is_not_sent_again(
-    database_url: str, status: int, code: int
-) -> None:
+async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url: str, status: int, code: int) -> None:
     """Twilio, or a proxy before it, refused what it had processed all the same."""
     sid = f"CA{status:032x}"
     settings = settings_for(database_url, public_url=PUBLIC_URL, twilio_read_timeout=20, request_budget=90)
@@ -54,7 +52,7 @@ async def test_a_call_that_a_callback_has_settled_meanwhile_is_not_sent_again(
         assert (await tenant.create("k")).json()["sid"] == sid
 
 
-async def test_a_refusal_is_repeated_while_the_record_waits(database_url: str) -> None:
+async def test_a_refused_post_is_repeated_while_the_record_is_pending(database_url: str) -> None:
     async with (
         running_gateway(settings_for(database_url)) as gateway,
         running_upstream(error(429, 20429), created()) as upstream,

@@ -157,7 +157,7 @@ def _no(code: int) -> Callable[[str], Any]:
     return lambda echo: {"code": code, "message": "m" * 990 + echo, "more_info": echo}
 
 
-async def test_what_twilio_echoes_is_neither_stored_nor_logged_nor_told(told: Watched, database_url: str) -> None:
+async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_returned(told: Watched, database_url: str) -> None:
     sid = "CA" + "5" * 32
     resource = partial(call_resource, sid)
     subresource = {"sid": "RE" + "1" * 32}
@@ -197,7 +197,7 @@ async def test_what_twilio_echoes_is_neither_stored_nor_logged_nor_told(told: Wa
         assert secret not in everything
 
 
-async def test_the_secret_that_signs_deliveries_appears_nowhere_but_once(told: Watched, database_url: str) -> None:
+async def test_the_signing_secret_of_deliveries_is_shown_only_once(told: Watched, database_url: str) -> None:
     gateway = told.gateway
     callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
@@ -236,7 +236,7 @@ async def test_personal_data_is_neither_logged_nor_traced(told: Watched) -> None
         assert personal not in spans
 
 
-async def test_the_line_of_a_creation_has_all_that_is_known_and_tokens_for_whom_it_concerns(told: Watched) -> None:
+async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_data(told: Watched) -> None:
     async with running_upstream(created(), error(400, 21211), created()) as upstream:
         tenant = await told.gateway.add_tenant(upstream.url)
         started = await tenant.create(to="sip:kate.private@example.com;transport=tcp", **{"from": "+14155550123"})
@@ -266,7 +266,7 @@ async def test_the_line_of_a_creation_has_all_that_is_known_and_tokens_for_whom_
     assert (second["problem"], second["status"]) == ("upstream-rejected", 422)
 
 
-async def test_an_operator_may_choose_to_see_numbers(database_url: str) -> None:
+async def test_operators_can_choose_to_log_phone_numbers(database_url: str) -> None:
     async with instrumented(database_url, log_pii=True) as told, running_upstream(created()) as upstream:
         tenant = await told.gateway.add_tenant(upstream.url)
         await tenant.create(to="sip:kate.private@example.com?X-A=1", **{"from": "+14155550123"})
@@ -274,7 +274,7 @@ async def test_an_operator_may_choose_to_see_numbers(database_url: str) -> None:
     assert (line["to"], line["from"]) == ("sip:kate.private@example.com?X-A=1", "+14155550123")
 
 
-async def test_every_answer_says_where_its_time_went(told: Watched) -> None:
+async def test_every_response_has_a_server_timing_header(told: Watched) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await told.gateway.add_tenant(upstream.url)
         timing = (await tenant.create()).headers["Server-Timing"]

@@ -31,7 +31,7 @@ async def _explained(tenant: Tenant, uri: str) -> dict[str, Any]:
     return explanation
 
 
-async def test_a_good_address_is_taken_apart(tenant: Tenant) -> None:
+async def test_a_valid_address_is_parsed(tenant: Tenant) -> None:
     explained = await _explained(tenant, "sip:Kate@Example.COM.:5061;transport=tls?X-a=b%20c")
     assert explained["valid"]
     assert explained["parsed"]["host"] == "example.com"
@@ -40,7 +40,7 @@ async def test_a_good_address_is_taken_apart(tenant: Tenant) -> None:
     assert {finding["severity"] for finding in explained["findings"]} <= {"policy", "warning"}
 
 
-async def test_a_bad_address_is_explained_and_its_password_is_not_repeated(tenant: Tenant) -> None:
+async def test_an_invalid_address_is_explained_without_its_password(tenant: Tenant) -> None:
     explained = await _explained(tenant, "sip:alice:s3cret@example.com")
     assert not explained["valid"]
     (finding,) = [finding for finding in explained["findings"] if finding["severity"] == "error"]
@@ -49,12 +49,12 @@ async def test_a_bad_address_is_explained_and_its_password_is_not_repeated(tenan
 
 
 @pytest.mark.parametrize("body", [{}, {"uri": 7}, {"uri": "sip:a@b.example", "url": 1}, {"uri": None}])
-async def test_a_question_of_another_shape_is_refused(tenant: Tenant, body: dict[str, Any]) -> None:
+async def test_a_body_of_another_shape_is_refused(tenant: Tenant, body: dict[str, Any]) -> None:
     response = await tenant.http.post("/v1/sip-uris", json=body)
     assert (response.status_code, response.json()["type"]) == (422, "urn:callgate:problem:invalid-request")
 
 
-async def test_public_cases_get_an_answer_over_http_with_their_verdict(tenant: Tenant) -> None:
+async def test_public_cases_get_their_verdict_over_http(tenant: Tenant) -> None:
     for case in CASES[::5]:
         try:
             content = json.dumps({"uri": case["uri"]}, ensure_ascii=False).encode()
@@ -68,7 +68,7 @@ async def test_public_cases_get_an_answer_over_http_with_their_verdict(tenant: T
         assert response.json()["valid"] is (case["gateway"] != "reject"), case["id"]
 
 
-async def test_creation_refuses_exactly_the_addresses_that_have_an_error(gateway: Gateway) -> None:
+async def test_creations_refuse_exactly_the_addresses_with_an_error(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         for case in CASES[::5]:
@@ -89,7 +89,7 @@ async def _check(given: bytes) -> tuple[int, list[dict[str, Any]]]:
     return process.returncode or 0, [json.loads(line) for line in out.splitlines()]
 
 
-async def test_command_explains_a_line_each_as_text_or_json_string() -> None:
+async def test_the_command_explains_each_line_given_as_text_or_json_string() -> None:
     code, explained = await _check(b'sip:kate@example.com\n"sip:kate@example.com"\r\n\nsip:jack@example.com;transport=tls\n')
     assert code == 0
     assert [line["valid"] for line in explained] == [True, True, True]
@@ -97,7 +97,7 @@ async def test_command_explains_a_line_each_as_text_or_json_string() -> None:
     assert explained[0].keys() == {"uri", "valid", "findings", "parsed"}
 
 
-async def test_command_ends_with_one_when_any_line_has_an_error() -> None:
+async def test_the_command_exits_with_1_if_any_line_has_an_error() -> None:
     code, explained = await _check(
         b'sip:kate@example.com\n"sip:a@b.example\\r\\nX: y"\nsip:\xff\xfe@b.example\n"not closed\n7\n'
     )
@@ -105,6 +105,6 @@ async def test_command_ends_with_one_when_any_line_has_an_error() -> None:
     assert [line["valid"] for line in explained] == [True, False, False, False, False]
 
 
-async def test_command_agrees_with_every_public_case() -> None:
+async def test_the_command_agrees_with_every_public_case() -> None:
     _, explained = await _check(b"".join(json.dumps(case["uri"]).encode() + b"\n" for case in CASES))
     assert [line["valid"] for line in explained] == [case["gateway"] != "reject" for case in CASES]

@@ -36,7 +36,7 @@ async def _until_recorded(tenant: Tenant, execution: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_an_intent_that_lands_late_collides_with_its_withdrawal(database_url: str) -> None:
+async def test_an_intent_that_is_committed_late_conflicts_with_its_withdrawal(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"lands-late")
@@ -57,7 +57,7 @@ async def test_an_intent_that_lands_late_collides_with_its_withdrawal(database_u
         assert len(upstream.posts) == 1
 
 
-async def test_an_intent_without_a_key_that_lands_late_collides_too(database_url: str) -> None:
+async def test_an_intent_without_a_key_that_is_committed_late_conflicts_too(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"sip:keyless@example.com")
@@ -68,7 +68,7 @@ async def test_an_intent_without_a_key_that_lands_late_collides_too(database_url
         assert upstream.posts == []
 
 
-async def test_an_intent_that_lands_before_its_withdrawal_is_settled_by_it(database_url: str) -> None:
+async def test_an_intent_that_is_committed_before_its_withdrawal_is_settled_by_it(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"lands-first")
@@ -79,7 +79,7 @@ async def test_an_intent_that_lands_before_its_withdrawal_is_settled_by_it(datab
         assert len(upstream.posts) == 1
 
 
-async def test_a_caller_that_repeats_at_once_succeeds_and_nothing_late_disturbs_it(database_url: str) -> None:
+async def test_an_immediate_repetition_succeeds_and_is_not_disturbed_by_the_late_intent(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"at-once")
@@ -94,7 +94,7 @@ async def test_a_caller_that_repeats_at_once_succeeds_and_nothing_late_disturbs_
 
 
 @pytest.mark.parametrize("lands", [True, False])
-async def test_a_reopening_whose_commit_is_in_doubt_leaves_its_key_good(database_url: str, lands: bool) -> None:
+async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database_url: str, lands: bool) -> None:
     async with (
         gateway_behind_proxy(database_url) as (gateway, proxy),
         running_upstream(error(401, 20003), created()) as upstream,
@@ -114,7 +114,7 @@ async def test_a_reopening_whose_commit_is_in_doubt_leaves_its_key_good(database
         assert len(upstream.posts) == 2
 
 
-async def test_a_reopening_in_doubt_does_not_withdraw_the_dial_of_the_next_request(database_url: str) -> None:
+async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_attempt(database_url: str) -> None:
     """Both would have been the key's second attempt; only one of them was."""
     settings = {"twilio_read_timeout": 20.0, "request_budget": 25.0}
     async with (
@@ -167,7 +167,7 @@ def _complaints(capsys: pytest.CaptureFixture[str]) -> int:
     return capsys.readouterr().out.count("database_unavailable")
 
 
-async def test_creations_that_a_read_only_postgres_refuses_leave_nothing_behind(
+async def test_creations_refused_by_a_read_only_postgres_are_not_retried(
     gateway: Gateway, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running_upstream(created()) as upstream:
@@ -187,7 +187,7 @@ async def test_creations_that_a_read_only_postgres_refuses_leave_nothing_behind(
         assert len(upstream.posts) == 2
 
 
-async def test_outcomes_that_wait_for_postgres_are_tried_together_and_less_and_less_often(
+async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing_delays(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)

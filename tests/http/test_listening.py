@@ -20,7 +20,7 @@ def reachable(address: str, port: int) -> bool:
 @pytest.mark.parametrize(
     ("host", "ipv4", "ipv6"), [("::", True, True), ("0.0.0.0", True, False), ("::1", False, True), ("127.0.0.1", True, False)]
 )
-def test_the_addresses_of_a_host(host: str, *, ipv4: bool, ipv6: bool) -> None:
+def test_a_server_listens_on_the_addresses_of_its_host(host: str, *, ipv4: bool, ipv6: bool) -> None:
     port = free_port()
     with ExitStack() as held:
         for listener in listen(host, port):
@@ -28,7 +28,7 @@ def test_the_addresses_of_a_host(host: str, *, ipv4: bool, ipv6: bool) -> None:
         assert (reachable("127.0.0.1", port), reachable("::1", port)) == (ipv4, ipv6)
 
 
-def test_localhost_is_all_that_it_stands_for() -> None:
+def test_localhost_listens_on_all_its_addresses() -> None:
     port = free_port()
     families = {found[0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
     with ExitStack() as held:
@@ -37,7 +37,7 @@ def test_localhost_is_all_that_it_stands_for() -> None:
         assert reachable("localhost", port)
 
 
-def test_a_port_that_is_taken_is_told_with_the_option_that_chooses_another() -> None:
+def test_a_port_in_use_is_reported_with_the_option_to_change() -> None:
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", 0))
         taker.listen()

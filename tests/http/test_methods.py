@@ -42,7 +42,7 @@ def documented_gets() -> list[str]:
         "/2010-04-01/Accounts/{account}/Calls/{id_or_sid}",
     ],
 )  # fmt: skip
-async def test_head_is_answered_as_get_without_content(gateway: Gateway, tenant: Tenant, path: str) -> None:
+async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenant: Tenant, path: str) -> None:
     """Over one connection: content that should not be there would be taken for the next answer."""
     sid = (await tenant.create()).json()["sid"]
     asked = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING)
@@ -59,7 +59,7 @@ async def test_head_is_answered_as_get_without_content(gateway: Gateway, tenant:
         assert (await connection.answer()).status == 200
 
 
-async def test_head_of_a_recording_does_not_fetch_it_all(gateway: Gateway) -> None:
+async def test_head_of_a_recording_does_not_download_it(gateway: Gateway) -> None:
     resource = call_resource()
     sound = answer(200, body=b"ID3" * 1_000_000, headers={"Content-Type": "audio/mpeg"})
     async with running_upstream(answer(201, resource), answer(200, {"sid": RECORDING}), sound) as upstream:
@@ -69,7 +69,7 @@ async def test_head_of_a_recording_does_not_fetch_it_all(gateway: Gateway) -> No
         assert (told.status_code, told.headers["content-length"], told.content) == (200, "3000000", b"")
 
 
-async def test_head_is_counted_as_head_of_its_route(gateway: Gateway, tenant: Tenant) -> None:
+async def test_head_is_counted_under_its_route(gateway: Gateway, tenant: Tenant) -> None:
     assert (await tenant.http.head("/v1/calls")).status_code == 200
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     counted = (await tenant.http.get("/metrics")).text

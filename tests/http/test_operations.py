@@ -19,7 +19,7 @@ OPERATIONS = ["/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json
 OPERATIONS += ["/redoc.standalone.js", "/docs/errors"]
 
 
-async def test_the_document_is_answered_from_memory_and_revalidated(gateway: Gateway) -> None:
+async def test_the_openapi_document_is_cached_with_an_etag(gateway: Gateway) -> None:
     async with httpx.AsyncClient(base_url=gateway.url) as http:
         first = await http.get("/openapi.json")
         assert first.headers["content-type"] == "application/json"
@@ -41,7 +41,7 @@ async def test_metrics_are_computed_at_most_once_a_second(gateway: Gateway) -> N
         assert (await http.get("/metrics")).text != first
 
 
-async def test_many_probes_at_once_are_answered(gateway: Gateway) -> None:
+async def test_many_concurrent_probes_are_answered(gateway: Gateway) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
         answers = await asyncio.gather(*(http.get("/readyz") for _ in range(200)))
     assert {answer.status_code for answer in answers} == {200}
@@ -54,7 +54,7 @@ def served_on(process: Process, *urls: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_operations_port_has_metrics_and_no_api_and_ends_with_the_other(
+def test_the_operations_port_has_metrics_but_no_api_and_stops_with_the_main_port(
     database_url: str, tmp_path: Path, workers: str
 ) -> None:
     port, ops_port = free_port(), free_port()
@@ -79,7 +79,7 @@ def test_an_operations_port_has_metrics_and_no_api_and_ends_with_the_other(
     assert "4155550100" not in process.output
 
 
-def test_the_setting_is_for_the_api_and_the_worker(database_url: str, tmp_path: Path) -> None:
+def test_the_setting_applies_to_the_api_and_the_worker(database_url: str, tmp_path: Path) -> None:
     port, ops_port = free_port(), free_port()
     configured = environment(
         tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, CALLGATE_OPS_PORT=str(ops_port)
@@ -93,7 +93,7 @@ def test_the_setting_is_for_the_api_and_the_worker(database_url: str, tmp_path: 
         until(lambda: not is_listening(ops_port), "its end")
 
 
-def test_one_port_for_both_is_refused(tmp_path: Path, database_url: str) -> None:
+def test_the_same_port_for_api_and_operations_is_refused(tmp_path: Path, database_url: str) -> None:
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", 0))
         port = str(taker.getsockname()[1])

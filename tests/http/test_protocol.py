@@ -72,14 +72,14 @@ async def test_a_head_beyond_64_kib_or_100_lines_is_431(gateway: Gateway, pieces
         await asyncio.wait([sending])
 
 
-async def test_a_head_of_just_that_size_is_taken(gateway: Gateway) -> None:
+async def test_a_head_of_the_maximum_size_is_accepted(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         for lines in (["A: b"] * 99, [f"A{number}: " + "a" * 6_400 for number in range(10)]):
             await connection.send(head("GET", "/livez", *lines))
             assert (await connection.answer()).status == 200
 
 
-async def test_megabytes_of_header_lines_are_answered_and_not_kept(gateway: Gateway) -> None:
+async def test_megabytes_of_header_lines_get_431_while_they_are_sent(gateway: Gateway) -> None:
     """The client goes on sending; the answer reaches it all the same."""
     async with connected(gateway.url) as connection:
         sending = asyncio.create_task(
@@ -89,7 +89,7 @@ async def test_megabytes_of_header_lines_are_answered_and_not_kept(gateway: Gate
         await asyncio.wait([sending])
 
 
-async def test_silence_is_not_waited_for(hasty: Gateway) -> None:
+async def test_silent_connections_are_closed_after_the_head_timeout(hasty: Gateway) -> None:
     async with AsyncExitStack() as opened:
         silent = [await opened.enter_async_context(connected(hasty.url)) for _ in range(300)]
         answered = await opened.enter_async_context(connected(hasty.url))
@@ -100,7 +100,7 @@ async def test_silence_is_not_waited_for(hasty: Gateway) -> None:
 
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /livez HTTP/1.1\r\nHost", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])
-async def test_half_a_head_is_not_waited_for(hasty: Gateway, begun: bytes) -> None:
+async def test_an_incomplete_head_is_408_after_the_head_timeout(hasty: Gateway, begun: bytes) -> None:
     async with connected(hasty.url) as connection:
         await connection.send(head("GET", "/livez"))
         assert (await connection.answer()).status == 200
@@ -110,7 +110,7 @@ async def test_half_a_head_is_not_waited_for(hasty: Gateway, begun: bytes) -> No
         assert await connection.end() == b""
 
 
-async def test_dripping_moves_no_deadline(hasty: Gateway) -> None:
+async def test_a_slowly_sent_head_does_not_extend_the_deadline(hasty: Gateway) -> None:
     began = time.monotonic()
     async with connected(hasty.url) as connection:
         dripping = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 90, pause_s=0.2))
@@ -120,7 +120,7 @@ async def test_dripping_moves_no_deadline(hasty: Gateway) -> None:
     assert time.monotonic() - began < 10, "18 s is what all of it would take"
 
 
-async def test_an_answer_that_nobody_reads_is_not_kept(database_url: str) -> None:
+async def test_a_connection_whose_responses_are_not_read_is_closed(database_url: str) -> None:
     large = head("GET", "/static-offline-docs/redoc.standalone.js")
     async with (
         running_gateway(settings_for(database_url, write_timeout=0.5)) as impatient,
@@ -136,7 +136,7 @@ async def test_an_answer_that_nobody_reads_is_not_kept(database_url: str) -> Non
         assert answered < 10
 
 
-async def test_fields_of_a_trailer_are_no_headers(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+async def test_trailer_fields_are_not_headers(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     chunked = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", "Trailer: Authorization, Idempotency-Key")
     async with connected(gateway.url) as connection:
@@ -149,7 +149,7 @@ async def test_fields_of_a_trailer_are_no_headers(gateway: Gateway, tenant: Tena
 
 
 @pytest.mark.parametrize("endless", [b"A: " + b"a" * 50_000, b"A: " + b"a" * 40_000 + b"\r\n"], ids=["a line", "lines"])
-async def test_a_trailer_without_an_end_is_431(gateway: Gateway, tenant: Tenant, upstream: Upstream, endless: bytes) -> None:
+async def test_an_endless_trailer_is_431(gateway: Gateway, tenant: Tenant, upstream: Upstream, endless: bytes) -> None:
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
     async with connected(gateway.url) as connection:
         body = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
@@ -159,7 +159,7 @@ async def test_a_trailer_without_an_end_is_431(gateway: Gateway, tenant: Tenant,
     assert upstream.posts == []
 
 
-async def test_a_chunk_extension_without_an_end_is_refused(gateway: Gateway, tenant: Tenant) -> None:
+async def test_an_endless_chunk_extension_is_431(gateway: Gateway, tenant: Tenant) -> None:
     async with connected(gateway.url) as connection:
         lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
         await connection.send(head("POST", "/v1/calls", *lines), b"5;a=", *[b"a" * 40_000] * 3)
@@ -167,7 +167,7 @@ async def test_a_chunk_extension_without_an_end_is_refused(gateway: Gateway, ten
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])
-async def test_an_offered_upgrade_is_declined_and_the_body_read(
+async def test_an_upgrade_is_declined_and_the_body_is_read(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, cut: int
 ) -> None:
     async with connected(gateway.url) as connection:
@@ -198,7 +198,7 @@ async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, u
     assert len(upstream.posts) == 1
 
 
-async def test_javas_own_client_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path) -> None:
+async def test_javas_http_client_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path) -> None:
     java = shutil.which("java")
     if java is None and not os.environ.get("CALLGATE_REQUIRE_JAVA"):
         pytest.skip("no java on this machine")
@@ -223,7 +223,7 @@ async def test_javas_own_client_places_a_call(gateway: Gateway, tenant: Tenant, 
     assert len(upstream.posts) == 1
 
 
-async def test_a_websocket_handshake_is_a_request_like_others_and_its_target_is_not_logged(
+async def test_a_websocket_handshake_is_an_ordinary_request_and_its_target_is_not_logged(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with connected(gateway.url) as connection:
@@ -243,7 +243,7 @@ async def test_a_websocket_handshake_is_a_request_like_others_and_its_target_is_
     [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", head("CONNECT", "x:1"), head("GET", "/\xff")],
     ids=["TLS", "HTTP/2", "CONNECT", "a target that is not ASCII"],
 )
-async def test_what_is_no_http_is_a_problem_too(gateway: Gateway, sent: bytes) -> None:
+async def test_data_that_is_not_http_gets_a_problem(gateway: Gateway, sent: bytes) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(sent)
         answer = await connection.answer()
@@ -252,7 +252,7 @@ async def test_what_is_no_http_is_a_problem_too(gateway: Gateway, sent: bytes) -
         assert await connection.end() == b""
 
 
-async def test_rubbish_behind_a_creation_does_not_take_its_answer(database_url: str) -> None:
+async def test_garbage_after_a_creation_does_not_replace_its_response(database_url: str) -> None:
     """A 400 in its place would say that no call was started."""
     settings = settings_for(database_url, twilio_read_timeout=30, request_budget=40)
     async with (
@@ -271,7 +271,7 @@ async def test_rubbish_behind_a_creation_does_not_take_its_answer(database_url: 
         assert len(slow.posts) == 1
 
 
-async def test_requests_sent_ahead_are_answered_in_order_up_to_a_few(gateway: Gateway) -> None:
+async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(b"".join(head("GET", f"/v1/nothing/{number}") for number in range(10)))
         for number in range(10):
@@ -280,7 +280,7 @@ async def test_requests_sent_ahead_are_answered_in_order_up_to_a_few(gateway: Ga
         assert (await connection.end()).count(b"HTTP/1.1 200") < 100
 
 
-async def test_strangers_connections_never_shut_others_out(database_url: str, upstream: Upstream) -> None:
+async def test_waiting_connections_make_room_for_new_ones(database_url: str, upstream: Upstream) -> None:
     """Silent, half sent and idle ones make room; who is at work is left alone."""
     settings = settings_for(database_url, max_connections=20)
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
@@ -295,7 +295,7 @@ async def test_strangers_connections_never_shut_others_out(database_url: str, up
                 assert (await fresh.post("/v1/calls", json=BASIC)).status_code == 201
 
 
-async def test_when_all_connections_are_busy_the_next_is_refused(database_url: str) -> None:
+async def test_a_connection_is_refused_while_all_others_are_busy(database_url: str) -> None:
     settings = settings_for(database_url, max_connections=10, twilio_read_timeout=30, request_budget=40)
     async with (
         running_upstream(created_after_release()) as slow,
@@ -321,7 +321,7 @@ async def test_when_all_connections_are_busy_the_next_is_refused(database_url: s
             assert (await after.answer()).status == 200
 
 
-async def test_what_the_protocol_refuses_is_counted(gateway: Gateway) -> None:
+async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(b"rubbish\r\n\r\n")
         assert (await connection.answer()).status == 400

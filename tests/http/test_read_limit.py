@@ -17,7 +17,7 @@ async def _until(condition: asyncio.Event, limit: ReadLimit, tenant: str, log: l
         await condition.wait()
 
 
-async def test_a_tenant_waits_for_itself_and_another_one_does_not_wait_for_it() -> None:
+async def test_a_tenant_waits_for_its_own_lists_only() -> None:
     limit, log, done = ReadLimit(per_process=2, per_tenant=1), list[str](), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(5):
@@ -30,7 +30,7 @@ async def test_a_tenant_waits_for_itself_and_another_one_does_not_wait_for_it() 
     assert len(log) == 6
 
 
-async def test_who_finds_no_room_in_time_is_refused_unless_the_answer_has_begun() -> None:
+async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_started() -> None:
     limit, log, done = ReadLimit(per_process=1, per_tenant=1, max_wait_s=0.02), list[str](), asyncio.Event()
     done.set()
     async with limit.slot("one"):
@@ -56,7 +56,7 @@ async def _begun(limit: ReadLimit, log: list[str]) -> None:
         log.append("begun")
 
 
-async def test_rows_are_written_in_their_order_and_others_run_in_between() -> None:
+async def test_rows_are_rendered_in_order_and_other_tasks_run_in_between() -> None:
     turns = 0
 
     async def count() -> None:
@@ -84,7 +84,7 @@ async def _pieces(*pieces: bytes, error: Exception | None = None) -> AsyncIterat
     ("pieces", "body"),
     [((), b'{"calls":[],"next":null}'), ((b"1",), b'{"calls":[1],"next":null}'), ((b"1,2", b"3", b"4"), None)],
 )
-async def test_an_answer_of_one_piece_has_its_length_and_a_longer_one_is_streamed(
+async def test_a_list_of_one_chunk_has_a_content_length_and_a_longer_one_is_streamed(
     pieces: tuple[bytes, ...], body: bytes | None
 ) -> None:
     answer = await list_response("calls", _pieces(*pieces), {"next": None})
@@ -98,7 +98,7 @@ async def test_an_answer_of_one_piece_has_its_length_and_a_longer_one_is_streame
     )
 
 
-async def test_what_goes_wrong_after_the_beginning_cuts_the_answer() -> None:
+async def test_an_error_after_the_response_has_started_truncates_it() -> None:
     with pytest.raises(DatabaseUnavailable):
         await list_response("calls", _pieces(error=DatabaseUnavailable()))
     answer = await list_response("calls", _pieces(b"1", b"2", b"3", error=DatabaseUnavailable()))

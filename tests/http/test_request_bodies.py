@@ -40,7 +40,7 @@ def authorized(tenant: Tenant) -> str:
 
 @pytest.mark.parametrize("path", ["/v1/calls", "/2010-04-01/Accounts/{sid}/Calls.json"])
 @pytest.mark.parametrize("known", [True, False], ids=["with a key", "without"])
-async def test_bodies_that_do_not_come_keep_no_other_tenants_creation_out(
+async def test_bodies_that_do_not_arrive_block_no_other_tenants_creations(
     small: Gateway, upstream: Upstream, path: str, known: bool
 ) -> None:
     slow, other = await small.add_tenant(upstream.url), await small.add_tenant(upstream.url)
@@ -55,7 +55,7 @@ async def test_bodies_that_do_not_come_keep_no_other_tenants_creation_out(
                 assert (await other.create()).status_code == 201
 
 
-async def test_complete_requests_of_strangers_take_no_room_either(small: Gateway, upstream: Upstream) -> None:
+async def test_requests_without_a_valid_key_use_no_slots(small: Gateway, upstream: Upstream) -> None:
     tenant = await small.add_tenant(upstream.url)
     async with AsyncExitStack() as opened:
         strangers = [await opened.enter_async_context(connected(small.url)) for _ in range(50)]
@@ -66,7 +66,7 @@ async def test_complete_requests_of_strangers_take_no_room_either(small: Gateway
 
 
 @pytest.mark.parametrize("begun", [b"", BODY[:1], BODY[:-1]])
-async def test_a_body_that_does_not_come_is_408_and_the_connection_closed(
+async def test_a_body_that_does_not_arrive_is_408_and_closes_the_connection(
     hasty: Gateway, upstream: Upstream, begun: bytes
 ) -> None:
     tenant = await hasty.add_tenant(upstream.url)
@@ -82,7 +82,7 @@ async def test_a_body_that_does_not_come_is_408_and_the_connection_closed(
     assert (await tenant.http.get("/v1/calls")).json()["calls"] == []
 
 
-async def test_a_dripping_chunked_body_moves_no_deadline(hasty: Gateway, upstream: Upstream) -> None:
+async def test_a_slowly_sent_chunked_body_does_not_extend_the_deadline(hasty: Gateway, upstream: Upstream) -> None:
     tenant = await hasty.add_tenant(upstream.url)
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", authorized(tenant), "Idempotency-Key: k")
     async with connected(hasty.url) as connection:
@@ -93,7 +93,7 @@ async def test_a_dripping_chunked_body_moves_no_deadline(hasty: Gateway, upstrea
         await asyncio.wait([dripping])
 
 
-async def test_under_twilios_paths_it_is_told_in_twilios_shape(hasty: Gateway, upstream: Upstream) -> None:
+async def test_a_timeout_under_twilios_paths_has_twilios_error_format(hasty: Gateway, upstream: Upstream) -> None:
     tenant = await hasty.add_tenant(upstream.url)
     form = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 50", authorized(tenant))
     async with connected(hasty.url) as connection:
@@ -103,7 +103,7 @@ async def test_under_twilios_paths_it_is_told_in_twilios_shape(hasty: Gateway, u
 
 
 @pytest.mark.parametrize("sent", [b"", b"{"])
-async def test_a_body_that_follows_its_refusal_has_a_deadline_too(hasty: Gateway, upstream: Upstream, sent: bytes) -> None:
+async def test_a_body_that_follows_its_error_response_has_a_deadline(hasty: Gateway, upstream: Upstream, sent: bytes) -> None:
     """It is answered before its body has come; afterwards the connection is as good as any, or closed."""
     tenant = await hasty.add_tenant(upstream.url)
     async with connected(hasty.url) as connection:
@@ -118,7 +118,7 @@ async def test_a_body_that_follows_its_refusal_has_a_deadline_too(hasty: Gateway
         assert await connection.end() == b""
 
 
-async def test_a_body_in_pieces_is_read_and_one_that_was_asked_for_sent(small: Gateway, upstream: Upstream) -> None:
+async def test_a_fragmented_body_is_read_and_expect_100_continue_is_answered(small: Gateway, upstream: Upstream) -> None:
     tenant = await small.add_tenant(upstream.url)
     async with connected(small.url) as connection:
         await connection.send(

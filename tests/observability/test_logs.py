@@ -57,7 +57,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_terminal_gets_coloured_lines(terminal: tuple[int, int]) -> None:
+def test_a_terminal_gets_coloured_text(terminal: tuple[int, int]) -> None:
     reading, writing = terminal
     with os.fdopen(os.dup(writing), "w", buffering=1) as stream, logging_to(stream):
         logger.info("request", status=201)
@@ -70,7 +70,7 @@ def test_a_terminal_gets_coloured_lines(terminal: tuple[int, int]) -> None:
         assert "{" not in told
 
 
-def test_lines_of_libraries_and_our_own_have_the_same_form() -> None:
+def test_log_lines_of_libraries_and_of_callgate_have_the_same_members() -> None:
     stream = io.StringIO()
     with logging_to(stream):
         bind(request_id="r1")
@@ -95,7 +95,7 @@ def test_lines_of_libraries_and_our_own_have_the_same_form() -> None:
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
-def test_what_is_below_the_level_is_not_told(level: str) -> None:
+def test_messages_below_the_level_are_not_logged(level: str) -> None:
     stream, levels = io.StringIO(), ["debug", "info", "warning", "error", "critical"]
     with logging_to(stream, level=level):
         for name in levels:
@@ -107,7 +107,7 @@ def test_what_is_below_the_level_is_not_told(level: str) -> None:
     assert [line["level"] for line in _lines(stream.getvalue())] == [name for name in told for _ in range(3)]
 
 
-def test_the_last_configuration_counts_for_loggers_that_were_used_before() -> None:
+def test_a_new_configuration_applies_to_loggers_already_in_use() -> None:
     first, second = io.StringIO(), io.StringIO()
     with logging_to(first, level="ERROR", format_="text"):
         logger.error("first")
@@ -143,7 +143,7 @@ ODD: dict[str, tuple[object, object]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_no_value_is_too_odd_to_be_logged(name: str, tmp_path: Path) -> None:
+def test_any_value_can_be_logged_as_json(name: str, tmp_path: Path) -> None:
     value, shown = ODD[name]
     with (tmp_path / "log").open("w", encoding="ascii") as stream, logging_to(stream):
         logger.info("odd", value=value)
@@ -153,14 +153,14 @@ def test_no_value_is_too_odd_to_be_logged(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_no_value_is_too_odd_for_text(name: str, encoding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_value_can_be_logged_as_text(name: str, encoding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A line that the stream has no characters for is told on standard error."""
     with (tmp_path / "log").open("w", encoding=encoding) as stream, logging_to(stream, format_="text"):
         logger.info("odd", value=ODD[name][0])
     assert "odd" in (tmp_path / "log").read_text(encoding) + capfd.readouterr().err
 
 
-def test_a_line_is_out_when_it_is_told() -> None:
+def test_a_log_line_is_written_immediately() -> None:
     script = (
         "import os, signal, structlog\n"
         "from app.observability import configure_logging\n"
@@ -174,7 +174,7 @@ def test_a_line_is_out_when_it_is_told() -> None:
     assert [line["event"] for line in _lines(killed.stdout)] == ["last"]
 
 
-def test_lines_of_threads_do_not_mix() -> None:
+def test_log_lines_of_threads_do_not_mix() -> None:
     reading, writing = os.pipe()
     read: list[str] = []
 
@@ -196,7 +196,7 @@ def test_lines_of_threads_do_not_mix() -> None:
     assert len(lines) == 2 * 8 * 100
 
 
-async def test_an_answer_does_not_change_because_nobody_reads_the_log(
+async def test_a_broken_log_pipe_does_not_change_the_response(
     gateway: Gateway, broken: io.TextIOWrapper, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with running_upstream(created(), created()) as upstream:
@@ -209,7 +209,7 @@ async def test_an_answer_does_not_change_because_nobody_reads_the_log(
     assert '"route": "/v1/calls"' in told
 
 
-def test_streams_that_are_closed_are_no_error() -> None:
+def test_closed_streams_are_not_an_error() -> None:
     script = (
         "import sys, structlog\n"
         "from app.observability import configure_logging\n"

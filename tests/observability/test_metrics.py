@@ -51,7 +51,7 @@ def value(families: list[Metric], name: str, **labels: str) -> float:
     return float(sum(found))
 
 
-async def test_whatever_is_asked_the_labels_come_from_short_fixed_sets(gateway: Gateway) -> None:
+async def test_labels_come_from_short_fixed_sets_for_any_request(gateway: Gateway) -> None:
     async with running_upstream(
         created(), error(400, 21211), error(429, 20429), error(500, 20500), reset, created()
     ) as upstream:
@@ -91,14 +91,14 @@ async def test_whatever_is_asked_the_labels_come_from_short_fixed_sets(gateway: 
     assert series < 700, "a scrape stays small"
 
 
-def test_an_operation_holds_no_name_or_sid() -> None:
+def test_an_operation_label_has_no_name_or_sid() -> None:
     sid = "CA" + "0" * 32
     assert operation_of("GET", f"Calls/{sid}/Recordings.json?PageSize=50") == "GET Calls/{}/Recordings"
     assert operation_of("POST", f"Calls/{sid}/Streams/kate.json") == "POST Calls/{}/Streams/{}"
     assert operation_of("GET", "a/b/c/d/e/f/g/h") == "GET {}/{}/{}/{}/{}"
 
 
-async def test_requests_to_twilio_and_settling_are_timed_and_the_pool_is_shown(gateway: Gateway) -> None:
+async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway: Gateway) -> None:
     before = await scraped(gateway)
     async with running_upstream(created(), answer(201, body=b"<html>")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -117,7 +117,7 @@ async def test_requests_to_twilio_and_settling_are_timed_and_the_pool_is_shown(g
     assert value(after, "process_resident_memory_bytes") > 1_000_000
 
 
-async def test_a_worker_measures_what_waits_in_the_database(gateway: Gateway) -> None:
+async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         ids = [(await tenant.create()).json()["id"] for _ in range(5)]
@@ -181,7 +181,7 @@ async def test_the_api_shows_whether_workers_run(empty_database_url: str) -> Non
         await database.close()
 
 
-async def test_a_running_api_measures_at_once_whether_workers_run(gateway: Gateway) -> None:
+async def test_an_api_process_counts_the_workers_when_it_starts(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), '1', now())"))
     async with running_gateway(gateway.settings) as other, asyncio.timeout(30):
@@ -189,7 +189,7 @@ async def test_a_running_api_measures_at_once_whether_workers_run(gateway: Gatew
             pass
 
 
-async def test_what_is_measured_is_read_from_small_indexes(gateway: Gateway) -> None:
+async def test_the_measurements_use_small_indexes(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         for execution in ("pending", "unknown"):
             await session.execute(text("SET LOCAL enable_seqscan = off"))

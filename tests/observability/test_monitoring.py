@@ -41,7 +41,9 @@ def told(port: int) -> Iterator[tuple[str, set[str]]]:
             yield family.name + suffix, {label for sample in family.samples for label in sample.labels}
 
 
-async def test_every_metric_that_is_asked_for_is_told_by_the_api_or_the_worker(database_url: str, tmp_path: Path) -> None:
+async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the_worker(
+    database_url: str, tmp_path: Path
+) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     api, worker = free_port(), free_port()
     with (
@@ -60,7 +62,7 @@ async def test_every_metric_that_is_asked_for_is_told_by_the_api_or_the_worker(d
         assert asked <= names, title
 
 
-def test_what_is_matched_can_be_there() -> None:
+def test_every_slug_in_a_query_exists() -> None:
     for title, query in queries().items():
         for slugs in re.findall(r'slug=~?"([^"]+)"', query):
             assert set(slugs.split("|")) <= all_errors().keys(), title
@@ -69,7 +71,7 @@ def test_what_is_matched_can_be_there() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_every_alert_leads_to_a_section_that_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_every_alert_links_to_a_runbook_section(rule: dict[str, Any]) -> None:
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert page == "docs/alerts.md"
     assert anchor == rule["alert"].lower()
@@ -79,11 +81,11 @@ def test_every_alert_leads_to_a_section_that_says_what_to_do(rule: dict[str, Any
     assert rule["annotations"]["summary"].endswith(".")
 
 
-def test_no_runbook_is_left_over() -> None:
+def test_every_runbook_section_has_an_alert() -> None:
     assert set(re.findall(r"^## (Callgate\w+)$", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in RULES}
 
 
-def test_the_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() -> None:
+def test_the_dashboards_panels_have_unique_ids_and_do_not_overlap() -> None:
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [panel["gridPos"] for panel in panels]
@@ -93,7 +95,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() 
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here (Debian's package prometheus has it)")
-def test_promtool_accepts_the_rules_and_they_wake_for_the_right_reasons(tmp_path: Path) -> None:
+def test_promtool_accepts_the_rules_and_their_tests(tmp_path: Path) -> None:
     rules = MONITORING / "alerts.yaml"
     checked = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr

@@ -80,7 +80,7 @@ async def called_back(gateway: Gateway, tenant: Tenant, upstream: Upstream, sid:
     assert answer.status_code == 204
 
 
-async def test_a_creation_is_one_trace_from_the_caller_through_the_database_and_twilio(traced: Traced) -> None:
+async def test_a_creation_is_one_trace_from_the_client_to_the_database_and_twilio(traced: Traced) -> None:
     async with running_upstream(error(429, 20429), created()) as upstream:
         tenant = await traced.gateway.add_tenant(upstream.url)
         answer = await create(tenant)
@@ -115,7 +115,7 @@ async def test_a_creation_is_one_trace_from_the_caller_through_the_database_and_
     assert any(span.start_time > started.start_time for span in database if span.start_time and started.start_time)
 
 
-async def test_a_callback_is_a_trace_of_its_own_linked_to_the_creation(traced: Traced) -> None:
+async def test_a_callback_has_its_own_trace_that_is_linked_to_the_creation(traced: Traced) -> None:
     async with running_upstream(reset) as upstream:
         tenant = await traced.gateway.add_tenant(upstream.url)
         assert (await create(tenant)).status_code == 202
@@ -125,7 +125,7 @@ async def test_a_callback_is_a_trace_of_its_own_linked_to_the_creation(traced: T
     assert (callback.parent, links_of(callback)) == (None, [TRACE])
 
 
-async def test_what_the_worker_does_for_a_call_is_linked_to_the_creation(traced: Traced, database_url: str) -> None:
+async def test_the_workers_traces_of_a_call_are_linked_to_the_creation(traced: Traced, database_url: str) -> None:
     tracing, exporter = memory()
     stop = asyncio.Event()
     async with running_upstream(created(), error(404, 20404)) as upstream:
@@ -145,9 +145,7 @@ async def test_what_the_worker_does_for_a_call_is_linked_to_the_creation(traced:
     assert all(span.name == "refresh" for span in spans if span.parent is None), "looks that find nothing are no traces"
 
 
-async def test_a_delivery_is_linked_to_the_creation_and_tells_the_receiver_nothing_of_it(
-    traced: Traced, database_url: str
-) -> None:
+async def test_a_delivery_is_linked_to_the_creation_and_sends_no_trace_headers(traced: Traced, database_url: str) -> None:
     tracing, exporter = memory()
     stop = asyncio.Event()
     async with running_upstream(created()) as upstream, running_upstream(answer(200)) as receiver:
@@ -168,7 +166,7 @@ async def test_a_delivery_is_linked_to_the_creation_and_tells_the_receiver_nothi
     assert "pl4nted" not in "".join(span.to_json() for span in spans)
 
 
-async def test_no_secret_and_nothing_personal_is_in_a_span(traced: Traced) -> None:
+async def test_spans_hold_no_secrets_and_no_personal_data(traced: Traced) -> None:
     async with running_upstream(
         created(), error(400, 21211, "+14155550123 is bad, pl4nted"), error(401, 20003), reset
     ) as upstream:
@@ -198,7 +196,7 @@ async def test_no_secret_and_nothing_personal_is_in_a_span(traced: Traced) -> No
         assert planted not in shown
 
 
-async def test_without_tracing_nothing_is_traced_or_kept(gateway: Gateway) -> None:
+async def test_without_tracing_no_traceparent_is_stored(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await create(tenant)
@@ -206,7 +204,7 @@ async def test_without_tracing_nothing_is_traced_or_kept(gateway: Gateway) -> No
         assert (await session.scalars(text("SELECT traceparent FROM call"))).all()[-1] is None
 
 
-async def test_a_process_sends_its_own_spans_where_the_standard_variable_says(
+async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
     gateway: Gateway, database_url: str, tmp_path: Path
 ) -> None:
     received: list[tuple[str, ExportTraceServiceRequest]] = []

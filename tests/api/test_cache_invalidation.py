@@ -37,7 +37,7 @@ def answers(tenant: Tenant, url: str, status: int) -> Callable[[], Awaitable[boo
     return does
 
 
-async def test_who_calls_is_read_once_and_then_remembered(gateway: Gateway) -> None:
+async def test_the_caller_of_an_api_key_is_cached(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
 
     async def is_remembered() -> bool:
@@ -77,7 +77,7 @@ async def test_a_new_credential_is_used_at_once_by_every_replica(gateway: Gatewa
             await until(uses_the_new_one)
 
 
-async def test_a_change_made_while_nothing_could_be_heard_counts(gateway: Gateway) -> None:
+async def test_a_change_whose_notification_is_lost_still_takes_effect(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     for _ in range(3):
         await until(answers(tenant, gateway.url, 200))
@@ -88,7 +88,7 @@ async def test_a_change_made_while_nothing_could_be_heard_counts(gateway: Gatewa
     await until(answers(tenant, gateway.url, 401))
 
 
-async def test_what_was_being_read_when_it_changed_is_not_remembered() -> None:
+async def test_a_value_that_changes_while_it_is_read_is_not_cached() -> None:
     memory = TTLCache[str](is_coherent=lambda: True)
 
     async def read_what_is_changing() -> str:
@@ -100,7 +100,7 @@ async def test_what_was_being_read_when_it_changed_is_not_remembered() -> None:
     assert await memory.get("name", read_what_is_changing) == "new"
 
 
-async def test_nothing_is_remembered_while_changes_cannot_be_heard_of() -> None:
+async def test_nothing_is_served_from_the_cache_while_it_is_not_coherent() -> None:
     hears = True
     memory = TTLCache[str](is_coherent=lambda: hears, max_entries=2)
     assert await memory.get("name", _read_old) == "old"
@@ -109,7 +109,7 @@ async def test_nothing_is_remembered_while_changes_cannot_be_heard_of() -> None:
     assert await memory.get("name", _read_new) == "new"
 
 
-async def test_memory_is_bounded() -> None:
+async def test_the_cache_is_bounded() -> None:
     memory = TTLCache[str](is_coherent=lambda: True, max_entries=2)
     for name in ("first", "second", "third"):
         await memory.get(name, _read_old)

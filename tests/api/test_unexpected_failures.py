@@ -33,7 +33,7 @@ async def _records(tenant: Tenant) -> int:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-async def test_whatever_a_parameter_holds_is_refused_before_the_intent_or_sent(gateway: Gateway, name: str) -> None:
+async def test_any_value_of_a_parameter_is_either_refused_or_sent(gateway: Gateway, name: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sent = 0
@@ -46,7 +46,7 @@ async def test_whatever_a_parameter_holds_is_refused_before_the_intent_or_sent(g
         assert len(upstream.posts) == sent == await _records(tenant)
 
 
-async def test_whatever_a_form_holds_is_refused_before_the_intent_or_sent(gateway: Gateway) -> None:
+async def test_any_value_in_a_form_is_either_refused_or_sent(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
@@ -70,7 +70,7 @@ WEIRD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", WEIRD)
-async def test_whatever_twilio_answers_is_kept_and_shown(gateway: Gateway, fields: dict[str, Any]) -> None:
+async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gateway, fields: dict[str, Any]) -> None:
     async with running_upstream(answer(201, call_resource() | fields)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         told = await tenant.create("k")
@@ -99,7 +99,7 @@ async def refusing(database_url: str, table: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def test_a_credential_that_cannot_be_marked_does_not_change_the_answer(gateway: Gateway, database_url: str) -> None:
+async def test_a_credential_that_cannot_be_marked_does_not_change_the_response(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(error(401, 20003), created()) as upstream, refusing(database_url, "twilio_credential"):
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.tenants.add_credential(
@@ -111,7 +111,7 @@ async def test_a_credential_that_cannot_be_marked_does_not_change_the_answer(gat
         assert len(upstream.posts) == 2
 
 
-async def test_a_role_that_may_not_change_credentials_does_not_change_the_answer(database_url: str) -> None:
+async def test_a_database_role_that_cannot_update_credentials_does_not_change_the_response(database_url: str) -> None:
     owner = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await owner.execute("""
@@ -132,7 +132,7 @@ async def test_a_role_that_may_not_change_credentials_does_not_change_the_answer
         await owner.close()
 
 
-async def test_an_outcome_that_cannot_be_written_is_told_as_unknown_in_either_shape(
+async def test_an_outcome_that_cannot_be_written_is_reported_as_unknown_by_both_apis(
     gateway: Gateway, database_url: str
 ) -> None:
     async with running_upstream(created()) as upstream, refusing(database_url, "call"):

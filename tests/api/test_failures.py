@@ -60,9 +60,7 @@ async def _ready(gateway: Gateway) -> None:
                 return
 
 
-async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_itself(
-    fragile: Gateway, postgres: EmbeddedPostgres
-) -> None:
+async def test_a_creation_while_postgres_is_down_is_not_sent(fragile: Gateway, postgres: EmbeddedPostgres) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await fragile.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
@@ -89,7 +87,7 @@ async def test_postgres_down_before_the_intent_sends_nothing_and_recovers_by_its
         assert (await tenant.create("k")).status_code == 201
 
 
-async def test_postgres_down_after_the_dial_is_told_as_unknown_and_committed_later(
+async def test_an_outcome_while_postgres_is_down_is_reported_as_unknown_and_committed_later(
     fragile: Gateway, postgres: EmbeddedPostgres
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:
@@ -109,7 +107,7 @@ async def test_postgres_down_after_the_dial_is_told_as_unknown_and_committed_lat
         assert len(upstream.posts) == 1
 
 
-async def test_a_caller_that_hangs_up_does_not_cancel_the_dial(gateway: Gateway) -> None:
+async def test_a_client_that_disconnects_does_not_cancel_the_dial(gateway: Gateway) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create("k"))
@@ -124,7 +122,7 @@ async def test_a_caller_that_hangs_up_does_not_cancel_the_dial(gateway: Gateway)
         assert len(upstream.posts) == 1
 
 
-async def test_the_process_ends_only_after_its_outcomes_are_committed(database_url: str) -> None:
+async def test_a_process_stops_only_after_its_outcomes_are_committed(database_url: str) -> None:
     async with running_upstream(created_after_release()) as upstream:
         async with running_gateway(settings_for(database_url)) as stopping:
             tenant = await stopping.add_tenant(upstream.url)
@@ -142,7 +140,7 @@ async def test_the_process_ends_only_after_its_outcomes_are_committed(database_u
     assert record["execution"] == "started"
 
 
-async def test_more_than_fits_is_refused_at_once_and_nothing_of_it_is_stored(database_url: str) -> None:
+async def test_creations_beyond_the_limits_are_refused_at_once_and_not_stored(database_url: str) -> None:
     settings = settings_for(database_url, max_in_flight=3, max_in_flight_per_tenant=2)
     async with running_upstream(hang) as upstream, running_gateway(settings) as small:
         slow, other = await small.add_tenant(upstream.url), await small.add_tenant(upstream.url)
@@ -164,7 +162,7 @@ async def test_more_than_fits_is_refused_at_once_and_nothing_of_it_is_stored(dat
         assert (await slow.create()).status_code == 202
 
 
-async def test_a_refused_creation_gives_its_room_back(database_url: str) -> None:
+async def test_a_refused_creation_frees_its_slot(database_url: str) -> None:
     settings = settings_for(database_url, max_in_flight=1)
     async with running_upstream(created()) as upstream, running_gateway(settings) as small:
         tenant = await small.add_tenant(upstream.url)
@@ -174,7 +172,7 @@ async def test_a_refused_creation_gives_its_room_back(database_url: str) -> None
         assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201
 
 
-async def test_a_caller_that_hangs_up_in_the_middle_of_its_request_is_no_error(
+async def test_a_client_that_disconnects_during_its_request_is_not_an_error(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running_upstream(created()) as upstream:
@@ -195,7 +193,7 @@ async def test_a_caller_that_hangs_up_in_the_middle_of_its_request_is_no_error(
     assert "unexpected_error" not in capsys.readouterr().out
 
 
-async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(database_url: str) -> None:
+async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
         settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
         async with httpx.AsyncClient(timeout=30) as http:
@@ -210,7 +208,7 @@ async def test_the_end_of_the_servers_patience_is_never_told_as_not_started(data
     assert (told.status_code, told.json()["execution"]) == (202, "unknown")
 
 
-async def test_the_end_of_the_servers_patience_is_never_told_as_a_change_that_was_not_made(database_url: str) -> None:
+async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:
     """A 503 would be repeated, and a redirect that is carried out twice may dial twice."""
     async with running_upstream(created(), hang) as upstream:
         settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
@@ -236,7 +234,7 @@ PASSING_STATES = ["25006", "40P01", "40001", "57014", "53100", "55P03"]
 
 
 @pytest.mark.parametrize("state", PASSING_STATES)
-async def test_an_outcome_that_postgres_refuses_for_a_while_is_committed_in_the_end(
+async def test_an_outcome_that_postgres_refuses_temporarily_is_committed_later(
     fragile: Gateway, postgres: EmbeddedPostgres, state: str
 ) -> None:
     await _ready(fragile)
@@ -264,7 +262,7 @@ async def test_an_outcome_that_postgres_refuses_for_a_while_is_committed_in_the_
         await connection.close()
 
 
-async def test_a_partition_that_is_attached_in_mid_insert_is_a_reason_to_come_again(database_url: str) -> None:
+async def test_a_partition_attached_during_an_insert_makes_the_creation_retryable(database_url: str) -> None:
     """Postgres refuses the row, for the partition that it was meant for takes it no more. Nobody is told a 500."""
     async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

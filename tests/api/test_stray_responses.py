@@ -27,7 +27,7 @@ def created_and_stray(stray: Behaviour) -> Behaviour:
 
 
 @pytest.mark.parametrize("status", [429, 400])
-async def test_no_stray_answer_rings_twice_or_hides_a_ring(gateway: Gateway, status: int) -> None:
+async def test_stray_responses_neither_place_a_call_twice_nor_hide_one(gateway: Gateway, status: int) -> None:
     room = asyncio.Semaphore(AT_ONCE)
     async with running_upstream(created_and_stray(proxy_page(status))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
