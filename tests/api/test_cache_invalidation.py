@@ -10,7 +10,7 @@ from app.tenants.cache import TTLCache
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
-# What a listener's connection did last: it listened, or was checked.
+# The last statement of a listener's connection: LISTEN, or a check that it is alive.
 _KILL_LISTENERS = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND (query = 'SELECT 1' OR query LIKE 'LISTEN %')
@@ -19,7 +19,7 @@ _KILL_LISTENERS = """
 
 @pytest.fixture
 async def replica(gateway: Gateway) -> AsyncIterator[Gateway]:
-    """Another process's worth of API over the same database."""
+    """A second API over the same database."""
     async with running_gateway(settings_for(gateway.settings.require_database_url())) as running:
         yield running
 
@@ -40,12 +40,12 @@ def answers(tenant: Tenant, url: str, status: int) -> Callable[[], Awaitable[boo
 async def test_the_caller_of_an_api_key_is_cached(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
 
-    async def is_remembered() -> bool:
-        # A request that wants nothing else of the database: where its time went says whether it was asked.
+    async def is_cached() -> bool:
+        # This request needs the database only for the caller. Server-Timing shows whether it was queried.
         response = await tenant.http.post("/v1/sip-uris", json={"uri": "sip:kate@example.com"})
         return "database" not in response.headers["server-timing"]
 
-    await until(is_remembered)
+    await until(is_cached)
 
 
 async def test_a_revoked_key_is_refused_by_every_replica(gateway: Gateway, replica: Gateway) -> None:
@@ -82,7 +82,7 @@ async def test_a_change_whose_notification_is_lost_still_takes_effect(gateway: G
     for _ in range(3):
         await until(answers(tenant, gateway.url, 200))
     async with gateway.database.begin() as session:
-        # Killed and changed in one breath: the notification finds nobody listening.
+        # In one transaction, so that the notification is sent while no listener is connected.
         assert await session.scalar(text(_KILL_LISTENERS))
         await session.execute(text("UPDATE api_key SET revoked_at = now() WHERE tenant_id = :id"), {"id": tenant.id})
     await until(answers(tenant, gateway.url, 401))

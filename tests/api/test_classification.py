@@ -1,4 +1,4 @@
-"""The classification table of ADR 3, row by row over real sockets: POSTs that arrived, answer, record, events."""
+"""The classification table of ADR 3 over real sockets: the POSTs, the response, the record and the events of each row."""
 
 import asyncio
 import gzip
@@ -126,7 +126,7 @@ ROWS = {
 }
 
 
-# What no proxy knows, alone: Twilio's header, or a code.
+# Either of these marks a response as Twilio's: its header, or its error code.
 TWILIOS: dict[str, Callable[[int], Behaviour]] = {
     "by the header": lambda status: answer(status, body=b"", headers={"Twilio-Request-Id": "RQ" + "e" * 32}),
     "by the code": lambda status: answer(status, {"code": 20001}),
@@ -147,9 +147,9 @@ REFUSALS = {
     429: (503, "upstream-throttled", "throttled", 5),
 }
 ROWS |= {
-    f"{status}, Twilio's {how}": Row((twilios(status),), posts, told, "not_started", slug, result)
+    f"{status}, Twilio's {how}": Row((twilios(status),), posts, http_status, "not_started", slug, result)
     for how, twilios in TWILIOS.items()
-    for status, (told, slug, result, posts) in REFUSALS.items()
+    for status, (http_status, slug, result, posts) in REFUSALS.items()
 }
 ROWS |= {
     f"{status}, not Twilio's: {how}": unknown(somebodys(status), f"status_{status}")
@@ -165,10 +165,10 @@ async def test_row_of_the_classification_table(gateway: Gateway, row: Row) -> No
         response = await tenant.create()
         assert response.status_code == row.status, response.text
         assert len(upstream.posts) == row.posts
-        await _assert_told_and_recorded(tenant, response.json(), row)
+        await _assert_response_and_record(tenant, response.json(), row)
 
 
-async def _assert_told_and_recorded(tenant: Any, body: dict[str, Any], row: Row) -> None:
+async def _assert_response_and_record(tenant: Any, body: dict[str, Any], row: Row) -> None:
     assert body["execution"] == row.execution
     call_id = body.get("call_id") or body["id"]
     if row.slug:

@@ -35,7 +35,7 @@ REDIRECT = {"url": "https://jack:pl4nted@www.example.com/other.xml", "method": "
 
 @pytest.fixture
 async def ours(gateway: Gateway) -> AsyncIterator[Services]:
-    """A worker's collaborators; its steps are taken by the test."""
+    """A worker's services. The test runs the worker's steps itself."""
     async with services(gateway.settings, Metrics()) as collaborators:
         yield collaborators
 
@@ -46,7 +46,7 @@ def controller(ours: Services) -> Controller:
 
 
 def updated(status: str = "completed") -> Behaviour:
-    """The resource of whichever call was asked for."""
+    """Returns the resource of the requested call with this status."""
 
     async def behave(upstream: Upstream, *streams: Any) -> None:
         sid = upstream.received[-1].path.rpartition("/")[2].removesuffix(".json")
@@ -60,7 +60,7 @@ async def _events(tenant: Tenant, call_id: str, prefix: str = "call.update") -> 
 
 
 async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any], str]:
-    """A creation that Twilio has not answered yet, and its record's id."""
+    """Returns a creation that Twilio has not answered yet, and the id of its record."""
     creating = asyncio.create_task(tenant.create("k"))
     while not upstream.posts:
         await asyncio.sleep(0.01)
@@ -68,7 +68,7 @@ async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any
 
 
 async def _prove_started(ours: Services, call_id: str) -> str:
-    """As a callback or a search would."""
+    """Settles the call as started, as a callback or a search would."""
     resource = CallResource.read(call_resource())
     assert resource is not None
     async with ours["database"].begin() as session:
@@ -113,10 +113,10 @@ async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_st
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
         assert upstream.posts[-1].form == [("Status", "canceled")]
         assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["status"] == "canceled"
-        told = {"parameters": ["status"], "status": "canceled"}
+        data = {"parameters": ["status"], "status": "canceled"}
         assert await _events(tenant, call_id) == [
-            ("call.update_remembered", told),
-            ("call.updated", told | {"remembered": True}),
+            ("call.update_remembered", data),
+            ("call.updated", data | {"remembered": True}),
         ]
 
 
@@ -184,7 +184,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gatewa
         assert (lost.json()["retry"]["safe"], lost.json()["call_id"]) == (False, record["id"])
         assert "execution" not in lost.json()
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
-        # Another change does not take the wish away.
+        # Another change does not drop the remembered end.
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)).status_code == 200
         for _ in range(3):
             async with gateway.database.begin() as session:
@@ -204,7 +204,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gatewa
 async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
     gateway: Gateway, ours: Services, controller: Controller
 ) -> None:
-    """To cancel a call leaves it be once it is answered; who then hung up, and was told that it will be done, is held to it."""
+    """Canceling has no effect on an answered call, so the remembered hang-up must still be carried out."""
 
     async def updated_after_release(upstream: Upstream, *streams: Any) -> None:
         asked = upstream.received[-1].path

@@ -22,7 +22,7 @@ _CUT = """
 
 @pytest.fixture
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    """It waits for Twilio for as long as a busy machine takes."""
+    """A gateway with timeouts that are long enough for a busy machine."""
     async with running_gateway(settings_for(database_url, twilio_read_timeout=20, request_budget=30)) as running:
         yield running
 
@@ -53,12 +53,12 @@ async def test_cut_sessions_lose_no_outcome_and_answer_no_500(gateway: Gateway, 
         async with asyncio.timeout(60):
             while (records := await _records(gateway, tenant)).keys() != accepted or None in records.values():
                 await asyncio.sleep(0.2)
-        # Every call that Twilio was asked for has its record.
+        # Every POST that Twilio received has its own record.
         assert len(set(records.values())) == len(upstream.posts) == len(accepted)
 
 
 async def _records(gateway: Gateway, tenant: Tenant) -> dict[str, str | None]:
-    """The sids of the tenant's calls that were dialled, by id."""
+    """Returns the sids of the tenant's calls that were dialled, by id."""
     async with gateway.database.begin() as session:
         calls = await session.execute(
             text("SELECT id::text, sid FROM call WHERE tenant_id = :tenant AND execution <> 'not_started'"),

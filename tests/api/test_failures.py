@@ -1,4 +1,4 @@
-"""Postgres away, clients that hang up, overload: every answer still says what happened to the call."""
+"""Without Postgres, with clients that disconnect, and under overload, every response says what happened to the call."""
 
 import asyncio
 import contextlib
@@ -20,12 +20,12 @@ from app.schema import migrate
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """A server of this module's own, to be stopped and started."""
+    """A separate server for this module, which the tests stop and start."""
     with tempfile.TemporaryDirectory(prefix="callgate-trouble-") as name:
         Path(name).chmod(0o755)
         with EmbeddedPostgres(Path(name)) as server:
@@ -40,8 +40,8 @@ async def fragile(postgres: EmbeddedPostgres) -> AsyncIterator[Gateway]:
 
 
 async def _settled(tenant: Tenant, call_id: str) -> str:
-    """The execution, once it is neither pending nor hidden behind a Postgres that is coming back."""
-    async with asyncio.timeout(PATIENCE_S):
+    """Waits until the call can be read and is not pending, and returns its execution."""
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             response = await tenant.http.get(f"/v1/calls/{call_id}")
             if response.is_success and response.json()["execution"] != "pending":
@@ -50,8 +50,8 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 
 
 async def _ready(gateway: Gateway) -> None:
-    """Both the gateway and the test's own pool have found their way back."""
-    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=gateway.url) as http:
+    """Waits until the gateway and the test's own pool are connected again."""
+    async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(base_url=gateway.url) as http:
         while (await http.get("/readyz")).json()["status"] != "ok":
             await asyncio.sleep(0.05)
         while True:
@@ -98,11 +98,11 @@ async def test_an_outcome_while_postgres_is_down_is_reported_as_unknown_and_comm
         postgres.stop()
         try:
             upstream.released.set()
-            told = await creating
-            assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+            response = await creating
+            assert (response.status_code, response.json()["execution"]) == (202, "unknown")
         finally:
             postgres.start()
-        assert await _settled(tenant, told.json()["id"]) == "started"
+        assert await _settled(tenant, response.json()["id"]) == "started"
         assert (await tenant.create("k")).status_code == 200
         assert len(upstream.posts) == 1
 
@@ -130,7 +130,7 @@ async def test_a_process_stops_only_after_its_outcomes_are_committed(database_ur
             while not upstream.posts:
                 await asyncio.sleep(0.01)
             asyncio.get_running_loop().call_later(0.3, upstream.released.set)
-        # The gateway has ended here, and it waited.
+        # The gateway has stopped here. It must have waited for the outcome.
         assert (await asyncio.gather(creating, return_exceptions=True))[0] is not None
         async with (
             running_gateway(settings_for(database_url)) as again,
@@ -186,7 +186,7 @@ async def test_a_client_that_disconnects_during_its_request_is_not_an_error(
         writer.close()
         await writer.wait_closed()
         assert await reader.read() == b""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while 'status="499"' not in (await tenant.http.get("/metrics")).text:
                 await asyncio.sleep(0.05)
         assert upstream.posts == []
@@ -204,12 +204,12 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
                 while not upstream.posts:
                     await asyncio.sleep(0.01)
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
-            told = await creating
-    assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+            response = await creating
+    assert (response.status_code, response.json()["execution"]) == (202, "unknown")
 
 
 async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:
-    """A 503 would be repeated, and a redirect that is carried out twice may dial twice."""
+    """Clients would repeat a 503, and a redirect that is carried out twice may dial twice."""
     async with running_upstream(created(), hang) as upstream:
         settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
         async with httpx.AsyncClient(timeout=30) as http:
@@ -225,9 +225,9 @@ async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_ma
                 while len(upstream.posts) < 3:
                     await asyncio.sleep(0.01)
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
-            told, told_as_twilio = await changing
-    assert (told.status_code, told.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
-    assert (told_as_twilio.status_code, told_as_twilio.json()["code"]) == (409, 900010)
+            response, twilio_response = await changing
+    assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+    assert (twilio_response.status_code, twilio_response.json()["code"]) == (409, 900010)
 
 
 PASSING_STATES = ["25006", "40P01", "40001", "57014", "53100", "55P03"]
@@ -251,19 +251,19 @@ async def test_an_outcome_that_postgres_refuses_temporarily_is_committed_later(
                 CREATE TRIGGER refuse BEFORE UPDATE ON call FOR EACH ROW EXECUTE FUNCTION refuse();
             """)
             upstream.released.set()
-            told = await creating
+            response = await creating
             refused = await tenant.create("k")
             await connection.execute("DROP FUNCTION refuse() CASCADE")
-            assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+            assert (response.status_code, response.json()["execution"]) == (202, "unknown")
             assert refused.status_code == 202
-            assert await _settled(tenant, told.json()["id"]) == "started"
+            assert await _settled(tenant, response.json()["id"]) == "started"
             assert len(upstream.posts) == 2
     finally:
         await connection.close()
 
 
 async def test_a_partition_attached_during_an_insert_makes_the_creation_retryable(database_url: str) -> None:
-    """Postgres refuses the row, for the partition that it was meant for takes it no more. Nobody is told a 500."""
+    """Postgres refuses the row, because its partition no longer accepts it. The response is a 503, not a 500."""
     async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         async with gateway.database.begin() as session:

@@ -1,4 +1,4 @@
-"""Idempotency (ADR 4): a key names one dial for as long as its record is kept."""
+"""Idempotency (ADR 4): a key belongs to one call for as long as its record is kept."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A tenant sees only its own calls, and nobody without a genuine key sees anything."""
+"""A tenant sees only its own calls. Without a valid key nothing is shown."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
 OPEN_ROUTES = {"/livez", "/readyz", "/metrics"}
-# What the owner gets of the others, which ask Twilio: tests/subresources.
+# The other routes send requests to Twilio. tests/subresources covers what the owner gets from them.
 OF_CALLS = {"/v1/calls/{id_or_sid}", "/v1/calls/{id_or_sid}/events"}
 
 
@@ -24,7 +24,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def two_tenants(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenant, dict[str, str]]]:
-    """The owner of a call, a stranger, and the call's two names."""
+    """Returns the owner of a call, another tenant, and the call's record."""
     async with running_upstream(created()) as upstream:
         owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         record = (await owner.create("k", status_callback="https://own.example.com/")).json()
@@ -68,7 +68,7 @@ async def test_every_route_of_a_call_hides_the_calls_of_other_tenants(
             foreign = await stranger.http.request(method, url, json=body)
             if path in OF_CALLS:
                 own = await owner.http.request(method, url, json=body)
-                # The call has ended: found, but not to be changed.
+                # The call has ended: it is found, but cannot be changed.
                 assert own.status_code == (409 if method == "PATCH" else 200), (method, path)
             assert foreign.status_code == 404, (method, path)
             assert foreign.json()["type"] == "urn:callgate:problem:call-not-found"

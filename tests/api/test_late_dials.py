@@ -18,7 +18,7 @@ from tests.cli.running import environment, eventually, free_port, is_listening, 
 from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 TIMES: dict[str, Any] = {
     "twilio_connect_timeout": 0.3,
     "twilio_read_timeout": 0.4,
@@ -31,13 +31,13 @@ GATE = 4711
 
 
 def patient_settings(database_url: str) -> Settings:
-    """For what must succeed, however slow this machine is."""
+    """Settings for requests that must succeed on a slow machine too."""
     return settings_for(database_url, twilio_read_timeout=20, request_budget=90)
 
 
 @asynccontextmanager
 async def held_intents(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Every intent waits for this session's advisory lock before it is written."""
+    """Makes every insert of a call wait for this session's advisory lock."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await connection.execute(f"""
@@ -55,14 +55,14 @@ async def held_intents(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _until_held(connection: asyncpg.Connection) -> None:
     held = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not await connection.fetchval(held):
             await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
 async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`callgate serve` as a process of its own."""
+    """Runs `callgate serve` as a separate process."""
     port = free_port()
     settings = {f"CALLGATE_{name.upper()}": str(value) for name, value in TIMES.items()}
     settings |= {"CALLGATE_DATABASE_URL": database_url.replace("+asyncpg", ""), "CALLGATE_SECRET_KEYS": SECRET_KEY}
@@ -85,22 +85,22 @@ async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes
         tenant = await other.add_tenant(upstream.url)
         stop = asyncio.Event()
         worker = asyncio.create_task(run_worker(settings, Metrics(), stop))
-        async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=PATIENCE_S) as http:
+        async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=TIMEOUT_S) as http:
             async with held_intents(database_url) as gate:
                 creating = asyncio.create_task(http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "frozen"}))
                 await _until_held(gate)
                 process.send_signal(signal.SIGSTOP)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 while [call["execution"] for call in (await tenant.http.get("/v1/calls")).json()["calls"]] != ["unknown"]:
                     await asyncio.sleep(0.1)
             process.send_signal(signal.SIGCONT)
-            told = await creating
+            response = await creating
         stop.set()
         await worker
         assert upstream.posts == [], "the record was given up"
-        assert (told.status_code, told.json()["execution"]) == (503, "not_started")
+        assert (response.status_code, response.json()["execution"]) == (503, "not_started")
         (record,) = (await tenant.http.get("/v1/calls")).json()["calls"]
-        assert (record["execution"], record["id"]) == ("not_started", told.json()["call_id"])
+        assert (record["execution"], record["id"]) == ("not_started", response.json()["call_id"])
         again = await tenant.create("frozen")
         assert (again.status_code, again.json()["id"]) == (201, record["id"])
         assert len(upstream.posts) == 1
@@ -120,14 +120,14 @@ async def test_a_call_whose_intent_used_up_the_budget_is_not_sent(database_url: 
             running_gateway(patient_settings(database_url)) as patient,
         ):
             tenant = await gateway.add_tenant(upstream.url)
-            told = await tenant.create("slow")
-            assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
-            assert told.json()["retry"] == {"safe": True, "same_key": True, "after_s": 1}
+            response = await tenant.create("slow")
+            assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+            assert response.json()["retry"] == {"safe": True, "same_key": True, "after_s": 1}
             assert upstream.posts == []
             await connection.execute("DROP FUNCTION be_slow() CASCADE")
-            async with httpx.AsyncClient(base_url=patient.url, headers=tenant.http.headers, timeout=PATIENCE_S) as http:
+            async with httpx.AsyncClient(base_url=patient.url, headers=tenant.http.headers, timeout=TIMEOUT_S) as http:
                 again = await http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "slow"})
-            assert (again.status_code, again.json()["id"]) == (201, told.json()["call_id"])
+            assert (again.status_code, again.json()["id"]) == (201, response.json()["call_id"])
             assert len(upstream.posts) == 1
     finally:
         await connection.close()

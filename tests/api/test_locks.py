@@ -13,7 +13,7 @@ from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
 
-# What is not stuck is answered well before the session that holds the lock is ended.
+# Everything has recovered within this time, because Postgres ends the idle session that holds the lock.
 RECOVERY_S = 15.0
 UNRELATED = 40
 
@@ -27,7 +27,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @asynccontextmanager
 async def _silent_session(database_url: str, statement: str, *arguments: object) -> AsyncIterator[None]:
-    """One of Callgate's own, that has executed the statement and says nothing any more."""
+    """A session like Callgate's own that has executed the statement and then sends nothing."""
     connection = await Connector(database_url, SESSION, statement_timeout_s=15).connect()
     try:
         await connection.transaction().start()
@@ -38,7 +38,7 @@ async def _silent_session(database_url: str, statement: str, *arguments: object)
 
 
 async def _pending(tenant: Tenant, upstream: Upstream, key: str | None = None) -> tuple[asyncio.Task[int], str]:
-    """A creation that waits for Twilio, and the id of its record."""
+    """Returns a creation that waits for Twilio, and the id of its record."""
 
     async def create() -> int:
         return (await tenant.create(key)).status_code
@@ -63,8 +63,8 @@ async def test_a_locked_call_delays_neither_other_creations_nor_their_callbacks(
             answers = await asyncio.gather(*(other.create() for _ in range(UNRELATED)))
             assert {answer.status_code for answer in answers} == {201}
             for answer in answers[:5]:
-                told = await call_back(gateway, other, answer.json()["id"], progress(other, answer.json(), "ringing", 1))
-                assert told.status_code == 204
+                response = await call_back(gateway, other, answer.json()["id"], progress(other, answer.json(), "ringing", 1))
+                assert response.status_code == 204
             assert not creating.done()
             assert not calling_back.done()
             assert await creating == 201

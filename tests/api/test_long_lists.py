@@ -1,4 +1,4 @@
-"""Lists of many calls and events: complete, in order, and never in the way of anybody else."""
+"""Long lists of calls and events are complete, in order, and do not block other requests."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ _COPIES = """
 
 @pytest.fixture(scope="module")
 async def tenant(gateway: Gateway) -> Tenant:
-    """With so many started calls."""
+    """A tenant with CALLS started calls."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = (await tenant.create()).json()["id"]
@@ -75,7 +75,7 @@ async def test_records_of_a_long_list_equal_the_single_records(tenant: Tenant) -
 async def test_many_events_of_a_call_are_complete_and_in_order(gateway: Gateway, tenant: Tenant) -> None:
     (call,) = (await tenant.http.get("/v1/calls", params={"limit": 1})).json()["calls"]
     async with gateway.database.begin() as session:
-        # Some of the same moment, on both sides of an edge between two pieces.
+        # Groups of events have the same time, also across the boundary of two chunks.
         await session.execute(
             text("""
                 INSERT INTO call_event (id, call_id, at, type, data)
@@ -91,7 +91,7 @@ async def test_many_events_of_a_call_are_complete_and_in_order(gateway: Gateway,
 
 @pytest.mark.parametrize("path", ["Twilio's", "/v1/calls?limit=200"])
 async def test_a_long_list_does_not_block_the_event_loop(tenant: Tenant, path: str) -> None:
-    """In processor time of this thread, which also runs the gateway: what else the machine does is not counted."""
+    """Measures CPU time of this thread, which also runs the gateway, so other load on the machine does not count."""
     path = _twilios(tenant, "PageSize=1000") if path == "Twilio's" else path
     longest = 0.0
 
@@ -103,14 +103,14 @@ async def test_a_long_list_does_not_block_the_event_loop(tenant: Tenant, path: s
             longest = max(longest, time.thread_time() - began)
 
     async def ask() -> None:
-        # The answer is not read here as it arrives: that would be counted too.
+        # Without an HTTP client, because parsing the response would count too.
         reader, writer = await asyncio.open_connection(tenant.http.base_url.host, tenant.http.base_url.port)
         writer.write(_request(tenant, path))
         while await reader.read(65536):
             pass
         writer.close()
 
-    await ask()  # what the first one has to prepare is prepared
+    await ask()  # warm-up
     began = time.thread_time()
     watching = asyncio.create_task(watch())
     await ask()
@@ -137,6 +137,6 @@ async def test_a_client_that_does_not_read_its_list_blocks_no_other_list(tenant:
         loop = asyncio.get_running_loop()
         while chunk := await loop.sock_recv(silent, 2**20):
             received += chunk
-    # The whole of it comes all the same, once it is read.
+    # The slow client still gets its whole list.
     assert received.endswith(b"0\r\n\r\n")
     assert received.count(b'"phone_number_sid"') == CALLS

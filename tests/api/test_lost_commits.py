@@ -17,7 +17,7 @@ from app.schema import migrate
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created_after_release, running_upstream
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 PATIENT = {"twilio_read_timeout": 20, "request_budget": 25}
 
 
@@ -28,8 +28,8 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-def forgetful() -> Iterator[EmbeddedPostgres]:
-    """A durable server, configured so that it loses the commits of the last seconds in a crash."""
+def crashable_postgres() -> Iterator[EmbeddedPostgres]:
+    """A Postgres server that can be crashed."""
     with tempfile.TemporaryDirectory(prefix="callgate-lost-") as name:
         Path(name).chmod(0o755)
         with EmbeddedPostgres(Path(name)) as server:
@@ -37,7 +37,7 @@ def forgetful() -> Iterator[EmbeddedPostgres]:
 
 
 def _crash(postgres: EmbeddedPostgres) -> None:
-    """As a power cut: nothing is written any more. Started again, it recovers from its log."""
+    """Kills all processes of Postgres, as a power cut would, and starts it again. It recovers from its log."""
     assert postgres._server is not None
     children = Path(f"/proc/{postgres._server.pid}/task/{postgres._server.pid}/children").read_text().split()
     for pid in (postgres._server.pid, *map(int, children)):
@@ -48,7 +48,7 @@ def _crash(postgres: EmbeddedPostgres) -> None:
 
 
 async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[asyncio.Task[int], str]:
-    """A creation that waits for Twilio, and the id of its record."""
+    """Returns a creation that waits for Twilio, and the id of its record."""
 
     async def create() -> int:
         return (await tenant.create(key)).status_code
@@ -60,23 +60,23 @@ async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[async
     return creating, str(call["id"])
 
 
-async def test_a_crash_loses_no_intent_even_if_synchronous_commit_is_off(forgetful: EmbeddedPostgres) -> None:
-    await asyncio.to_thread(migrate, forgetful.url)
-    connection = await asyncpg.connect(forgetful.url.replace("+asyncpg", ""))
+async def test_a_crash_loses_no_intent_even_if_synchronous_commit_is_off(crashable_postgres: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(migrate, crashable_postgres.url)
+    connection = await asyncpg.connect(crashable_postgres.url.replace("+asyncpg", ""))
     await connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
     await connection.execute("ALTER SYSTEM SET synchronous_commit = off")
     await connection.execute("SELECT pg_reload_conf()")
     await connection.close()
     async with (
-        running_gateway(settings_for(forgetful.url, **PATIENT)) as gateway,
+        running_gateway(settings_for(crashable_postgres.url, **PATIENT)) as gateway,
         running_upstream(created_after_release()) as upstream,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         creating, call_id = await _dialling(tenant, upstream, "k")
-        _crash(forgetful)
+        _crash(crashable_postgres)
         upstream.released.set()
         assert await creating in (201, 202)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while (again := await tenant.create("k")).status_code != 200:
                 await asyncio.sleep(0.1)
         assert (again.json()["id"], again.json()["execution"]) == (call_id, "started")

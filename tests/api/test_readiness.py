@@ -31,12 +31,12 @@ def unavailable(reason: str) -> dict[str, str]:
 
 
 async def becomes(url: str, status: int, expected: dict[str, str]) -> None:
-    """/readyz answers so, if not at once: on a busy machine even a good Postgres takes longer than its patience."""
+    """Waits until /readyz answers so. On a busy machine even a healthy Postgres can exceed its timeout."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as http, asyncio.timeout(60):
         while True:
             answer = await http.get("/readyz")
-            told = answer.json()
-            if (answer.status_code, told.pop("version")) == (status, __version__) and expected.items() <= told.items():
+            health = answer.json()
+            if (answer.status_code, health.pop("version")) == (status, __version__) and expected.items() <= health.items():
                 return
             await asyncio.sleep(0.05)
 
@@ -49,7 +49,7 @@ async def test_a_process_is_ready_once_its_migrations_have_run(empty_database_ur
         await becomes(gateway.url, 503, NOT_MIGRATED)
         await asyncio.to_thread(migrate, empty_database_url)
         await becomes(gateway.url, 200, {"status": "ok", "database": "ok", "schema_revision": head()})
-        # What was ready stays in, whatever is done to the schema.
+        # A process that was ready stays ready, whatever happens to the schema.
         await asyncio.to_thread(command.downgrade, alembic_config(empty_database_url), first)
         await becomes(gateway.url, 200, {"status": "degraded", "database": "not_migrated"})
 
@@ -73,7 +73,7 @@ async def test_a_process_whose_keys_open_no_stored_secret_is_not_ready(empty_dat
     await asyncio.to_thread(migrate, empty_database_url)
     wrong = settings_for(empty_database_url, secret_keys=WRONG_KEY)
     async with running_gateway(wrong) as gateway:
-        await becomes(gateway.url, 200, {"status": "ok"})  # there is no secret yet
+        await becomes(gateway.url, 200, {"status": "ok"})  # no secret is stored yet
     await _store(empty_database_url, stored)
     async with running_gateway(wrong) as gateway:
         await becomes(gateway.url, 503, KEYS_WRONG)
@@ -95,7 +95,7 @@ async def _store(database_url: str, what: str) -> None:
 
 
 async def test_a_postgres_that_does_not_answer_is_reported_before_a_probe_times_out() -> None:
-    # It waits for the end of a head of HTTP, which no client of Postgres sends.
+    # The upstream waits for the end of an HTTP head, which a Postgres client never sends.
     async with running_upstream(hang) as silent:
         url = silent.url.replace("http://", "postgresql://callgate@")
         async with running_gateway(settings_for(f"{url}/callgate")) as gateway:
@@ -131,7 +131,7 @@ async def test_a_role_without_permissions_is_reported_apart_from_a_missing_schem
 
 @asynccontextmanager
 async def _role(database_url: str, name: str) -> AsyncIterator[str]:
-    """The URL for a new role without any right."""
+    """Creates a role without permissions and returns its database URL."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")
     try:

@@ -1,4 +1,4 @@
-"""Records and lists: what was stored is what is shown."""
+"""Records and lists show what was stored."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Bad input gets a precise problem+json and changes nothing: nothing is stored, nothing is sent."""
+"""Invalid requests get a precise problem+json. Nothing is stored and nothing is sent."""
 
 import inspect
 import json
@@ -205,13 +205,13 @@ async def test_unknown_paths_and_methods_get_a_problem(tenant: Tenant) -> None:
 
 
 async def test_a_path_that_ends_in_a_line_break_is_not_found(tenant: Tenant, upstream: Upstream) -> None:
-    """A pattern's `$` lets it through, and what is known of creations by their path would not hold for it."""
+    """The router's `$` would match it, but checks that compare the path would not know it for a creation."""
     form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
-    for told in (
+    for response in (
         await tenant.http.post("/v1/calls%0A", json=BASIC),
         await tenant.http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json%0A", data=form),
     ):
-        assert told.status_code == 404
+        assert response.status_code == 404
     await _nothing_happened(tenant, upstream)
 
 

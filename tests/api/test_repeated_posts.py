@@ -13,11 +13,11 @@ from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.upstream import Behaviour, created, error, running_upstream
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviour:
-    """Answers once that has happened."""
+    """Runs `meanwhile`, then behaves like `then`."""
 
     async def behave(upstream, reader, writer) -> None:  # type: ignore[no-untyped-def]
         await meanwhile()
@@ -28,7 +28,7 @@ def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviou
 
 @pytest.mark.parametrize(("status", "code"), [(429, 20429), (401, 20003)])
 async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url: str, status: int, code: int) -> None:
-    """Twilio, or a proxy before it, refused what it had processed all the same."""
+    """Twilio, or a proxy in between, refused the request although it had been processed."""
     sid = f"CA{status:032x}"
     settings = settings_for(database_url, public_url=PUBLIC_URL, twilio_read_timeout=20, request_budget=90)
 
@@ -46,9 +46,9 @@ async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url
             tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
         )
         gateway.hears()
-        told = await tenant.create("k")
-        assert len(upstream.posts) == 1, "it rings already"
-        assert (told.status_code, told.json()["sid"], told.json()["settled_by"]) == (201, sid, "callback")
+        response = await tenant.create("k")
+        assert len(upstream.posts) == 1, "the call has already started"
+        assert (response.status_code, response.json()["sid"], response.json()["settled_by"]) == (201, sid, "callback")
         assert (await tenant.create("k")).json()["sid"] == sid
 
 
@@ -82,12 +82,12 @@ async def test_nothing_is_repeated_while_the_record_cannot_be_read(postgres: Emb
         running_upstream(after(stopped, error(429, 20429)), created()) as upstream,
     ):
         tenant = await gateway.add_tenant(upstream.url)
-        told = await tenant.create("k")
-        assert (told.status_code, told.json()["execution"]) == (202, "unknown"), "the outcome waits for Postgres"
+        response = await tenant.create("k")
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown"), "the outcome waits for Postgres"
         postgres.start()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
-                record = await tenant.http.get(f"/v1/calls/{told.json()['id']}")
+                record = await tenant.http.get(f"/v1/calls/{response.json()['id']}")
                 if record.is_success and record.json()["execution"] == "not_started":
                     break
                 await asyncio.sleep(0.1)

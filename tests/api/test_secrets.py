@@ -1,4 +1,4 @@
-"""A planted secret must appear nowhere: not in logs, errors, metrics, traces, records, or any column of any table."""
+"""Planted secrets appear nowhere: not in logs, errors, metrics, traces or records, nor in any column of any table."""
 
 import io
 import json
@@ -49,31 +49,31 @@ REQUEST = {
 
 
 @dataclass
-class Watched:
-    """A gateway that logs and traces all it can."""
+class InstrumentedGateway:
+    """A gateway with its log at debug level and its spans."""
 
     gateway: Gateway
     log: io.StringIO
     spans: InMemorySpanExporter
 
     def lines(self) -> list[dict[str, Any]]:
-        """Of requests."""
+        """Returns the log lines of requests."""
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         return [line for line in lines if line["event"] == "request"]
 
 
 @asynccontextmanager
-async def instrumented(database_url: str, **values: Any) -> AsyncIterator[Watched]:
+async def instrumented(database_url: str, **values: Any) -> AsyncIterator[InstrumentedGateway]:
     log = io.StringIO()
     tracing, spans = memory()
     settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
     with logging_to(log):
         async with running_gateway(settings, tracing=tracing) as gateway:
-            yield Watched(gateway, log, spans)
+            yield InstrumentedGateway(gateway, log, spans)
 
 
 @pytest.fixture
-async def told(database_url: str) -> AsyncIterator[Watched]:
+async def watched(database_url: str) -> AsyncIterator[InstrumentedGateway]:
     async with instrumented(database_url) as running:
         yield running
 
@@ -89,8 +89,8 @@ async def _every_cell(url: str) -> str:
     return "\n".join(row for (row,) in rows)
 
 
-async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) -> None:
-    gateway, answers = told.gateway, list[str]()
+async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, database_url: str) -> None:
+    gateway, answers = watched.gateway, list[str]()
     echoed = f"SipAuthPassword is bad, token {CALL_TOKEN}, Url {REQUEST['url']}, key {AUTH_TOKEN}"
     echo = error(400, 21224, f"{echoed} as {quote_plus(FORM_PASSWORD)}")
     async with running_upstream(created(), echo, error(401, 20003), reset, hang, error(500, 20500)) as upstream:
@@ -118,13 +118,13 @@ async def test_planted_secrets_appear_nowhere(told: Watched, database_url: str) 
     answers.append(listed.text)
     answers += [(await tenant.http.get(f"/v1/calls/{call['id']}/events")).text for call in listed.json()["calls"]]
     answers.append((await tenant.http.get("/metrics")).text)
-    spans = [span.to_json() for span in told.spans.get_finished_spans()]
+    spans = [span.to_json() for span in watched.spans.get_finished_spans()]
     assert len(spans) > len(answers)
     callback_secret = await TenantCallbacks(gateway.database, Keyring([b64decode(SECRET_KEY)])).renew_secret(tenant.id)
     stored = await _every_cell(database_url)
     assert "kate.private" in stored
     for secret in (*SECRETS, tenant.key, callback_secret, callback_secret.removeprefix("whsec_")):
-        assert secret not in told.log.getvalue()
+        assert secret not in watched.log.getvalue()
         assert secret not in stored
         assert secret.encode().hex() not in stored
         assert not any(secret in text for text in answers + spans)
@@ -139,13 +139,13 @@ def _spelled(secret: str) -> list[str]:
 
 
 def echoing(status: int, document: Callable[[str], Any], **headers: str) -> Behaviour:
-    """An answer that repeats all that the request told in confidence, in every spelling."""
+    """Responds with all secrets of the request, in every encoding."""
 
     async def behave(upstream: Upstream, *streams: Any) -> None:
         request = upstream.received[-1]
         user, password = request.credentials
-        told = [value for _, value in request.form] + [password] + [URL_USER, URL_PASSWORD] * bool(request.form)
-        text_ = " ".join([*(spelling for value in told for spelling in _spelled(value)), request.headers["authorization"]])
+        secrets = [value for _, value in request.form] + [password] + [URL_USER, URL_PASSWORD] * bool(request.form)
+        text_ = " ".join([*(spelling for value in secrets for spelling in _spelled(value)), request.headers["authorization"]])
         headers_ = {"Twilio-Request-Id": password, **headers}
         await answer(status, document(f"{text_} of {user}"), headers=headers_)(upstream, *streams)
 
@@ -153,11 +153,13 @@ def echoing(status: int, document: Callable[[str], Any], **headers: str) -> Beha
 
 
 def _no(code: int) -> Callable[[str], Any]:
-    # The limit of a message cuts a secret in two.
+    # Long enough for the message limit to cut a secret in two.
     return lambda echo: {"code": code, "message": "m" * 990 + echo, "more_info": echo}
 
 
-async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_returned(told: Watched, database_url: str) -> None:
+async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_returned(
+    watched: InstrumentedGateway, database_url: str
+) -> None:
     sid = "CA" + "5" * 32
     resource = partial(call_resource, sid)
     subresource = {"sid": "RE" + "1" * 32}
@@ -172,7 +174,7 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
         echoing(404, _no(20404)),
     )
     async with running_upstream(*script) as upstream:
-        tenant = await told.gateway.add_tenant(upstream.url)
+        tenant = await watched.gateway.add_tenant(upstream.url)
         path, twilios = f"/v1/calls/{sid}", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}"
         stream = {"url": f"wss://{URL_USER}:{URL_PASSWORD}@example.com/", "name": "n"}
         creation = REQUEST | {"twiml": TWIML, "sip_auth_password": FORM_PASSWORD}
@@ -191,14 +193,16 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
     stored = await _every_cell(database_url)
     assert "***" in stored
     basic = b64encode(f"{tenant.account_sid}:{tenant.auth_token}".encode()).decode().rstrip("=")
-    spans = "".join(span.to_json() for span in told.spans.get_finished_spans())
-    everything = "".join([stored, told.log.getvalue(), spans, *(f"{response.text} {response.headers}" for response in answers)])
+    spans = "".join(span.to_json() for span in watched.spans.get_finished_spans())
+    everything = "".join(
+        [stored, watched.log.getvalue(), spans, *(f"{response.text} {response.headers}" for response in answers)]
+    )
     for secret in (CALL_TOKEN, URL_USER, URL_PASSWORD, tenant.auth_token, basic, *_spelled(FORM_PASSWORD)):
         assert secret not in everything
 
 
-async def test_the_signing_secret_of_deliveries_is_shown_only_once(told: Watched, database_url: str) -> None:
-    gateway = told.gateway
+async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: InstrumentedGateway, database_url: str) -> None:
+    gateway = watched.gateway
     callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
@@ -215,34 +219,34 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(told: Watched
             secrets.append(await callbacks.renew_secret(tenant.id))
         listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
     assert '"attempts":2' in listed
-    assert told.log.getvalue().count("delivery_failed") == 2
+    assert watched.log.getvalue().count("delivery_failed") == 2
     stored = await _every_cell(database_url)
     for secret in secrets:
         for shape in (secret, secret.removeprefix("whsec_"), secret.encode().hex()):
-            assert shape not in told.log.getvalue() + stored + listed
-    assert "kate.private" not in told.log.getvalue()
+            assert shape not in watched.log.getvalue() + stored + listed
+    assert "kate.private" not in watched.log.getvalue()
 
 
-async def test_personal_data_is_neither_logged_nor_traced(told: Watched) -> None:
+async def test_personal_data_is_neither_logged_nor_traced(watched: InstrumentedGateway) -> None:
     async with running_upstream(created(), reset) as upstream:
-        tenant = await told.gateway.add_tenant(upstream.url)
+        tenant = await watched.gateway.add_tenant(upstream.url)
         await tenant.create(to="+14155550123", **{"from": "+14155550123"})
         await tenant.create(to="sip:kate.private@example.com?X-Name=kate.private")
         await tenant.http.get("/v1/calls", params={"to": "+14155550123"})
-    assert [line["route"] for line in told.lines()] == ["/v1/calls"] * 3
-    spans = "".join(span.to_json() for span in told.spans.get_finished_spans())
+    assert [line["route"] for line in watched.lines()] == ["/v1/calls"] * 3
+    spans = "".join(span.to_json() for span in watched.spans.get_finished_spans())
     for personal in PERSONAL:
-        assert personal not in told.log.getvalue()
+        assert personal not in watched.log.getvalue()
         assert personal not in spans
 
 
-async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_data(told: Watched) -> None:
+async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_data(watched: InstrumentedGateway) -> None:
     async with running_upstream(created(), error(400, 21211), created()) as upstream:
-        tenant = await told.gateway.add_tenant(upstream.url)
+        tenant = await watched.gateway.add_tenant(upstream.url)
         started = await tenant.create(to="sip:kate.private@example.com;transport=tcp", **{"from": "+14155550123"})
         await tenant.create(to="+14155550123", **{"from": "+14155550199"})
         await tenant.create(to="sips:+14155550123@example.com", **{"from": "kate.private"})
-    first, second, third = told.lines()
+    first, second, third = watched.lines()
     assert (
         first.items()
         >= {
@@ -267,16 +271,16 @@ async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_da
 
 
 async def test_operators_can_choose_to_log_phone_numbers(database_url: str) -> None:
-    async with instrumented(database_url, log_pii=True) as told, running_upstream(created()) as upstream:
-        tenant = await told.gateway.add_tenant(upstream.url)
+    async with instrumented(database_url, log_pii=True) as watched, running_upstream(created()) as upstream:
+        tenant = await watched.gateway.add_tenant(upstream.url)
         await tenant.create(to="sip:kate.private@example.com?X-A=1", **{"from": "+14155550123"})
-    (line,) = told.lines()
+    (line,) = watched.lines()
     assert (line["to"], line["from"]) == ("sip:kate.private@example.com?X-A=1", "+14155550123")
 
 
-async def test_every_response_has_a_server_timing_header(told: Watched) -> None:
+async def test_every_response_has_a_server_timing_header(watched: InstrumentedGateway) -> None:
     async with running_upstream(created()) as upstream:
-        tenant = await told.gateway.add_tenant(upstream.url)
+        tenant = await watched.gateway.add_tenant(upstream.url)
         timing = (await tenant.create()).headers["Server-Timing"]
         assert re.fullmatch(r"gateway;dur=[\d.]+, database;dur=[\d.]+, upstream;dur=[\d.]+", timing)
         assert re.fullmatch(r"gateway;dur=[\d.]+", (await tenant.http.get("/livez")).headers["Server-Timing"])

@@ -1,4 +1,4 @@
-"""`POST /v1/sip-uris` and `callgate sip check`: the same explanation, whatever the text."""
+"""`POST /v1/sip-uris` and `callgate sip check` give the same explanation for any text."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
 DATA = Path(__file__).parent.parent / "data" / "sip" / "public.jsonl"
-# Where ours is another verdict than the case's: docs/sip.md says why.
+# Cases where Callgate's verdict differs; docs/sip.md says why.
 OUR_VERDICT = {"sip-0147": "reject"}
 CASES = [
     case | {"gateway": OUR_VERDICT.get(case["id"], case["gateway"])} for case in map(json.loads, DATA.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Stray responses on kept connections: no phone rings twice, and no ring is reported as not started."""
+"""Stray responses on idle connections never place a call twice or hide one that was placed."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ CREATIONS, AT_ONCE = 200, 24
 
 
 def created_and_stray(stray: Behaviour) -> Behaviour:
-    """A new call; behind a third of the answers comes another one, within some milliseconds."""
+    """Creates a call. A third of the responses are followed by a stray one within 10 ms."""
     chance = random.Random(14)  # noqa: S311 - the same in every run
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -28,20 +28,20 @@ def created_and_stray(stray: Behaviour) -> Behaviour:
 
 @pytest.mark.parametrize("status", [429, 400])
 async def test_stray_responses_neither_place_a_call_twice_nor_hide_one(gateway: Gateway, status: int) -> None:
-    room = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
     async with running_upstream(created_and_stray(proxy_page(status))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
 
         async def create(number: int) -> tuple[str, Any]:
-            async with room:
+            async with slots:
                 response = await tenant.create(to=f"sip:kate{number}@example.com")
                 return f"sip:kate{number}@example.com", response.json()
 
-        told = dict(await asyncio.gather(*map(create, range(CREATIONS))))
-    rang = Counter(dict(post.form)["To"] for post in upstream.posts)
-    assert max(rang.values()) == 1
-    hidden = [to for to, answered in told.items() if answered["execution"] == "not_started" and rang[to]]
+        answers = dict(await asyncio.gather(*map(create, range(CREATIONS))))
+    posts_by_address = Counter(dict(post.form)["To"] for post in upstream.posts)
+    assert max(posts_by_address.values()) == 1
+    hidden = [to for to, record in answers.items() if record["execution"] == "not_started" and posts_by_address[to]]
     assert hidden == []
-    assert len({answered["sid"] for answered in told.values() if answered.get("sid")}) == sum(
-        answered["execution"] == "started" for answered in told.values()
+    assert len({record["sid"] for record in answers.values() if record.get("sid")}) == sum(
+        record["execution"] == "started" for record in answers.values()
     )

@@ -38,11 +38,11 @@ async def test_any_value_of_a_parameter_is_either_refused_or_sent(gateway: Gatew
         tenant = await gateway.add_tenant(upstream.url)
         sent = 0
         for value in VALUES:
-            # As bytes, for httpx refuses to write a lone surrogate.
+            # As content, because httpx cannot encode a lone surrogate.
             content = json.dumps(BASIC | {name: value})
-            told = await tenant.http.post("/v1/calls", content=content, headers={"Content-Type": "application/json"})
-            assert told.status_code in (201, 422), (value, told.text)
-            sent += told.status_code == 201
+            response = await tenant.http.post("/v1/calls", content=content, headers={"Content-Type": "application/json"})
+            assert response.status_code in (201, 422), (value, response.text)
+            sent += response.status_code == 201
         assert len(upstream.posts) == sent == await _records(tenant)
 
 
@@ -54,9 +54,9 @@ async def test_any_value_in_a_form_is_either_refused_or_sent(gateway: Gateway) -
         for name in PARAMETERS:
             for text in TEXTS:
                 form = {form_name(key): value for key, value in BASIC.items()} | {form_name(name): text}
-                told = await tenant.http.post(path, data=form)
-                assert told.status_code in (201, 400), (name, text, told.text)
-                sent += told.status_code == 201
+                response = await tenant.http.post(path, data=form)
+                assert response.status_code in (201, 400), (name, text, response.text)
+                sent += response.status_code == 201
         assert len(upstream.posts) == sent
 
 
@@ -73,10 +73,10 @@ WEIRD: list[dict[str, Any]] = [
 async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gateway, fields: dict[str, Any]) -> None:
     async with running_upstream(answer(201, call_resource() | fields)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        told = await tenant.create("k")
-        assert (told.status_code, told.json()["execution"]) == (201, "started")
-        assert (await tenant.create("k")).json()["sid"] == told.json()["sid"]
-        assert (await tenant.http.get(f"/v1/calls/{told.json()['id']}")).status_code == 200
+        response = await tenant.create("k")
+        assert (response.status_code, response.json()["execution"]) == (201, "started")
+        assert (await tenant.create("k")).json()["sid"] == response.json()["sid"]
+        assert (await tenant.http.get(f"/v1/calls/{response.json()['id']}")).status_code == 200
     async with running_upstream(answer(201, call_resource() | fields)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         form = {form_name(key): value for key, value in BASIC.items()}
@@ -86,7 +86,7 @@ async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gat
 
 @asynccontextmanager
 async def refusing(database_url: str, table: str) -> AsyncIterator[None]:
-    """Every update of the table fails, with an error that is nobody's but ours."""
+    """Makes every update of the table fail with an unexpected error."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await connection.execute(f"""
@@ -106,8 +106,8 @@ async def test_a_credential_that_cannot_be_marked_does_not_change_the_response(g
             tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
         )
         gateway.hears()
-        told = await tenant.create("k")
-        assert (told.status_code, told.json()["execution"]) == (201, "started")
+        response = await tenant.create("k")
+        assert (response.status_code, response.json()["execution"]) == (201, "started")
         assert len(upstream.posts) == 2
 
 
@@ -125,8 +125,8 @@ async def test_a_database_role_that_cannot_update_credentials_does_not_change_th
             running_gateway(settings_for(limited.render_as_string(hide_password=False))) as gateway,
         ):
             tenant = await gateway.add_tenant(upstream.url)
-            told = await tenant.create("k")
-            assert told.json()["type"] == "urn:callgate:problem:upstream-credentials-rejected"
+            response = await tenant.create("k")
+            assert response.json()["type"] == "urn:callgate:problem:upstream-credentials-rejected"
     finally:
         await owner.execute("DROP OWNED BY callgate_limited; DROP ROLE callgate_limited")
         await owner.close()
@@ -137,9 +137,9 @@ async def test_an_outcome_that_cannot_be_written_is_reported_as_unknown_by_both_
 ) -> None:
     async with running_upstream(created()) as upstream, refusing(database_url, "call"):
         tenant = await gateway.add_tenant(upstream.url)
-        told = await tenant.create()
-        assert (told.status_code, told.json()["execution"]) == (202, "unknown")
+        response = await tenant.create()
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
-        told = await tenant.http.post(path, data={form_name(key): value for key, value in BASIC.items()})
-        assert told.status_code == 409
+        response = await tenant.http.post(path, data={form_name(key): value for key, value in BASIC.items()})
+        assert response.status_code == 409
         assert len(upstream.posts) == 2

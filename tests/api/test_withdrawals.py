@@ -1,4 +1,4 @@
-"""A 503 that says "repeat under the same key" stays true, whatever Postgres does with the intent later."""
+"""After a 503 that says "repeat with the same key" this stays true, whatever Postgres does with the intent later."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,12 +12,12 @@ from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
 @asynccontextmanager
 async def gateway_behind_proxy(database_url: str, **settings: float) -> AsyncIterator[tuple[Gateway, HoldingProxy]]:
-    """The proxy stands between the gateway and Postgres."""
+    """Runs a gateway and a proxy between it and Postgres."""
     url = make_url(database_url)
     async with running_proxy(url.host or "", url.port or 5432) as proxy:
         behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
@@ -31,7 +31,7 @@ async def _records(tenant: Tenant) -> list[tuple[str, str]]:
 
 
 async def _until_recorded(tenant: Tenant, execution: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while [known for known, _ in await _records(tenant)] != [execution]:
             await asyncio.sleep(0.05)
 
@@ -87,7 +87,7 @@ async def test_an_immediate_repetition_succeeds_and_is_not_disturbed_by_the_late
         again = await tenant.create("at-once")
         assert again.status_code == 201
         await proxy.deliver()
-        await asyncio.sleep(1)  # the withdrawal has had its time
+        await asyncio.sleep(1)  # enough time for the withdrawal
         assert [execution for execution, _ in await _records(tenant)] == ["started"]
         assert (await tenant.create("at-once")).json()["id"] == again.json()["id"]
         assert len(upstream.posts) == 1
@@ -101,7 +101,7 @@ async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("reopened")).json()["call_id"]
-        proxy.hold(b"COMMIT", passing=1)  # that of the look for the key
+        proxy.hold(b"COMMIT", passing=1)  # the first commit is that of the search for the key
         assert (await tenant.create("reopened")).json()["type"] == "urn:callgate:problem:database-unavailable"
         assert proxy.holds
         if lands:
@@ -115,7 +115,7 @@ async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database
 
 
 async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_attempt(database_url: str) -> None:
-    """Both would have been the key's second attempt; only one of them was."""
+    """Both requests make the second attempt of the key. Only the one that was committed counts."""
     settings = {"twilio_read_timeout": 20.0, "request_budget": 25.0}
     async with (
         running_upstream(error(401, 20003), created_after_release()) as upstream,
@@ -127,20 +127,20 @@ async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_att
         assert (await tenant.create("k")).status_code == 503
         await proxy.drop()
         creating = asyncio.create_task(tenant.create("k"))
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(upstream.posts) < 2:
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(1)  # the withdrawal has had its time
-        assert (await tenant.create("k")).status_code == 409, "it is being dialled"
+        await asyncio.sleep(1)  # enough time for the withdrawal
+        assert (await tenant.create("k")).status_code == 409, "the call is being dialled"
         upstream.released.set()
-        told = await creating
-        assert (told.status_code, told.json()["id"]) == (201, call_id)
+        response = await creating
+        assert (response.status_code, response.json()["id"]) == (201, call_id)
         assert len(upstream.posts) == 2
 
 
 @asynccontextmanager
 async def _read_only(database_url: str) -> AsyncIterator[None]:
-    """As after a fail-over to a standby: connections are made, reads succeed, writes are refused."""
+    """Makes the database read-only, like a standby after a fail-over: reads succeed, writes are refused."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     name = make_url(database_url).database
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
@@ -156,14 +156,14 @@ async def _read_only(database_url: str) -> AsyncIterator[None]:
 
 
 async def _until_refused(tenant: Tenant) -> None:
-    """Until the gateway has a session that was opened since."""
-    async with asyncio.timeout(PATIENCE_S):
+    """Waits until the gateway uses a new session, which is read-only."""
+    async with asyncio.timeout(TIMEOUT_S):
         while (await tenant.create()).status_code != 503:
             await asyncio.sleep(0.05)
         await asyncio.sleep(1)
 
 
-def _complaints(capsys: pytest.CaptureFixture[str]) -> int:
+def _database_error_count(capsys: pytest.CaptureFixture[str]) -> int:
     return capsys.readouterr().out.count("database_unavailable")
 
 
@@ -175,13 +175,13 @@ async def test_creations_refused_by_a_read_only_postgres_are_not_retried(
         assert (await tenant.create("warm")).status_code == 201
         async with _read_only(database_url):
             await _until_refused(tenant)
-            _complaints(capsys)
+            _database_error_count(capsys)
             refused = [await tenant.create(f"refused-{number}") for number in range(10)]
             assert {answer.status_code for answer in refused} == {503}
-            assert _complaints(capsys) >= 10
+            assert _database_error_count(capsys) >= 10
             await asyncio.sleep(2)
-            assert _complaints(capsys) < 5, "what was refused is not tried again"
-        async with asyncio.timeout(PATIENCE_S):
+            assert _database_error_count(capsys) < 5, "refused creations are not retried"
+        async with asyncio.timeout(TIMEOUT_S):
             while (await tenant.create("refused-0")).status_code != 201:
                 await asyncio.sleep(0.1)
         assert len(upstream.posts) == 2
@@ -194,17 +194,17 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
     async with running_gateway(settings) as gateway, running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = [asyncio.create_task(tenant.create()) for _ in range(12)]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(upstream.posts) < 12:
                 await asyncio.sleep(0.01)
         async with _read_only(database_url):
             upstream.released.set()
-            told = await asyncio.gather(*creating)
-            assert {answer.status_code for answer in told} == {202}
-            _complaints(capsys)
+            responses = await asyncio.gather(*creating)
+            assert {answer.status_code for answer in responses} == {202}
+            _database_error_count(capsys)
             await asyncio.sleep(5)
-            assert 0 < _complaints(capsys) < 7, "one task tries for all"
-        async with asyncio.timeout(PATIENCE_S):
+            assert 0 < _database_error_count(capsys) < 7, "one task retries all of them"
+        async with asyncio.timeout(TIMEOUT_S):
             while {execution for execution, _ in await _records(tenant)} != {"started"}:
                 await asyncio.sleep(0.1)
         assert len(upstream.posts) == 12

@@ -1,4 +1,4 @@
-"""Where a server listens: `::` is every address of the machine, IPv4's as well."""
+"""A server listens on every address of its host. `::` includes IPv4."""
 
 import socket
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""HEAD wherever GET is, and an Allow that names every method of a path."""
+"""Every GET route answers HEAD, and the Allow header lists every method of a path."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ def documented_gets() -> list[str]:
     ],
 )  # fmt: skip
 async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenant: Tenant, path: str) -> None:
-    """Over one connection: content that should not be there would be taken for the next answer."""
+    """Uses one connection, where unexpected content would be read as the next response."""
     sid = (await tenant.create()).json()["sid"]
     asked = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING)
     lines = (f"Authorization: Bearer {tenant.key}", "Accept: application/json")
@@ -51,11 +51,11 @@ async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenan
         await connection.send(head("GET", asked, *lines))
         got = await connection.answer()
         await connection.send(head("HEAD", asked, *lines), head("GET", "/livez"))
-        told = await connection.answer(content=False)
-        assert told.status == got.status
-        assert told.headers.keys() == got.headers.keys()
+        response = await connection.answer(content=False)
+        assert response.status == got.status
+        assert response.headers.keys() == got.headers.keys()
         if path != "/metrics":
-            assert {**told.headers, **dict.fromkeys(VARYING)} == {**got.headers, **dict.fromkeys(VARYING)}
+            assert {**response.headers, **dict.fromkeys(VARYING)} == {**got.headers, **dict.fromkeys(VARYING)}
         assert (await connection.answer()).status == 200
 
 
@@ -65,8 +65,8 @@ async def test_head_of_a_recording_does_not_download_it(gateway: Gateway) -> Non
     async with running_upstream(answer(201, resource), answer(200, {"sid": RECORDING}), sound) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
-        told = await tenant.http.head(f"/v1/calls/{record['id']}/recordings/{RECORDING}/media")
-        assert (told.status_code, told.headers["content-length"], told.content) == (200, "3000000", b"")
+        response = await tenant.http.head(f"/v1/calls/{record['id']}/recordings/{RECORDING}/media")
+        assert (response.status_code, response.headers["content-length"], response.content) == (200, "3000000", b"")
 
 
 async def test_head_is_counted_under_its_route(gateway: Gateway, tenant: Tenant) -> None:
@@ -101,5 +101,5 @@ async def test_head_is_counted_under_its_route(gateway: Gateway, tenant: Tenant)
     ],
 )
 async def test_allow_names_every_method_of_a_path(tenant: Tenant, method: str, path: str, allowed: str) -> None:
-    told = await tenant.http.request(method, path.format(1))
-    assert (told.status_code, told.headers.get_list("allow")) == (405, [allowed])
+    response = await tenant.http.request(method, path.format(1))
+    assert (response.status_code, response.headers.get_list("allow")) == (405, [allowed])

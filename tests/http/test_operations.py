@@ -1,4 +1,4 @@
-"""What operators ask for without a key costs little, and can have a port of its own."""
+"""Probes, metrics and documentation are cheap, need no key, and can have their own port."""
 
 import asyncio
 import json

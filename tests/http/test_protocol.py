@@ -1,4 +1,4 @@
-"""What a client may cost before it is known, and what HTTP clients send that the parser alone gets wrong."""
+"""Limits on clients that are not authenticated yet, and requests that the HTTP parser alone handles wrongly."""
 
 import asyncio
 import contextlib
@@ -36,8 +36,8 @@ async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
 
 
 @pytest.fixture(scope="module")
-async def hasty(database_url: str) -> AsyncIterator[Gateway]:
-    """It waits for nobody for longer than half a second."""
+async def quick_timeouts(database_url: str) -> AsyncIterator[Gateway]:
+    """A gateway whose head and body timeouts are half a second."""
     async with running_gateway(settings_for(database_url, head_timeout=0.5, body_timeout=0.5)) as running:
         yield running
 
@@ -80,7 +80,7 @@ async def test_a_head_of_the_maximum_size_is_accepted(gateway: Gateway) -> None:
 
 
 async def test_megabytes_of_header_lines_get_431_while_they_are_sent(gateway: Gateway) -> None:
-    """The client goes on sending; the answer reaches it all the same."""
+    """The client receives the response although it is still sending."""
     async with connected(gateway.url) as connection:
         sending = asyncio.create_task(
             connection.send(b"GET /livez HTTP/1.1\r\n", *[b"A: " + b"a" * 997 + b"\r\n"] * 8_000, pause_s=0)
@@ -89,19 +89,19 @@ async def test_megabytes_of_header_lines_get_431_while_they_are_sent(gateway: Ga
         await asyncio.wait([sending])
 
 
-async def test_silent_connections_are_closed_after_the_head_timeout(hasty: Gateway) -> None:
+async def test_silent_connections_are_closed_after_the_head_timeout(quick_timeouts: Gateway) -> None:
     async with AsyncExitStack() as opened:
-        silent = [await opened.enter_async_context(connected(hasty.url)) for _ in range(300)]
-        answered = await opened.enter_async_context(connected(hasty.url))
+        silent = [await opened.enter_async_context(connected(quick_timeouts.url)) for _ in range(300)]
+        answered = await opened.enter_async_context(connected(quick_timeouts.url))
         await answered.send(head("GET", "/livez"))
         assert (await answered.answer()).status == 200
-        await answered.send(b"\r\n")  # which some clients send after a body; it begins nothing
+        await answered.send(b"\r\n")  # some clients send this after a body; it starts no request
         assert await asyncio.gather(*(connection.end() for connection in [*silent, answered])) == [b""] * 301
 
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /livez HTTP/1.1\r\nHost", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])
-async def test_an_incomplete_head_is_408_after_the_head_timeout(hasty: Gateway, begun: bytes) -> None:
-    async with connected(hasty.url) as connection:
+async def test_an_incomplete_head_is_408_after_the_head_timeout(quick_timeouts: Gateway, begun: bytes) -> None:
+    async with connected(quick_timeouts.url) as connection:
         await connection.send(head("GET", "/livez"))
         assert (await connection.answer()).status == 200
         await connection.send(begun)
@@ -110,21 +110,21 @@ async def test_an_incomplete_head_is_408_after_the_head_timeout(hasty: Gateway, 
         assert await connection.end() == b""
 
 
-async def test_a_slowly_sent_head_does_not_extend_the_deadline(hasty: Gateway) -> None:
+async def test_a_slowly_sent_head_does_not_extend_the_deadline(quick_timeouts: Gateway) -> None:
     began = time.monotonic()
-    async with connected(hasty.url) as connection:
-        dripping = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 90, pause_s=0.2))
+    async with connected(quick_timeouts.url) as connection:
+        sending = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 90, pause_s=0.2))
         assert (await connection.answer()).status == 408
-        dripping.cancel()
-        await asyncio.wait([dripping])
+        sending.cancel()
+        await asyncio.wait([sending])
     assert time.monotonic() - began < 10, "18 s is what all of it would take"
 
 
 async def test_a_connection_whose_responses_are_not_read_is_closed(database_url: str) -> None:
     large = head("GET", "/static-offline-docs/redoc.standalone.js")
     async with (
-        running_gateway(settings_for(database_url, write_timeout=0.5)) as impatient,
-        connected(impatient.url) as connection,
+        running_gateway(settings_for(database_url, write_timeout=0.5)) as gateway,
+        connected(gateway.url) as connection,
     ):
         await connection.send(large * 10)
         await asyncio.sleep(2)
@@ -253,7 +253,7 @@ async def test_data_that_is_not_http_gets_a_problem(gateway: Gateway, sent: byte
 
 
 async def test_garbage_after_a_creation_does_not_replace_its_response(database_url: str) -> None:
-    """A 400 in its place would say that no call was started."""
+    """A 400 instead would say that no call was started."""
     settings = settings_for(database_url, twilio_read_timeout=30, request_budget=40)
     async with (
         running_upstream(created_after_release()) as slow,
@@ -281,7 +281,7 @@ async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gatew
 
 
 async def test_waiting_connections_make_room_for_new_ones(database_url: str, upstream: Upstream) -> None:
-    """Silent, half sent and idle ones make room; who is at work is left alone."""
+    """Silent, half-sent and idle connections are closed. Those with a request in progress are not."""
     settings = settings_for(database_url, max_connections=20)
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
         tenant = await small.add_tenant(upstream.url)

@@ -1,4 +1,4 @@
-"""Lists wait for room, each tenant for itself first, and are refused when there is none in time."""
+"""Lists wait for a slot, first for one of their tenant, and are refused if the wait is too long."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_starte
         assert log == []
     await begun
     assert log == ["begun"]
-    async with limit.slot("one"):  # nobody who was refused or cancelled has kept a place
+    async with limit.slot("one"):  # refused and cancelled requests have freed their slots
         pass
 
 

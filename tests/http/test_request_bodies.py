@@ -1,4 +1,4 @@
-"""A request takes no room before its body is there, and a body is not waited for for ever."""
+"""A request uses no creation slot before its body has arrived, and the wait for a body has a timeout."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-async def hasty(database_url: str) -> AsyncIterator[Gateway]:
+async def quick_timeouts(database_url: str) -> AsyncIterator[Gateway]:
     async with running_gateway(settings_for(database_url, body_timeout=0.5)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 async def small(database_url: str) -> AsyncIterator[Gateway]:
-    """Of room for five creations, and patience for longer than any of these tests."""
+    """A gateway with slots for five creations, and a body timeout longer than any of these tests."""
     async with running_gateway(settings_for(database_url, max_in_flight=5, body_timeout=120)) as running:
         yield running
 
@@ -67,10 +67,10 @@ async def test_requests_without_a_valid_key_use_no_slots(small: Gateway, upstrea
 
 @pytest.mark.parametrize("begun", [b"", BODY[:1], BODY[:-1]])
 async def test_a_body_that_does_not_arrive_is_408_and_closes_the_connection(
-    hasty: Gateway, upstream: Upstream, begun: bytes
+    quick_timeouts: Gateway, upstream: Upstream, begun: bytes
 ) -> None:
-    tenant = await hasty.add_tenant(upstream.url)
-    async with connected(hasty.url) as connection:
+    tenant = await quick_timeouts.add_tenant(upstream.url)
+    async with connected(quick_timeouts.url) as connection:
         await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant), "X-Request-Id: mine") + begun)
         answer = await connection.answer()
         assert (answer.status, answer.slug, answer.headers["connection"]) == (408, "request-timeout", "close")
@@ -82,31 +82,33 @@ async def test_a_body_that_does_not_arrive_is_408_and_closes_the_connection(
     assert (await tenant.http.get("/v1/calls")).json()["calls"] == []
 
 
-async def test_a_slowly_sent_chunked_body_does_not_extend_the_deadline(hasty: Gateway, upstream: Upstream) -> None:
-    tenant = await hasty.add_tenant(upstream.url)
+async def test_a_slowly_sent_chunked_body_does_not_extend_the_deadline(quick_timeouts: Gateway, upstream: Upstream) -> None:
+    tenant = await quick_timeouts.add_tenant(upstream.url)
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", authorized(tenant), "Idempotency-Key: k")
-    async with connected(hasty.url) as connection:
-        dripping = asyncio.create_task(connection.send(head("POST", "/v1/calls", *lines), *[b"1\r\n \r\n"] * 60, pause_s=0.2))
+    async with connected(quick_timeouts.url) as connection:
+        sending = asyncio.create_task(connection.send(head("POST", "/v1/calls", *lines), *[b"1\r\n \r\n"] * 60, pause_s=0.2))
         assert (await connection.answer()).status == 408
-        assert not dripping.done()
-        dripping.cancel()
-        await asyncio.wait([dripping])
+        assert not sending.done()
+        sending.cancel()
+        await asyncio.wait([sending])
 
 
-async def test_a_timeout_under_twilios_paths_has_twilios_error_format(hasty: Gateway, upstream: Upstream) -> None:
-    tenant = await hasty.add_tenant(upstream.url)
+async def test_a_timeout_under_twilios_paths_has_twilios_error_format(quick_timeouts: Gateway, upstream: Upstream) -> None:
+    tenant = await quick_timeouts.add_tenant(upstream.url)
     form = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 50", authorized(tenant))
-    async with connected(hasty.url) as connection:
+    async with connected(quick_timeouts.url) as connection:
         await connection.send(head("POST", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", *form) + b"To=")
         answer = await connection.answer()
         assert (answer.status, answer.problem["status"], answer.problem["code"]) == (408, 408, 900011)
 
 
 @pytest.mark.parametrize("sent", [b"", b"{"])
-async def test_a_body_that_follows_its_error_response_has_a_deadline(hasty: Gateway, upstream: Upstream, sent: bytes) -> None:
-    """It is answered before its body has come; afterwards the connection is as good as any, or closed."""
-    tenant = await hasty.add_tenant(upstream.url)
-    async with connected(hasty.url) as connection:
+async def test_a_body_that_follows_its_error_response_has_a_deadline(
+    quick_timeouts: Gateway, upstream: Upstream, sent: bytes
+) -> None:
+    """The response comes before the body. The connection is then reused if the body arrives, and closed otherwise."""
+    tenant = await quick_timeouts.add_tenant(upstream.url)
+    async with connected(quick_timeouts.url) as connection:
         lines = ("Content-Type: application/json", "Content-Length: 70000", authorized(tenant))
         await connection.send(head("POST", "/v1/calls", *lines))
         assert (await connection.answer()).slug == "body-too-large"

@@ -1,4 +1,4 @@
-"""Lines for machines where nobody looks, coloured ones on a terminal; and no line that gets in the way of an answer."""
+"""Logs are JSON, or coloured text on a terminal. Logging never changes a response."""
 
 import io
 import json
@@ -30,7 +30,7 @@ foreign = logging.getLogger("tests.foreign")
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a real one."""
+    """Both ends of a real pseudo-terminal."""
     ends = pty.openpty()
     yield ends
     for end in ends:
@@ -39,16 +39,16 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def broken() -> Iterator[io.TextIOWrapper]:
-    """A pipe that nobody reads any more."""
+    """A pipe whose reading end is closed."""
     reading, writing = os.pipe()
     os.close(reading)
     stream = os.fdopen(writing, "w")
     yield stream
-    with pytest.raises(BrokenPipeError):  # what could not be written is still there
+    with pytest.raises(BrokenPipeError):  # the buffer still holds what could not be written
         stream.close()
 
 
-class Unshowable:
+class BrokenRepr:
     def __repr__(self) -> str:
         raise RuntimeError("pl4nted")
 
@@ -64,10 +64,10 @@ def test_a_terminal_gets_coloured_text(terminal: tuple[int, int]) -> None:
         line = os.read(reading, 4096).decode()
         foreign.info("started on %s", 8000)
         other = os.read(reading, 4096).decode()
-    for told, event in ((line, "request"), (other, "started on 8000")):
-        assert event in told
-        assert "\x1b[" in told
-        assert "{" not in told
+    for text, event in ((line, "request"), (other, "started on 8000")):
+        assert event in text
+        assert "\x1b[" in text
+        assert "{" not in text
 
 
 def test_log_lines_of_libraries_and_of_callgate_have_the_same_members() -> None:
@@ -103,8 +103,8 @@ def test_messages_below_the_level_are_not_logged(level: str) -> None:
             getattr(logger, name)("said")
             logger.log(number, "said")
             foreign.log(number, "said")
-    told = levels[levels.index(level.lower()) :]
-    assert [line["level"] for line in _lines(stream.getvalue())] == [name for name in told for _ in range(3)]
+    logged = levels[levels.index(level.lower()) :]
+    assert [line["level"] for line in _lines(stream.getvalue())] == [name for name in logged for _ in range(3)]
 
 
 def test_a_new_configuration_applies_to_loggers_already_in_use() -> None:
@@ -123,7 +123,7 @@ _circle.append(_circle)
 _deep: list[Any] = []
 for _ in range(100_000):
     _deep = [_deep]
-# By name, for pytest itself could not show all of them.
+# By name, because pytest cannot show all of these values.
 ODD: dict[str, tuple[object, object]] = {
     "uuid": (UUID(int=1), "UUID('00000000-0000-0000-0000-000000000001')"),
     "time": (datetime(2026, 1, 1, tzinfo=UTC), "datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)"),
@@ -131,8 +131,8 @@ ODD: dict[str, tuple[object, object]] = {
     "bytes": (b"\xff", r"b'\xff'"),
     "not ASCII": ("Zoë ☎ \U0001f600", "Zoë ☎ \U0001f600"),
     "half a character": ("\ud800", "\ud800"),
-    "unshowable": (Unshowable(), "<Unshowable without a repr>"),
-    "unshowable within": ([Unshowable()], ["<Unshowable without a repr>"]),
+    "no repr": (BrokenRepr(), "<BrokenRepr without a repr>"),
+    "no repr, in a list": ([BrokenRepr()], ["<BrokenRepr without a repr>"]),
     "key that is no text": ({(1, 2): 3}, "{(1, 2): 3}"),
     "circle": (_circle, "[[...]]"),
     "deep": (_deep, "<list without a repr>"),
@@ -154,7 +154,7 @@ def test_any_value_can_be_logged_as_json(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_any_value_can_be_logged_as_text(name: str, encoding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A line that the stream has no characters for is told on standard error."""
+    """A line that the stream cannot encode goes to standard error."""
     with (tmp_path / "log").open("w", encoding=encoding) as stream, logging_to(stream, format_="text"):
         logger.info("odd", value=ODD[name][0])
     assert "odd" in (tmp_path / "log").read_text(encoding) + capfd.readouterr().err
@@ -204,9 +204,9 @@ async def test_a_broken_log_pipe_does_not_change_the_response(
         with logging_to(broken):
             assert (await tenant.create()).status_code == 201
             assert (await tenant.create(to="nobody")).status_code == 422
-    told = capfd.readouterr().err
-    assert "BrokenPipeError" in told
-    assert '"route": "/v1/calls"' in told
+    stderr = capfd.readouterr().err
+    assert "BrokenPipeError" in stderr
+    assert '"route": "/v1/calls"' in stderr
 
 
 def test_closed_streams_are_not_an_error() -> None:

@@ -1,4 +1,4 @@
-"""/metrics: labels come from short, fixed sets whatever is asked, and a worker measures what waits in the database."""
+"""Labels in /metrics come from short, fixed sets. A worker measures the work that waits in the database."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ LABELS |= {"destination", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
 WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
 
-OWED = """
+INSERT_DELIVERY = """
     INSERT INTO delivery
         (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, pending_since, next_attempt_at)
     VALUES
@@ -40,12 +40,12 @@ OWED = """
 async def scraped(gateway: Gateway) -> list[Metric]:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with httpx.AsyncClient(base_url=gateway.url) as prometheus:
-        told = await prometheus.get("/metrics")
-    return list(text_string_to_metric_families(told.text))
+        response = await prometheus.get("/metrics")
+    return list(text_string_to_metric_families(response.text))
 
 
 def value(families: list[Metric], name: str, **labels: str) -> float:
-    """0 of what has not happened yet."""
+    """Returns the sample's value; 0 if it does not exist yet."""
     found = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
     assert len(found) <= 1
     return float(sum(found))
@@ -134,7 +134,7 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
             await session.execute(text("UPDATE call SET execution = 'started', sid = id::text WHERE id = :id"), {"id": id_})
             await session.execute(text(f"UPDATE call SET {change} WHERE id = :id"), {"id": id_})  # noqa: S608
         for wait in (-70, 70):
-            await session.execute(text(OWED), {"id": ids[0], "wait": wait})
+            await session.execute(text(INSERT_DELIVERY), {"id": ids[0], "wait": wait})
     metrics = Metrics()
     gauges = Gauges(gateway.database, metrics)
     assert await gauges.step() is False

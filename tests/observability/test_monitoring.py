@@ -1,4 +1,4 @@
-"""Every name that an alert or the dashboard asks for is told by a real process, and every alert has its runbook."""
+"""Real processes expose every metric that alerts and the dashboard use, and every alert has its runbook."""
 
 import asyncio
 import json
@@ -34,8 +34,8 @@ def queries() -> dict[str, str]:
     return asked | {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]}
 
 
-def told(port: int) -> Iterator[tuple[str, set[str]]]:
-    """The names of the series that a process tells, with the labels seen so far."""
+def exposed_series(port: int) -> Iterator[tuple[str, set[str]]]:
+    """Returns the names of a process's series, each with its labels so far."""
     for family in text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text):
         for suffix in SUFFIXES[family.type]:
             yield family.name + suffix, {label for sample in family.samples for label in sample.labels}
@@ -52,9 +52,11 @@ async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the
     ):
         for port in (api, worker):
             await asyncio.to_thread(until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]
-        names = {name for port in (api, worker) for name, _ in told(port)}
-        from_api, from_worker = ({name for name, _ in told(port)} for port in (api, worker))
-    assert "callgate_refresh_lag_seconds" in from_worker - from_api, "what concerns the database is no scrape's business"
+        names = {name for port in (api, worker) for name, _ in exposed_series(port)}
+        from_api, from_worker = ({name for name, _ in exposed_series(port)} for port in (api, worker))
+    assert "callgate_refresh_lag_seconds" in from_worker - from_api, (
+        "only workers measure the database, never a scrape of the API"
+    )
     assert {"callgate_workers", "callgate_worker_heartbeat_timestamp_seconds"} <= from_api - from_worker
     for title, query in queries().items():
         asked = set(re.findall(r"\b((?:callgate|process)_\w+)", query))

@@ -1,4 +1,4 @@
-"""One trace from the caller through the database and Twilio; what comes later is linked to it; none holds what is personal."""
+"""A creation is one trace. Later work for the call is linked to it, and no span holds personal data."""
 
 import asyncio
 import signal
@@ -71,7 +71,7 @@ async def create(tenant: Tenant, *, from_: str = "Jack", **members: Any) -> http
 
 
 async def called_back(gateway: Gateway, tenant: Tenant, upstream: Upstream, sid: str) -> None:
-    """Twilio's callback for the last creation, with a `traceparent` that is none of ours to follow."""
+    """Sends Twilio's callback for the last creation, with a `traceparent` that must be ignored."""
     url = dict(upstream.posts[-1].form)["StatusCallback"].partition("#")[0]
     form = {"CallSid": sid, "AccountSid": tenant.account_sid, "CallStatus": "ringing", "To": "+14155550123"}
     signed = {"X-Twilio-Signature": RequestValidator(tenant.auth_token).compute_signature(url, form)}
@@ -142,7 +142,7 @@ async def test_the_workers_traces_of_a_call_are_linked_to_the_creation(traced: T
     (refresh,) = [s for s in spans if s.name == "refresh" and s.attributes and s.attributes["callgate.call_id"] == call_id][:1]
     assert (refresh.parent, links_of(refresh)) == (None, [TRACE])
     assert "Twilio GET Calls/{}" in {span.name for span in spans if trace_of(span) == trace_of(refresh)}
-    assert all(span.name == "refresh" for span in spans if span.parent is None), "looks that find nothing are no traces"
+    assert all(span.name == "refresh" for span in spans if span.parent is None), "polls that find no work have no trace"
 
 
 async def test_a_delivery_is_linked_to_the_creation_and_sends_no_trace_headers(traced: Traced, database_url: str) -> None:
@@ -150,8 +150,8 @@ async def test_a_delivery_is_linked_to_the_creation_and_sends_no_trace_headers(t
     stop = asyncio.Event()
     async with running_upstream(created()) as upstream, running_upstream(answer(200)) as receiver:
         tenant = await traced.gateway.add_tenant(upstream.url)
-        told = await create(tenant, status_callback=f"{receiver.url}/pl4nted", status_callback_event=["ringing"])
-        await called_back(traced.gateway, tenant, upstream, told.json()["sid"])
+        creation = await create(tenant, status_callback=f"{receiver.url}/pl4nted", status_callback_event=["ringing"])
+        await called_back(traced.gateway, tenant, upstream, creation.json()["sid"])
         settings = settings_for(database_url, delivery_allow="127.0.0.0/8", worker_poll_interval=0.05, refresh_interval=60)
         working = asyncio.create_task(run_worker(settings, Metrics(), stop, tracing))
         await eventually(lambda: any(s.name == "deliver" for s in exporter.get_finished_spans()), "a delivery")
@@ -226,7 +226,7 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
             CALLGATE_DATABASE_URL=database_url,
             CALLGATE_SECRET_KEYS=SECRET_KEY,
             OTEL_EXPORTER_OTLP_ENDPOINT=collector,
-            # FastAPI's own telemetry would put the query into its spans, and send logs and metrics as well.
+            # FastAPI's own telemetry would add the query to its spans, and export logs and metrics.
             FASTAPI_OTEL_AUTO_CONFIGURE="true",
         )
         with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
