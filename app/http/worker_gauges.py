@@ -1,4 +1,4 @@
-"""Whether workers run, measured by each API process: a worker that does not run cannot report that it does not."""
+"""Metrics of the running workers. API processes measure them, because a stopped worker cannot report itself."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ class WorkerGauges:
             await asyncio.wait([measuring])
 
     async def measure(self) -> None:
-        """Raises DatabaseUnavailable. The old values stay then, and the time stamp shows their age."""
+        """Updates the gauges. Raises DatabaseUnavailable, and keeps the old values, whose timestamp shows their age."""
         async with self._database.begin() as session:
             found = await workers(session)
         self._running.set(found.running)

@@ -1,4 +1,4 @@
-"""No foreseeable failure occurs between the two commits, and no failure after the second changes the answer."""
+"""Unusual values and database errors neither lose a call nor change its response."""
 
 import json
 from collections.abc import AsyncIterator
