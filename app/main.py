@@ -45,30 +45,30 @@ from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
 
 DESCRIPTION = """\
-A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once unless it is
-proven that the earlier attempt was never processed, and every request ends as `started`, `not_started` or `unknown`.
+A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once,
+unless it is proven that the earlier attempt was not processed. Every creation ends as `started`, `not_started` or `unknown`.
 
 Requests carry a Callgate API key as `Authorization: Bearer cgk_…`. Errors are RFC 9457 problem+json: `execution` says
-what the request did, `retry` whether repeating it is safe; [Errors](/docs/errors) explains each.
+what the request did, and `retry` whether it is safe to repeat it. [Errors](/docs/errors) explains each error.
 
-Twilio's own paths (`/2010-04-01/…`), for unmodified Twilio SDKs, are served too, and not listed here:
-[Migrating](/docs/migrating) tells how to move to them.
+Callgate also serves Twilio's own paths (`/2010-04-01/…`) for unmodified Twilio SDKs. They are not listed here:
+[Migrating](/docs/migrating) describes them.
 """
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
-    {"name": "subresources", "description": "What Twilio has below a call: recordings, streams, payments and the rest."},
-    {"name": "deliveries", "description": "What your status_callback was told, and sending it again."},
+    {"name": "subresources", "description": "The subresources of a call at Twilio: recordings, streams, payments and others."},
+    {"name": "deliveries", "description": "List the requests to your status_callback, and send them again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
-    {"name": "operations", "description": "For Kubernetes, Prometheus and people on call; no key needed."},
+    {"name": "operations", "description": "Probes and metrics for operators. They need no API key."},
 ]
 
 
-# FastAPI's own spans hold the query, and with it phone numbers; the spans here are those of app.observability.tracing.
+# FastAPI's own spans contain the query, and so phone numbers. app.observability.tracing makes the spans.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
-    """The API. Needs a database made by the migrations; makes no table itself. Closes `tracing` at its end."""
+    """Returns the API. It needs a database that the migrations have made. Closes `tracing` when it ends."""
     metrics = Metrics()
     tracing = tracing or Tracing()
     app = FastAPIOffline(
@@ -106,7 +106,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         metrics=metrics,
         tracing=tracing,
         renderers=renderers,
-        require_room=creation_router.require_room,
+        require_capacity=creation_router.require_capacity,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         open_path=callbacks_router.CALLBACK_PATH,
@@ -134,14 +134,14 @@ def _lifespan(
 
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
-    """Returns the endpoint of creations and callbacks. Routing would be a good part of what they cost."""
+    """Returns the endpoint of creations and callbacks. Routing would take a good part of their time."""
     if scope["method"] == "POST" and scope["path"] == CREATION_PATH:
         return creation_router.create_call_asgi
     return callbacks_router.take_callback_asgi if callbacks_router.is_callback(scope) else None
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Schemas that no route declares as its own, because bodies are read by hand and problems are answered by handlers."""
+    """Adds the schemas that no route declares: request bodies that routes parse themselves, and problems from handlers."""
     generate = app.openapi
 
     @cache

@@ -1,4 +1,4 @@
-"""Examples for the API's documentation: requests that work as they stand, and the record they come back as."""
+"""Examples in the OpenAPI document: working requests, and the record that is returned."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ _SUBRESOURCES = (
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "basic": {
-        "summary": "Basic SIP dial",
+        "summary": "A SIP call",
         "value": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL},
     },
     "authentication": {
@@ -37,7 +37,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "headers": {
         "summary": "With a SIP header",
-        "description": "Headers are part of the URI, percent-encoded; only `X-…` names reach the endpoint for certain.",
+        "description": "Headers are part of the URI, percent-encoded. Only names with `X-` are sure to reach the endpoint.",
         "value": {"to": "sip:kate@example.com?X-hatchkey=4815162342", "from": "Jack", "url": _TWIML_URL},
     },
     "secure": {
@@ -59,9 +59,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 UPDATES: dict[str, dict[str, Any]] = {
-    "cancel": {"summary": "Cancel it, unless it was answered", "value": {"status": "canceled"}},
-    "hang_up": {"summary": "Hang up", "value": {"status": "completed"}},
-    "redirect": {"summary": "Go on with other TwiML", "value": {"url": "http://www.example.com/other.xml"}},
+    "cancel": {"summary": "Cancel the call, unless it was answered", "value": {"status": "canceled"}},
+    "hang_up": {"summary": "End the call", "value": {"status": "completed"}},
+    "redirect": {"summary": "Redirect the call to other TwiML", "value": {"url": "http://www.example.com/other.xml"}},
 }
 
 RECORD: dict[str, Any] = {

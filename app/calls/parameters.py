@@ -93,7 +93,7 @@ BooleanText = TypeAliasType("BooleanText", Literal["true", "false"])
 
 
 class CallParameters(BaseModel):
-    """What a caller may ask of Twilio. Parsing is strict: `"60"` is no number, unknown members are refused by name."""
+    """Twilio's parameters of a call. Parsing is strict: `"60"` is not a number, and unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -107,21 +107,22 @@ class CallParameters(BaseModel):
         description="For a SIP call the user part of the From header: letters, digits and `+-_.` only. "
         "For a phone number: an E.164 number that the account owns or has verified.",
     )
-    url: HttpUrl | None = Field(None, description="Where Twilio fetches the TwiML once the call is answered.")
-    twiml: Text | None = Field(None, max_length=4000, description="TwiML itself; ignored by Twilio when `url` is given.")
+    url: HttpUrl | None = Field(None, description="The URL from which Twilio fetches the TwiML when the call is answered.")
+    twiml: Text | None = Field(None, max_length=4000, description="The TwiML itself. Twilio ignores it if `url` is given.")
     application_sid: str | None = Field(
         None,
         pattern=r"^AP[0-9a-fA-F]{32}$",
         description="A TwiML application that supplies URLs and callbacks.",
     )
     method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
-    fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
+    fallback_url: HttpUrl | None = Field(None, description="The URL that Twilio fetches if `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
     status_callback: HttpUrl | None = Field(
-        None, description="Where the call's progress is told to: by Callgate where it has a public URL, otherwise by Twilio."
+        None,
+        description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
     status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_distinct)] | None = Field(
-        None, min_length=1, description="Which events are told; only `completed` by default."
+        None, min_length=1, description="The events that are sent to `status_callback`; only `completed` by default."
     )
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     send_digits: str | None = Field(
@@ -131,45 +132,45 @@ class CallParameters(BaseModel):
         pattern=r"^[0-9A-D#*wW]+$",
         description="DTMF after the answer: `0-9 A-D # *`, `w` waits half a second, `W` one.",
     )
-    timeout: int | None = Field(None, ge=1, le=600, description="Seconds to let it ring; 60 by default.")
-    time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
+    timeout: int | None = Field(None, ge=1, le=600, description="Seconds to ring before `no-answer`; 60 by default.")
+    time_limit: int | None = Field(None, ge=1, description="The maximum duration of the call in seconds.")
     record: bool | None = Field(None, description="Record the call; false by default.")
     recording_channels: RecordingChannels | None = Field(None, description="`mono` by default.")
     recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
-    recording_status_callback: CallbackUrl | None = Field(None, description="Where the recording is announced.")
+    recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(_distinct)] | None = Field(
         None, min_length=1, description="`completed` by default."
     )
-    recording_configuration_id: Text | None = Field(None, description="Which recording configuration to use.")
+    recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
     trim: Trim | None = Field(None, description="`trim-silence` by default.")
-    sip_auth_username: Text | None = Field(None, description="Answers the SIP endpoint's digest challenge.")
+    sip_auth_username: Text | None = Field(None, description="The user name for the digest authentication of the SIP endpoint.")
     sip_auth_password: Secret | None = Field(
-        None, description="Goes with `sip_auth_username`. Used once; never stored, logged or shown."
+        None, description="The password for `sip_auth_username`. Never stored, logged or shown."
     )
     caller_id: Text | None = Field(None, description="An E.164 number or `name@company.com` that made this call.")
     machine_detection: MachineDetection | None = Field(
-        None, description="Answering machine detection; switched off by `send_digits`."
+        None, description="Answering machine detection. It is off if `send_digits` is given."
     )
     machine_detection_timeout: int | None = Field(None, ge=1, description="Seconds; 30 by default.")
     machine_detection_speech_threshold: int | None = Field(None, ge=1000, le=6000, description="ms; 2400 by default.")
     machine_detection_speech_end_threshold: int | None = Field(None, ge=500, le=5000, description="ms; 1200 by default.")
     machine_detection_silence_timeout: int | None = Field(None, ge=2000, le=10_000, description="ms; 5000 by default.")
     async_amd: StrictBool | BooleanText | None = Field(
-        None, description="Detect while the call goes on; by default the call waits."
+        None, description="Detect during the call; by default the call waits for the result."
     )
-    async_amd_status_callback: CallbackUrl | None = Field(None, description="Where the detection's result is told to.")
+    async_amd_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the result of detection.")
     async_amd_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     byoc: str | None = Field(
         None,
         pattern=r"^BY[0-9a-fA-F]{32}$",
         description="A BYOC trunk; ignored unless `to` is a phone number.",
     )
-    call_reason: Text | None = Field(None, description="Why you call (branded calling).")
+    call_reason: Text | None = Field(None, description="The reason of the call that is shown to the callee (branded calling).")
     call_token: Secret | None = Field(
         None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
     )
-    client_notification_url: HttpUrl | None = Field(None, description="Push delivery for `client:` targets.")
+    client_notification_url: HttpUrl | None = Field(None, description="The URL for push notifications to `client:` targets.")
     passports: Annotated[Text, AfterValidator(_passports)] | None = Field(
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
@@ -203,7 +204,7 @@ class CallRequest(CallParameters):
     account_sid: str | None = Field(
         None,
         pattern=r"^AC[0-9a-fA-F]{32}$",
-        description="Which of the tenant's Twilio accounts pays; its oldest with an active credential by default.",
+        description="The tenant's Twilio account that pays; by default its oldest with an active credential.",
     )
 
 
@@ -211,22 +212,22 @@ EndStatus = TypeAliasType("EndStatus", Literal["canceled", "completed"])
 
 
 class CallUpdate(BaseModel):
-    """A change to a call that is under way: Twilio's nine parameters."""
+    """A change of a call in progress, with Twilio's nine parameters."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     status: EndStatus | None = Field(
         None,
-        description="`canceled` ends a call that is queued or ringing, and leaves one in progress; `completed` ends both.",
+        description="`canceled` ends a call that is queued or ringing, but not one in progress. `completed` ends both.",
     )
-    url: HttpUrl | None = Field(None, description="Where Twilio fetches the TwiML that the call goes on with.")
+    url: HttpUrl | None = Field(None, description="The URL from which Twilio fetches the TwiML that continues the call.")
     twiml: Text | None = Field(None, max_length=4000, description="The TwiML itself, instead of `url`.")
     method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
-    fallback_url: HttpUrl | None = Field(None, description="Fetched when `url` fails.")
+    fallback_url: HttpUrl | None = Field(None, description="The URL that Twilio fetches if `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")
-    status_callback: HttpUrl | None = Field(None, description="Where the call's progress is told to from now on.")
+    status_callback: HttpUrl | None = Field(None, description="The URL that receives the call's events from now on.")
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    time_limit: int | None = Field(None, ge=1, description="Longest duration of the call in seconds.")
+    time_limit: int | None = Field(None, ge=1, description="The maximum duration of the call in seconds.")
 
     @property
     def only_ends(self) -> bool:

@@ -1,4 +1,4 @@
-"""HTTP for calls: bind, delegate, return."""
+"""Routes that read calls and their events."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -46,8 +46,8 @@ IdOrSid = Annotated[
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
-# Postgres knows no NUL in text.
-_WANTED: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
+# Postgres cannot store NUL in text.
+_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
 
 _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
 
@@ -57,7 +57,7 @@ _LIST_ERRORS = (*_READ_ERRORS, Overloaded)
 
 
 async def known_filters(request: Request) -> None:
-    """A misspelt filter that is ignored shows more than was asked for."""
+    """Raises InvalidRequest for an unknown filter. Ignoring it would show more calls than requested."""
     unknown = [name for name in request.query_params if name not in _FILTERS]
     if unknown:
         raise InvalidRequest(
@@ -76,17 +76,17 @@ async def known_filters(request: Request) -> None:
 async def list_calls(
     caller: CallerDep,
     service: CallServiceDep,
-    status: Annotated[Status | None, Query(description="Twilio's word for the call's progress.")] = None,
-    execution: Annotated[Execution | None, Query(description="What became of the creation.")] = None,
-    to: Annotated[str | None, Query(description="As it was asked for.", **_WANTED)] = None,
-    from_: Annotated[str | None, Query(alias="from", description="As it was asked for.", **_WANTED)] = None,
-    created_after: Annotated[Timestamp | None, Query(description="RFC 3339 with its zone; at or after.")] = None,
-    created_before: Annotated[Timestamp | None, Query(description="RFC 3339 with its zone; before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="How many calls a page holds at most.")] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", json_schema_extra=_CURSOR)] = None,
+    status: Annotated[Status | None, Query(description="Twilio's status of the call.")] = None,
+    execution: Annotated[Execution | None, Query(description="The outcome of the creation.")] = None,
+    to: Annotated[str | None, Query(description="The `to` of the creation.", **_ADDRESS)] = None,
+    from_: Annotated[str | None, Query(alias="from", description="The `from` of the creation.", **_ADDRESS)] = None,
+    created_after: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
+    created_before: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of calls on a page.")] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
 ) -> Response:
-    """The tenant's own calls only. A page costs the same at any depth."""
-    wanted = CallFilter(
+    """Lists the tenant's own calls. `next_cursor` is the `cursor` of the next page."""
+    call_filter = CallFilter(
         status=status,
         execution=execution,
         to=to,
@@ -95,7 +95,7 @@ async def list_calls(
         until=_bound(created_before),
         before=_before(cursor),
     )
-    call_ids, next_cursor = await service.list(caller, wanted, limit=limit)
+    call_ids, next_cursor = await service.list(caller, call_filter, limit=limit)
     calls = service.render_calls(caller, call_ids, tuple(CallSummary.model_fields), _renderer(CallSummary))
     return await list_response("calls", calls, {"next_cursor": next_cursor})
 
@@ -103,7 +103,7 @@ async def list_calls(
 @router.get(
     "/{id_or_sid}",
     operation_id="get_call",
-    summary="One call",
+    summary="Get a call",
     response_model=CallRecord,
     responses={
         200: {"content": examples.STARTED},
@@ -111,7 +111,7 @@ async def list_calls(
     },
 )
 async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
-    """The record as it is now, with Twilio's resource as it was last seen. Asks Postgres, never Twilio."""
+    """Returns the current record, with the last resource that Twilio sent. Does not send a request to Twilio."""
     call = await service.get(caller, id_or_sid)
     log_call(call)
     return call
@@ -120,12 +120,12 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
 @router.get(
     "/{id_or_sid}/events",
     operation_id="list_call_events",
-    summary="What happened to a call, in order",
+    summary="List the events of a call, in order",
     response_model=EventList,
     responses=responses(CallNotFound, *_LIST_ERRORS, instance=f"{_CALL_PATH}/events"),
 )
 async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Response:
-    """Intent, every attempt to place it, its outcome, and each change of status and price since."""
+    """Lists the request, each attempt to place the call, the outcome, and every later change of status or price."""
     call = await service.get(caller, id_or_sid)
     return await list_response("events", service.render_events(caller, call, _renderer(EventRecord)))
 

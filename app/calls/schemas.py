@@ -1,4 +1,4 @@
-"""What callers are shown: records, lists, events. Times are RFC 3339 in UTC, money is a decimal string."""
+"""Response bodies: records, lists, events. Times are RFC 3339 in UTC, money is a decimal string."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +19,7 @@ JsonObject = TypeAliasType("JsonObject", dict[str, Any])
 
 
 class CallWarning(BaseModel):
-    """Accepted, but not as it may look."""
+    """A warning: the request was accepted, but part of it may not have the intended effect."""
 
     pointer: str = Field(description="RFC 6901 JSON pointer into the request.")
     code: str
@@ -27,7 +27,7 @@ class CallWarning(BaseModel):
 
 
 class StoredProblem(BaseModel):
-    """Why the call was not started; the same words as in the problem+json that answered the request."""
+    """The reason why the call was not started, as in the problem+json of the creation."""
 
     slug: str
     detail: str
@@ -35,24 +35,24 @@ class StoredProblem(BaseModel):
 
 
 class CallSummary(BaseModel):
-    """The record of one call creation. What Twilio has not said yet is null."""
+    """The record of one call creation. Values that Twilio has not sent yet are null."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: UUID = Field(description="Ours, a UUIDv7.")
-    execution: Execution = Field(description="What became of the creation.")
-    settled_by: SettledBy | None = Field(description="How that is known; null while it is not.")
-    status: str | None = Field(description="Twilio's word for the call's progress; null until started.")
-    sid: str | None = Field(description="Twilio's CallSid, once started.")
+    id: UUID = Field(description="Callgate's id of the call, a UUIDv7.")
+    execution: Execution = Field(description="The outcome of the creation.")
+    settled_by: SettledBy | None = Field(description="How the outcome was determined; null while it is not.")
+    status: str | None = Field(description="Twilio's status of the call; null until it is started.")
+    sid: str | None = Field(description="Twilio's CallSid; null until the call is started.")
     account_sid: str
     to: str
     from_: str = Field(serialization_alias="from", validation_alias="from_")
     direction: str | None
     start_time: datetime | None
     end_time: datetime | None
-    duration: int | None = Field(description="Seconds.")
-    price: Money | None = Field(description="A decimal string, negative; null until Twilio has priced the call.")
-    price_unit: str | None = Field(description="ISO 4217.")
+    duration: int | None = Field(description="The duration in seconds.")
+    price: Money | None = Field(description="A negative decimal as a string; null until Twilio has set a price.")
+    price_unit: str | None = Field(description="The currency by ISO 4217.")
     answered_by: str | None
     caller_name: str | None
     to_formatted: str | None
@@ -62,32 +62,32 @@ class CallSummary(BaseModel):
     phone_number_sid: str | None
     group_sid: str | None
     trunk_sid: str | None
-    queue_time: int | None = Field(description="Milliseconds, as Twilio estimated them.")
+    queue_time: int | None = Field(description="Twilio's estimate of the time in its queue, in milliseconds.")
     api_version: str | None
-    date_created: datetime | None = Field(description="Twilio's.")
-    date_updated: datetime | None = Field(description="Twilio's.")
+    date_created: datetime | None = Field(description="When Twilio created the call.")
+    date_updated: datetime | None = Field(description="When Twilio last updated the call.")
     uri: str | None
     subresource_uris: JsonObject | None
     idempotency_key: str | None
-    parameters: JsonObject = Field(description="What was asked for, secrets left out.")
+    parameters: JsonObject = Field(description="The parameters of the request, without secrets.")
     warnings: list[CallWarning]
-    problem: StoredProblem | None = Field(description="Why it was not started.")
-    created_at: datetime = Field(description="When the intent was recorded.")
+    problem: StoredProblem | None = Field(description="Why the call was not started; otherwise null.")
+    created_at: datetime = Field(description="When Callgate recorded the request.")
     deleted_at: datetime | None = Field(
-        description="When the call was deleted at Twilio, or was first found to be; the record stays."
+        description="When the call was deleted at Twilio, or Callgate noticed that it was. The record stays."
     )
     updated_at: datetime
 
 
 class CallRecord(CallSummary):
-    """The record with Twilio's resource as it was last seen, unknown keys included."""
+    """The record, with the last resource that Twilio sent, including its unknown keys."""
 
     resource: JsonObject | None
 
 
 class CallPage(BaseModel):
     calls: list[CallSummary]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next, older page; null on the last one.")
+    next_cursor: str | None = Field(description="The `cursor` of the next, older page; null on the last page.")
 
 
 class EventRecord(BaseModel):
@@ -98,8 +98,8 @@ class EventRecord(BaseModel):
     type: str = Field(
         description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
-        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for what a call has at "
-        "Twilio `call.recording`, `call.payment` and so on; [Operations](/docs/operations) explains them."
+        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for subresources `call.recording`, "
+        "`call.payment` and so on. [Operations](/docs/operations) explains each."
     )
     data: JsonObject
 

@@ -26,15 +26,15 @@ _LONGEST_WAIT = timedelta(hours=1)
 _GIVE_UP = timedelta(days=7)
 
 ANOTHERS_SID = (
-    "the sid is that of another record, to which it stays bound, and the outcome of this one is unknown: "
-    "Twilio gives no sid twice, but a stand-in for it may always answer the same"
+    "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
+    "but a stand-in for Twilio may return the same one always"
 )
 
 Evidence = Literal["response", "callback", "list"]
 
 
 class Settled(Protocol):
-    """The attributes of a record that say how, and how fast, it was settled."""
+    """The attributes of a record that show how and when it was settled."""
 
     @property
     def settled_by(self) -> str | None: ...
@@ -46,7 +46,7 @@ class Settled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """When Twilio's list is searched for a call of unknown outcome: `searches` times in `period`, ever further apart."""
+    """The times of searches for a call of unknown outcome: `searches` in `period`, with growing intervals."""
 
     searches: int
     period: timedelta
@@ -58,7 +58,7 @@ class SearchPlan:
     def wait_after(self, clean: int) -> timedelta | None:
         """Returns the wait before the next search after `clean` searches that showed no call; None: no further search.
 
-        A record that ended as none found is searched for twice more, much later.
+        Two more searches follow much later, after the record has ended as none found.
         """
         if clean < self.searches:
             return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
@@ -68,7 +68,7 @@ class SearchPlan:
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """What a settlement does to a record: the columns that it sets, and the event that reports it.
+    """The effect of a settlement on a record: the columns that it sets, and the event that reports it.
 
     `times` are columns too, as offsets from the database's clock; None clears the column.
     """
@@ -102,36 +102,39 @@ def record_change(
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The `async` methods work on a row that the caller has locked (`repository.lock_call`), in the caller's transaction."""
+    """Makes and applies the changes that settle a record.
+
+    The `async` methods need a row that the caller has locked (`repository.lock_call`), and use the caller's transaction.
+    """
 
     metrics: Metrics
     first_refresh: timedelta
     plan: SearchPlan
 
     def change_to_started(self, resource: CallResource, *, data: Mapping[str, Any]) -> RecordChange:
-        """Twilio's answer to the creation has the sid."""
+        """Returns the change for an answer to the creation that contains the sid."""
         change = self._started(resource, by="response", data=data)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
-        """Twilio's answer, or the lack of a request, proves that no call was created."""
+        """Returns the change for a proof that no call was created: Twilio's answer, or that no request was sent."""
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
         return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """A call may exist. From now on callbacks and searches decide."""
+        """Returns the change for a call that may exist. A callback or a search settles it later."""
         return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Enough conclusive searches over enough time showed no call."""
+        """Returns the change for a call that no search of the plan has found."""
         problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
     def _started(self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]) -> RecordChange:
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
-        told = {"sid": resource.sid, "settled_by": by, **data}
-        return record_change("call.started", told, columns, refresh_in=self.first_refresh)
+        event_data = {"sid": resource.sid, "settled_by": by, **data}
+        return record_change("call.started", event_data, columns, refresh_in=self.first_refresh)
 
     async def started(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
@@ -186,14 +189,14 @@ class Settlement:
         call.search_at = None if wait is None else await repository.now(session) + wait
 
     async def search_later(self, session: Session, call: Call) -> None:
-        """Schedules the next search after an inconclusive one: ever less often, and after some days not at all."""
+        """Schedules the next search after an inconclusive one. The intervals grow; after `_GIVE_UP` there is none."""
         now = await repository.now(session)
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
         call.search_at = now + wait if age < _GIVE_UP else None
 
     def count(self, call: Settled) -> None:
-        """Counts the settlement in the metrics. To be called when the record is committed or about to be."""
+        """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled.labels(call.settled_by).inc()
             waited = call.settled_at - call.pending_since

@@ -1,4 +1,4 @@
-"""`POST /v1/sip-uris`: parse and explain one SIP URI, without calling anybody."""
+"""`POST /v1/sip-uris`: parses and explains a SIP URI, without placing a call."""
 
 from typing import Annotated, Any
 
@@ -29,34 +29,34 @@ Pair = Annotated[list[str | None], Field(min_length=2, max_length=2)]
 class SipUriQuestion(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    uri: str = Field(description="Any text; it is explained whatever it is.")
+    uri: str = Field(description="The text to explain. It does not have to be a valid SIP URI.")
 
 
 class SipFinding(BaseModel):
-    code: str = Field(description="Stable; [SIP](/docs/sip) explains each.")
+    code: str = Field(description="A stable code; [SIP](/docs/sip) explains each.")
     severity: Severity = Field(
-        description="`error` refuses a call; `policy` is accepted, and worth a second look; `warning` is accepted and shown."
+        description="An `error` refuses the call. Findings of `policy` (legal, but questionable) and `warning` are only shown."
     )
-    start: int = Field(description="The finding is about the characters from here …")
-    end: int = Field(description="… to before here.")
-    detail: str = Field(description="How to mend it.")
+    start: int = Field(description="The index of the first character that the finding is about.")
+    end: int = Field(description="The index after the last character that the finding is about.")
+    detail: str = Field(description="What is wrong, and how to fix it.")
 
 
 class SipUriParts(BaseModel):
-    """Decoded; null or empty where a fault leaves a part undetermined."""
+    """The parts of the URI, decoded. A part that cannot be determined is null or empty."""
 
     scheme: str | None
     user: str | None
-    password: str | None = Field(description="Never shown: `***` where there is one.")
-    host: str | None = Field(description="In the form that an allow-list compares.")
+    password: str | None = Field(description="`***` if there is a password; it is never shown.")
+    host: str | None = Field(description="The host in its normal form, as an allow-list compares it.")
     port: int | None
-    uri_parameters: list[Pair] = Field(description="Name and value, in order.")
-    headers: list[Pair] = Field(description="Name and value, in order.")
+    uri_parameters: list[Pair] = Field(description="Pairs of name and value, in order.")
+    headers: list[Pair] = Field(description="Pairs of name and value, in order.")
 
 
 class SipUriExplanation(BaseModel):
     uri: str
-    valid: bool = Field(description="No finding is an error: a call to it would be sent to Twilio.")
+    valid: bool = Field(description="Whether a call to this URI would be sent to Twilio: no finding is an error.")
     findings: list[SipFinding]
     parsed: SipUriParts
 
@@ -64,10 +64,13 @@ class SipUriExplanation(BaseModel):
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "basic": {"summary": "A plain address", "value": {"uri": "sip:kate@example.com"}},
     "guide": {
-        "summary": "Twilio's guide's own headers",
+        "summary": "The headers of Twilio's guide",
         "value": {"uri": "sip:michael@example.com?mycustomheader=foo&myotherheader=bar"},
     },
-    "contradiction": {"summary": "A contradiction", "value": {"uri": "sip:jack@example.com;secure=true;transport=tcp"}},
+    "contradiction": {
+        "summary": "A contradiction",
+        "value": {"uri": "sip:jack@example.com;secure=true;transport=tcp"},
+    },
     "injection": {"summary": "An injected header", "value": {"uri": "sip:kate@example.com?X-a=b%0d%0aEvil:%20c"}},
 }
 
@@ -91,9 +94,9 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     ),
 )
 async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
-    """The parts of the address and everything there is to say about it, by the rules that creations are held to.
+    """Returns the parts of the URI and all findings, by the same rules as for creations.
 
-    The answer is 200 for an invalid address too: the explanation is what was asked for.
+    The status is 200 for an invalid URI too.
     """
     try:
         question = SipUriQuestion.model_validate(body)

@@ -75,7 +75,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     },
 )
 async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
-    """There is one delivery for each requested event that has happened, in the order of the events.
+    """Lists one delivery for each requested event that has happened, in the order of the events.
 
     [Callbacks](/docs/callbacks) describes the requests.
     """
@@ -105,9 +105,9 @@ async def retry_delivery(
     id_or_sid: IdOrSid,
     delivery_id: Annotated[UUID, Path(description="The delivery's `id`.", examples=[_EXAMPLE["id"]])],
 ) -> Delivery:
-    """Sends it at once with the same webhook id, whatever its state.
+    """Sends the delivery at once, whatever its state, with the same webhook id.
 
-    A delivered or given up one is tried for three days again.
+    If the delivery was delivered or given up, a failed attempt is retried for three days again.
     """
     return await service.retry(caller, id_or_sid, delivery_id)
 

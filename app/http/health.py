@@ -99,30 +99,33 @@ class Readiness:
 @router.get(
     "/livez",
     operation_id="livez",
-    summary="Is the process alive?",
+    summary="Check whether the process is alive",
     response_model_exclude_none=True,
     responses=responses(BodyTooLarge, instance="/livez"),
 )
 async def livez() -> Health:
-    """Answers without the database: an unavailable database is no reason to restart this process."""
+    """Always answers 200. Does not check the database: restarting this process would not repair it."""
     return Health(status="ok")
 
 
 @router.get(
     "/readyz",
     operation_id="readyz",
-    summary="Can it place calls?",
+    summary="Check whether the process can place calls",
     response_model_exclude_none=True,
     responses={
         503: {
             "model": Health,
-            "description": "The database is unavailable, its schema is not usable, or the encryption keys do not fit.",
+            "description": "The database is unavailable, its schema is not usable, or the encryption keys are wrong.",
         },
         **responses(BodyTooLarge, instance="/readyz"),
     },
 )
 async def readyz(request: Request, response: Response) -> Health:
-    """Checks the database. A process that was ready once stays ready: without its database it answers 200 and `degraded`."""
+    """Checks the database, its schema and the encryption keys.
+
+    A process that was ready once stays ready: without its database it answers 200 with the status `degraded`.
+    """
     readiness: Readiness = request.state.readiness
     health = await readiness.check()
     if health.status == "unavailable":
@@ -133,7 +136,7 @@ async def readyz(request: Request, response: Response) -> Health:
 @router.get(
     "/metrics",
     operation_id="metrics",
-    summary="Prometheus metrics",
+    summary="Get the metrics of the process",
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text format."},

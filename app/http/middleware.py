@@ -61,7 +61,7 @@ class RequestMiddleware:
         metrics: Metrics,
         tracing: Tracing,
         renderers: ErrorRenderers,
-        require_room: Callable[[Scope], None],
+        require_capacity: Callable[[Scope], None],
         body_timeout_s: float,
         operations: OperationsPort,
         open_path: str,
@@ -77,7 +77,7 @@ class RequestMiddleware:
         self.metrics = metrics
         self.tracing = tracing
         self.renderers = renderers
-        self.require_room = require_room
+        self.require_capacity = require_capacity
         self.body_timeout_s = body_timeout_s
         self.operations = operations
         self.open_path = open_path
@@ -123,12 +123,12 @@ class RequestMiddleware:
         if scope["path"].endswith("\n") or not self.operations.serves(scope):
             raise RouteNotFound
         if exchange.is_creation:
-            self.require_room(scope)
+            self.require_capacity(scope)
         if _declared_length(exchange.headers) > MAX_BODY_BYTES:
             raise BodyTooLarge
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:
-            self.require_room(scope)  # again: other creations may have started while the body arrived
+            self.require_capacity(scope)  # again: other creations may have started while the body arrived
         endpoint = self.direct(scope) or self.app
         await endpoint(scope, replay_body(body, receive), exchange.send)
 

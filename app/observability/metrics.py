@@ -65,7 +65,7 @@ class CallMetrics:
         )
         self.corrected = Counter(
             "callgate_corrected_total",
-            "Calls told as not started that turned out to have started: each is worth looking into.",
+            "Calls reported as not started that had started. Investigate each one.",
             registry=registry,
         )
         self.abandoned = Counter(

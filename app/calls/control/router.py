@@ -1,4 +1,4 @@
-"""HTTP for changing a call: bind, delegate, return."""
+"""The route that changes a call."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -52,15 +52,15 @@ def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown |
 @router.patch(
     "/{id_or_sid}",
     operation_id="update_call",
-    summary="Cancel, hang up or redirect a call",
+    summary="Cancel, end or redirect a call",
     response_model=CallRecord,
-    response_description="Done: Twilio has accepted the change.",
+    response_description="Twilio has accepted the change.",
     openapi_extra=json_body("CallUpdate", examples.UPDATES),
     responses={
         200: {"content": examples.STARTED},
         202: {
             "model": CallRecord,
-            "description": "Remembered: the call is ended once it is known to have started, or once Twilio answers.",
+            "description": "Callgate has stored the request, and ends the call as soon as it is known to have started.",
             "content": examples.UNKNOWN,
         },
         **responses(
@@ -93,11 +93,13 @@ async def update_call(
     body: JsonBody,
     response: Response,
 ) -> Call:
-    """Twilio's nine parameters of *update call*. A call that is `pending` or `unknown` can be ended too: that is remembered
-    (202), and done as soon as the call is known to have started; should it turn out not to have started, it is forgotten.
+    """Changes a call with Twilio's nine parameters of *update call*.
 
-    Ending a call may be asked for any number of times. A redirect whose answer was lost is answered `action-unknown`: look
-    at the call before you repeat it.
+    A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to
+    have started. If the call has not started, the request is dropped.
+
+    A request that only ends a call may be repeated. For any other change whose answer was lost, the answer is 409
+    `action-unknown`: check the call before you repeat the request.
     """
     call = await service.get(caller, id_or_sid)
     request.state.indeterminate_error = indeterminate_update(call, body)

@@ -1,7 +1,7 @@
-"""Change or delete a call that exists: cancel it, hang it up, redirect it. Not aware of HTTP.
+"""Changes or deletes a call: cancels it, ends it, redirects it. Not aware of HTTP.
 
-What cannot be done yet, because nobody knows whether the call has started, and what may not have been done, because the answer
-was lost, is remembered if it only ends the call: that may be asked for any number of times. Everything else is told honestly.
+A request to end a call is stored and sent later if the call is not known to have started, or if Twilio's answer was lost:
+ending a call is idempotent. For any other change the client gets an error instead.
 """
 
 import contextlib
@@ -51,13 +51,13 @@ _OPEN = ("pending", "unknown")
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
-# By then any call has ended.
+# Every call has ended by then.
 _GIVE_UP = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """`done`: Twilio has accepted the update. Otherwise it is remembered, and sent later."""
+    """The call after an update. `done`: Twilio has accepted it; otherwise it is stored and sent later."""
 
     call: Call
     done: bool
@@ -95,7 +95,7 @@ class CallControl:
         except DatabaseUnavailable:
             if progress.columns:
                 raise ActionUnknown(call_id=call.id) from None
-            # Twilio has done it; a 503 would make the client repeat it. The next refresh updates the record.
+            # Twilio has made the change; after a 503 the client would repeat it. The next refresh updates the record.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             take_resource(call, resource)
             return ControlResult(call, done=True)
@@ -105,7 +105,7 @@ class CallControl:
         try:
             await self._ask(call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s))
         except TwilioOutcomeUnknown as error:
-            detail = "Twilio may have deleted the call; to delete it again does no harm."
+            detail = "Twilio may have deleted the call. It is safe to delete it again."
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
             if not is_missing(error):
@@ -116,7 +116,7 @@ class CallControl:
                 await repository.mark_deleted(session, locked, by="tenant")
 
     async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
-        """Sends a remembered update, now that the call is settled."""
+        """Sends a stored update after the call was settled."""
         if call.execution != "started" or pending.attempt != call.attempt:
             await self._forget(call, pending, "not_started")
             return
@@ -138,19 +138,19 @@ class CallControl:
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _remember(self, call: Call, update: CallUpdate) -> Call:
-        """Remembers the end of the call, unless it was settled meanwhile. Returns the call as it is now."""
+        """Stores the request to end the call, unless the call was settled meanwhile. Returns the current call."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None or locked.execution not in _OPEN:
                 return locked or call
             if not update.only_ends or update.status is None:
-                detail = "It is not known yet whether the call has started; until then only its end can be asked for."
+                detail = "It is not known yet whether the call has started. Until then the call can only be ended."
                 raise WrongCallState(detail, call_id=call.id)
             await self._remember_in(session, locked, update)
         return locked
 
     async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        """Remembers the end of the call, or raises ActionUnknown for any other change."""
+        """Stores the request to end the call. Raises ActionUnknown for any other change."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends:
@@ -181,8 +181,8 @@ class CallControl:
                 return call
             for name, value in (columns or {}).items():
                 setattr(locked, name, value)
-            told = update.for_event() | ({"remembered": True} if remembered else {})
-            await repository.add_event(session, call.id, "call.updated", told)
+            event_data = update.for_event() | ({"remembered": True} if remembered else {})
+            await repository.add_event(session, call.id, "call.updated", event_data)
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # The next status follows soon.
@@ -194,8 +194,8 @@ class CallControl:
     async def _forget(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
             if await control_repository.forget(session, call.id, only=pending):
-                told = {"status": pending.status, "reason": reason}
-                await repository.add_event(session, call.id, "call.update_forgotten", told)
+                event_data = {"status": pending.status, "reason": reason}
+                await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
     async def _failed(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
@@ -217,4 +217,4 @@ class CallControl:
 
 def _refusal(call: Call, error: TwilioError) -> CallgateError:
     """Returns the error for a proven refusal: nothing was changed."""
-    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused it; `upstream` says why.", call_id=call.id)
+    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id)

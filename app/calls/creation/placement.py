@@ -64,7 +64,7 @@ class Placement:
     @contextlib.contextmanager
     def slot(self, tenant_id: str) -> Iterator[None]:
         """Takes a slot for one creation, or raises Overloaded or ShuttingDown. A tenant's limit leaves slots for the others."""
-        self.require_room()
+        self.require_capacity()
         if self._slots_by_tenant[tenant_id] >= self.max_in_flight_per_tenant:
             raise Overloaded(after_s=1)
         self._slots_by_tenant[tenant_id] += 1
@@ -77,7 +77,7 @@ class Placement:
             if not self._slots_by_tenant[tenant_id]:
                 del self._slots_by_tenant[tenant_id]
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
         if self._closing:
             raise ShuttingDown(after_s=1)

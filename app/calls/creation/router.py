@@ -1,4 +1,4 @@
-"""HTTP for the creation of a call. The route bypasses FastAPI, because every call pays for its overhead."""
+"""The route that creates a call. It bypasses FastAPI, whose overhead every call would pay for."""
 
 from typing import Annotated
 
@@ -42,11 +42,11 @@ from app.observability.context import bind
 router = APIRouter(tags=["calls"])
 
 
-def require_room(scope: Scope) -> None:
+def require_capacity(scope: Scope) -> None:
     """Raises Overloaded or ShuttingDown early. A request with a key passes, because a refusal could hide its live call."""
     if "idempotency-key" not in Headers(scope=scope):
         service: CreationService = scope["state"]["creation"]
-        service.require_room()
+        service.require_capacity()
 
 
 async def idempotency_key(
@@ -54,8 +54,8 @@ async def idempotency_key(
     _: Annotated[
         str | None,
         idempotency_key_header(
-            "Names one dial for as long as its record is kept (1–255 printable ASCII characters). Repeating a "
-            "request under its key never rings a second time.",
+            "Identifies one creation for as long as its record is kept (1–255 printable ASCII characters). A "
+            "repetition with the same key never places a second call.",
             examples=["order-4711"],
         ),
     ] = None,
@@ -64,11 +64,11 @@ async def idempotency_key(
 
 
 async def create_call(request: Request) -> Response:
-    """Ask Twilio for one call, and keep its record.
+    """Places one call through Twilio and keeps a record of it.
 
-    The intent is committed before the first byte goes to Twilio, the outcome before you hear it. **A 5xx always means that
-    no call was started**; an outcome that is not known is a 202. Send an `Idempotency-Key`, and a retry after a timeout or
-    a crash (yours or ours) is answered with the record instead of a second ring.
+    Callgate commits the request before it sends anything to Twilio, and the outcome before it answers. **A 5xx always means
+    that no call was started**; if the outcome is unknown, the status is 202. With an `Idempotency-Key`, a retry after a
+    timeout or a crash returns the record and never places a second call.
     """
     caller = await authenticate(request, await bearer(request))
     body = await read_json_object(request, caller)
@@ -97,20 +97,20 @@ router.add_api_route(
     summary="Place a call",
     status_code=201,
     response_model=CallRecord,
-    response_description="Started: Twilio has created the call.",
+    response_description="Twilio has created the call.",
     openapi_extra=json_body("CallRequest", examples.REQUESTS),
     responses={
         200: {
             "model": CallRecord,
-            "description": "The Idempotency-Key names this call already; Twilio was not called. `Idempotent-Replayed: true`.",
+            "description": "The call of an earlier request with this Idempotency-Key. Nothing was sent to Twilio.",
             "headers": headers("Location", "Idempotent-Replayed"),
             "content": examples.STARTED,
         },
         201: {"headers": headers("Location"), "content": examples.STARTED},
         202: {
             "model": CallRecord,
-            "description": "Unknown: the request reached Twilio, or may have, and no trustworthy answer came back. Do not "
-            "repeat it without its Idempotency-Key.",
+            "description": "The outcome is unknown: the request may have reached Twilio, and no trustworthy answer came back. "
+            "Do not repeat it without its Idempotency-Key.",
             "headers": headers("Location"),
             "content": examples.UNKNOWN,
         },
@@ -144,7 +144,7 @@ router.add_api_route(
 async def create_call_asgi(scope: Scope, receive: Receive, send: Send) -> None:
     """Runs `create_call` as an ASGI app, for this route's path and method only. The middleware answers its errors.
 
-    FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would be a good part of the cost.
+    FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would take much of the time.
     """
     scope["route"] = _ROUTE
     response = await create_call(Request(scope, receive, send))

@@ -50,7 +50,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A call that is started or unknown. `replayed`: the idempotency key named it already."""
+    """A call that is started or unknown. `replayed`: an earlier request with the same key created it."""
 
     call: Call | NewCall
     replayed: bool = False
@@ -132,9 +132,9 @@ class CreationService:
         # Another request with the same key was first.
         return await self.create(caller, body, idempotency_key)
 
-    def require_room(self) -> None:
-        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now."""
-        self._placement.require_room()
+    def require_capacity(self) -> None:
+        """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
+        self._placement.require_capacity()
 
     async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
