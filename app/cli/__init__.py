@@ -12,7 +12,6 @@ import typer
 from app import __version__
 from app.cli import callbacks, doctor, local, processes, secrets, sip, tenants
 from app.errors import CommandFailed, DatabaseUnavailable
-from app.observability.logs import configure_logging
 from app.revisions import head
 
 app = typer.Typer(
@@ -59,7 +58,6 @@ def main() -> None:
     """Exit code 0: done; 1: could not be done; 2: asked for wrongly; 130: interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show "…" is no reason to fail
-    configure_logging(level="ERROR", format_="text", stream=sys.stderr)  # processes log as their settings say
     try:
         app()
     except CommandFailed as error:

@@ -14,7 +14,7 @@ from app.tenants.callback_form import Form
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
-    from app.tenants.models import Tenant
+    from app.tenants.administration_store import TenantRow
 
 Method = Literal["GET", "POST"]
 
@@ -49,15 +49,13 @@ def configure(
     What is not given stays as it is. The form is that of all the tenant's deliveries, whoever named the URL.
     """
     from app.deliveries.addresses import AllowList, UrlError, read_url
-    from app.tenants.callbacks import TenantCallbacks
 
     if url is not None:
         allowed = AllowList.parse(service_settings().delivery_allow)
         if isinstance(fault := read_url(url, allowed), UrlError):
             raise OperatorError(f"the URL cannot be told anything ({fault.code}): {fault.detail}")
     row = ask(
-        TenantCallbacks,
-        lambda service: service.configure(
+        lambda service: service.configure_callbacks(
             tenant,
             url=url,
             method=method,
@@ -74,13 +72,11 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
 
     It is shown this once, and signs from now on; a receiver that is to miss nothing accepts the old one for a moment more.
     """
-    from app.tenants.callbacks import TenantCallbacks
-
-    secret = ask(TenantCallbacks, lambda service: service.renew_secret(tenant))
+    secret = ask(lambda service: service.renew_callback_secret(tenant))
     show({"tenant": tenant, "secret": secret}, as_json=as_json)
 
 
-def _callbacks(row: Tenant, *, as_json: bool) -> dict[str, Any]:
+def _callbacks(row: TenantRow, *, as_json: bool) -> dict[str, Any]:
     events = row.status_callback_events
     return {
         "tenant": row.id,
@@ -88,5 +84,5 @@ def _callbacks(row: Tenant, *, as_json: bool) -> dict[str, Any]:
         "method": row.status_callback_method,
         "events": events if as_json or events is None else ", ".join(events),
         "format": row.callback_format,
-        "secret": "set" if row.sealed_callback_secret else "none yet",
+        "secret": "set" if row.has_callback_secret else "none yet",
     }

@@ -8,7 +8,6 @@ import typer
 
 from app.cli.output import AsJson, show_table
 from app.cli.processes import service_settings
-from app.observability.logs import configure_logging
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -18,6 +17,7 @@ def doctor(as_json: AsJson = False) -> None:
     is wrong; what is merely worth knowing is a warning.
     """
     from app.doctor import Finding, examine
+    from app.observability.logs import configure_logging
     from app.settings import SettingsError
 
     configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table says it all, and once

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from app.cli.output import log_errors
 from app.cli.processes import migrate_database
 from app.cli.signals import stop_on_signal
-from app.observability.logs import configure_logging
 
 if TYPE_CHECKING:
     from app.local.stack import Plan
@@ -46,8 +46,10 @@ def dev(
     """
     from app.local.stack import Plan, local_database
     from app.local.state import StateFolder
+    from app.observability.logs import configure_logging
     from app.settings import load_settings
 
+    log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     with local_database(settings, folder) as (settings, where):
@@ -81,8 +83,10 @@ def demo(
     from app.local.demo import DemoFailed
     from app.local.stack import Plan, local_database
     from app.local.state import StateFolder
+    from app.observability.logs import configure_logging
     from app.settings import load_settings
 
+    log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     typer.echo("Callgate demo: starting a PostgreSQL, the API, the worker and a stand-in for Twilio …\n")

@@ -1,6 +1,7 @@
 """What commands print: lines for people, or JSON with `--json`."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,6 +9,13 @@ from typing import Annotated, Any
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def log_errors() -> None:
+    """For commands whose code logs: errors only, on standard error. The others spare the import, a quarter of a second."""
+    from app.observability.logs import configure_logging
+
+    configure_logging(level="ERROR", format_="text", stream=sys.stderr)
 
 
 def show(values: Mapping[str, Any], *, as_json: bool, err: bool = False) -> None:

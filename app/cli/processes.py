@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from app.cli.output import log_errors
 from app.cli.signals import stop_on_signal
-from app.healthcheck import check
-from app.observability.logs import configure_logging
 
 if TYPE_CHECKING:
     import uvicorn
@@ -65,6 +64,7 @@ def api_of_this_environment(ops_port: int | None = None) -> ASGIApp:
     """What each process of `callgate serve` runs."""
     from app.cli.lingering import GracefulShutdown
     from app.main import create_app
+    from app.observability.logs import configure_logging
     from app.observability.tracing import tracing_of_this_environment
 
     settings = service_settings().model_copy(update={"ops_port": ops_port})
@@ -97,6 +97,7 @@ def serve(
     from app.http.listening import listen
     from app.http.server import server_config
 
+    log_errors()
     settings = service_settings()
     ops_port = ops_port or settings.ops_port
     sockets = listen(host, port)
@@ -150,6 +151,7 @@ def worker(
     from app.jobs.worker import run_worker
     from app.local.stack import probed
     from app.observability import Metrics
+    from app.observability.logs import configure_logging
     from app.observability.tracing import tracing_of_this_environment
 
     settings = service_settings()
@@ -174,6 +176,7 @@ def migrate() -> None:
     from app.local.state import with_local_database
     from app.settings import load_settings
 
+    log_errors()
     if newer := migrate_database(with_local_database(load_settings())):
         typer.echo(
             f"The schema has revision {newer}, of a newer version of Callgate. This version works with it and changes nothing."
@@ -225,6 +228,7 @@ def simulator(
     from simulator.config import SimulatorConfig
     from simulator.main import create_app as create_simulator
 
+    log_errors()
     sockets = listen(host, port)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
@@ -240,6 +244,8 @@ def healthcheck(
     ] = None,
 ) -> None:
     """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
+    from app.healthcheck import check
+
     if problem := check(url):
         typer.echo(f"callgate: {problem}", err=True)
         raise typer.Exit(1)

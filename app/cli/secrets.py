@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
+from app.cli.output import AsJson, log_errors, show, show_table
 from app.cli.processes import service_settings
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
     from app.rotation import Rotation
     from app.security.keyring import Keyring
 
+    log_errors()
     settings = service_settings()
 
     async def run() -> Result:

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from app.sip import SipUri
-
 sip = typer.Typer(help="SIP addresses.", no_args_is_help=True)
 
 
@@ -29,6 +27,8 @@ def check(
 
     Each line out holds "uri", "valid", "findings" and "parsed". Exit code 1 when any URI has an error.
     """
+    from app.sip import SipUri
+
     valid = True
     for line in _lines(file):
         for uri in _uri_of(line):

@@ -18,10 +18,8 @@ from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
-    from app.database.engine import Database
-    from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
-    from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+    from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 
 tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
@@ -29,7 +27,6 @@ keys = typer.Typer(help="API keys: what a tenant's services show to Callgate.", 
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
-Service = TypeVar("Service")
 
 _LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
@@ -58,25 +55,21 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-def _ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
-    from app.tenants.administration import TenantAdministration
-
-    return ask(TenantAdministration, question)
-
-
-def ask(service: Callable[[Database, Keyring], Service], question: Callable[[Service], Awaitable[Result]]) -> Result:
+def ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
     """Run one use case against the configured database."""
-    from app.database.engine import Database
+    from app.database.connection import SESSION, Connector
+    from app.database.pool import Pool
     from app.security.keyring import Keyring
+    from app.tenants.administration import TenantAdministration
 
     settings = service_settings()
 
     async def run() -> Result:
-        database = Database(settings.require_database_url(), pool_size=1)
+        pool = Pool(Connector(settings.require_database_url(), SESSION).connect)
         try:
-            return await question(service(database, Keyring(settings.require_secret_keys())))
+            return await question(TenantAdministration(pool, Keyring(settings.require_secret_keys())))
         finally:
-            await database.close()
+            await pool.close()
 
     return asyncio.run(run())
 
@@ -88,32 +81,32 @@ def create_tenant(
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
-    show(_tenant(_ask(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
+    show(_tenant(ask(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """List all tenants."""
-    rows = [_tenant(row) for row in _ask(lambda service: service.list_tenants())]
+    rows = [_tenant(row) for row in ask(lambda service: service.list_tenants())]
     show_table(rows, columns=["id", "name", "state", "created_at"], as_json=as_json)
 
 
 @tenants.command("show")
 def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Show one tenant."""
-    show(_tenant(_ask(lambda service: service.get_tenant(tenant))), as_json=as_json)
+    show(_tenant(ask(lambda service: service.get_tenant(tenant))), as_json=as_json)
 
 
 @tenants.command("suspend")
 def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Refuse the tenant's creations (403) until it is resumed. Its records stay readable, its calls go on."""
-    show(_tenant(_ask(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
+    show(_tenant(ask(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
 
 
 @tenants.command("resume")
 def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Take the tenant's creations again."""
-    show(_tenant(_ask(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
+    show(_tenant(ask(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
 
 
 @accounts.command("add")
@@ -137,7 +130,7 @@ def add_account(
     standard input, or asked for; never from an argument, which other users of the machine could see.
     """
     secret = _read_secret(f"Secret of {key_sid}" if key_sid else f"Auth token of {account_sid}", key_sid)
-    credential = _ask(
+    credential = ask(
         lambda service: service.add_credential(
             tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
         )
@@ -151,16 +144,11 @@ def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
 
     `created_at` and `last_used_at` are the credential's. The latter is known to about a minute.
     """
-
-    async def question(service: TenantAdministration) -> list[dict[str, Any]]:
-        listed = await service.list_accounts(tenant)
-        used = await service.last_uses([credential.id for _, credentials in listed for credential in credentials])
-        return [_account(row, active, used.get(active.id)) for row, credentials in listed for active in credentials] + [
-            _account(row, None, None) for row, credentials in listed if not credentials
-        ]
-
+    listed = ask(lambda service: service.list_accounts(tenant))
+    rows = [_account(row, active) for row, credentials in listed for active in credentials]
+    rows += [_account(row, None) for row, credentials in listed if not credentials]
     columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "created_at", "last_used_at"]
-    show_table(_ask(question), columns=columns, as_json=as_json)
+    show_table(rows, columns=columns, as_json=as_json)
 
 
 @accounts.command("revoke")
@@ -170,7 +158,7 @@ def revoke_credential(
     as_json: AsJson = False,
 ) -> None:
     """Never use a credential again."""
-    show(_credential(_ask(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
+    show(_credential(ask(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
 
 
 @keys.command("create")
@@ -193,7 +181,7 @@ def create_key(
     as_json: AsJson = False,
 ) -> None:
     """Create an API key and print it. It is shown this once: only a keyed hash is kept."""
-    row, key = _ask(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
+    row, key = ask(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
     made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}
     if key_format == "twilio" and not as_json:
         typer.echo(made.pop("key"))
@@ -205,7 +193,7 @@ def create_key(
 @keys.command("list")
 def list_keys(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's API keys, never the keys themselves."""
-    rows = [_key(row) for row in _ask(lambda service: service.list_keys(tenant))]
+    rows = [_key(row) for row in ask(lambda service: service.list_keys(tenant))]
     show_table(rows, columns=["id", "name", "state", "created_at", "expires_at"], as_json=as_json)
 
 
@@ -215,19 +203,19 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """Refuse a key from now on."""
-    show(_key(_ask(lambda service: service.revoke_key(key))), as_json=as_json)
+    show(_key(ask(lambda service: service.revoke_key(key))), as_json=as_json)
 
 
-def _tenant(row: Tenant) -> dict[str, Any]:
+def _tenant(row: TenantRow) -> dict[str, Any]:
     state = "suspended" if row.suspended_at else "active"
     return {"id": row.id, "name": row.name, "state": state, "created_at": row.created_at, "suspended_at": row.suspended_at}
 
 
-def _credential(row: TwilioCredential) -> dict[str, Any]:
+def _credential(row: CredentialRow) -> dict[str, Any]:
     return {"credential": row.id, "kind": row.kind, "username": row.username, "revoked_at": row.revoked_at}
 
 
-def _account(row: TwilioAccount, credential: TwilioCredential | None, last_used_at: datetime | None) -> dict[str, Any]:
+def _account(row: AccountRow, credential: CredentialRow | None) -> dict[str, Any]:
     return {
         "account_sid": row.account_sid,
         "credential": credential and credential.id,
@@ -237,11 +225,11 @@ def _account(row: TwilioAccount, credential: TwilioCredential | None, last_used_
         "rejected_at": credential and credential.rejected_at,
         "base_url": row.base_url,
         "created_at": credential.created_at if credential else row.created_at,
-        "last_used_at": last_used_at,
+        "last_used_at": credential and credential.last_used_at,
     }
 
 
-def _key(row: ApiKey) -> dict[str, Any]:
+def _key(row: KeyRow) -> dict[str, Any]:
     expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
     state = "revoked" if row.revoked_at else "expired" if expired else "active"
     return {

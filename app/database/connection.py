@@ -94,7 +94,10 @@ class Connector:
                 return connection
         if failure is None:
             raise RuntimeError("a URL has at least one candidate")
-        raise unavailable(failure, commit_in_doubt=False) or failure from failure
+        told = unavailable(failure, commit_in_doubt=False)
+        if told is None:
+            raise failure
+        raise told from failure
 
     def _candidates(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
         target = self.url.arguments.get("target_session_attrs")

@@ -4,12 +4,13 @@ A transaction is one visible `async with database.begin() as session:`; it commi
 or the network to it does wrong leaves the block as DatabaseUnavailable; a mistake in our SQL does not.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -18,9 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connection, Connector
-from app.database.errors import is_of_connection, unavailable
-from app.database.pool import Statements
+from app.database.errors import is_of_connection, log_fields, unavailable
+from app.database.pool import Pool
+from app.errors import DatabaseUnavailable
 from app.observability.tracing import TimedSpan, fail
+
+logger = structlog.stdlib.get_logger(__name__)
 
 # What services pass on to repositories.
 Session = AsyncSession
@@ -71,14 +75,14 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
-        self._statements = Statements(Connector(url, HOT_SESSION, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
+        self._pool = Pool(Connector(url, HOT_SESSION, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """One transaction. Raises DatabaseUnavailable, which says whether its commit is in doubt."""
         committing = False
-        with TimedSpan("database"):
+        with _observed():
             try:
                 async with self._sessions.begin() as session:
                     yield session
@@ -87,7 +91,6 @@ class Database:
                 told = unavailable(error, commit_in_doubt=committing)
                 if told is None:
                     raise
-                fail(type(error).__name__)
                 raise told from error
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
@@ -95,15 +98,15 @@ class Database:
 
         Raises as `begin` does, and asyncpg's own errors for mistakes in our SQL.
         """
-        with TimedSpan("database"):
-            try:
-                return await self._statements.fetch(statement, *arguments)
-            except Exception as error:
-                told = unavailable(error)
-                if told is None:
-                    raise
-                fail(type(error).__name__)
-                raise told from error
+        with _observed():
+            return await self._pool.fetch(statement, *arguments)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One transaction on asyncpg alone, on a connection beside SQLAlchemy's pool. Raises as `fetch` does."""
+        with _observed():
+            async with self._pool.transaction() as connection:
+                yield connection
 
     @property
     def connections_in_use(self) -> int:
@@ -128,8 +131,20 @@ class Database:
         return Server(**row, ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
     async def close(self) -> None:
-        await self._statements.close()
+        await self._pool.close()
         await self.engine.dispose()
+
+
+@contextmanager
+def _observed() -> Iterator[None]:
+    """Times work of the database, and logs why it could not be done."""
+    with TimedSpan("database"):
+        try:
+            yield
+        except DatabaseUnavailable as error:
+            logger.warning("database_unavailable", **log_fields(error))
+            fail(type(error.__cause__ or error).__name__)
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,16 @@
-"""What an error of the driver means: the one place that knows, for SQLAlchemy's errors and for asyncpg's own."""
+"""What an error of the driver means: the one place that knows, for asyncpg's own errors and for SQLAlchemy's around them.
+
+SQLAlchemy is not imported: commands that use asyncpg alone save its memory.
+"""
 
 import ssl
 
 import asyncpg
-import structlog
-from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import DatabaseUnavailable
 
-logger = structlog.stdlib.get_logger(__name__)
-
 _RETRY_AFTER_S = 2
+_POOL_TIMEOUT = ("sqlalchemy.exc", "TimeoutError")
 _CHECK_VIOLATION, _READ_ONLY = "23514", "25006"
 # By SQLSTATE or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html. What is not here is a mistake in our
 # SQL, or a row that a constraint refuses.
@@ -49,26 +47,28 @@ _HINTS: dict[str, str] = {
 
 
 def unavailable(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
-    """The error to raise for trouble of Postgres or of the way to it, which is logged; None for any other error.
+    """The error to raise, from this one, for trouble of Postgres or of the way to it; None for any other error.
 
     `commit_in_doubt` says whether a commit was on its way; it counts only when Postgres itself has not answered.
     """
     reason = _reason(error)
     if reason is None:
         return None
-    cause, sqlstate = _cause(error), sqlstate_of(error)
-    # The class and SQLSTATE only: the text may hold the statement's values.
-    logger.warning(
-        "database_unavailable",
-        reason=reason,
-        error=type(cause).__name__,
-        sqlstate=sqlstate or None,
-        hint=_HINTS.get(reason),
-    )
     told = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
     told.reason = reason
-    told.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate)
+    told.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error))
     return told
+
+
+def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
+    """The class and SQLSTATE only: the text may hold the statement's values."""
+    cause = error.__cause__ or error
+    return {
+        "reason": error.reason,
+        "error": type(_cause(cause)).__name__,
+        "sqlstate": sqlstate_of(cause) or None,
+        "hint": _HINTS.get(error.reason),
+    }
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -104,7 +104,7 @@ def _reason(error: BaseException) -> str | None:
         return reason
     if _is_rerouted(error) or isinstance(cause, asyncpg.InvalidCachedStatementError):
         return "conflict"
-    if isinstance(cause, PoolTimeout):
+    if _is_pool_timeout(cause):
         return "busy"
     if isinstance(cause, asyncpg.TargetServerAttributeNotMatched):
         return "no_suitable_server"
@@ -118,14 +118,18 @@ def _reason(error: BaseException) -> str | None:
         return "timeout"
     if isinstance(cause, OSError):
         return "unreachable"
-    return "connection_lost" if isinstance(error, DBAPIError) and error.connection_invalidated else None
+    return "connection_lost" if getattr(error, "connection_invalidated", False) else None
 
 
 def _cause(error: BaseException) -> BaseException:
-    """asyncpg's own error, which SQLAlchemy wraps twice."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    return error.__cause__ or error if isinstance(error, AsyncAdapt_Error) else error
+    """asyncpg's own error, which SQLAlchemy wraps twice: as an error of the DBAPI, and as DBAPIError."""
+    while (wrapped := getattr(error, "orig", None)) is not None:
+        error = wrapped
+    return error
+
+
+def _is_pool_timeout(error: BaseException) -> bool:
+    return (type(error).__module__, type(error).__name__) == _POOL_TIMEOUT
 
 
 def _is_rerouted(error: BaseException) -> bool:
@@ -138,4 +142,4 @@ def _is_rerouted(error: BaseException) -> bool:
 
 def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
     """Whether Postgres says that nothing was committed. A server that is shutting down may have committed before."""
-    return isinstance(error, PoolTimeout) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))
+    return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

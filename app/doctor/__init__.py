@@ -19,8 +19,8 @@ from app.schema import is_newer, revisions
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
+from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.directory import TenantDirectory
-from app.tenants.models import TwilioAccount, TwilioCredential
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
@@ -212,7 +212,7 @@ class _Checkup:
         told = f"{skew.total_seconds():.1f} s between this machine's and Twilio's"
         return Finding("clocks", state, told, None if state == "ok" else "synchronise this machine with NTP")
 
-    async def _account(self, account: TwilioAccount, credentials: list[TwilioCredential]) -> AsyncIterator[Finding]:
+    async def _account(self, account: AccountRow, credentials: list[CredentialRow]) -> AsyncIterator[Finding]:
         check = f"account {account.account_sid} of {account.tenant_id}"
         add = f"callgate accounts add {account.tenant_id} --account-sid {account.account_sid}"
         if not credentials:

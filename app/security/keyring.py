@@ -2,16 +2,20 @@
 
 Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
 the associated data, so a ciphertext moved to another row does not open.
+
+`cryptography` is imported when it is used: a command that only lists saves 5 MiB.
 """
+
+from __future__ import annotations
 
 import hashlib
 import hmac
 import os
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _VERSION = b"\x01"
 _KEY_ID_LENGTH = 4
@@ -29,13 +33,31 @@ class SecretUnreadable(Exception):
 class _Key:
     def __init__(self, master: bytes) -> None:
         self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_LENGTH]
-        self.cipher = AESGCM(_derive(master, b"seal"))
-        self.mac_key = _derive(master, b"mac")
-        self.token_key = _derive(master, b"token")
-        self.tag_key = _derive(master, b"tag")
+        self._master = master
+
+    @cached_property
+    def cipher(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(_derive(self._master, b"seal"))
+
+    @cached_property
+    def mac_key(self) -> bytes:
+        return _derive(self._master, b"mac")
+
+    @cached_property
+    def token_key(self) -> bytes:
+        return _derive(self._master, b"token")
+
+    @cached_property
+    def tag_key(self) -> bytes:
+        return _derive(self._master, b"tag")
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
 
 
@@ -67,6 +89,8 @@ class Keyring:
 
     def open(self, sealed: bytes, *, identity: str) -> str:
         """Returns the secret. Raises SecretUnreadable."""
+        from cryptography.exceptions import InvalidTag
+
         header = len(_VERSION) + _KEY_ID_LENGTH
         if sealed[: len(_VERSION)] != _VERSION or len(sealed) < header + _NONCE_LENGTH + _TAG_LENGTH:
             raise SecretUnreadable("damaged: not in the form of a sealed secret")

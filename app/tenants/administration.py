@@ -5,19 +5,23 @@ Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailabl
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from app.database.engine import Database, Session
+from app.database.connection import Connection
+from app.database.pool import Transactions
 from app.security.keyring import Keyring
 from app.settings import parse_twilio_base_url
-from app.tenants import repository
+from app.tenants import administration_store as store
+from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 from app.tenants.api_keys import KeyFormat, generate_key, key_prefix
+from app.tenants.callback_form import Form
 from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.models import ApiKey, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.stored_secrets import callback_secret_identity, credential_identity, generate_callback_secret
 
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
@@ -26,38 +30,78 @@ _KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
 
 @dataclass(frozen=True, slots=True)
 class TenantAdministration:
-    database: Database
+    database: Transactions
     keyring: Keyring
 
-    async def create_tenant(self, tenant_id: str, *, name: str) -> Tenant:
+    async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         if not _TENANT_ID.fullmatch(tenant_id):
             raise OperatorError(f"{tenant_id!r} is not a tenant id: use lower-case letters, digits and '-', at most 63")
-        async with self.database.begin() as session:
-            if await repository.get_tenant(session, tenant_id):
-                raise OperatorError(f"tenant {tenant_id} exists already")
-            tenant = Tenant(id=tenant_id, name=name)
-            session.add(tenant)
+        async with self.database.transaction() as connection:
+            tenant = await store.insert_tenant(connection, tenant_id, name=name)
+        if tenant is None:
+            raise OperatorError(f"tenant {tenant_id} exists already")
         return tenant
 
-    async def list_tenants(self) -> Sequence[Tenant]:
-        async with self.database.begin() as session:
-            return await repository.list_tenants(session)
+    async def list_tenants(self) -> list[TenantRow]:
+        async with self.database.transaction() as connection:
+            return await store.list_tenants(connection)
 
-    async def get_tenant(self, tenant_id: str) -> Tenant:
-        async with self.database.begin() as session:
-            return await self._require(session, tenant_id)
+    async def get_tenant(self, tenant_id: str) -> TenantRow:
+        async with self.database.transaction() as connection:
+            return await _require(connection, tenant_id)
 
-    async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> Tenant:
+    async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
         """Suspends or resumes a tenant. Creations of a suspended tenant are refused; its records stay readable. Idempotent."""
-        async with self.database.begin() as session:
-            tenant = await repository.set_suspended(session, tenant_id, suspended=suspended)
+        async with self.database.transaction() as connection:
+            tenant = await store.set_suspended(connection, tenant_id, suspended=suspended)
         if tenant is None:
             raise no_tenant(tenant_id)
         return tenant
 
+    async def configure_callbacks(
+        self,
+        tenant_id: str,
+        *,
+        url: str | None = None,
+        method: str | None = None,
+        events: Sequence[str] | None = None,
+        form: Form | None = None,
+        clear: bool = False,
+    ) -> TenantRow:
+        """Changes the settings for deliveries that are given and returns the tenant.
+
+        `clear` first removes URL, method and events.
+        """
+        defaults: dict[str, Any] = {
+            "status_callback": url,
+            "status_callback_method": method,
+            "status_callback_events": events and list(events),
+        }
+        async with self.database.transaction() as connection:
+            before = await store.lock_tenant(connection, tenant_id)
+            if before is None:
+                raise no_tenant(tenant_id)
+            tenant = replace(before, **{name: value for name, value in defaults.items() if value is not None or clear})
+            if form is not None:
+                tenant = replace(tenant, callback_format=form)
+            if tenant.status_callback is None and (tenant.status_callback_method or tenant.status_callback_events):
+                raise OperatorError("a default method or default events need a default URL: give --url too")
+            if tenant != before:
+                await store.update_callbacks(connection, tenant)
+        return tenant
+
+    async def renew_callback_secret(self, tenant_id: str) -> str:
+        """Replaces the secret that signs deliveries, and returns it; it cannot be shown again. Later retries use it, too."""
+        secret = generate_callback_secret()
+        sealed = self.keyring.seal(secret, identity=callback_secret_identity(tenant_id))
+        async with self.database.transaction() as connection:
+            if not await store.update_callback_secret(connection, tenant_id, sealed):
+                raise no_tenant(tenant_id)
+        return secret
+
     async def add_credential(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
-    ) -> TwilioCredential:
+    ) -> CredentialRow:
         """Adds a credential, and its account if the tenant does not have it.
 
         Credentials are tried in the order of their ids.
@@ -70,76 +114,70 @@ class TenantAdministration:
             base_url = base_url and parse_twilio_base_url(base_url)
         except ValueError as error:
             raise OperatorError(f"the base URL {error}") from None
-        async with self.database.begin() as session:
-            await self._require(session, tenant_id)
-            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
-            if account is None:
-                account = TwilioAccount(id=uuid7(), tenant_id=tenant_id, account_sid=account_sid)
-                session.add(account)
-            if base_url is not None:
-                account.base_url = base_url
-            credential = TwilioCredential(
-                id=uuid7(),
+        credential_id = uuid7()
+        sealed = self.keyring.seal(secret, identity=credential_identity(credential_id))
+        async with self.database.transaction() as connection:
+            await _require(connection, tenant_id)
+            account = await store.upsert_account(
+                connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
+            )
+            return await store.insert_credential(
+                connection,
+                credential_id,
                 account_id=account.id,
                 kind="api_key" if key_sid else "auth_token",
                 username=key_sid or account_sid,
+                sealed_secret=sealed,
             )
-            credential.sealed_secret = self.keyring.seal(secret, identity=credential.identity)
-            await session.flush()
-            session.add(credential)
-        return credential
 
-    async def list_accounts(self, tenant_id: str) -> list[tuple[TwilioAccount, list[TwilioCredential]]]:
-        async with self.database.begin() as session:
-            await self._require(session, tenant_id)
-            accounts = await repository.list_accounts(session, tenant_id)
-            credentials = await repository.list_credentials(session, [account.id for account in accounts])
+    async def list_accounts(self, tenant_id: str) -> list[tuple[AccountRow, list[CredentialRow]]]:
+        """Returns the accounts, oldest first, each with its active credentials in the order to try them."""
+        async with self.database.transaction() as connection:
+            await _require(connection, tenant_id)
+            accounts = await store.list_accounts(connection, tenant_id)
+            credentials = await store.list_credentials(connection, [account.id for account in accounts])
         return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
-    async def last_uses(self, credential_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-        """When each credential was last sent to Twilio, to about a minute; those never used are left out."""
-        async with self.database.begin() as session:
-            return await repository.last_uses(session, credential_ids)
-
-    async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> TwilioCredential:
-        async with self.database.begin() as session:
-            credential = await repository.revoke_credential(session, credential_id, tenant_id=tenant_id)
+    async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> CredentialRow:
+        async with self.database.transaction() as connection:
+            credential = await store.revoke_credential(connection, credential_id, tenant_id=tenant_id)
         if credential is None:
             raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
         return credential
 
     async def create_key(
         self, tenant_id: str, *, name: str | None, expires_at: datetime | None, key_format: KeyFormat = "callgate"
-    ) -> tuple[ApiKey, str]:
+    ) -> tuple[KeyRow, str]:
         """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again."""
         key = generate_key(key_format)
-        row = ApiKey(
-            id=uuid7(),
-            tenant_id=tenant_id,
-            name=name,
-            prefix=key_prefix(key),
-            keyed_hash=self.keyring.keyed_hash(key.encode()),
-            expires_at=expires_at,
-        )
-        async with self.database.begin() as session:
-            await self._require(session, tenant_id)
-            session.add(row)
+        async with self.database.transaction() as connection:
+            await _require(connection, tenant_id)
+            row = await store.insert_key(
+                connection,
+                uuid7(),
+                tenant_id=tenant_id,
+                name=name,
+                prefix=key_prefix(key),
+                keyed_hash=self.keyring.keyed_hash(key.encode()),
+                expires_at=expires_at,
+            )
         return row, key
 
-    async def list_keys(self, tenant_id: str) -> Sequence[ApiKey]:
-        async with self.database.begin() as session:
-            await self._require(session, tenant_id)
-            return await repository.list_keys(session, tenant_id)
+    async def list_keys(self, tenant_id: str) -> list[KeyRow]:
+        async with self.database.transaction() as connection:
+            await _require(connection, tenant_id)
+            return await store.list_keys(connection, tenant_id)
 
-    async def revoke_key(self, prefix: str) -> ApiKey:
-        async with self.database.begin() as session:
-            key = await repository.revoke_key(session, prefix=key_prefix(prefix))
+    async def revoke_key(self, prefix: str) -> KeyRow:
+        async with self.database.transaction() as connection:
+            key = await store.revoke_key(connection, prefix=key_prefix(prefix))
         if key is None:
             raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
         return key
 
-    async def _require(self, session: Session, tenant_id: str) -> Tenant:
-        tenant = await repository.get_tenant(session, tenant_id)
-        if tenant is None:
-            raise no_tenant(tenant_id)
-        return tenant
+
+async def _require(connection: Connection, tenant_id: str) -> TenantRow:
+    tenant = await store.find_tenant(connection, tenant_id)
+    if tenant is None:
+        raise no_tenant(tenant_id)
+    return tenant

@@ -21,9 +21,14 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.api_keys import key_prefix
 from app.tenants.cache import TTLCache, always_stale
-from app.tenants.callbacks import CallbackDefaults
-from app.tenants.directory_store import StoredCredential, find_keys, list_auth_tokens, list_credentials
-from app.tenants.models import TwilioAccount, TwilioCredential
+from app.tenants.directory_store import (
+    CallbackDefaults,
+    StoredCredential,
+    find_keys,
+    list_account_credentials,
+    list_auth_tokens,
+    list_credentials,
+)
 from app.twilio.schemas import Credential
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -125,7 +130,7 @@ class TenantDirectory:
             return None
         account = listed[0]
         credentials = [credential for credential in listed if credential.account_id == account.account_id]
-        opened = tuple(self._open_all(account, credentials))
+        opened = tuple(self._open_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
         return CallableAccount(account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks)
@@ -143,23 +148,16 @@ class TenantDirectory:
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
         tokens = await self._stored_auth_tokens.submit(account_id)
-        return (
-            tuple(credential.password.get_secret_value() for credential in self._open_all(tokens[0], tokens)) if tokens else ()
-        )
+        return tuple(credential.password.get_secret_value() for credential in self._open_all(tokens))
 
     async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the active credentials of an account in the order to try them; empty if none can be decrypted."""
         return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        async with self._database.begin() as session:
-            account = await repository.get_account_by_id(session, account_id)
-            credentials = await repository.list_credentials(session, [account_id])
-        return tuple(self._open_all(account, credentials)) if account else ()
+        return tuple(self._open_all(await list_account_credentials(self._database, account_id)))
 
-    def _open_all(
-        self, account: TwilioAccount | StoredCredential, credentials: Sequence[TwilioCredential | StoredCredential]
-    ) -> list[Credential]:
+    def _open_all(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
         opened = []
         for credential in credentials:
             try:
@@ -168,11 +166,13 @@ class TenantDirectory:
                 logger.error(
                     "credential_unreadable",
                     credential_id=str(credential.id),
-                    account_sid=account.account_sid,
+                    account_sid=credential.account_sid,
                     reason=str(error),
                 )
                 continue
             opened.append(
-                Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url, str(credential.id))
+                Credential(
+                    credential.account_sid, credential.username, SecretStr(secret), credential.base_url, str(credential.id)
+                )
             )
         return opened

@@ -1,4 +1,4 @@
-"""Batched reads of tenants: each function is one statement for many keys, tenants or accounts.
+"""What services read of tenants, mostly in batches: one statement for many keys, tenants or accounts.
 
 A change to any tenant empties the caches of every process, so many requests read at the same time.
 """
@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from app.database.engine import Database
-from app.tenants.callbacks import CallbackDefaults
-from app.tenants.models import credential_identity
+from app.tenants.administration_store import CREDENTIAL_ORDER
+from app.tenants.stored_secrets import credential_identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,15 @@ class StoredKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     suspended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackDefaults:
+    """The status callback of creations that do not set one."""
+
+    url: str | None
+    method: str | None
+    events: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +54,31 @@ class StoredCredential:
         return credential_identity(self.id)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredSigning:
+    """How a tenant's deliveries are written and signed."""
+
+    form: str
+    sealed_secret: bytes | None
+
+
 _KEYS = """
     SELECT prefix, api_key.id, tenant_id, keyed_hash, expires_at, revoked_at, suspended_at
     FROM api_key JOIN tenant ON tenant.id = tenant_id
     WHERE prefix = ANY ($1)
 """
 
-# Selection and order are the same as in `repository.list_credentials`. Change both together.
-_CREDENTIALS_OF = """
+_CREDENTIALS_OF = f"""
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
     FROM tenant
     JOIN twilio_account AS account ON account.tenant_id = tenant.id
     JOIN twilio_credential AS credential ON credential.account_id = account.id
-    WHERE {} AND credential.revoked_at IS NULL
-    ORDER BY account.id, rejected_at NULLS FIRST, credential.id
-"""
+    WHERE {{}} AND credential.revoked_at IS NULL
+    ORDER BY account.id, {CREDENTIAL_ORDER}
+"""  # noqa: S608  # a constant
 _CREDENTIALS = _CREDENTIALS_OF.format("tenant.id = ANY ($1)")
+_CREDENTIALS_OF_ACCOUNT = _CREDENTIALS_OF.format("account.id = $1")
 _AUTH_TOKENS = _CREDENTIALS_OF.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
 
@@ -80,6 +96,11 @@ async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> lis
     return [listed[tenant_id] for tenant_id in tenant_ids]
 
 
+async def list_account_credentials(database: Database, account_id: UUID) -> list[StoredCredential]:
+    """Returns the active credentials of one account, in the order to try them."""
+    return [credential for _, credential in await _credentials(database, _CREDENTIALS_OF_ACCOUNT, account_id)]
+
+
 async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
     """Returns the active auth tokens of each account."""
     listed = defaultdict[UUID, list[StoredCredential]](list)
@@ -88,7 +109,21 @@ async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> l
     return [listed[account_id] for account_id in account_ids]
 
 
-async def _credentials(database: Database, statement: str, ids: Sequence[Any]) -> list[tuple[str, StoredCredential]]:
+async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:
+    """Returns None if there is no such tenant."""
+    rows = await database.fetch("SELECT callback_format, sealed_callback_secret FROM tenant WHERE id = $1", tenant_id)
+    return StoredSigning(*rows[0]) if rows else None
+
+
+async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigning | None:
+    """Stores the secret unless the tenant has one by now, and returns what is stored; None if there is no such tenant."""
+    statement = """UPDATE tenant SET sealed_callback_secret = coalesce(sealed_callback_secret, $2) WHERE id = $1
+        RETURNING callback_format, sealed_callback_secret"""
+    rows = await database.fetch(statement, tenant_id, sealed_secret)
+    return StoredSigning(*rows[0]) if rows else None
+
+
+async def _credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
     """Returns pairs of tenant id and credential."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))

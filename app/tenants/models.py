@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
+from app.tenants.stored_secrets import callback_secret_identity, credential_identity
 
 # Triggers on the four tables notify this channel of every change (migration 0005).
 TENANTS_CHANNEL = "callgate_tenants"
@@ -32,7 +33,7 @@ class Tenant(Base):
     @property
     def callback_secret_identity(self) -> str:
         """Returns the associated data of the encrypted secret, which binds it to this row."""
-        return f"tenant:{self.id}:callback_secret"
+        return callback_secret_identity(self.id)
 
 
 class TwilioAccount(Base):
@@ -66,11 +67,6 @@ class TwilioCredential(Base):
     @property
     def identity(self) -> str:
         return credential_identity(self.id)
-
-
-def credential_identity(credential_id: UUID) -> str:
-    """Returns the associated data of the encrypted secret, which binds it to this row."""
-    return f"twilio_credential:{credential_id}"
 
 
 class CredentialLastUse(Base):

@@ -1,8 +1,7 @@
-"""SQL for tenants, accounts, credentials and API keys. Never commits."""
+"""SQL for tenants, accounts, credentials and API keys, beside that of `administration_store`. Never commits."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,63 +13,8 @@ from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
 from app.tenants.models import ApiKey, CredentialLastUse, Tenant, TwilioAccount, TwilioCredential
 
 
-async def get_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
-    return await session.get(Tenant, tenant_id)
-
-
-async def lock_tenant(session: AsyncSession, tenant_id: str) -> Tenant | None:
-    """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
-    statement = select(Tenant).where(Tenant.id == tenant_id).with_for_update(key_share=True)
-    return (await session.scalars(statement.execution_options(populate_existing=True))).one_or_none()
-
-
-async def list_tenants(session: AsyncSession) -> Sequence[Tenant]:
-    return (await session.scalars(select(Tenant).order_by(Tenant.id))).all()
-
-
-async def set_suspended(session: AsyncSession, tenant_id: str, *, suspended: bool) -> Tenant | None:
-    statement = (
-        update(Tenant)
-        .where(Tenant.id == tenant_id)
-        .values(suspended_at=func.coalesce(Tenant.suspended_at, func.now()) if suspended else None)
-        .returning(Tenant)
-    )
-    return (await session.scalars(statement)).one_or_none()
-
-
 async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
     statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id, TwilioAccount.account_sid == account_sid)
-    return (await session.scalars(statement)).one_or_none()
-
-
-async def get_account_by_id(session: AsyncSession, account_id: UUID) -> TwilioAccount | None:
-    return await session.get(TwilioAccount, account_id)
-
-
-async def list_accounts(session: AsyncSession, tenant_id: str) -> Sequence[TwilioAccount]:
-    """Returns the accounts, oldest first. The first is the tenant's default."""
-    statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id).order_by(TwilioAccount.id)
-    return (await session.scalars(statement)).all()
-
-
-async def list_credentials(session: AsyncSession, account_ids: Sequence[UUID]) -> Sequence[TwilioCredential]:
-    """Returns active credentials in the order to try them. `directory_store` has the same order for many tenants."""
-    statement = (
-        select(TwilioCredential)
-        .where(TwilioCredential.account_id.in_(account_ids), TwilioCredential.revoked_at.is_(None))
-        .order_by(TwilioCredential.rejected_at.asc().nulls_first(), TwilioCredential.id)
-    )
-    return (await session.scalars(statement)).all()
-
-
-async def revoke_credential(session: AsyncSession, credential_id: UUID, *, tenant_id: str) -> TwilioCredential | None:
-    accounts = select(TwilioAccount.id).where(TwilioAccount.tenant_id == tenant_id)
-    statement = (
-        update(TwilioCredential)
-        .where(TwilioCredential.id == credential_id, TwilioCredential.account_id.in_(accounts))
-        .values(revoked_at=func.coalesce(TwilioCredential.revoked_at, func.now()))
-        .returning(TwilioCredential)
-    )
     return (await session.scalars(statement)).one_or_none()
 
 
@@ -93,11 +37,6 @@ async def mark_used(session: AsyncSession, credential_ids: Sequence[UUID]) -> No
             index_elements=["credential_id"], set_={"last_used_at": statement.excluded.last_used_at}
         )
     )
-
-
-async def last_uses(session: AsyncSession, credential_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    statement = select(CredentialLastUse.credential_id, CredentialLastUse.last_used_at)
-    return dict((await session.execute(statement.where(CredentialLastUse.credential_id.in_(credential_ids)))).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +111,6 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
 def _key_id(column: Any, at: tuple[int, int]) -> Any:
     return func.substring(column, *at, type_=LargeBinary)
-
-
-async def list_keys(session: AsyncSession, tenant_id: str) -> Sequence[ApiKey]:
-    statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)
-    return (await session.scalars(statement)).all()
-
-
-async def revoke_key(session: AsyncSession, *, prefix: str) -> ApiKey | None:
-    statement = (
-        update(ApiKey)
-        .where(ApiKey.prefix == prefix)
-        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
-        .returning(ApiKey)
-    )
-    return (await session.scalars(statement)).one_or_none()
 
 
 async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:

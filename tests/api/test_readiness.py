@@ -19,7 +19,6 @@ from app.revisions import head, known_revisions
 from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
-from app.tenants.callbacks import TenantCallbacks
 from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 
@@ -90,7 +89,7 @@ async def _store(database_url: str, what: str) -> None:
     elif what == "API key":
         await administration.create_key("acme", name=None, expires_at=None)
     else:
-        await TenantCallbacks(database, keyring).renew_secret("acme")
+        await administration.renew_callback_secret("acme")
     await database.close()
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
+from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.logs import logging_to
 from tests.support.tracing import memory
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, hang, reset, running_upstream
@@ -120,7 +120,7 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
     answers.append((await tenant.http.get("/metrics")).text)
     spans = [span.to_json() for span in watched.spans.get_finished_spans()]
     assert len(spans) > len(answers)
-    callback_secret = await TenantCallbacks(gateway.database, Keyring([b64decode(SECRET_KEY)])).renew_secret(tenant.id)
+    callback_secret = await gateway.tenants.renew_callback_secret(tenant.id)
     stored = await _every_cell(database_url)
     assert "kate.private" in stored
     for secret in (*SECRETS, tenant.key, callback_secret, callback_secret.removeprefix("whsec_")):
@@ -206,17 +206,17 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: Inst
     callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
-        secrets = [await callbacks.renew_secret(tenant.id)]
+        secrets = [await gateway.tenants.renew_callback_secret(tenant.id)]
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
         await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
         deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
         for form in ("twilio", "json"):
-            await callbacks.configure(tenant.id, form=form)
+            await gateway.tenants.configure_callbacks(tenant.id, form=form)
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
             assert await deliverer.step()
             await deliverer.drain()
-            secrets.append(await callbacks.renew_secret(tenant.id))
+            secrets.append(await gateway.tenants.renew_callback_secret(tenant.id))
         listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
     assert '"attempts":2' in listed
     assert watched.log.getvalue().count("delivery_failed") == 2

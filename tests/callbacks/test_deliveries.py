@@ -212,7 +212,9 @@ async def test_the_tenants_default_is_told_where_a_creation_names_nobody(
     gateway: Gateway, twilio: Upstream, callbacks: TenantCallbacks
 ) -> None:
     tenant = await gateway.add_tenant(twilio.url)
-    await callbacks.configure(tenant.id, url="https://default.example.com/", method="GET", events=["ringing", "completed"])
+    await gateway.tenants.configure_callbacks(
+        tenant.id, url="https://default.example.com/", method="GET", events=["ringing", "completed"]
+    )
     silent = await _live(gateway, twilio, tenant)
     narrowed = await _live(gateway, twilio, tenant, status_callback_event=["answered"])
     named = await _live(gateway, twilio, tenant, status_callback="https://own.example.com/")
@@ -231,13 +233,17 @@ async def test_the_tenants_default_is_told_where_a_creation_names_nobody(
 async def test_what_is_not_given_stays_and_a_default_needs_a_url(gateway: Gateway, callbacks: TenantCallbacks) -> None:
     tenant = await gateway.add_tenant()
     with pytest.raises(OperatorError, match="need a default URL"):
-        await callbacks.configure(tenant.id, method="GET")
-    await callbacks.configure(tenant.id, url="https://own.example.com/", events=["ringing"])
-    kept = await callbacks.configure(tenant.id, method="GET")
+        await gateway.tenants.configure_callbacks(tenant.id, method="GET")
+    await gateway.tenants.configure_callbacks(tenant.id, url="https://own.example.com/", events=["ringing"])
+    kept = await gateway.tenants.configure_callbacks(tenant.id, method="GET")
     assert _defaults(kept) == ("https://own.example.com/", "GET", ["ringing"])
-    cleared = await callbacks.configure(tenant.id, clear=True)
+    cleared = await gateway.tenants.configure_callbacks(tenant.id, clear=True)
     assert _defaults(cleared) == (None, None, None)
-    for nobody in (callbacks.configure("nobody"), callbacks.renew_secret("nobody"), callbacks.signing("nobody")):
+    for nobody in (
+        gateway.tenants.configure_callbacks("nobody"),
+        gateway.tenants.renew_callback_secret("nobody"),
+        callbacks.signing("nobody"),
+    ):
         with pytest.raises(OperatorError, match="no tenant nobody"):
             await nobody
 
@@ -252,7 +258,7 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/hook?a=1"
         live = await _live(gateway, twilio, status_callback=url, status_callback_method=method)
-        secret = await callbacks.renew_secret(live.tenant.id)
+        secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
         await live.told(("completed", 3), SipResponseCode="487", Odd="Žofie & co")
         await _work(deliverer)
         (request,) = receiver.received
@@ -270,8 +276,8 @@ async def test_the_json_form_holds_the_record_as_it_is_when_it_is_sent(
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
         live = await _live(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
-        await callbacks.configure(live.tenant.id, form="json")
-        secret = await callbacks.renew_secret(live.tenant.id)
+        await gateway.tenants.configure_callbacks(live.tenant.id, form="json")
+        secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
         await live.told(("ringing", 1))
         await _work(deliverer)
         await live.told(("completed", 3), CallDuration="5")

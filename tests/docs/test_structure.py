@@ -20,7 +20,7 @@ LONG_FUNCTIONS = {
 SHARED_NAMES = {
     "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
     "bound_sids": "one question: within a session, and as a statement of its own",
-    "list_credentials": "one question: within a session, and as a statement of its own for many tenants",
+    "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
     "Event": "a call's, and one that a command's option names",
     "Finding": "the doctor's, and one about a SIP address",
     "Form": "of a callback, and the parameters of a request to Twilio",

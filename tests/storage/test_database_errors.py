@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.engine import Database
-from app.database.errors import describe, is_refusal, unavailable
+from app.database.errors import describe, is_refusal, log_fields, unavailable
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url
 
@@ -27,7 +27,12 @@ async def _by_asyncpg(database: Database, statement: str) -> object:
     return await database.fetch(statement)
 
 
-WAYS = pytest.mark.parametrize("execute", [_by_sqlalchemy, _by_asyncpg])
+async def _in_a_transaction(database: Database, statement: str) -> object:
+    async with database.transaction() as connection:
+        return await connection.execute(statement)
+
+
+WAYS = pytest.mark.parametrize("execute", [_by_sqlalchemy, _by_asyncpg, _in_a_transaction])
 
 
 def _raising(sqlstate: str) -> str:
@@ -66,6 +71,9 @@ async def test_trouble_of_postgres_has_a_reason(database_url: str, execute: Stat
     # Beside the pool a statement is its own commit, and then a connection that is lost says nothing about it.
     assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
     assert "planted" in describe(raised.value)
+    logged = log_fields(raised.value)
+    assert (logged["reason"], logged["sqlstate"]) == (reason, sqlstate)
+    assert "planted" not in str(logged)
     await database.ping()
     await database.close()
 

@@ -1,4 +1,4 @@
-"""Statements beside the pool: connections are kept, replaced when lost, and their errors are told as the pool's are."""
+"""Statements and transactions beside SQLAlchemy's pool: connections are kept and replaced, and errors are the pool's."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -66,6 +66,49 @@ async def test_a_connection_that_takes_no_writes_any_more_is_not_kept(database: 
         await database.fetch("INSERT INTO written VALUES (1)")
     await database.fetch("INSERT INTO written VALUES (2)")
     assert [row["id"] for row in await database.fetch("SELECT id FROM written")] == [2]
+
+
+async def _transaction(database: Database, statement: str, *, error: Exception | None = None, lasting_s: float = 0) -> int:
+    """Executes the statement, waits, and raises the error. Returns the pid of the connection."""
+    async with database.transaction() as connection:
+        await connection.execute(statement)
+        await asyncio.sleep(lasting_s)
+        if error is not None:
+            raise error
+        return int(connection.get_server_pid())
+
+
+async def test_a_transaction_commits_at_its_end_or_not_at_all_and_its_connection_is_kept(database: Database) -> None:
+    await database.fetch("CREATE TABLE kept (id int)")
+    pid = await _transaction(database, "INSERT INTO kept VALUES (1)")
+    with pytest.raises(LookupError):
+        await _transaction(database, "INSERT INTO kept VALUES (2)", error=LookupError())
+    assert await _pid(database) == pid
+    assert [row["id"] for row in await database.fetch("SELECT id FROM kept")] == [1]
+
+
+async def test_a_commit_that_was_cut_is_in_doubt_and_a_statement_before_it_is_not(database: Database) -> None:
+    await database.fetch("CREATE TABLE cut (id int)")
+    await database.fetch(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+    )
+    await database.fetch(
+        "CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON cut DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION cut()"
+    )
+    for statement, in_doubt in [("INSERT INTO cut VALUES (1)", True), ("SELECT pg_terminate_backend(pg_backend_pid())", False)]:
+        lost = await _pid(database)
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await _transaction(database, statement)
+        assert raised.value.commit_in_doubt is in_doubt
+        assert await _pid(database) != lost
+
+
+async def test_a_cancelled_transaction_leaves_nothing_for_the_next_one(database: Database) -> None:
+    await database.fetch("CREATE TABLE cancelled (id int)")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(_transaction(database, "INSERT INTO cancelled VALUES (1)", lasting_s=30), timeout=0.2)
+    assert not await database.fetch("SELECT id FROM cancelled")
 
 
 async def test_no_server_of_the_wanted_kind_is_a_database_that_is_away(database_url: str) -> None:

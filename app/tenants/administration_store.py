@@ -1,0 +1,189 @@
+"""SQL of administration, on asyncpg alone: SQLAlchemy doubles the memory and CPU of a command that lists ten keys.
+
+Functions run in the caller's transaction and never commit.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from app.database.connection import Connection
+
+Row = TypeVar("Row")
+
+# Active credentials of an account are tried in this order.
+CREDENTIAL_ORDER = "credential.rejected_at NULLS FIRST, credential.id"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    id: str
+    name: str
+    created_at: datetime
+    suspended_at: datetime | None
+    status_callback: str | None
+    status_callback_method: str | None
+    status_callback_events: list[str] | None
+    callback_format: str
+    has_callback_secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    id: UUID
+    tenant_id: str
+    account_sid: str
+    base_url: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """`username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
+
+    id: UUID
+    account_id: UUID
+    kind: str
+    username: str
+    created_at: datetime
+    revoked_at: datetime | None
+    rejected_at: datetime | None
+    rejected_reason: str | None
+    last_used_at: datetime | None
+    """When it was last sent to Twilio, to about a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """`prefix` is the public part of the key, which identifies it."""
+
+    id: UUID
+    tenant_id: str
+    name: str | None
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+_TENANT = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
+    callback_format, sealed_callback_secret IS NOT NULL"""
+_ACCOUNT = "id, tenant_id, account_sid, base_url, created_at"
+_CREDENTIAL = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
+    (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
+_KEY = "id, tenant_id, name, prefix, created_at, expires_at, revoked_at"
+
+
+async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
+    """Returns None if the tenant exists."""
+    statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT}"
+    return _one(TenantRow, await connection.fetchrow(statement, tenant_id, name))
+
+
+async def list_tenants(connection: Connection) -> list[TenantRow]:
+    return [TenantRow(*row) for row in await connection.fetch(f"SELECT {_TENANT} FROM tenant ORDER BY id")]
+
+
+async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
+    return _one(TenantRow, await connection.fetchrow(f"SELECT {_TENANT} FROM tenant WHERE id = $1", tenant_id))
+
+
+async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
+    """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
+    statement = f"SELECT {_TENANT} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
+    return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
+
+
+async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow | None:
+    """A tenant that is suspended already keeps the time of its suspension."""
+    value = "coalesce(suspended_at, now())" if suspended else "NULL"
+    statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT}"
+    return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
+
+
+async def update_callbacks(connection: Connection, tenant: TenantRow) -> None:
+    statement = """UPDATE tenant SET status_callback = $2, status_callback_method = $3, status_callback_events = $4,
+        callback_format = $5 WHERE id = $1"""
+    await connection.execute(
+        statement,
+        tenant.id,
+        tenant.status_callback,
+        tenant.status_callback_method,
+        tenant.status_callback_events,
+        tenant.callback_format,
+    )
+
+
+async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
+    """Returns False if there is no such tenant."""
+    statement = "UPDATE tenant SET sealed_callback_secret = $2 WHERE id = $1 RETURNING id"
+    return await connection.fetchrow(statement, tenant_id, sealed_secret) is not None
+
+
+async def upsert_account(
+    connection: Connection, account_id: UUID, *, tenant_id: str, account_sid: str, base_url: str | None
+) -> AccountRow:
+    """Returns the tenant's account, which may have another id. An account keeps its base URL unless another one is given."""
+    statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant_id, account_sid)
+        DO UPDATE SET base_url = coalesce(excluded.base_url, twilio_account.base_url) RETURNING {_ACCOUNT}"""
+    return AccountRow(*await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
+
+
+async def list_accounts(connection: Connection, tenant_id: str) -> list[AccountRow]:
+    """Returns the accounts, oldest first. The first is the tenant's default."""
+    statement = f"SELECT {_ACCOUNT} FROM twilio_account WHERE tenant_id = $1 ORDER BY id"
+    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id)]
+
+
+async def insert_credential(
+    connection: Connection, credential_id: UUID, *, account_id: UUID, kind: str, username: str, sealed_secret: bytes
+) -> CredentialRow:
+    statement = f"""INSERT INTO twilio_credential AS credential (id, account_id, kind, username, sealed_secret)
+        VALUES ($1, $2, $3, $4, $5) RETURNING {_CREDENTIAL}"""
+    return CredentialRow(*await connection.fetchrow(statement, credential_id, account_id, kind, username, sealed_secret))
+
+
+async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
+    """Returns active credentials in the order to try them."""
+    statement = f"""SELECT {_CREDENTIAL} FROM twilio_credential AS credential WHERE account_id = ANY ($1) AND revoked_at IS NULL
+        ORDER BY {CREDENTIAL_ORDER}"""
+    return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
+
+
+async def revoke_credential(connection: Connection, credential_id: UUID, *, tenant_id: str) -> CredentialRow | None:
+    statement = f"""UPDATE twilio_credential AS credential SET revoked_at = coalesce(revoked_at, now())
+        WHERE id = $1 AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) RETURNING {_CREDENTIAL}"""
+    return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id))
+
+
+async def insert_key(
+    connection: Connection,
+    key_id: UUID,
+    *,
+    tenant_id: str,
+    name: str | None,
+    prefix: str,
+    keyed_hash: bytes,
+    expires_at: datetime | None,
+) -> KeyRow:
+    statement = f"""INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
+        RETURNING {_KEY}"""
+    return KeyRow(*await connection.fetchrow(statement, key_id, tenant_id, name, prefix, keyed_hash, expires_at))
+
+
+async def list_keys(connection: Connection, tenant_id: str) -> list[KeyRow]:
+    statement = f"SELECT {_KEY} FROM api_key WHERE tenant_id = $1 ORDER BY id"
+    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id)]
+
+
+async def revoke_key(connection: Connection, *, prefix: str) -> KeyRow | None:
+    statement = f"UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1 RETURNING {_KEY}"
+    return _one(KeyRow, await connection.fetchrow(statement, prefix))
+
+
+def _one(row: Callable[..., Row], record: Iterable[Any] | None) -> Row | None:
+    return None if record is None else row(*record)
