@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-import time
 
 from alembic import context
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
@@ -39,26 +39,31 @@ def migrate(connection: Connection) -> None:
         compare_server_default=True,
         transaction_per_migration=True,
     )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def lock(connection: AsyncConnection) -> None:
+    """Waits until no other migration runs, and lets none run until the connection is closed.
+
+    The lock belongs to a transaction, because behind a pooler the next transaction may be another session's.
+    """
     # Asked again and again, not waited for: who waits holds a snapshot, and an index that is made concurrently waits for those.
-    while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK}):
-        connection.rollback()
-        time.sleep(_LOOK_S)
-    connection.commit()
-    try:
-        with context.begin_transaction():
-            context.run_migrations()
-    finally:
-        connection.rollback()
-        connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": MIGRATION_LOCK})
-        connection.commit()
+    while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}):
+        await connection.rollback()
+        await asyncio.sleep(_LOOK_S)
+    # This also ends the statement before, which holds a snapshot until the next one.
+    await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
-    engine = make_engine(url, pool_size=1, session=MIGRATION_SESSION, statement_timeout_s=None)
+    engine = make_engine(url, pool_size=2, session=MIGRATION_SESSION, statement_timeout_s=None)
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(migrate)
+        async with engine.connect() as locked:
+            await lock(locked)
+            async with engine.connect() as connection:
+                await connection.run_sync(migrate)
     finally:
         await engine.dispose()
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from sqlalchemy import text
 
@@ -19,15 +21,18 @@ from app.schema import migrate
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, run
+from tests.proofs.fleet import all_records
 from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 pytestmark = needs_pgbouncer
 
+MIGRATION_LOCK = 0xCA119A7E  # of migrations/env.py, which only Alembic can import
 TRANSACTIONS: dict[str, Any] = {"pool_mode": "transaction", "max_prepared_statements": 200}
 WITHOUT_STATEMENTS: dict[str, Any] = {"pool_mode": "transaction", "max_prepared_statements": 0}
-CREATIONS, AT_ONCE = 60, 10
-DEADLINE_S = 45.0
+# A longer run: PGBOUNCER_CREATIONS=600.
+CREATIONS, AT_ONCE = int(os.environ.get("PGBOUNCER_CREATIONS", "60")), 10
+DEADLINE_S = 45.0 + CREATIONS / 4
 
 
 @pytest.fixture
@@ -49,6 +54,8 @@ async def test_calls_are_created_listed_and_followed_to_their_price(pooled_url: 
                 return (await tenant.create(key=f"call-{number}")).status_code
 
         assert Counter(await asyncio.gather(*map(create, range(CREATIONS)))) == {201: CREATIONS}
+        async with httpx.AsyncClient(base_url=twilio) as simulator:
+            assert len((await simulator.get("/_simulator/ledger")).json()["entries"]) == CREATIONS
         replayed = await tenant.create(key="call-0")
         assert (replayed.status_code, replayed.headers["idempotent-replayed"]) == (200, "true")
         stop = asyncio.Event()
@@ -57,7 +64,7 @@ async def test_calls_are_created_listed_and_followed_to_their_price(pooled_url: 
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while True:
-                    listed = (await tenant.http.get("/v1/calls", params={"limit": 100})).json()["calls"]
+                    listed = await all_records(tenant.http)
                     assert len(listed) == CREATIONS
                     if all(call["price"] for call in listed):
                         break
@@ -103,6 +110,47 @@ async def test_the_schema_is_made_through_it(empty_database_url: str) -> None:
         async with database.begin() as session:
             assert await session.scalar(text("SELECT count(*) FROM call")) == 0
         await database.close()
+
+
+async def _direct(url: str) -> asyncpg.Connection:
+    return await asyncpg.connect(url.replace("+asyncpg", ""))
+
+
+_LOCKS = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE locktype = 'advisory' AND datname = current_database()
+"""
+_ASKS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%' AND pid <> pg_backend_pid())"
+
+
+async def test_two_migrations_at_once_wait_for_each_other(empty_database_url: str, tmp_path: Path) -> None:
+    """Each transaction runs on another server connection than the one before it."""
+    spread = TRANSACTIONS | {"server_round_robin": 1, "min_pool_size": 4, "pool_size": 4}
+    async with pgbouncer(empty_database_url, **spread) as url:
+        configured = _environment(tmp_path, url)
+        warmed = [await _direct(url) for _ in range(4)]
+        await asyncio.gather(*(connection.execute("SELECT pg_sleep(0.1)") for connection in warmed))
+        both = await asyncio.gather(*(asyncio.to_thread(run, "migrate", environment=configured) for _ in range(2)))
+        assert [(ended.returncode, ended.stderr) for ended in both] == [(0, "")] * 2
+        for connection in warmed:
+            assert await connection.fetchval(_LOCKS) == 0
+            await connection.close()
+
+
+async def test_a_migration_waits_for_one_that_goes_past_the_pooler(empty_database_url: str, tmp_path: Path) -> None:
+    """Of the version before, too, which holds the lock for its session."""
+    holder = await _direct(empty_database_url)
+    await holder.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+    async with pgbouncer(empty_database_url, **TRANSACTIONS) as url:
+        migrating = asyncio.create_task(asyncio.to_thread(run, "migrate", environment=_environment(tmp_path, url)))
+        async with asyncio.timeout(DEADLINE_S):
+            while not await holder.fetchval(_ASKS):
+                await asyncio.sleep(0.05)
+        assert await holder.fetchval("SELECT to_regclass('call')") is None
+        await holder.execute(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})")
+        assert (await migrating).returncode == 0
+    assert await holder.fetchval("SELECT to_regclass('call')") is not None
+    await holder.close()
 
 
 def _findings(tmp_path: Path, url: str) -> list[dict[str, Any]]:
