@@ -21,7 +21,7 @@ _ID_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class CallbackUrls:
-    """`base` is the public address without the call's id."""
+    """Makes callback URLs. `base` is the public address without the call's id."""
 
     base: str
     keyring: Keyring

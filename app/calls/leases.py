@@ -59,9 +59,9 @@ async def _claim(
         .with_for_update(of=Call, skip_locked=True)
         .cte("due")
     )
-    wanted = insert(Lease).from_select(["call_id", "due_at", "until"], select(due.c.id, due.c.due_at, func.now() + lease))
-    claimed = wanted.on_conflict_do_update(
-        index_elements=[Lease.call_id, Lease.due_at], set_={"until": wanted.excluded.until}, where=Lease.until <= func.now()
+    new_leases = insert(Lease).from_select(["call_id", "due_at", "until"], select(due.c.id, due.c.due_at, func.now() + lease))
+    claimed = new_leases.on_conflict_do_update(
+        index_elements=[Lease.call_id, Lease.due_at], set_={"until": new_leases.excluded.until}, where=Lease.until <= func.now()
     )
     taken = claimed.returning(Lease.call_id).cte("taken")
     return (await session.scalars(select(Call).join(taken, Call.id == taken.c.call_id))).all()

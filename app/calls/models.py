@@ -68,7 +68,7 @@ class Call(Base):
             "id",
             postgresql_where=text("execution <> 'started'"),
         ),
-        # Only the version before this one uses it.
+        # Only the previous version of Callgate uses it.
         Index(
             "ix_call_account_sid_address_pending_since", "account_sid", ADDRESS, "pending_since", postgresql_where=MAYBE_CALLED
         ),

@@ -107,8 +107,8 @@ async def list_attributes(
 ) -> Iterable[Row[Any]]:
     """Returns rows with these attributes of the calls, newest first. Call objects would cost several times as much."""
     columns = [getattr(Call, name) for name in attributes]
-    wanted = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
-    statement = select(*columns).where(Call.id == wanted, Call.tenant_id == tenant_id).order_by(Call.id.desc())
+    any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
+    statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
     # Not `.all()`: rows are converted as they are iterated over, which takes milliseconds.
     return await session.execute(statement)
 

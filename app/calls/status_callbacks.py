@@ -25,7 +25,7 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """`for_twilio` replaces the request's parameters; `columns` are set on the record."""
+    """The callback parameters of a call: `for_twilio` replaces the request's, `columns` are set on the record."""
 
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
@@ -49,12 +49,12 @@ def status_callbacks(
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
         return StatusCallbacks(own, warnings=(FieldError("/application_sid", "polling_only", text),))
-    ours = {
+    for_twilio = {
         "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(ours, _columns(request, account, validate_url))
+    return StatusCallbacks(for_twilio, _columns(request, account, validate_url))
 
 
 def changed_callbacks(
@@ -72,13 +72,13 @@ def changed_callbacks(
     if update.status_callback is None:
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
     _require(update.status_callback, validate_url)
-    ours = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
+    for_twilio = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
         "status_callback_method": update.status_callback_method or "POST",
         "status_callback_events": call.status_callback_events or ["completed"],
     }
-    return StatusCallbacks(ours, columns)
+    return StatusCallbacks(for_twilio, columns)
 
 
 def _require(url: str | None, validate_url: UrlValidator) -> None:

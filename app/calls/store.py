@@ -1,6 +1,6 @@
-"""Reads the records of many calls, and writes what has changed in them with their events and deliveries: a statement each.
+"""Reads the records of many calls, and writes their changes with events and deliveries, each in one statement.
 
-Nothing is locked between the two. A record is written only if it is as it was read; otherwise the caller reads it again.
+Nothing is locked in between. A record is written only if its row has not changed since; otherwise the caller reads it again.
 """
 
 import json
@@ -31,7 +31,7 @@ class SidTaken(Exception):
 class RecordColumns:
     """The columns of a call that change after its intent, with the values of a new call.
 
-    They are class attributes, so that they cost a new object nothing.
+    They are class attributes, so that a new object does not have to set them.
     """
 
     attempt: int = 1
@@ -96,7 +96,7 @@ class CallState(RecordColumns):
     deliveries_written: list[str]
 
     version: str
-    """Names this state of the row: Postgres's xmin."""
+    """The version of the row: Postgres's xmin."""
     now: datetime
     """Postgres's clock when the row was read."""
 

@@ -44,7 +44,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(NamedTuple):
-    """Why a URL is refused. `code` is stable; `detail` says how to fix the URL and contains no part of it."""
+    """The reason why a URL is refused. `code` is stable; `detail` says how to fix the URL and contains no part of it."""
 
     code: str
     detail: str
@@ -70,7 +70,7 @@ class AllowList:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Raises ValueError for an entry that is neither a network nor a host. Settings validates the same rule."""
+        """Parses networks and hosts. Raises ValueError for any other entry, like Settings."""
         return cls(*parse_delivery_allow(text or ""))
 
     def names(self, host: str) -> bool:

@@ -17,7 +17,7 @@ from app.twilio.schemas import TERMINAL_STATUSES
 NewDelivery = dict[str, Any]
 """The columns of a delivery that are set when it is written."""
 
-# In the order in which they happen.
+# The events in the order in which they happen.
 EVENTS = ("initiated", "ringing", "answered", "completed")
 _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"} | dict.fromkeys(
     TERMINAL_STATUSES, "completed"

@@ -34,7 +34,7 @@ class DeliveryService:
             return await repository.list_deliveries(session, call.id)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> Delivery:
-        """Makes the delivery due now, whatever its state. A settled one is tried for three days again."""
+        """Makes the delivery due now, whatever its state. A settled one is retried for three days again."""
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
             delivery = await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id)

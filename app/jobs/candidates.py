@@ -34,11 +34,11 @@ Keep = Callable[[Mapping[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """`calls` maps sids to the calls that may be the one, each with the likeness."""
+    """`calls` maps sids to the calls that may be the one, each with its likeness."""
 
     calls: Mapping[str, tuple[CallResource, Likeness]]
     is_complete: bool
-    """Whether the search would have found the call however Twilio writes its address."""
+    """Whether the search finds the call in every spelling of its address that Twilio may use."""
     twilio_ahead: timedelta | None
     """How far Twilio's clock is ahead of this machine's; None if unknown."""
 

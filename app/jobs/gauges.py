@@ -24,14 +24,14 @@ class Gauges:
 
         self._pending = gauge("oldest_pending_seconds", "Age of the oldest creation that is pending; 0: there is none.")
         self._unknown = gauge("oldest_unknown_seconds", "Age of the oldest creation of unknown outcome; 0: there is none.")
-        self._lag = gauge("refresh_lag_seconds", "For how long the most overdue refresh of a call has been due.")
+        self._lag = gauge("refresh_lag_seconds", "Seconds since the most overdue refresh of a call became due.")
         self._active = gauge(
             "active_calls", "Started calls that are refreshed because they have not ended; 10,000 are counted."
         )
         self._unpriced = gauge("unpriced_calls", "Ended calls whose price is waited for; 10,000 are counted.")
         self._deliveries = gauge("pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted.")
         self._delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
-        self._delivery_lag = gauge("delivery_lag_seconds", "For how long the most overdue attempt to deliver has been due.")
+        self._delivery_lag = gauge("delivery_lag_seconds", "Seconds since the most overdue attempt of a delivery became due.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tell the others that this worker runs."""
+"""Write a heartbeat, by which other processes see that this worker runs."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ class Heartbeat:
     worker: UUID = field(default_factory=uuid7)
 
     async def step(self) -> bool:
-        """Beats once and returns false."""
+        """Writes a heartbeat and returns false."""
         async with self.database.begin() as session:
             await beat(session, self.worker, version=__version__)
         return False
 
     async def leave(self) -> None:
-        """Without a database, the row counts for a minute more."""
+        """Deletes the heartbeat. If the database is unavailable, the worker counts as running for another minute."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 await leave(session, self.worker)

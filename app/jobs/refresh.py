@@ -31,7 +31,7 @@ logger = structlog.stdlib.get_logger(__name__)
 BATCH = 20
 _MAX_WAIT_ACTIVE = timedelta(seconds=60)
 _MAX_WAIT_PRICE = timedelta(hours=1)
-# Twilio queues a call for at most a day and ends it after another. A price comes within minutes or never.
+# Twilio queues a call for at most a day, and ends it after at most another. A price appears within minutes or never.
 _GIVE_UP_ACTIVE = timedelta(days=3)
 _GIVE_UP_PRICE = timedelta(days=1)
 # Calls that were not answered usually cost nothing.

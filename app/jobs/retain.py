@@ -60,7 +60,7 @@ class Retainer:
         return bool(gone)
 
     async def drop_partitions(self) -> bool:
-        """Drops partitions whose whole month is too old. Returns false: a locked partition is tried again in the next round."""
+        """Drops partitions whose whole month is too old. Returns false; a locked partition is dropped in a later round."""
         for table in PARTITIONED:
             async with self.database.begin() as session:
                 expired = await expired_partitions(session, table, before=self._expiry())

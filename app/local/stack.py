@@ -52,7 +52,7 @@ class StackFailed(CommandFailed):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start. A port of None means the usual port or the next free one; a port of 0 means any free one."""
+    """The parts to start. A port of None is the usual port or the next free one; a port of 0 is any free one."""
 
     port: int | None = None
     simulator_port: int | None = None
@@ -179,7 +179,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
-    """Answers for a worker, in its event loop: one that hangs says nothing. Raises CannotListen."""
+    """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
     config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
     server = _Server("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())

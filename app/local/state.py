@@ -1,4 +1,4 @@
-"""The state folder (`.callgate/`): what `callgate dev` keeps between runs, and where other commands find its database."""
+"""The state folder (`.callgate/`): keeps the data of `callgate dev` between runs, and lets other commands find its database."""
 
 import base64
 import fcntl
@@ -35,7 +35,7 @@ class Running:
 
 
 class StateFolder:
-    """Its files hold keys and passwords, so only their owner can read them."""
+    """The state folder. Its files hold keys and passwords, so only their owner can read them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -17,12 +17,15 @@ import structlog
 
 from app.observability.context import add_context
 
-# They log much, and whole URLs (httpx) or statements with their values (sqlalchemy).
+# These loggers write a lot, including whole URLs (httpx) and statements with values (sqlalchemy).
 _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "asyncio")
 
 
 def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], stream: TextIO | None = None) -> None:
-    """Configures structlog and the standard library's logging alike. The last call wins. Logs to standard output by default."""
+    """Configures structlog and the standard library's logging alike. Logs to standard output by default.
+
+    A later call replaces the configuration.
+    """
     stream = stream or sys.stdout
     if format_ == "auto":
         format_ = "text" if stream.isatty() else "json"

@@ -37,28 +37,26 @@ class HttpMetrics:
             ["slug"],
             registry=registry,
         )
-        # Series start at 0: an increase from nothing to 1 would not show.
+        # Series start at 0, because Prometheus shows no increase from a missing series to 1.
         for slug in all_errors():
             self.refused.labels(slug)
 
 
 class CallMetrics:
-    """Creations of calls, and what becomes known of them."""
+    """Creations of calls, and their outcomes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.creations = Counter(
             "callgate_creations_total",
-            "Creations that were dialled, by what became of them and what kind of thing was called.",
+            "Creations that were dialled, by execution and kind of destination.",
             ["execution", "destination"],
             registry=registry,
         )
-        self.in_flight = Gauge("callgate_creations_in_flight", "Creations on their way to Twilio now.", registry=registry)
-        self.settled = Counter(
-            "callgate_settled_total", "Executions settled, by how that was known.", ["by"], registry=registry
-        )
+        self.in_flight = Gauge("callgate_creations_in_flight", "Creations that are in progress.", registry=registry)
+        self.settled = Counter("callgate_settled_total", "Executions settled, by what settled them.", ["by"], registry=registry)
         self.settle_seconds = Histogram(
             "callgate_settle_seconds",
-            "Time from a creation's intent until its execution was settled, by how that was known.",
+            "Time from a creation's intent to the settlement of its execution, by what settled it.",
             ["by"],
             buckets=_SETTLING_BUCKETS,
             registry=registry,
@@ -70,7 +68,7 @@ class CallMetrics:
         )
         self.abandoned = Counter(
             "callgate_abandoned_total",
-            "Pending creations whose process died, found and marked unknown.",
+            "Pending creations that were marked as unknown because their process died.",
             registry=registry,
         )
         self.searches = Counter(
@@ -78,13 +76,13 @@ class CallMetrics:
         )
         self.refreshes = Counter(
             "callgate_refreshes_total",
-            "Looks at Twilio's record of a call, by result.",
+            "Fetches of a call from Twilio to refresh its record, by result.",
             ["result"],
             registry=registry,
         )
         self.expired = Counter(
             "callgate_expired_total",
-            "What was deleted because its retention was over: calls, strays (rows of default partitions), partitions.",
+            "Items deleted after the retention period: calls, strays (rows of default partitions), partitions.",
             ["what"],
             registry=registry,
         )
@@ -96,28 +94,26 @@ class TwilioMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
             "callgate_upstream_seconds",
-            "Time of one request to Twilio, by what was asked; whatever came of it.",
+            "Time of one request to Twilio, by operation and with any result.",
             ["operation"],
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
         self.answers = Counter(
             "callgate_upstream_answers_total",
-            "Requests to Twilio by what was asked and the class of the answer; `not_sent` never left us, `lost` had no "
-            "trustworthy answer.",
+            "Requests to Twilio by operation and class of the answer. `not_sent`: no request was sent. `lost`: no trustworthy "
+            "answer came back.",
             ["operation", "answer"],
             registry=registry,
         )
-        self.in_flight = Gauge(
-            "callgate_upstream_in_flight", "Requests to Twilio that wait for their answer now.", registry=registry
-        )
+        self.in_flight = Gauge("callgate_upstream_in_flight", "Requests to Twilio that wait for an answer.", registry=registry)
         self.clock_offset = Gauge(
             "callgate_twilio_clock_offset_seconds",
             "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
             registry=registry,
         )
         self.credentials_rejected = Counter(
-            "callgate_credentials_rejected_total", "Times that Twilio refused a credential.", registry=registry
+            "callgate_credentials_rejected_total", "Answers with which Twilio refused a credential.", registry=registry
         )
 
 
@@ -128,7 +124,7 @@ class CallbackMetrics:
         self.received = Counter("callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=registry)
         self.deliveries = Counter(
             "callgate_delivery_attempts_total",
-            "Attempts to tell a tenant of an event, by result.",
+            "Attempts to deliver an event to a tenant, by result.",
             ["result"],
             registry=registry,
         )
@@ -158,7 +154,7 @@ class Metrics:
         """Registers gauges of the connection pool. `in_use` is called at each scrape."""
         connections = Gauge(
             "callgate_database_connections",
-            "Database connections of this process: how many it may have, and how many are in use now.",
+            "Database connections of this process: the number allowed and the number in use.",
             ["state"],
             registry=self.registry,
         )
@@ -170,7 +166,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def recent_exposition(self) -> bytes:
-        """As it was within the last EXPOSITION_INTERVAL_S: whoever asks however often, it is computed no more than that."""
+        """Returns metrics that are at most EXPOSITION_INTERVAL_S old, however often it is called."""
         now = time.monotonic()
         if self._exposed is None or now - self._exposed_at >= EXPOSITION_INTERVAL_S:
             self._exposed, self._exposed_at = self.exposition(), now

@@ -85,8 +85,8 @@ class Tracing:
 
 def tracing_of_this_environment() -> Tracing:
     """Returns a tracer that exports if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; otherwise a no-op."""
-    wanted = any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
-    if not wanted:
+    is_enabled = any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    if not is_enabled:
         return Tracing()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -96,9 +96,9 @@ def tracing_of_this_environment() -> Tracing:
     except ImportError:
         logger.warning("tracing_unavailable", hint="install callgate[otel], or unset OTEL_EXPORTER_OTLP_ENDPOINT")
         return Tracing()
-    ours = Resource({"service.name": "callgate", "service.version": __version__})
+    own_resource = Resource({"service.name": "callgate", "service.version": __version__})
     # `close` shuts it down: atexit handlers do not run when uvicorn re-raises the signal that stops it.
-    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+    provider = TracerProvider(resource=own_resource.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)
 

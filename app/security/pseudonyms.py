@@ -14,7 +14,7 @@ class Pseudonyms:
         self._shown = shown
 
     def log(self, *, to: str, from_: str) -> None:
-        """Adds both addresses to every later log line of this request."""
+        """Adds the pseudonyms of both addresses to every later log line of this request."""
         bind(**{"to": self.of(to), "from": self.of(from_)})
 
     def of(self, address: str) -> str:

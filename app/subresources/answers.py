@@ -51,5 +51,5 @@ def sid_of(response: UpstreamResponse) -> dict[str, Any]:
 
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
-    """Returns the error for the client after a TwilioError which proves that nothing was changed."""
+    """Returns the error for the client after a TwilioError that proves that nothing was changed."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call_id)

@@ -72,7 +72,7 @@ def description_of(operation: Operation) -> str:
             "A 5xx means that nothing was changed. If Twilio may have made the change, the answer is 409 `action-unknown`."
         )
     if operation.takes_idempotency_key:
-        parts.append("Requests with the same `Idempotency-Key` are done once: Twilio gets the same `IdempotencyKey`.")
+        parts.append("Repeating a request with the same `Idempotency-Key` is safe: Twilio gets the same `IdempotencyKey`.")
     if operation.action == "list":
         parts.append("`next_page_uri` is the address of the next page in this API.")
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""The forms in which a tenant can be told of its calls' progress."""
+"""The forms of deliveries to a tenant."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What deliveries of a tenant need: the form, and the secret that signs them. `TenantAdministration` changes both."""
+"""The form and the secret of a tenant's deliveries. `TenantAdministration` changes both."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""When each Twilio credential was last used, to about a minute: no request writes it."""
+"""Record when each Twilio credential was last used, to about a minute. Requests do not wait for the write."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class CredentialUse:
             await self._flush()
 
     async def _flush(self) -> None:
-        """What cannot be written waits for the next time."""
+        """Writes the collected credentials. Keeps them for the next time if the database is unavailable."""
         used, self._used = self._used, set()
         if not used:
             return

@@ -75,7 +75,7 @@ class TenantDirectory:
         self._auth_tokens = TTLCache[tuple[str, ...]](is_coherent=is_coherent)
 
     def invalidate(self) -> None:
-        """Empties the caches, after a change or a possible change."""
+        """Empties the caches. Called after every change or possible change."""
         for cache in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
             cache.invalidate()
 

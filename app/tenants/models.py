@@ -48,7 +48,7 @@ class TwilioAccount(Base):
 
 
 class TwilioCredential(Base):
-    """`username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
+    """A Twilio credential. `username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
 
     __tablename__ = "twilio_credential"
     __table_args__ = (CheckConstraint("kind IN ('auth_token', 'api_key')", name="kind"),)
@@ -70,7 +70,7 @@ class TwilioCredential(Base):
 
 
 class CredentialLastUse(Base):
-    """Beside the credential's row, whose changes empty the caches of every process."""
+    """The last use of a credential. A separate table, because changes of `twilio_credential` empty all caches."""
 
     __tablename__ = "credential_use"
 

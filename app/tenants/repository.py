@@ -29,7 +29,7 @@ async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID],
 
 
 async def mark_used(session: AsyncSession, credential_ids: Sequence[UUID]) -> None:
-    """In the order of their ids, so that no two processes wait for each other."""
+    """Records that the credentials were used now. Writes in the order of ids, which prevents deadlocks."""
     used = select(TwilioCredential.id, func.now()).where(TwilioCredential.id.in_(credential_ids)).order_by(TwilioCredential.id)
     statement = insert(CredentialLastUse).from_select(["credential_id", "last_used_at"], used)
     await session.execute(
@@ -102,7 +102,7 @@ async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
 
 
 async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
-    """For each kind of secret, the ids of the keys that the ones in use were sealed or hashed with."""
+    """Returns the ids of the keys that sealed or hashed the secrets in use, by kind of secret."""
     credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
     tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
     sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants)]

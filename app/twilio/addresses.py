@@ -40,7 +40,7 @@ def caller_key(caller: str) -> str:
 
 
 def is_same_address(sent: str, shown: str) -> bool:
-    """Whether both addresses are equivalent by RFC 3261 §19.1.4, so that Twilio omitted nothing that matters."""
+    """Whether both addresses are equivalent by RFC 3261 §19.1.4."""
     return sent == shown or equal(sent, shown)
 
 

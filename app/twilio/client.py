@@ -135,7 +135,7 @@ class TwilioClient:
     async def create_call(
         self, credential: Credential, form: Form, *, deadline_s: float, send_before: float | None = None
     ) -> CallResource:
-        """https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource
+        """Creates a call: https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource.
 
         Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and TwilioAnswered
         prove that no call was created; TwilioOutcomeUnknown proves nothing.
@@ -144,21 +144,21 @@ class TwilioClient:
         return _resource(await self._send("POST", credential, _CALLS, form, deadline_s, gate=gate))
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
-        """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing."""
+        """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
         await self._send("GET", credential, "Calls.json?PageSize=1", None, deadline_s)
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
-        """https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource. Eventually consistent."""
+        """Fetches a call, eventually consistent: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
         return _resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
         self, credential: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
     ) -> CallResource:
-        """https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource. Sends at most one POST."""
+        """Updates a call by at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
         return _resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
-        """https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource. May be repeated."""
+        """Deletes a call; may be repeated: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
         await self._send("DELETE", credential, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(

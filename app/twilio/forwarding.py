@@ -27,7 +27,7 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 # A recording lasts at most 24 hours: 2.8 GB as a WAV file with two channels.
 MAX_MEDIA_BYTES = 4 * 1024 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
-# Players need them to seek, caches to revalidate.
+# Media players need these to seek, and caches to revalidate.
 _MEDIA_HEADERS = ("content-type", "content-length", "content-range", "accept-ranges", "etag", "last-modified")
 
 QueryPairs = Sequence[tuple[str, str]]
@@ -119,7 +119,7 @@ class Forwarding:
         *,
         deadline_s: float,
     ) -> AsyncIterator[StreamedResponse]:
-        """https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file"""
+        """Yields the audio: https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file."""
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
         url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(credential, query)
         async with self._open(

@@ -47,7 +47,7 @@ class Credential:
     reference: str = ""
 
 
-# Told of each credential that a request is sent with.
+# Called with each credential that a request is sent with.
 OnUse = Callable[[Credential], None]
 
 
@@ -195,7 +195,7 @@ class Form:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Form":
-        """Raises UnicodeEncodeError for lone surrogates."""
+        """Encodes the parameters. Raises UnicodeEncodeError for lone surrogates."""
         return cls(parameters, form(parameters))
 
 
@@ -205,7 +205,7 @@ def _quoted_name(name: str) -> str:
 
 
 def _quoted(value: object) -> str:
-    """Does the same as urllib's quote_plus, but faster: quote_plus looks at each character in Python."""
+    """Returns the same as urllib's quote_plus, but faster: quote_plus handles each character in Python."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text.encode().decode("latin-1").translate(_QUOTED_BYTES)
 

@@ -11,7 +11,7 @@ from app.http.field_errors import field_errors_from
 
 
 def validate_update(body: Mapping[str, Any]) -> CallUpdate:
-    """Raises InvalidRequest with every error."""
+    """Returns the valid update. Raises InvalidRequest with every error."""
     try:
         update = CallUpdate.model_validate(body)
     except ValidationError as error:

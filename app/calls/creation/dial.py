@@ -69,7 +69,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """Proven: Twilio created no call."""
+    """The proven outcome that Twilio created no call."""
 
     execution: ClassVar[Execution] = "not_started"
     problem: CallgateError
@@ -78,7 +78,7 @@ class NotStarted:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A call may have been created. Never repeated."""
+    """The outcome that a call may have been created. The request is never repeated."""
 
     execution: ClassVar[Execution] = "unknown"
     reason: str

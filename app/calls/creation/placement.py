@@ -1,4 +1,4 @@
-"""Dials a committed intent and commits its outcome, even if the caller hangs up or Postgres is away meanwhile."""
+"""Dials a committed intent and commits its outcome, even if the client disconnects or Postgres is unavailable meanwhile."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# Comes after the server's own wait for its requests (CALLGATE_DRAIN_TIMEOUT).
+# Begins after the server has waited for its requests (CALLGATE_DRAIN_TIMEOUT).
 LAST_COMMITS_S = 5.0
 # A client waits no longer than this for it. If it fails, the next call tries the credentials in the old order.
 _MARKING_TIMEOUT_S = 2.0

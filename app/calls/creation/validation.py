@@ -38,7 +38,10 @@ class ValidCall:
 
 
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
-    """Raises InvalidRequest with every error. The only value that an error's text repeats is a phone number, as E.164."""
+    """Returns the valid request and its warnings. Raises InvalidRequest with every error.
+
+    The only value that an error's text repeats is a phone number, as E.164.
+    """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
     found = [*_address_findings(body), *_source_findings(body)]
