@@ -22,7 +22,7 @@ from bench import disk, processes
 from bench.disk import Disk
 from bench.life_run import Run, measure
 from bench.life_services import COMPETITOR, SERVICES, Setting, simulator
-from bench.report import machine
+from bench.report import machine, markdown_table
 
 MODES = {"callbacks": True, "polling": False}
 CALLS_OF_AN_ACCOUNT = 5
@@ -69,19 +69,14 @@ def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
         chosen = [run for run in runs if run.callbacks == callbacks]
         if not chosen:
             continue
-        parts.append(f"### {'With status callbacks' if callbacks else 'By polling only'}\n")
+        parts.append(f"### {'With status callbacks' if callbacks else 'By polling only'}")
         beside = {run.rate: run for run in chosen if run.service == COMPETITOR}
-        parts.append(table(COSTS, [cost_cells(run, beside.get(run.rate)) for run in chosen]))
-        parts.append(table(TIMES, [time_cells(run) for run in chosen]))
+        parts.append(markdown_table(COSTS, [cost_cells(run, beside.get(run.rate)) for run in chosen]))
+        parts.append(markdown_table(TIMES, [time_cells(run) for run in chosen]))
     for service, size in sizes.items():
-        parts.append(f"### Bytes per call on disk: {service}, at {size.calls:,} calls\n")
-        parts.append(table(("table, with its indexes", "copied", "as the run left it"), size.rows()))
+        parts.append(f"### Bytes per call on disk: {service}, at {size.calls:,} calls")
+        parts.append(markdown_table(("table, with its indexes", "copied", "as the run left it"), size.rows()))
     return parts
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def main() -> None:
@@ -112,7 +107,7 @@ def main() -> None:
             if asked.calls and setting.callbacks and service.name not in sizes:
                 sizes[service.name] = disk.measure(service.database, asked.calls)
     print(f"\n{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`\n")
-    print("\n".join(tables(runs, sizes)))
+    print("\n\n".join(tables(runs, sizes)))
 
 
 if __name__ == "__main__":

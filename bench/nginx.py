@@ -4,11 +4,13 @@ nginx is not Python, so what it costs is none of the services'. Accounts whose S
 which needs Debian's libnginx-mod-http-echo.
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench.processes import until_it_listens
 from tests.proofs.balancer import free_port
@@ -57,8 +59,15 @@ http {{
 """
 
 
+def creation_answer(account_sid: str, sid: str) -> dict[str, Any]:
+    """Returns the resource of a call that Twilio has just created."""
+    path = f"/2010-04-01/Accounts/{account_sid}/Calls"
+    answer = ANSWER.replace("$calls", path).replace("$account", account_sid).replace("CA$request_id", sid)
+    return dict(json.loads(answer))
+
+
 def missing() -> str | None:
-    """What has to be installed first, if anything."""
+    """Returns what has to be installed first, or None."""
     if not Path(NGINX).exists() or not ECHO_MODULE.exists():
         return "nginx with its echo module is not installed: apt-get install nginx-light libnginx-mod-http-echo"
     return None

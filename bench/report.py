@@ -75,15 +75,17 @@ def write_page(
     for scenario in scenarios:
         head, *body = rows(scenario, samples)
         parts.append(f"### {str(scenario)[0].upper()}{str(scenario)[1:]}\n")
-        parts.append("\n".join(map(_markdown, [head, ["---"] + ["---:"] * (len(head) - 1), *body])) + "\n")
+        parts.append(markdown_table(head, body) + "\n")
     results = "\n".join(parts)
     PAGE.write_text(_RESULTS.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", PAGE.read_text()))
     bars = [line for line in lines(headline, samples) if line.subject not in FLOORS]
     CHART.write_text(chart(str(headline), bars, ours=OURS))
 
 
-def _markdown(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: int = 1) -> str:
+    """The first columns, as many as `text`, are aligned to the left, the others to the right."""
+    aligned = ["---"] * text + ["---:"] * (len(head) - text)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, aligned, *body))
 
 
 def machine() -> str:

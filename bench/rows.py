@@ -1,6 +1,6 @@
 """Ten million calls beside a hundred thousand: `make bench-rows`, or `python -m bench.rows --rows 1000000` for a shorter one.
 
-Both databases are in one Postgres and are asked in turn, so the machine's mood is the same for both. Read the ratios.
+Both databases are in one Postgres and are asked in turn, so that other work on the machine slows both. Read the ratios.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,14 @@ from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from bench import rows_report
 from bench.rows_data import EVERY_MS, freshen, load
-from bench.rows_measure import Compared, Subject, compare, compare_creations
-from bench.rows_questions import questions
+from bench.rows_measure import Compared, Subject, compare
+from bench.rows_questions import creations, questions
 from bench.rows_writes import IndexCosts, Latencies, creation_while_expiring, index_costs
+from bench.subjects import libpq
 
 DRAWN = 60
-# What all of it needs, in bytes a call, with room for what sorting the indexes takes meanwhile.
-_BYTES_A_CALL = 3_500
+# Includes room for sorting the indexes.
+_BYTES_PER_CALL = 3_500
 _LOADING = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -52,22 +53,23 @@ def main() -> None:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-rows-")))
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # root's Postgres runs as nobody
-        if shutil.disk_usage(folder).free < given.rows * _BYTES_A_CALL and not any(folder.iterdir()):
-            sys.exit(f"{folder} has no room for {given.rows:,} calls: they take {given.rows * _BYTES_A_CALL / 2**30:.0f} GiB.")
+        needed = given.rows * _BYTES_PER_CALL
+        if shutil.disk_usage(folder).free < needed and not any(folder.iterdir()):
+            sys.exit(f"{folder} has no room for {given.rows:,} calls: they take {needed / 2**30:.0f} GiB.")
         sizes = (given.small, given.rows)
         for rows in sizes:
             _load(folder, rows)
         with _serving(folder, _SERVING, durable=True) as server:
-            urls = [_named(server, _database(rows)) for rows in sizes]
+            urls = [_named(server, f"rows_{rows}") for rows in sizes]
             for url, rows in zip(urls, sizes, strict=True):
                 migrate(url)  # what is kept in a folder may be older than the code
-                freshen(_libpq(url), rows)
-            compared, costs, latencies = asyncio.run(_measure(urls, sizes, times=given.times, seconds=given.seconds))
-    command = "python -m bench.rows " + shlex.join(sys.argv[1:])
-    lines = list(rows_report.lines(compared, costs, latencies, sizes=sizes, command=command.strip()))
-    print("\n".join(lines))
+                freshen(libpq(url), rows)
+            results = asyncio.run(_measure(urls, sizes, times=given.times, seconds=given.seconds))
+    command = shlex.join(["python", "-m", "bench.rows", *sys.argv[1:]])
+    parts = list(rows_report.parts(*results, sizes=sizes, command=command))
+    print("\n\n".join(parts))
     if given.write:
-        rows_report.write_page(lines)
+        rows_report.write_page(parts)
 
 
 async def _measure(
@@ -76,64 +78,48 @@ async def _measure(
     small, large = [await Subject.open(url, rows, draw=DRAWN) for url, rows in zip(urls, sizes, strict=True)]
     try:
         compared = []
-        async for one in _compared(small, large, times=times):
-            print(rows_report.progress(one), flush=True)
-            compared.append(one)
+        for question in (*questions(), *creations(1), *creations(32)):
+            compared.append(await compare(question, small, large, times=times))
+            print(rows_report.progress(compared[-1]), flush=True)
         costs = await index_costs(large, rounds=times)
         keep = timedelta(milliseconds=EVERY_MS * large.rows / 2)
-        latencies = await creation_while_expiring(urls[1], large.drawn, keep=keep, rounds=5, seconds=seconds)
-        return compared, costs, latencies
+        return compared, costs, await creation_while_expiring(large, urls[1], keep=keep, rounds=5, seconds=seconds)
     finally:
         await small.close()
         await large.close()
 
 
-async def _compared(small: Subject, large: Subject, *, times: int) -> AsyncIterator[Compared]:
-    for question in questions():
-        yield await compare(question, small, large, times=times)
-    for size in (1, 32):
-        for one in await compare_creations(size, small, large, times=times):
-            yield one
-
-
 def _load(folder: Path, rows: int) -> None:
-    """Unless it is there. A database that was begun and not finished is not: it gets its name at the end."""
-    with _serving(folder, _LOADING, durable=False) as server:
-        with psycopg.connect(_libpq(_named(server, "postgres")), autocommit=True) as connection:
-            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_database(rows)]).fetchone():
-                return
-            connection.execute("DROP DATABASE IF EXISTS loading")
-            connection.execute("CREATE DATABASE loading")
+    """Makes the database unless it is there. It gets its name at the end, so that an unfinished one is not used."""
+    with (
+        _serving(folder, _LOADING, durable=False) as server,
+        psycopg.connect(libpq(_named(server, "postgres")), autocommit=True) as connection,
+    ):
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [f"rows_{rows}"]).fetchone():
+            return
+        connection.execute("DROP DATABASE IF EXISTS loading")
+        connection.execute("CREATE DATABASE loading")
         print(f"Loading {rows:,} calls", flush=True)
         migrate(_named(server, "loading"))
-        load(_libpq(_named(server, "loading")), rows)
-        with psycopg.connect(_libpq(_named(server, "postgres")), autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE loading RENAME TO {_database(rows)}")
+        load(libpq(_named(server, "loading")), rows)
+        connection.execute(f"ALTER DATABASE loading RENAME TO rows_{rows}")
 
 
 @contextmanager
-def _serving(folder: Path, wanted: Mapping[str, str], *, durable: bool) -> Iterator[str]:
-    """Postgres, started twice, for what it is to be like is read at its start."""
+def _serving(folder: Path, options: Mapping[str, str], *, durable: bool) -> Iterator[str]:
+    """Postgres, started twice, because it reads its options at the start."""
     with EmbeddedPostgres(folder, durable=durable) as postgres:
-        with psycopg.connect(_libpq(postgres.url), autocommit=True) as connection:
+        with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM RESET ALL")
-            for name, value in wanted.items():
+            for name, value in options.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         postgres.stop()
         postgres.start()
         yield postgres.url
 
 
-def _database(rows: int) -> str:
-    return f"rows_{rows}"
-
-
 def _named(server: str, database: str) -> str:
     return make_url(server).set(database=database).render_as_string(hide_password=False)
-
-
-def _libpq(url: str) -> str:
-    return url.replace("+asyncpg", "")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Calls by the million, made inside Postgres: a database that has served for a year, or, with fewer rows, for some days.
+"""Makes calls by the million inside Postgres: a database that has served for a year or, with fewer rows, for some days.
 
 The table grows with age, as it does in service: the traffic is the same whatever the number of rows.
 """
 
 import time
-from collections.abc import Iterator
 
 import psycopg
-from psycopg import sql
 
 from bench.rows_questions import MADE
 
@@ -17,7 +15,7 @@ EVERY_MS = 3154
 RECENT = 200_000
 """Calls whose events and deliveries are there; older ones' would lie in partitions that nothing here touches."""
 DUE = 4_000
-"""The newest calls: these are to be refreshed, searched for or told."""
+"""The newest calls: these are due to be refreshed, searched for or delivered."""
 CHUNK = 250_000
 
 _TENANTS = """
@@ -30,75 +28,63 @@ _TENANTS = """
 # addresses, the other half to one of a hundredth as many as there are calls. `age` counts calls from the newest.
 _CALLS = """
     INSERT INTO call (
-        id, tenant_id, account_id, account_sid, created_at, updated_at, execution, settled_by, settled_at, pending_since,
-        problem, idempotency_key, fingerprint, parameters, "to", "from", sid, status, direction, to_formatted, from_formatted,
-        date_created, date_updated, start_time, end_time, duration, price, price_unit, api_version, parent_call_sid, uri,
-        subresource_uris, resource, refresh_at, search_at, callback_sequence, callbacks_seen,
-        address_key
+        id, tenant_id, account_id, account_sid, created_at, updated_at, pending_since, execution, settled_by, settled_at,
+        problem, idempotency_key, fingerprint, parameters, "to", "from", address_key, search_at,
+        sid, status, direction, to_formatted, from_formatted, date_created, date_updated, start_time, price_unit, api_version,
+        parent_call_sid, uri, subresource_uris, resource, refresh_at,
+        end_time, duration, price, callback_sequence, callbacks_seen
     )
     SELECT
         (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
             || '7' || substr(hash, 1, 3) || '8' || substr(hash, 4, 15))::uuid,
-        tenant_id, account_id, account_sid, at, at + interval '90 s', execution,
+        tenant_id, account.id, account_sid, at, at + interval '90 s', at, execution,
         CASE WHEN execution IN ('started', 'not_started') THEN 'response' END,
         CASE WHEN execution IN ('started', 'not_started') THEN at + interval '1 s' END,
-        at,
         CASE WHEN execution = 'not_started' THEN
             '{"slug": "upstream-rejected", "detail": "Refused.", "upstream": {"status": 400, "code": 21211}}'::jsonb END,
-        CASE WHEN chance_c < 0.7 THEN 'order-' || substr(hash, 5, 24) END,
+        CASE WHEN c < 0.7 THEN 'order-' || substr(hash, 5, 24) END,
         decode(hash || md5(hash), 'hex'),
-        jsonb_build_object('to', callee, 'from', caller, 'url', 'https://voice.example.com/flows/' || substr(hash, 1, 8),
+        jsonb_build_object('to', called, 'from', calling, 'url', 'https://voice.example.com/flows/' || substr(hash, 1, 8),
                            'timeout', 30),
-        callee, caller,
-        CASE WHEN started THEN sid END,
-        CASE WHEN started THEN status END,
-        CASE WHEN started THEN 'outbound-api' END,
-        CASE WHEN started THEN callee END,
-        CASE WHEN started THEN caller END,
-        CASE WHEN started THEN at + interval '1 s' END,
-        CASE WHEN started THEN at + interval '90 s' END,
-        CASE WHEN started THEN at + interval '8 s' END,
-        CASE WHEN ended THEN at + interval '80 s' END,
-        CASE WHEN ended THEN 72 END,
-        CASE WHEN ended AND age > %(due)s THEN -0.0075 END,
-        CASE WHEN started THEN 'USD' END,
-        CASE WHEN started THEN '2010-04-01' END,
-        CASE WHEN started AND chance_c < 0.001 THEN 'CA' || md5((n / 5000)::text || tenant_id) END,
-        CASE WHEN started THEN path || '.json' END,
-        CASE WHEN started THEN jsonb_build_object('recordings', path || '/Recordings.json') END,
-        CASE WHEN started THEN %(resource)s::jsonb || jsonb_build_object(
-            'sid', sid, 'to', callee, 'from', caller, 'status', status, 'account_sid', account_sid, 'uri', path || '.json') END,
-        CASE WHEN started AND age <= %(due)s THEN %(now)s - interval '1 s' * (age + 1) END,
-        CASE WHEN execution = 'unknown' THEN %(now)s - interval '1 s' * (age + 1) END,
-        CASE WHEN ended THEN 3 END,
-        CASE WHEN ended THEN ARRAY['0', '1', '2', '3'] ELSE ARRAY[]::text[] END,
-        callee
+        called, calling, called, CASE WHEN execution = 'unknown' THEN due_at END,
+        started.*, ended.*,
+        CASE WHEN ended.callback_sequence = 3 THEN ARRAY['0', '1', '2', '3'] ELSE ARRAY[]::text[] END
     FROM (
-        SELECT *, execution = 'started' AS started,
-               execution = 'started' AND status NOT IN ('queued', 'ringing', 'in-progress') AS ended,
-               'CA' || md5('sid' || hash) AS sid,
-               '/2010-04-01/Accounts/' || account_sid || '/Calls/CA' || md5('sid' || hash) AS path
-        FROM (
-            SELECT drawn.*, account.id AS account_id, account.account_sid,
-                   'sip:' || CASE WHEN chance_b < 0.5 THEN 'desk-' || floor(chance_b * 20)
-                                  ELSE 'user-' || floor(chance_c * greatest(%(total)s / 100, 10)) END
-                       || '@pbx.' || drawn.tenant_id || '.example.com' AS callee,
-                   '+1555' || lpad(floor(chance_b * 4.999)::text, 7, '0') AS caller,
-                   CASE WHEN age <= %(due)s AND age %% 100 = 0 THEN 'pending'
-                        WHEN age <= 20000 AND age %% 10 = 3 THEN 'unknown'
-                        WHEN chance_d < 0.04 THEN 'not_started' ELSE 'started' END AS execution,
-                   CASE WHEN age <= 300 THEN (ARRAY['queued', 'ringing', 'in-progress'])[1 + age %% 3]
-                        WHEN chance_d < 0.82 THEN 'completed' WHEN chance_d < 0.88 THEN 'busy'
-                        WHEN chance_d < 0.95 THEN 'no-answer' WHEN chance_d < 0.98 THEN 'failed' ELSE 'canceled' END AS status
-            FROM (
-                SELECT n, %(total)s - n AS age, md5(n::text) AS hash,
-                       %(now)s - (%(total)s - n) * %(every)s * interval '1 ms' AS at,
-                       'tenant-' || lpad(floor(100 * power(random(), 3))::int::text, 2, '0') AS tenant_id,
-                       random() AS chance_b, random() AS chance_c, random() AS chance_d
-                FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
-            ) AS drawn JOIN twilio_account account USING (tenant_id)
-        ) AS decided
-    ) AS shown
+        SELECT %(total)s - n AS age, n, md5(n::text) AS hash,
+               %(now)s - (%(total)s - n) * %(every)s * interval '1 ms' AS at,
+               %(now)s - (%(total)s - n + 1) * interval '1 s' AS due_at,
+               'tenant-' || lpad(floor(100 * power(random(), 3))::int::text, 2, '0') AS tenant_id,
+               random() AS b, random() AS c, random() AS d
+        FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+    ) AS drawn
+    JOIN twilio_account AS account USING (tenant_id)
+    CROSS JOIN LATERAL (SELECT
+        'sip:' || CASE WHEN b < 0.5 THEN 'desk-' || floor(b * 20) ELSE 'user-' || floor(c * greatest(%(total)s / 100, 10)) END
+            || '@pbx.' || tenant_id || '.example.com' AS called,
+        '+1555' || lpad(floor(b * 4.999)::text, 7, '0') AS calling,
+        CASE WHEN age <= %(due)s AND age %% 100 = 0 THEN 'pending' WHEN age <= 20000 AND age %% 10 = 3 THEN 'unknown'
+             WHEN d < 0.04 THEN 'not_started' ELSE 'started' END AS execution,
+        CASE WHEN age <= 300 THEN (ARRAY['queued', 'ringing', 'in-progress'])[1 + age %% 3]
+             WHEN d < 0.82 THEN 'completed' WHEN d < 0.88 THEN 'busy' WHEN d < 0.95 THEN 'no-answer'
+             WHEN d < 0.98 THEN 'failed' ELSE 'canceled' END AS state,
+        'CA' || md5('sid' || hash) AS call_sid,
+        '/2010-04-01/Accounts/' || account_sid || '/Calls/CA' || md5('sid' || hash) AS path
+    ) AS decided
+    LEFT JOIN LATERAL (SELECT
+        call_sid, state, 'outbound-api', called AS to_formatted, calling AS from_formatted,
+        at + interval '1 s', at + interval '90 s', at + interval '8 s', 'USD', '2010-04-01',
+        CASE WHEN c < 0.001 THEN 'CA' || md5((n / 5000)::text || tenant_id) END, path || '.json',
+        jsonb_build_object('recordings', path || '/Recordings.json'),
+        %(resource)s::jsonb || jsonb_build_object(
+            'sid', call_sid, 'to', called, 'from', calling, 'status', state, 'account_sid', account_sid,
+            'uri', path || '.json'),
+        CASE WHEN age <= %(due)s THEN due_at END
+        WHERE execution = 'started'
+    ) AS started ON true
+    LEFT JOIN LATERAL (
+        SELECT at + interval '80 s', 72, CASE WHEN age > %(due)s THEN -0.0075 END, 3 AS callback_sequence
+        WHERE execution = 'started' AND decided.state NOT IN ('queued', 'ringing', 'in-progress')
+    ) AS ended ON true
 """
 
 _RESOURCE = """{"date_created": "Tue, 24 Nov 2026 12:00:01 +0000", "date_updated": "Tue, 24 Nov 2026 12:01:30 +0000",
@@ -127,25 +113,49 @@ _DELIVERIES = """
 """
 
 
+# Statements that drop the indexes of `call`, constraints first, and those that make them again.
+_INDEXES = """
+    SELECT format('ALTER TABLE call DROP CONSTRAINT %I CASCADE', conname),
+           format('ALTER TABLE call ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE conrelid = 'call'::regclass AND contype IN ('p', 'u')
+    UNION ALL SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid) FROM pg_index
+    WHERE indrelid = 'call'::regclass
+        AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u'))
+"""
+
+# The months that the rows span and three more, as workers would have made them over time.
+_PARTITIONS = """
+    DO $$ DECLARE month date; part text; BEGIN
+        FOR month, part IN SELECT (date_trunc('month', now()) + n * interval '1 month')::date, t
+            FROM generate_series(-%s, 3) AS n, unnest(ARRAY['call_event', 'delivery']) AS t
+        LOOP
+            EXECUTE format('CREATE TABLE IF NOT EXISTS %%I PARTITION OF %%I FOR VALUES FROM (%%L) TO (%%L)',
+                part || to_char(month, '_YYYY_MM'), part, month, (month + interval '1 month')::date);
+        END LOOP;
+    END $$
+"""
+
+
 def load(url: str, rows: int, *, recent: int = RECENT) -> None:
-    """Fill a migrated, empty database. Indexes are built when the rows are there, and nothing is written twice."""
+    """Fills a migrated, empty database. Indexes are built after the rows are there, so that nothing is written twice."""
     began = time.monotonic()
     with psycopg.connect(url) as connection:
-        connection.execute("SET session_replication_role = replica")  # no look at the other table for each row
+        connection.execute("SET session_replication_role = replica")  # no check of foreign keys
         connection.execute("SET maintenance_work_mem = '1GB'")
         now = connection.execute("SELECT now()").fetchone()
         assert now
-        connection.execute(_TENANTS.replace("%(tenants)s", str(TENANTS)))
-        rebuild = list(_without_indexes(connection))
-        connection.execute("TRUNCATE call CASCADE")  # in the transaction of the rows, which spares their write-ahead log
         facts = {"total": rows, "now": now[0], "every": EVERY_MS, "due": DUE, "recent": recent, "resource": _RESOURCE}
+        connection.execute(_TENANTS.replace("%(tenants)s", str(TENANTS)))
+        indexes = connection.execute(_INDEXES).fetchall()
+        for drop, _ in indexes:
+            connection.execute(drop)
+        connection.execute("TRUNCATE call CASCADE")  # rows of the same transaction need no write-ahead log
         for first in range(1, rows + 1, CHUNK):
             last = min(first + CHUNK - 1, rows)
             connection.execute(_CALLS, facts | {"first": first, "last": last})
             print(f"  {last:>10,} calls after {time.monotonic() - began:,.0f} s", flush=True)
-        for statement in rebuild:
-            connection.execute(statement)
-        print(f"  indexes after {time.monotonic() - began:,.0f} s", flush=True)
+        for _, create in indexes:
+            connection.execute(create)
         _make_partitions(connection, rows)
         connection.execute(_EVENTS, facts)
         connection.execute(_DELIVERIES, facts)
@@ -154,27 +164,8 @@ def load(url: str, rows: int, *, recent: int = RECENT) -> None:
     print(f"  ready after {time.monotonic() - began:,.0f} s", flush=True)
 
 
-def _without_indexes(connection: psycopg.Connection) -> Iterator[sql.SQL | sql.Composed]:
-    """Drop the indexes of `call`, and give what makes them again."""
-    constraints = connection.execute("""
-        SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE conrelid = 'call'::regclass AND contype IN ('p', 'u') ORDER BY contype
-    """).fetchall()
-    indexes = connection.execute("""
-        SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
-        WHERE indrelid = 'call'::regclass
-            AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u'))
-    """).fetchall()
-    for name, definition in constraints:
-        connection.execute(sql.SQL("ALTER TABLE call DROP CONSTRAINT {} CASCADE").format(sql.Identifier(name)))
-        yield sql.SQL("ALTER TABLE call ADD CONSTRAINT {} {}").format(sql.Identifier(name), sql.SQL(definition))
-    for name, definition in indexes:
-        connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(name)))
-        yield sql.SQL(definition)
-
-
 def freshen(url: str, rows: int) -> None:
-    """As it was loaded, and with its indexes in memory: what an earlier run has made is taken away, what it dropped is made."""
+    """Removes what an earlier run has added, makes the partitions that it dropped, and reads the indexes into memory."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "DELETE FROM call WHERE idempotency_key LIKE %s AND id > (SELECT id FROM call ORDER BY id DESC OFFSET %s LIMIT 1)",
@@ -187,15 +178,4 @@ def freshen(url: str, rows: int) -> None:
 
 
 def _make_partitions(connection: psycopg.Connection, rows: int) -> None:
-    """The months that the rows span and three more, as workers would have made them by and by."""
-    months = rows * EVERY_MS // (30 * 86_400_000) + 1
-    for table in ("call_event", "delivery"):
-        connection.execute(f"""
-            DO $$ DECLARE first date := date_trunc('month', now())::date; BEGIN
-                FOR n IN {-months}..3 LOOP
-                    EXECUTE format('CREATE TABLE IF NOT EXISTS %I PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)',
-                        to_char(first + n * interval '1 month', '"{table}_"YYYY_MM'),
-                        first + n * interval '1 month', first + (n + 1) * interval '1 month');
-                END LOOP;
-            END $$
-        """)
+    connection.execute(_PARTITIONS % (rows * EVERY_MS // (30 * 86_400_000) + 1))

@@ -1,11 +1,11 @@
-"""What is asked of a database with many calls: the application's own statements, with parameters drawn at random."""
+"""The application's own statements, with parameters drawn at random from a database with many calls."""
 
 import random
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from app.calls.creation.store import NewCall, SettledCall, insert_intents, write
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.settlement import SearchPlan, Settlement
-from app.compat import repository as started_repository
+from app.compat import repository as started_calls
 from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.database.engine import Database
 from app.deliveries import repository as deliveries
@@ -28,14 +28,15 @@ from app.jobs import repository as retention
 from app.observability import Metrics
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
+from bench.nginx import creation_answer
 
 MADE = "bench-"
-"""What the keys of the calls begin with that are created here."""
-_PAGE = 51  # fifty, and one more that tells whether there is another page
+"""The idempotency keys of calls that are created here begin with it."""
+_PAGE = 51  # fifty, and one more that shows whether there is another page
 _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=5)
-# What a worker comes to with the calls that it has claimed: their time is moved, and their leases go.
-_LOOKED_AFTER = """
+# A worker moves the due time of the calls that it has claimed and deletes their leases.
+_RELEASE = """
     WITH claimed AS (DELETE FROM lease RETURNING call_id, due_at)
     UPDATE call SET {0} = now() + interval '5 min' FROM claimed WHERE id = call_id AND {0} = due_at
 """
@@ -44,7 +45,7 @@ _SETTLEMENT = Settlement(Metrics(), timedelta(seconds=2), SearchPlan(5, timedelt
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A call that is there, whose values are asked for."""
+    """A stored call, whose values become parameters."""
 
     id: UUID
     sid: str
@@ -55,16 +56,21 @@ class Drawn:
     from_: str
     status: str
     created_at: datetime
-    idempotency_key: str | None
+    idempotency_key: str
     a_parent: str
     a_rare_to: str
+
+    @property
+    def day(self) -> TimeRange:
+        day = self.created_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return TimeRange(day, day + _DAY)
 
 
 Ask = Callable[[AsyncSession, Drawn], Awaitable[object]]
 
 
-class Taken(Exception):
-    """A statement that would be sent, and is not."""
+class Captured(Exception):
+    """A statement that the application was about to send. It is not sent."""
 
     def __init__(self, statement: str, parameters: Sequence[Any]) -> None:
         super().__init__("not sent")
@@ -72,43 +78,22 @@ class Taken(Exception):
         self.parameters = parameters
 
 
-class _Nowhere(Database):
+class _CapturingDatabase(Database):
     def __init__(self) -> None:
         """Connects to nothing."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        raise Taken(statement, arguments)
+        raise Captured(statement, arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     name: str
     ask: Ask
-    # What it does is done for good, so that it can be asked only so often.
+    # Its effect stays, so it is asked once each time.
     writes: bool = False
-    # What follows in service, and is not measured.
+    # A statement that follows in service and is not measured.
     then: str | None = None
-
-
-def questions() -> list[Question]:
-    return [
-        *(Question(f"GET /v1/calls, {name}", _list(filters)) for name, filters in _FILTERS.items()),
-        *(Question(f"GET …/Calls.json, {name}", _list_started(filters)) for name, filters in _STARTED_FILTERS.items()),
-        Question("fetch by id", lambda session, call: repository.get_call(session, call.id, tenant_id=call.tenant_id)),
-        Question("fetch by sid", lambda session, call: repository.get_call_by_sid(session, call.sid, tenant_id=call.tenant_id)),
-        Question("look up an idempotency key", _by_key),
-        Question("claim refreshes", _claim_refreshes, writes=True, then=_LOOKED_AFTER.format("refresh_at")),
-        Question("claim abandoned", _claim_abandoned),
-        Question("claim searches", _claim_searches, writes=True, then=_LOOKED_AFTER.format("search_at")),
-        Question("claim deliveries", _claim_deliveries, writes=True),
-        Question(
-            "claim wishes to end calls", lambda session, _: control.claim_pending_updates(session, lease=_LEASE, limit=20)
-        ),
-        Question("rivals of a search", _rivals),
-        Question("gauges: oldest unsettled", lambda session, _: measuring.oldest_unsettled(session)),
-        Question("gauges: followed calls", lambda session, _: measuring.followed(session)),
-        Question(f"find {retain.BATCH} expired calls", _expired),
-    ]
 
 
 _FILTERS: dict[str, Callable[[Drawn], CallFilter]] = {
@@ -131,72 +116,84 @@ _FILTERS: dict[str, Callable[[Drawn], CallFilter]] = {
     ),
 }
 
-_STARTED_FILTERS: dict[str, Callable[[Drawn], tuple[StartedFilter, Edge | None]]] = {
-    "first page": lambda call: (StartedFilter(call.account_sid), None),
-    "deep page": lambda call: (StartedFilter(call.account_sid), Edge("older", call.id)),
-    "deep page, back": lambda call: (StartedFilter(call.account_sid), Edge("newer", call.id)),
-    "Status": lambda call: (StartedFilter(call.account_sid, statuses=(call.status,)), None),
-    "Status=ringing (few)": lambda call: (StartedFilter(call.account_sid, statuses=("ringing", "initiated")), None),
-    "To": lambda call: (StartedFilter(call.account_sid, to=(call.to,)), None),
-    "From": lambda call: (StartedFilter(call.account_sid, from_=(call.from_,)), None),
-    "ParentCallSid": lambda call: (StartedFilter(call.account_sid, parent_call_sid=call.a_parent), None),
-    "StartTime (a day)": lambda call: (StartedFilter(call.account_sid, started=_day_of(call)), None),
-    "StartTime<": lambda call: (StartedFilter(call.account_sid, started=TimeRange(until=_day_of(call).since)), None),
-    "StartTime>": lambda call: (StartedFilter(call.account_sid, started=TimeRange(since=_day_of(call).since)), None),
-    "EndTime (a day)": lambda call: (StartedFilter(call.account_sid, ended=_day_of(call)), None),
-    "StartTime (a day), Status": lambda call: (
-        StartedFilter(call.account_sid, statuses=(call.status,), started=_day_of(call)),
-        None,
-    ),
+_STARTED_FILTERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
+    "first page": lambda _: {},
+    "deep page": lambda call: {"edge": Edge("older", call.id)},
+    "deep page, back": lambda call: {"edge": Edge("newer", call.id)},
+    "Status": lambda call: {"statuses": (call.status,)},
+    "Status=ringing (few)": lambda _: {"statuses": ("ringing", "initiated")},
+    "To": lambda call: {"to": (call.to,)},
+    "From": lambda call: {"from_": (call.from_,)},
+    "ParentCallSid": lambda call: {"parent_call_sid": call.a_parent},
+    "StartTime (a day)": lambda call: {"started": call.day},
+    "StartTime<": lambda call: {"started": TimeRange(until=call.day.since)},
+    "StartTime>": lambda call: {"started": TimeRange(since=call.day.since)},
+    "EndTime (a day)": lambda call: {"ended": call.day},
+    "StartTime (a day), Status": lambda call: {"statuses": (call.status,), "started": call.day},
 }
+
+
+def questions() -> list[Question]:
+    return [
+        *(Question(f"GET /v1/calls, {name}", _list(filters)) for name, filters in _FILTERS.items()),
+        *(Question(f"GET …/Calls.json, {name}", _list_started(filters)) for name, filters in _STARTED_FILTERS.items()),
+        Question("fetch by id", lambda session, call: repository.get_call(session, call.id, tenant_id=call.tenant_id)),
+        Question("fetch by sid", lambda session, call: repository.get_call_by_sid(session, call.sid, tenant_id=call.tenant_id)),
+        Question(
+            "look up an idempotency key",
+            lambda session, call: repository.get_call_by_key(session, call.idempotency_key, tenant_id=call.tenant_id),
+        ),
+        Question(
+            "claim refreshes",
+            lambda session, _: leases.claim_refreshes(session, lease=_LEASE, limit=refresh.BATCH),
+            writes=True,
+            then=_RELEASE.format("refresh_at"),
+        ),
+        Question(
+            "claim abandoned",
+            lambda session, _: repository.claim_abandoned(session, older_than=timedelta(seconds=105), limit=resolve.BATCH),
+        ),
+        Question(
+            "claim searches",
+            lambda session, _: leases.claim_searches(session, lease=_LEASE, limit=resolve.BATCH),
+            writes=True,
+            then=_RELEASE.format("search_at"),
+        ),
+        Question("claim deliveries", _claim_deliveries, writes=True),
+        Question(
+            "claim wishes to end calls", lambda session, _: control.claim_pending_updates(session, lease=_LEASE, limit=20)
+        ),
+        Question("rivals of a search", _rivals),
+        Question("gauges: oldest unsettled", lambda session, _: measuring.oldest_unsettled(session)),
+        Question("gauges: followed calls", lambda session, _: measuring.followed(session)),
+        Question(
+            f"find {retain.BATCH} expired calls",
+            lambda session, call: retention.lock_expired_calls(
+                session, after=call.id, before=datetime.now(UTC) - _DAY, limit=retain.BATCH
+            ),
+        ),
+    ]
 
 
 def _list(filters: Callable[[Drawn], CallFilter]) -> Ask:
     return lambda session, call: repository.list_call_ids(session, tenant_id=call.tenant_id, filters=filters(call), limit=_PAGE)
 
 
-def _list_started(filters: Callable[[Drawn], tuple[StartedFilter, Edge | None]]) -> Ask:
+def _list_started(filters: Callable[[Drawn], dict[str, Any]]) -> Ask:
     async def ask(session: AsyncSession, call: Drawn) -> object:
-        filter_, edge = filters(call)
-        return await started_repository.list_started_ids(
-            session, tenant_id=call.tenant_id, filters=filter_, edge=edge, limit=_PAGE
-        )
+        values = filters(call)
+        edge, wanted = values.pop("edge", None), StartedFilter(call.account_sid, **values)
+        return await started_calls.list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, edge=edge, limit=_PAGE)
 
     return ask
 
 
-def _day_of(call: Drawn) -> TimeRange:
-    day = call.created_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return TimeRange(day, day + _DAY)
-
-
-async def _by_key(session: AsyncSession, call: Drawn) -> object:
-    return await repository.get_call_by_key(session, call.idempotency_key or "order-1", tenant_id=call.tenant_id)
-
-
-async def _claim_refreshes(session: AsyncSession, _: Drawn) -> object:
-    return await leases.claim_refreshes(session, lease=_LEASE, limit=refresh.BATCH)
-
-
-async def _claim_abandoned(session: AsyncSession, _: Drawn) -> object:
-    return await repository.claim_abandoned(session, older_than=timedelta(seconds=105), limit=resolve.BATCH)
-
-
-async def _claim_searches(session: AsyncSession, _: Drawn) -> object:
-    return await leases.claim_searches(session, lease=_LEASE, limit=resolve.BATCH)
-
-
 async def _claim_deliveries(session: AsyncSession, _: Drawn) -> object:
-    """The worker goes on where its last claim ended, which may be anywhere."""
+    """A worker continues after the tenant of its last claim, which may be any."""
     after = f"tenant-{random.randrange(100):02}"
     return await deliveries.claim(
         session, lease=deliver.LEASE, limit=deliver.MAX_CONCURRENT, per_tenant=deliver.CLAIM_PER_TENANT, busy=(), after=after
     )
-
-
-async def _expired(session: AsyncSession, call: Drawn) -> object:
-    before = datetime.now(UTC) - _DAY
-    return await retention.lock_expired_calls(session, after=call.id, before=before, limit=retain.BATCH)
 
 
 async def _rivals(session: AsyncSession, drawn: Drawn) -> object:
@@ -204,24 +201,25 @@ async def _rivals(session: AsyncSession, drawn: Drawn) -> object:
     return await repository.count_rivals(session, call, span=timedelta(minutes=4))
 
 
-def intents(calls: Sequence[NewCall]) -> Question:
-    async def ask(_: AsyncSession, __: Drawn) -> object:
-        return await insert_intents(_Nowhere(), calls)
+def creations(size: int) -> tuple[Question, Question]:
+    """Returns the intents of `size` calls together, and the outcomes of the intents that were asked for first."""
+    made: deque[list[NewCall]] = deque()
 
-    return Question(f"create: intents, {len(calls)} together", ask, writes=True)
+    async def intents(_: AsyncSession, like: Drawn) -> object:
+        made.append([intent(like) for _ in range(size)])
+        return await insert_intents(_CapturingDatabase(), made[-1])
 
+    async def outcomes(_: AsyncSession, __: Drawn) -> object:
+        return await write_outcomes(_CapturingDatabase(), [started(call) for call in made.popleft()])
 
-def outcomes(calls: Sequence[NewCall]) -> Question:
-    """What became of those intents: they have started."""
-
-    async def ask(_: AsyncSession, __: Drawn) -> object:
-        return await write_outcomes(_Nowhere(), [started(call) for call in calls])
-
-    return Question(f"create: outcomes, {len(calls)} together", ask, writes=True)
+    return (
+        Question(f"create: intents, {size} together", intents, writes=True),
+        Question(f"create: outcomes, {size} together", outcomes, writes=True),
+    )
 
 
 def intent(like: Drawn) -> NewCall:
-    """A new call of the tenant's to the same address."""
+    """Returns a new call of the same tenant to the same address."""
     call_id = uuid7()
     return NewCall(
         id=call_id,
@@ -244,26 +242,9 @@ def intent(like: Drawn) -> NewCall:
 
 
 def started(call: NewCall) -> SettledCall:
-    """The outcome of a call that Twilio has created, as it is written."""
-    sid = f"CA{secrets.token_hex(16)}"
-    path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{sid}"
-    resource = CallResource.read(
-        {
-            "sid": sid,
-            "status": "queued",
-            "direction": "outbound-api",
-            "account_sid": call.account_sid,
-            "to": call.to,
-            "to_formatted": call.to,
-            "from": call.from_,
-            "from_formatted": call.from_,
-            "date_created": format_datetime(datetime.now(UTC)),
-            "price_unit": "USD",
-            "api_version": "2010-04-01",
-            "uri": f"{path}.json",
-            "subresource_uris": {"recordings": f"{path}/Recordings.json"},
-        }
-    )
+    """Returns the outcome of a call that Twilio has created."""
+    answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
+    resource = CallResource.read(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
     return SettledCall(call.id, call.attempt, change)
