@@ -102,7 +102,8 @@ def main() -> None:
             with SERVICES[name](setting) as service:
                 run = Run(service.name, rate, setting.callbacks, asked.seconds)
                 asyncio.run(measure(service, twilio, run, patience_s=asked.patience))
-            print(mode, *cost_cells(run, None), flush=True)
+            at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
+            print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
             runs.append(run)
             if asked.calls and setting.callbacks and service.name not in sizes:
                 sizes[service.name] = disk.measure(service.database, asked.calls)

@@ -21,7 +21,7 @@ from tests.proofs.receiver import Receiver, receiving
 EVENTS = ("initiated", "ringing", "answered", "completed")
 PRICE_DELAY_S = 10 / SPEED
 IDLE_S = 3.0
-WARM_UP = 10
+WARM_UP = 50
 LOOK_EVERY_S = 0.5
 
 
@@ -41,6 +41,8 @@ class Run:
     """Times by sid and status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
     """By role, less what the processes use at rest after the last call was placed."""
+    idle: dict[str, float] = field(default_factory=dict)
+    """The share of a processor that each uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
     """To Twilio."""
     callback_s: list[float] = field(default_factory=list)
@@ -91,11 +93,11 @@ class Runner:
     patience_s: float
 
     async def measure(self) -> None:
-        await self._place(WARM_UP, WARM_UP)
+        await self._place(self.run.rate, WARM_UP)
         await self._finish()
         at_rest = self._cpu()
         await asyncio.sleep(IDLE_S)
-        idle = {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self._cpu().items()}
+        self.run.idle = {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self._cpu().items()}
         self.run.placed.clear()
         self.run.failed = 0
         requests, callbacks = await self._requests(), (await self._callbacks(10**9))["begun"]
@@ -103,7 +105,7 @@ class Runner:
         await self._place(self.run.rate, int(self.run.rate * self.run.seconds))
         await self._finish()
         tail_s = max(time.time() - began - self.run.seconds, 0)
-        self.run.cpu_s = {role: cpu - before[role] - idle[role] * tail_s for role, cpu in self._cpu().items()}
+        self.run.cpu_s = {role: cpu - before[role] - self.run.idle[role] * tail_s for role, cpu in self._cpu().items()}
         self.run.requests = await self._requests() - requests
         if self.run.callbacks:
             self._time_callbacks((await self._callbacks(callbacks))["deliveries"])
@@ -173,6 +175,8 @@ class Runner:
 
     def _time_callbacks(self, sent: Sequence[Mapping[str, Any]]) -> None:
         for one in sent:
+            if not one["attempts"]:
+                continue  # it still waits in the simulator
             first, last = one["attempts"][0], one["attempts"][-1]
             sent_at = datetime.fromisoformat(first["sent_at"]).timestamp()
             if last["answered_at"]:
