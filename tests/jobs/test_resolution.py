@@ -283,7 +283,7 @@ async def test_a_sid_that_twilio_answers_twice_is_bound_once_and_the_log_says_wh
         assert len(upstream.posts) == 3
     said = capsys.readouterr().out
     assert said.count("sid_taken") == 2
-    assert "the sid is that of another record" in said
+    assert "another record has this sid" in said
     assert "Traceback" not in said
 
 
