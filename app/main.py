@@ -1,4 +1,4 @@
-"""create_app(): lifespan, routers, middleware, error handlers, documentation."""
+"""Builds the API: routers, middleware, error handlers, lifespan and the OpenAPI document."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ from app.http.error_renderers import ErrorRenderers
 from app.http.head import HeadMiddleware
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
-from app.http.openapi import complete
+from app.http.openapi import complete_document
 from app.http.operations import OperationsPort
 from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
 from app.http.worker_gauges import WorkerGauges
@@ -63,12 +63,12 @@ TAGS = [
 ]
 
 
-# FastAPI's own spans contain the query, and so phone numbers. app.observability.tracing makes the spans.
+# FastAPI's own spans contain the query, and with it phone numbers. app.observability.tracing creates the spans instead.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
-    """Returns the API. It needs a database that the migrations have made. Closes `tracing` when it ends."""
+    """Returns the API. Its database must have been migrated. The app closes `tracing` when it shuts down."""
     metrics = Metrics()
     tracing = tracing or Tracing()
     app = FastAPIOffline(
@@ -109,7 +109,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         require_capacity=creation_router.require_capacity,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
-        open_path=callbacks_router.CALLBACK_PATH,
+        untrusted_path=callbacks_router.CALLBACK_PATH,
         direct=_direct_endpoint,
     )
     _complete_openapi(app)
@@ -157,11 +157,11 @@ def _complete_openapi(app: FastAPI) -> None:
             ],
             ref_template="#/components/schemas/{model}",
         )
-        complete(
+        complete_document(
             document,
             schemas=definitions["$defs"] | subresources_openapi.schemas(),
             examples=examples.COMPONENTS | delivery_router.EXAMPLES,
         )
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own documented way to extend the schema
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it

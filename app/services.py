@@ -1,4 +1,4 @@
-"""The collaborators of one process, API or worker: built once, passed on, stopped in reverse order."""
+"""Builds the services of a process. The API and the worker use the same ones."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,7 +40,7 @@ from app.twilio.forwarding import Forwarding
 
 
 class Services(TypedDict):
-    """What handlers find in `request.state`, and jobs are given."""
+    """The services that handlers find in `request.state` and that jobs receive."""
 
     database: Database
     tenants: TenantDirectory
@@ -58,7 +58,7 @@ class Services(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What several services use."""
+    """The objects that several services share."""
 
     database: Database
     keyring: Keyring
@@ -73,8 +73,8 @@ class _Shared:
 
 @asynccontextmanager
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Yields the services. At the end, the outcomes of creations under way are committed before any connection closes."""
-    async with _shared(settings, metrics) as shared:
+    """Yields the services. On exit, commits the outcomes of all creations in progress before it closes any connection."""
+    async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
         placement = Placement(
             database=shared.database,
@@ -97,16 +97,16 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             callback_urls=shared.callback_urls,
             validate_callback=shared.validate_callback,
         )
-        yield _services(settings, metrics, shared, creation)
+        yield _build_services(settings, metrics, shared, creation)
         await placement.drain()
 
 
 @asynccontextmanager
-async def _shared(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared]:
+async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared]:
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
-    # Two pools: however many recordings are being listened to, a creation finds its connection.
+    # Separate pools, so that downloads of recordings cannot use up the connections that creations need.
     http, forwarding_http = _http_client(settings), _http_client(settings)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected)
     tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
@@ -142,7 +142,7 @@ async def _shared(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared
         await database.close()
 
 
-def _services(settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService) -> Services:
+def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService) -> Services:
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
     reads = ReadLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
@@ -172,7 +172,7 @@ def _services(settings: Settings, metrics: Metrics, shared: _Shared, creation: C
             tenants=tenants,
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
-            # More, for these also wait for Twilio.
+            # More slots, because these lists also wait for Twilio.
             lists=ReadLimit(per_process=8, per_tenant=4),
         ),
         deliveries=DeliveryService(database, calls),

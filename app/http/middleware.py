@@ -64,14 +64,14 @@ class RequestMiddleware:
         require_capacity: Callable[[Scope], None],
         body_timeout_s: float,
         operations: OperationsPort,
-        open_path: str,
+        untrusted_path: str,
         direct: Callable[[Scope], ASGIApp | None],
     ) -> None:
         """Takes three rules for requests.
 
-        `require_room` raises the CallgateError that refuses a creation before its body is read. `direct` returns the endpoint
-        of a request that skips the routing of Starlette and FastAPI. Requests below `open_path` come from the internet, so
-        their `traceparent` is ignored.
+        `require_capacity` raises the CallgateError that refuses a creation before its body is read. `direct` returns the
+        endpoint of a request that skips the routing of Starlette and FastAPI. Requests below `untrusted_path` come from the
+        internet, so their `traceparent` is ignored.
         """
         self.app = app
         self.metrics = metrics
@@ -80,7 +80,7 @@ class RequestMiddleware:
         self.require_capacity = require_capacity
         self.body_timeout_s = body_timeout_s
         self.operations = operations
-        self.open_path = open_path
+        self.untrusted_path = untrusted_path
         self.direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +90,7 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         clear()
         tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
-        trusted = not scope["path"].startswith(self.open_path)
+        trusted = not scope["path"].startswith(self.untrusted_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
             exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
             try:

@@ -51,7 +51,7 @@ def json_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def complete(document: dict[str, Any], *, schemas: Mapping[str, Schema], examples: Mapping[str, Any]) -> None:
+def complete_document(document: dict[str, Any], *, schemas: Mapping[str, Schema], examples: Mapping[str, Any]) -> None:
     """Adds components that no route declares, adds X-Request-Id to every response, and simplifies all schemas in place."""
     components = document["components"]
     components["schemas"] |= schemas
