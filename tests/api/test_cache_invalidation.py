@@ -101,11 +101,11 @@ async def test_a_value_that_changes_while_it_is_read_is_not_cached() -> None:
 
 
 async def test_nothing_is_served_from_the_cache_while_it_is_not_coherent() -> None:
-    hears = True
-    memory = TTLCache[str](is_coherent=lambda: hears, max_entries=2)
+    coherent = True
+    memory = TTLCache[str](is_coherent=lambda: coherent, max_entries=2)
     assert await memory.get("name", _read_old) == "old"
     assert await memory.get("name", _read_new) == "old"
-    hears = False
+    coherent = False
     assert await memory.get("name", _read_new) == "new"
 
 

@@ -57,7 +57,7 @@ ROWS = {
         (error(429, 20429),), posts=5, status=503, execution="not_started", slug="upstream-throttled", result="throttled"
     ),
     "429 once, then created": Row((error(429, 20429), created()), posts=2, status=201, execution="started", result="started"),
-    "429 that asks for more than the budget holds": Row(
+    "429 with a Retry-After longer than the budget": Row(
         (error(429, 20429, headers={"Retry-After": "17"}),),
         posts=1,
         status=503,
@@ -120,7 +120,7 @@ ROWS = {
     "an answer that is not HTTP": unknown(not_http, "remote_protocol_error"),
     "2xx that is not JSON": unknown(answer(201, body=b"<html>fine</html>"), "unreadable_answer"),
     "2xx without a sid": unknown(answer(201, {"status": "queued"}), "answer_without_sid"),
-    "2xx with a sid that is none": unknown(answer(201, {"sid": "CA123"}), "answer_without_sid"),
+    "2xx with a malformed sid": unknown(answer(201, {"sid": "CA123"}), "answer_without_sid"),
     "2xx with an empty body": unknown(answer(201, body=b""), "unreadable_answer"),
     "2xx that is too long": unknown(answer(201, body=b"[" + b"1," * 700_000 + b"1]"), "answer_too_long"),
 }
@@ -332,7 +332,7 @@ POISON: dict[str, dict[str, Any]] = {
     "a price of 20,000 digits": {"price": "0." + "1" * 20_000},
     "a status of 6,000 characters": {"status": "q" * 6000},
     "300 lists in each other": {"x": json.loads("[" * 300 + "]" * 300)},
-    "a key that is a name of our own": {"raw": {"a": 1}},
+    "a key that Callgate uses itself": {"raw": {"a": 1}},
     "subresources in each other": {"subresource_uris": {"a": json.loads("[" * 300 + "]" * 300)}},
 }
 

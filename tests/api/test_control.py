@@ -34,15 +34,15 @@ REDIRECT = {"url": "https://jack:pl4nted@www.example.com/other.xml", "method": "
 
 
 @pytest.fixture
-async def ours(gateway: Gateway) -> AsyncIterator[Services]:
+async def worker_services(gateway: Gateway) -> AsyncIterator[Services]:
     """A worker's services. The test runs the worker's steps itself."""
     async with services(gateway.settings, Metrics()) as collaborators:
         yield collaborators
 
 
 @pytest.fixture
-def controller(ours: Services) -> Controller:
-    return Controller(ours["database"], ours["control"])
+def controller(worker_services: Services) -> Controller:
+    return Controller(worker_services["database"], worker_services["control"])
 
 
 def updated(status: str = "completed") -> Behaviour:
@@ -67,14 +67,14 @@ async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any
     return creating, (await tenant.http.get("/v1/calls")).json()["calls"][0]["id"]
 
 
-async def _prove_started(ours: Services, call_id: str) -> str:
+async def _prove_started(worker_services: Services, call_id: str) -> str:
     """Settles the call as started, as a callback or a search would."""
     resource = CallResource.read(call_resource())
     assert resource is not None
-    async with ours["database"].begin() as session:
+    async with worker_services["database"].begin() as session:
         call = await repository.lock_call(session, UUID(call_id))
         assert call is not None
-        await ours["settlement"].started(session, call, resource, by="list", data={})
+        await worker_services["settlement"].started(session, call, resource, by="list", data={})
     return resource.sid
 
 
@@ -121,7 +121,7 @@ async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_st
 
 
 async def test_ending_an_unknown_call_waits_until_the_call_is_found(
-    gateway: Gateway, ours: Services, controller: Controller
+    gateway: Gateway, worker_services: Services, controller: Controller
 ) -> None:
     async with running_upstream(reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -129,7 +129,7 @@ async def test_ending_an_unknown_call_waits_until_the_call_is_found(
         for body in (CANCEL, HANG_UP):
             assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=body)).status_code == 202
         assert not await controller.step()
-        sid = await _prove_started(ours, call_id)
+        sid = await _prove_started(worker_services, call_id)
         assert await controller.step()
         assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]]
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
@@ -202,21 +202,21 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gatewa
 
 
 async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
-    gateway: Gateway, ours: Services, controller: Controller
+    gateway: Gateway, worker_services: Services, controller: Controller
 ) -> None:
     """Canceling has no effect on an answered call, so the remembered hang-up must still be carried out."""
 
     async def updated_after_release(upstream: Upstream, *streams: Any) -> None:
-        asked = upstream.received[-1].path
+        path = upstream.received[-1].path
         await upstream.released.wait()
-        sid = asked.rpartition("/")[2].removesuffix(".json")
+        sid = path.rpartition("/")[2].removesuffix(".json")
         await answer(200, call_resource(sid, status="in-progress"))(upstream, *streams)
 
     async with running_upstream(reset, updated_after_release, reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)).status_code == 202
-        await _prove_started(ours, call_id)
+        await _prove_started(worker_services, call_id)
         cancelling = asyncio.create_task(controller.step())
         while len(upstream.posts) < 2:
             await asyncio.sleep(0.01)
@@ -275,11 +275,11 @@ async def test_a_change_that_the_calls_state_does_not_allow_is_not_sent(gateway:
         unknown = (await tenant.create()).json()["id"]
         ended = (await tenant.create()).json()["id"]
         assert (await tenant.http.patch(f"/v1/calls/{ended}", json=HANG_UP)).status_code == 200
-        asked = len(upstream.received)
+        sent_before = len(upstream.received)
         for call_id, body in ((not_started, HANG_UP), (unknown, REDIRECT), (ended, HANG_UP), (ended, REDIRECT)):
             refused = await tenant.http.patch(f"/v1/calls/{call_id}", json=body)
             assert (refused.status_code, refused.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
-        assert len(upstream.received) == asked
+        assert len(upstream.received) == sent_before
 
 
 @pytest.mark.parametrize(
@@ -390,10 +390,10 @@ async def test_a_new_status_callback_is_delivered_by_callgate_if_twilio_calls_ca
         assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/status_callback")
         for change in ({"status_callback": "https://hooks.example.com/progress#rc=2"}, {"status_callback_method": "GET"}):
             assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
-        ours = dict(upstream.posts[0].form)["StatusCallback"]
-        assert ours.startswith(f"https://calls.example.com/callbacks/twilio/{call_id}?tag=")
+        callback_url = dict(upstream.posts[0].form)["StatusCallback"]
+        assert callback_url.startswith(f"https://calls.example.com/callbacks/twilio/{call_id}?tag=")
         assert [post.form for post in upstream.posts[1:]] == [
-            [("StatusCallback", ours), ("StatusCallbackMethod", "POST")],
+            [("StatusCallback", callback_url), ("StatusCallbackMethod", "POST")],
             [],
         ]
         async with public.database.begin() as session:

@@ -216,11 +216,12 @@ async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_ma
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)
                 call = (await tenant.create()).json()
-                ours = f"{stopping.url}/v1/calls/{call['id']}"
-                twilios = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call['sid']}.json"
+                v1_url = f"{stopping.url}/v1/calls/{call['id']}"
+                twilio_url = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call['sid']}.json"
                 url, headers = "https://example.com/next.xml", tenant.http.headers
                 changing = asyncio.gather(
-                    http.patch(ours, json={"url": url}, headers=headers), http.post(twilios, data={"Url": url}, headers=headers)
+                    http.patch(v1_url, json={"url": url}, headers=headers),
+                    http.post(twilio_url, data={"Url": url}, headers=headers),
                 )
                 while len(upstream.posts) < 3:
                     await asyncio.sleep(0.01)

@@ -23,13 +23,13 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def two_tenants(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenant, dict[str, str]]]:
+async def owner_and_other(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenant, dict[str, str]]]:
     """Returns the owner of a call, another tenant, and the call's record."""
     async with running_upstream(created()) as upstream:
-        owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        owner, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         record = (await owner.create("k", status_callback="https://own.example.com/")).json()
         await call_back(gateway, owner, record["id"], progress(owner, record, "completed", 3))
-        yield owner, stranger, record
+        yield owner, other, record
 
 
 async def _operations(gateway: Gateway) -> list[tuple[str, str]]:
@@ -51,9 +51,9 @@ async def test_every_operation_needs_a_key(gateway: Gateway) -> None:
 
 
 async def test_every_route_of_a_call_hides_the_calls_of_other_tenants(
-    gateway: Gateway, two_tenants: tuple[Tenant, Tenant, dict[str, str]]
+    gateway: Gateway, owner_and_other: tuple[Tenant, Tenant, dict[str, str]]
 ) -> None:
-    owner, stranger, record = two_tenants
+    owner, other, record = owner_and_other
     (delivery,) = (await owner.http.get(f"/v1/calls/{record['id']}/deliveries")).json()["deliveries"]
     routes = [
         (method, path.replace("{delivery_id}", delivery["id"]))
@@ -65,7 +65,7 @@ async def test_every_route_of_a_call_hides_the_calls_of_other_tenants(
         for name in (record["id"], record["sid"]):
             body = {"status": "completed"} if method == "PATCH" else None
             url = path.replace("{id_or_sid}", name).replace("{sid}", "RE" + "0" * 32)
-            foreign = await stranger.http.request(method, url, json=body)
+            foreign = await other.http.request(method, url, json=body)
             if path in OF_CALLS:
                 own = await owner.http.request(method, url, json=body)
                 # The call has ended: it is found, but cannot be changed.
@@ -75,11 +75,11 @@ async def test_every_route_of_a_call_hides_the_calls_of_other_tenants(
             assert "execution" not in foreign.json()
 
 
-async def test_the_list_shows_only_the_tenants_own_calls(two_tenants: tuple[Tenant, Tenant, dict[str, str]]) -> None:
-    owner, stranger, record = two_tenants
+async def test_the_list_shows_only_the_tenants_own_calls(owner_and_other: tuple[Tenant, Tenant, dict[str, str]]) -> None:
+    owner, other, record = owner_and_other
     assert [call["id"] for call in (await owner.http.get("/v1/calls")).json()["calls"]] == [record["id"]]
     for query in ("", f"?to={record['to']}", f"?from={record['from']}", "?execution=started", "?status=queued"):
-        assert (await stranger.http.get(f"/v1/calls{query}")).json()["calls"] == []
+        assert (await other.http.get(f"/v1/calls{query}")).json()["calls"] == []
 
 
 async def test_revoked_and_expired_keys_are_refused(gateway: Gateway) -> None:

@@ -52,7 +52,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unknown event": (BASIC | {"status_callback_event": ["ringing", "sung"]}, {"/status_callback_event/1"}),
     "event named twice": (BASIC | {"status_callback_event": ["ringing", "ringing"]}, {"/status_callback_event"}),
     "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
-    "digits that are none": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
+    "invalid digits": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
     "digits and a line break": (BASIC | {"send_digits": "12\n"}, {"/send_digits"}),
     "too many digits": (BASIC | {"send_digits": "1" * 33}, {"/send_digits"}),
     "application_sid of another kind": (NO_SOURCE | {"application_sid": "AC" + "0" * 32}, {"/application_sid"}),
@@ -173,8 +173,8 @@ async def test_a_tenant_without_usable_credentials_is_refused(gateway: Gateway) 
 
 
 async def test_another_tenants_account_cannot_be_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
-    stranger = await gateway.add_tenant(upstream.url)
-    response = await tenant.create(account_sid=stranger.account_sid)
+    other = await gateway.add_tenant(upstream.url)
+    response = await tenant.create(account_sid=other.account_sid)
     assert response.status_code == 409
     await _nothing_happened(tenant, upstream)
 
@@ -267,9 +267,9 @@ EVERY_PARAMETER: dict[str, Any] = {
 async def test_every_parameter_of_the_installed_sdk_is_accepted_and_sent_as_by_the_sdk(
     tenant: Tenant, upstream: Upstream
 ) -> None:
-    ours = {field.alias or name for name, field in CallParameters.model_fields.items()}
+    own = {field.alias or name for name, field in CallParameters.model_fields.items()}
     sdk = {"from" if name == "from_" else name for name in inspect.signature(CallList.create).parameters} - {"self"}
-    assert ours == sdk == EVERY_PARAMETER.keys()
+    assert own == sdk == EVERY_PARAMETER.keys()
     response = await tenant.http.post("/v1/calls", json=EVERY_PARAMETER)
     assert response.status_code == 201, response.text
     sent = upstream.posts[0].form

@@ -1,4 +1,4 @@
-"""After a 503 that says "repeat with the same key" this stays true, whatever Postgres does with the intent later."""
+"""A 503 that says "repeat with the same key" stays true, whatever Postgres does with the intent later."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -45,12 +45,12 @@ def documented_gets() -> list[str]:
 async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenant: Tenant, path: str) -> None:
     """Uses one connection, where unexpected content would be read as the next response."""
     sid = (await tenant.create()).json()["sid"]
-    asked = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING)
+    url = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING)
     lines = (f"Authorization: Bearer {tenant.key}", "Accept: application/json")
     async with connected(gateway.url) as connection:
-        await connection.send(head("GET", asked, *lines))
+        await connection.send(head("GET", url, *lines))
         got = await connection.answer()
-        await connection.send(head("HEAD", asked, *lines), head("GET", "/livez"))
+        await connection.send(head("HEAD", url, *lines), head("GET", "/livez"))
         response = await connection.answer(content=False)
         assert response.status == got.status
         assert response.headers.keys() == got.headers.keys()

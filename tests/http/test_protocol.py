@@ -286,8 +286,8 @@ async def test_waiting_connections_make_room_for_new_ones(database_url: str, ups
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
         tenant = await small.add_tenant(upstream.url)
         for number in range(60):
-            stranger = await opened.enter_async_context(connected(small.url))
-            await stranger.send(
+            connection = await opened.enter_async_context(connected(small.url))
+            await connection.send(
                 [b"", b"GET", head("POST", "/v1/calls", *JSON) + b"{", head("GET", "/livez")][number % 4] or b"\r"
             )
         for _ in range(3):

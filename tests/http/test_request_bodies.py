@@ -58,11 +58,11 @@ async def test_bodies_that_do_not_arrive_block_no_other_tenants_creations(
 async def test_requests_without_a_valid_key_use_no_slots(small: Gateway, upstream: Upstream) -> None:
     tenant = await small.add_tenant(upstream.url)
     async with AsyncExitStack() as opened:
-        strangers = [await opened.enter_async_context(connected(small.url)) for _ in range(50)]
-        for number, stranger in enumerate(strangers):
-            await stranger.send(head("POST", "/v1/calls", *JSON, f"Authorization: Bearer cgk_{number:040d}") + BODY)
+        connections = [await opened.enter_async_context(connected(small.url)) for _ in range(50)]
+        for number, connection in enumerate(connections):
+            await connection.send(head("POST", "/v1/calls", *JSON, f"Authorization: Bearer cgk_{number:040d}") + BODY)
         assert (await tenant.create()).status_code == 201
-        assert {(await stranger.answer()).status for stranger in strangers} == {401}
+        assert {(await connection.answer()).status for connection in connections} == {401}
 
 
 @pytest.mark.parametrize("begun", [b"", BODY[:1], BODY[:-1]])

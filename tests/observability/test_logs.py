@@ -81,16 +81,16 @@ def test_log_lines_of_libraries_and_of_callgate_have_the_same_members() -> None:
                 log("broke")
         logger.error("broke", exc_info=ValueError("pl4nted"))
         clear()
-    ours, theirs, given = _lines(stream.getvalue())
-    assert list(ours) == list(theirs) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
-    assert (ours["event"], ours["request_id"], ours["level"]) == (theirs["event"], theirs["request_id"], theirs["level"])
-    assert (ours["logger"], theirs["logger"], ours["level"]) == ("app.tests", "tests.foreign", "error")
-    assert datetime.fromisoformat(ours["timestamp"]) <= datetime.fromisoformat(theirs["timestamp"])
-    for line in (ours, theirs):
+    own, library, explicit = _lines(stream.getvalue())
+    assert list(own) == list(library) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
+    assert (own["event"], own["request_id"], own["level"]) == (library["event"], library["request_id"], library["level"])
+    assert (own["logger"], library["logger"], own["level"]) == ("app.tests", "tests.foreign", "error")
+    assert datetime.fromisoformat(own["timestamp"]) <= datetime.fromisoformat(library["timestamp"])
+    for line in (own, library):
         ((error,),) = [line["error_chain"]]
         assert error["class"] == "ValueError"
         assert error["at"][0].startswith(f"{__file__}:")
-    assert given["error_chain"] == [{"class": "ValueError", "at": []}]
+    assert explicit["error_chain"] == [{"class": "ValueError", "at": []}]
     assert "pl4nted" not in stream.getvalue()
 
 

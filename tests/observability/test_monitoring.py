@@ -29,9 +29,11 @@ SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_cou
 
 
 def queries() -> dict[str, str]:
-    asked = {rule["alert"]: rule["expr"] for rule in RULES}
+    expressions = {rule["alert"]: rule["expr"] for rule in RULES}
     panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-    return asked | {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]}
+    return expressions | {
+        f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]
+    }
 
 
 def exposed_series(port: int) -> Iterator[tuple[str, set[str]]]:
@@ -59,9 +61,9 @@ async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the
     )
     assert {"callgate_workers", "callgate_worker_heartbeat_timestamp_seconds"} <= from_api - from_worker
     for title, query in queries().items():
-        asked = set(re.findall(r"\b((?:callgate|process)_\w+)", query))
-        assert asked, title
-        assert asked <= names, title
+        used = set(re.findall(r"\b((?:callgate|process)_\w+)", query))
+        assert used, title
+        assert used <= names, title
 
 
 def test_every_slug_in_a_query_exists() -> None:
