@@ -282,7 +282,7 @@ async def test_the_next_active_credential_is_tried_if_the_first_is_refused(gatew
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=key_sid, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         response = await tenant.create()
     assert response.status_code == 201
     assert [request.credentials for request in upstream.posts] == [
@@ -297,7 +297,7 @@ async def test_a_proxys_401_does_not_mark_the_credential_as_rejected(gateway: Ga
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="second", key_sid="SK" + "6" * 32, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         assert (await tenant.create()).json()["execution"] == "unknown"
         assert (await tenant.create()).json()["execution"] == "started"
         assert [post.credentials[0] for post in upstream.posts] == [tenant.account_sid] * 2

@@ -350,7 +350,7 @@ async def test_a_suspended_tenant_can_end_its_calls_and_nothing_else(gateway: Ga
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
-        gateway.hears()
+        gateway.invalidate_cache()
         refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
         assert refused.json()["type"] == "urn:callgate:problem:tenant-suspended"
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 200

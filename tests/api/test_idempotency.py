@@ -93,7 +93,7 @@ async def test_a_call_not_started_for_a_temporary_reason_is_retried_in_the_same_
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret=tenant.auth_token, key_sid=None, base_url=upstream.url
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         second = await tenant.create("k")
         third = await tenant.create("k")
         assert (second.status_code, third.status_code) == (201, 200)
@@ -147,7 +147,7 @@ async def test_a_refused_retry_never_hides_a_live_call(gateway: Gateway) -> None
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("k")
         await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
-        gateway.hears()
+        gateway.invalidate_cache()
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
         assert (await tenant.create("another")).status_code == 403

@@ -86,7 +86,7 @@ async def test_revoked_and_expired_keys_are_refused(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     assert (await tenant.http.get("/v1/calls")).status_code == 200
     await gateway.tenants.revoke_key(tenant.key)
-    gateway.hears()
+    gateway.invalidate_cache()
     assert (await tenant.http.get("/v1/calls")).status_code == 401
     _, expired = await gateway.tenants.create_key(tenant.id, name=None, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     response = await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer {expired}"})

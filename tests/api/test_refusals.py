@@ -156,12 +156,12 @@ async def test_a_chunked_body_that_is_too_large_is_refused_while_it_arrives(tena
 
 async def test_a_suspended_tenant_can_read_but_not_place_calls(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
-    gateway.hears()
+    gateway.invalidate_cache()
     response = await tenant.create()
     assert (response.status_code, response.json()["type"]) == (403, "urn:callgate:problem:tenant-suspended")
     await _nothing_happened(tenant, upstream)
     await gateway.tenants.suspend_tenant(tenant.id, suspended=False)
-    gateway.hears()
+    gateway.invalidate_cache()
     assert (await tenant.create()).status_code == 201
 
 
@@ -182,7 +182,7 @@ async def test_another_tenants_account_cannot_be_used(gateway: Gateway, tenant: 
 async def test_the_named_account_places_the_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     second = "AC" + "b" * 32
     await gateway.tenants.add_credential(tenant.id, account_sid=second, secret="s", key_sid=None, base_url=upstream.url)
-    gateway.hears()
+    gateway.invalidate_cache()
     assert (await tenant.create()).json()["account_sid"] == tenant.account_sid
     assert (await tenant.create(account_sid=second)).json()["account_sid"] == second
     assert [request.path.split("/")[3] for request in upstream.posts] == [tenant.account_sid, second]
@@ -191,7 +191,7 @@ async def test_the_named_account_places_the_call(gateway: Gateway, tenant: Tenan
 async def test_a_revoked_credential_is_never_used(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
     await gateway.tenants.revoke_credential(tenant.id, credentials[0].id)
-    gateway.hears()
+    gateway.invalidate_cache()
     assert (await tenant.create()).status_code == 409
     assert upstream.received == []
 

@@ -45,7 +45,7 @@ async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         response = await tenant.create("k")
         assert len(upstream.posts) == 1, "the call has already started"
         assert (response.status_code, response.json()["sid"], response.json()["settled_by"]) == (201, sid, "callback")

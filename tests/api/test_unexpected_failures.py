@@ -105,7 +105,7 @@ async def test_a_credential_that_cannot_be_marked_does_not_change_the_response(g
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         response = await tenant.create("k")
         assert (response.status_code, response.json()["execution"]) == (201, "started")
         assert len(upstream.posts) == 2

@@ -176,7 +176,7 @@ async def test_without_an_auth_token_twilio_tells_the_tenant_itself(gateway: Gat
     await gateway.tenants.add_credential(
         tenant.id, account_sid="AC" + "d" * 32, secret="s", key_sid="SK" + "d" * 32, base_url=twilio.url
     )
-    gateway.hears()
+    gateway.invalidate_cache()
     live = await _live(gateway, twilio, tenant, **OWN)
     assert dict(twilio.posts[0].form)["StatusCallback"] == "https://own.example.com/"
     assert live.record["warnings"] == []

@@ -121,7 +121,7 @@ async def test_damaged_secrets_are_named_and_end_nothing(gateway: Gateway, datab
                     ),
                     {"sealed": parts.get(name, DAMAGE[name]), "account": tenant.account_sid},
                 )
-        gateway.hears()
+        gateway.invalidate_cache()
         for tenant in tenants.values():
             refused = await tenant.create()
             assert (refused.status_code, refused.json()["type"]) == (409, "urn:callgate:problem:no-usable-credentials")

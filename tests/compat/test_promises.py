@@ -227,7 +227,7 @@ async def test_authentication_accepts_each_documented_user_and_refuses_others(ga
             assert "as the password" in answer.json()["message"]
             assert answer.headers["WWW-Authenticate"].startswith("Basic")
         await gateway.tenants.revoke_key(tenant.key)
-        gateway.hears()
+        gateway.invalidate_cache()
         async with asyncio.timeout(30):
             while (answer := await http.get(calls(tenant), headers={"Authorization": accepted[0]})).is_success:
                 await asyncio.sleep(0.05)
@@ -278,7 +278,7 @@ async def test_a_tenants_second_account_shows_its_own_calls_only(gateway: Gatewa
         await gateway.tenants.add_credential(
             tenant.id, account_sid=second, secret="s" * 32, key_sid=None, base_url=upstream.url
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         sid = (await create(tenant)).json()["sid"]
         path = f"/2010-04-01/Accounts/{second}/Calls"
         assert (await tenant.http.get(f"{path}.json")).json()["calls"] == []

@@ -16,7 +16,7 @@ import pytest
 
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.raw import PATIENCE_S, connected, head
+from tests.support.raw import TIMEOUT_S, connected, head
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
 
 BODY = json.dumps(BASIC).encode()
@@ -192,7 +192,7 @@ async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, u
         pytest.skip("no curl on this machine")
     command = [curl, "--http2", "--silent", "--show-error", "--json", BODY.decode(), "--header", key_of(tenant)]
     ended = await asyncio.to_thread(
-        subprocess.run, [*command, f"{gateway.url}/v1/calls"], capture_output=True, timeout=PATIENCE_S, check=True
+        subprocess.run, [*command, f"{gateway.url}/v1/calls"], capture_output=True, timeout=TIMEOUT_S, check=True
     )
     assert json.loads(ended.stdout)["execution"] == "started"
     assert len(upstream.posts) == 1
@@ -262,7 +262,7 @@ async def test_garbage_after_a_creation_does_not_replace_its_response(database_u
     ):
         tenant = await patient.add_tenant(slow.url)
         await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY + b"rubbish\r\n\r\n")
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not slow.posts:
                 await asyncio.sleep(0.01)
         slow.released.set()
@@ -306,7 +306,7 @@ async def test_a_connection_is_refused_while_all_others_are_busy(database_url: s
         busy = [await opened.enter_async_context(connected(small.url)) for _ in range(10)]
         for connection in busy:
             await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(slow.posts) < 10:
                 await asyncio.sleep(0.01)
         async with connected(small.url) as one_more:

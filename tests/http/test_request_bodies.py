@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.raw import PATIENCE_S, connected, head
+from tests.support.raw import TIMEOUT_S, connected, head
 from tests.support.upstream import Upstream, created, running_upstream
 
 BODY = json.dumps(BASIC).encode()
@@ -50,7 +50,7 @@ async def test_bodies_that_do_not_arrive_block_no_other_tenants_creations(
             connection = await opened.enter_async_context(connected(small.url))
             await connection.send(head("POST", path.format(sid=slow.account_sid), *lines) + b"{")
         await asyncio.sleep(0.2)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             for _ in range(10):
                 assert (await other.create()).status_code == 201
 

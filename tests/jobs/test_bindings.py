@@ -83,7 +83,7 @@ async def on_the_account_of(gateway: Gateway, other: Tenant, base_url: str) -> T
     await gateway.tenants.add_credential(
         tenant.id, account_sid=other.account_sid, secret=other.auth_token, key_sid=None, base_url=base_url
     )
-    gateway.hears()
+    gateway.invalidate_cache()
     return tenant
 
 

@@ -165,13 +165,13 @@ async def test_any_token_that_is_not_revoked_may_have_signed(gateway: Gateway) -
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="second-token", key_sid=None, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         await tenant.create()
         sid = {"CallSid": "CA" + "3" * 32}
         assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 204
         (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
         await gateway.tenants.revoke_credential(tenant.id, credentials[1].id)
-        gateway.hears()
+        gateway.invalidate_cache()
         assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 403
 
 
@@ -397,7 +397,7 @@ async def test_the_refused_credential_is_marked_and_tried_last_until_it_is_accep
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=None, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         for _ in range(3):
             assert (await tenant.create()).status_code == 201
         used = [request.credentials[1] for request in upstream.posts]

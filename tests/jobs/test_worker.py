@@ -213,7 +213,7 @@ async def test_unanswered_call_is_not_asked_for_its_price_for_long(
     await gateway.tenants.add_credential(
         simulated.id, account_sid=simulated.account_sid, secret="x", key_sid=None, base_url="http://127.0.0.1:9"
     )
-    gateway.hears()
+    gateway.invalidate_cache()
     await _refreshed(gateway, refresher, simulated, call_id)
     assert await _refresh_at(gateway, call_id) is None
 

@@ -105,7 +105,7 @@ async def test_nothing_was_sent_when_nobody_listens(gateway: Gateway) -> None:
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="another", key_sid=None, base_url=refused_url()
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         told = await tenant.http.post(f"/v1/calls/{call_id}/streams", json={"url": "wss://x"})
         assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
         assert told.headers["retry-after"] == "5"
@@ -143,7 +143,7 @@ async def test_another_credential_is_tried_when_one_is_refused_with_the_same_ide
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="another", key_sid=None, base_url=None
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         assert (await tenant.http.post(f"/v1/calls/{call_id}/user_defined_messages", json=MESSAGE)).status_code == 201
         first, second = upstream.posts
         assert [one.credentials[1] for one in (first, second)] == [tenant.auth_token, "another"]

@@ -97,7 +97,7 @@ async def test_a_recording_by_its_sid_alone_is_shown_to_the_calls_tenant_only(ga
         await gateway.tenants.add_credential(
             stranger.id, account_sid=owner.account_sid, secret="shared", key_sid=None, base_url=upstream.url
         )
-        gateway.hears()
+        gateway.invalidate_cache()
         await owner.create()
         path = f"/2010-04-01/Accounts/{owner.account_sid}/Recordings/{SID}{suffix}"
         own = await owner.http.get(path)

@@ -148,7 +148,7 @@ async def test_a_suspended_tenant_starts_nothing_and_may_stop_and_read(gateway: 
     record = (await tenant.create(to="sip:forever@example.com")).json()
     path = f"/v1/calls/{record['id']}/recordings"
     await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
-    gateway.hears()
+    gateway.invalidate_cache()
     assert (await tenant.http.post(path, json={})).json()["type"] == "urn:callgate:problem:tenant-suspended"
     assert (await tenant.http.get(path)).status_code == 200
     assert (await tenant.http.patch(f"{path}/Twilio.CURRENT", json={"status": "stopped"})).status_code == 404

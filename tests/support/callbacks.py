@@ -1,4 +1,4 @@
-"""Twilio's side of a status callback: signed by Twilio's own package, sent to the gateway."""
+"""Sends status callbacks to the gateway as Twilio does, signed with Twilio's own package."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +19,13 @@ PUBLIC_URL = "https://calls.example.com/gate"
 def progress(
     tenant: Tenant, record: Mapping[str, Any], status: str, sequence: int | None = None, **more: str
 ) -> dict[str, str]:
-    """The fields of a callback for this call."""
+    """Returns the fields of a callback for this call."""
     numbered = {} if sequence is None else {"SequenceNumber": str(sequence), "CallbackSource": "call-progress-events"}
     return {"CallSid": record["sid"], "AccountSid": tenant.account_sid, "CallStatus": status, **numbered, **more}
 
 
 async def callback_path(gateway: Gateway, call_id: str) -> str:
-    """With its query: what Twilio was given for this call, behind the public address."""
+    """Returns the path and query of the callback URL that Twilio received for this call."""
     async with gateway.database.begin() as session:
         account_id = (await accounts_of_calls(session, [UUID(call_id)]))[UUID(call_id)]
     return CallbackUrls("/callbacks/twilio", Keyring(gateway.settings.require_secret_keys())).url_of(UUID(call_id), account_id)
@@ -42,7 +42,7 @@ async def call_back(
     url: str | None = None,
     path: str | None = None,
 ) -> httpx.Response:
-    """As Twilio sends it to `gateway` (or to another replica at `url`), with what `query` has besides the tag."""
+    """Sends a callback to `gateway`, or to another replica at `url`. `query` is added to the tag's query."""
     path = path or await callback_path(gateway, call_id)
     encoded = urlencode(fields, doseq=True)
     if method == "GET":
@@ -58,7 +58,7 @@ async def call_back(
 
 
 class _Repeated(dict[str, Any]):
-    """What the package reads repeated keys from."""
+    """The mapping from which Twilio's package reads repeated keys."""
 
     def getlist(self, name: str) -> list[str]:
         value = self[name]

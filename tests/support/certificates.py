@@ -1,4 +1,4 @@
-"""TLS for servers of tests."""
+"""TLS certificates for test servers."""
 
 import datetime
 import ipaddress
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(folder: Path) -> Path:
-    """A file with the key and the self-signed certificate of 127.0.0.1."""
+    """Returns a file with a private key and a self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "callgate tests")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""The API of a test, on a real socket over a real Postgres, and tenants made as an operator makes them."""
+"""Runs the API on a real socket with a real Postgres, and creates tenants as an operator does."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 def settings_for(database_url: str, **values: Any) -> Settings:
-    """Short timeouts, so that a test of a silent upstream does not wait for long."""
+    """Returns settings with short timeouts, so that tests of a silent upstream are fast."""
     defaults: dict[str, Any] = {
         "database_url": database_url,
         "secret_keys": SECRET_KEY,
@@ -44,7 +44,7 @@ def settings_for(database_url: str, **values: Any) -> Settings:
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves the signals of the test process alone."""
+    """A uvicorn server that does not handle the signals of the test process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,7 +53,7 @@ class QuietServer(uvicorn.Server):
 
 @asynccontextmanager
 async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True, port: int = 0) -> AsyncIterator[str]:
-    """The application on 127.0.0.1, on a free port or `port`; the lifespan's end is awaited, requests for `grace` seconds."""
+    """Serves the app on 127.0.0.1 and yields its URL. On exit, waits `grace` seconds for requests, then for the lifespan."""
     config = server_config(app, timeout_graceful_shutdown=grace, date_header=date_header)
     async with _served(config, port) as (url, _):
         yield url
@@ -61,7 +61,7 @@ async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = 
 
 @asynccontextmanager
 async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """With what its lifespan has made."""
+    """Yields the server's URL and the state of its lifespan."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))
         server = QuietServer(config)
@@ -77,7 +77,7 @@ async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[
 
 @dataclass
 class Tenant:
-    """A tenant with one account at `base_url`, and a client that shows its API key."""
+    """A tenant with one Twilio account, and an HTTP client with the tenant's API key."""
 
     id: str
     key: str
@@ -86,7 +86,7 @@ class Tenant:
     http: httpx.AsyncClient
 
     async def create(self, key: str | None = None, **members: Any) -> httpx.Response:
-        """POST the guide's basic call, changed by `members`."""
+        """Creates BASIC, changed by `members`."""
         headers = {"Idempotency-Key": key} if key else {}
         return await self.http.post("/v1/calls", json=BASIC | members, headers=headers)
 
@@ -106,8 +106,8 @@ class Gateway:
     served_tenants: TenantDirectory
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
-    def hears(self) -> None:
-        """Of what an operator has just changed: the notification is on its way, and only tests about it wait for it."""
+    def invalidate_cache(self) -> None:
+        """Drops cached tenant data after a change, without waiting for the change's notification."""
         self.served_tenants.invalidate()
 
     async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:

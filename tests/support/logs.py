@@ -1,4 +1,4 @@
-"""Logging as a process sets it up, for one test."""
+"""Configures logging for one test as a process does."""
 
 import logging
 from collections.abc import Iterator

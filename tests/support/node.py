@@ -1,4 +1,4 @@
-"""Node packages from the lock files of tests/sdk_node and tests/openapi_node. Without npm a test is skipped, but not in CI."""
+"""Installs the Node packages of tests/sdk_node and tests/openapi_node. Without npm a test is skipped, except in CI."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ _REQUIRED = bool(os.environ.get("CALLGATE_REQUIRE_NODE"))
 
 
 def install(project: Path) -> None:
-    """Once for a lock file; whoever comes meanwhile waits. Not inside an event loop."""
+    """Installs a lock file's packages once. Concurrent calls wait. Blocks, so it must not run in an event loop."""
     if (shutil.which("node") is None or shutil.which("npm") is None) and not _REQUIRED:
         pytest.skip("no Node.js with npm on this machine")
     lock, mark = project / "package-lock.json", project / "node_modules" / ".package-lock.json"

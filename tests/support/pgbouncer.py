@@ -1,4 +1,4 @@
-"""A real PgBouncer before the tests' Postgres: the one of the machine, or none (`.ci/from-trixie --libraries-of pgbouncer`)."""
+"""A real PgBouncer in front of the tests' Postgres, if it is installed (`.ci/from-trixie --libraries-of pgbouncer`)."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ default_pool_size = {pool_size}
 
 @asynccontextmanager
 async def pgbouncer(database_url: str, *, pool_size: int = 3, **settings: object) -> AsyncIterator[str]:
-    """The URL of the same database through it. All its clients share `pool_size` server connections."""
+    """Yields the URL of the same database through PgBouncer. All clients share `pool_size` server connections."""
     url, port = make_url(database_url), free_port()
     directory = Path(tempfile.mkdtemp(prefix="callgate-pgbouncer-"))
     os.chmod(directory, 0o755)  # noqa: PTH101, S103 - root's PgBouncer runs as nobody

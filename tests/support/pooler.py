@@ -1,4 +1,4 @@
-"""Something between Callgate and Postgres that answers with a process id of its own making, as poolers do."""
+"""A proxy between Callgate and Postgres that sends its own process ids, as poolers do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ _BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
 
 @asynccontextmanager
 async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
-    """The URL of the same database behind it. Each client has a server connection of its own."""
+    """Yields the URL of the same database through the proxy. Each client has its own server connection."""
     url = make_url(database_url)
     tasks = set[asyncio.Task[None]]()
 
@@ -43,7 +43,7 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, changes_key: bool = False) -> None:
-    """Until one side ends. `changes_key`: the process id in the first BackendKeyData becomes another."""
+    """Forwards data until one side closes. With `changes_key` it replaces the process id in the first BackendKeyData."""
     while data := await reader.read(65536):
         if changes_key and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
             changes_key = False

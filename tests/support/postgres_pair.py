@@ -16,7 +16,7 @@ from app.local.postgres import NOBODY, EmbeddedPostgres, remove
 
 
 class Node(EmbeddedPostgres):
-    """A server of its own, or a standby of `primary`, made from a base backup of it."""
+    """A primary server, or a standby of `primary` made from its base backup."""
 
     def __init__(self, directory: Path, primary: "Node | None" = None) -> None:
         super().__init__(directory)
@@ -27,7 +27,7 @@ class Node(EmbeddedPostgres):
         return make_url(self.url)
 
     def kill(self) -> None:
-        """All its processes at once, as when the machine fails."""
+        """Kills all processes of the server at once, as a machine failure does."""
         assert self._server is not None
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """Of whichever takes writes."""
+        """A URL that connects to the server that accepts writes."""
         first, second = self.primary.address, self.standby.address
         hosts = f"{first.host}:{first.port},{second.host}:{second.port}"
         return f"postgresql://{first.username}:{first.password}@{hosts}/{first.database}?target_session_attrs=read-write"

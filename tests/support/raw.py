@@ -1,4 +1,4 @@
-"""A connection as a client without manners has it: bytes out, bytes in."""
+"""A raw HTTP connection that sends any bytes and parses the responses."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Answer:
 
     @property
     def slug(self) -> str:
-        """Of a problem, which this has to be."""
+        """The slug of the problem. Fails if the response is not a problem."""
         assert self.headers["content-type"] == "application/problem+json", self
         return str(self.problem["type"]).removeprefix("urn:callgate:problem:")
 
@@ -36,7 +36,7 @@ class Connection:
     writer: asyncio.StreamWriter
 
     async def send(self, *pieces: bytes, pause_s: float = 0.01) -> None:
-        """Each piece by itself, as far as the network is willing."""
+        """Sends each piece separately. The network may still join or split them."""
         for number, piece in enumerate(pieces):
             if number:
                 await asyncio.sleep(pause_s)
@@ -44,7 +44,7 @@ class Connection:
             await self.writer.drain()
 
     async def answer(self, *, content: bool = True) -> Answer:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
             body = await self._content(headers) if content else b""
@@ -60,8 +60,8 @@ class Connection:
         return b"".join(pieces)
 
     async def end(self) -> bytes:
-        """What still comes until the other side closes the connection."""
-        async with asyncio.timeout(PATIENCE_S):
+        """Returns the bytes that arrive until the server closes the connection."""
+        async with asyncio.timeout(TIMEOUT_S):
             try:
                 return await self.reader.read()
             except ConnectionError:

@@ -1,11 +1,11 @@
-"""A TCP proxy that keeps back what a client sent last and cuts the client off: what it sent may arrive later, or never."""
+"""A TCP proxy that holds a client's last data and disconnects the client. The data arrives later or never."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
 @dataclass
@@ -17,7 +17,7 @@ class HoldingProxy:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def hold(self, marker: bytes, *, passing: int = 0) -> None:
-        """The next piece with that in it, after as many others as `passing` says."""
+        """Holds the next data that contains `marker`, after `passing` others."""
         self._marker, self._passing = marker, passing
 
     @property
@@ -25,15 +25,15 @@ class HoldingProxy:
         return bool(self._held)
 
     async def deliver(self) -> None:
-        """What was kept back arrives, and is answered, though nobody hears it."""
+        """Delivers the held data to the server. Its response is discarded."""
         while self._held:
             reader, writer, piece = self._held.pop()
             writer.write(piece)
-            await asyncio.wait_for(reader.read(1024), PATIENCE_S)
+            await asyncio.wait_for(reader.read(1024), TIMEOUT_S)
             await _end(writer)
 
     async def drop(self) -> None:
-        """What was kept back never arrives."""
+        """Drops the held data."""
         while self._held:
             await _end(self._held.pop()[1])
 
@@ -62,7 +62,7 @@ class HoldingProxy:
             self._tasks.discard(task)
 
     def _take(self, piece: bytes) -> bytes | None:
-        """The piece, if it is to be kept back."""
+        """Returns the data if it is to be held; None if it is to be forwarded."""
         if self._marker is None or self._marker not in piece:
             return None
         self._passing -= 1

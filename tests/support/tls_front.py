@@ -1,4 +1,4 @@
-"""Ends TLS in front of a Postgres whose build has none, as a managed database's proxy does."""
+"""Terminates TLS in front of a Postgres without TLS support, as the proxy of a managed database does."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ from tests.support.pooler import pass_on
 async def behind_tls(
     database_url: str, pem: Path, *, direct: bool = False, client_certificates: bool = False
 ) -> AsyncIterator[str]:
-    """The URL of the same database, for clients that speak TLS only. `pem` has the key and the certificate."""
+    """Yields a URL of the same database that accepts only TLS. `pem` is the file with the key and the certificate."""
     url = make_url(database_url)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)

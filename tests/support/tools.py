@@ -1,4 +1,4 @@
-"""Run a tool that a developer would run, as a process of its own."""
+"""Runs a developer tool as a separate process."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Its output, which also explains why it failed."""
+    """Returns the tool's output. If it fails, the test fails with the output."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
@@ -22,7 +22,7 @@ async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = 
     return output
 
 
-# Made by the Makefile from requirements-openapi.lock; its packages need other versions than ours.
+# The Makefile creates it from requirements-openapi.lock, because its packages need other versions than Callgate's.
 OPENAPI_TOOLS = Path(__file__).resolve().parents[2] / ".venv-openapi"
 needs_openapi_tools = pytest.mark.skipif(
     not OPENAPI_TOOLS.exists() and not os.environ.get("CALLGATE_REQUIRE_OPENAPI_TOOLS"),

@@ -1,4 +1,4 @@
-"""Traces that stay in memory."""
+"""Keeps spans in memory."""
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

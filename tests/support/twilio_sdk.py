@@ -1,4 +1,4 @@
-"""Twilio's own Python package, unmodified but for its base URL: one client in a thread, the asynchronous one here."""
+"""Twilio's own Python package with the gateway's base URL: its synchronous client in a thread, and its asynchronous one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ class Sdk:
     asynchronous: Any
 
     async def run(self, work: Callable[[Any], Answer]) -> Answer:
-        """`work` with the synchronous client, off the event loop that the gateway runs on."""
+        """Runs `work` with the synchronous client in a thread, because the gateway uses this event loop."""
         return await asyncio.to_thread(work, self.sync)
 
     @classmethod

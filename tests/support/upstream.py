@@ -1,4 +1,4 @@
-"""An upstream on a raw socket, in place of Twilio: reads a whole request, writes it down, then misbehaves as scripted."""
+"""An upstream on a raw socket in place of Twilio. Records each request and responds as scripted."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """`script` is used up request by request; its last behaviour stays."""
+    """Uses one behaviour of `script` for each request, and the last one for all further requests."""
 
     url: str
     script: list[Behaviour]
@@ -73,7 +73,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
 
 
 def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
-    """What Twilio really answers to a creation: almost everything null."""
+    """Returns the resource that Twilio sends for a new call, in which almost every field is null."""
     sid = sid or f"CA{next(_numbers):032x}"
     call = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls/{sid}"
     return {
@@ -123,7 +123,7 @@ def answer(
 
 
 def created(**fields: Any) -> Behaviour:
-    """A new call each time, with a sid of its own."""
+    """Creates a new call with its own sid for each request."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answer(201, call_resource(**fields))(upstream, reader, writer)
@@ -132,7 +132,7 @@ def created(**fields: Any) -> Behaviour:
 
 
 def created_after_release(**fields: Any) -> Behaviour:
-    """Answers once the test says so: for what must happen meanwhile."""
+    """Creates a call when the test sets `released`."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await upstream.released.wait()
@@ -148,7 +148,7 @@ def error(status: int, code: int, message: str = "No", *, headers: dict[str, str
 
 
 def proxy_page(status: int) -> Behaviour:
-    """What a proxy answers in Twilio's place: HTML, without a code or any header of Twilio's."""
+    """Responds as a proxy does: HTML, without Twilio's code or headers."""
     headers = {"Server": "nginx", "Content-Type": "text/html", "Retry-After": "0"}
     return answer(status, body=f"<html><h1>{status}</h1></html>".encode(), headers=headers)
 
@@ -158,7 +158,7 @@ async def hang(upstream: Upstream, _: asyncio.StreamReader, __: asyncio.StreamWr
 
 
 async def reset(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """RST, as a crashed host or a firewall sends it."""
+    """Sends RST, as a crashed host or a firewall does."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -166,7 +166,7 @@ async def reset(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 async def close(_: Upstream, __: asyncio.StreamReader, ___: asyncio.StreamWriter) -> None:
-    """FIN without an answer."""
+    """Closes the connection without a response."""
     raise ConnectionError
 
 
@@ -183,19 +183,19 @@ async def half_a_chunked_answer(_: Upstream, __: asyncio.StreamReader, writer: a
 
 
 async def half_a_head(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The rest of the header never comes."""
+    """Sends part of the head, then nothing."""
     writer.write(b"HTTP/1.1 201 Created\r\nContent-Le")
     await upstream.released.wait()
 
 
 async def half_a_body(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The rest of the body never comes."""
+    """Sends part of the body, then nothing."""
     writer.write(b'HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"sid": "CA')
     await upstream.released.wait()
 
 
 async def dripping(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An answer so slow that it never ends, without a silence that is long enough to notice."""
+    """Sends an endless response so steadily that no read timeout ends it."""
     writer.write(b"HTTP/1.1 201 Created\r\nX: ")
     while True:
         writer.write(b"x")
@@ -210,7 +210,7 @@ async def endless_head(_: Upstream, __: asyncio.StreamReader, writer: asyncio.St
 
 
 def preceded(head: bytes, then: Behaviour) -> Behaviour:
-    """`head` before what `then` answers: an interim answer, for example."""
+    """Sends `head`, such as an interim response, before the response of `then`."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -220,7 +220,7 @@ def preceded(head: bytes, then: Behaviour) -> Behaviour:
 
 
 def created_and_unasked(unasked: dict[str, Any], *, at_once: bool) -> Behaviour:
-    """A new call, and a second answer that nobody asked for: in one piece with the first, or once the test says so."""
+    """Creates a call and sends an unsolicited second response, with the first one or when the test sets `released`."""
     second = _rendered(201, unasked)
 
     async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,7 +235,7 @@ def created_and_unasked(unasked: dict[str, Any], *, at_once: bool) -> Behaviour:
 
 
 async def created_then_closed(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An answer that promises nothing of the kind, and FIN behind it."""
+    """Creates a call and closes the connection without announcing it in the response."""
     writer.write(_rendered(201, call_resource()))
     await writer.drain()
     raise ConnectionError
@@ -262,7 +262,7 @@ async def running_upstream(*script: Behaviour, tls: ssl.SSLContext | None = None
 
 
 def refused_url() -> str:
-    """An address where nothing listens: the port was free a moment ago."""
+    """Returns a URL whose port was just free, so nothing should listen there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
