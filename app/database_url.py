@@ -1,6 +1,6 @@
-"""Reads a PostgreSQL URL as libpq does: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+"""Parses PostgreSQL URLs as libpq does: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
-Every member is either understood or refused by its name, so that nothing that an operator asked for is silently dropped.
+A parameter that is not supported is an error. None is ignored silently.
 """
 
 import os
@@ -12,12 +12,11 @@ from urllib.parse import parse_qsl, unquote, urlencode
 _SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _DEFAULT_PORT = 5432
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_TARGETS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
-# libpq's other name for sslmode, with the values that other drivers have for it.
-_SSL = {mode: mode for mode in _SSL_MODES} | {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+_TARGET_SESSION_ATTRS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+# `ssl` is another name for sslmode, with the values that other drivers use.
+_SSL_ALIASES = {mode: mode for mode in _SSL_MODES} | {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
-# What asyncpg does anyway, or what makes no difference to it.
+# Values that asyncpg uses anyway, or that make no difference to it.
 _WITHOUT_EFFECT = {
     "client_encoding": ("utf8", "UTF8", "utf-8", "UTF-8", "auto"),
     "gssencmode": ("disable", "prefer"),
@@ -25,23 +24,23 @@ _WITHOUT_EFFECT = {
     "sslcompression": ("0", "1"),
     "sslsni": ("1",),
 }
-# Shows nothing of what was found there, which may be the end of a password.
-_NO_HOST = "has a host or port that is none: a / or ? in the password is written %2F or %3F"
+# Does not show the text, which may be the end of a password.
+_INVALID_HOST = "has an invalid host or port: write a / or ? in the password as %2F or %3F"
 _HINTS = {
-    "hostaddr": "give the address as host",
-    "pgbouncer": "leave it out: a pooler is recognised; PgBouncer 1.21 or newer with max_prepared_statements above 0 will do",
-    "search_path": "give options=-csearch_path=…",
-    "service": "give host, user and dbname themselves",
+    "hostaddr": "use host for the address",
+    "pgbouncer": "leave it out: poolers are detected; use PgBouncer 1.21 or newer with max_prepared_statements above 0",
+    "search_path": "use options=-csearch_path=…",
+    "service": "use host, user and dbname",
 }
 
 
 class DatabaseURLError(ValueError):
-    """One line that names the member that is wrong, and no value that may be a secret."""
+    """One line that names the invalid parameter and contains no value, which may be a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """How soon a peer that has disappeared is noticed on our own socket; None: as the system has it."""
+    """TCP keepalive of the client's socket, which detects an unreachable server. None: the system's default."""
 
     on: bool = True
     idle_s: int | None = 10
@@ -52,12 +51,12 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseURL:
-    # Tried in this order; empty: as PGHOST says, or this machine.
+    # Host and port, tried in this order. Empty: PGHOST or this machine.
     hosts: tuple[tuple[str, int], ...]
-    # Those arguments of asyncpg.connect() that are the same for each host.
+    # The arguments of asyncpg.connect() that do not depend on the host.
     arguments: Mapping[str, Any] = field(repr=False)
     server_settings: Mapping[str, str]
-    # To connect to one host.
+    # The timeout for each host.
     connect_timeout_s: float | None
     prepared_statements: int | None
     keepalive: Keepalive
@@ -69,36 +68,36 @@ class DatabaseURL:
 
 
 class _Reader:
-    """Takes members out of the query one by one; what is left at the end is not known."""
+    """Removes each known parameter from the query as it is read. Parameters that are left at the end are unknown."""
 
     def __init__(self, text: str) -> None:
         scheme, separator, rest = text.strip().partition("://")
         if not separator or scheme not in _SCHEMES:
             raise DatabaseURLError("must start with postgresql://")
         if any(character.isspace() or not character.isprintable() for character in rest):
-            raise DatabaseURLError("has a space or control character in it: write it as %20 and so on")
+            raise DatabaseURLError("contains a space or a control character: percent-encode it, such as %20")
         rest, hash_sign, _ = rest.partition("#")
         if hash_sign:
-            raise DatabaseURLError("has a # in it: write it as %23")
+            raise DatabaseURLError("contains a #: write it as %23")
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
         if set(path) & set("@/"):
-            raise DatabaseURLError(_NO_HOST)
-        # The last @, for some passwords have one.
+            raise DatabaseURLError(_INVALID_HOST)
+        # The last @ ends the password, which may contain others.
         user, _, self._hosts = authority.rpartition("@")
         self._user, _, self._password = (unquote(part) for part in user.partition(":"))
         self._database = unquote(path)
         self._members: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name in ("host", "port") and name in self._members:
-                self._members[name] += f",{value}"  # as SQLAlchemy writes several
+                self._members[name] += f",{value}"  # SQLAlchemy repeats `host` for several hosts
             else:
                 self._members[name] = value
 
     def read(self) -> DatabaseURL:
         for name, accepted in _WITHOUT_EFFECT.items():
             self._choice(name, accepted)
-        known = DatabaseURL(
+        url = DatabaseURL(
             hosts=self._read_hosts(),
             arguments=self._arguments(),
             server_settings=self._server_settings(),
@@ -107,20 +106,20 @@ class _Reader:
             keepalive=self._keepalive(),
         )
         for name in self._members:
-            hint = _HINTS.get(name, "Callgate does not know it")
-            raise DatabaseURLError(f"has the member {name if name.isprintable() else '?'}, which is not supported: {hint}")
-        return known
+            hint = _HINTS.get(name, "it is unknown")
+            raise DatabaseURLError(f"has the unsupported parameter {name if name.isprintable() else '?'}: {hint}")
+        return url
 
     def _arguments(self) -> dict[str, Any]:
         tls = self._tls()
-        known: dict[str, Any] = {
+        url: dict[str, Any] = {
             "user": self._members.pop("user", self._user) or None,
             "password": self._members.pop("password", self._password) or None,
             "database": self._members.pop("dbname", self._members.pop("database", self._database)) or None,
             "passfile": self._file("passfile"),
-            "target_session_attrs": self._choice("target_session_attrs", _TARGETS),
+            "target_session_attrs": self._choice("target_session_attrs", _TARGET_SESSION_ATTRS),
         }
-        return {name: value for name, value in known.items() if value is not None} | tls
+        return {name: value for name, value in url.items() if value is not None} | tls
 
     def _read_hosts(self) -> tuple[tuple[str, int], ...]:
         hosts = self._members.pop("host", "") or self._hosts
@@ -138,8 +137,8 @@ class _Reader:
 
     def _tls(self) -> dict[str, Any]:
         mode = self._choice("sslmode", _SSL_MODES)
-        if (given := self._choice("ssl", tuple(_SSL))) is not None:
-            mode = mode or _SSL[given]
+        if (given := self._choice("ssl", tuple(_SSL_ALIASES))) is not None:
+            mode = mode or _SSL_ALIASES[given]
         members = {name: self._file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
             "ssl_min_protocol_version": self._choice("ssl_min_protocol_version", _TLS_VERSIONS),
             "ssl_max_protocol_version": self._choice("ssl_max_protocol_version", _TLS_VERSIONS),
@@ -156,17 +155,17 @@ class _Reader:
         return {"dsn": f"postgresql://?{query}"} if query else {}
 
     def _certificate_for_channel_binding(self, mode: str | None, root: str | None) -> str:
-        """asyncpg has no channel binding. The server's certificate is verified instead, which keeps others out as well."""
+        """Returns an sslmode that verifies the server's certificate. asyncpg does not support channel binding itself."""
         if mode in ("disable", "allow"):
-            raise DatabaseURLError(f"has channel_binding=require, which sslmode={mode} excludes")
+            raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
         return mode if mode == "verify-ca" and root else "verify-full"
 
     def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
-        """libpq's sslrootcert=system: the certificates of this machine, and always verify-full."""
+        """Implements libpq's sslrootcert=system: verify-full with the root certificates of this machine."""
         if mode not in (None, "require", "verify-full"):
-            raise DatabaseURLError(f"has sslrootcert=system, which goes with sslmode=verify-full only, and sslmode={mode}")
+            raise DatabaseURLError(f"has sslrootcert=system, which requires sslmode=verify-full, and sslmode={mode}")
         for name in members.keys() - {"sslrootcert", "sslnegotiation"}:
-            raise DatabaseURLError(f"has the member {name}, which does not go with sslrootcert=system")
+            raise DatabaseURLError(f"has the parameter {name}, which does not work with sslrootcert=system")
         return {"ssl": True} | ({"direct_tls": True} if members.get("sslnegotiation") == "direct" else {})
 
     def _server_settings(self) -> dict[str, str]:
@@ -177,20 +176,20 @@ class _Reader:
         return settings
 
     def _prepared_statements(self) -> int | None:
-        """By SQLAlchemy's name for it and by asyncpg's."""
+        """Reads the cache size under SQLAlchemy's name or asyncpg's."""
         sizes = [self._number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 
     def _keepalive(self) -> Keepalive:
         on = self._choice("keepalives", ("0", "1")) != "0"
-        ours = Keepalive()
+        defaults = Keepalive()
         idle, interval, count, unacknowledged = (
             default if (given := self._number(name)) is None else given or None
             for name, default in (
-                ("keepalives_idle", ours.idle_s),
-                ("keepalives_interval", ours.interval_s),
-                ("keepalives_count", ours.count),
-                ("tcp_user_timeout", ours.unacknowledged_ms),
+                ("keepalives_idle", defaults.idle_s),
+                ("keepalives_interval", defaults.interval_s),
+                ("keepalives_count", defaults.count),
+                ("tcp_user_timeout", defaults.unacknowledged_ms),
             )
         )
         return Keepalive(on, idle, interval, count, unacknowledged)
@@ -198,7 +197,7 @@ class _Reader:
     def _choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
         value = self._members.pop(name, None)
         if value is not None and value not in accepted:
-            raise DatabaseURLError(f"has a wrong {name}: it must be one of {', '.join(accepted)}")
+            raise DatabaseURLError(f"has an invalid {name}: it must be one of {', '.join(accepted)}")
         return value
 
     def _number(self, name: str) -> int | None:
@@ -206,36 +205,36 @@ class _Reader:
         if value is None:
             return None
         if not (value.isascii() and value.isdecimal() and len(value) < 7):
-            raise DatabaseURLError(f"has a wrong {name}: it must be a whole number")
+            raise DatabaseURLError(f"has an invalid {name}: it must be a whole number")
         return int(value)
 
     def _file(self, name: str) -> str | None:
         path = self._members.pop(name, None) or None
         if path is not None and (name, path) != ("sslrootcert", "system") and not os.access(path, os.R_OK):
-            raise DatabaseURLError(f"names a file as {name} that cannot be read")
+            raise DatabaseURLError(f"has a file as {name} that cannot be read")
         return path
 
 
 def _host(text: str, port: str) -> tuple[str, int]:
-    """A name, an address or a socket's directory, with its own port or else `port`."""
+    """Parses a host name, an IP address or the directory of a Unix socket. `port` is used if the text has none."""
     text = unquote(text)
     if text.startswith("/"):
         return text, _port(port)
     if text.startswith("["):
-        host, bracket, own = text[1:].partition("]")
-        if not bracket or own[:1] not in ("", ":"):
-            raise DatabaseURLError("has a host or port that is none: an IPv6 address is written [::1]:5432")
-        own = own[1:]
+        host, bracket, own_port = text[1:].partition("]")
+        if not bracket or own_port[:1] not in ("", ":"):
+            raise DatabaseURLError("has an invalid host or port: write an IPv6 address as [::1]:5432")
+        own_port = own_port[1:]
     else:
-        host, _, own = text.partition(":")
+        host, _, own_port = text.partition(":")
     if not host or set(host) & set("/?@[] "):
-        raise DatabaseURLError(_NO_HOST)
-    return host, _port(own or port)
+        raise DatabaseURLError(_INVALID_HOST)
+    return host, _port(own_port or port)
 
 
 def _port(text: str) -> int:
     if not text:
         return _DEFAULT_PORT
     if not (text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536):
-        raise DatabaseURLError(_NO_HOST)
+        raise DatabaseURLError(_INVALID_HOST)
     return int(text)

@@ -1,4 +1,4 @@
-"""The schema's revisions that this version of Callgate knows, read from the migrations without Alembic or SQLAlchemy."""
+"""Reads the schema revisions that this version knows from the migrations, without importing Alembic or SQLAlchemy."""
 
 import re
 from functools import cache
@@ -13,14 +13,14 @@ def migrations_folder() -> Path:
 
 
 def head() -> str:
-    """The newest revision of this version."""
+    """Returns the newest revision that this version knows."""
     (newest,) = known_revisions().keys() - set(known_revisions().values())
     return newest
 
 
 @cache
 def known_revisions() -> dict[str, str | None]:
-    """Each revision and the one before it."""
+    """Returns each revision with the revision before it, which is None for the first."""
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
     found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
     return {each[False]: each.get(True) for each in found}

@@ -1,7 +1,6 @@
-"""Encryption keys: seal anew what an older one has sealed, and say what each one is still needed for.
+"""Rotates encryption keys: re-encrypts secrets with the newest key, and counts what each key is still needed for.
 
-Safe while the service runs, whose processes open with any of the configured keys; whatever is done is done, so what was
-interrupted is simply run again.
+Safe while the service runs, because its processes decrypt with any configured key. An interrupted rotation can be run again.
 """
 
 from collections import Counter
@@ -13,28 +12,28 @@ from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed, name_of_sealed
 
-_CALLS_AT_ONCE = 50_000
+_CALLS_PER_PAGE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """What was made with one key. An old one may go when there is nothing left."""
+    """Counts what was encrypted or hashed with one key. An old key can be removed when all counts are zero."""
 
     key_id: str
-    configured: bool
-    newest: bool
+    is_configured: bool
+    is_newest: bool
     secrets: int
     api_keys: int
     calls: int
 
     @property
-    def needed(self) -> bool:
-        return self.newest or bool(self.secrets or self.api_keys or self.calls)
+    def is_needed(self) -> bool:
+        return self.is_newest or bool(self.secrets or self.api_keys or self.calls)
 
 
 @dataclass(slots=True)
-class Resealed:
-    done: int = 0
+class ResealResult:
+    resealed: int = 0
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -44,72 +43,77 @@ class Rotation:
     keyring: Keyring
     batch: int = 50
 
-    async def reseal(self) -> Resealed:
-        """Seal anew whatever another key than the newest has sealed. What does not open is left as it is, and named."""
-        result = Resealed()
-        for where in SEALED:
+    async def reseal(self) -> ResealResult:
+        """Re-encrypts every secret that was not encrypted with the newest key.
+
+        Secrets that no key decrypts are left unchanged and reported.
+        """
+        result = ResealResult()
+        for sealed_column in SEALED:
             last = None
-            while rows := await self._reseal_some(where, last, result):
+            while rows := await self._reseal_batch(sealed_column, last, result):
                 last = rows[-1].id
         result.unreadable = await self.unreadable()
         return result
 
     async def unreadable(self) -> list[str]:
-        """The stored secrets that cannot be opened, each with the reason."""
+        """Returns the stored secrets that cannot be decrypted, each with the reason."""
         names: list[str] = []
-        for where in SEALED:
+        for sealed_column in SEALED:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_sealed(session, where, after=last, limit=self.batch)
+                    rows = await list_sealed(session, sealed_column, after=last, limit=self.batch)
                     names += [
-                        f"{await name_of_sealed(session, where, row)}: {reason}"
+                        f"{await name_of_sealed(session, sealed_column, row)}: {reason}"
                         for row in rows
-                        if (reason := self._trouble(where, row))
+                        if (reason := self._decryption_error(sealed_column, row))
                     ]
                 if not rows:
                     break
                 last = rows[-1].id
         return names
 
-    async def uses(self, *, count_calls: bool = True) -> list[KeyUse]:
-        """Of each key, the configured ones first. Calls are counted page by page: all of them are read."""
+    async def key_uses(self, *, count_calls: bool = True) -> list[KeyUse]:
+        """Returns the uses of each key, configured keys first. Counting calls reads all of them, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
-            for where in SEALED:
-                secrets.update(await count_sealed(session, where))
+            for sealed_column in SEALED:
+                secrets.update(await count_sealed(session, sealed_column))
             api_keys = await count_hashed(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
         ids = list(dict.fromkeys([*self.keyring.ids, *secrets, *api_keys, *calls]))
         return [
             KeyUse(
                 key_id=id_.hex(),
-                configured=id_ in self.keyring.ids,
-                newest=id_ == self.keyring.newest_id,
+                is_configured=id_ in self.keyring.ids,
+                is_newest=id_ == self.keyring.newest_id,
                 secrets=secrets[id_],
                 api_keys=api_keys.get(id_, 0),
                 calls=calls[id_],
             )
             for id_ in ids
-            if len(id_) == len(self.keyring.newest_id)  # what is shorter was cut off, and is among the unreadable
+            if len(id_) == len(self.keyring.newest_id)  # a shorter id is of a truncated secret, which counts as unreadable
         ]
 
-    async def _reseal_some(self, where: SealedColumn, last: Any, result: Resealed) -> Any:
+    async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult) -> Any:
         async with self.database.begin() as session:
-            rows = await list_sealed(session, where, after=last, limit=self.batch, other_than=self.keyring.newest_id)
+            rows = await list_sealed(session, sealed_column, after=last, limit=self.batch, other_than=self.keyring.newest_id)
             for row in rows:
                 try:
-                    sealed = self.keyring.reseal(getattr(row, where.column), identity=getattr(row, where.identity))
+                    sealed = self.keyring.reseal(
+                        getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity)
+                    )
                 except SecretUnreadable:
                     continue
-                setattr(row, where.column, sealed)
-                result.done += 1
+                setattr(row, sealed_column.column, sealed)
+                result.resealed += 1
         return rows
 
-    def _trouble(self, where: SealedColumn, row: Any) -> str | None:
-        """Why the row's secret does not open; None if it does."""
+    def _decryption_error(self, sealed_column: SealedColumn, row: Any) -> str | None:
+        """Returns why the row's secret cannot be decrypted, or None if it can."""
         try:
-            self.keyring.open(getattr(row, where.column), identity=getattr(row, where.identity))
+            self.keyring.open(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
         except SecretUnreadable as error:
             return str(error)
         return None
@@ -119,7 +123,7 @@ class Rotation:
         last = None
         while True:
             async with self.database.begin() as session:
-                counted, last = await count_fingerprints(session, after=last, limit=_CALLS_AT_ONCE)
+                counted, last = await count_fingerprints(session, after=last, limit=_CALLS_PER_PAGE)
             calls.update(counted)
             if last is None:
                 return calls

@@ -1,6 +1,6 @@
-"""The database's schema: made and checked by the migrations, which are part of the package.
+"""Migrates the database's schema and checks its revision. The migrations are part of the package.
 
-Alembic is imported when it is used: with every dialect that it knows it takes 0.4 s, which no start of the API shall pay.
+Alembic is imported only when it is used, because the import takes 0.4 s and would slow down every start of the API.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database, Session
-from app.database.errors import in_one_line
+from app.database.errors import first_line
 from app.errors import CommandFailed
 from app.revisions import head, known_revisions, migrations_folder
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class MigrationFailed(CommandFailed):
-    """The message says why in one line: a lock that was not to be had, a right that is missing."""
+    """A migration failed. The message gives the cause in one line, for example a lock timeout or a missing privilege."""
 
 
 def migrate(database_url: str, *, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Not inside an event loop. Two at a time wait for each other.
+    """Migrates the schema to `revision`. Must not be called inside an event loop. Concurrent migrations wait for each other.
 
-    Raises MigrationFailed, and DatabaseUnavailable when there is no connection to be had; each migration is one transaction, so
-    what failed has changed nothing.
+    Raises MigrationFailed, and DatabaseUnavailable if no connection can be opened. Each migration is one transaction, so a
+    failed one changes nothing.
     """
     from alembic import command
     from alembic.util import CommandError
@@ -36,35 +36,35 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
     try:
         command.upgrade(alembic_config(database_url), revision)
     except (DBAPIError, CommandError, OSError, PostgresError, InterfaceError, InternalClientError) as error:
-        raise MigrationFailed(f"the migration failed: {in_one_line(error)}") from error
+        raise MigrationFailed(f"the migration failed: {first_line(error)}") from error
 
 
 async def revisions(session: Session) -> tuple[str | None, str]:
-    """The schema's revision, None before the first migration, and the one that this version of Callgate was made for."""
+    """Returns the schema's revision, which is None before the first migration, and the newest one that this version knows."""
     if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None, head()
     return await session.scalar(text("SELECT version_num FROM alembic_version")), head()
 
 
 async def applied_revision(database: Database) -> str | None:
-    """The schema's revision. Raises DatabaseUnavailable, also when no migration has run at all."""
+    """Returns the schema's revision. Raises DatabaseUnavailable, also if no migration has run yet."""
     async with database.begin() as session:
         revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
     return revision
 
 
 def is_newer(revision: str | None) -> bool:
-    """Whether a newer version of Callgate made this schema, which takes nothing away that this one needs."""
+    """Whether a newer version of Callgate migrated the schema. Newer schemas stay compatible with the version before."""
     return revision is not None and revision not in known_revisions()
 
 
 def is_usable(revision: str | None) -> bool:
-    """Whether this version's migrations have run."""
+    """Whether all migrations of this version have run."""
     return revision == head() or is_newer(revision)
 
 
 async def newer_revision(database: Database) -> str | None:
-    """The schema's revision if it is newer than this version. Raises DatabaseUnavailable."""
+    """Returns the schema's revision if it is newer than this version, else None. Raises DatabaseUnavailable."""
     async with database.begin() as session:
         current, _ = await revisions(session)
     return current if is_newer(current) else None

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.database_url import DatabaseURL
 from app.errors import CommandFailed
-from app.misspelt import misspelt
+from app.misspelt import find_misspelt
 
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
@@ -278,7 +278,7 @@ def load_settings(**overrides: object) -> Settings:
     """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""
     secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    problems = list(misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
+    problems = list(find_misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
     try:
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:

@@ -16,7 +16,7 @@ def doctor(as_json: AsJson = False) -> None:
     Each account's credentials are tried with a request that reads one call. Nothing is changed. Exit code 1 when something
     is wrong; what is merely worth knowing is a warning.
     """
-    from app.doctor import Finding, examine
+    from app.doctor import CheckResult, examine
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 
@@ -24,9 +24,9 @@ def doctor(as_json: AsJson = False) -> None:
     try:
         settings = service_settings()
     except SettingsError as error:
-        findings = [Finding("settings", "wrong", str(error), "docs/settings.md lists every setting")]
+        results = [CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")]
     else:
-        findings = asyncio.run(examine(settings))
-    show_table([asdict(finding) for finding in findings], columns=["state", "check", "found", "do"], as_json=as_json)
-    if any(finding.state == "wrong" for finding in findings):
+        results = asyncio.run(examine(settings))
+    show_table([asdict(result) for result in results], columns=["state", "check", "found", "do"], as_json=as_json)
+    if any(result.state == "wrong" for result in results):
         raise typer.Exit(1)

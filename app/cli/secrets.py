@@ -47,9 +47,9 @@ def status(as_json: AsJson = False) -> None:
     """
 
     async def ask(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
-        return await rotation.uses(), await rotation.unreadable()
+        return await rotation.key_uses(), await rotation.unreadable()
 
-    uses, unreadable = _ask(ask)
+    key_uses, unreadable = _ask(ask)
     rows = [
         {
             "key": use.key_id,
@@ -57,9 +57,9 @@ def status(as_json: AsJson = False) -> None:
             "secrets": use.secrets,
             "api_keys": use.api_keys,
             "calls": use.calls,
-            "may_go": "no" if use.needed else "yes",
+            "may_go": "no" if use.is_needed else "yes",
         }
-        for use in uses
+        for use in key_uses
     ]
     show_table(rows, columns=["key", "state", "secrets", "api_keys", "calls", "may_go"], as_json=as_json)
     for name in unreadable:
@@ -77,10 +77,10 @@ def rotate(as_json: AsJson = False) -> None:
     """
     resealed = _ask(lambda rotation: rotation.reseal())
     unreadable = ", ".join(resealed.unreadable) or None
-    show({"sealed_anew": resealed.done, "unreadable": resealed.unreadable if as_json else unreadable}, as_json=as_json)
+    show({"sealed_anew": resealed.resealed, "unreadable": resealed.unreadable if as_json else unreadable}, as_json=as_json)
     if resealed.unreadable:
         raise typer.Exit(1)
 
 
 def _state(use: KeyUse) -> str:
-    return "newest" if use.newest else "configured" if use.configured else "not configured"
+    return "newest" if use.is_newest else "configured" if use.is_configured else "not configured"

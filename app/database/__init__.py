@@ -1,1 +1,1 @@
-"""Everything about Postgres that knows no table: engine, pool for hot statements, batcher, listener, partitions."""
+"""Access to Postgres that is independent of any table: engine, connection pool, batcher, listener, partitions."""

@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """All tables. One naming convention, so that migrations can name every constraint; every time has a zone."""
+    """The base of all tables. Its naming convention names every constraint for migrations. Every time has a time zone."""
 
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy declares it
     metadata = MetaData(

@@ -1,7 +1,7 @@
-"""Group commit: writes of one kind that wait at the same moment go to Postgres together. Knows no table.
+"""Batches concurrent writes of one kind into one transaction (group commit). Independent of any table.
 
-A lone write goes at once; there is no timer. While a batch is on its way, what arrives waits and is the next batch, so batches
-grow with the load and the cost of a commit is shared by all that are in it. Reads of one kind can go together in the same way.
+A single write is sent at once; there is no timer. Items that arrive while a batch is being written form the next batch. Batches
+therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be batched in the same way.
 """
 
 import asyncio
@@ -21,16 +21,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WAKE_BATCH = 4
-# A batch that takes longer waits for a lock, or for a server that has disappeared: the next one does not wait for it.
+# A batch that takes longer is waiting for a lock or an unreachable server. The next batch is then written without waiting for
+# it.
 SLOW_AFTER_S = 0.1
 _MAX_WRITERS = 4
-# Longer than Postgres keeps a session that has disappeared in mid-transaction (connection.py), and less than Twilio waits.
-_LOCKED_PATIENCE_S = 12.0
-_LOCKED_FIRST_DELAY_S, _LOCKED_MAX_DELAY_S = 0.005, 0.5
+# More than Postgres's timeout for an idle transaction (connection.py), which frees the locks of a lost client, and less than
+# Twilio's own timeout.
+_MAX_LOCK_WAIT_S = 12.0
+_LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
 class Busy(Enum):
-    """In place of a result: the item's row is locked by another session. The item goes into a later batch."""
+    """A result that says that another session has locked the item's row. The item goes into a later batch."""
 
     LOCKED = "locked"
 
@@ -39,11 +41,11 @@ LOCKED: Final = Busy.LOCKED
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Item, Result]):
+class _PendingItem(Generic[Item, Result]):
     item: Item
     result: "asyncio.Future[Result]"
     since: float
-    delay: float = _LOCKED_FIRST_DELAY_S
+    delay: float = _LOCK_RETRY_MIN_DELAY_S
 
     def succeed(self, result: Result) -> None:
         with suppress(asyncio.InvalidStateError):
@@ -55,12 +57,12 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """`write` gets items and returns a result for each, in the same order, in one transaction.
+    """Calls `write` with up to `max_batch` items at a time. `write` returns one result per item, in order.
 
-    What goes wrong with a batch is found out one by one, so that a bad item harms nobody but its own waiter. The same holds for
-    an item whose row is locked: `write` either returns LOCKED for it and does not wait, or runs into its lock timeout. `most`
-    items go together at the most, and `room` may wait: who comes later waits for room, so nothing here grows without end. The
-    next batch does not wait for one that takes longer than `slow_after_s`.
+    If a batch fails, its items are written one by one, so that an error reaches only the item that causes it. For an item whose
+    row is locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Up to `max_queue` items wait at
+    a time; further submissions wait until there is space, so memory is bounded. The next batch starts without waiting for one
+    that takes longer than `slow_after_s`.
     """
 
     def __init__(
@@ -74,35 +76,35 @@ class Batcher(Generic[Item, Result]):
         self._write = write
         self._slow_after_s = slow_after_s
         self._max_batch = max_batch
-        self._room = asyncio.Semaphore(max_queue)
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._queue_slots = asyncio.Semaphore(max_queue)
+        self._waiting: deque[_PendingItem[Item, Result]] = deque()
         self._writers = set[asyncio.Task[None]]()
         self._running = 0
         self._slow = 0
 
     async def submit(self, item: Item) -> Result:
-        """The result, once it is committed. Whoever is cancelled meanwhile takes nothing from the others.
+        """Returns the item's result once it is committed. Raises what `write` raises for this item.
 
-        Raises what `write` raises for this item. A cancelled item is written all the same if its batch has begun.
+        Cancelling a submission does not affect other items. If its batch has already begun, the item is still written.
         """
         with TimedSpan("database"):
-            async with self._room:
+            async with self._queue_slots:
                 loop = asyncio.get_running_loop()
-                waiting = _Waiting[Item, Result](item, loop.create_future(), loop.time())
+                waiting = _PendingItem[Item, Result](item, loop.create_future(), loop.time())
                 self._enqueue(waiting)
                 return await waiting.result
 
-    def _enqueue(self, waiting: _Waiting[Item, Result]) -> None:
+    def _enqueue(self, waiting: _PendingItem[Item, Result]) -> None:
         self._waiting.append(waiting)
         self._start_writer()
 
     def _start_writer(self) -> None:
-        """Unless one is about to look for what waits, or there are as many as may be."""
-        # Nothing is awaited between a writer's last look at the queue and its end, nor here: no wake-up can be lost.
+        """Starts a writer, unless one is about to read the queue or the maximum number is running."""
+        # Neither this nor a writer between its last read of the queue and its end awaits anything, so no wake-up is lost.
         if self._running > self._slow or self._running >= _MAX_WRITERS:
             return
         self._running += 1
-        # In a context of its own, for a batch belongs to no single request.
+        # An empty context, because a batch does not belong to a single request.
         writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
         self._writers.add(writer)
         writer.add_done_callback(self._writers.discard)
@@ -116,19 +118,19 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._running -= 1
             if not self._running:
-                # Only when this task was cancelled from outside, as the event loop ends, does anybody wait still.
+                # Items still wait only if this task was cancelled from outside, as when the event loop ends.
                 for waiting in self._waiting:
                     waiting.result.cancel()
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
+    def _take(self) -> list[_PendingItem[Item, Result]]:
+        batch: list[_PendingItem[Item, Result]] = []
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if not waiting.result.done():
                 batch.append(waiting)
         return batch
 
-    async def _write_timed(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _write_timed(self, batch: list[_PendingItem[Item, Result]]) -> None:
         is_slow = False
 
         def let_next_begin() -> None:
@@ -149,14 +151,14 @@ class Batcher(Generic[Item, Result]):
             timer.cancel()
             self._slow -= is_slow
 
-    async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _settle(self, batch: list[_PendingItem[Item, Result]]) -> None:
         try:
             results = await self._write([waiting.item for waiting in batch])
         except DatabaseUnavailable as error:
             if error.reason == "locked" and len(batch) > 1:
-                await self._settle_apart(batch)
+                await self._settle_individually(batch)
                 return
-            # No item's own fault: to try each of them would be as many failures more.
+            # The database failed, not an item. Writing them one by one would only fail again.
             for waiting in batch:
                 waiting.fail(copy.copy(error))
         except Exception as error:
@@ -166,45 +168,45 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 await self._settle([waiting])
         else:
-            await self._tell(batch, results)
+            await self._deliver_results(batch, results)
 
-    async def _settle_apart(self, batch: list[_Waiting[Item, Result]]) -> None:
-        """Each alone and some at a time, so that nobody waits long for the one that waits for a lock."""
-        left = deque(batch)
+    async def _settle_individually(self, batch: list[_PendingItem[Item, Result]]) -> None:
+        """Writes each item in its own transaction, several at a time, so that one locked item does not delay the others."""
+        queue = deque(batch)
 
-        async def settle_each() -> None:
-            while left:
-                await self._settle([left.popleft()])
+        async def settle_remaining() -> None:
+            while queue:
+                await self._settle([queue.popleft()])
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_MAX_WRITERS, len(batch))):
-                group.create_task(settle_each())
+                group.create_task(settle_remaining())
 
-    async def _tell(self, batch: list[_Waiting[Item, Result]], results: Sequence[Result | Busy]) -> None:
-        """A few at a time: what has come meanwhile is seen to in between, and does not wait for the work of a whole batch.
+    async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | Busy]) -> None:
+        """Wakes the waiting submissions in small groups, so that other work of the event loop runs in between.
 
-        Waking waiters in small groups also keeps a batch from moving through a slow upstream in lockstep (docs/performance.md).
+        This also keeps a batch from moving through a slow upstream in lockstep (docs/performance.md).
         """
-        told = zip(batch, results, strict=True)
+        remaining = zip(batch, results, strict=True)
         try:
-            for number, (waiting, result) in enumerate(told, start=1):
-                self._tell_one(waiting, result)
+            for number, (waiting, result) in enumerate(remaining, start=1):
+                self._deliver_result(waiting, result)
                 if number % _WAKE_BATCH == 0:
                     await asyncio.sleep(0)
         finally:
-            # Cancelled: what is committed is told all the same.
-            for waiting, result in told:
-                self._tell_one(waiting, result)
+            # If this task is cancelled, the remaining results are committed all the same and must be delivered.
+            for waiting, result in remaining:
+                self._deliver_result(waiting, result)
 
-    def _tell_one(self, waiting: _Waiting[Item, Result], result: Result | Busy) -> None:
+    def _deliver_result(self, waiting: _PendingItem[Item, Result], result: Result | Busy) -> None:
         if not isinstance(result, Busy):
             waiting.succeed(result)
             return
         loop = asyncio.get_running_loop()
-        if loop.time() - waiting.since > _LOCKED_PATIENCE_S:
+        if loop.time() - waiting.since > _MAX_LOCK_WAIT_S:
             error = DatabaseUnavailable(after_s=2)
             error.reason, error.commit_in_doubt = "locked", False
             waiting.fail(error)
             return
         loop.call_later(waiting.delay, self._enqueue, waiting)
-        waiting.delay = min(waiting.delay * 2, _LOCKED_MAX_DELAY_S)
+        waiting.delay = min(waiting.delay * 2, _LOCK_RETRY_MAX_DELAY_S)

@@ -1,8 +1,8 @@
-"""How every connection to Postgres is made: of SQLAlchemy's pool, the hot statements, the listener and the migrations.
+"""Opens every connection to Postgres: for SQLAlchemy's pool, our own pool, the listener and the migrations.
 
-What a session needs is set in one of two ways. Directly connected, it is set once for the session. Behind a pooler such as
-PgBouncer the next transaction may be another session's, so it is set for each transaction, in the round trip that begins it:
-nothing is lost with a server connection, and nothing stays on it for the next client.
+Settings apply in one of two ways. On a direct connection they are set once, for the session. Behind a pooler such as PgBouncer,
+consecutive transactions may use different server connections. The settings are then sent with each BEGIN, in the same round
+trip, and end with the transaction, so that they never affect another client.
 """
 
 import itertools
@@ -12,57 +12,57 @@ from typing import Any
 
 import asyncpg
 
-from app.database.errors import unavailable
+from app.database.errors import translate_error
 from app.database_url import DatabaseURL, Keepalive
 
 CONNECT_TIMEOUT_S = 5.0
-# Longer than the server's own: it is Postgres that ends a slow statement, and then it is known that nothing was committed.
+# Longer than Postgres's own timeout, so that Postgres cancels a slow statement. It is then certain that nothing was committed.
 STATEMENT_TIMEOUT_S = 15.0
 
-# A replica that disappears in mid-transaction holds its locks for no longer than `idle_in_transaction_session_timeout`.
-# `random_page_cost`: the default, for disks that turn, makes Postgres read all calls to find the newest of one large tenant.
+# `idle_in_transaction_session_timeout` limits how long a lost process holds its locks. `random_page_cost`: the default is meant
+# for rotating disks and makes Postgres read all calls to find the newest ones of a large tenant.
 SESSION = {
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "5s",
     "statement_timeout": "14s",
     "random_page_cost": "1.1",
 }
-# A statement that is prepared while a table is empty keeps the plan that was right then, which is to read all of it: until
-# Postgres next looks at how large it is, each execution takes longer than the one before.
+# A statement that is prepared while a table is empty keeps its plan, a sequential scan, which slows down as the table grows
+# until Postgres next analyzes it. Index plans are therefore enforced.
 HOT_SESSION = SESSION | {
     "lock_timeout": "2s",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-# An index of millions of rows takes its time.
+# Creating an index over millions of rows takes long.
 MIGRATION_SESSION = {"idle_in_transaction_session_timeout": "60s"}
 
-# Those of the server's own socket, so that it notices a machine that has disappeared. A pooler has its own for its sockets.
+# Make Postgres detect an unreachable client on its side of the socket. A pooler has its own settings for its sockets.
 _SERVER_SOCKET = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10s",
 }
-# A commit counts only if Postgres has flushed it: `remote_write` and `remote_apply` do that, too, and are left as they are.
+# A commit must be flushed to disk. `remote_write` and `remote_apply` also flush it and are kept.
 _SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
-# A pooler that keeps prepared statements, for clients that share a connection, gives them names of its own.
-_POOLER = """pg_backend_pid() AS pid,
+# A pooler that keeps prepared statements for clients that share a connection renames them.
+_POOLER_CHECK = """pg_backend_pid() AS pid,
     EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """Knows whether a pooler is in between: that answers with a process id of its own making."""
+    """A connection that knows whether a pooler is in between. A pooler reports a made-up process id to its clients."""
 
     is_pooled = False
-    # Whether statements prepared here are ours alone: Postgres has them by names that the pooler gives them.
-    keeps_statements = True
-    each_transaction = ""
+    # Whether prepared statements stay usable. Behind a pooler this needs its support, shown by the names that it gives them.
+    keeps_prepared_statements = True
+    transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
         if self.is_pooled and query.startswith("BEGIN"):
-            query += self.each_transaction
+            query += self.transaction_settings
         status: str = await super().execute(query, *arguments, **options)
         return status
 
@@ -75,36 +75,36 @@ class Connector:
         self.url = DatabaseURL.parse(url)
         self._settings = settings
         self._statement_timeout_s = statement_timeout_s
-        self._timeout_s = self.url.connect_timeout_s or CONNECT_TIMEOUT_S
-        self._last_good: tuple[str, int] | None = None
-        self._is_known_not_to_share = False
+        self._connect_timeout_s = self.url.connect_timeout_s or CONNECT_TIMEOUT_S
+        self._last_connected_host: tuple[str, int] | None = None
+        self._is_checked_for_sharing = False
 
     async def connect(self) -> Connection:
-        """To the first host that is of the wanted kind. Raises DatabaseUnavailable, and nothing was sent then."""
+        """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable before any statement."""
         failure: Exception | None = None
         for host, target in self._candidates():
             try:
                 connection = await self._connect_to(host, target)
             except Exception as error:
-                # What a server said tells more than that another one is away.
+                # An answer of one server says more than the failure to reach another.
                 if failure is None or isinstance(failure, OSError):
                     failure = error
             else:
-                self._last_good = host
+                self._last_connected_host = host
                 return connection
         if failure is None:
             raise RuntimeError("a URL has at least one candidate")
-        told = unavailable(failure, commit_in_doubt=False)
-        if told is None:
+        translated = translate_error(failure, commit_in_doubt=False)
+        if translated is None:
             raise failure
-        raise told from failure
+        raise translated from failure
 
     def _candidates(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
         target = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if target not in (None, "any", "prefer-standby"):
-            # After a fail-over the first host may be one that lets each attempt wait until its time is up.
-            hosts.sort(key=lambda host: host != self._last_good)
+            # After a failover, connecting to the first host may take the whole timeout each time.
+            hosts.sort(key=lambda host: host != self._last_connected_host)
         targets = ("standby", "any") if target == "prefer-standby" else (target,)
         return ((host, target) for target, host in itertools.product(targets, hosts))
 
@@ -116,11 +116,11 @@ class Connector:
             arguments["statement_cache_size"] = self.url.prepared_statements
         connection = await self._open(arguments)
         try:
-            _watch(connection._transport.get_extra_info("socket"), self.url.keepalive)
-            pid = await self._prepare(connection)
-            if not connection.keeps_statements and not self._is_known_not_to_share:
-                await self._refuse_shared(arguments, pid)
-                self._is_known_not_to_share = True
+            _set_keepalive(connection._transport.get_extra_info("socket"), self.url.keepalive)
+            pid = await self._configure_session(connection)
+            if not connection.keeps_prepared_statements and not self._is_checked_for_sharing:
+                await self._reject_shared_connection(arguments, pid)
+                self._is_checked_for_sharing = True
         except BaseException:
             connection.terminate()
             raise
@@ -129,46 +129,47 @@ class Connector:
     async def _open(self, arguments: Mapping[str, Any]) -> Connection:
         connection: Connection = await asyncpg.connect(
             **arguments,
-            timeout=self._timeout_s,
+            timeout=self._connect_timeout_s,
             command_timeout=self._statement_timeout_s,
             server_settings=dict(self.url.server_settings),
             connection_class=Connection,
         )
         return connection
 
-    async def _prepare(self, connection: Connection) -> int:
-        """Finds out whether a pooler is there; if so, the settings end with this statement. Returns Postgres's pid."""
+    async def _configure_session(self, connection: Connection) -> int:
+        """Detects a pooler and applies the settings to the session, if there is none. Returns the id of Postgres's process."""
         pid = connection.get_server_pid()
-        settings = _set({**self._settings, **_SERVER_SOCKET}, local="pg_backend_pid() <> $1")
-        # Prepared by a name, whatever size the cache has: SQLAlchemy's are, too.
-        statement = await connection.prepare(f"SELECT {_POOLER}, {settings}", timeout=self._timeout_s)
-        row = await statement.fetchrow(pid, timeout=self._timeout_s)
+        settings = _set_config_calls({**self._settings, **_SERVER_SOCKET}, local="pg_backend_pid() <> $1")
+        # Prepared under a name whatever the size of the cache is, as SQLAlchemy's statements are.
+        statement = await connection.prepare(f"SELECT {_POOLER_CHECK}, {settings}", timeout=self._connect_timeout_s)
+        row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)
         connection.is_pooled = row["pid"] != pid
-        connection.keeps_statements = not (connection.is_pooled and row["has_our_names"])
-        connection.each_transaction = f" SELECT {_set(self._settings, local='true')};"
+        connection.keeps_prepared_statements = not (connection.is_pooled and row["has_our_names"])
+        connection.transaction_settings = f" SELECT {_set_config_calls(self._settings, local='true')};"
         return int(row["pid"])
 
-    async def _refuse_shared(self, arguments: Mapping[str, Any], pid: int) -> None:
-        """Raises what Postgres sooner or later would, when another client gets the same server connection at once.
+    async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
+        """Raises InvalidSQLStatementNameError if a second client gets the server connection of the first one.
 
-        Poolers in session mode give it to nobody else before its client has gone.
+        Without the pooler's support for prepared statements, Postgres would raise the same error later. A pooler in session
+        mode is accepted: it does not share a server connection while its client is connected.
         """
         other = await self._open(arguments)
         try:
-            shared = await other.fetchval("SELECT pg_backend_pid()", timeout=self._timeout_s) == pid
+            shared = await other.fetchval("SELECT pg_backend_pid()", timeout=self._connect_timeout_s) == pid
         finally:
             other.terminate()
         if shared:
             raise asyncpg.InvalidSQLStatementNameError("the pooler shares connections and keeps no prepared statements")
 
 
-def _set(settings: Mapping[str, str], *, local: str) -> str:
+def _set_config_calls(settings: Mapping[str, str], *, local: str) -> str:
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 
 
-def _watch(connected: socket.socket, keepalive: Keepalive) -> None:
-    """So that a server that has disappeared is noticed before anybody waits for its answer."""
+def _set_keepalive(connected: socket.socket, keepalive: Keepalive) -> None:
+    """Enables TCP keepalive, which detects a lost server while the connection is idle."""
     if connected.family not in (socket.AF_INET, socket.AF_INET6) or not keepalive.on:
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -179,6 +180,6 @@ def _watch(connected: socket.socket, keepalive: Keepalive) -> None:
         "TCP_USER_TIMEOUT": keepalive.unacknowledged_ms,
     }
     for name, value in options.items():
-        # macOS has not all of them.
+        # macOS lacks some of these options.
         if value is not None and (option := getattr(socket, name, None)) is not None:
             connected.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,7 +1,7 @@
-"""Engine and sessions.
+"""The engine, its sessions and its transactions.
 
-A transaction is one visible `async with database.begin() as session:`; it commits at the end of the block. Whatever Postgres
-or the network to it does wrong leaves the block as DatabaseUnavailable; a mistake in our SQL does not.
+A transaction is one `async with database.begin() as session:` block and commits at the end of the block. Failures of Postgres
+or of the network become DatabaseUnavailable. Errors in Callgate's own SQL are raised unchanged.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -19,14 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connection, Connector
-from app.database.errors import is_of_connection, log_fields, unavailable
+from app.database.errors import log_fields, makes_connection_unusable, translate_error
 from app.database.pool import Pool
 from app.errors import DatabaseUnavailable
 from app.observability.tracing import TimedSpan, fail
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# What services pass on to repositories.
+# The type that services pass to repositories.
 Session = AsyncSession
 
 POOL_TIMEOUT_S = 5.0
@@ -53,25 +53,25 @@ def make_engine(
         pool_recycle=1800,
         connect_args=adapted,
     )
-    event.listen(engine.sync_engine, "handle_error", _give_up_connection)
+    event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
     return engine
 
 
-def _give_up_connection(context: ExceptionContext) -> None:
-    """Also where it is not closed: the server takes no writes any more, or asyncpg has lost track of the protocol."""
-    if context.original_exception is not None and is_of_connection(context.original_exception):
+def _invalidate_connection(context: ExceptionContext) -> None:
+    """Removes an unusable connection from the pool, even if it is still open."""
+    if context.original_exception is not None and makes_connection_unusable(context.original_exception):
         context.is_disconnect = True
 
 
 def _replace_closed(connection: DBAPIConnection, _record: object, _fairy: object) -> None:
-    """A connection that was lost while it was idle costs nobody an error: the pool makes another one."""
+    """Makes the pool replace a connection that was lost while idle, so that no request fails because of it."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
 class Database:
-    """The pool of one process."""
+    """The database connections of one process."""
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
@@ -80,7 +80,7 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """One transaction. Raises DatabaseUnavailable, which says whether its commit is in doubt."""
+        """Runs one transaction. Raises DatabaseUnavailable, which says whether the commit is in doubt."""
         committing = False
         with _observed():
             try:
@@ -88,22 +88,22 @@ class Database:
                     yield session
                     committing = True
             except Exception as error:
-                told = unavailable(error, commit_in_doubt=committing)
-                if told is None:
+                translated = translate_error(error, commit_in_doubt=committing)
+                if translated is None:
                     raise
-                raise told from error
+                raise translated from error
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        """The rows of one statement ($1, $2 …), which is a transaction of its own, on a connection beside the pool.
+        """Returns the rows of one statement with parameters $1, $2 …, run in its own transaction without SQLAlchemy.
 
-        Raises as `begin` does, and asyncpg's own errors for mistakes in our SQL.
+        Raises DatabaseUnavailable, as `begin` does, and asyncpg's errors for errors in the SQL.
         """
         with _observed():
             return await self._pool.fetch(statement, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """One transaction on asyncpg alone, on a connection beside SQLAlchemy's pool. Raises as `fetch` does."""
+        """Runs one transaction without SQLAlchemy. Raises DatabaseUnavailable, as `fetch` does."""
         with _observed():
             async with self._pool.transaction() as connection:
                 yield connection
@@ -118,17 +118,17 @@ class Database:
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 
-    async def server(self) -> "Server":
-        """What is behind the URL. Raises DatabaseUnavailable."""
+    async def server(self) -> "ServerInfo":
+        """Describes the server that the URL leads to. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
-            row = (await session.execute(text(_SERVER))).one()._asdict()
+            row = (await session.execute(text(_SERVER_INFO))).one()._asdict()
             connection = (await (await session.connection()).get_raw_connection()).driver_connection
         if not isinstance(connection, Connection):
-            raise TypeError("made elsewhere than in app.database.connection")
-        row |= {"is_pooled": connection.is_pooled, "keeps_statements": connection.keeps_statements}
+            raise TypeError("the connection was not opened by app.database.connection")
+        row |= {"is_pooled": connection.is_pooled, "keeps_prepared_statements": connection.keeps_prepared_statements}
         now: datetime = row.pop("now")
-        return Server(**row, ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
+        return ServerInfo(**row, clock_ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
     async def close(self) -> None:
         await self._pool.close()
@@ -137,7 +137,7 @@ class Database:
 
 @contextmanager
 def _observed() -> Iterator[None]:
-    """Times work of the database, and logs why it could not be done."""
+    """Times the work of the database, and logs DatabaseUnavailable."""
     with TimedSpan("database"):
         try:
             yield
@@ -148,24 +148,24 @@ def _observed() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerInfo:
     version: int
     read_only: bool
     fsync: bool
     full_page_writes: bool
-    # As configured for this role and database, whatever this session has made of it.
+    # As configured for this role and database, before this session changed it.
     synchronous_commit: str
-    # What receives its log: standbys, and archivers like them.
+    # Clients of streaming replication: standbys and log archivers.
     standbys: int
     has_synchronous_standby: bool
-    # Whether a pooler is in between, and keeps the prepared statements of clients that share its connections.
+    # Whether a pooler is in between.
     is_pooled: bool
-    keeps_statements: bool
-    # How far its clock is ahead of ours.
-    ahead_s: float
+    keeps_prepared_statements: bool
+    # How far the server's clock is ahead of this machine's, in seconds.
+    clock_ahead_s: float
 
 
-_SERVER = """
+_SERVER_INFO = """
     SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery() AS read_only,
         current_setting('fsync')::bool AS fsync, current_setting('full_page_writes')::bool AS full_page_writes,
         (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,

@@ -1,6 +1,6 @@
-"""What an error of the driver means: the one place that knows, for asyncpg's own errors and for SQLAlchemy's around them.
+"""Translates errors of asyncpg, also those that SQLAlchemy wraps, to DatabaseUnavailable.
 
-SQLAlchemy is not imported: commands that use asyncpg alone save its memory.
+Does not import SQLAlchemy, to save memory in commands that use only asyncpg.
 """
 
 import ssl
@@ -12,8 +12,8 @@ from app.errors import DatabaseUnavailable
 _RETRY_AFTER_S = 2
 _POOL_TIMEOUT = ("sqlalchemy.exc", "TimeoutError")
 _CHECK_VIOLATION, _READ_ONLY = "23514", "25006"
-# By SQLSTATE or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html. What is not here is a mistake in our
-# SQL, or a row that a constraint refuses.
+# By SQLSTATE or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html. Any other SQLSTATE
+# is an error in our SQL, or a row that violates a constraint.
 _REASONS: dict[str, str] = {
     "08": "connection_lost",
     "25": "unavailable",
@@ -37,7 +37,8 @@ _REASONS: dict[str, str] = {
     "58": "unavailable",
     "XX": "unavailable",
 }
-# A constraint, or a value that the column's type does not take; asyncpg uses their classes for what it cannot encode.
+# A violated constraint, or a value that does not fit the column's type. asyncpg has the same classes for values it cannot
+# encode.
 _REFUSALS = ("22", "23")
 _HINTS: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
@@ -46,22 +47,22 @@ _HINTS: dict[str, str] = {
 }
 
 
-def unavailable(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
-    """The error to raise, from this one, for trouble of Postgres or of the way to it; None for any other error.
+def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
+    """Returns the error to raise for a failure of Postgres or of the network, or None for any other error.
 
-    `commit_in_doubt` says whether a commit was on its way; it counts only when Postgres itself has not answered.
+    `commit_in_doubt` says whether a commit may have been sent. It is ignored if Postgres has answered with an error.
     """
     reason = _reason(error)
     if reason is None:
         return None
-    told = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
-    told.reason = reason
-    told.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error))
-    return told
+    translated = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
+    translated.reason = reason
+    translated.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error))
+    return translated
 
 
 def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
-    """The class and SQLSTATE only: the text may hold the statement's values."""
+    """Returns the fields to log. They leave out the error's message, which may contain the statement's values."""
     cause = error.__cause__ or error
     return {
         "reason": error.reason,
@@ -72,28 +73,28 @@ def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a constraint or a column's type refuses the values: repeating the statement is of no use."""
-    return sqlstate_of(error)[:2] in _REFUSALS and not _is_rerouted(error)
+    """Whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
+    return sqlstate_of(error)[:2] in _REFUSALS and not _is_partition_conflict(error)
 
 
-def is_of_connection(error: BaseException) -> bool:
-    """Whether an open connection must not be used again: its server takes no writes, or its state is unknown."""
+def makes_connection_unusable(error: BaseException) -> bool:
+    """Whether the connection must not be used again: its server is read-only, or the state of the protocol is unknown."""
     return sqlstate_of(error) == _READ_ONLY or isinstance(_cause(error), asyncpg.InternalClientError)
 
 
 def sqlstate_of(error: BaseException) -> str:
-    """Empty when it is no answer of Postgres."""
+    """Returns the SQLSTATE of Postgres's answer, or an empty string if Postgres has not answered."""
     return getattr(_cause(error), "sqlstate", None) or ""
 
 
 def describe(error: DatabaseUnavailable) -> str:
-    """What went wrong and, where that is known, what to do, in one line."""
-    text = in_one_line(error.__cause__ or error)
+    """Describes the failure and, if known, the remedy in one line."""
+    text = first_line(error.__cause__ or error)
     return f"{text}; {_HINTS[error.reason]}" if error.reason in _HINTS else text
 
 
-def in_one_line(error: BaseException) -> str:
-    """In the words of Postgres or of the system, which never repeat the password."""
+def first_line(error: BaseException) -> str:
+    """Returns the first line of the message of Postgres or the system, which never contains the password."""
     cause = _cause(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
@@ -102,7 +103,7 @@ def _reason(error: BaseException) -> str | None:
     cause, sqlstate = _cause(error), sqlstate_of(error)
     if reason := _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2]):
         return reason
-    if _is_rerouted(error) or isinstance(cause, asyncpg.InvalidCachedStatementError):
+    if _is_partition_conflict(error) or isinstance(cause, asyncpg.InvalidCachedStatementError):
         return "conflict"
     if _is_pool_timeout(cause):
         return "busy"
@@ -132,14 +133,14 @@ def _is_pool_timeout(error: BaseException) -> bool:
     return (type(error).__module__, type(error).__name__) == _POOL_TIMEOUT
 
 
-def _is_rerouted(error: BaseException) -> bool:
-    """A partition was attached between the planning of an insert and its row: the default one does not take it any more.
+def _is_partition_conflict(error: BaseException) -> bool:
+    """Whether a partition was attached between the planning of an insert and its execution, so the default one refuses the row.
 
-    What a table's own CHECK refuses has that constraint's name.
+    A violated CHECK of the table itself has a constraint name.
     """
     return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
 
 
 def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
-    """Whether Postgres says that nothing was committed. A server that is shutting down may have committed before."""
+    """Whether it is certain that nothing was committed. A server that is shutting down may already have committed."""
     return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

@@ -1,4 +1,4 @@
-"""Heartbeats of workers: one row each, so that any process can tell whether a worker runs. Functions never commit."""
+"""Heartbeats of workers, one row for each worker, from which any process sees whether a worker runs. Functions never commit."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +19,8 @@ class WorkerHeartbeat(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-async def beat(session: AsyncSession, worker: UUID, *, version: str) -> None:
-    """Records that the worker runs, and deletes what workers that were killed have left."""
+async def record_heartbeat(session: AsyncSession, worker: UUID, *, version: str) -> None:
+    """Records that the worker is running, and deletes the old heartbeats of workers that were killed."""
     await session.execute(
         text(
             "INSERT INTO worker_heartbeat (id, version, seen_at) VALUES (:id, :version, now()) "
@@ -31,20 +31,20 @@ async def beat(session: AsyncSession, worker: UUID, *, version: str) -> None:
     await session.execute(text("DELETE FROM worker_heartbeat WHERE seen_at < now() - interval '1 hour'"))
 
 
-async def leave(session: AsyncSession, worker: UUID) -> None:
+async def delete_heartbeat(session: AsyncSession, worker: UUID) -> None:
     await session.execute(text("DELETE FROM worker_heartbeat WHERE id = :id"), {"id": worker})
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
-    # Those that have reported within the last minute.
+class WorkerSummary:
+    # Workers whose last heartbeat is less than a minute old.
     running: int
-    # By Postgres's clock. None: no worker has reported within the last hour, or all of them have ended as they should.
+    # By Postgres's clock. None: no heartbeat within the last hour, or all workers have shut down normally.
     last_seen_at: datetime | None
 
 
-async def workers(session: AsyncSession) -> Workers:
+async def summarize_workers(session: AsyncSession) -> WorkerSummary:
     row = await session.execute(
         text("SELECT count(*) FILTER (WHERE seen_at > now() - interval '1 minute'), max(seen_at) FROM worker_heartbeat")
     )
-    return Workers(*row.one())
+    return WorkerSummary(*row.one())

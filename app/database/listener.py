@@ -1,4 +1,4 @@
-"""Hear of changes that any process makes, by Postgres's LISTEN and NOTIFY. Knows no table."""
+"""Receives notifications of changes that any process makes, with Postgres's LISTEN and NOTIFY. Independent of any table."""
 
 import asyncio
 import contextlib
@@ -13,37 +13,37 @@ from app.errors import DatabaseUnavailable
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# A connection that was cut without a word shows only when it is used.
-_CHECK_EVERY_S = 5.0
-_AGAIN_AFTER_S = 1.0
-_POOLED_AGAIN_AFTER_S = 300.0
-_STOP_PATIENCE_S = 2.0
+# A lost connection may show only when a statement is sent.
+_CHECK_INTERVAL_S = 5.0
+_RECONNECT_DELAY_S = 1.0
+_POOLED_CHECK_INTERVAL_S = 300.0
+_STOP_TIMEOUT_S = 2.0
 
 
 class Listener:
-    """`on_change` is called for each notification, and whenever some may have been missed.
+    """Calls `on_change` for each notification, and whenever notifications may have been missed.
 
-    `connected` is false from the moment at which the connection is known to be lost until it is back.
+    `connected` is false from the moment the connection is known to be lost until it is established again.
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
         """Raises DatabaseURLError."""
-        self._connector = Connector(database_url, SESSION, statement_timeout_s=_CHECK_EVERY_S)
+        self._connector = Connector(database_url, SESSION, statement_timeout_s=_CHECK_INTERVAL_S)
         self._channel = channel
         self._on_change = on_change
         self.connected = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Never fails: while Postgres is away nothing is heard."""
+        """Listens in the background. Never fails: while Postgres is unavailable, it keeps trying to connect."""
         stop = asyncio.Event()
         task = asyncio.create_task(self._listen_until(stop))
         try:
             yield
         finally:
             stop.set()
-            # Not cancelled at once: asyncpg leaves a socket behind when it is while connecting.
-            await asyncio.wait([task], timeout=_STOP_PATIENCE_S)
+            # Not cancelled at once: asyncpg leaks a socket if it is cancelled while connecting.
+            await asyncio.wait([task], timeout=_STOP_TIMEOUT_S)
             task.cancel()
             await asyncio.wait([task])
 
@@ -52,31 +52,31 @@ class Listener:
             try:
                 await self._listen(stop)
             except Exception as error:
-                # Whatever it is: until it is over, each request reads what it needs.
+                # Any error is survivable: without notifications, each request reads from the database.
                 reason = error.reason if isinstance(error, DatabaseUnavailable) else None
                 logger.info("listener_lost", error=type(error).__name__, reason=reason)
             finally:
                 self._on_disconnect()
-            await _pause(stop, seconds=_AGAIN_AFTER_S)
+            await _pause(stop, seconds=_RECONNECT_DELAY_S)
 
     async def _listen(self, stop: asyncio.Event) -> None:
-        """Returns when told to stop; raises when the connection is lost."""
+        """Returns when `stop` is set; raises if the connection is lost."""
         connection = await self._connector.connect()
         try:
             if connection.is_pooled:
-                # What this session listens for, a pooler forgets. Nothing is remembered, so nothing has to be heard.
-                await _pause(stop, seconds=_POOLED_AGAIN_AFTER_S)
+                # A pooler drops LISTEN. `connected` stays false, so nothing is cached.
+                await _pause(stop, seconds=_POOLED_CHECK_INTERVAL_S)
                 return
             connection.add_termination_listener(lambda _: self._on_disconnect())
             await connection.add_listener(self._channel, lambda *_: self._on_change())
-            # What changed before the first moment of listening is forgotten with everything else.
+            # Changes made before LISTEN took effect were not notified.
             self._on_change()
             self.connected = True
             while not stop.is_set():
                 await connection.execute("SELECT 1")
-                await _pause(stop, seconds=_CHECK_EVERY_S)
+                await _pause(stop, seconds=_CHECK_INTERVAL_S)
         finally:
-            self._on_disconnect()  # before the good-bye, which a connection that is cut does not answer
+            self._on_disconnect()  # before closing, which waits for a lost connection
             await _close(connection)
 
     def _on_disconnect(self) -> None:
@@ -85,12 +85,12 @@ class Listener:
 
 
 async def _pause(event: asyncio.Event, *, seconds: float) -> None:
-    """Until the event is set, but no longer than this."""
+    """Waits until the event is set, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
 
 
 async def _close(connection: Connection) -> None:
-    """Also when it does not answer any more."""
+    """Closes the connection, ignoring errors of one that no longer answers."""
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        await connection.close(timeout=_CHECK_EVERY_S)
+        await connection.close(timeout=_CHECK_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Monthly partitions of a table: made ahead, found when they have expired, dropped. Knows no table."""
+"""Creates, finds and drops monthly partitions. Independent of any table."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 _LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE = "55P03", "42P01"
-_LOCK_BRIEFLY_MS = 100
+_LOCK_TIMEOUT_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Partition:
 
 
 async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
-    """Monthly partitions of `table` from this month on, where they are missing. Several workers may ask at once.
+    """Creates the missing monthly partitions of `table`, from this month on. Several workers may call this at the same time.
 
-    Rows that have gone into `<table>_default` meanwhile are moved: Postgres refuses a partition whose rows lie there.
+    Rows of such a month in `<table>_default` are moved, because Postgres otherwise refuses to attach the partition.
     """
     await session.execute(text("SET LOCAL lock_timeout = '5s'"))
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
@@ -49,7 +49,10 @@ async def make_partitions(session: AsyncSession, table: str, *, months_ahead: in
 
 
 async def expired_partitions(session: AsyncSession, table: str, *, before: datetime) -> list[Partition]:
-    """Those whose whole month lies before that time, the oldest first. Never the default one, nor one that was made by hand."""
+    """Returns the partitions whose month ended by `before`, the oldest first.
+
+    The default partition and partitions that do not follow the naming scheme are never returned.
+    """
     names = await session.scalars(
         text("SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = to_regclass(:table)"),
         {"table": table},
@@ -58,18 +61,18 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
     return [partition for partition in partitions if partition.end <= before]
 
 
-async def lock_briefly(session: AsyncSession, partition: Partition) -> bool:
-    """Keep everybody out of the partition and its table; False when that is not to be had at once.
+async def try_lock(session: AsyncSession, partition: Partition) -> bool:
+    """Locks the partition and its table exclusively. Returns False if the lock is not available within a tenth of a second.
 
-    Whoever comes meanwhile waits. Postgres detaches no partition `CONCURRENTLY` where there is a default one.
+    Other sessions wait meanwhile. Postgres cannot detach a partition `CONCURRENTLY` from a table with a default partition.
     """
-    await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_BRIEFLY_MS}ms'"))
+    await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
     try:
         async with session.begin_nested():
             for table in (partition.table, partition.name):
                 await session.execute(text(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE"))
     except DBAPIError as error:
-        # Somebody reads it for long, or another worker has dropped it.
+        # A long query reads it, or another worker has dropped it.
         if getattr(error.orig, "sqlstate", None) in (_LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE):
             return False
         raise
@@ -81,6 +84,6 @@ async def drop_partition(session: AsyncSession, partition: Partition) -> None:
 
 
 def _month(day: date, offset: int) -> date:
-    """The first day of the month `offset` months after that of `day`."""
+    """Returns the first day of the month that is `offset` months after the month of `day`."""
     months = day.year * 12 + day.month - 1 + offset
     return date(months // 12, months % 12 + 1, 1)

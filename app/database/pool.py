@@ -1,7 +1,7 @@
-"""A pool of asyncpg's connections, past SQLAlchemy: for the few statements that every call costs, and for administration.
+"""A pool of asyncpg connections without SQLAlchemy, for the statements that run for every call and for administration.
 
-A checkout from SQLAlchemy's pool and an execution through it cost a process six times what asyncpg alone does, and its import
-twice the memory of all else that `callgate keys list` needs (docs/performance.md). Knows no table.
+Running a statement through SQLAlchemy's pool takes six times the CPU time of asyncpg alone. Importing SQLAlchemy takes twice
+the memory of everything else that `callgate keys list` needs (docs/performance.md). Independent of any table.
 """
 
 import asyncio
@@ -15,111 +15,111 @@ from typing import Protocol
 import asyncpg
 
 from app.database.connection import Connection
-from app.database.errors import unavailable
+from app.database.errors import translate_error
 
-# Some networks forget a connection that is silent for six minutes, and tell neither end.
-_LONGEST_IDLE_S = 300.0
-# As the pool's own (engine.py): nothing about a server or a session that has become wrong stays for ever.
-_LONGEST_LIFE_S = 1800.0
-_GOOD_BYE_S = 1.0
+# Some networks drop connections that are idle for six minutes without closing them.
+_MAX_IDLE_S = 300.0
+# As in SQLAlchemy's pool (engine.py): a session in a bad state does not stay in use for ever.
+_MAX_LIFETIME_S = 1800.0
+_CLOSE_TIMEOUT_S = 1.0
 _MAX_CONNECTIONS = 12
 
 
 @dataclass(slots=True)
-class _Kept:
+class _PooledConnection:
     connection: Connection
     made_at: float
     used_at: float
 
 
 class Transactions(Protocol):
-    """A Pool, or a Database that has one."""
+    """A Pool or a Database."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 
 
 class Pool:
-    """One connection for each statement or transaction at one moment, at most 12, kept for the next.
+    """Runs each statement or transaction on its own connection, at most _MAX_CONNECTIONS at a time. Reuses idle connections.
 
-    A connection on which anything went wrong is not used again: the reason may be its own, such as a server that takes no
-    writes any more.
+    A connection on which a statement failed is closed, because the cause may be the connection, for example a server that has
+    become read-only.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
-        self._idle: list[_Kept] = []
-        self._room = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._idle: list[_PooledConnection] = []
+        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """The rows of one statement, which is a transaction of its own and one round trip.
+        """Returns the rows of one statement, which is its own transaction and one round trip.
 
-        Raises DatabaseUnavailable, and asyncpg's own errors for mistakes in our SQL. Cancelled, it leaves open whether the
-        statement took place.
+        Raises DatabaseUnavailable, and asyncpg's errors for errors in the SQL. After a cancellation it is unknown whether the
+        statement ran.
         """
-        async with self._room:
-            kept = self._known() or await self._new()
+        async with self._slots:
+            pooled = self._take_idle() or await self._connect_new()
             try:
-                rows = await _fetch(kept.connection, statement, arguments)
+                rows = await _fetch(pooled.connection, statement, arguments)
             except BaseException as error:
-                kept.connection.terminate()
-                told = unavailable(error)
-                if told is None:
+                pooled.connection.terminate()
+                translated = translate_error(error)
+                if translated is None:
                     raise
-                raise told from error
-            self._keep(kept)
+                raise translated from error
+            self._put_back(pooled)
             return rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Commits at the end of the block. Raises as `fetch` does; DatabaseUnavailable says whether the commit is in doubt."""
+        """Runs a transaction that commits at the end of the block. Raises DatabaseUnavailable, as `Database.begin` does."""
         committing = False
-        async with self._room:
-            kept = self._known() or await self._new()
+        async with self._slots:
+            pooled = self._take_idle() or await self._connect_new()
             try:
-                async with kept.connection.transaction():
-                    yield kept.connection
+                async with pooled.connection.transaction():
+                    yield pooled.connection
                     committing = True
             except Exception as error:
-                told = unavailable(error, commit_in_doubt=committing)
-                if told is None:
-                    self._keep(kept)  # It was rolled back.
+                translated = translate_error(error, commit_in_doubt=committing)
+                if translated is None:
+                    self._put_back(pooled)  # It was rolled back.
                     raise
-                kept.connection.terminate()
-                raise told from error
+                pooled.connection.terminate()
+                raise translated from error
             except BaseException:
-                kept.connection.terminate()
+                pooled.connection.terminate()
                 raise
-            self._keep(kept)
+            self._put_back(pooled)
 
-    async def _new(self) -> _Kept:
+    async def _connect_new(self) -> _PooledConnection:
         connection = await self._connect()
         now = time.monotonic()
-        return _Kept(connection, made_at=now, used_at=now)
+        return _PooledConnection(connection, made_at=now, used_at=now)
 
-    def _keep(self, kept: _Kept) -> None:
-        kept.used_at = time.monotonic()
-        self._idle.append(kept)
+    def _put_back(self, pooled: _PooledConnection) -> None:
+        pooled.used_at = time.monotonic()
+        self._idle.append(pooled)
 
-    def _known(self) -> _Kept | None:
+    def _take_idle(self) -> _PooledConnection | None:
         now = time.monotonic()
         while self._idle:
-            kept = self._idle.pop()
-            fresh = now - kept.used_at < _LONGEST_IDLE_S and now - kept.made_at < _LONGEST_LIFE_S
-            if fresh and not kept.connection.is_closed():
-                return kept
-            kept.connection.terminate()
+            pooled = self._idle.pop()
+            is_fresh = now - pooled.used_at < _MAX_IDLE_S and now - pooled.made_at < _MAX_LIFETIME_S
+            if is_fresh and not pooled.connection.is_closed():
+                return pooled
+            pooled.connection.terminate()
         return None
 
     async def close(self) -> None:
         while self._idle:
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                await self._idle.pop().connection.close(timeout=_GOOD_BYE_S)
+                await self._idle.pop().connection.close(timeout=_CLOSE_TIMEOUT_S)
 
 
 async def _fetch(connection: Connection, statement: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
     rows: list[asyncpg.Record]
     if connection.is_pooled:
-        # Settings last for a transaction there, and have to be set before the statement is planned.
+        # Behind a pooler, settings last for one transaction and must be set before the statement is planned.
         async with connection.transaction():
             rows = await connection.fetch(statement, *arguments)
     else:

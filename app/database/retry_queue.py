@@ -1,4 +1,4 @@
-"""Writes that Postgres could not take, tried again by one task. Knows no table."""
+"""Retries failed writes in one background task. Independent of any table."""
 
 import asyncio
 import contextlib
@@ -15,15 +15,15 @@ Item = TypeVar("Item")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 5.0
+_MIN_PAUSE_S = 0.5
+_MAX_PAUSE_S = 5.0
 
 
 class RetryQueue(Generic[Item]):
-    """Keeps an item until `write` succeeds, or a constraint refuses it. Whatever else goes wrong may be over at the next try.
+    """Keeps an item until `write` succeeds or a constraint refuses it. After any other error the item is retried.
 
-    The pause between two tries doubles while Postgres stays away, however many items wait. `most` items are tried at a time,
-    concurrently, the oldest first. At `limit` items the oldest is given up; None: never.
+    The pause between attempts doubles while none succeeds. Each attempt writes the `max_batch` oldest items concurrently. If
+    the queue holds `limit` items, adding one discards the oldest; None: no limit.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class RetryQueue(Generic[Item]):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Try what waits once more, now. What Postgres does not take then stays in the queue."""
+        """Retries at once. Items that fail again while Postgres is unavailable stay in the queue."""
         self._closing.set()
         if self._task is not None:
             await self._task
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE_S
+        pause = _MIN_PAUSE_S
         try:
             while self._items:
                 with contextlib.suppress(TimeoutError):
@@ -65,26 +65,29 @@ class RetryQueue(Generic[Item]):
                 elif self._closing.is_set():
                     return
                 else:
-                    pause = min(max(pause * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+                    pause = min(max(pause * 2, _MIN_PAUSE_S), _MAX_PAUSE_S)
         finally:
             self._task = None
 
     async def _try_oldest(self) -> bool:
-        """Whether any of them was taken, or refused for good. The others go to the end, so that one stuck row holds up none."""
+        """Writes the oldest items and returns whether any of them left the queue.
+
+        The others move to the end of the queue, so that a row that keeps failing does not block the rest.
+        """
         tried = [self._items.popleft() for _ in range(min(self._max_batch, len(self._items)))]
         try:
             results = await asyncio.gather(*map(self._write, tried), return_exceptions=True)
         except asyncio.CancelledError:
             self._items.extendleft(reversed(tried))
             raise
-        left = []
+        failed = []
         for item, result in zip(tried, results, strict=True):
             if isinstance(result, DatabaseUnavailable):
-                left.append(item)
+                failed.append(item)
             elif isinstance(result, BaseException):
-                refused = is_refusal(result)
-                logger.error("retry_refused" if refused else "retry_failed", queue=self._name, exc_info=result)
-                if not refused:
-                    left.append(item)
-        self._items.extend(left)
-        return len(left) < len(tried)
+                is_rejected = is_refusal(result)
+                logger.error("retry_refused" if is_rejected else "retry_failed", queue=self._name, exc_info=result)
+                if not is_rejected:
+                    failed.append(item)
+        self._items.extend(failed)
+        return len(failed) < len(tried)

@@ -1,4 +1,4 @@
-"""What `callgate doctor` finds out from the settings alone."""
+"""The checks of `callgate doctor` that need only the settings."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -10,66 +10,66 @@ from app.settings import Settings
 
 State = Literal["ok", "warning", "wrong", "not checked"]
 
-# Names that no resolver outside knows: https://www.iana.org/assignments/special-use-domain-names
-_INNER_NAMES = ("local", "localhost", "internal", "svc", "test", "invalid", "lan", "home.arpa")
+# Names that public DNS does not resolve: https://www.iana.org/assignments/special-use-domain-names
+_INTERNAL_SUFFIXES = ("local", "localhost", "internal", "svc", "test", "invalid", "lan", "home.arpa")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     check: str
     state: State
     found: str
     do: str | None = None
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
-    yield Finding("settings", "ok", "can be read")
+def check_settings(settings: Settings) -> Iterator[CheckResult]:
+    yield CheckResult("settings", "ok", "are valid")
     if settings.drain_timeout < settings.request_budget:
-        yield Finding(
+        yield CheckResult(
             "settings",
             "warning",
             f"CALLGATE_DRAIN_TIMEOUT ({settings.drain_timeout:g} s) is less than CALLGATE_REQUEST_BUDGET "
-            f"({settings.request_budget:g} s): a process that ends may leave calls of unknown outcome",
-            "make it a little more than the budget",
+            f"({settings.request_budget:g} s): a stopping process may leave calls with an unknown outcome",
+            "set it a little higher than the budget",
         )
     if settings.log_pii:
-        yield Finding(
-            "settings", "warning", "logs show phone numbers and SIP users", "unset CALLGATE_LOG_PII unless you mean it"
+        yield CheckResult(
+            "settings", "warning", "logs show phone numbers and SIP users", "unset CALLGATE_LOG_PII unless this is intended"
         )
     if not settings.twilio_base_url.startswith("https://"):
-        yield Finding(
+        yield CheckResult(
             "settings",
             "warning",
-            f"calls go to {settings.twilio_base_url}, in clear",
+            f"requests go unencrypted to {settings.twilio_base_url}",
             "unset CALLGATE_TWILIO_BASE_URL for the real Twilio",
         )
 
 
-def check_public_url(url: str | None) -> Finding:
+def check_public_url(url: str | None) -> CheckResult:
     check = "public URL"
     if url is None:
-        return Finding(
-            check, "warning", "not set: Twilio cannot tell how calls go on, and unknown outcomes wait for searches",
+        return CheckResult(
+            check, "warning", "not set: Twilio sends no callbacks, and unknown outcomes are resolved only by searches",
             "set CALLGATE_PUBLIC_URL to the address at which Twilio reaches /callbacks/twilio/",
         )  # fmt: skip
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if _is_inner(host):
-        return Finding(check, "wrong", f"{host} is not an address that Twilio can reach", "give it a public host name")
+    if _is_internal(host):
+        return CheckResult(check, "wrong", f"{host} is not an address that Twilio can reach", "use a public host name")
     if parts.scheme != "https":
-        return Finding(check, "warning", "callbacks come in clear, phone numbers and all", "use https://")
+        return CheckResult(check, "warning", "callbacks are not encrypted, and they contain phone numbers", "use https://")
     if "/callbacks" in parts.path:
-        return Finding(
+        return CheckResult(
             check,
             "wrong",
             f"callbacks would go to {url}/callbacks/twilio/…",
-            "end the URL before /callbacks, which is added to it",
+            "remove /callbacks and the rest of the path: Callgate adds it",
         )
-    return Finding(check, "ok", f"Twilio's callbacks go to {url}/callbacks/twilio/…")
+    return CheckResult(check, "ok", f"Twilio's callbacks go to {url}/callbacks/twilio/…")
 
 
-def _is_inner(host: str) -> bool:
+def _is_internal(host: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
+        return "." not in host or host.endswith(tuple(f".{name}" for name in _INTERNAL_SUFFIXES))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app import __version__
 from app.database.engine import Database
-from app.database.heartbeats import workers
+from app.database.heartbeats import summarize_workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head import HeadMiddleware
 from app.http.openapi import drop_null_types
@@ -87,7 +87,7 @@ class Readiness:
 
     async def _count_workers(self) -> int:
         async with self._database.begin() as session:
-            return (await workers(session)).running
+            return (await summarize_workers(session)).running
 
     def _without_database(self, reason: str, revision: str | None = None) -> Health:
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from prometheus_client import Gauge
 
 from app.database.engine import Database
-from app.database.heartbeats import workers
+from app.database.heartbeats import summarize_workers
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 
@@ -40,7 +40,7 @@ class WorkerGauges:
     async def measure(self) -> None:
         """Updates the gauges. Raises DatabaseUnavailable, and keeps the old values, whose timestamp shows their age."""
         async with self._database.begin() as session:
-            found = await workers(session)
+            found = await summarize_workers(session)
         self._running.set(found.running)
         self._last_seen.set(found.last_seen_at.timestamp() if found.last_seen_at else 0)
 

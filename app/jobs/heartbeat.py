@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from app import __version__
 from app.database.engine import Database
-from app.database.heartbeats import beat, leave
+from app.database.heartbeats import delete_heartbeat, record_heartbeat
 from app.errors import DatabaseUnavailable
 
 
@@ -20,11 +20,11 @@ class Heartbeat:
     async def step(self) -> bool:
         """Writes a heartbeat and returns false."""
         async with self.database.begin() as session:
-            await beat(session, self.worker, version=__version__)
+            await record_heartbeat(session, self.worker, version=__version__)
         return False
 
     async def leave(self) -> None:
         """Deletes the heartbeat. If the database is unavailable, the worker counts as running for another minute."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
-                await leave(session, self.worker)
+                await delete_heartbeat(session, self.worker)

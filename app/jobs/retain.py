@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from app.database.engine import Database
-from app.database.partitions import Partition, drop_partition, expired_partitions, lock_briefly
+from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock
 from app.jobs import repository
 from app.jobs.partitions import PARTITIONED
 from app.observability import Metrics
@@ -71,7 +71,7 @@ class Retainer:
     async def _drop(self, partition: Partition) -> None:
         async with self.database.begin() as session:
             # Check under the lock: a replay may just have made a delivery pending again.
-            dropped = await lock_briefly(session, partition) and await repository.is_done(session, partition)
+            dropped = await try_lock(session, partition) and await repository.is_done(session, partition)
             if dropped:
                 await drop_partition(session, partition)
         if dropped:

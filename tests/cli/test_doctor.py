@@ -14,8 +14,8 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.database.engine import Database
-from app.database.heartbeats import beat
-from app.doctor import Finding, examine
+from app.database.heartbeats import record_heartbeat
+from app.doctor import CheckResult, examine
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
 from tests.cli.running import environment, run
@@ -27,13 +27,13 @@ NOWHERE = refused_url().replace("http://", "postgresql+asyncpg://callgate:plante
 LISTED = answer(200, {"calls": [], "next_page_uri": None})
 
 
-async def examined(settings: Settings) -> dict[str, list[Finding]]:
+async def examined(settings: Settings) -> dict[str, list[CheckResult]]:
     """The findings by check."""
-    findings: dict[str, list[Finding]] = {}
-    for finding in await examine(settings):
-        assert finding.do or finding.state in ("ok", "not checked"), finding
-        findings.setdefault(finding.check, []).append(finding)
-    return findings
+    results: dict[str, list[CheckResult]] = {}
+    for result in await examine(settings):
+        assert result.do or result.state in ("ok", "not checked"), result
+        results.setdefault(result.check, []).append(result)
+    return results
 
 
 def settings(database_url: str, **values: Any) -> Settings:
@@ -53,15 +53,15 @@ async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_u
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.http.aclose()
         async with gateway.database.begin() as session:
-            await beat(session, uuid7(), version="")
-        findings = await examined(settings(database_url))
+            await record_heartbeat(session, uuid7(), version="")
+        results = await examined(settings(database_url))
         (asked,) = upstream.received
     assert (asked.method, asked.path) == ("GET", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1")
     assert asked.credentials == (tenant.account_sid, tenant.auth_token)
-    del findings["durability"]  # the tests' own server flushes nothing
-    assert {finding.state for rows in findings.values() for finding in rows} == {"ok"}
+    del results["durability"]  # the tests' own server flushes nothing
+    assert {result.state for rows in results.values() for result in rows} == {"ok"}
     account = f"account {tenant.account_sid} of {tenant.id}"
-    assert findings.keys() == {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
+    assert results.keys() == {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
 
 
 async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
@@ -77,24 +77,24 @@ async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database
             await session.execute(
                 text("UPDATE twilio_credential SET sealed_secret = '\\x01' WHERE username = :sid"), {"sid": key_sid}
             )
-        findings = await examined(settings(database_url, drain_timeout=1, log_pii=True))
+        results = await examined(settings(database_url, drain_timeout=1, log_pii=True))
         named = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY}
         code, table = await asyncio.to_thread(ended, tmp_path, **named, CALLGATE_PUBLIC_URL="http://callgate.default.svc")
     assert code == 1
-    assert "planted" not in table + str(findings)
+    assert "planted" not in table + str(results)
     assert table.split()[:4] == ["STATE", "CHECK", "FOUND", "DO"]
     assert re.search(r"^wrong +public URL +callgate.default.svc is not an address", table, re.MULTILINE)
     assert re.search(r"^wrong +account AC\w+ of [\w-]+ +Twilio refuses credential", table, re.MULTILINE)
 
     def only(check: str, state: str) -> str:
-        (finding,) = [one for one in findings[check] if one.state == state]
-        return finding.found
+        (result,) = [one for one in results[check] if one.state == state]
+        return result.found
 
     assert "Twilio refuses credential" in only(f"account {refused.account_sid} of {refused.id}", "wrong")
     assert "connect_error" in only(f"account {away.account_sid} of {away.id}", "wrong")
     assert "no auth token" in only(f"account AC{'e' * 32} of {empty.id}", "warning")
     assert "Twilio credential" in only("keys", "wrong")
-    assert [one.state for one in findings["settings"]] == ["ok", "warning", "warning"]
+    assert [one.state for one in results["settings"]] == ["ok", "warning", "warning"]
 
 
 @pytest.mark.parametrize(("ahead_s", "state"), [(0, "ok"), (-300, "warning"), (86400, "wrong")])
@@ -102,17 +102,17 @@ async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_ur
     date = formatdate(time.time() + ahead_s, usegmt=True)
     async with running_upstream(answer(200, {"calls": []}, headers={"Date": date})) as upstream:
         await gateway.add_tenant(upstream.url)
-        findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
-    (finding,) = [one for one in findings["clocks"] if "Twilio's" in one.found]
-    assert finding.state == state
+        results = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    (result,) = [one for one in results["clocks"] if "Twilio's" in one.found]
+    assert result.state == state
 
 
 async def test_a_server_that_may_lose_commits_is_told(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "durable") as postgres:
 
         async def durability() -> list[tuple[str, str]]:
-            findings = await examined(settings(postgres.url))
-            return [(finding.state, finding.found) for finding in findings["durability"]]
+            results = await examined(settings(postgres.url))
+            return [(result.state, result.found) for result in results["durability"]]
 
         assert await durability() == [("ok", "commits are flushed (synchronous_commit is on)")]
         url = postgres.url.replace("+asyncpg", "")
@@ -138,15 +138,15 @@ async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
     await database.close()
     if flushes:
         pytest.skip("it does")
-    findings = await examined(settings(database_url))
-    assert findings["durability"][0].state == "wrong"
-    assert findings["durability"][0].found.startswith("fsync is off")
+    results = await examined(settings(database_url))
+    assert results["durability"][0].state == "wrong"
+    assert results["durability"][0].found.startswith("fsync is off")
 
 
 async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_database_url: str) -> None:
-    findings = await examined(settings(empty_database_url))
-    assert (findings["schema"][0].state, findings["schema"][0].do) == ("wrong", "run `callgate migrate`")
-    assert findings["keys, accounts"][0].state == "not checked"
+    results = await examined(settings(empty_database_url))
+    assert (results["schema"][0].state, results["schema"][0].do) == ("wrong", "run `callgate migrate`")
+    assert results["keys, accounts"][0].state == "not checked"
 
 
 @pytest.mark.parametrize(("revision", "state"), [("0001", "wrong"), ("of the next version", "ok")])
@@ -156,10 +156,10 @@ async def test_a_schema_of_before_is_wrong_and_one_to_come_is_not(
     async with gateway.database.begin() as session:
         now = await session.scalar(text("SELECT version_num FROM alembic_version"))
         await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
-    findings = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    results = await examined(settings(database_url, twilio_connect_timeout=0.2))
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": now})
-    assert findings["schema"][0].state == state
+    assert results["schema"][0].state == state
 
 
 async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, database_url: str) -> None:
@@ -170,8 +170,8 @@ async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, data
         await session.execute(
             text("UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '1 hour'")
         )
-    findings = await examined(settings(database_url))
-    assert (findings["worker"][0].state, findings["worker"][0].do) == ("wrong", "run `callgate worker`")
+    results = await examined(settings(database_url))
+    assert (results["worker"][0].state, results["worker"][0].do) == ("wrong", "run `callgate worker`")
 
 
 @pytest.mark.parametrize(
@@ -188,18 +188,18 @@ async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, data
     ],
 )
 async def test_the_public_url_is_judged_by_its_looks(url: str | None, state: str) -> None:
-    findings = await examined(settings_for(NOWHERE, public_url=url))
-    assert findings["public URL"][0].state == state
+    results = await examined(settings_for(NOWHERE, public_url=url))
+    assert results["public URL"][0].state == state
 
 
 async def test_a_database_that_cannot_be_reached_ends_it() -> None:
-    findings = await examined(settings(NOWHERE))
-    assert findings["database"][0].state == "wrong"
-    assert "planted" not in str(findings)
+    results = await examined(settings(NOWHERE))
+    assert results["database"][0].state == "wrong"
+    assert "planted" not in str(results)
 
 
 async def test_settings_that_cannot_be_read_are_a_finding_too(tmp_path: Path) -> None:
-    code, told = await asyncio.to_thread(ended, tmp_path, "--json", CALLGATE_SECRET_KEYS="short")
-    (finding,) = json.loads(told)
-    assert (code, finding["state"], finding["check"]) == (1, "wrong", "settings")
-    assert "CALLGATE_SECRET_KEYS" in finding["found"]
+    code, found = await asyncio.to_thread(ended, tmp_path, "--json", CALLGATE_SECRET_KEYS="short")
+    (result,) = json.loads(found)
+    assert (code, result["state"], result["check"]) == (1, "wrong", "settings")
+    assert "CALLGATE_SECRET_KEYS" in result["found"]

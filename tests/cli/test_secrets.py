@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.statistics import count_fingerprints
-from app.rotation import Resealed, Rotation
+from app.rotation import ResealResult, Rotation
 from app.security.keyring import Keyring
 from tests.cli.running import environment, run
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
@@ -52,7 +52,7 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
 
         assert await secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
         rotation = Rotation(gateway.database, keyring(NEW, OLD))
-        assert await rotation.reseal() == Resealed(0, [])
+        assert await rotation.reseal() == ResealResult(0, [])
         _, status = await secrets("status", database_url, tmp_path, NEW, OLD)
         assert status == [
             {"key": new, "state": "newest", "secrets": 5, "api_keys": 0, "calls": 0, "may_go": "no"},
@@ -70,11 +70,11 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
             assert (await http.post("/v1/calls", json=body)).status_code == 201
         assert upstream.posts[-1].credentials[1] == tenant.auth_token
         assert len(upstream.posts) == 2
-    uses = await rotation.uses()
-    assert [(use.api_keys, use.calls) for use in uses] == [(1, 0), (0, 1)], "the API key was hashed anew"
+    key_uses = await rotation.key_uses()
+    assert [(use.api_keys, use.calls) for use in key_uses] == [(1, 0), (0, 1)], "the API key was hashed anew"
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM call"))  # as retention does, once the records have had their time
-    assert [(use.key_id, use.needed) for use in await rotation.uses()] == [(new, True), (old, False)]
+    assert [(use.key_id, use.is_needed) for use in await rotation.key_uses()] == [(new, True), (old, False)]
 
 
 async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ async def test_sealing_anew_is_safe_beside_itself(gateway: Gateway) -> None:
     tenants = [await gateway.add_tenant() for _ in range(8)]
     rotations = [Rotation(gateway.database, keyring(NEW, OLD), batch=3).reseal() for _ in range(3)]
     results = await asyncio.gather(*rotations)
-    assert sum(result.done for result in results) == len(tenants)
+    assert sum(result.resealed for result in results) == len(tenants)
     assert not any(result.unreadable for result in results)
 
 

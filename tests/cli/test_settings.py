@@ -137,7 +137,7 @@ def test_a_misspelt_variable_is_refused_with_the_name_it_resembles(
     monkeypatch: pytest.MonkeyPatch, name: str, resembling: str
 ) -> None:
     monkeypatch.setenv(name, "planted")
-    with pytest.raises(SettingsError, match=f"{name} is no setting: did you mean {resembling}\\?") as raised:
+    with pytest.raises(SettingsError, match=f"{name} is not a setting: did you mean {resembling}\\?") as raised:
         load_settings()
     assert "planted" not in str(raised.value)
 
@@ -145,7 +145,7 @@ def test_a_misspelt_variable_is_refused_with_the_name_it_resembles(
 def test_a_misspelt_file_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("app.settings.SECRETS_DIR", tmp_path)
     (tmp_path / "callgate_secrets_keys").write_text(ENCODED[0])
-    with pytest.raises(SettingsError, match="callgate_secrets_keys is no setting: did you mean CALLGATE_SECRET_KEYS"):
+    with pytest.raises(SettingsError, match="callgate_secrets_keys is not a setting: did you mean CALLGATE_SECRET_KEYS"):
         load_settings()
 
 

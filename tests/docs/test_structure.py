@@ -22,7 +22,6 @@ SHARED_NAMES = {
     "bound_sids": "one question: within a session, and as a statement of its own",
     "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
     "Event": "a call's, and one that a command's option names",
-    "Finding": "the doctor's, and one about a SIP address",
     "Form": "of a callback, and the parameters of a request to Twilio",
     "Method": "the HTTP methods of a delivery; a command's module imports little",
 }

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 from sqlalchemy import text
 
-from app.database.heartbeats import workers
+from app.database.heartbeats import summarize_workers
 from app.doctor import examine
 from app.jobs.worker import run_worker
 from app.observability import Metrics
@@ -15,7 +15,7 @@ from tests.support.gateway import Gateway, running_gateway, settings_for
 
 async def _seen(gateway: Gateway) -> int:
     async with gateway.database.begin() as session:
-        return (await workers(session)).running
+        return (await summarize_workers(session)).running
 
 
 async def _until(gateway: Gateway, number: int) -> None:
@@ -29,18 +29,18 @@ async def test_a_worker_is_seen_while_it_runs(empty_database_url: str) -> None:
     settings = settings_for(empty_database_url)
     async with running_gateway(settings) as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
 
-        async def told() -> tuple[object, str]:
-            (finding,) = (finding for finding in await examine(settings) if finding.check == "worker")
-            return (await http.get("/readyz")).json().get("workers"), finding.state
+        async def found() -> tuple[object, str]:
+            (result,) = (result for result in await examine(settings) if result.check == "worker")
+            return (await http.get("/readyz")).json().get("workers"), result.state
 
-        assert await told() == (0, "wrong")
+        assert await found() == (0, "wrong")
         stop = asyncio.Event()
         working = asyncio.create_task(run_worker(settings, Metrics(), stop))
         await _until(gateway, 1)
-        assert await told() == (1, "ok")
+        assert await found() == (1, "ok")
         stop.set()
         await working
-        assert await told() == (0, "wrong")
+        assert await found() == (0, "wrong")
 
 
 async def test_one_that_was_killed_is_not_counted_for_long_and_its_row_goes(empty_database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""Writes that wait together are committed together, and nobody pays for another's fault or impatience."""
+"""Concurrent writes share a commit. An error or a cancellation affects only its own item."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from app.database.batcher import LOCKED, Batcher, Busy
 from app.errors import DatabaseUnavailable
 
 
-class Ledger:
-    """A database of sorts: keeps the batches that it was given, and can be held up or made to refuse."""
+class RecordingWriter:
+    """Records the batches that it gets. It can block and fail."""
 
     def __init__(self, *, refuses: Callable[[int], bool] = lambda _: False, fails: Exception | None = None) -> None:
         self.batches: list[list[int]] = []
@@ -29,72 +29,72 @@ class Ledger:
         return [f"wrote {item}" for item in items]
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0)
 
 
-async def test_a_lone_write_goes_at_once() -> None:
-    ledger = Ledger()
-    assert await Batcher(ledger.write).submit(1) == "wrote 1"
-    assert ledger.batches == [[1]]
+async def test_a_single_write_is_sent_at_once() -> None:
+    writer = RecordingWriter()
+    assert await Batcher(writer.write).submit(1) == "wrote 1"
+    assert writer.batches == [[1]]
 
 
-async def test_what_waits_while_a_batch_is_on_its_way_is_the_next_batch_and_each_gets_its_own_result() -> None:
-    ledger = Ledger()
-    group = Batcher(ledger.write, max_batch=3, slow_after_s=60)
-    ledger.open.clear()
-    first = asyncio.create_task(group.submit(0))
-    await until(lambda: ledger.batches == [[0]])
-    others = [asyncio.create_task(group.submit(number)) for number in range(1, 6)]
+async def test_items_that_wait_for_a_batch_form_the_next_one_and_get_their_own_results() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, max_batch=3, slow_after_s=60)
+    writer.open.clear()
+    first = asyncio.create_task(batcher.submit(0))
+    await wait_until(lambda: writer.batches == [[0]])
+    others = [asyncio.create_task(batcher.submit(number)) for number in range(1, 6)]
     await asyncio.sleep(0)
-    ledger.open.set()
+    writer.open.set()
     assert await asyncio.gather(first, *others) == [f"wrote {number}" for number in range(6)]
-    assert ledger.batches == [[0], [1, 2, 3], [4, 5]]
+    assert writer.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-async def test_a_bad_item_harms_nobody_but_its_own_waiter() -> None:
-    ledger = Ledger(refuses=lambda item: item == 2)
-    group = Batcher(ledger.write, slow_after_s=60)
-    results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
+async def test_a_bad_item_fails_only_its_own_submission() -> None:
+    writer = RecordingWriter(refuses=lambda item: item == 2)
+    batcher = Batcher(writer.write, slow_after_s=60)
+    results = await asyncio.gather(*(batcher.submit(number) for number in range(4)), return_exceptions=True)
     assert [str(result) for result in results] == ["wrote 0", "wrote 1", "one of [2]", "wrote 3"]
 
 
-async def test_a_database_that_is_away_is_not_asked_again_for_every_item() -> None:
-    ledger = Ledger(fails=DatabaseUnavailable(after_s=2))
-    group = Batcher(ledger.write, slow_after_s=60)
-    results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
+async def test_items_are_not_retried_one_by_one_while_the_database_is_unavailable() -> None:
+    writer = RecordingWriter(fails=DatabaseUnavailable(after_s=2))
+    batcher = Batcher(writer.write, slow_after_s=60)
+    results = await asyncio.gather(*(batcher.submit(number) for number in range(4)), return_exceptions=True)
     assert all(isinstance(result, DatabaseUnavailable) and result.after_s == 2 for result in results)
-    assert len(ledger.batches) <= 2
+    assert len(writer.batches) <= 2
 
 
-async def test_a_waiter_that_goes_away_takes_no_wake_up_with_it() -> None:
-    ledger = Ledger()
-    group = Batcher(ledger.write, slow_after_s=60)
-    ledger.open.clear()
-    first = asyncio.create_task(group.submit(0))
-    await until(lambda: ledger.batches == [[0]])
-    leaving, staying = asyncio.create_task(group.submit(1)), asyncio.create_task(group.submit(2))
+async def test_a_cancelled_submission_loses_no_wake_up() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, slow_after_s=60)
+    writer.open.clear()
+    first = asyncio.create_task(batcher.submit(0))
+    await wait_until(lambda: writer.batches == [[0]])
+    cancelled, other = asyncio.create_task(batcher.submit(1)), asyncio.create_task(batcher.submit(2))
     await asyncio.sleep(0)
-    leaving.cancel()
+    cancelled.cancel()
     first.cancel()
-    ledger.open.set()
-    assert await staying == "wrote 2"
-    assert ledger.batches == [[0], [2]], "what nobody waits for any more is not begun"
+    writer.open.set()
+    assert await other == "wrote 2"
+    assert writer.batches == [[0], [2]], "a cancelled item that has not begun is not written"
     with pytest.raises(asyncio.CancelledError):
-        await leaving
+        await cancelled
 
 
-async def test_no_item_is_stranded_whenever_it_comes() -> None:
-    """Submissions at every point of a writer's life, its very end above all, where the obvious version loses one."""
-    ledger = Ledger()
-    group = Batcher(ledger.write, max_batch=2, slow_after_s=60)
+async def test_no_item_is_lost_whenever_it_is_submitted() -> None:
+    """Submits at every point of a writer's life, in particular at its end, where a naive version loses an item."""
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, max_batch=2, slow_after_s=60)
 
     async def submit_after(turns: int) -> str:
         for _ in range(turns):
             await asyncio.sleep(0)
-        return await group.submit(turns)
+        return await batcher.submit(turns)
 
     async with asyncio.timeout(10):
         for _ in range(20):
@@ -102,71 +102,73 @@ async def test_no_item_is_stranded_whenever_it_comes() -> None:
             assert results == [f"wrote {turns}" for turns in range(40)]
 
 
-async def test_no_more_than_there_is_room_for_wait_and_the_others_wait_for_room() -> None:
-    ledger = Ledger()
-    group = Batcher(ledger.write, max_batch=100, max_queue=3, slow_after_s=60)
-    ledger.open.clear()
-    waiting = [asyncio.create_task(group.submit(number)) for number in range(9)]
+async def test_a_full_queue_makes_further_submissions_wait() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, max_batch=100, max_queue=3, slow_after_s=60)
+    writer.open.clear()
+    waiting = [asyncio.create_task(batcher.submit(number)) for number in range(9)]
     for _ in range(20):
         await asyncio.sleep(0)
-    ledger.open.set()
+    writer.open.set()
     assert await asyncio.gather(*waiting) == [f"wrote {number}" for number in range(9)]
-    assert max(len(batch) for batch in ledger.batches) <= 3
-    assert sorted(number for batch in ledger.batches for number in batch) == list(range(9))
+    assert max(len(batch) for batch in writer.batches) <= 3
+    assert sorted(number for batch in writer.batches for number in batch) == list(range(9))
 
 
-async def _one_batch(ledger: Ledger, group: Batcher[int, str], each: Callable[[int], None]) -> list[asyncio.Task[str]]:
-    """Submissions that are one batch, on its way; `each` is called as its result arrives."""
+async def _submit_one_batch(
+    writer: RecordingWriter, batcher: Batcher[int, str], on_result: Callable[[int], None]
+) -> list[asyncio.Task[str]]:
+    """Submits items that form one batch. Calls `on_result` with each item whose result arrives."""
 
     async def submit(number: int) -> str:
-        result = await group.submit(number)
-        each(number)
+        result = await batcher.submit(number)
+        on_result(number)
         return result
 
-    ledger.open.clear()
+    writer.open.clear()
     first = asyncio.create_task(submit(0))
-    await until(lambda: ledger.batches == [[0]])
+    await wait_until(lambda: writer.batches == [[0]])
     others = [asyncio.create_task(submit(number)) for number in range(1, 17)]
     await asyncio.sleep(0)
-    ledger.open.set()
+    writer.open.set()
     await first
-    await until(lambda: len(ledger.batches) == 2)
-    assert ledger.batches[1] == list(range(1, 17))
+    await wait_until(lambda: len(writer.batches) == 2)
+    assert writer.batches[1] == list(range(1, 17))
     return others
 
 
-async def test_what_comes_while_a_batch_is_told_does_not_wait_for_all_of_it() -> None:
-    ledger, told = Ledger(), list[int | str]()
+async def test_a_new_item_does_not_wait_for_all_results_of_a_batch() -> None:
+    writer, events = RecordingWriter(), list[int | str]()
     loop = asyncio.get_running_loop()
 
-    def each(number: int) -> None:
-        told.append(number)
+    def on_result(number: int) -> None:
+        events.append(number)
         if number == 1:
-            loop.call_soon(told.append, "something else")
+            loop.call_soon(events.append, "something else")
 
-    group = Batcher(ledger.write, slow_after_s=60)
-    await asyncio.gather(*await _one_batch(ledger, group, each))
-    assert [each for each in told if each != "something else"] == list(range(17))
-    assert told.index("something else") < told.index(16)
+    batcher = Batcher(writer.write, slow_after_s=60)
+    await asyncio.gather(*await _submit_one_batch(writer, batcher, on_result))
+    assert [event for event in events if event != "something else"] == list(range(17))
+    assert events.index("something else") < events.index(16)
 
 
-async def test_what_is_committed_is_told_also_when_the_writer_is_cancelled_meanwhile() -> None:
-    ledger = Ledger()
-    group = Batcher(ledger.write, slow_after_s=60)
+async def test_committed_results_are_delivered_even_if_the_writer_is_cancelled() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, slow_after_s=60)
 
-    def each(number: int) -> None:
+    def on_result(number: int) -> None:
         if number == 1:
-            writers = [task for task in asyncio.all_tasks() if "_write_all" in repr(task.get_coro())]
-            assert [writer.cancel() for writer in writers] == [True]
+            tasks = [task for task in asyncio.all_tasks() if "_write_all" in repr(task.get_coro())]
+            assert [task.cancel() for task in tasks] == [True]
 
     async with asyncio.timeout(5):
-        results = await asyncio.gather(*await _one_batch(ledger, group, each))
+        results = await asyncio.gather(*await _submit_one_batch(writer, batcher, on_result))
     assert results == [f"wrote {number}" for number in range(1, 17)]
-    assert await group.submit(17) == "wrote 17"
+    assert await batcher.submit(17) == "wrote 17"
 
 
-class Rows:
-    """Rows of a database, some of which another session has locked."""
+class LockableRows:
+    """Rows, some of which another session has locked. `waits`: writes wait for the lock and time out."""
 
     def __init__(self, *locked: int, waits: bool) -> None:
         self.locked = set(locked)
@@ -183,56 +185,56 @@ class Rows:
         return [LOCKED if item in self.locked else f"wrote {item}" for item in items]
 
 
-async def test_an_item_whose_row_is_locked_goes_into_a_later_batch_and_the_others_do_not_wait_for_it() -> None:
-    rows = Rows(2, waits=False)
-    group: Batcher[int, str] = Batcher(rows.write)
-    stuck = asyncio.create_task(group.submit(2))
+async def test_an_item_with_a_locked_row_goes_into_a_later_batch_and_delays_no_other() -> None:
+    rows = LockableRows(2, waits=False)
+    batcher: Batcher[int, str] = Batcher(rows.write)
+    locked = asyncio.create_task(batcher.submit(2))
     async with asyncio.timeout(10):
         for number in (1, 3, 4):
-            assert await group.submit(number) == f"wrote {number}"
+            assert await batcher.submit(number) == f"wrote {number}"
         while len([batch for batch in rows.batches if 2 in batch]) < 3:
             await asyncio.sleep(0.01)
-        assert not stuck.done()
+        assert not locked.done()
         rows.locked.clear()
-        assert await stuck == "wrote 2"
+        assert await locked == "wrote 2"
 
 
-async def test_of_a_batch_that_ran_into_its_lock_timeout_only_the_item_that_waits_fails() -> None:
-    rows = Rows(2, waits=True)
-    group: Batcher[int, str] = Batcher(rows.write)
-    results = await asyncio.gather(*(group.submit(number) for number in range(5)), return_exceptions=True)
+async def test_a_lock_timeout_fails_only_the_item_with_the_locked_row() -> None:
+    rows = LockableRows(2, waits=True)
+    batcher: Batcher[int, str] = Batcher(rows.write)
+    results = await asyncio.gather(*(batcher.submit(number) for number in range(5)), return_exceptions=True)
     failed = results.pop(2)
     assert isinstance(failed, DatabaseUnavailable)
     assert failed.reason == "locked"
     assert results == ["wrote 0", "wrote 1", "wrote 3", "wrote 4"]
 
 
-async def test_a_batch_that_takes_long_does_not_hold_up_the_next_ones_but_few_are_under_way_at_once() -> None:
-    under_way, most, opened = 0, 0, asyncio.Event()
+async def test_a_slow_batch_does_not_delay_the_next_ones_and_few_run_at_once() -> None:
+    running, max_running, opened = 0, 0, asyncio.Event()
 
     async def write(items: Sequence[int]) -> list[int]:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, max_running
+        running += 1
+        max_running = max(max_running, running)
         if any(item < 0 for item in items):
             await opened.wait()
-        under_way -= 1
+        running -= 1
         return list(items)
 
-    group: Batcher[int, int] = Batcher(write, slow_after_s=0.01)
-    hanging = [asyncio.create_task(group.submit(-1))]
+    batcher: Batcher[int, int] = Batcher(write, slow_after_s=0.01)
+    hanging = [asyncio.create_task(batcher.submit(-1))]
     async with asyncio.timeout(10):
         await asyncio.sleep(0.05)
-        assert await group.submit(1) == 1
+        assert await batcher.submit(1) == 1
         for _ in range(5):
-            hanging.append(asyncio.create_task(group.submit(-1)))
+            hanging.append(asyncio.create_task(batcher.submit(-1)))
             await asyncio.sleep(0.05)
-        waiting = asyncio.create_task(group.submit(2))
+        waiting = asyncio.create_task(batcher.submit(2))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         opened.set()
         assert await waiting == 2
         await asyncio.gather(*hanging)
-        assert most == 4
-        assert await asyncio.gather(*(group.submit(number) for number in range(20))) == list(range(20))
-        assert most == 4
+        assert max_running == 4
+        assert await asyncio.gather(*(batcher.submit(number) for number in range(20))) == list(range(20))
+        assert max_running == 4

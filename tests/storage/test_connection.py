@@ -1,4 +1,4 @@
-"""Every session is durable and bounded, however it is made, and leaves nothing behind at a pooler."""
+"""Every session has durable commits and timeouts, and changes no settings of a pooler's connections."""
 
 import asyncio
 import socket
@@ -14,17 +14,17 @@ from app.database.engine import Database, make_engine
 from app.errors import DatabaseUnavailable
 from tests.support.pooler import behind_a_pooler
 
-_BOUNDS = "idle_in_transaction_session_timeout, lock_timeout, statement_timeout"
+_TIMEOUTS = "idle_in_transaction_session_timeout, lock_timeout, statement_timeout"
 
 
-def _plain(url: str) -> str:
+def _asyncpg_url(url: str) -> str:
     return url.replace("+asyncpg", "")
 
 
 @asynccontextmanager
-async def _database_where(url: str, setting: str, value: str) -> AsyncIterator[Database]:
+async def _database_with_setting(url: str, setting: str, value: str) -> AsyncIterator[Database]:
     name = make_url(url).database
-    connection = await asyncpg.connect(_plain(url))
+    connection = await asyncpg.connect(_asyncpg_url(url))
     await connection.execute(f"ALTER DATABASE {name} SET {setting} = {value}")
     database = Database(url, pool_size=2)
     try:
@@ -44,26 +44,32 @@ async def url(request: pytest.FixtureRequest, database_url: str) -> AsyncIterato
         yield pooled
 
 
-COMMITS = [("off", "on"), ("local", "on"), ("remote_write", "remote_write"), ("on", "on"), ("remote_apply", "remote_apply")]
+SYNCHRONOUS_COMMITS = [
+    ("off", "on"),
+    ("local", "on"),
+    ("remote_write", "remote_write"),
+    ("on", "on"),
+    ("remote_apply", "remote_apply"),
+]
 
 
-@pytest.mark.parametrize(("configured", "expected"), COMMITS)
+@pytest.mark.parametrize(("configured", "expected"), SYNCHRONOUS_COMMITS)
 async def test_a_commit_is_flushed_however_the_database_is_configured(url: str, configured: str, expected: str) -> None:
-    async with _database_where(url, "synchronous_commit", configured) as database:
+    async with _database_with_setting(url, "synchronous_commit", configured) as database:
         (row,) = await database.fetch("SELECT current_setting('synchronous_commit') AS it")
         assert row["it"] == expected
         async with database.begin() as session:
             assert await session.scalar(text("SHOW synchronous_commit")) == expected
-        # The migrations' own.
+        # The migrations' connection.
         engine = make_engine(url, pool_size=1, session=MIGRATION_SESSION, statement_timeout_s=None)
         async with engine.begin() as connection:
             assert await connection.scalar(text("SHOW synchronous_commit")) == expected
         await engine.dispose()
 
 
-async def test_every_transaction_has_bounds(url: str) -> None:
+async def test_every_transaction_has_timeouts(url: str) -> None:
     database = Database(url, pool_size=1)
-    shown = ", ".join(f"current_setting('{name.strip()}')" for name in _BOUNDS.split(","))
+    shown = ", ".join(f"current_setting('{name.strip()}')" for name in _TIMEOUTS.split(","))
     (row,) = await database.fetch(f"SELECT {shown}, current_setting('enable_seqscan')")
     assert tuple(row) == ("10s", "2s", "14s", "off")
     async with database.begin() as session:
@@ -71,7 +77,7 @@ async def test_every_transaction_has_bounds(url: str) -> None:
     await database.close()
 
 
-async def test_nothing_stays_on_a_poolers_connection(database_url: str) -> None:
+async def test_settings_do_not_stay_on_a_poolers_connection(database_url: str) -> None:
     async with behind_a_pooler(database_url) as url:
         for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION):
             connection = await Connector(url, settings, statement_timeout_s=5).connect()
@@ -85,7 +91,7 @@ async def test_nothing_stays_on_a_poolers_connection(database_url: str) -> None:
             await connection.close()
 
 
-async def test_a_direct_session_keeps_its_settings_whatever_is_reloaded(database_url: str) -> None:
+async def test_a_direct_session_keeps_its_settings_after_a_reload(database_url: str) -> None:
     connection = await Connector(database_url, HOT_SESSION, statement_timeout_s=5).connect()
     assert not connection.is_pooled
     kept = await connection.fetch("SELECT name FROM pg_settings WHERE source = 'session'")
@@ -93,7 +99,7 @@ async def test_a_direct_session_keeps_its_settings_whatever_is_reloaded(database
     await connection.close()
 
 
-async def test_both_ends_of_a_connection_notice_a_peer_that_has_disappeared(database_url: str) -> None:
+async def test_both_ends_of_a_connection_detect_an_unreachable_peer(database_url: str) -> None:
     connection = await Connector(database_url, SESSION, statement_timeout_s=5).connect()
     ours = connection._transport.get_extra_info("socket")
     assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -116,7 +122,7 @@ async def test_both_ends_of_a_connection_notice_a_peer_that_has_disappeared(data
         ("keepalives_idle=30&tcp_user_timeout=0\n", "application_name", "callgate"),
     ],
 )
-async def test_members_of_the_url_count_however_a_statement_goes(
+async def test_parameters_of_the_url_apply_to_every_kind_of_statement(
     database_url: str, members: str, shown: str, value: str
 ) -> None:
     database = Database(f"{database_url}?{members}", pool_size=1)
@@ -127,24 +133,24 @@ async def test_members_of_the_url_count_however_a_statement_goes(
     await database.close()
 
 
-async def test_a_transaction_that_is_left_alone_is_ended(database_url: str) -> None:
+async def test_an_idle_transaction_is_ended(database_url: str) -> None:
     database = Database(database_url, pool_size=1)
 
-    async def leave_alone() -> None:
+    async def leave_idle() -> None:
         async with database.begin() as session:
             await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
             await asyncio.sleep(0.5)
             await session.execute(text("SELECT 1"))
 
     with pytest.raises(DatabaseUnavailable) as ended:
-        await leave_alone()
+        await leave_idle()
     assert ended.value.reason == "connection_lost"
     await database.ping()
     await database.close()
 
 
-async def test_a_connection_that_takes_no_writes_any_more_leaves_the_pool(database_url: str) -> None:
-    """As after a fail-over: what was wrong with it is over, but not for whoever was connected then."""
+async def test_a_connection_to_a_read_only_server_leaves_the_pool(database_url: str) -> None:
+    """After a failover, connections to the old primary stay read-only."""
     database = Database(database_url, pool_size=1)
 
     async def write() -> None:
@@ -161,21 +167,21 @@ async def test_a_connection_that_takes_no_writes_any_more_leaves_the_pool(databa
     await database.close()
 
 
-async def test_connections_that_were_cut_while_idle_cost_nobody_an_error(database_url: str) -> None:
+async def test_connections_lost_while_idle_cause_no_error(database_url: str) -> None:
     database = Database(database_url, pool_size=2)
     async with database.begin() as one, database.begin() as other:
-        cut = [await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)]
-    cutter = await asyncpg.connect(_plain(database_url))
-    for pid in cut:
-        await cutter.execute("SELECT pg_terminate_backend($1, 5000)", pid)
-    await cutter.close()
+        pids = [await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)]
+    admin = await asyncpg.connect(_asyncpg_url(database_url))
+    for pid in pids:
+        await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+    await admin.close()
     await asyncio.sleep(0.1)
     async with database.begin() as one, database.begin() as other:
-        assert {await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)}.isdisjoint(cut)
+        assert {await session.scalar(text("SELECT pg_backend_pid()")) for session in (one, other)}.isdisjoint(pids)
     await database.close()
 
 
-async def test_the_first_host_of_the_wanted_kind_is_taken_and_tried_first_from_then_on(database_url: str) -> None:
+async def test_the_first_suitable_host_is_used_and_tried_first_from_then_on(database_url: str) -> None:
     url = make_url(database_url)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Sealed secrets and keyed hashes."""
+"""Sealed secrets open only for their row; keyed hashes match only under their key."""
 
 import os
 
@@ -9,12 +9,12 @@ from app.security.keyring import Keyring, SecretUnreadable
 OLD, NEW = os.urandom(32), os.urandom(32)
 
 
-def test_what_was_sealed_opens_for_the_same_row() -> None:
+def test_a_sealed_secret_opens_for_the_same_row() -> None:
     ring = Keyring([NEW])
     assert ring.open(ring.seal("töken", identity="row:1"), identity="row:1") == "töken"
 
 
-def test_the_same_secret_never_looks_the_same() -> None:
+def test_sealing_a_secret_twice_gives_different_ciphertexts() -> None:
     ring = Keyring([NEW])
     assert ring.seal("token", identity="row:1") != ring.seal("token", identity="row:1")
 
@@ -35,14 +35,14 @@ def test_a_changed_byte_does_not_open(position: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 12, 16, 17, 18, 32, 33])
-def test_a_truncated_secret_does_not_open_whatever_is_left_of_it(length: int) -> None:
+def test_a_truncated_secret_of_any_length_does_not_open(length: int) -> None:
     ring = Keyring([NEW])
     with pytest.raises(SecretUnreadable):
         ring.open(ring.seal("token", identity="row:1")[:length], identity="row:1")
 
 
 @pytest.mark.parametrize("stored", [b"token", b"dG9rZW4=", b"\xff" * 40, bytes(40)])
-def test_what_was_never_sealed_does_not_open(stored: bytes) -> None:
+def test_bytes_that_were_never_sealed_do_not_open(stored: bytes) -> None:
     with pytest.raises(SecretUnreadable):
         Keyring([NEW]).open(stored, identity="row:1")
 
@@ -63,7 +63,7 @@ def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
 
 
 def test_a_token_is_the_same_in_every_version() -> None:
-    """An operator looks for one number in the lines of months."""
+    """Operators search months of logs for the token of one number."""
     ring = Keyring([b"a" * 32, b"b" * 32])
     assert [ring.token(value) for value in ("+14155550123", "kate", "Zoë")] == [
         "tok_6a1c7fb4066b",

@@ -1,4 +1,4 @@
-"""One place knows what an error of the driver means, whichever way the statement went."""
+"""The driver's errors are translated in the same way for both pools."""
 
 import asyncio
 import ssl
@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.engine import Database
-from app.database.errors import describe, is_refusal, log_fields, unavailable
+from app.database.errors import describe, is_refusal, log_fields, translate_error
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url
 
@@ -32,14 +32,14 @@ async def _in_a_transaction(database: Database, statement: str) -> object:
         return await connection.execute(statement)
 
 
-WAYS = pytest.mark.parametrize("execute", [_by_sqlalchemy, _by_asyncpg, _in_a_transaction])
+ALL_PATHS = pytest.mark.parametrize("execute", [_by_sqlalchemy, _by_asyncpg, _in_a_transaction])
 
 
 def _raising(sqlstate: str) -> str:
     return f"DO $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{sqlstate}', CONSTRAINT = 'ck_planted'; END $$"
 
 
-@WAYS
+@ALL_PATHS
 @pytest.mark.parametrize(
     ("sqlstate", "reason"),
     [
@@ -63,12 +63,12 @@ def _raising(sqlstate: str) -> str:
         ("XX000", "unavailable"),
     ],
 )
-async def test_trouble_of_postgres_has_a_reason(database_url: str, execute: Statement, sqlstate: str, reason: str) -> None:
+async def test_failures_of_postgres_have_a_reason(database_url: str, execute: Statement, sqlstate: str, reason: str) -> None:
     database = Database(database_url, pool_size=1)
     with pytest.raises(DatabaseUnavailable) as raised:
         await execute(database, _raising(sqlstate))
     assert raised.value.reason == reason
-    # Beside the pool a statement is its own commit, and then a connection that is lost says nothing about it.
+    # A statement outside SQLAlchemy is its own transaction: after a lost connection its commit is in doubt.
     assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
     assert "planted" in describe(raised.value)
     logged = log_fields(raised.value)
@@ -78,9 +78,9 @@ async def test_trouble_of_postgres_has_a_reason(database_url: str, execute: Stat
     await database.close()
 
 
-@WAYS
+@ALL_PATHS
 @pytest.mark.parametrize("sqlstate", ["22P02", "23505", "23514", "23503", "42601", "P0001"])
-async def test_a_mistake_of_ours_is_no_trouble_of_postgres(database_url: str, execute: Statement, sqlstate: str) -> None:
+async def test_an_error_in_our_sql_is_not_a_failure_of_postgres(database_url: str, execute: Statement, sqlstate: str) -> None:
     database = Database(database_url, pool_size=1)
     with pytest.raises((DBAPIError, asyncpg.PostgresError)) as raised:
         await execute(database, _raising(sqlstate))
@@ -114,9 +114,9 @@ async def test_a_value_that_the_driver_cannot_encode_is_refused(database_url: st
         (asyncio.InvalidStateError(), None),
     ],
 )
-def test_what_the_driver_raises_itself(error: Exception, reason: str | None) -> None:
-    told = unavailable(error)
-    assert (told and told.reason) == reason
+def test_errors_of_the_driver_have_a_reason(error: Exception, reason: str | None) -> None:
+    translated = translate_error(error)
+    assert (translated and translated.reason) == reason
 
 
 @pytest.mark.parametrize("way", [Database.ping, lambda database: database.fetch("SELECT 1")])
@@ -133,7 +133,7 @@ def test_what_the_driver_raises_itself(error: Exception, reason: str | None) -> 
         ({"query": {"target_session_attrs": "standby"}}, "no_suitable_server"),
     ],
 )
-async def test_without_a_connection_the_reason_is_told_and_nothing_is_in_doubt(
+async def test_a_failed_connection_has_a_reason_and_leaves_no_commit_in_doubt(
     database_url: str,
     way: Callable[[Database], Awaitable[object]],
     changes: dict[str, object],
@@ -154,7 +154,7 @@ async def test_without_a_connection_the_reason_is_told_and_nothing_is_in_doubt(
 @pytest.mark.parametrize(
     ("answer", "reasons"), [(b"", {"unreachable", "connection_lost"}), (b"HTTP/1.1 400 Bad Request", {"connection_lost"})]
 )
-async def test_something_else_listens_there(answer: bytes, reasons: set[str]) -> None:
+async def test_a_server_that_is_not_postgres_has_a_reason(answer: bytes, reasons: set[str]) -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         writer.close()

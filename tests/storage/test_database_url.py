@@ -1,4 +1,4 @@
-"""Every member of a database URL is understood, or refused in one line that names it and shows no secret."""
+"""Every parameter of a database URL is supported, or refused with one line that names it and shows no secret."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ BASE = "postgresql://callgate:planted@db.example.com/calls"
 
 
 def tls(url: str) -> dict[str, str]:
-    """The members that asyncpg reads from a URL only."""
+    """Returns the parameters that asyncpg reads only from a URL."""
     query = urlsplit(DatabaseURL.parse(url).arguments["dsn"]).query
     return {name: values[0] for name, values in parse_qs(query).items()}
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
-def test_user_password_host_and_database_are_read_whatever_the_scheme(scheme: str) -> None:
+def test_every_scheme_is_accepted(scheme: str) -> None:
     url = DatabaseURL.parse(f"{scheme}://call%40gate:p%2Fa@ss@db.example.com:6432/calls%20x\n")
     assert url.hosts == (("db.example.com", 6432),)
     assert url.arguments == {"user": "call@gate", "password": "p/a@ss", "database": "calls x"}
@@ -42,7 +42,7 @@ def test_user_password_host_and_database_are_read_whatever_the_scheme(scheme: st
         ("postgresql://", []),
     ],
 )
-def test_hosts(url: str, hosts: list[tuple[str, int]]) -> None:
+def test_hosts_and_ports_are_parsed(url: str, hosts: list[tuple[str, int]]) -> None:
     assert list(DatabaseURL.parse(url).hosts) == hosts
 
 
@@ -68,7 +68,7 @@ def test_hosts(url: str, hosts: list[tuple[str, int]]) -> None:
         ),
     ],
 )
-def test_tls(member: str, expected: dict[str, str], tmp_path: Path) -> None:
+def test_tls_parameters_are_parsed(member: str, expected: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "a file.pem"
     file.touch()
     found = tls(f"{BASE}?{member}".replace("{file}", str(file).replace(" ", "%20")))
@@ -76,7 +76,7 @@ def test_tls(member: str, expected: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("member", ["sslmode=require&channel_binding=require", "sslrootcert=system&sslmode=verify-full"])
-def test_what_neon_prints_verifies_the_certificate_by_those_of_this_machine(member: str) -> None:
+def test_neons_url_verifies_the_certificate_with_the_systems_roots(member: str) -> None:
     assert DatabaseURL.parse(f"{BASE}?{member}").arguments["ssl"] is True
 
 
@@ -103,12 +103,12 @@ def test_what_neon_prints_verifies_the_certificate_by_those_of_this_machine(memb
         ("client_encoding=utf8&gssencmode=disable&sslsni=1&load_balance_hosts=disable", "hosts", (("db.example.com", 5432),)),
     ],
 )
-def test_other_members(member: str, attribute: str, expected: Any) -> None:
+def test_other_parameters_are_parsed(member: str, attribute: str, expected: Any) -> None:
     assert getattr(DatabaseURL.parse(f"{BASE}?{member}"), attribute) == expected
 
 
 @pytest.mark.parametrize("name", ["user", "password", "dbname", "passfile", "target_session_attrs"])
-def test_members_for_the_driver(name: str, tmp_path: Path) -> None:
+def test_parameters_of_the_driver_are_parsed(name: str, tmp_path: Path) -> None:
     file = tmp_path / "passfile"
     file.touch()
     value = {"passfile": str(file), "target_session_attrs": "read-write"}.get(name, "other")
@@ -116,7 +116,7 @@ def test_members_for_the_driver(name: str, tmp_path: Path) -> None:
     assert found[{"dbname": "database"}.get(name, name)] == value
 
 
-WRONG = [
+INVALID_URLS = [
     ("mysql://callgate:planted@host/calls", "postgresql://"),
     ("planted", "postgresql://"),
     ("postgresql://callgate:pl#anted@host/calls", "#"),
@@ -152,8 +152,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("url", "named"), WRONG)
-def test_what_is_wrong_is_named_and_no_value_is_shown(url: str, named: str) -> None:
+@pytest.mark.parametrize(("url", "named"), INVALID_URLS)
+def test_an_invalid_url_is_refused_without_showing_values(url: str, named: str) -> None:
     with pytest.raises(DatabaseURLError) as refused:
         DatabaseURL.parse(url)
     assert named in str(refused.value)
@@ -161,8 +161,8 @@ def test_what_is_wrong_is_named_and_no_value_is_shown(url: str, named: str) -> N
     assert "anted" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("url", "named"), WRONG)
-def test_it_is_refused_when_the_settings_are_read(url: str, named: str) -> None:
+@pytest.mark.parametrize(("url", "named"), INVALID_URLS)
+def test_settings_refuse_an_invalid_url(url: str, named: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings(database_url=url)
     assert str(refused.value).startswith("wrong settings: CALLGATE_DATABASE_URL: ")
@@ -171,5 +171,5 @@ def test_it_is_refused_when_the_settings_are_read(url: str, named: str) -> None:
     assert "anted" not in repr(refused.value.__cause__ or "")
 
 
-def test_a_representation_shows_no_password() -> None:
+def test_the_repr_shows_no_password() -> None:
     assert "planted" not in repr(DatabaseURL.parse(BASE))

@@ -1,11 +1,11 @@
-"""What many creations ask of their tenants at once is answered to each as if it had asked alone."""
+"""Batched lookups of keys and credentials give each creation the same answer as a single lookup."""
 
 from app.tenants.api_keys import key_prefix
 from app.tenants.directory_store import find_keys, list_credentials
 from tests.support.gateway import Gateway
 
 
-async def test_everybody_gets_their_own_keys_in_the_order_in_which_they_asked(gateway: Gateway) -> None:
+async def test_batched_key_lookups_return_each_key_in_order(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
     await gateway.tenants.suspend_tenant(bob.id, suspended=True)
     asked = [key_prefix(bob.key), "cgk_nobody", key_prefix(anna.key), key_prefix(bob.key)]
@@ -19,7 +19,7 @@ async def test_everybody_gets_their_own_keys_in_the_order_in_which_they_asked(ga
     assert bobs.suspended_at
 
 
-async def test_credentials_come_by_account_and_the_refused_ones_last(gateway: Gateway) -> None:
+async def test_credentials_are_grouped_by_account_with_rejected_ones_last(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
     await gateway.tenants.create_tenant(nobody := f"{anna.id}-2", name="without an account")
     second = f"AC{anna.id.encode().hex():f>32}"

@@ -1,4 +1,4 @@
-"""The listener hears of changes whatever the URL says, and outlives whatever goes wrong."""
+"""The listener receives notifications with every kind of URL, and reconnects after every error."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.support.upstream import refused_url
 CHANNEL = "planted"
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
@@ -27,7 +27,7 @@ async def _notify(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("members", ["", "ssl=disable", "prepared_statement_cache_size=0", "target_session_attrs=read-write"])
-async def test_it_hears_whatever_members_the_url_has(database_url: str, members: str) -> None:
+async def test_notifications_arrive_with_every_kind_of_url(database_url: str, members: str) -> None:
     heard = 0
 
     def on_change() -> None:
@@ -36,17 +36,17 @@ async def test_it_hears_whatever_members_the_url_has(database_url: str, members:
 
     listener = Listener(f"{database_url}?{members}", channel=CHANNEL, on_change=on_change)
     async with listener.running():
-        await until(lambda: listener.connected)
+        await wait_until(lambda: listener.connected)
         before = heard
         await _notify(database_url)
-        await until(lambda: heard == before + 1)
+        await wait_until(lambda: heard == before + 1)
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"query": {"target_session_attrs": "standby"}}, {"port": int(refused_url().rpartition(":")[2])}, {"password": "x"}],
 )
-async def test_it_tries_again_whatever_goes_wrong(
+async def test_the_listener_reconnects_after_any_error(
     database_url: str, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = make_url(database_url).set(**changes)  # type: ignore[arg-type]  # one parameter set, of several types
@@ -59,21 +59,21 @@ async def test_it_tries_again_whatever_goes_wrong(
     assert not listener.connected
 
 
-async def test_after_a_connection_that_was_cut_it_hears_again(database_url: str) -> None:
+async def test_the_listener_reconnects_after_a_lost_connection(database_url: str) -> None:
     listener = Listener(database_url, channel=CHANNEL, on_change=lambda: None)
     async with listener.running():
-        await until(lambda: listener.connected)
+        await wait_until(lambda: listener.connected)
         connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'callgate'"
         )
         await connection.close()
-        await until(lambda: not listener.connected)
-        await until(lambda: listener.connected)
+        await wait_until(lambda: not listener.connected)
+        await wait_until(lambda: listener.connected)
 
 
-async def test_behind_a_pooler_it_claims_to_hear_nothing(database_url: str) -> None:
+async def test_the_listener_is_never_connected_behind_a_pooler(database_url: str) -> None:
     changed = asyncio.Event()
     async with behind_a_pooler(database_url) as url:
         listener = Listener(url, channel=CHANNEL, on_change=changed.set)

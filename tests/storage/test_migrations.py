@@ -1,4 +1,4 @@
-"""The schema, made by the migrations alone, on a real Postgres."""
+"""The migrations create the schema on a real Postgres."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ async def _tables(url: str) -> set[str]:
         await connection.close()
 
 
-async def test_up_from_empty_and_down_again_leaves_nothing(empty_database_url: str) -> None:
+async def test_upgrade_and_downgrade_leave_no_tables(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     assert {"tenant", "twilio_account", "twilio_credential", "api_key", "call", "call_event"} <= await _tables(
         empty_database_url
@@ -38,7 +38,7 @@ async def test_models_and_migrations_agree(database_url: str) -> None:
     await asyncio.to_thread(command.check, alembic_config(database_url))
 
 
-async def test_two_migrations_at_once_wait_for_each_other(empty_database_url: str) -> None:
+async def test_concurrent_migrations_wait_for_each_other(empty_database_url: str) -> None:
     program = [sys.executable, "-m", "app.cli", "migrate"]
     environment = os.environ | {"CALLGATE_DATABASE_URL": empty_database_url}
     running = [await asyncio.create_subprocess_exec(*program, env=environment) for _ in range(3)]
@@ -57,9 +57,9 @@ def test_there_is_one_head() -> None:
 @pytest.mark.parametrize(
     "version", sorted((Path(migrations.__file__).parent / "versions").glob("*.py")), ids=lambda path: path.stem
 )
-def test_every_migration_is_dated_and_waits_briefly_for_locks(version: Path) -> None:
+def test_every_migration_is_dated_and_has_a_lock_timeout(version: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d{2}-\d{2}-\d{4}_\w+", version.stem)
-    # An index that is made concurrently keeps nobody waiting, and knows no transaction.
+    # An index that is created concurrently blocks no writes and runs outside a transaction.
     assert "autocommit_block" in version.read_text() or version.read_text().count("SET LOCAL lock_timeout") == 2
 
 
@@ -79,7 +79,7 @@ async def test_price_is_numeric_and_secrets_are_bytes(database_url: str) -> None
     assert not {kind for kind in types.values() if kind in ("real", "double precision", "timestamp without time zone")}
 
 
-async def test_a_migration_that_fails_says_why_in_one_line(empty_database_url: str) -> None:
+async def test_a_failed_migration_gives_its_cause_in_one_line(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     await asyncio.to_thread(command.stamp, alembic_config(empty_database_url), "base")
     with pytest.raises(MigrationFailed, match="already exists") as failed:

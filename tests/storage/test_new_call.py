@@ -15,9 +15,9 @@ from app.compat.resource import FIELDS
 from app.twilio.schemas import CallResource
 
 COLUMNS = Call.__mapper__.columns
-NEW_CALL = get_type_hints(NewCall)
-INTENT = {each.name for each in fields(NewCall)}
-# Written by the SQL of the intent itself.
+NEW_CALL_TYPES = get_type_hints(NewCall)
+INTENT_FIELDS = {each.name for each in fields(NewCall)}
+# The INSERT statement sets them.
 SET_BY_INSERT = {"execution", "pending_since"}
 
 
@@ -32,32 +32,32 @@ def test_a_field_has_the_type_of_its_column(kind: type) -> None:
 def test_every_required_column_is_written_with_the_intent() -> None:
     required = {name for name, column in COLUMNS.items() if not column.nullable and column.server_default is None}
 
-    assert required == required & (INTENT | SET_BY_INSERT)
+    assert required == required & (INTENT_FIELDS | SET_BY_INSERT)
 
 
 def test_every_other_field_has_a_default_or_is_set_by_the_insert() -> None:
-    unset = {name for name in NEW_CALL if not hasattr(NewCall, name)} - INTENT
+    unset = {name for name in NEW_CALL_TYPES if not hasattr(NewCall, name)} - INTENT_FIELDS
 
     assert unset == {"pending_since", "updated_at"}
 
 
-@pytest.mark.parametrize("shown_by", [CallRecord, CallResource])
-def test_every_member_of_the_answer_is_readable(shown_by: Any) -> None:
-    assert set(shown_by.model_fields) - {"raw"} <= NEW_CALL.keys()
+@pytest.mark.parametrize("response_model", [CallRecord, CallResource])
+def test_every_member_of_the_response_is_an_attribute(response_model: Any) -> None:
+    assert set(response_model.model_fields) - {"raw"} <= NEW_CALL_TYPES.keys()
 
 
-def test_twilios_paths_read_no_other_column() -> None:
-    assert set(FIELDS) - {"from"} <= NEW_CALL.keys()
+def test_twilios_paths_read_only_fields_of_new_call() -> None:
+    assert set(FIELDS) - {"from"} <= NEW_CALL_TYPES.keys()
 
 
 def test_every_column_of_a_settlement_is_a_field() -> None:
     change = record_change("call.unknown", {}, {"execution": "unknown"})
 
-    assert change.columns.keys() | change.times.keys() <= NEW_CALL.keys()
+    assert change.columns.keys() | change.times.keys() <= NEW_CALL_TYPES.keys()
 
 
-def test_the_defaults_are_those_of_the_table() -> None:
-    defaults = {name: value for name in NEW_CALL if (value := getattr(NewCall, name, None)) is not None}
+def test_the_defaults_equal_those_of_the_table() -> None:
+    defaults = {name: value for name in NEW_CALL_TYPES if (value := getattr(NewCall, name, None)) is not None}
 
     assert defaults.pop("execution") == "pending"
     assert {name: str(value) for name, value in defaults.items()} == {name: server_default(name) for name in defaults}

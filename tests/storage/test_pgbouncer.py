@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer in transaction mode, whose clients share three server connections."""
+"""Callgate works behind a real PgBouncer in transaction mode, whose clients share three server connections."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def pooled_url(database_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def test_calls_are_created_listed_and_followed_to_their_price(pooled_url: str) -> None:
+async def test_calls_are_created_listed_and_priced(pooled_url: str) -> None:
     async with (
         served(create_simulator(SimulatorConfig(open_mode=True, speed=500))) as twilio,
         running_gateway(settings_for(pooled_url)) as gateway,
@@ -75,7 +75,7 @@ async def test_calls_are_created_listed_and_followed_to_their_price(pooled_url: 
             await worker
 
 
-async def test_changes_are_seen_at_once_without_being_heard_of(pooled_url: str) -> None:
+async def test_changes_take_effect_at_once_without_notifications(pooled_url: str) -> None:
     async with running_gateway(settings_for(pooled_url)) as gateway:
         tenant = await gateway.add_tenant()
         assert (await tenant.http.get("/v1/calls")).status_code == 200
@@ -85,7 +85,7 @@ async def test_changes_are_seen_at_once_without_being_heard_of(pooled_url: str) 
 
 
 async def test_clients_that_share_a_server_connection_keep_their_own_settings(database_url: str) -> None:
-    """Also where each has prepared the same statements by the same names."""
+    """Each client has prepared the same statements under the same names."""
     async with pgbouncer(database_url, pool_size=1, **TRANSACTIONS) as url:
         clients = [await Connector(url, settings).connect() for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION)]
         for _ in range(2):
@@ -103,7 +103,7 @@ async def test_clients_that_share_a_server_connection_keep_their_own_settings(da
             await connection.close()
 
 
-async def test_the_schema_is_made_through_it(empty_database_url: str) -> None:
+async def test_migrations_run_through_the_pooler(empty_database_url: str) -> None:
     async with pgbouncer(empty_database_url, **TRANSACTIONS) as url:
         await asyncio.to_thread(migrate, url)
         database = Database(url, pool_size=1)
@@ -112,7 +112,7 @@ async def test_the_schema_is_made_through_it(empty_database_url: str) -> None:
         await database.close()
 
 
-async def _direct(url: str) -> asyncpg.Connection:
+async def _connect_directly(url: str) -> asyncpg.Connection:
     return await asyncpg.connect(url.replace("+asyncpg", ""))
 
 
@@ -120,31 +120,31 @@ _LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE locktype = 'advisory' AND datname = current_database()
 """
-_ASKS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%' AND pid <> pg_backend_pid())"
+_TRIES_LOCK = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%' AND pid <> pg_backend_pid())"
 
 
-async def test_two_migrations_at_once_wait_for_each_other(empty_database_url: str, tmp_path: Path) -> None:
-    """Each transaction runs on another server connection than the one before it."""
+async def test_concurrent_migrations_wait_for_each_other_behind_the_pooler(empty_database_url: str, tmp_path: Path) -> None:
+    """The pooler runs each transaction on a different server connection."""
     spread = TRANSACTIONS | {"server_round_robin": 1, "min_pool_size": 4, "pool_size": 4}
     async with pgbouncer(empty_database_url, **spread) as url:
-        configured = _environment(tmp_path, url)
-        warmed = [await _direct(url) for _ in range(4)]
-        await asyncio.gather(*(connection.execute("SELECT pg_sleep(0.1)") for connection in warmed))
-        both = await asyncio.gather(*(asyncio.to_thread(run, "migrate", environment=configured) for _ in range(2)))
+        settings = _environment(tmp_path, url)
+        connections = [await _connect_directly(url) for _ in range(4)]
+        await asyncio.gather(*(connection.execute("SELECT pg_sleep(0.1)") for connection in connections))
+        both = await asyncio.gather(*(asyncio.to_thread(run, "migrate", environment=settings) for _ in range(2)))
         assert [(ended.returncode, ended.stderr) for ended in both] == [(0, "")] * 2
-        for connection in warmed:
+        for connection in connections:
             assert await connection.fetchval(_LOCKS) == 0
             await connection.close()
 
 
-async def test_a_migration_waits_for_one_that_goes_past_the_pooler(empty_database_url: str, tmp_path: Path) -> None:
-    """Of the version before, too, which holds the lock for its session."""
-    holder = await _direct(empty_database_url)
+async def test_a_migration_waits_for_one_with_a_direct_connection(empty_database_url: str, tmp_path: Path) -> None:
+    """The previous version also holds this lock for its whole session."""
+    holder = await _connect_directly(empty_database_url)
     await holder.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
     async with pgbouncer(empty_database_url, **TRANSACTIONS) as url:
         migrating = asyncio.create_task(asyncio.to_thread(run, "migrate", environment=_environment(tmp_path, url)))
         async with asyncio.timeout(DEADLINE_S):
-            while not await holder.fetchval(_ASKS):
+            while not await holder.fetchval(_TRIES_LOCK):
                 await asyncio.sleep(0.05)
         assert await holder.fetchval("SELECT to_regclass('call')") is None
         await holder.execute(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})")
@@ -153,7 +153,7 @@ async def test_a_migration_waits_for_one_that_goes_past_the_pooler(empty_databas
     await holder.close()
 
 
-def _findings(tmp_path: Path, url: str) -> list[dict[str, Any]]:
+def _doctor_results(tmp_path: Path, url: str) -> list[dict[str, Any]]:
     finished = run("doctor", "--json", environment=_environment(tmp_path, url))
     assert finished.stderr == ""
     found: list[dict[str, Any]] = json.loads(finished.stdout)
@@ -173,18 +173,18 @@ def _environment(tmp_path: Path, url: str) -> dict[str, str]:
     ],
     ids=["transaction", "transaction-without-statements", "session"],
 )
-async def test_doctor_recognises_a_pooler(
+async def test_doctor_detects_a_pooler(
     database_url: str, tmp_path: Path, settings: dict[str, Any], check: str, state: str, told: str
 ) -> None:
     async with pgbouncer(database_url, pool_size=10, **settings) as url:
-        findings = await asyncio.to_thread(_findings, tmp_path, url)
+        findings = await asyncio.to_thread(_doctor_results, tmp_path, url)
     (finding,) = (finding for finding in findings if finding["check"] == check)
     assert finding["state"] == state
     assert told in f"{finding['found']} {finding['do']}"
 
 
-async def test_one_that_keeps_no_prepared_statements_is_refused_in_one_line(database_url: str, tmp_path: Path) -> None:
-    """As PgBouncer before 1.21 is, at the first command and at every other, and without a cache of statements, too."""
+async def test_a_pooler_without_prepared_statements_is_refused_in_one_line(database_url: str, tmp_path: Path) -> None:
+    """PgBouncer before 1.21 is such a pooler. Every command is refused, also without a cache of prepared statements."""
     async with pgbouncer(database_url, **WITHOUT_STATEMENTS) as pooled:
         for command, query in ((("migrate",), ""), (("tenants", "list"), ""), (("tenants", "list"), "?statement_cache_size=0")):
             url = pooled + query

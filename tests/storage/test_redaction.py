@@ -1,4 +1,4 @@
-"""Secrets in every spelling in which Twilio, a proxy or a log may repeat them."""
+"""Secrets are redacted in every encoding in which Twilio, a proxy or a log may repeat them."""
 
 import html
 import json
@@ -32,7 +32,7 @@ SPELLINGS = {
 
 
 @pytest.fixture(scope="module")
-def access() -> Credential:
+def credential() -> Credential:
     return Credential("AC" + "1" * 32, "AC" + "1" * 32, SecretStr("pl4nted-t0ken"))
 
 
@@ -55,10 +55,10 @@ def test_no_secret_survives_a_form_or_json(secret: str) -> None:
         assert echo not in redact(f"x{echo}x", secrets).replace("***", "")
 
 
-def test_the_value_of_the_basic_header_is_redacted(access: Credential) -> None:
-    told = redact(f"Authorization: {authorization(access)} of {access.username}", secrets_of(access, {}))
-    assert authorization(access).removeprefix("Basic ").rstrip("=") not in told
-    assert access.username in told
+def test_the_value_of_the_basic_header_is_redacted(credential: Credential) -> None:
+    told = redact(f"Authorization: {authorization(credential)} of {credential.username}", secrets_of(credential, {}))
+    assert authorization(credential).removeprefix("Basic ").rstrip("=") not in told
+    assert credential.username in told
 
 
 @pytest.mark.parametrize(
@@ -73,38 +73,38 @@ def test_the_value_of_the_basic_header_is_redacted(access: Credential) -> None:
         "https://us3r:pl4nted-p4ss?#@example.com",
     ],
 )
-def test_users_and_passwords_in_urls_are_found_and_taken_out(text: str, access: Credential) -> None:
+def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credential) -> None:
     shown = without_userinfo(text)
     assert "us3r" not in shown
     assert "pl4nted" not in shown
-    secrets = secrets_of(access, {"url": text})
+    secrets = secrets_of(credential, {"url": text})
     for echo in ("us3r", "pl4nted-p4ss", "us3r:pl4nted-p4ss", b64encode(b"us3r:pl4nted-p4ss").decode().rstrip("="), text):
-        for told in (redact(echo, secrets), redact(echo, secrets_of_fields(access, [("Url", text)]))):
+        for told in (redact(echo, secrets), redact(echo, secrets_of_fields(credential, [("Url", text)]))):
             assert "us3r" not in told
             assert "pl4nted" not in told
 
 
-def test_an_escaped_password_is_found_as_it_is_meant() -> None:
+def test_an_escaped_password_is_redacted() -> None:
     found = set(userinfo_in("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
     assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
 
 
-def test_what_has_no_userinfo_stays() -> None:
+def test_urls_without_userinfo_are_kept() -> None:
     for text in ("https://example.com/a@b", "sip:kate@example.com", "mailto:a@b", "", "a://", "kate@example.com"):
         assert without_userinfo(text) == text
         assert list(userinfo_in(text)) == []
 
 
 @pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
-def test_a_short_secret_ruins_neither_sids_nor_statuses_nor_names(secret: str, access: Credential) -> None:
+def test_a_short_secret_does_not_redact_sids_statuses_or_names(secret: str, credential: Credential) -> None:
     document = {"sid": "CA" + "0" * 28 + "1234", "status": "queued", "nested": [{"sid": "RE" + "0" * 32}], "a": None, "n": 1}
-    assert redact_document(document, secrets_of(access, {"sip_auth_password": secret})) == document
-    assert redact(f"bad: {secret}", secrets_of(access, {"sip_auth_password": secret})) == "bad: ***"
+    assert redact_document(document, secrets_of(credential, {"sip_auth_password": secret})) == document
+    assert redact(f"bad: {secret}", secrets_of(credential, {"sip_auth_password": secret})) == "bad: ***"
 
 
-def test_documents_are_redacted_throughout(access: Credential) -> None:
+def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
-    told = str(redact_document(document, secrets_of(access, {"sip_auth_password": SECRET})))
+    told = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))
     assert "pl4nted" not in told
     assert Secrets([SECRET]).may_be_in(json.dumps(document).encode())
     assert not Secrets([SECRET]).may_be_in(b"{}")
@@ -112,14 +112,14 @@ def test_documents_are_redacted_throughout(access: Credential) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, access: Credential) -> None:
-    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(access)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
+async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Credential) -> None:
+    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(whole), size):
             yield whole[start : start + size]
 
-    told = b"".join([piece async for piece in secrets_of(access, {}).out_of_stream(pieces())])
+    told = b"".join([piece async for piece in secrets_of(credential, {}).out_of_stream(pieces())])
     assert b"pl4nted" not in told
     assert b64encode(b"AC111") not in told
     assert json.loads(told)["b"] == "z" * 50

@@ -1,4 +1,4 @@
-"""The main job over TLS, by each member of a database URL that is about it."""
+"""Calls can be placed over TLS with each TLS parameter of a database URL."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from tests.support.upstream import created, running_upstream
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's key and certificate."""
     return self_signed(tmp_path_factory.mktemp("ours"))
 
 
 @pytest.fixture(scope="module")
-def anothers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_server_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("anothers"))
 
 
@@ -36,10 +36,10 @@ def anothers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sslmode=require&sslcert={ours}&sslkey={ours}",
     ],
 )
-async def test_a_call_is_placed(database_url: str, ours: Path, members: str) -> None:
+async def test_a_call_is_placed_over_tls(database_url: str, server_files: Path, members: str) -> None:
     async with (
-        behind_tls(database_url, ours, direct="direct" in members, client_certificates="sslcert" in members) as url,
-        running_gateway(settings_for(f"{url}?{members.format(ours=ours)}")) as gateway,
+        behind_tls(database_url, server_files, direct="direct" in members, client_certificates="sslcert" in members) as url,
+        running_gateway(settings_for(f"{url}?{members.format(ours=server_files)}")) as gateway,
         running_upstream(created()) as upstream,
     ):
         tenant = await gateway.add_tenant(upstream.url)
@@ -56,10 +56,10 @@ async def test_a_call_is_placed(database_url: str, ours: Path, members: str) -> 
     ],
 )
 async def test_another_servers_certificate_is_refused(
-    database_url: str, ours: Path, anothers: Path, members: str, reason: str
+    database_url: str, server_files: Path, other_server_files: Path, members: str, reason: str
 ) -> None:
-    async with behind_tls(database_url, ours, direct=False, client_certificates=False) as url:
-        database = Database(f"{url}?{members.format(anothers=anothers)}", pool_size=1)
+    async with behind_tls(database_url, server_files, direct=False, client_certificates=False) as url:
+        database = Database(f"{url}?{members.format(anothers=other_server_files)}", pool_size=1)
         with pytest.raises(DatabaseUnavailable) as refused:
             await database.ping()
         assert refused.value.reason == reason

@@ -1,4 +1,4 @@
-"""The statement that writes many outcomes at once touches no call but in the attempt that each belongs to."""
+"""The statement that writes many outcomes changes a call only if the outcome is of its current attempt."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ def _outcome(call_id: str, attempt: int, **columns: Any) -> SettledCall:
     return SettledCall(UUID(call_id), attempt, change)
 
 
-async def test_a_late_outcome_of_an_earlier_attempt_does_not_take_the_place_of_the_one_beside_it(gateway: Gateway) -> None:
+async def test_a_late_outcome_of_an_earlier_attempt_does_not_replace_another_outcome(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["id"]

@@ -1,4 +1,4 @@
-"""Statements and transactions beside SQLAlchemy's pool: connections are kept and replaced, and errors are the pool's."""
+"""The pool reuses connections, replaces lost ones, and translates errors as SQLAlchemy's pool does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ async def _pid(database: Database) -> int:
     return int((await database.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"])
 
 
-async def test_one_after_another_they_share_a_connection_and_at_one_time_each_has_its_own(database: Database) -> None:
+async def test_sequential_statements_share_a_connection_and_concurrent_ones_do_not(database: Database) -> None:
     assert await _pid(database) == await _pid(database)
     slow = [database.fetch("SELECT pg_backend_pid() AS pid, pg_sleep(0.1)") for _ in range(3)]
     pids = {rows[0]["pid"] for rows in await asyncio.gather(*slow)}
@@ -32,7 +32,7 @@ async def test_one_after_another_they_share_a_connection_and_at_one_time_each_ha
     assert len({rows[0]["pid"] for rows in await asyncio.gather(*many)}) == 12
 
 
-async def test_a_connection_that_was_cut_is_replaced_and_only_who_was_using_it_hears_of_it(database: Database) -> None:
+async def test_a_lost_connection_is_replaced_and_fails_only_its_own_statement(database: Database) -> None:
     lost = await _pid(database)
     using = asyncio.create_task(database.fetch("SELECT pg_sleep(30)"))
     await asyncio.sleep(0)
@@ -45,21 +45,21 @@ async def test_a_connection_that_was_cut_is_replaced_and_only_who_was_using_it_h
     assert await _pid(database) != lost
 
 
-async def test_a_cancelled_statement_leaves_nothing_for_the_next_one(database: Database) -> None:
+async def test_a_cancelled_statement_does_not_affect_the_next_one(database: Database) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await database.fetch("SELECT 'late' AS said, pg_sleep(0.3)")
     assert (await database.fetch("SELECT 'now' AS said"))[0]["said"] == "now"
 
 
-async def test_a_mistake_in_a_statement_is_no_trouble_of_postgres(database: Database) -> None:
+async def test_an_error_in_the_sql_is_not_a_failure_of_postgres(database: Database) -> None:
     with pytest.raises(asyncpg.DivisionByZeroError):
         await database.fetch("SELECT 1 / 0")
     assert (await database.fetch("SELECT 1 AS one"))[0]["one"] == 1
 
 
-async def test_a_connection_that_takes_no_writes_any_more_is_not_kept(database: Database) -> None:
-    """As after a failover, or while a disk was full: what was wrong with it is over, but not for whoever was connected then."""
+async def test_a_connection_to_a_read_only_server_is_closed(database: Database) -> None:
+    """After a failover, connections to the old primary stay read-only."""
     await database.fetch("CREATE TABLE written (id int)")
     await database.fetch("SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailable):
@@ -78,7 +78,7 @@ async def _transaction(database: Database, statement: str, *, error: Exception |
         return int(connection.get_server_pid())
 
 
-async def test_a_transaction_commits_at_its_end_or_not_at_all_and_its_connection_is_kept(database: Database) -> None:
+async def test_a_transaction_commits_or_rolls_back_and_its_connection_is_reused(database: Database) -> None:
     await database.fetch("CREATE TABLE kept (id int)")
     pid = await _transaction(database, "INSERT INTO kept VALUES (1)")
     with pytest.raises(LookupError):
@@ -87,7 +87,7 @@ async def test_a_transaction_commits_at_its_end_or_not_at_all_and_its_connection
     assert [row["id"] for row in await database.fetch("SELECT id FROM kept")] == [1]
 
 
-async def test_a_commit_that_was_cut_is_in_doubt_and_a_statement_before_it_is_not(database: Database) -> None:
+async def test_a_lost_connection_leaves_only_a_commit_in_doubt(database: Database) -> None:
     await database.fetch("CREATE TABLE cut (id int)")
     await database.fetch(
         "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS "
@@ -104,14 +104,14 @@ async def test_a_commit_that_was_cut_is_in_doubt_and_a_statement_before_it_is_no
         assert await _pid(database) != lost
 
 
-async def test_a_cancelled_transaction_leaves_nothing_for_the_next_one(database: Database) -> None:
+async def test_a_cancelled_transaction_is_rolled_back(database: Database) -> None:
     await database.fetch("CREATE TABLE cancelled (id int)")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(_transaction(database, "INSERT INTO cancelled VALUES (1)", lasting_s=30), timeout=0.2)
     assert not await database.fetch("SELECT id FROM cancelled")
 
 
-async def test_no_server_of_the_wanted_kind_is_a_database_that_is_away(database_url: str) -> None:
+async def test_without_a_suitable_server_the_database_is_unavailable(database_url: str) -> None:
     url = make_url(database_url).update_query_dict({"target_session_attrs": "standby"})
     database = Database(url.render_as_string(hide_password=False), pool_size=1)
     with pytest.raises(DatabaseUnavailable):
@@ -130,7 +130,7 @@ async def test_without_a_connection_the_database_is_unavailable(database_url: st
     await database.close()
 
 
-async def test_what_stands_in_the_url_counts_here_too(database_url: str) -> None:
+async def test_parameters_of_the_url_apply(database_url: str) -> None:
     url = make_url(database_url).update_query_dict({"sslmode": "disable", "prepared_statement_cache_size": "0"})
     database = Database(url.render_as_string(hide_password=False), pool_size=1)
     await database.fetch("SELECT 1 AS one")
@@ -139,8 +139,8 @@ async def test_what_stands_in_the_url_counts_here_too(database_url: str) -> None
     await database.close()
 
 
-async def test_a_plan_made_for_an_empty_table_does_not_read_the_whole_of_a_large_one(database: Database) -> None:
-    """What is prepared in a new database is executed in it for as long as Postgres has not looked at its tables again."""
+async def test_a_plan_made_for_an_empty_table_does_not_scan_a_large_one(database: Database) -> None:
+    """A plan prepared in an empty database stays in use until Postgres analyzes the table."""
     await database.fetch("CREATE TABLE grown (id int PRIMARY KEY) WITH (autovacuum_enabled = off)")
     statement = "SELECT id FROM grown WHERE id IN (SELECT value::int FROM jsonb_array_elements_text($1::jsonb) AS given(value))"
     for _ in range(10):
