@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -22,7 +23,7 @@ from app.calls.settlement import SearchPlan, Settlement
 from app.compat import repository as started_calls
 from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.database.engine import Database
-from app.deliveries import repository as deliveries
+from app.deliveries import store as deliveries
 from app.jobs import deliver, refresh, resolve, retain
 from app.jobs import repository as retention
 from app.observability import Metrics
@@ -191,9 +192,10 @@ def _list_started(filters: Callable[[Drawn], dict[str, Any]]) -> Ask:
 async def _claim_deliveries(session: AsyncSession, _: Drawn) -> object:
     """A worker continues after the tenant of its last claim, which may be any."""
     after = f"tenant-{random.randrange(100):02}"
-    return await deliveries.claim(
-        session, lease=deliver.LEASE, limit=deliver.MAX_CONCURRENT, per_tenant=deliver.CLAIM_PER_TENANT, busy=(), after=after
-    )
+    await session.execute(select(1))  # begins the transaction on the connection below, which is rolled back
+    connection = (await (await session.connection()).get_raw_connection()).driver_connection
+    limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
+    return await deliveries.claim(cast("Database", connection), lease=deliver.LEASE, busy=(), after=after, **limits)
 
 
 async def _rivals(session: AsyncSession, drawn: Drawn) -> object:

@@ -22,6 +22,8 @@ Event = tuple[str, dict[str, Any]]
 """The type and the data of an event."""
 
 UNIQUE_SID = "uq_call_sid"
+DELIVERIES_CHANNEL = "callgate_deliveries"
+"""Postgres notifies this channel when deliveries are written or due again."""
 
 
 class SidTaken(Exception):
@@ -155,7 +157,7 @@ _WRITE = f"""
         SELECT {", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))}
         FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new
     )
-    SELECT id FROM changed
+    SELECT id, CASE WHEN deliveries <> '[]' THEN pg_notify('{DELIVERIES_CHANNEL}', '') END FROM given JOIN changed USING (id)
 """  # noqa: S608  # column names from this module
 
 

@@ -4,15 +4,16 @@ The form `twilio` is the request that Twilio would have sent to the tenant's URL
 form `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
 
+from pydantic_core import to_json
 from standardwebhooks import Webhook
 
+from app.calls.schemas import CallRecord
 from app.tenants.callback_form import Form
 from app.twilio.signature import compute_signature
 
@@ -32,8 +33,8 @@ class DeliveryContent:
     """Twilio's SequenceNumber, if there is one."""
     fields: Mapping[str, str]
     """All fields of Twilio's callback."""
-    record: Mapping[str, Any]
-    """The call's current record, as JSON."""
+    record: CallRecord | Mapping[str, Any]
+    """The call's current record; empty if it is deleted. Only the form `json` contains it."""
 
 
 class Message(NamedTuple):
@@ -84,7 +85,7 @@ def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> M
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
     payload = {"type": EVENT_TYPE, "timestamp": at.isoformat(timespec="seconds"), "data": data}
-    body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    body = to_json(payload, by_alias=True).decode()
     headers = {
         "Content-Type": "application/json",
         "webhook-id": content.webhook_id,

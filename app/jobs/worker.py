@@ -1,18 +1,19 @@
 """Run the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
 
+from app.calls.store import DELIVERIES_CHANNEL
+from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import Controller
-from app.jobs.deliver import Deliverer, RequestSender
+from app.jobs.deliver import Deliverer
 from app.jobs.gauges import Gauges
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.partitions import Partitioner
@@ -32,6 +33,8 @@ _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _HEARTBEAT_EVERY_S = 15.0
 _AFTER_FAILURE_S = 2.0
+# What wakes a job rarely comes alone: events within this time are seen to in one step.
+_COLLECT_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,11 @@ class Job:
     idle_s: float
     # Waits for work that a step started and did not finish.
     drain: Callable[[], Awaitable[None]] | None = None
+    # Ends the pause early when it is set.
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: RequestSender) -> list[Job]:
+def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
     budget = budget_of(settings)
     refresher = Refresher(
         database=state["database"],
@@ -63,8 +68,6 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: Req
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
-    first_retry = timedelta(seconds=settings.delivery_first_retry)
-    deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
     jobs = [
@@ -72,7 +75,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, sender: Req
         Job("abandoned", resolver.mark_abandoned, poll),
         Job("search", resolver.search, poll),
         Job("control", Controller(state["database"], state["control"]).step, poll),
-        Job("deliver", deliverer.step, poll, deliverer.drain),
+        Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.leave),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
@@ -90,7 +93,11 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     tracing = tracing or Tracing()
     with tracing.active():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
-            await run_jobs(make_jobs(settings, state, metrics, sender), stop)
+            first_retry = timedelta(seconds=settings.delivery_first_retry)
+            deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
+            url = settings.require_database_url()
+            async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).running():
+                await run_jobs(make_jobs(settings, state, metrics, deliverer), stop)
     await asyncio.to_thread(tracing.close)
 
 
@@ -112,10 +119,20 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
                 if not isinstance(cause, DatabaseUnavailable):
                     logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+            await _pause(job, stop, pause)
     if job.drain:
         await job.drain()
+
+
+async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
+    """Returns after `seconds`, or soon after `job.wake` or `stop` is set."""
+    waits = [asyncio.create_task(event.wait()) for event in (stop, job.wake)]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if job.wake.is_set() and not stop.is_set():
+        await asyncio.sleep(_COLLECT_S)
+        job.wake.clear()
 
 
 def _causes(error: Exception) -> list[Exception]:

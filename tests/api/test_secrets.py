@@ -214,7 +214,7 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: Inst
             await gateway.tenants.configure_callbacks(tenant.id, form=form)
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
-            assert await deliverer.step()
+            await deliverer.step()
             await deliverer.drain()
             secrets.append(await gateway.tenants.renew_callback_secret(tenant.id))
         listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text

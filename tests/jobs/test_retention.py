@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from app.calls.ids import first_id_at
 from app.database.partitions import make_partitions
+from app.jobs.deliver import Deliverer
 from app.jobs.retain import BATCH, Retainer
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
@@ -205,5 +206,6 @@ async def test_nothing_is_deleted_unless_the_operator_says_after_how_long(
 ) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
     state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
-    names = {job.name for job in make_jobs(settings, state, Metrics(), None)}  # type: ignore[arg-type]  # only named
+    deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
+    names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_strays", "drop_partitions"} <= names) is expiring

@@ -1,0 +1,172 @@
+"""Claims due deliveries with all that is needed to send them, and records results: one statement for a batch of each."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from json import loads
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from app.calls.models import Call
+from app.calls.schemas import CallRecord
+from app.database.engine import Database
+
+MAX_HOLDING_ATTEMPTS: Final = 2
+"""A pending event holds back the later events of its call until it has failed this often."""
+
+_HOLD = timedelta(seconds=30)
+# The deliveries of one call are written within this time. It limits the partitions that are read.
+_SPAN = "interval '30 days'"
+_RECORD = {name: Call.__mapper__.columns[name].name for name in CallRecord.model_fields}
+_JSON = ("parameters", "warnings", "problem", "subresource_uris", "resource")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that this worker may send until its lease ends. One that is `held` waits for an earlier event of its call."""
+
+    id: UUID
+    call_id: UUID
+    at: datetime
+    tenant_id: str
+    position: int
+    sequence: int | None
+    webhook_id: str
+    url: str
+    method: str
+    fields: Mapping[str, str]
+    pending_since: datetime
+    attempts: int
+    held: bool
+    traceparent: str | None
+    record: Mapping[str, Any]
+    """The attributes of `CallRecord`; empty if retention has deleted the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The result of one attempt. `wait` is the time until the next one; None if there is none."""
+
+    delivery: ClaimedDelivery
+    is_delivered: bool
+    status: int | None
+    error: str | None
+    wait: timedelta | None
+
+    def row(self) -> dict[str, Any]:
+        delivery = self.delivery
+        state = "delivered" if self.is_delivered else "gave_up" if self.wait is None else "pending"
+        wait_s = None if self.wait is None else self.wait.total_seconds()
+        key = {"id": delivery.id, "call_id": delivery.call_id, "at": delivery.at}
+        return key | {"state": state, "status": self.status, "error": self.error, "wait_s": wait_s}
+
+
+_OWN = [each.name for each in fields(ClaimedDelivery) if each.name not in ("traceparent", "record")]
+
+# The recursive part finds the tenants by skipping through the index, so that one tenant's backlog does not slow down the
+# others. Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
+# held row is checked again when the row that holds it is settled, and after $6.
+_CLAIM = f"""
+    WITH RECURSIVE tenant AS (
+        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT further.tenant_id FROM delivery further
+                WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
+                ORDER BY further.tenant_id LIMIT 1)
+        FROM tenant WHERE tenant.tenant_id IS NOT NULL
+    ), due AS (
+        SELECT own.call_id, own.at, own.id, own.position
+        FROM tenant CROSS JOIN LATERAL (
+            SELECT call_id, at, id, position FROM delivery
+            WHERE tenant_id = tenant.tenant_id AND tenant_id <> ALL($2::text[]) AND next_attempt_at <= now()
+            ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        ) AS own
+        LIMIT $4
+    ), checked AS MATERIALIZED (
+        SELECT due.call_id, due.at, due.id, EXISTS (
+            SELECT FROM delivery earlier
+            WHERE earlier.call_id = due.call_id AND earlier.position < due.position
+            AND earlier.at BETWEEN due.at - {_SPAN} AND due.at + {_SPAN}
+            AND earlier.state = 'pending' AND earlier.attempts < {MAX_HOLDING_ATTEMPTS}
+        ) AS held
+        FROM due
+    ), claimed AS (
+        UPDATE delivery SET held = checked.held,
+            next_attempt_at = now() + CASE WHEN checked.held THEN $6::interval ELSE $5::interval END
+        FROM checked WHERE delivery.call_id = checked.call_id AND delivery.at = checked.at AND delivery.id = checked.id
+        RETURNING delivery.*
+    )
+    SELECT {", ".join(f"claimed.{name}" for name in _OWN)}, call.traceparent, call.id IS NOT NULL AS has_record,
+        {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD.items())}
+    FROM claimed LEFT JOIN call ON call.id = claimed.call_id
+    ORDER BY claimed.tenant_id
+"""  # noqa: S608  # column names from this module
+
+# Rows are locked in one order, which prevents deadlocks. All pending deliveries of a call are locked, held or not: if another
+# worker is about to hold one, this statement waits and sees it held. An attempt whose lease ended is not recorded if another
+# worker has settled the delivery meanwhile.
+_RECORD_ATTEMPTS = f"""
+    WITH given AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset($1::jsonb)
+            AS given (id uuid, call_id uuid, at timestamptz, state text, status int, error text, wait_s float8)
+    ), locked AS MATERIALIZED (
+        SELECT call_id, at, id, position, attempts, held FROM delivery
+        WHERE call_id = ANY($2::uuid[]) AND at BETWEEN $3::timestamptz - {_SPAN} AND $4::timestamptz + {_SPAN}
+        AND state = 'pending'
+        ORDER BY call_id, position, id FOR UPDATE
+    ), ended AS MATERIALIZED (
+        SELECT given.*, locked.attempts + 1 AS attempts FROM given JOIN locked USING (call_id, at, id)
+    ), recorded AS (
+        UPDATE delivery SET state = ended.state, attempts = ended.attempts, last_attempt_at = now(), last_status = ended.status,
+            last_error = ended.error, next_attempt_at = now() + make_interval(secs => ended.wait_s),
+            delivered_at = CASE WHEN ended.state = 'delivered' THEN now() ELSE delivered_at END
+        FROM ended WHERE delivery.call_id = ended.call_id AND delivery.at = ended.at AND delivery.id = ended.id
+    ), released AS (
+        UPDATE delivery SET held = false, next_attempt_at = now()
+        FROM locked WHERE delivery.call_id = locked.call_id AND delivery.at = locked.at AND delivery.id = locked.id
+        AND locked.held AND locked.id NOT IN (SELECT id FROM ended) AND NOT EXISTS (
+            SELECT FROM locked earlier LEFT JOIN ended ON ended.id = earlier.id
+            WHERE earlier.call_id = locked.call_id AND earlier.position < locked.position
+            AND coalesce(ended.state, 'pending') = 'pending'
+            AND coalesce(ended.attempts, earlier.attempts) < {MAX_HOLDING_ATTEMPTS}
+        )
+        RETURNING delivery.id
+    )
+    SELECT count(*) AS released FROM released
+"""  # noqa: S608  # constants of this module
+
+
+async def claim(
+    database: Database, *, lease: timedelta, limit: int, per_tenant: int, busy: Collection[str], after: str = ""
+) -> list[ClaimedDelivery]:
+    """Claims due deliveries, at most `per_tenant` of each tenant and none of the `busy` tenants. Held ones get no lease.
+
+    Ordered by tenant, starting with the first tenant id greater than `after`, and at most `limit` in all.
+    """
+    rows = await database.fetch(_CLAIM, after, list(busy), per_tenant, limit, lease, _HOLD)
+    return [_claimed(row) for row in rows]
+
+
+async def record_attempts(database: Database, attempts: Sequence[Attempt], *, held: Sequence[ClaimedDelivery] = ()) -> int:
+    """Records the results of attempts, and makes held deliveries due if no earlier event holds them back any more.
+
+    Returns how many became due. Call it with those that a claim returned as `held`, after the claim: it may not have seen the
+    result that another worker recorded at the same time.
+    """
+    concerned = [*held, *(attempt.delivery for attempt in attempts)]
+    times = [delivery.at for delivery in concerned]
+    calls = list({delivery.call_id for delivery in concerned})
+    given = to_json([attempt.row() for attempt in attempts]).decode()
+    (row,) = await database.fetch(_RECORD_ATTEMPTS, given, calls, min(times), max(times))
+    return int(row["released"])
+
+
+def _claimed(row: Mapping[str, Any]) -> ClaimedDelivery:
+    own = {name: row[name] for name in _OWN}
+    own["fields"] = loads(own["fields"])
+    record = {name: row[f"record_{name}"] for name in _RECORD} if row["has_record"] else {}
+    for name in _JSON if record else ():
+        record[name] = None if record[name] is None else loads(record[name])
+    return ClaimedDelivery(**own, traceparent=row["traceparent"], record=record)
