@@ -134,7 +134,7 @@ def _lifespan(
 
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
-    """Returns the endpoint of creations and callbacks. Routing would take a good part of their time."""
+    """Returns the endpoint of creations and callbacks. Routing would take a large part of their CPU time."""
     if scope["method"] == "POST" and scope["path"] == CREATION_PATH:
         return creation_router.create_call_asgi
     return callbacks_router.take_callback_asgi if callbacks_router.is_callback(scope) else None

@@ -32,7 +32,7 @@ class Caller:
 async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Raises Unauthorized, which does not tell whether the key exists or what is wrong with it."""
+    """Returns the caller. Raises Unauthorized, which does not tell whether the key exists or what is wrong with it."""
     if credentials is None:
         raise Unauthorized
     return await authenticate_key(request, credentials.credentials)

@@ -36,7 +36,7 @@ async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
 
 
 class _NotAcceptedError(ValueError):
-    """The body is JSON that not every parser reads alike."""
+    """The body is not JSON that every parser reads alike."""
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

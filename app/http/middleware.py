@@ -67,7 +67,7 @@ class RequestMiddleware:
         untrusted_path: str,
         direct: Callable[[Scope], ASGIApp | None],
     ) -> None:
-        """Takes three rules for requests.
+        """Sets the rules for requests.
 
         `require_capacity` raises the CallgateError that refuses a creation before its body is read. `direct` returns the
         endpoint of a request that skips the routing of Starlette and FastAPI. Requests below `untrusted_path` come from the

@@ -1,4 +1,4 @@
-"""Reads the whole body before the request is processed, so a slow client holds neither a slot nor a connection."""
+"""Reads the whole body before the request is processed: a slow client holds no creation slot and no database connection."""
 
 import asyncio
 
