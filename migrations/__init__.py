@@ -1,1 +1,1 @@
-"""Alembic migrations; run by `callgate migrate`, never when a service starts."""
+"""Alembic migrations. `callgate migrate` runs them; services never do when they start."""

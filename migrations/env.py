@@ -1,4 +1,4 @@
-"""How Alembic finds the database and the models. One migration runs at a time, held by an advisory lock."""
+"""Configures Alembic's database and models. An advisory lock lets one migration run at a time."""
 
 import asyncio
 import re
@@ -19,14 +19,14 @@ from app.settings import load_settings
 from app.tenants.models import Tenant
 
 MIGRATION_LOCK = 0xCA119A7E
-_LOOK_S = 0.2
-# Imported for what they define.
+_POLL_INTERVAL_S = 0.2
+# Importing the models registers all tables in Base.metadata.
 MODELS = (Call, Delivery, Lease, Tenant, Upgrade, WorkerHeartbeat)
 _PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:
-    """Partitions are made by the worker, not by migrations."""
+    """Whether migrations manage the object. The worker manages partitions."""
     return not (type_ == "table" and name and _PARTITION.fullmatch(name))
 
 
@@ -48,11 +48,11 @@ async def lock(connection: AsyncConnection) -> None:
 
     The lock belongs to a transaction, because behind a pooler the next transaction may be another session's.
     """
-    # Asked again and again, not waited for: who waits holds a snapshot, and an index that is made concurrently waits for those.
+    # Polls, because a session that waits for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY waits for all snapshots.
     while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}):
         await connection.rollback()
-        await asyncio.sleep(_LOOK_S)
-    # This also ends the statement before, which holds a snapshot until the next one.
+        await asyncio.sleep(_POLL_INTERVAL_S)
+    # This statement also releases the snapshot of the one before.
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 
 _SAME_KEYSTROKE_S = 1.0
-_LOOK_S = 0.5
+_POLL_INTERVAL_S = 0.5
 
 
 def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
@@ -36,4 +36,4 @@ def _look_for(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event)
     if os.getppid() != parent:
         stop.set()
     else:
-        loop.call_later(_LOOK_S, _look_for, parent, loop, stop)
+        loop.call_later(_POLL_INTERVAL_S, _look_for, parent, loop, stop)

@@ -1,4 +1,4 @@
-"""Tenants, their accounts and keys; calls and their events.
+"""Creates tenants with their accounts and keys, and calls with their events.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -16,7 +16,7 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.create_table(
         "call_event",
@@ -28,8 +28,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("call_id", "at", "id", name=op.f("pk_call_event")),
         postgresql_partition_by="RANGE (at)",
     )
-    # The worker makes the partitions of the coming months; the default one is the net below it, so that no event, and with
-    # it no call, is ever refused for want of a partition.
+    # The worker creates the partitions of the coming months. The default partition takes events that have none, so that
+    # a missing partition never makes a call fail.
     op.execute("CREATE TABLE call_event_default PARTITION OF call_event DEFAULT")
     op.create_table(
         "tenant",

@@ -1,4 +1,4 @@
-"""When an unknown creation is searched for, and which credential Twilio refused.
+"""Adds when to search for an unknown creation, and when Twilio rejected a credential.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -15,7 +15,7 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.add_column("call", sa.Column("search_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("call", sa.Column("clean_searches", sa.Integer(), server_default=sa.text("0"), nullable=False))
@@ -29,7 +29,7 @@ def upgrade() -> None:
     op.create_index("ix_call_search_at", "call", ["search_at"], unique=False, postgresql_where=sa.text("search_at IS NOT NULL"))
     op.add_column("twilio_credential", sa.Column("rejected_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("twilio_credential", sa.Column("rejected_reason", sa.Text(), nullable=True))
-    # What was unknown before anybody searched is searched for now.
+    # Search now for creations that are already unknown.
     op.execute("UPDATE call SET search_at = now() WHERE execution = 'unknown'")
 
 

@@ -1,4 +1,4 @@
-"""The trace that a creation belongs to.
+"""Adds the trace that a creation belongs to.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -15,7 +15,7 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.add_column("call", sa.Column("traceparent", sa.Text(), nullable=True))
 

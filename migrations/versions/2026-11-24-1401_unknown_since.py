@@ -1,4 +1,4 @@
-"""An index of unknown creations by age, for the gauge that is watched; of its own, because it is made while calls go on."""
+"""Creates an index of unknown creations by age for a gauge. A separate migration, because it runs without blocking calls."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        # One that was begun and not finished is there, and is none.
+        # An interrupted CREATE INDEX CONCURRENTLY leaves an invalid index behind.
         op.drop_index("ix_call_unknown_since", table_name="call", if_exists=True, postgresql_concurrently=True)
         op.create_index(
             "ix_call_unknown_since",

@@ -1,4 +1,4 @@
-"""Tell every process of changes to tenants, accounts, credentials and API keys, so that it can remember what it read of them.
+"""Notifies every process of changes to tenants, accounts, credentials and API keys, so that processes can cache them.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -16,7 +16,7 @@ TABLES = ("tenant", "twilio_account", "twilio_credential", "api_key")
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("""
         CREATE FUNCTION callgate_notify_of_tenants() RETURNS trigger LANGUAGE plpgsql AS

@@ -1,4 +1,4 @@
-"""The order of Twilio's callbacks, whom tenants want told, and the outbox of what they are told.
+"""Adds the order of Twilio's callbacks, the tenants' callback settings and the outbox of deliveries.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -18,7 +18,7 @@ _TEXTS = postgresql.ARRAY(sa.Text())
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.add_column("call", sa.Column("callback_sequence", sa.Integer(), nullable=True))
     op.add_column("call", sa.Column("callbacks_seen", _TEXTS, server_default=sa.text("'{}'"), nullable=False))
@@ -69,7 +69,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("next_attempt_at IS NOT NULL"),
     )
-    # The net below the partitions that the worker makes, as for call_event.
+    # The default partition, as for call_event.
     op.execute("CREATE TABLE delivery_default PARTITION OF delivery DEFAULT")
 
 

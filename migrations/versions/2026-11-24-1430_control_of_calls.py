@@ -1,4 +1,4 @@
-"""What was asked of a call before it could be done, and which calls were deleted at Twilio.
+"""Adds changes to a call that are still pending, and which calls were deleted at Twilio.
 
 Expand: the version before this one keeps working on the new schema.
 """
@@ -15,7 +15,7 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.add_column("call", sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True))
     op.create_table(

@@ -1,4 +1,4 @@
-"""Tell the planner that an account is one tenant's: it takes the two for independent, and then for few what are many calls.
+"""Tells the planner that an account belongs to one tenant. Without this it underestimates the number of calls.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """
@@ -14,7 +14,7 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # Rather fail and be run again than stop every request behind a lock that is waited for.
+    # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("CREATE STATISTICS st_call_tenant_id_account_sid (dependencies) ON tenant_id, account_sid FROM call")
     op.execute("ANALYZE call")

@@ -1,6 +1,6 @@
-"""An index of the intents that an unexplained call at Twilio may belong to; of its own, because it is made while calls go on.
+"""Creates an index of intents that may match an unexplained call at Twilio. A separate migration, to run without blocking.
 
-The one that it replaces, ix_call_account_sid_to, stays for the version before this one.
+The index that it replaces, ix_call_account_sid_to, stays for the previous version.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        # One that was begun and not finished is there, and is none.
+        # An interrupted CREATE INDEX CONCURRENTLY leaves an invalid index behind.
         op.drop_index(
             "ix_call_account_sid_address_pending_since", table_name="call", if_exists=True, postgresql_concurrently=True
         )

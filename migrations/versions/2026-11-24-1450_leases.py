@@ -1,4 +1,4 @@
-"""Leases of due calls."""
+"""Creates the leases of due calls."""
 
 from collections.abc import Sequence
 

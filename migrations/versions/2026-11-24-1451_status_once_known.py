@@ -1,6 +1,6 @@
-"""Two indexes less to write for each intent.
+"""Saves two index writes for each intent.
 
-The one by status leaves out what has none yet. The one that 0010 has replaced goes: no version that runs needs it any more.
+The index by status leaves out calls without a status. The index that 0010 replaced is dropped: no running version needs it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The normal form of a call's address, by which rivals are found. Null in rows of the version before, which is read too."""
+"""Adds the normalized address of a call, by which rivals are found. Null in rows that the previous version wrote."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""An index of open intents by the normal form of their address.
+"""Creates an index of open intents by normalized address.
 
 The one that it replaces, ix_call_account_sid_address_pending_since, stays for the version before this one. A later release
 drops it.

@@ -1,4 +1,4 @@
-"""When calls began to have a tag in their callback's URL: those placed before are recognised without one."""
+"""Records when callback URLs began to have a tag. Callbacks of earlier calls are matched without one."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_upgrade")),
     )
-    # A new database has no call without a tag.
+    # In a new database every call has a tag.
     op.execute("INSERT INTO upgrade (name) SELECT 'callback_tags' WHERE EXISTS (SELECT FROM call)")
 
 

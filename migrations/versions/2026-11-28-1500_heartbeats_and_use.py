@@ -1,4 +1,4 @@
-"""Which workers run, and when each Twilio credential was last used: narrow tables beside those that requests read."""
+"""Adds heartbeats of workers and the last use of credentials, in tables apart from those that requests read."""
 
 from collections.abc import Sequence
 
