@@ -1,4 +1,4 @@
-"""Where a delivery may go, as a table: what the URL alone tells, what the resolved address tells, and the operator's word."""
+"""URLs and addresses to which deliveries may go, with and without the operator's permission."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -63,7 +63,7 @@ def test_public_addresses_are_dialled(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_addresses_need_the_operators_word(address: str) -> None:
+def test_private_addresses_need_the_operators_permission(address: str) -> None:
     assert not is_allowed(address, "example.com", PUBLIC_ONLY)
     assert is_allowed(address, "example.com", EVERYTHING)
 
@@ -75,7 +75,7 @@ def test_link_local_metadata_and_reserved_addresses_are_never_dialled(address: s
 
 
 @given(st.integers(0, 2**32 - 1).map(IPv4Address) | st.integers(0, 2**128 - 1).map(IPv6Address))
-def test_nothing_that_python_calls_private_passes_without_the_operators_word(address: IPv4Address | IPv6Address) -> None:
+def test_addresses_that_python_calls_private_need_the_operators_permission(address: IPv4Address | IPv6Address) -> None:
     if address.is_private or address.is_multicast or address.is_link_local or address.is_reserved or address.is_unspecified:
         assert not is_allowed(str(address), "example.com", PUBLIC_ONLY)
 
@@ -98,7 +98,7 @@ def test_nothing_that_python_calls_private_passes_without_the_operators_word(add
         (" .Svc.Cluster.Local , 10.0.0.0/8 ", "a.svc.cluster.local", "192.168.0.1", True),
     ],
 )
-def test_the_operator_names_networks_hosts_and_suffixes(allow: str, host: str, address: str, expected: bool) -> None:
+def test_the_operator_allows_networks_hosts_and_suffixes(allow: str, host: str, address: str, expected: bool) -> None:
     assert is_allowed(address, host, AllowList.parse(allow)) is expected
 
 
@@ -199,7 +199,7 @@ def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
         (f"https://example.com/{'a' * 2048}", "url_too_long"),
     ],
 )
-def test_a_url_is_refused_for_what_is_wrong_with_it(url: str, code: str) -> None:
+def test_an_invalid_url_is_refused_with_a_code(url: str, code: str) -> None:
     read = read_url(url, PUBLIC_ONLY)
     assert isinstance(read, UrlError)
     assert read.code == code
@@ -207,19 +207,19 @@ def test_a_url_is_refused_for_what_is_wrong_with_it(url: str, code: str) -> None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]/", "http://192.168.0.1/"])
-def test_the_operators_word_opens_private_urls(url: str) -> None:
+def test_private_urls_are_valid_with_the_operators_permission(url: str) -> None:
     assert isinstance(read_url(url, EVERYTHING), Target)
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://0.0.0.0/"])
-def test_the_operators_word_opens_no_metadata(url: str) -> None:
+def test_metadata_addresses_are_refused_in_any_case(url: str) -> None:
     read = read_url(url, EVERYTHING)
     assert isinstance(read, UrlError)
     assert read.code == "url_address_refused"
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/33", "10.0.0.1/8", "300.1.1.1", "*.example.com", "http://a", "a..b", "1.2"])
-def test_a_wrong_entry_of_the_operator_is_named(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_entry_of_the_allow_list_is_reported(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLGATE_DELIVERY_ALLOW", f"10.0.0.0/8,{entry}")
     with pytest.raises(SettingsError, match="CALLGATE_DELIVERY_ALLOW"):
         load_settings()

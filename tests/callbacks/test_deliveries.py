@@ -1,4 +1,4 @@
-"""What tenants are told: each event asked for, signed, in order, until the receiver has it, and nobody waits for another."""
+"""Deliveries to tenants: each requested event, signed, in order, retried, and without delay by other tenants."""
 
 import asyncio
 import json
@@ -69,15 +69,15 @@ async def deliverer(gateway: Gateway, callbacks: TenantCallbacks) -> AsyncIterat
 
 
 @dataclass
-class Live:
-    """A started call of its own tenant, whose progress is told to `receiver`."""
+class LiveCall:
+    """A started call of its own tenant."""
 
     gateway: Gateway
     tenant: Tenant
     twilio: Upstream
     record: dict[str, Any]
 
-    async def told(self, *progressed: tuple[str, int], **more: str) -> None:
+    async def send_callbacks(self, *progressed: tuple[str, int], **more: str) -> None:
         for status, sequence in progressed:
             fields = progress(self.tenant, self.record, status, sequence, **more)
             assert (await call_back(self.gateway, self.tenant, self.record["id"], fields)).status_code == 204
@@ -97,15 +97,15 @@ async def twilio() -> AsyncIterator[Upstream]:
         yield upstream
 
 
-async def _live(gateway: Gateway, twilio: Upstream, tenant: Tenant | None = None, **members: Any) -> Live:
+async def _start(gateway: Gateway, twilio: Upstream, tenant: Tenant | None = None, **members: Any) -> LiveCall:
     tenant = tenant or await gateway.add_tenant(twilio.url)
     created = await tenant.create(**members)
     assert created.status_code == 201, created.text
-    return Live(gateway, tenant, twilio, created.json())
+    return LiveCall(gateway, tenant, twilio, created.json())
 
 
-async def _work(deliverer: Deliverer) -> None:
-    """Delivers until nothing is due any more."""
+async def _deliver_all(deliverer: Deliverer) -> None:
+    """Delivers until nothing is due."""
     deliverer.wake.set()
     while deliverer.wake.is_set():
         deliverer.wake.clear()
@@ -114,8 +114,8 @@ async def _work(deliverer: Deliverer) -> None:
         await deliverer.drain()
 
 
-async def _time_passes(gateway: Gateway) -> None:
-    """As if every wait had come to its end."""
+async def _make_all_due(gateway: Gateway) -> None:
+    """Makes all pending deliveries due, as if their waits had passed."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'pending'"))
 
@@ -128,11 +128,11 @@ def _statuses(received: list[Received]) -> list[str]:
     return [dict(request.form)["CallStatus"] for request in received]
 
 
-# ---- who tells the tenant
+# ---- who sends the callbacks
 
 
-async def test_twilio_is_given_our_callback_and_the_tenants_own_is_ours_to_deliver(gateway: Gateway, twilio: Upstream) -> None:
-    live = await _live(gateway, twilio, status_callback="https://own.example.com/x#rc=5", status_callback_event=["ringing"])
+async def test_twilio_gets_callgates_url_and_callgate_delivers_to_the_tenants(gateway: Gateway, twilio: Upstream) -> None:
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/x#rc=5", status_callback_event=["ringing"])
     form = twilio.posts[0].form
     callback = urlsplit(dict(form)["StatusCallback"])
     assert callback.geturl().startswith(f"{PUBLIC_URL}/callbacks/twilio/{live.record['id']}?tag=")
@@ -140,7 +140,7 @@ async def test_twilio_is_given_our_callback_and_the_tenants_own_is_ours_to_deliv
     assert [value for name, value in form if name == "StatusCallbackEvent"] == ALL
     assert dict(form)["StatusCallbackMethod"] == "POST"
     assert live.record["parameters"]["status_callback"] == "https://own.example.com/x#rc=5"
-    await live.told(*PROGRESS)
+    await live.send_callbacks(*PROGRESS)
     (delivery,) = await live.deliveries()
     assert (delivery["event"], delivery["url"], delivery["method"]) == ("ringing", "https://own.example.com/x", "POST")
 
@@ -150,7 +150,7 @@ async def test_callbacks_of_recordings_and_detection_are_passed_through(gateway:
         "recording_status_callback": "https://own.example.com/r",
         "async_amd_status_callback": "https://own.example.com/a",
     }
-    await _live(gateway, twilio, status_callback="https://own.example.com/", **own)
+    await _start(gateway, twilio, status_callback="https://own.example.com/", **own)
     form = dict(twilio.posts[0].form)
     assert form["RecordingStatusCallback"] == own["recording_status_callback"]
     assert form["AsyncAmdStatusCallback"] == own["async_amd_status_callback"]
@@ -163,31 +163,31 @@ OWN: dict[str, Any] = {
 }
 
 
-async def test_without_a_public_url_twilio_tells_the_tenant_itself(database_url: str, twilio: Upstream) -> None:
+async def test_without_a_public_url_twilio_sends_callbacks_to_the_tenant(database_url: str, twilio: Upstream) -> None:
     async with running_gateway(settings_for(database_url)) as private:
-        await _live(private, twilio, **OWN)
+        await _start(private, twilio, **OWN)
     form = twilio.posts[0].form
-    told = {name: value for name, value in form if name.startswith("StatusCallback")}
-    assert told == {
+    fields = {name: value for name, value in form if name.startswith("StatusCallback")}
+    assert fields == {
         "StatusCallback": "https://own.example.com/",
         "StatusCallbackEvent": "answered",
         "StatusCallbackMethod": "GET",
     }
 
 
-async def test_without_an_auth_token_twilio_tells_the_tenant_itself(gateway: Gateway, twilio: Upstream) -> None:
+async def test_without_an_auth_token_twilio_sends_callbacks_to_the_tenant(gateway: Gateway, twilio: Upstream) -> None:
     tenant = await gateway.add_tenant(with_account=False)
     await gateway.tenants.add_credential(
         tenant.id, account_sid="AC" + "d" * 32, secret="s", key_sid="SK" + "d" * 32, base_url=twilio.url
     )
     gateway.invalidate_cache()
-    live = await _live(gateway, twilio, tenant, **OWN)
+    live = await _start(gateway, twilio, tenant, **OWN)
     assert dict(twilio.posts[0].form)["StatusCallback"] == "https://own.example.com/"
     assert live.record["warnings"] == []
 
 
-async def test_with_an_application_the_record_warns_that_it_follows_by_polling_only(gateway: Gateway, twilio: Upstream) -> None:
-    live = await _live(gateway, twilio, application_sid="AP" + "0" * 32)
+async def test_with_an_application_the_record_warns_that_the_call_is_only_polled(gateway: Gateway, twilio: Upstream) -> None:
+    live = await _start(gateway, twilio, application_sid="AP" + "0" * 32)
     assert "StatusCallback" not in dict(twilio.posts[0].form)
     assert [(warning["pointer"], warning["code"]) for warning in live.record["warnings"]] == [
         ("/application_sid", "polling_only")
@@ -202,7 +202,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("url", "code"), REFUSED.values(), ids=REFUSED.keys())
-async def test_a_url_that_may_not_be_dialled_is_refused_before_anything_is_sent(
+async def test_a_refused_url_is_reported_before_anything_is_sent(
     gateway: Gateway, twilio: Upstream, url: str, code: str
 ) -> None:
     tenant = await gateway.add_tenant(twilio.url)
@@ -212,19 +212,19 @@ async def test_a_url_that_may_not_be_dialled_is_refused_before_anything_is_sent(
     assert twilio.posts == []
 
 
-async def test_the_tenants_default_is_told_where_a_creation_names_nobody(
+async def test_deliveries_go_to_the_tenants_default_url_if_the_creation_has_none(
     gateway: Gateway, twilio: Upstream, callbacks: TenantCallbacks
 ) -> None:
     tenant = await gateway.add_tenant(twilio.url)
     await gateway.tenants.configure_callbacks(
         tenant.id, url="https://default.example.com/", method="GET", events=["ringing", "completed"]
     )
-    silent = await _live(gateway, twilio, tenant)
-    narrowed = await _live(gateway, twilio, tenant, status_callback_event=["answered"])
-    named = await _live(gateway, twilio, tenant, status_callback="https://own.example.com/")
+    silent = await _start(gateway, twilio, tenant)
+    narrowed = await _start(gateway, twilio, tenant, status_callback_event=["answered"])
+    named = await _start(gateway, twilio, tenant, status_callback="https://own.example.com/")
     seen = []
     for live in (silent, narrowed, named):
-        await live.told(*PROGRESS)
+        await live.send_callbacks(*PROGRESS)
         seen.append([(each["event"], each["method"], urlsplit(each["url"]).hostname) for each in await live.deliveries()])
     default = "default.example.com"
     assert seen == [
@@ -234,7 +234,7 @@ async def test_the_tenants_default_is_told_where_a_creation_names_nobody(
     ]
 
 
-async def test_what_is_not_given_stays_and_a_default_needs_a_url(gateway: Gateway, callbacks: TenantCallbacks) -> None:
+async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gateway: Gateway, callbacks: TenantCallbacks) -> None:
     tenant = await gateway.add_tenant()
     with pytest.raises(OperatorError, match="need a default URL"):
         await gateway.tenants.configure_callbacks(tenant.id, method="GET")
@@ -252,7 +252,7 @@ async def test_what_is_not_given_stays_and_a_default_needs_a_url(gateway: Gatewa
             await nobody
 
 
-# ---- what is sent
+# ---- the requests
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
@@ -261,10 +261,10 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/hook?a=1"
-        live = await _live(gateway, twilio, status_callback=url, status_callback_method=method)
+        live = await _start(gateway, twilio, status_callback=url, status_callback_method=method)
         secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
-        await live.told(("completed", 3), SipResponseCode="487", Odd="Žofie & co")
-        await _work(deliverer)
+        await live.send_callbacks(("completed", 3), SipResponseCode="487", Odd="Žofie & co")
+        await _deliver_all(deliverer)
         (request,) = receiver.received
     fields = progress(live.tenant, live.record, "completed", 3, SipResponseCode="487", Odd="Žofie & co")
     sent = dict(request.form) if method == "POST" else dict(parse_qsl(urlsplit(request.path).query))
@@ -275,18 +275,18 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
     assert await live.states() == {"completed": "delivered"}
 
 
-async def test_the_json_form_holds_the_record_as_it_is_when_it_is_sent(
+async def test_the_json_form_has_the_record_at_the_time_of_sending(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
         await gateway.tenants.configure_callbacks(live.tenant.id, form="json")
         secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
-        await live.told(("ringing", 1))
-        await _work(deliverer)
-        await live.told(("completed", 3), CallDuration="5")
-        await _time_passes(gateway)
-        await _work(deliverer)
+        await live.send_callbacks(("ringing", 1))
+        await _deliver_all(deliverer)
+        await live.send_callbacks(("completed", 3), CallDuration="5")
+        await _make_all_due(gateway)
+        await _deliver_all(deliverer)
         first, second = (Webhook(secret).verify(each.body, each.headers) for each in receiver.received)
         ids = {each.headers["webhook-id"] for each in receiver.received}
     assert ids == {f"msg_{live.record['id'].replace('-', '')}_ringing"}
@@ -299,26 +299,26 @@ async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3))
-        await _work(deliverer)
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
+        await _deliver_all(deliverer)
         secret = (await callbacks.signing(live.tenant.id)).secret.get_secret_value()
         signature = receiver.received[0].headers["x-twilio-signature"]
         assert RequestValidator(secret).validate(f"{receiver.url}/", dict(receiver.received[0].form), signature)
 
 
-# ---- once each, in order, and again
+# ---- duplicates, order, retries
 
 
-async def test_a_duplicate_is_not_told_twice_and_a_retry_carries_the_same_id(
+async def test_a_duplicate_is_delivered_once_and_a_retry_has_the_same_id(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(reset, answer(503), answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3), ("completed", 3), ("completed", 4))
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3), ("completed", 3), ("completed", 4))
         for _ in range(4):
-            await _work(deliverer)
-            await _time_passes(gateway)
+            await _deliver_all(deliverer)
+            await _make_all_due(gateway)
         tokens = [request.headers["i-twilio-idempotency-token"] for request in receiver.received]
     assert tokens == [f"msg_{live.record['id'].replace('-', '')}_completed"] * 3
     (delivery,) = await live.deliveries()
@@ -326,13 +326,13 @@ async def test_a_duplicate_is_not_told_twice_and_a_retry_carries_the_same_id(
     assert (delivery["last_error"], delivery["next_attempt_at"]) == (None, None)
 
 
-async def test_events_are_told_in_their_order_though_they_came_in_another(
+async def test_events_are_delivered_in_order_even_if_callbacks_arrive_out_of_order(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
-        await live.told(*reversed(PROGRESS))
-        await _work(deliverer)
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
+        await live.send_callbacks(*reversed(PROGRESS))
+        await _deliver_all(deliverer)
         assert _statuses(receiver.received) == ["initiated", "ringing", "in-progress", "completed"]
 
 
@@ -340,18 +340,18 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(answer(500), answer(500), answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
-        await live.told(*PROGRESS)
-        await _work(deliverer)
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
+        await live.send_callbacks(*PROGRESS)
+        await _deliver_all(deliverer)
         assert _statuses(receiver.received) == ["ringing"]
-        await _time_passes(gateway)
-        await _work(deliverer)
-        # The second failure lets the later one go, with its number.
+        await _make_all_due(gateway)
+        await _deliver_all(deliverer)
+        # After the second failure the later event is sent, with its own number.
         assert _statuses(receiver.received) == ["ringing", "ringing", "completed"]
         assert dict(receiver.received[2].form)["SequenceNumber"] == "3"
         assert await live.states() == {"ringing": "pending", "completed": "delivered"}
-        await _time_passes(gateway)
-        await _work(deliverer)
+        await _make_all_due(gateway)
+        await _deliver_all(deliverer)
         assert _statuses(receiver.received)[3:] == ["ringing"]
         assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
@@ -361,34 +361,34 @@ async def _claim(gateway: Gateway) -> list[ClaimedDelivery]:
 
 
 async def _hold(session: Any, event: str) -> None:
-    """Does what a claim does that still sees an earlier event as pending."""
+    """Holds the event, like a claim that still sees an earlier event as pending."""
     held = "UPDATE delivery SET held = true, next_attempt_at = now() + interval '30 s' WHERE event = :event"
     await session.execute(text(held), {"event": event})
 
 
-async def test_a_result_that_is_recorded_while_a_claim_holds_a_later_event_releases_it(
+async def test_a_result_recorded_during_a_claim_releases_the_later_event(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
-    live = await _live(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
-    await live.told(PROGRESS[0])
+    live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
+    await live.send_callbacks(PROGRESS[0])
     (earlier,) = await _claim(gateway)
-    await live.told(PROGRESS[1])
+    await live.send_callbacks(PROGRESS[1])
     attempt = Attempt(earlier, is_delivered=True, status=204, error=None, wait=None)
     async with gateway.database.begin() as claiming:
         await _hold(claiming, "ringing")
         recording = asyncio.create_task(store.record_attempts(gateway.database, [attempt]))
-        await asyncio.sleep(0.2)  # for it to wait for the claim's lock; were this too short, less would be tested
+        await asyncio.sleep(0.2)  # until it waits for the lock; a shorter wait would only test less
         assert not recording.done()
     assert await recording == 1
     (later,) = await _claim(gateway)
     assert (later.webhook_id, later.held) == (f"msg_{UUID(live.record['id']).hex}_ringing", False)
 
 
-async def test_a_claim_releases_what_it_held_though_the_earlier_event_had_just_ended(
+async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
-    live = await _live(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
-    await live.told(*PROGRESS[:2])
+    live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
+    await live.send_callbacks(*PROGRESS[:2])
     earlier, later = sorted(await _claim(gateway), key=lambda delivery: delivery.position)
     assert later.held
     async with gateway.database.begin() as session:
@@ -402,33 +402,33 @@ async def test_a_claim_releases_what_it_held_though_the_earlier_event_had_just_e
     assert [delivery.id for delivery in await _claim(gateway)] == [later.id]
 
 
-def test_waits_grow_to_four_hours_and_are_a_little_uneven() -> None:
+def test_waits_grow_to_four_hours_and_have_jitter() -> None:
     meant = [5, 30, 120, 900, 3600, 14_400, 14_400, 14_400]
     for failures, seconds in enumerate(meant, start=1):
         waits = {wait_after(failures).total_seconds() for _ in range(50)}
         assert 0.89 * seconds < min(waits) < max(waits) < 1.11 * seconds
 
 
-async def test_the_next_attempt_is_set_by_the_failures_and_three_days_are_the_end(
+async def test_the_number_of_failures_sets_the_next_attempt_until_three_days_have_passed(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(answer(500)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3))
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
         waits = []
         for _ in range(3):
-            await _work(deliverer)
+            await _deliver_all(deliverer)
             (delivery,) = await live.deliveries()
             wait = datetime.fromisoformat(delivery["next_attempt_at"]) - datetime.fromisoformat(delivery["last_attempt_at"])
             waits.append(wait.total_seconds())
-            await _time_passes(gateway)
+            await _make_all_due(gateway)
         assert all(0.89 * meant < wait < 1.11 * meant for wait, meant in zip(waits, (5, 30, 120), strict=True))
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE delivery SET pending_since = now() - interval '2 days 23 hours 59 minutes'"))
-        await _work(deliverer)
+        await _deliver_all(deliverer)
         assert await live.states() == {"completed": "gave_up"}
-        await _time_passes(gateway)
-        await _work(deliverer)
+        await _make_all_due(gateway)
+        await _deliver_all(deliverer)
         assert len(receiver.received) == 4
 
 
@@ -442,7 +442,7 @@ ENDS: dict[str, tuple[Behaviour, str, int | None, str | None]] = {
 
 
 @pytest.mark.parametrize(("behaviour", "state", "status", "error"), ENDS.values(), ids=ENDS.keys())
-async def test_what_comes_of_an_attempt_is_kept(
+async def test_the_result_of_an_attempt_is_stored(
     gateway: Gateway,
     twilio: Upstream,
     deliverer: Deliverer,
@@ -452,23 +452,23 @@ async def test_what_comes_of_an_attempt_is_kept(
     error: str | None,
 ) -> None:
     async with running_upstream(behaviour) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3))
-        await _work(deliverer)
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
+        await _deliver_all(deliverer)
         (delivery,) = await live.deliveries()
     assert (delivery["state"], delivery["attempts"]) == (state, 1)
     assert (delivery["last_status"], delivery["last_error"]) == (status, error)
 
 
-async def test_what_a_killed_worker_had_claimed_is_taken_over(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
     async with running_upstream(answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3))
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
         assert len(await _claim(gateway)) == 1
-        await _work(deliverer)
+        await _deliver_all(deliverer)
         assert receiver.received == []
-        await _time_passes(gateway)
-        await _work(deliverer)
+        await _make_all_due(gateway)
+        await _deliver_all(deliverer)
         assert len(receiver.received) == 1
 
 
@@ -478,14 +478,14 @@ async def test_two_workers_send_each_delivery_once(
     other = Deliverer(gateway.database, callbacks, deliverer.sender, Metrics())
     async with running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
-        lives = [await _live(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]
-        await asyncio.gather(*(live.told(("completed", 3)) for live in lives))
-        await asyncio.gather(_work(deliverer), _work(other))
+        lives = [await _start(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]
+        await asyncio.gather(*(live.send_callbacks(("completed", 3)) for live in lives))
+        await asyncio.gather(_deliver_all(deliverer), _deliver_all(other))
         seen = Counter(dict(request.form)["CallSid"] for request in receiver.received)
     assert seen == Counter(live.record["sid"] for live in lives)
 
 
-async def test_tenants_take_turns_where_there_is_no_room_for_all(
+async def test_tenants_take_turns_if_the_limit_is_reached(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.deliver.MAX_CONCURRENT", 2)
@@ -493,28 +493,28 @@ async def test_tenants_take_turns_where_there_is_no_room_for_all(
         tenants = [await gateway.add_tenant(twilio.url) for _ in range(5)]
         for tenant in tenants:
             for _ in range(2):
-                live = await _live(gateway, twilio, tenant, status_callback=receiver.url)
-                await live.told(("completed", 3))
+                live = await _start(gateway, twilio, tenant, status_callback=receiver.url)
+                await live.send_callbacks(("completed", 3))
         in_turn = []
         while await deliverer.step():
             in_turn.append(set(deliverer._in_flight))
             await deliverer.drain()
         seen = Counter(dict(request.form)["CallSid"] for request in receiver.received)
-    # Each step takes one tenant's two, and the next step goes on with the next tenant.
+    # Each step takes two deliveries of one tenant, and the next step takes those of the next tenant.
     assert in_turn[:5] == [{tenant.id} for tenant in sorted(tenants, key=lambda tenant: tenant.id)]
     assert len(seen) == 10
 
 
-async def test_a_receiver_that_hangs_or_is_dead_delays_no_other_tenants_deliveries(
+async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(hang) as hanging, running_upstream(answer(200)) as receiver:
         sick, healthy = await gateway.add_tenant(twilio.url), await gateway.add_tenant(twilio.url)
         for url in (hanging.url, refused_url()):
-            stuck = await _live(gateway, twilio, sick, status_callback=url)
-            await stuck.told(("completed", 3))
+            stuck = await _start(gateway, twilio, sick, status_callback=url)
+            await stuck.send_callbacks(("completed", 3))
         async with gateway.database.begin() as session:
-            # Far more than a worker has places for.
+            # Many more than a worker attempts at the same time.
             await session.execute(
                 text(
                     "INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields)"
@@ -526,11 +526,11 @@ async def test_a_receiver_that_hangs_or_is_dead_delays_no_other_tenants_deliveri
         working = asyncio.create_task(_repeat(deliverer))
         while len(hanging.received) < 2:
             await asyncio.sleep(0.01)
-        live = await _live(gateway, twilio, healthy, status_callback=receiver.url)
-        await live.told(("completed", 3))
+        live = await _start(gateway, twilio, healthy, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
         while await live.states() != {"completed": "delivered"}:
             await asyncio.sleep(0.01)
-        # None of those that hang has ended, and they have not more than their share.
+        # None of the hanging requests has ended, and their number is limited.
         assert not hanging.released.is_set()
         assert 2 <= len(hanging.connections) <= MAX_CONCURRENT_PER_TENANT
         working.cancel()
@@ -544,7 +544,7 @@ async def _repeat(deliverer: Deliverer) -> None:
             await asyncio.sleep(0.01)
 
 
-# ---- when no callback came
+# ---- without a callback
 
 
 @pytest.fixture
@@ -568,38 +568,38 @@ async def _refresh(gateway: Gateway, refresher: Refresher, call_id: str) -> None
     await refresher.step()
 
 
-def _ended(sid: str, ago: timedelta) -> Behaviour:
+def _ended_call(sid: str, ago: timedelta) -> Behaviour:
     end = (datetime.now(UTC) - ago).strftime("%a, %d %b %Y %H:%M:%S +0000")
     return answer(200, call_resource(sid, status="completed", duration="9", end_time=end, price="-0.02"))
 
 
-async def test_the_end_that_no_callback_told_is_told_once_after_some_patience(
+async def test_an_end_without_a_callback_is_delivered_once_after_a_wait(
     gateway: Gateway, deliverer: Deliverer, refresher: Refresher
 ) -> None:
     sid = "CA" + "e" * 32
-    script = (answer(201, call_resource(sid)), _ended(sid, timedelta(0)), _ended(sid, timedelta(minutes=2)))
+    script = (answer(201, call_resource(sid)), _ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
     async with running_upstream(*script) as twilio, running_upstream(answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
-        await live.told(("ringing", 1))
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
+        await live.send_callbacks(("ringing", 1))
         await _refresh(gateway, refresher, live.record["id"])
         assert await live.states() == {"ringing": "pending"}
         async with gateway.database.begin() as session:
             due = text("SELECT refresh_at - now() FROM call WHERE id = :id")
             assert timedelta(seconds=20) < await session.scalar(due, {"id": live.record["id"]}) <= timedelta(seconds=30)
         await _refresh(gateway, refresher, live.record["id"])
-        await live.told(("completed", 3))
+        await live.send_callbacks(("completed", 3))
         await _refresh(gateway, refresher, live.record["id"])
-        await _work(deliverer)
+        await _deliver_all(deliverer)
         assert _statuses(receiver.received) == ["ringing", "completed"]
-        told = dict(receiver.received[1].form)
-    assert (told["CallSid"], told["CallDuration"], told["To"]) == (sid, "9", "sip:kate@example.com")
-    assert "SequenceNumber" not in told
+        fields = dict(receiver.received[1].form)
+    assert (fields["CallSid"], fields["CallDuration"], fields["To"]) == (sid, "9", "sip:kate@example.com")
+    assert "SequenceNumber" not in fields
 
 
-async def test_the_end_is_told_though_twilio_cannot_be_asked_any_more(gateway: Gateway, refresher: Refresher) -> None:
+async def test_an_end_is_delivered_even_if_twilio_fails_later(gateway: Gateway, refresher: Refresher) -> None:
     sid = "CA" + "c" * 32
-    async with running_upstream(answer(201, call_resource(sid)), _ended(sid, timedelta(0)), error(500, 20500)) as twilio:
-        live = await _live(gateway, twilio, status_callback="https://own.example.com/")
+    async with running_upstream(answer(201, call_resource(sid)), _ended_call(sid, timedelta(0)), error(500, 20500)) as twilio:
+        live = await _start(gateway, twilio, status_callback="https://own.example.com/")
         await _refresh(gateway, refresher, live.record["id"])
         assert await live.deliveries() == []
         async with gateway.database.begin() as session:
@@ -609,73 +609,73 @@ async def test_the_end_is_told_though_twilio_cannot_be_asked_any_more(gateway: G
         assert await live.states() == {"completed": "pending"}
 
 
-async def test_the_callback_that_comes_in_time_says_more_and_is_what_is_told(
+async def test_a_callback_in_time_is_delivered_instead_of_the_polled_end(
     gateway: Gateway, refresher: Refresher, deliverer: Deliverer
 ) -> None:
     sid = "CA" + "d" * 32
-    ended = (_ended(sid, timedelta(0)), _ended(sid, timedelta(minutes=2)))
+    ended = (_ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
     async with running_upstream(answer(201, call_resource(sid)), *ended) as twilio:
-        live = await _live(gateway, twilio, status_callback="https://own.example.com/")
+        live = await _start(gateway, twilio, status_callback="https://own.example.com/")
         await _refresh(gateway, refresher, live.record["id"])
-        await live.told(("completed", 3), SipResponseCode="200")
+        await live.send_callbacks(("completed", 3), SipResponseCode="200")
         await _refresh(gateway, refresher, live.record["id"])
         (delivery,) = await live.deliveries()
     assert delivery["fields"]["SipResponseCode"] == "200"
 
 
-# ---- asked for again
+# ---- retry and replay
 
 
-async def test_a_delivery_is_sent_again_when_its_tenant_asks(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_a_tenant_can_send_a_delivery_again(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
     async with running_upstream(answer(410), answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=receiver.url)
-        await live.told(("completed", 3))
-        await _work(deliverer)
+        live = await _start(gateway, twilio, status_callback=receiver.url)
+        await live.send_callbacks(("completed", 3))
+        await _deliver_all(deliverer)
         for state in ("gave_up", "delivered"):
             (delivery,) = await live.deliveries()
             assert delivery["state"] == state
             again = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/{delivery['id']}/retry")
             assert (again.status_code, again.json()["state"], again.json()["attempts"]) == (200, "pending", 0)
-            await _work(deliverer)
+            await _deliver_all(deliverer)
         assert len(receiver.received) == 3
         assert len({request.headers["i-twilio-idempotency-token"] for request in receiver.received}) == 1
 
 
 async def test_a_delivery_of_another_tenant_or_call_is_not_found(gateway: Gateway, twilio: Upstream) -> None:
-    live = await _live(gateway, twilio, status_callback="https://own.example.com/")
-    await live.told(("completed", 3))
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+    await live.send_callbacks(("completed", 3))
     (delivery,) = await live.deliveries()
-    same_tenant = await _live(gateway, twilio, live.tenant)
-    stranger = await _live(gateway, twilio)
+    same_tenant = await _start(gateway, twilio, live.tenant)
+    intruder = await _start(gateway, twilio)
     for tenant, call_id, slug in (
         (live.tenant, same_tenant.record["id"], "delivery-not-found"),
-        (stranger.tenant, stranger.record["id"], "delivery-not-found"),
-        (stranger.tenant, live.record["id"], "call-not-found"),
+        (intruder.tenant, intruder.record["id"], "delivery-not-found"),
+        (intruder.tenant, live.record["id"], "call-not-found"),
     ):
         answered = await tenant.http.post(f"/v1/calls/{call_id}/deliveries/{delivery['id']}/retry")
         assert (answered.status_code, answered.json()["type"]) == (404, f"urn:callgate:problem:{slug}")
     never = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/{UUID(int=2**128 - 1)}/retry")
-    assert never.status_code == 404, "of the year 10889"
+    assert never.status_code == 404, "an id of the year 10889"
     nonsense = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/nonsense/retry")
     assert nonsense.status_code == 422
 
 
-async def test_replay_sends_what_was_given_up_since_a_time_or_all(
+async def test_replay_sends_deliveries_that_were_given_up_or_all(
     gateway: Gateway, twilio: Upstream, deliverer: Deliverer
 ) -> None:
     async with running_upstream(answer(410)) as dead, running_upstream(answer(200)) as receiver:
-        live = await _live(gateway, twilio, status_callback=dead.url)
-        others = [await _live(gateway, twilio, live.tenant, status_callback=receiver.url), await _live(gateway, twilio)]
+        live = await _start(gateway, twilio, status_callback=dead.url)
+        others = [await _start(gateway, twilio, live.tenant, status_callback=receiver.url), await _start(gateway, twilio)]
         began = datetime.now(UTC).isoformat()
         for each in (live, *others):
-            await each.told(("completed", 3))
-        await _work(deliverer)
+            await each.send_callbacks(("completed", 3))
+        await _deliver_all(deliverer)
 
         async def replayed(**body: Any) -> dict[str, Any]:
             answered = await live.tenant.http.post("/v1/deliveries/replay", json=body)
-            await _work(deliverer)
-            told: dict[str, Any] = answered.raise_for_status().json()
-            return told
+            await _deliver_all(deliverer)
+            fields: dict[str, Any] = answered.raise_for_status().json()
+            return fields
 
         assert await replayed(since=began) == {"replayed": 1, "continue_since": None}
         assert (len(dead.received), len(receiver.received)) == (2, 1)
@@ -701,17 +701,15 @@ async def test_replay_sends_what_was_given_up_since_a_time_or_all(
         ({"since": "2026-11-23T00:00:00Z", "until": "now"}, "/until"),
     ],
 )
-async def test_a_replay_that_is_not_understood_is_refused(
-    gateway: Gateway, twilio: Upstream, body: dict[str, Any], pointer: str
-) -> None:
+async def test_an_invalid_replay_is_refused(gateway: Gateway, twilio: Upstream, body: dict[str, Any], pointer: str) -> None:
     tenant = await gateway.add_tenant(twilio.url)
     refused = await tenant.http.post("/v1/deliveries/replay", json=body)
     assert (refused.status_code, [error["pointer"] for error in refused.json()["errors"]]) == (422, [pointer])
 
 
-async def test_a_large_replay_goes_in_batches(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
-    live = await _live(gateway, twilio, status_callback="https://own.example.com/")
-    await live.told(("completed", 3))
+async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+    await live.send_callbacks(("completed", 3))
     copied = text(
         "INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, state,"
         " next_attempt_at) SELECT :id, call_id, :at, tenant_id, event, position, webhook_id, url, method, fields, 'gave_up',"
@@ -726,9 +724,9 @@ async def test_a_large_replay_goes_in_batches(gateway: Gateway, twilio: Upstream
     assert answered.json() == {"replayed": 1200, "continue_since": None}
 
 
-async def test_deliveries_are_told_as_json_for_the_example(gateway: Gateway, twilio: Upstream) -> None:
-    live = await _live(gateway, twilio, status_callback="https://own.example.com/")
-    await live.told(("completed", 3))
+async def test_the_example_has_the_members_of_a_delivery(gateway: Gateway, twilio: Upstream) -> None:
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+    await live.send_callbacks(("completed", 3))
     document = (await live.tenant.http.get("/openapi.json")).json()
     (example,) = document["components"]["examples"]["deliveries"]["value"]["deliveries"]
     (delivery,) = await live.deliveries()

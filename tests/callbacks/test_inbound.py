@@ -1,4 +1,4 @@
-"""Twilio's callbacks: genuine ones only, each once, whatever the order in which they come and the replica that takes them."""
+"""Twilio's callbacks: only genuine ones, each once, in any order and by any replica."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @dataclass
-class Live:
+class LiveCall:
     """A started call of its own tenant."""
 
     gateway: Gateway
@@ -42,7 +42,7 @@ class Live:
     def fields(self, status: str, sequence: int | None = None, **more: str) -> dict[str, str]:
         return progress(self.tenant, {"sid": self.sid}, status, sequence, **more)
 
-    async def told(self, status: str, sequence: int | None = None, **more: str) -> int:
+    async def send_callback(self, status: str, sequence: int | None = None, **more: str) -> int:
         response = await call_back(self.gateway, self.tenant, self.id, self.fields(status, sequence, **more))
         return response.status_code
 
@@ -58,11 +58,11 @@ class Live:
 
 
 @pytest.fixture
-async def live(gateway: Gateway) -> AsyncIterator[Live]:
+async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
-        yield Live(gateway, tenant, record["id"], record["sid"])
+        yield LiveCall(gateway, tenant, record["id"], record["sid"])
 
 
 async def _count(gateway: Gateway, result: str) -> float:
@@ -73,7 +73,7 @@ async def _count(gateway: Gateway, result: str) -> float:
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
-# Twilio's own, from the tests of its Python package: https://www.twilio.com/docs/usage/security#validating-requests
+# Vectors of Twilio, from the tests of its Python package: https://www.twilio.com/docs/usage/security#validating-requests
 VECTORS = {
     "https": (VECTOR_URL, VECTOR_FORM, "RSOYDt4T1cUTdK1PDd93/VVr8B8="),
     "repeated keys": (
@@ -98,7 +98,7 @@ VECTORS = {
 
 
 @pytest.mark.parametrize(("url", "form", "signature"), VECTORS.values(), ids=VECTORS.keys())
-def test_twilios_published_signatures_are_genuine_and_nothing_near_them(url: str, form: str, signature: str) -> None:
+def test_twilios_published_signatures_are_genuine_and_altered_requests_are_not(url: str, form: str, signature: str) -> None:
     fields = FormFields.parse(form)
     token = "12345"
     assert is_genuine(url, fields, signature, ["another", token])
@@ -110,12 +110,12 @@ def test_twilios_published_signatures_are_genuine_and_nothing_near_them(url: str
 
 @pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
 @pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
-def test_what_twilios_library_stumbles_over_is_not_genuine(url: str, signature: str) -> None:
+def test_malformed_signatures_and_odd_urls_are_not_genuine(url: str, signature: str) -> None:
     assert not is_genuine(url, FormFields.parse(VECTOR_FORM), signature, ["12345"])
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-async def test_what_twilios_package_signs_is_taken(live: Live, method: str) -> None:
+async def test_callbacks_signed_by_twilios_package_are_accepted(live: LiveCall, method: str) -> None:
     odd: dict[str, str | list[str]] = {
         "Name": "Žofie & Ümit = 😀",
         "Empty": "",
@@ -131,12 +131,12 @@ async def test_what_twilios_package_signs_is_taken(live: Live, method: str) -> N
     assert (await live.record())["status"] == "ringing"
 
 
-async def test_a_query_in_the_url_is_signed_with_it(live: Live) -> None:
+async def test_the_signature_covers_the_query(live: LiveCall) -> None:
     answer = await call_back(live.gateway, live.tenant, live.id, live.fields("ringing"), query="a=1&b=%20")
     assert answer.status_code == 204
 
 
-async def test_the_public_url_counts_and_no_forwarded_header(live: Live) -> None:
+async def test_the_signature_is_checked_with_the_public_url_and_not_with_forwarded_headers(live: LiveCall) -> None:
     fields, path = live.fields("ringing", 1), await callback_path(live.gateway, live.id)
     signature = RequestValidator(live.tenant.auth_token).compute_signature(f"https://evil.example{path}", fields)
     headers = {"X-Twilio-Signature": signature, "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
@@ -145,7 +145,7 @@ async def test_the_public_url_counts_and_no_forwarded_header(live: Live) -> None
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
-async def test_a_body_over_64_kib_is_refused(live: Live, chunked: bool) -> None:
+async def test_a_body_over_64_kib_is_refused(live: LiveCall, chunked: bool) -> None:
     body, path = b"a=" + b"x" * 65_536, await callback_path(live.gateway, live.id)
     headers = {"X-Twilio-Signature": VECTORS["https"][2]}
 
@@ -157,7 +157,7 @@ async def test_a_body_over_64_kib_is_refused(live: Live, chunked: bool) -> None:
     assert (answer.status_code, answer.json()["type"]) == (413, "urn:callgate:problem:body-too-large")
 
 
-async def test_the_record_takes_what_it_shows_and_the_event_keeps_all(live: Live) -> None:
+async def test_the_record_gets_its_fields_and_the_event_keeps_all(live: LiveCall) -> None:
     end = {
         "CallDuration": "12",
         "Direction": "outbound-api",
@@ -167,15 +167,15 @@ async def test_the_record_takes_what_it_shows_and_the_event_keeps_all(live: Live
         "AnsweredBy": "human",
         "CallerName": "Kate",
     }
-    assert await live.told("initiated", 0) == 204
-    assert await live.told("completed", 3, **end) == 204
+    assert await live.send_callback("initiated", 0) == 204
+    assert await live.send_callback("completed", 3, **end) == 204
     record = await live.record()
     shown = (record["status"], record["duration"], record["direction"], record["answered_by"], record["caller_name"])
     assert shown == ("completed", 12, "outbound-api", "human", "Kate")
     assert await live.callbacks() == [live.fields("initiated", 0), live.fields("completed", 3, **end)]
 
 
-async def test_hostile_values_are_kept_as_far_as_they_can_be(live: Live) -> None:
+async def test_hostile_values_are_stored_as_far_as_possible(live: LiveCall) -> None:
     odd = {"Nul": "a\0b", "CallDuration": "9" * 40, "Direction": "x" * 1000}
     numbers = ("-1", "1" * 40, "4294967296", "1.5", "²", "")
     for number in numbers:
@@ -185,15 +185,15 @@ async def test_hostile_values_are_kept_as_far_as_they_can_be(live: Live) -> None
     assert (await live.record())["duration"] is None
 
 
-async def test_a_repetition_is_answered_and_leaves_no_trace_but_the_metric(live: Live) -> None:
+async def test_a_repetition_is_answered_and_only_counted(live: LiveCall) -> None:
     before = await _count(live.gateway, "duplicate")
     for _ in range(3):
-        assert await live.told("ringing", 1, Timestamp="now") == 204
-    # Its number is what it is known by; without one, all that it says.
-    assert await live.told("ringing", 1, Timestamp="later") == 204
+        assert await live.send_callback("ringing", 1, Timestamp="now") == 204
+    # The sequence number identifies a callback; without one, all of its fields do.
+    assert await live.send_callback("ringing", 1, Timestamp="later") == 204
     for _ in range(2):
-        assert await live.told("in-progress", Timestamp="now") == 204
-    assert await live.told("in-progress", Timestamp="later") == 204
+        assert await live.send_callback("in-progress", Timestamp="now") == 204
+    assert await live.send_callback("in-progress", Timestamp="later") == 204
     assert await _count(live.gateway, "duplicate") == before + 4
     kept = [(fields["CallStatus"], fields["Timestamp"]) for fields in await live.callbacks()]
     assert kept == [("ringing", "now"), ("in-progress", "now"), ("in-progress", "later")]
@@ -203,19 +203,19 @@ PROGRESS = (("initiated", 0), ("ringing", 1), ("in-progress", 2), ("completed", 
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(PROGRESS)), ids=lambda order: "".join(str(n) for _, n in order))
-async def test_whatever_the_order_the_status_goes_forward_only(live: Live, order: tuple[tuple[str, int], ...]) -> None:
+async def test_the_status_only_goes_forward_in_any_order(live: LiveCall, order: tuple[tuple[str, int], ...]) -> None:
     for status, sequence in order:
-        assert await live.told(status, sequence) == 204
+        assert await live.send_callback(status, sequence) == 204
     assert (await live.record())["status"] == "completed"
     assert {fields["SequenceNumber"] for fields in await live.callbacks()} == {"0", "1", "2", "3"}
     seen = [dict(PROGRESS)[status] for status in await live.statuses()]
     assert seen == sorted(seen)
 
 
-async def test_a_lower_number_is_late_even_with_a_status_that_nobody_knows(live: Live) -> None:
+async def test_a_lower_number_is_late_even_with_an_unknown_status(live: LiveCall) -> None:
     before = await _count(live.gateway, "late")
-    await live.told("in-progress", 5, CallerName="Kate")
-    await live.told("whispering", 4, CallerName="Jill", ForwardedFrom="+14155550100")
+    await live.send_callback("in-progress", 5, CallerName="Kate")
+    await live.send_callback("whispering", 4, CallerName="Jill", ForwardedFrom="+14155550100")
     record = await live.record()
     assert (record["status"], record["caller_name"]) == ("in-progress", "Kate")
     assert record["forwarded_from"] == "+14155550100"
@@ -223,26 +223,26 @@ async def test_a_lower_number_is_late_even_with_a_status_that_nobody_knows(live:
 
 
 @pytest.mark.parametrize("sequence", [9, None])
-async def test_a_terminal_status_never_changes(live: Live, sequence: int | None) -> None:
-    await live.told("no-answer", 2)
+async def test_a_terminal_status_never_changes(live: LiveCall, sequence: int | None) -> None:
+    await live.send_callback("no-answer", 2)
     for status in ("completed", "ringing", "failed", "in-progress"):
-        await live.told(status, sequence, CallDuration="7", Word=status)
+        await live.send_callback(status, sequence, CallDuration="7", Word=status)
     record = await live.record()
     assert (record["status"], record["duration"]) == ("no-answer", None)
     assert await live.statuses() == ["no-answer"]
 
 
-async def test_another_calls_sid_neither_counts_nor_hides_what_is_ours(live: Live) -> None:
+async def test_a_callback_with_another_sid_changes_no_status_and_hides_no_later_callback(live: LiveCall) -> None:
     foreign = live.fields("completed", 1) | {"CallSid": "CA" + "f" * 32}
     for _ in range(2):
         assert (await call_back(live.gateway, live.tenant, live.id, foreign)).status_code == 204
-    assert await live.told("ringing", 1) == 204
+    assert await live.send_callback("ringing", 1) == 204
     assert (await live.record())["status"] == "ringing"
     types = [event["type"] for event in await live.tenant.events(live.id)]
     assert types[2:] == ["call.callback", "call.second_sid", "call.callback", "call.status"]
 
 
-async def test_two_replicas_that_take_the_same_moments_callbacks_take_each_once(gateway: Gateway, database_url: str) -> None:
+async def test_two_replicas_take_each_concurrent_callback_once(gateway: Gateway, database_url: str) -> None:
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(running_gateway(settings_for(database_url, public_url=PUBLIC_URL)))
         upstream = await stack.enter_async_context(running_upstream(created()))
@@ -255,11 +255,11 @@ async def test_two_replicas_that_take_the_same_moments_callbacks_take_each_once(
             for status, sequence in PROGRESS
             for replica in (gateway, other, gateway, other)
         ]
-        random.Random(5).shuffle(sending)  # noqa: S311  # a seed, so that it can be run again
+        random.Random(5).shuffle(sending)  # noqa: S311  # a seed makes it repeatable
         answers = await asyncio.gather(*sending)
         assert {answer.status_code for answer in answers} == {204}
         for record in records:
-            live = Live(gateway, tenant, record["id"], record["sid"])
+            live = LiveCall(gateway, tenant, record["id"], record["sid"])
             assert sorted(fields["SequenceNumber"] for fields in await live.callbacks()) == ["0", "1", "2", "3"]
             assert (await live.record())["status"] == "completed"
             seen = [dict(PROGRESS)[status] for status in await live.statuses()]

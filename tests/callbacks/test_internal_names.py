@@ -1,4 +1,4 @@
-"""A status callback that Callgate makes itself may have an internal name; one that Twilio makes has what Twilio takes."""
+"""Status callbacks to internal names: allowed if Callgate sends them, refused if Twilio does."""
 
 from collections.abc import AsyncIterator
 
@@ -14,8 +14,8 @@ FORM = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>"}
 
 
 @pytest.fixture(scope="module")
-async def telling(database_url: str) -> AsyncIterator[Gateway]:
-    """Twilio calls Callgate, and Callgate the tenant."""
+async def delivering_gateway(database_url: str) -> AsyncIterator[Gateway]:
+    """A gateway that gets Twilio's callbacks and delivers to internal names."""
     async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, delivery_allow="my_app,hooks")) as running:
         yield running
 
@@ -29,9 +29,9 @@ async def create_as_twilio(tenant: Tenant, **fields: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("url", INTERNAL)
-async def test_callgate_calls_internal_names_itself(telling: Gateway, url: str) -> None:
+async def test_callgate_delivers_to_internal_names(delivering_gateway: Gateway, url: str) -> None:
     async with running_upstream(created()) as upstream:
-        tenant = await telling.add_tenant(upstream.url)
+        tenant = await delivering_gateway.add_tenant(upstream.url)
         assert (await tenant.create(status_callback=url)).status_code == 201
         made = await create_as_twilio(tenant, StatusCallback=url)
         assert made.status_code == 201, made.text
@@ -44,11 +44,11 @@ async def test_callgate_calls_internal_names_itself(telling: Gateway, url: str) 
         assert dict(upstream.posts[-1].form)["StatusCallback"].startswith(PUBLIC_URL)
 
 
-async def test_twilio_is_given_no_underscore(gateway: Gateway, telling: Gateway) -> None:
-    """Without a public URL, Twilio makes the callbacks; those of recordings and machine detection are always its own."""
+async def test_urls_for_twilio_must_not_have_an_underscore(gateway: Gateway, delivering_gateway: Gateway) -> None:
+    """Twilio sends callbacks itself without a public URL, and always those of recordings and machine detection."""
     url = "http://my_app:3000/hook"
     async with running_upstream(created()) as upstream:
-        plain, tenant = await gateway.add_tenant(upstream.url), await telling.add_tenant(upstream.url)
+        plain, tenant = await gateway.add_tenant(upstream.url), await delivering_gateway.add_tenant(upstream.url)
         refusals = [
             (await plain.create(status_callback=url), "/status_callback"),
             (await tenant.create(recording_status_callback=url), "/recording_status_callback"),

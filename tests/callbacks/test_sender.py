@@ -1,4 +1,4 @@
-"""The sender over real sockets: what it dials, what it believes, and how long it waits for a receiver that means no good."""
+"""The sender over real sockets: the addresses that it dials, its checks of TLS and answers, and its timeouts."""
 
 import asyncio
 import ssl
@@ -29,9 +29,9 @@ class Receiver:
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     dialled: list[str] = field(default_factory=list)
-    """To which of this machine's addresses."""
+    """The local addresses of the connections."""
     open: int = 0
-    most_open: int = 0
+    max_open: int = 0
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def receiving(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, *
         serving.add(task)
         receiver.dialled.append(writer.get_extra_info("sockname")[0])
         receiver.open += 1
-        receiver.most_open = max(receiver.most_open, receiver.open)
+        receiver.max_open = max(receiver.max_open, receiver.open)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
@@ -53,7 +53,7 @@ async def receiving(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, *
             receiver.requests.append(head + body)
             await answer(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # streams would log the end of a test as an error
+            pass  # asyncio would log the end of a test as an error
         finally:
             receiver.open -= 1
             writer.close()
@@ -69,7 +69,7 @@ async def receiving(answer: Answer, *, host: str = "127.0.0.1", port: int = 0, *
             await asyncio.gather(*serving, return_exceptions=True)
 
 
-def saying(text: str) -> Answer:
+def reply(text: str) -> Answer:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(text.encode())
         await writer.drain()
@@ -77,10 +77,10 @@ def saying(text: str) -> Answer:
     return answer
 
 
-NO_CONTENT = saying("HTTP/1.1 204 No Content\r\nSet-Cookie: a=b\r\n\r\n")
+NO_CONTENT = reply("HTTP/1.1 204 No Content\r\nSet-Cookie: a=b\r\n\r\n")
 
 
-async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+async def never_answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     await reader.read()
 
 
@@ -88,8 +88,8 @@ async def send(sender: Sender, url: str, body: bytes = b"a=b") -> SendResult:
     return await sender.send("POST", url, {"X-Mine": "1"}, body)
 
 
-class Names:
-    """A name server whose answers run out one by one; the last one stays."""
+class FakeResolver:
+    """A resolver that returns its answers one after another, and the last one for ever."""
 
     def __init__(self, *answers: Sequence[str] | OSError) -> None:
         self.answers = list(answers)
@@ -103,7 +103,7 @@ class Names:
         return answer
 
 
-async def test_what_was_signed_is_what_arrives() -> None:
+async def test_the_request_arrives_as_it_was_signed() -> None:
     async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/a%7eb/%2F?x=%7e&y=+&z#rc=3"
         assert await send(sender, url) == SendResult(204, None)
@@ -117,39 +117,39 @@ async def test_what_was_signed_is_what_arrives() -> None:
     assert b"content-length" not in get.lower()
 
 
-async def test_only_the_address_that_was_judged_is_dialled_though_the_name_changes_its_answer() -> None:
-    """The second answer is another listener on the same port: a second question would lead there."""
+async def test_only_the_checked_address_is_dialled_even_if_the_name_resolves_differently_later() -> None:
+    """A second lookup would return the address of another listener on the same port."""
     allowed = AllowList.parse("127.0.0.2/32")
     async with (
-        receiving(NO_CONTENT, host="127.0.0.2") as judged,
-        receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
+        receiving(NO_CONTENT, host="127.0.0.2") as allowed_receiver,
+        receiving(NO_CONTENT, host="127.0.0.1", port=allowed_receiver.port) as refused_receiver,
     ):
-        names = Names(["127.0.0.2"], ["127.0.0.1"])
+        names = FakeResolver(["127.0.0.2"], ["127.0.0.1"])
         async with Sender(allowed, resolve=names) as sender:
-            url = f"http://rebinding.example:{judged.port}/"
+            url = f"http://rebinding.example:{allowed_receiver.port}/"
             assert await send(sender, url) == SendResult(204, None)
             assert names.asked == ["rebinding.example"]
-            assert judged.dialled == ["127.0.0.2"]
-            assert f"Host: rebinding.example:{judged.port}".encode() in judged.requests[0]
+            assert allowed_receiver.dialled == ["127.0.0.2"]
+            assert f"Host: rebinding.example:{allowed_receiver.port}".encode() in allowed_receiver.requests[0]
             assert await send(sender, url) == SendResult(None, "refused_address")
             assert names.asked == ["rebinding.example"] * 2
-        assert inside.dialled == []
+        assert refused_receiver.dialled == []
 
 
-async def test_of_several_addresses_only_the_permitted_are_dialled() -> None:
+async def test_only_allowed_addresses_of_a_name_are_dialled() -> None:
     async with (
-        receiving(NO_CONTENT, host="127.0.0.2") as judged,
-        receiving(NO_CONTENT, host="127.0.0.1", port=judged.port) as inside,
+        receiving(NO_CONTENT, host="127.0.0.2") as allowed_receiver,
+        receiving(NO_CONTENT, host="127.0.0.1", port=allowed_receiver.port) as refused_receiver,
     ):
-        names = Names(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
+        names = FakeResolver(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
         async with Sender(AllowList.parse("127.0.0.2"), resolve=names) as sender:
-            assert await send(sender, f"http://several.example:{judged.port}/") == SendResult(204, None)
-        assert (judged.dialled, inside.dialled) == (["127.0.0.2"], [])
+            assert await send(sender, f"http://several.example:{allowed_receiver.port}/") == SendResult(204, None)
+        assert (allowed_receiver.dialled, refused_receiver.dialled) == (["127.0.0.2"], [])
 
 
-async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None:
+async def test_an_allowed_suffix_permits_loopback_only_for_its_names() -> None:
     allowed = AllowList.parse(".svc.cluster.local")
-    async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=Names(["127.0.0.1"])) as sender:
+    async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=FakeResolver(["127.0.0.1"])) as sender:
         assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == SendResult(204, None)
         assert await send(sender, f"http://hooks.example:{receiver.port}/") == SendResult(None, "refused_address")
     assert len(receiver.dialled) == 1
@@ -168,26 +168,26 @@ async def test_the_operators_suffix_opens_loopback_for_its_names_alone() -> None
         ("not a url", "invalid_url"),
     ],
 )
-async def test_what_creation_would_refuse_is_refused_again_and_nothing_is_asked_or_dialled(url: str, error: str) -> None:
-    """A URL may be older than the operator's present word."""
-    names = Names(["127.0.0.1"])
+async def test_an_invalid_url_is_refused_again_without_a_lookup_or_connection(url: str, error: str) -> None:
+    """Settings may have changed since the URL was accepted."""
+    names = FakeResolver(["127.0.0.1"])
     async with receiving(NO_CONTENT) as receiver, Sender(AllowList(), resolve=names) as sender:
         assert await send(sender, url.format(port=receiver.port)) == SendResult(None, error)  # type: ignore[arg-type]
     assert (receiver.dialled, names.asked) == ([], [])
 
 
-async def test_the_systems_resolver_is_judged_too() -> None:
+async def test_addresses_of_the_system_resolver_are_checked_too() -> None:
     async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://localhost:{receiver.port}/") == SendResult(204, None)
 
 
 @pytest.mark.parametrize("answer", [OSError("no such name"), []])
-async def test_a_name_without_address_is_told_apart(answer: OSError | list[str]) -> None:
-    async with Sender(LOOPBACK, resolve=Names(answer)) as sender:
+async def test_a_name_without_an_address_is_a_resolve_error(answer: OSError | list[str]) -> None:
+    async with Sender(LOOPBACK, resolve=FakeResolver(answer)) as sender:
         assert await send(sender, "http://nowhere.example/") == SendResult(None, "resolve")
 
 
-async def test_a_silent_name_server_is_given_up() -> None:
+async def test_a_silent_name_server_times_out() -> None:
     async def forever(_: str) -> Sequence[str]:
         await asyncio.Event().wait()
         return []
@@ -196,7 +196,7 @@ async def test_a_silent_name_server_is_given_up() -> None:
         assert await send(sender, "http://silent.example/") == SendResult(None, "resolve")
 
 
-async def test_nobody_listens() -> None:
+async def test_a_closed_port_is_a_connect_error() -> None:
     async with receiving(NO_CONTENT) as receiver:
         pass
     async with Sender(LOOPBACK) as sender:
@@ -204,8 +204,11 @@ async def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 410, 429, 500, 503])
-async def test_the_status_is_told_as_it_is(status: int) -> None:
-    async with receiving(saying(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) as receiver, Sender(LOOPBACK) as sender:
+async def test_every_status_is_returned(status: int) -> None:
+    async with (
+        receiving(reply(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) as receiver,
+        Sender(LOOPBACK) as sender,
+    ):
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(status, None)
     assert len(receiver.requests) == 1
 
@@ -213,12 +216,12 @@ async def test_the_status_is_told_as_it_is(status: int) -> None:
 async def test_redirects_are_not_followed() -> None:
     async with receiving(NO_CONTENT) as target:
         moved = f"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:{target.port}/\r\nContent-Length: 0\r\n\r\n"
-        async with receiving(saying(moved)) as receiver, Sender(LOOPBACK) as sender:
+        async with receiving(reply(moved)) as receiver, Sender(LOOPBACK) as sender:
             assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(307, None)
     assert target.dialled == []
 
 
-async def test_no_cookie_is_kept_and_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_cookie_is_stored_and_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with receiving(NO_CONTENT) as proxy, receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -228,7 +231,7 @@ async def test_no_cookie_is_kept_and_no_proxy_of_the_environment_is_used(monkeyp
     assert not any(b"cookie" in request.lower() for request in receiver.requests)
 
 
-async def test_of_a_huge_answer_only_the_beginning_is_read() -> None:
+async def test_only_the_beginning_of_a_huge_answer_is_read() -> None:
     written = 0
 
     async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -241,17 +244,17 @@ async def test_of_a_huge_answer_only_the_beginning_is_read() -> None:
 
     async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
-    assert MAX_READ_BYTES <= written < 32 * 2**20  # what the sockets' buffers hold, not what was ready to come
+    assert MAX_READ_BYTES <= written < 32 * 2**20  # no more than fits into the buffers of the sockets
 
 
-async def test_a_compressed_answer_is_not_unpacked() -> None:
-    answer = saying("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
+async def test_a_compressed_answer_is_not_decompressed() -> None:
+    answer = reply("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
     async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
-async def test_an_answer_that_breaks_off_after_its_status_is_an_answer() -> None:
-    answer = saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+async def test_an_answer_that_breaks_off_after_its_status_counts() -> None:
+    answer = reply("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
@@ -259,17 +262,17 @@ async def test_an_answer_that_breaks_off_after_its_status_is_an_answer() -> None
 @pytest.mark.parametrize(
     "answer", ["", "HTTP/1.1 20", "no HTTP at all\r\n\r\n", f"HTTP/1.1 200 OK\r\nA: {'b' * 100_000}\r\n\r\n"]
 )
-async def test_an_answer_that_is_none_counts_as_lost(answer: str) -> None:
-    async with receiving(saying(answer)) as receiver, Sender(LOOPBACK) as sender:
+async def test_an_invalid_answer_counts_as_lost(answer: str) -> None:
+    async with receiving(reply(answer)) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "lost")
 
 
-async def test_a_silent_receiver_is_given_up() -> None:
-    async with receiving(silence) as receiver, Sender(LOOPBACK, read_timeout_s=0.2) as sender:
+async def test_a_silent_receiver_times_out() -> None:
+    async with receiving(never_answer) as receiver, Sender(LOOPBACK, read_timeout_s=0.2) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "timeout")
 
 
-async def test_a_receiver_that_answers_letter_by_letter_is_given_up() -> None:
+async def test_a_receiver_that_answers_byte_by_byte_times_out() -> None:
     async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(b"H")
@@ -283,7 +286,7 @@ async def test_a_receiver_that_answers_letter_by_letter_is_given_up() -> None:
         assert monotonic() - started < 10
 
 
-async def test_a_body_without_end_does_not_undo_its_status() -> None:
+async def test_an_endless_body_does_not_change_the_result() -> None:
     async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
@@ -295,23 +298,23 @@ async def test_a_body_without_end_does_not_undo_its_status() -> None:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
-async def test_a_receiver_that_hangs_takes_no_more_than_its_share() -> None:
-    async with receiving(silence) as hanging, receiving(NO_CONTENT) as well, Sender(LOOPBACK) as sender:
+async def test_a_receiver_that_hangs_uses_a_limited_number_of_connections() -> None:
+    async with receiving(never_answer) as hanging, receiving(NO_CONTENT) as well, Sender(LOOPBACK) as sender:
         stuck = [asyncio.create_task(send(sender, f"http://127.0.0.1:{hanging.port}/")) for _ in range(150)]
         while hanging.open < MAX_CONNECTIONS_PER_HOST:
             await asyncio.sleep(0.01)
         answers = await asyncio.gather(*(send(sender, f"http://127.0.0.1:{well.port}/") for _ in range(50)))
         assert answers == [SendResult(204, None)] * 50
-        assert hanging.most_open == MAX_CONNECTIONS_PER_HOST
-        assert well.most_open <= MAX_CONNECTIONS_PER_HOST
+        assert hanging.max_open == MAX_CONNECTIONS_PER_HOST
+        assert well.max_open <= MAX_CONNECTIONS_PER_HOST
         for task in stuck:
             task.cancel()
         assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*stuck, return_exceptions=True))
         assert await send(sender, f"http://127.0.0.1:{well.port}/") == SendResult(204, None)
 
 
-async def test_closing_ends_what_is_under_way() -> None:
-    async with receiving(silence) as receiver:
+async def test_closing_aborts_requests_in_flight() -> None:
+    async with receiving(never_answer) as receiver:
         async with Sender(LOOPBACK) as sender:
             under_way = asyncio.create_task(send(sender, f"http://127.0.0.1:{receiver.port}/"))
             while not receiver.requests:
@@ -320,7 +323,7 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 
 class Authority:
-    """A certificate authority made for one test, as strict as Python 3.13 wants it."""
+    """A certificate authority for one test, with the extensions that Python 3.13 requires."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -363,32 +366,32 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
 
-async def test_tls_is_checked_against_the_name_and_not_the_address(tmp_path: Path) -> None:
+async def test_the_certificate_is_checked_for_the_name_and_not_for_the_address(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    names = Names(["127.0.0.1"])
+    names = FakeResolver(["127.0.0.1"])
     async with (
         receiving(NO_CONTENT, ssl=authority.server("hooks.example")) as receiver,
         Sender(LOOPBACK, resolve=names, tls=authority.trusted()) as sender,
-        Sender(LOOPBACK, resolve=names) as stranger,
+        Sender(LOOPBACK, resolve=names) as intruder,
     ):
         assert await send(sender, f"https://hooks.example:{receiver.port}/") == SendResult(204, None)
         assert await send(sender, f"https://other.example:{receiver.port}/") == SendResult(None, "tls")
         assert await send(sender, f"https://127.0.0.1:{receiver.port}/") == SendResult(None, "tls")
-        assert await send(stranger, f"https://hooks.example:{receiver.port}/") == SendResult(None, "tls")
+        assert await send(intruder, f"https://hooks.example:{receiver.port}/") == SendResult(None, "tls")
     assert len(receiver.requests) == 1
 
 
-async def test_a_receiver_without_tls_is_not_spoken_to_in_clear() -> None:
-    heard = b""
+async def test_nothing_is_sent_in_clear_to_a_receiver_without_tls() -> None:
+    received_bytes = b""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal heard
-        heard += await reader.read(65536)
+        nonlocal received_bytes
+        received_bytes += await reader.read(65536)
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, Sender(LOOPBACK) as sender:
         port = server.sockets[0].getsockname()[1]
         assert await send(sender, f"https://127.0.0.1:{port}/") == SendResult(None, "tls")
-    assert heard
-    assert b"POST" not in heard
+    assert received_bytes
+    assert b"POST" not in received_bytes

@@ -1,4 +1,4 @@
-"""Who is not Twilio costs nothing: the signature's form and our tag are checked before anything is read."""
+"""Forged callbacks are cheap: the form of the signature and Callgate's tag are checked before any query."""
 
 import asyncio
 import base64
@@ -22,10 +22,10 @@ from tests.support.callbacks import PUBLIC_URL
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
 
-STRANGER = Keyring([os.urandom(32)])
+FOREIGN = Keyring([os.urandom(32)])
 OTHER_CALL = UUID("01a20722-82cb-7520-b5df-0e45ebf88f42")
 SIGNED = "RSOYDt4T1cUTdK1PDd93/VVr8B8="
-"""Of the right form, and by nobody."""
+"""A signature of the right form, made with an unknown token."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @dataclass
-class Live:
+class LiveCall:
     """A started call, and the path that Twilio was given for its callbacks."""
 
     tenant: Tenant
@@ -46,13 +46,13 @@ class Live:
     def bare_path(self) -> str:
         return self.path.partition("?")[0]
 
-    async def told(self, url: str, *, path: str | None = None, token: str | None = None, signature: str | None = None) -> int:
-        return (await self.told_fully(url, path=path, token=token, signature=signature)).status_code
+    async def send(self, url: str, *, path: str | None = None, token: str | None = None, signature: str | None = None) -> int:
+        return (await self.send_fully(url, path=path, token=token, signature=signature)).status_code
 
-    async def told_fully(
+    async def send_fully(
         self, url: str, *, path: str | None = None, token: str | None = None, signature: str | None = None
     ) -> httpx.Response:
-        """What the gateway at `url` answers. Signed as by Twilio over this path unless a token or signature says otherwise."""
+        """Sends a callback to the gateway at `url`, signed like Twilio unless `token` or `signature` is given."""
         path = path or self.path
         fields = {"CallSid": "CA" + "1" * 32, "AccountSid": self.tenant.account_sid, "CallStatus": "ringing"}
         validator = RequestValidator(token or self.tenant.auth_token)
@@ -61,40 +61,40 @@ class Live:
             return await twilio.post(path, data=fields, headers={"X-Twilio-Signature": signed})
 
 
-async def _place(tenant: Tenant, upstream: Upstream) -> Live:
+async def _place(tenant: Tenant, upstream: Upstream) -> LiveCall:
     call_id = (await tenant.create()).json()["id"]
     url = dict(upstream.posts[-1].form)["StatusCallback"].partition("#")[0]
-    return Live(tenant, call_id, url.removeprefix(PUBLIC_URL))
+    return LiveCall(tenant, call_id, url.removeprefix(PUBLIC_URL))
 
 
 @pytest.fixture
-async def live(gateway: Gateway) -> AsyncIterator[Live]:
+async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
     async with running_upstream(created()) as upstream:
         yield await _place(await gateway.add_tenant(upstream.url), upstream)
 
 
 @asynccontextmanager
-async def _nothing_can_be_read(gateway: Gateway) -> AsyncIterator[None]:
-    """Whoever asks Postgres for a call, an account or an upgrade waits until the end of the block."""
+async def _tables_locked(gateway: Gateway) -> AsyncIterator[None]:
+    """Locks the tables: a query for a call, an account or an upgrade waits until the end of the block."""
     async with gateway.database.begin() as session:
         await session.execute(text("LOCK TABLE call, twilio_account, twilio_credential, upgrade IN ACCESS EXCLUSIVE MODE"))
         yield
 
 
-STRANGERS: dict[str, Callable[[Live, Gateway], Awaitable[int]]] = {
-    "unsigned": lambda live, gateway: live.told(gateway.url, signature=""),
-    "no signature's form": lambda live, gateway: live.told(gateway.url, signature="A" * 28),
-    "an empty tag": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?tag="),
-    "no tag's form": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?a=1&tag=%00"),
-    "a damaged tag": lambda live, gateway: live.told(gateway.url, path=live.path[:-1] + ("A" if live.path[-1] != "A" else "E")),
-    "a tag of other spelling": lambda live, gateway: live.told(gateway.url, path=live.path[:-1] + _next_digit(live.path[-1])),
-    "another's tag": lambda live, gateway: live.told(gateway.url, path=f"{live.bare_path}?tag={_tag(STRANGER, UUID(live.id))}"),
-    "another call's tag": lambda live, gateway: live.told(gateway.url, path=live.path.replace(live.id, str(OTHER_CALL))),
+FORGERIES: dict[str, Callable[[LiveCall, Gateway], Awaitable[int]]] = {
+    "unsigned": lambda live, gateway: live.send(gateway.url, signature=""),
+    "no signature's form": lambda live, gateway: live.send(gateway.url, signature="A" * 28),
+    "an empty tag": lambda live, gateway: live.send(gateway.url, path=f"{live.bare_path}?tag="),
+    "no tag's form": lambda live, gateway: live.send(gateway.url, path=f"{live.bare_path}?a=1&tag=%00"),
+    "a damaged tag": lambda live, gateway: live.send(gateway.url, path=live.path[:-1] + ("A" if live.path[-1] != "A" else "E")),
+    "a tag of other spelling": lambda live, gateway: live.send(gateway.url, path=live.path[:-1] + _next_digit(live.path[-1])),
+    "another's tag": lambda live, gateway: live.send(gateway.url, path=f"{live.bare_path}?tag={_tag(FOREIGN, UUID(live.id))}"),
+    "another call's tag": lambda live, gateway: live.send(gateway.url, path=live.path.replace(live.id, str(OTHER_CALL))),
 }
 
 
 def _next_digit(digit: str) -> str:
-    """Of base64: as the last one it says the same to a lenient reader, for it differs in a bit that is not used."""
+    """Returns the next base64 digit. As the last digit it differs only in an unused bit, which lenient decoders ignore."""
     digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
     return digits[digits.index(digit) + 1]
 
@@ -103,36 +103,36 @@ def _tag(keyring: Keyring, call_id: UUID) -> str:
     return CallbackUrls("", keyring).url_of(call_id, OTHER_CALL).partition("=")[2]
 
 
-@pytest.mark.parametrize("ask", STRANGERS.values(), ids=STRANGERS.keys())
-async def test_a_stranger_is_refused_before_postgres_is_asked(
-    gateway: Gateway, live: Live, ask: Callable[[Live, Gateway], Awaitable[int]]
+@pytest.mark.parametrize("ask", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_a_forged_callback_is_refused_without_a_query(
+    gateway: Gateway, live: LiveCall, ask: Callable[[LiveCall, Gateway], Awaitable[int]]
 ) -> None:
-    async with _nothing_can_be_read(gateway):
+    async with _tables_locked(gateway):
         assert await ask(live, gateway) == 403
     assert [event["type"] for event in await live.tenant.events(live.id)] == ["call.pending", "call.started"]
 
 
-async def test_a_wrong_signature_costs_no_statement_once_the_tokens_are_known(gateway: Gateway, live: Live) -> None:
-    assert await live.told(gateway.url) == 204
-    async with _nothing_can_be_read(gateway):
-        assert await live.told(gateway.url, token="wrong") == 403
+async def test_a_wrong_signature_is_refused_without_a_query_if_the_tokens_are_cached(gateway: Gateway, live: LiveCall) -> None:
+    assert await live.send(gateway.url) == 204
+    async with _tables_locked(gateway):
+        assert await live.send(gateway.url, token="wrong") == 403
 
 
-async def test_an_unknown_call_and_a_wrong_signature_are_answered_alike(gateway: Gateway, live: Live) -> None:
+async def test_an_unknown_call_and_a_wrong_signature_get_the_same_answer(gateway: Gateway, live: LiveCall) -> None:
     wrong = [
-        await live.told_fully(gateway.url, signature=SIGNED),
-        await live.told_fully(gateway.url, path=live.bare_path),
-        await live.told_fully(gateway.url, path=f"/callbacks/twilio/{OTHER_CALL}"),
-        await live.told_fully(gateway.url, path=f"/callbacks/twilio/{OTHER_CALL}?{live.path.partition('?')[2]}"),
+        await live.send_fully(gateway.url, signature=SIGNED),
+        await live.send_fully(gateway.url, path=live.bare_path),
+        await live.send_fully(gateway.url, path=f"/callbacks/twilio/{OTHER_CALL}"),
+        await live.send_fully(gateway.url, path=f"/callbacks/twilio/{OTHER_CALL}?{live.path.partition('?')[2]}"),
     ]
-    told = [answer.json() for answer in wrong]
-    for one in told:
+    answers = [answer.json() for answer in wrong]
+    for one in answers:
         del one["instance"], one["request_id"]
     assert {answer.status_code for answer in wrong} == {403}
-    assert told == told[:1] * len(told)
+    assert answers == answers[:1] * len(answers)
 
 
-async def test_tenants_of_one_account_do_not_sign_for_each_others_calls(gateway: Gateway) -> None:
+async def test_tenants_of_one_account_cannot_sign_for_each_others_calls(gateway: Gateway) -> None:
     async with running_upstream(created(), created(sid="CA" + "2" * 32)) as upstream:
         first = await gateway.add_tenant(upstream.url)
         second = await gateway.add_tenant(with_account=False)
@@ -141,29 +141,27 @@ async def test_tenants_of_one_account_do_not_sign_for_each_others_calls(gateway:
         )
         theirs, own = await _place(first, upstream), await _place(second, upstream)
         stolen = theirs.bare_path + "?" + own.path.partition("?")[2]
-        assert await theirs.told(gateway.url, path=stolen) == 403
-        assert await theirs.told(gateway.url) == 204
+        assert await theirs.send(gateway.url, path=stolen) == 403
+        assert await theirs.send(gateway.url) == 204
 
 
-async def test_a_callback_of_a_record_that_is_gone_is_answered_404(gateway: Gateway, live: Live) -> None:
+async def test_a_callback_for_a_deleted_record_is_answered_404(gateway: Gateway, live: LiveCall) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM call WHERE id = :id"), {"id": live.id})
-    assert await live.told(gateway.url) == 404
+    assert await live.send(gateway.url) == 404
 
 
-async def test_calls_in_flight_outlive_the_rotation_of_keys_until_their_key_is_removed(
-    gateway: Gateway, database_url: str
-) -> None:
+async def test_tags_stay_valid_during_a_key_rotation_until_their_key_is_removed(gateway: Gateway, database_url: str) -> None:
     newer = base64.b64encode(os.urandom(32)).decode()
     async with running_upstream(created()) as upstream:
         live = await _place(await gateway.add_tenant(upstream.url), upstream)
         for keys, answered in ((f"{newer},{SECRET_KEY}", 204), (newer, 403)):
             settings = settings_for(database_url, public_url=PUBLIC_URL, secret_keys=keys)
             async with running_gateway(settings) as rotated:
-                assert await live.told(rotated.url) == answered, keys
+                assert await live.send(rotated.url) == answered, keys
 
 
-async def test_fields_in_the_url_are_kept_without_the_tag(gateway: Gateway, live: Live) -> None:
+async def test_fields_of_the_url_are_stored_without_the_tag(gateway: Gateway, live: LiveCall) -> None:
     path = f"{live.path}&CallSid=CA{'1' * 32}&AccountSid={live.tenant.account_sid}&CallStatus=ringing"
     signature = RequestValidator(live.tenant.auth_token).compute_signature(PUBLIC_URL + path, {})
     async with httpx.AsyncClient(base_url=gateway.url) as twilio:
@@ -181,30 +179,30 @@ async def test_fields_in_the_url_are_kept_without_the_tag(gateway: Gateway, live
     ],
     ids=["never upgraded", "placed around the upgrade", "placed later"],
 )
-async def test_a_url_without_a_tag_is_taken_for_a_call_of_the_upgrade(
+async def test_a_url_without_a_tag_is_accepted_for_a_call_placed_around_the_upgrade(
     database_url: str, upgraded: timedelta | None, answered: int
 ) -> None:
-    """`upgraded` is before the call was placed; the call's own time is now."""
-    async with _upgraded(database_url, upgraded) as gateway, running_upstream(created()) as upstream:
+    """`upgraded` is how long before the call the upgrade happened."""
+    async with _upgraded_gateway(database_url, upgraded) as gateway, running_upstream(created()) as upstream:
         live = await _place(await gateway.add_tenant(upstream.url), upstream)
-        assert await live.told(gateway.url, path=live.bare_path, token="wrong") == 403
-        assert await live.told(gateway.url, path=live.bare_path) == answered
+        assert await live.send(gateway.url, path=live.bare_path, token="wrong") == 403
+        assert await live.send(gateway.url, path=live.bare_path) == answered
         nobodys = f"/callbacks/twilio/{OTHER_CALL}"
-        assert await live.told(gateway.url, path=nobodys) == 403
+        assert await live.send(gateway.url, path=nobodys) == 403
 
 
-async def test_a_url_without_a_tag_is_refused_unread_once_no_such_call_can_live(database_url: str) -> None:
-    async with _upgraded(database_url, timedelta(days=5)) as gateway, running_upstream(created()) as upstream:
+async def test_a_url_without_a_tag_is_refused_without_a_query_long_after_the_upgrade(database_url: str) -> None:
+    async with _upgraded_gateway(database_url, timedelta(days=5)) as gateway, running_upstream(created()) as upstream:
         live = await _place(await gateway.add_tenant(upstream.url), upstream)
         before = first_id_at(datetime.now(UTC) - timedelta(days=5, hours=1))
-        assert await live.told(gateway.url, path=live.bare_path) == 403
-        async with _nothing_can_be_read(gateway):
-            assert await live.told(gateway.url, path=f"/callbacks/twilio/{before}") == 403
+        assert await live.send(gateway.url, path=live.bare_path) == 403
+        async with _tables_locked(gateway):
+            assert await live.send(gateway.url, path=f"/callbacks/twilio/{before}") == 403
 
 
 @asynccontextmanager
-async def _upgraded(database_url: str, ago: timedelta | None) -> AsyncIterator[Gateway]:
-    """A process that has started since; `ago` None: nobody ever ran the version before."""
+async def _upgraded_gateway(database_url: str, ago: timedelta | None) -> AsyncIterator[Gateway]:
+    """Runs a gateway whose database was upgraded `ago`; None: it has never run the previous version."""
     async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as gateway:
         async with gateway.database.begin() as session:
             await session.execute(text("DELETE FROM upgrade"))
@@ -214,7 +212,7 @@ async def _upgraded(database_url: str, ago: timedelta | None) -> AsyncIterator[G
         yield gateway
 
 
-async def test_an_attack_of_strangers_is_answered_while_nothing_can_be_read(gateway: Gateway, live: Live) -> None:
-    async with _nothing_can_be_read(gateway):
-        answers = await asyncio.gather(*(live.told(gateway.url, path=live.bare_path + "?tag=x") for _ in range(50)))
+async def test_forged_callbacks_are_answered_while_all_tables_are_locked(gateway: Gateway, live: LiveCall) -> None:
+    async with _tables_locked(gateway):
+        answers = await asyncio.gather(*(live.send(gateway.url, path=live.bare_path + "?tag=x") for _ in range(50)))
     assert set(answers) == {403}
