@@ -13,7 +13,7 @@ COPY requirements.lock ./
 RUN python -m venv --without-pip /opt/callgate \
     && pip --python /opt/callgate/bin/python install --no-compile -r requirements.lock
 
-# Of the development lock only the build backend and what it needs; should it need more one day, the hash check says so.
+# Installs only the build backend and its dependencies from the development lock. If it needs another one, the hash check fails.
 COPY requirements-dev.lock ./
 RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } wanted' requirements-dev.lock \
         > requirements-build.lock \
@@ -36,8 +36,8 @@ LABEL org.opencontainers.image.title="Callgate" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
 
-# The base brings pip and setuptools, which nobody needs at run time, and a standard library without bytecode, which a
-# process on a read-only root would compile anew at every start.
+# The base has pip and setuptools, which are not needed at run time, and a standard library without bytecode, which a
+# process on a read-only root would compile at every start.
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
     && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.11
 
@@ -46,10 +46,10 @@ ENV PATH=/opt/callgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# A number, so that Kubernetes can see that it is not root.
+# A number, so that Kubernetes can check that it is not root.
 USER 10001:10001
 EXPOSE 8000
-# Asks the role and port of the container's own command; Kubernetes has probes of its own.
+# Uses the role and port of the container's own command. Kubernetes has its own probes.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["callgate", "healthcheck"]
 ENTRYPOINT ["callgate"]
 CMD ["serve", "--host", "0.0.0.0"]
