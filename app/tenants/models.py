@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, DateTime, ForeignKey, LargeBinary, Text, UniqueConstraint, Uuid, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, Uuid, func, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,8 +20,8 @@ class Tenant(Base):
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    suspended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    suspended_at: Mapped[datetime | None]
 
     # The status callback of creations that do not set one. Method and events require the URL.
     status_callback: Mapped[str | None] = mapped_column(Text)
@@ -44,7 +44,7 @@ class TwilioAccount(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
     account_sid: Mapped[str] = mapped_column(Text)
     base_url: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class TwilioCredential(Base):
@@ -58,10 +58,10 @@ class TwilioCredential(Base):
     kind: Mapped[str] = mapped_column(Text)
     username: Mapped[str] = mapped_column(Text)
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
     # When Twilio refused it. It is tried last until Twilio accepts it again.
-    rejected_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
 
     @property
@@ -75,7 +75,7 @@ class CredentialLastUse(Base):
     __tablename__ = "credential_use"
 
     credential_id: Mapped[UUID] = mapped_column(ForeignKey("twilio_credential.id", ondelete="CASCADE"), primary_key=True)
-    last_used_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
@@ -88,6 +88,6 @@ class ApiKey(Base):
     name: Mapped[str | None] = mapped_column(Text)
     prefix: Mapped[str] = mapped_column(Text, unique=True)
     keyed_hash: Mapped[bytes] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
