@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, ask
-from app.tenants.callback_form import Form
+from app.tenants.callback_form import CallbackForm, CallbackMethod
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
     from app.tenants.administration_store import TenantRow
 
-Method = Literal["GET", "POST"]
 
-
-class Event(StrEnum):
+class CallbackEvent(StrEnum):
     initiated = "initiated"
     ringing = "ringing"
     answered = "answered"
@@ -34,12 +32,12 @@ def register(tenants: typer.Typer) -> None:
 def configure(
     tenant: TenantId,
     url: Annotated[str | None, typer.Option("--url", help="Told of calls whose creation names no status_callback.")] = None,
-    method: Annotated[Method | None, typer.Option("--method", help="How it is told there; POST by default.")] = None,
+    method: Annotated[CallbackMethod | None, typer.Option("--method", help="How it is told there; POST by default.")] = None,
     events: Annotated[
-        list[Event] | None, typer.Option("--event", help="Of which events; may be repeated; only completed by default.")
+        list[CallbackEvent] | None, typer.Option("--event", help="Of which events; may be repeated; only completed by default.")
     ] = None,
     form: Annotated[
-        Form | None, typer.Option("--format", help="twilio: as Twilio would tell it; json: our event with the record.")
+        CallbackForm | None, typer.Option("--format", help="twilio: as Twilio would tell it; json: our event with the record.")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Forget the default URL, method and events first.")] = False,
     as_json: AsJson = False,

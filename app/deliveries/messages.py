@@ -7,19 +7,17 @@ form `json` is Callgate's own, with the call's record: https://www.standardwebho
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
 
 from pydantic_core import to_json
 from standardwebhooks import Webhook
 
 from app.calls.schemas import CallRecord
-from app.tenants.callback_form import Form
+from app.tenants.callback_form import CallbackForm, CallbackMethod
 from app.twilio.signature import compute_signature
 
 EVENT_TYPE: Final = "call.callback"
-
-Method = Literal["GET", "POST"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,22 @@ class DeliveryContent:
 
 
 class Message(NamedTuple):
-    method: Method
+    method: CallbackMethod
     url: str
     headers: Mapping[str, str]
     body: bytes
 
 
-def build_message(form: Form, content: DeliveryContent, *, method: Method, url: str, secret: str, at: datetime) -> Message:
+def build_message(
+    form: CallbackForm, content: DeliveryContent, *, method: CallbackMethod, url: str, secret: str, at: datetime
+) -> Message:
     """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new message."""
     if form == "twilio":
         return _as_twilio(content, method, url, secret)
     return _as_json(content, url, secret, at)
 
 
-def _as_twilio(content: DeliveryContent, method: Method, url: str, secret: str) -> Message:
+def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> Message:
     """Builds the form `twilio`. The secret with its prefix is the auth token of the signature.
 
     https://www.twilio.com/docs/usage/security#validating-requests

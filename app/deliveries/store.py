@@ -46,7 +46,7 @@ class ClaimedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class DeliveryAttempt:
     """The result of one attempt. `wait` is the time until the next one; None if there is none."""
 
     delivery: ClaimedDelivery
@@ -149,7 +149,9 @@ async def claim(
     return [_claimed(row) for row in rows]
 
 
-async def record_attempts(database: Database, attempts: Sequence[Attempt], *, held: Sequence[ClaimedDelivery] = ()) -> int:
+async def record_attempts(
+    database: Database, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
+) -> int:
     """Records the results of attempts, and makes held deliveries due if no earlier event holds them back any more.
 
     Returns how many became due. Call it with those that a claim returned as `held`, after the claim: it may not have seen the

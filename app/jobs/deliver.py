@@ -18,12 +18,13 @@ import structlog
 from app.calls.schemas import CallRecord
 from app.database.batcher import Batcher
 from app.database.engine import Database
-from app.deliveries.messages import DeliveryContent, Message, Method, build_message
+from app.deliveries.messages import DeliveryContent, Message, build_message
 from app.deliveries.sender import SendResult
-from app.deliveries.store import Attempt, ClaimedDelivery, claim, record_attempts
+from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate, trace
+from app.tenants.callback_form import CallbackMethod
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 
@@ -71,7 +72,7 @@ class Deliverer:
     _in_flight: Counter[str] = field(default_factory=Counter)
     # The tenant at which the last claim reached its limit; the next claim starts after it. Empty: start with the first.
     _after: str = ""
-    _attempts: Batcher[Attempt, None] = field(init=False)
+    _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
         self._attempts = Batcher(self._record_batch, max_batch=MAX_CONCURRENT)
@@ -145,20 +146,20 @@ class Deliverer:
             fields=delivery.fields,
             record=CallRecord.model_validate(delivery.record) if signing.form == "json" and delivery.record else {},
         )
-        method: Method = "GET" if delivery.method == "GET" else "POST"
+        method: CallbackMethod = "GET" if delivery.method == "GET" else "POST"
         secret = signing.secret.get_secret_value()
         return build_message(signing.form, content, method=method, url=delivery.url, secret=secret, at=datetime.now(UTC))
 
     async def _record(self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None) -> None:
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
-            await self._attempts.submit(Attempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
+            await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
         wait = wait_after(attempts, self.first_retry)
         is_over = sent.status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         await self._attempts.submit(
-            Attempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
+            DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
         )
         self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
         # Do not log the URL: it may contain a token of the tenant.
@@ -173,7 +174,7 @@ class Deliverer:
             error=error,
         )
 
-    async def _record_batch(self, attempts: Sequence[Attempt], *, held: Sequence[ClaimedDelivery] = ()) -> list[None]:
+    async def _record_batch(self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()) -> list[None]:
         if await record_attempts(self.database, attempts, held=held):
             self.wake.set()
         return [None] * len(attempts)

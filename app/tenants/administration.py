@@ -19,7 +19,7 @@ from app.settings import parse_twilio_base_url
 from app.tenants import administration_store as store
 from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 from app.tenants.api_keys import KeyFormat, generate_key, key_prefix
-from app.tenants.callback_form import Form
+from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.stored_secrets import callback_secret_identity, credential_identity, generate_callback_secret
 
@@ -65,7 +65,7 @@ class TenantAdministration:
         url: str | None = None,
         method: str | None = None,
         events: Sequence[str] | None = None,
-        form: Form | None = None,
+        form: CallbackForm | None = None,
         clear: bool = False,
     ) -> TenantRow:
         """Changes the settings for deliveries that are given and returns the tenant.

@@ -1,5 +1,6 @@
-"""The forms of deliveries to a tenant."""
+"""The HTTP method and the form of deliveries to a tenant."""
 
 from typing import Literal
 
-Form = Literal["twilio", "json"]
+CallbackMethod = Literal["GET", "POST"]
+CallbackForm = Literal["twilio", "json"]

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, always_stale
-from app.tenants.callback_form import Form
+from app.tenants.callback_form import CallbackForm
 from app.tenants.directory_store import add_callback_secret, find_signing
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.stored_secrets import CALLBACK_SECRET_MARK, callback_secret_identity, generate_callback_secret
@@ -18,7 +18,7 @@ from app.tenants.stored_secrets import CALLBACK_SECRET_MARK, callback_secret_ide
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    form: Form
+    form: CallbackForm
     secret: SecretStr
 
 
@@ -47,7 +47,7 @@ class TenantCallbacks:
             stored = await add_callback_secret(self._database, tenant_id, sealed)
         if stored is None:
             raise no_tenant(tenant_id)
-        form: Form = "json" if stored.form == "json" else "twilio"
+        form: CallbackForm = "json" if stored.form == "json" else "twilio"
         return Signing(form, SecretStr(self._open(tenant_id, stored.sealed_secret or b"")))
 
     def _open(self, tenant_id: str, sealed: bytes) -> str:

@@ -20,7 +20,7 @@ from app.calls import ids
 from app.deliveries import store
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
-from app.deliveries.store import Attempt, ClaimedDelivery
+from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
 from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
@@ -373,7 +373,7 @@ async def test_a_result_recorded_during_a_claim_releases_the_later_event(
     await live.send_callbacks(PROGRESS[0])
     (earlier,) = await _claim(gateway)
     await live.send_callbacks(PROGRESS[1])
-    attempt = Attempt(earlier, is_delivered=True, status=204, error=None, wait=None)
+    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, wait=None)
     async with gateway.database.begin() as claiming:
         await _hold(claiming, "ringing")
         recording = asyncio.create_task(store.record_attempts(gateway.database, [attempt]))
@@ -393,7 +393,7 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     assert later.held
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET held = false WHERE event = 'ringing'"))  # the claim is not committed
-    attempt = Attempt(earlier, is_delivered=True, status=204, error=None, wait=None)
+    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, wait=None)
     assert await store.record_attempts(gateway.database, [attempt]) == 0
     async with gateway.database.begin() as session:
         await _hold(session, "ringing")

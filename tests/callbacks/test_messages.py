@@ -10,8 +10,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
-from app.deliveries.messages import DeliveryContent, Message, Method, build_message
-from app.tenants.callback_form import Form
+from app.deliveries.messages import DeliveryContent, Message, build_message
+from app.tenants.callback_form import CallbackForm, CallbackMethod
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 CONTENT = DeliveryContent(
@@ -23,7 +23,7 @@ CONTENT = DeliveryContent(
 )
 
 
-def built(form: Form, url: str = "https://example.com/hook", method: Method = "POST", **values: Any) -> Message:
+def built(form: CallbackForm, url: str = "https://example.com/hook", method: CallbackMethod = "POST", **values: Any) -> Message:
     at = values.pop("at", datetime.now(UTC))
     return build_message(form, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
 
@@ -48,7 +48,7 @@ def is_valid(sent: Message, url: str | None = None) -> bool:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_twilios_validator_accepts_the_twilio_form(url: str, requested: str, method: Method) -> None:
+def test_twilios_validator_accepts_the_twilio_form(url: str, requested: str, method: CallbackMethod) -> None:
     sent = built("twilio", url, method)
     assert sent.url == requested if method == "POST" else sent.url.startswith(requested)
     assert is_valid(sent)

@@ -21,9 +21,6 @@ SHARED_NAMES = {
     "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
     "bound_sids": "one question: within a session, and as a statement of its own",
     "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
-    "Event": "a call's, and one that a command's option names",
-    "Form": "of a callback, and the parameters of a request to Twilio",
-    "Method": "the HTTP methods of a delivery; a command's module imports little",
 }
 # An endpoint has the name of its operation and a command that of its command; what they run may have the same verb.
 _ENDPOINT_METHODS = {"get", "post", "put", "patch", "delete", "api_route"}
