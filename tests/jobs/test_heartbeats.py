@@ -1,4 +1,4 @@
-"""Workers are seen by every process for as long as they run."""
+"""Heartbeats: every process sees which workers run."""
 
 import asyncio
 
@@ -13,18 +13,18 @@ from app.schema import migrate
 from tests.support.gateway import Gateway, running_gateway, settings_for
 
 
-async def _seen(gateway: Gateway) -> int:
+async def _count_workers(gateway: Gateway) -> int:
     async with gateway.database.begin() as session:
         return (await summarize_workers(session)).running
 
 
-async def _until(gateway: Gateway, number: int) -> None:
+async def _wait_for_workers(gateway: Gateway, number: int) -> None:
     async with asyncio.timeout(60):
-        while await _seen(gateway) != number:
+        while await _count_workers(gateway) != number:
             await asyncio.sleep(0.05)
 
 
-async def test_a_worker_is_seen_while_it_runs(empty_database_url: str) -> None:
+async def test_a_worker_is_counted_while_it_runs(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     settings = settings_for(empty_database_url)
     async with running_gateway(settings) as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
@@ -36,14 +36,14 @@ async def test_a_worker_is_seen_while_it_runs(empty_database_url: str) -> None:
         assert await found() == (0, "wrong")
         stop = asyncio.Event()
         working = asyncio.create_task(run_worker(settings, Metrics(), stop))
-        await _until(gateway, 1)
+        await _wait_for_workers(gateway, 1)
         assert await found() == (1, "ok")
         stop.set()
         await working
         assert await found() == (0, "wrong")
 
 
-async def test_one_that_was_killed_is_not_counted_for_long_and_its_row_goes(empty_database_url: str) -> None:
+async def test_a_killed_worker_is_soon_not_counted_and_its_row_is_deleted(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     settings = settings_for(empty_database_url)
     async with running_gateway(settings) as gateway:
@@ -54,10 +54,10 @@ async def test_one_that_was_killed_is_not_counted_for_long_and_its_row_goes(empt
                     "(gen_random_uuid(), 'gone', now() - interval '61 minutes')"
                 )
             )
-        assert await _seen(gateway) == 0
+        assert await _count_workers(gateway) == 0
         stop = asyncio.Event()
         working = asyncio.create_task(run_worker(settings, Metrics(), stop))
-        await _until(gateway, 1)
+        await _wait_for_workers(gateway, 1)
         async with gateway.database.begin() as session:
             assert set(await session.scalars(text("SELECT version FROM worker_heartbeat"))) >= {"killed"}
             assert "gone" not in set(await session.scalars(text("SELECT version FROM worker_heartbeat")))

@@ -1,4 +1,4 @@
-"""Leases: each due call is one worker's at a time, and is somebody else's when that one has died."""
+"""Leases: one worker at a time has a due call, and another takes over if that worker dies."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 async def due(gateway: Gateway) -> set[UUID]:
-    """Calls to be refreshed, all due at the same moment; nobody else's are."""
+    """Calls that are due for a refresh at the same time. No other call is due."""
     async with running_upstream(*(created() for _ in range(CALLS))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         ids = {UUID((await tenant.create()).json()["id"]) for _ in range(CALLS)}
@@ -46,7 +46,7 @@ async def _leased(gateway: Gateway) -> set[UUID]:
         return set(await session.scalars(text("SELECT call_id FROM lease")))
 
 
-async def test_those_who_claim_at_the_same_moment_share(gateway: Gateway, due: set[UUID]) -> None:
+async def test_concurrent_claims_share_the_calls(gateway: Gateway, due: set[UUID]) -> None:
     for _ in range(40):
         claimed: Counter[UUID] = Counter()
         while claimed.keys() < due:
@@ -56,19 +56,19 @@ async def test_those_who_claim_at_the_same_moment_share(gateway: Gateway, due: s
         await _move(gateway, due)
 
 
-async def test_the_longest_due_are_claimed_first(gateway: Gateway, due: set[UUID]) -> None:
+async def test_the_most_overdue_calls_are_claimed_first(gateway: Gateway, due: set[UUID]) -> None:
     longest = set(sorted(due)[-3:])
     await _move(gateway, longest)
     assert {call.id for call in await _claim(gateway, limit=3)} == longest
 
 
-async def test_a_lease_that_has_ended_is_taken_over(gateway: Gateway, due: set[UUID]) -> None:
+async def test_a_call_is_claimed_again_after_its_lease_has_ended(gateway: Gateway, due: set[UUID]) -> None:
     assert {call.id for call in await _claim(gateway, lease=timedelta(0))} == due
     assert {call.id for call in await _claim(gateway)} == due
     assert await _claim(gateway) == []
 
 
-async def test_a_lease_is_given_back_unless_its_call_is_still_due(gateway: Gateway, due: set[UUID]) -> None:
+async def test_a_released_lease_stays_if_its_call_is_still_due(gateway: Gateway, due: set[UUID]) -> None:
     claimed = await _claim(gateway)
     moved = set(sorted(due)[:5])
     await _move(gateway, moved)
@@ -78,7 +78,7 @@ async def test_a_lease_is_given_back_unless_its_call_is_still_due(gateway: Gatew
     assert {call.id for call in await _claim(gateway)} == moved
 
 
-async def test_what_nobody_will_give_back_is_forgotten_after_a_day(gateway: Gateway, due: set[UUID]) -> None:
+async def test_lapsed_leases_are_deleted_after_a_day(gateway: Gateway, due: set[UUID]) -> None:
     await _claim(gateway)
     lapsed, ended = set(sorted(due)[:4]), set(sorted(due)[4:8])
     async with gateway.database.begin() as session:

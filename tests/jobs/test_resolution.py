@@ -1,4 +1,4 @@
-"""Unknown outcomes resolve themselves: by a callback, by Twilio's list, or, after enough searches, as none found."""
+"""Unknown outcomes are settled by a callback, by Twilio's list, or, after enough searches, as none found."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -62,13 +62,13 @@ def listed(*entries: dict[str, Any]) -> Behaviour:
 
 
 def entry(sid_digit: str, *, from_: str = "Jack", **fields: Any) -> dict[str, Any]:
-    """A call as Twilio's list shows it, created now."""
+    """Returns an entry of Twilio's list, created now."""
     shown = {"from": from_, "to": "sip:kate@example.com", "date_created": format_datetime(datetime.now(UTC))}
     return call_resource("CA" + sid_digit * 32, **(shown | fields))
 
 
 async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
-    """As if the time to search for this call, and no other, had come."""
+    """Searches for this call only."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
@@ -80,10 +80,10 @@ async def _record(tenant: Tenant, call_id: str) -> dict[str, Any]:
     return record
 
 
-async def _called_back(
+async def _send_callback(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, *, token: str | None = None, **fields: str
 ) -> httpx.Response:
-    """Twilio's callback for the last creation that arrived, signed as Twilio signs."""
+    """Sends Twilio's callback for the last creation that arrived, with Twilio's signature."""
     url = dict(upstream.posts[-1].form)["StatusCallback"].partition("#")[0]
     form = {"CallSid": "CA" + "1" * 32, "AccountSid": tenant.account_sid, "CallStatus": "ringing", **fields}
     signature = RequestValidator(token or tenant.auth_token).compute_signature(url, form)
@@ -92,7 +92,7 @@ async def _called_back(
         return await twilio.post(path, data=form, headers={"X-Twilio-Signature": signature})
 
 
-async def test_every_creation_carries_our_callback_with_the_calls_id(gateway: Gateway) -> None:
+async def test_every_creation_has_callgates_callback_url_with_the_calls_id(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
@@ -108,7 +108,7 @@ async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway)
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create("k")).json()
         assert lost["execution"] == "unknown"
-        assert (await _called_back(gateway, tenant, upstream)).status_code == 204
+        assert (await _send_callback(gateway, tenant, upstream)).status_code == 204
         record = await _record(tenant, lost["id"])
         assert (record["execution"], record["settled_by"], record["sid"]) == ("started", "callback", "CA" + "1" * 32)
         assert record["status"] == "ringing"
@@ -125,7 +125,7 @@ async def test_a_callback_before_the_response_binds_and_the_response_completes(g
         creating = asyncio.create_task(tenant.create())
         while not upstream.posts:
             await asyncio.sleep(0.01)
-        assert (await _called_back(gateway, tenant, upstream, CallSid=sid)).status_code == 204
+        assert (await _send_callback(gateway, tenant, upstream, CallSid=sid)).status_code == 204
         upstream.released.set()
         answered = await creating
     assert (answered.status_code, answered.json()["settled_by"]) == (201, "callback")
@@ -137,10 +137,10 @@ async def test_a_callback_that_twilio_did_not_sign_is_refused(gateway: Gateway) 
     async with running_upstream(reset) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
-        forged = await _called_back(gateway, tenant, upstream, token="wrong")
+        forged = await _send_callback(gateway, tenant, upstream, token="wrong")
         assert (forged.status_code, forged.json()["type"]) == (403, "urn:callgate:problem:callback-forged")
-        stranger = await gateway.add_tenant(upstream.url)
-        assert (await _called_back(gateway, tenant, upstream, token=stranger.auth_token)).status_code == 403
+        intruder = await gateway.add_tenant(upstream.url)
+        assert (await _send_callback(gateway, tenant, upstream, token=intruder.auth_token)).status_code == 403
         path = f"/callbacks/twilio/{lost['id']}"
         async with httpx.AsyncClient(base_url=gateway.url) as http:
             assert (await http.post(path, data={"CallSid": "CA" + "1" * 32})).status_code == 403
@@ -155,11 +155,11 @@ async def test_a_signed_callback_of_another_account_or_without_a_sid_changes_not
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
         for wrong in ({"AccountSid": "AC" + "9" * 32}, {"CallSid": "CA1"}):
-            assert (await _called_back(gateway, tenant, upstream, **wrong)).status_code == 400
+            assert (await _send_callback(gateway, tenant, upstream, **wrong)).status_code == 400
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
 
 
-async def test_any_token_that_is_not_revoked_may_have_signed(gateway: Gateway) -> None:
+async def test_a_signature_by_any_token_that_is_not_revoked_is_valid(gateway: Gateway) -> None:
     async with running_upstream(reset) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.tenants.add_credential(
@@ -168,11 +168,11 @@ async def test_any_token_that_is_not_revoked_may_have_signed(gateway: Gateway) -
         gateway.invalidate_cache()
         await tenant.create()
         sid = {"CallSid": "CA" + "3" * 32}
-        assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 204
+        assert (await _send_callback(gateway, tenant, upstream, token="second-token", **sid)).status_code == 204
         (_, credentials), *_ = await gateway.tenants.list_accounts(tenant.id)
         await gateway.tenants.revoke_credential(tenant.id, credentials[1].id)
         gateway.invalidate_cache()
-        assert (await _called_back(gateway, tenant, upstream, token="second-token", **sid)).status_code == 403
+        assert (await _send_callback(gateway, tenant, upstream, token="second-token", **sid)).status_code == 403
 
 
 async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: Resolver) -> None:
@@ -198,7 +198,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS.keys())
-async def test_a_listed_call_that_is_another_is_not_bound(gateway: Gateway, resolver: Resolver, fields: dict[str, Any]) -> None:
+async def test_a_listed_call_that_differs_is_not_bound(gateway: Gateway, resolver: Resolver, fields: dict[str, Any]) -> None:
     async with running_upstream(reset, listed(entry("5", **fields))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -215,7 +215,7 @@ DOUBTFUL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", DOUBTFUL.values(), ids=DOUBTFUL.keys())
-async def test_a_listed_call_that_cannot_be_told_is_neither_bound_nor_a_sign_of_none(
+async def test_a_doubtful_listed_call_makes_the_search_ambiguous(
     gateway: Gateway, resolver: Resolver, fields: dict[str, Any]
 ) -> None:
     async with running_upstream(reset, listed(entry("0") | fields), listed()) as upstream:
@@ -226,7 +226,7 @@ async def test_a_listed_call_that_cannot_be_told_is_neither_bound_nor_a_sign_of_
         assert (await tenant.events(lost["id"]))[-1]["data"]["result"] == "ambiguous"
 
 
-async def test_an_undated_call_may_be_that_of_any_open_intent_however_old(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_call_without_a_date_may_belong_to_any_open_intent(gateway: Gateway, resolver: Resolver) -> None:
     undated = entry("f", date_created=None)
     async with running_upstream(reset, reset, listed(undated), listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -250,7 +250,7 @@ async def test_headers_do_not_make_another_address(gateway: Gateway, resolver: R
         assert (await tenant.events(plain["id"]))[-1]["data"] == {"result": "ambiguous", "candidates": 1, "rivals": 1}
 
 
-async def test_a_search_whose_lease_has_ended_counts_nothing(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gateway, resolver: Resolver) -> None:
     async with running_upstream(reset, listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -264,10 +264,8 @@ async def test_a_search_whose_lease_has_ended_counts_nothing(gateway: Gateway, r
         assert [event["type"] for event in events].count("call.searched") == 1
 
 
-async def test_a_sid_that_twilio_answers_twice_is_bound_once_and_the_log_says_why(
-    gateway: Gateway, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As Prism does, which always answers the example of the specification."""
+async def test_a_repeated_sid_is_bound_once_and_logged(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prism, a mock server, always answers with the example of the specification."""
     same = call_resource("CA" + "5" * 31 + "b")
     async with running_upstream(answer(201, same)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -281,24 +279,24 @@ async def test_a_sid_that_twilio_answers_twice_is_bound_once_and_the_log_says_wh
             assert (unknown["type"], unknown["data"]["reason"]) == ("call.unknown", "sid_taken")
         assert (await tenant.create("k1")).json()["id"] == others[0].json()["id"]
         assert len(upstream.posts) == 3
-    said = capsys.readouterr().out
-    assert said.count("sid_taken") == 2
-    assert "another record has this sid" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().out
+    assert output.count("sid_taken") == 2
+    assert "another record has this sid" in output
+    assert "Traceback" not in output
 
 
-async def test_a_callback_with_a_sid_of_another_record_is_told_and_binds_nothing(gateway: Gateway) -> None:
+async def test_a_callback_with_a_sid_of_another_record_is_an_event_and_binds_nothing(gateway: Gateway) -> None:
     taken = "CA" + "5" * 31 + "a"
     async with running_upstream(answer(201, {"sid": taken}), reset) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create()
         lost = (await tenant.create()).json()
-        assert (await _called_back(gateway, tenant, upstream, CallSid=taken)).status_code == 204
+        assert (await _send_callback(gateway, tenant, upstream, CallSid=taken)).status_code == 204
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
         assert (await tenant.events(lost["id"]))[-1]["type"] == "call.second_sid"
 
 
-async def test_a_sid_that_is_bound_is_nobodys_candidate(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_bound_sid_is_no_candidate(gateway: Gateway, resolver: Resolver) -> None:
     taken = entry("6")
     async with running_upstream(answer(201, taken), reset, listed(taken)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -327,7 +325,7 @@ async def test_two_candidates_or_two_intents_wait_for_the_callback(gateway: Gate
             assert (await tenant.events(lost["id"]))[-1]["data"] == {"result": "ambiguous", "candidates": 1, "rivals": 1}
 
 
-async def test_enough_clean_searches_settle_as_none_found_and_the_key_is_not_dialled_again(
+async def test_enough_searches_without_a_call_settle_as_none_found_and_the_key_is_not_dialled_again(
     gateway: Gateway, resolver: Resolver
 ) -> None:
     async with running_upstream(reset, listed()) as upstream:
@@ -357,7 +355,7 @@ async def test_failed_searches_do_not_count(gateway: Gateway, resolver: Resolver
 
 
 @pytest.mark.parametrize("way", ["callback", "list"])
-async def test_a_late_truth_corrects_a_none_found(gateway: Gateway, resolver: Resolver, way: str) -> None:
+async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: Resolver, way: str) -> None:
     sid = "CA" + {"callback": "a", "list": "b"}[way] * 32
     late = listed(entry(sid[-1]))
     async with running_upstream(reset, *[listed()] * (2 * SEARCHES), late) as upstream:
@@ -367,7 +365,7 @@ async def test_a_late_truth_corrects_a_none_found(gateway: Gateway, resolver: Re
             await _search_now(gateway, resolver, lost["id"])
         assert (await _record(tenant, lost["id"]))["settled_by"] == "none_found"
         if way == "callback":
-            assert (await _called_back(gateway, tenant, upstream, CallSid=sid)).status_code == 204
+            assert (await _send_callback(gateway, tenant, upstream, CallSid=sid)).status_code == 204
         else:
             await _search_now(gateway, resolver, lost["id"])
         record = await _record(tenant, lost["id"])
@@ -386,12 +384,12 @@ async def test_a_search_that_runs_while_the_callback_binds_changes_nothing(gatew
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
         sid = "CA" + "c" * 32
-        await asyncio.gather(_search_now(gateway, resolver, lost["id"]), _called_back(gateway, tenant, upstream, CallSid=sid))
+        await asyncio.gather(_search_now(gateway, resolver, lost["id"]), _send_callback(gateway, tenant, upstream, CallSid=sid))
         record = await _record(tenant, lost["id"])
         assert (record["execution"], record["sid"]) == ("started", sid)
 
 
-async def test_the_refused_credential_is_marked_and_tried_last_until_it_is_accepted(gateway: Gateway) -> None:
+async def test_a_refused_credential_is_tried_last_until_it_is_accepted(gateway: Gateway) -> None:
     async with running_upstream(error(401, 20003), created(), created(), error(401, 20003), created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.tenants.add_credential(
@@ -406,7 +404,7 @@ async def test_the_refused_credential_is_marked_and_tried_last_until_it_is_accep
     assert [credential.rejected_reason for credential in credentials] == [None, "credential_rejected"]
 
 
-def test_searches_are_spread_over_the_period_and_go_on_twice_after_it() -> None:
+def test_searches_are_spread_over_the_period_and_two_follow_later() -> None:
     plan = SearchPlan(5, timedelta(minutes=15))
     waits = [plan.wait_after(clean) for clean in range(8)]
     within = [wait for wait in waits[:5] if wait]

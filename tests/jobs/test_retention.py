@@ -1,4 +1,4 @@
-"""Retention over a real Postgres: what is old goes, what is young, open or followed stays, and nobody is held up for it."""
+"""Retention over a real Postgres: old data is deleted; young calls and calls with work left stay; no lock is waited for."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,16 +40,16 @@ async def _run(gateway: Gateway, statement: str, **values: Any) -> list[Any]:
 
 
 async def _call(
-    gateway: Gateway, tenant: Tenant, *, age: timedelta = OLD, number: int = 1, but: str = "", key: str | None = None
+    gateway: Gateway, tenant: Tenant, *, age: timedelta = OLD, number: int = 1, change_sql: str = "", key: str | None = None
 ) -> UUID:
-    """A call of that age that has ended and is priced, `but` for what the SQL says."""
+    """Creates a call of that age, ended and priced, and applies `change_sql` to it."""
     placed = (await tenant.create(key)).json()["id"]
     moment = datetime.now(UTC) - age
     call_id = UUID(int=first_id_at(moment).int + number)
     change = "UPDATE call SET id = :old, created_at = :at, pending_since = :at, status = 'completed', refresh_at = NULL"
     await _run(gateway, f"{change} WHERE id = :id", id=placed, old=call_id, at=moment)
-    if but:
-        await _run(gateway, but, id=call_id)
+    if change_sql:
+        await _run(gateway, change_sql, id=call_id)
     return call_id
 
 
@@ -58,7 +58,7 @@ async def _expire_all(retainer: Retainer) -> None:
         pass
 
 
-async def _kept(gateway: Gateway, tenant: Tenant) -> list[UUID]:
+async def _remaining(gateway: Gateway, tenant: Tenant) -> list[UUID]:
     return await _run(gateway, "SELECT id FROM call WHERE tenant_id = :tenant ORDER BY id", tenant=tenant.id)
 
 
@@ -71,41 +71,41 @@ _DELIVERY = """
     SELECT gen_random_uuid(), id, created_at, tenant_id, 'completed', 3, 'w', 'http://h.example', 'POST', '{}', state, next
     FROM call, (VALUES %s) AS given (state, next) WHERE id = :id
 """
-OWED, TOLD = _DELIVERY % "('pending', now())", _DELIVERY % "('delivered', NULL::timestamptz)"
-FOLLOWED = {
+PENDING_DELIVERY, FINISHED_DELIVERY = _DELIVERY % "('pending', now())", _DELIVERY % "('delivered', NULL::timestamptz)"
+OPEN_CALLS = {
     "pending": "UPDATE call SET execution = 'pending', sid = NULL WHERE id = :id",
     "unknown": "UPDATE call SET execution = 'unknown', sid = NULL WHERE id = :id",
     "refreshed": "UPDATE call SET refresh_at = now() WHERE id = :id",
     "searched for": "UPDATE call SET execution = 'not_started', sid = NULL, search_at = now() WHERE id = :id",
     "to be ended": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'completed', now())",
-    "with a delivery under way": OWED,
+    "with a delivery under way": PENDING_DELIVERY,
     "dialled again lately": "UPDATE call SET pending_since = now() WHERE id = :id",
 }
 
 
-async def test_old_calls_go_and_young_ones_stay(gateway: Gateway, retainer: Retainer, upstream: Upstream) -> None:
+async def test_old_calls_are_deleted_and_young_ones_stay(gateway: Gateway, retainer: Retainer, upstream: Upstream) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     await _call(gateway, tenant)
-    await _call(gateway, tenant, number=2, but=TOLD)
-    await _call(gateway, tenant, number=3, but="UPDATE call SET execution = 'not_started', sid = NULL WHERE id = :id")
+    await _call(gateway, tenant, number=2, change_sql=FINISHED_DELIVERY)
+    await _call(gateway, tenant, number=3, change_sql="UPDATE call SET execution = 'not_started', sid = NULL WHERE id = :id")
     young = await _call(gateway, tenant, age=KEEP - timedelta(minutes=1))
     await _expire_all(retainer)
-    assert await _kept(gateway, tenant) == [young]
+    assert await _remaining(gateway, tenant) == [young]
     assert _deleted(retainer, "call") == 3
 
 
-@pytest.mark.parametrize("followed", FOLLOWED.values(), ids=FOLLOWED.keys())
-async def test_an_old_call_that_is_open_or_followed_stays(
-    gateway: Gateway, retainer: Retainer, upstream: Upstream, followed: str
+@pytest.mark.parametrize("open_call", OPEN_CALLS.values(), ids=OPEN_CALLS.keys())
+async def test_an_old_call_with_work_left_stays(
+    gateway: Gateway, retainer: Retainer, upstream: Upstream, open_call: str
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
-    kept = await _call(gateway, tenant, but=followed)
+    kept = await _call(gateway, tenant, change_sql=open_call)
     await _call(gateway, tenant, number=2)
     await _expire_all(retainer)
-    assert await _kept(gateway, tenant) == [kept]
+    assert await _remaining(gateway, tenant) == [kept]
 
 
-async def test_a_key_names_one_dial_for_as_long_as_its_record_is_kept(
+async def test_a_key_identifies_one_creation_for_as_long_as_its_record_is_kept(
     gateway: Gateway, retainer: Retainer, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
@@ -116,9 +116,7 @@ async def test_a_key_names_one_dial_for_as_long_as_its_record_is_kept(
     assert len(upstream.posts) == 2
 
 
-async def test_many_workers_delete_each_call_once_and_pass_over_what_another_works_on(
-    gateway: Gateway, upstream: Upstream
-) -> None:
+async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gateway: Gateway, upstream: Upstream) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     pattern, locked = await _call(gateway, tenant), await _call(gateway, tenant, number=2)
     await _run(
@@ -137,12 +135,12 @@ async def test_many_workers_delete_each_call_once_and_pass_over_what_another_wor
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked})
         await asyncio.gather(*(_expire_all(Retainer(gateway.database, metrics, KEEP)) for _ in range(4)))
-    assert await _kept(gateway, tenant) == [locked]
+    assert await _remaining(gateway, tenant) == [locked]
     assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH + 1
 
 
 async def _month_of_data(gateway: Gateway, table: str) -> str:
-    """A partition two months before the oldest that may be kept."""
+    """Creates a partition two months before the oldest that is kept, and returns its name."""
     first = (datetime.now(UTC) - KEEP - timedelta(days=62)).date().replace(day=1)
     following = (first + timedelta(days=31)).replace(day=1)
     name = f"{table}_{first:%Y_%m}"
@@ -156,7 +154,7 @@ async def _partitions(gateway: Gateway, table: str) -> set[str]:
     return set(await _run(gateway, names, table=table))
 
 
-async def test_months_that_are_wholly_too_old_are_dropped_and_no_others(gateway: Gateway, retainer: Retainer) -> None:
+async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retainer: Retainer) -> None:
     for table in ("call_event", "delivery"):
         async with gateway.database.begin() as session:
             await make_partitions(session, table, months_ahead=1)
@@ -166,12 +164,12 @@ async def test_months_that_are_wholly_too_old_are_dropped_and_no_others(gateway:
         assert await _partitions(gateway, table) == young
 
 
-async def test_a_month_with_a_delivery_under_way_or_in_use_waits(
+async def test_a_partition_with_a_pending_delivery_or_in_use_stays(
     gateway: Gateway, retainer: Retainer, upstream: Upstream
 ) -> None:
     tenant, month = await gateway.add_tenant(upstream.url), await _month_of_data(gateway, "delivery")
     first = datetime.strptime(month, "delivery_%Y_%m").replace(tzinfo=UTC)
-    await _call(gateway, tenant, age=datetime.now(UTC) - first - timedelta(days=1), but=OWED)
+    await _call(gateway, tenant, age=datetime.now(UTC) - first - timedelta(days=1), change_sql=PENDING_DELIVERY)
     await retainer.drop_partitions()
     assert month in await _partitions(gateway, "delivery")
     await _run(gateway, "UPDATE delivery SET state = 'delivered', next_attempt_at = NULL")
@@ -183,27 +181,26 @@ async def test_a_month_with_a_delivery_under_way_or_in_use_waits(
     assert month not in await _partitions(gateway, "delivery")
 
 
-async def test_old_rows_that_went_to_the_default_partition_are_deleted_too(
+async def test_old_rows_of_the_default_partition_are_deleted_too(
     gateway: Gateway, retainer: Retainer, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
-    owed, told = await _call(gateway, tenant, but=OWED), await _call(gateway, tenant, number=2, but=TOLD)
+    pending = await _call(gateway, tenant, change_sql=PENDING_DELIVERY)
+    finished = await _call(gateway, tenant, number=2, change_sql=FINISHED_DELIVERY)
     event = """
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call WHERE id = :id
     """
-    await _run(gateway, event, id=told)
+    await _run(gateway, event, id=finished)
     while await retainer.expire_strays():
         pass
-    left = "SELECT call_id FROM {}_default WHERE call_id IN (:owed, :told)"
-    assert await _run(gateway, left.format("delivery"), owed=owed, told=told) == [owed]
-    assert await _run(gateway, left.format("call_event"), owed=owed, told=told) == []
+    left = "SELECT call_id FROM {}_default WHERE call_id IN (:pending, :finished)"
+    assert await _run(gateway, left.format("delivery"), pending=pending, finished=finished) == [pending]
+    assert await _run(gateway, left.format("call_event"), pending=pending, finished=finished) == []
 
 
 @pytest.mark.parametrize(("days", "expiring"), [(None, False), (30, True)])
-async def test_nothing_is_deleted_unless_the_operator_says_after_how_long(
-    gateway: Gateway, days: int | None, expiring: bool
-) -> None:
+async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
     state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
     deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused

@@ -1,4 +1,4 @@
-"""The worker over a real Postgres and the simulator on a real socket: records become true without anyone asking."""
+"""The worker over a real Postgres and a real simulator: records are refreshed and settled in the background."""
 
 import asyncio
 import io
@@ -26,7 +26,7 @@ from tests.support.upstream import answer, call_resource, created, error, hang, 
 
 
 class Clock:
-    """The simulator's time, moved by the test."""
+    """The simulator's clock, which tests move."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -66,7 +66,7 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
 
 @pytest.fixture
 async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
-    """Never asks Twilio: nothing is due to be searched for in these tests."""
+    """A resolver that sends no request to Twilio, because no search is due in these tests."""
     http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
     metrics = Metrics()
     async with http:
@@ -82,19 +82,19 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
 
 
 async def _age(gateway: Gateway, call_id: str, *, seconds: int) -> None:
-    """As if the call had started so long ago."""
+    """Sets when the call was started."""
     async with gateway.database.begin() as session:
         statement = text("UPDATE call SET settled_at = now() - make_interval(secs => :seconds) WHERE id = :id")
         await session.execute(statement, {"id": call_id, "seconds": seconds})
 
 
 async def _make_due(gateway: Gateway) -> None:
-    """As if the time to look again had come."""
+    """Makes all refreshes due."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
 
 
-async def _forget_all(gateway: Gateway) -> None:
+async def _stop_all_refreshes(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = NULL"))
 
@@ -112,10 +112,10 @@ async def _refresh_at(gateway: Gateway, call_id: str) -> datetime | None:
     return due
 
 
-async def test_record_follows_the_call_to_its_price(
+async def test_the_record_is_refreshed_until_it_has_a_price(
     gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
 ) -> None:
-    await _forget_all(gateway)
+    await _stop_all_refreshes(gateway)
     placed = (await simulated.create()).json()
     call_id, seen = placed["id"], [placed["status"]]
     for _ in range(200):
@@ -136,10 +136,10 @@ async def test_record_follows_the_call_to_its_price(
 
 
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed"])
-async def test_call_that_is_not_answered_ends_with_twilios_word(
+async def test_a_call_that_is_not_answered_has_twilios_final_status(
     gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock, status: str
 ) -> None:
-    await _forget_all(gateway)
+    await _stop_all_refreshes(gateway)
     call_id = (await simulated.create(to=f"sip:{status}@example.com")).json()["id"]
     clock.move(minutes=5)
     record = await _refreshed(gateway, refresher, simulated, call_id)
@@ -158,7 +158,7 @@ async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, r
     ]
     async with running_upstream(answer(201, call_resource(sid)), *(answer(200, state) for state in course)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         shown = []
         for _ in course:
@@ -171,10 +171,8 @@ async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, r
     assert shown == [("ringing", None, None)] * 2 + [done] * 4
 
 
-async def test_two_workers_share_the_work_and_do_each_piece_once(
-    gateway: Gateway, simulated: Tenant, refresher: Refresher
-) -> None:
-    await _forget_all(gateway)
+async def test_two_workers_refresh_each_call_once(gateway: Gateway, simulated: Tenant, refresher: Refresher) -> None:
+    await _stop_all_refreshes(gateway)
     for _ in range(30):
         await simulated.create()
     await _make_due(gateway)
@@ -189,10 +187,10 @@ async def test_two_workers_share_the_work_and_do_each_piece_once(
     assert looked - sum(sample.value for sample in created_samples) == 30
 
 
-async def test_unreachable_twilio_is_asked_again_later(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_refresh_that_cannot_reach_twilio_is_repeated_later(gateway: Gateway, refresher: Refresher) -> None:
     async with running_upstream(created(), error(500, 20500)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         record = await _refreshed(gateway, refresher, tenant, call_id)
     assert record["status"] == "queued"
@@ -201,10 +199,10 @@ async def test_unreachable_twilio_is_asked_again_later(gateway: Gateway, refresh
     assert due > datetime.now(UTC)
 
 
-async def test_unanswered_call_is_not_asked_for_its_price_for_long(
+async def test_an_unanswered_call_is_refreshed_for_its_price_only_for_a_short_time(
     gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
 ) -> None:
-    await _forget_all(gateway)
+    await _stop_all_refreshes(gateway)
     call_id = (await simulated.create(to="sip:busy@example.com")).json()["id"]
     clock.move(minutes=5)
     await _refreshed(gateway, refresher, simulated, call_id)
@@ -219,14 +217,12 @@ async def test_unanswered_call_is_not_asked_for_its_price_for_long(
 
 
 @pytest.mark.parametrize("way", ["refresh", "compat"])
-async def test_a_call_that_was_deleted_at_twilio_is_not_asked_for_any_more(
-    gateway: Gateway, refresher: Refresher, way: str
-) -> None:
+async def test_a_call_that_was_deleted_at_twilio_is_not_refreshed(gateway: Gateway, refresher: Refresher, way: str) -> None:
     ended = call_resource(status="busy")
     missing = error(404, 20404)
     async with running_upstream(answer(201, ended), missing) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call = (await tenant.create()).json()
         fetch = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{ended['sid']}.json"
         await _age(gateway, call["id"], seconds=30)
@@ -250,19 +246,19 @@ async def test_a_call_that_was_deleted_at_twilio_is_not_asked_for_any_more(
 async def test_a_proxys_404_deletes_nothing(gateway: Gateway, refresher: Refresher) -> None:
     async with running_upstream(answer(201, call_resource(status="busy")), proxy_page(404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _age(gateway, call_id, seconds=61)
         assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
         assert await _refresh_at(gateway, call_id) is not None
 
 
-async def test_a_call_that_has_not_ended_is_missing_for_an_hour_before_it_is_given_up(
+async def test_a_call_that_has_not_ended_counts_as_deleted_after_an_hour_of_404s(
     gateway: Gateway, refresher: Refresher
 ) -> None:
     async with running_upstream(created(), error(404, 20404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _age(gateway, call_id, seconds=3500)
         assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
@@ -272,10 +268,10 @@ async def test_a_call_that_has_not_ended_is_missing_for_an_hour_before_it_is_giv
         assert await _refresh_at(gateway, call_id) is None
 
 
-async def test_a_call_is_gone_when_twilio_says_so_and_not_when_a_proxy_does(gateway: Gateway, refresher: Refresher) -> None:
+async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, refresher: Refresher) -> None:
     async with running_upstream(created(), proxy_page(404), error(404, 20404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _age(gateway, call_id, seconds=3700)
         assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is None
@@ -285,20 +281,20 @@ async def test_a_call_is_gone_when_twilio_says_so_and_not_when_a_proxy_does(gate
         assert await _refresh_at(gateway, call_id) is None
 
 
-async def test_one_calls_trouble_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
+async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
     good, bad = call_resource(status="ringing"), call_resource(status="ringing")
     async with running_upstream(answer(201, good), answer(200, good)) as one, running_upstream(answer(201, bad), hang) as other:
         happy, unhappy = await gateway.add_tenant(one.url), await gateway.add_tenant(other.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         happy_id = (await happy.create()).json()["id"]
         await unhappy.create()
         assert (await _refreshed(gateway, refresher, happy, happy_id))["status"] == "ringing"
 
 
-async def test_a_claimed_call_is_leased_until_its_worker_can_no_longer_be_alive(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_claimed_call_is_leased_longer_than_a_refresh_can_take(gateway: Gateway, refresher: Refresher) -> None:
     async with running_upstream(created(), hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await _forget_all(gateway)
+        await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _make_due(gateway)
         working = asyncio.create_task(refresher.step())
@@ -312,7 +308,7 @@ async def test_a_claimed_call_is_leased_until_its_worker_can_no_longer_be_alive(
     assert timedelta(0) < left < timedelta(minutes=1)
 
 
-async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: Resolver) -> None:
+async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: Resolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["id"]
@@ -330,7 +326,7 @@ async def test_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Ga
     assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
 
 
-async def test_young_pending_creation_is_left_alone(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_young_pending_creation_is_not_changed(gateway: Gateway, resolver: Resolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
@@ -341,7 +337,7 @@ async def test_young_pending_creation_is_left_alone(gateway: Gateway, resolver: 
         assert await resolver.mark_abandoned() is False
 
 
-async def test_partitions_of_the_coming_months_are_made_once_also_by_several_workers(gateway: Gateway) -> None:
+async def test_several_workers_make_each_partition_of_the_coming_months_once(gateway: Gateway) -> None:
     partitioner = Partitioner(gateway.database)
     await asyncio.gather(partitioner.step(), partitioner.step())
     await partitioner.step()
@@ -355,7 +351,7 @@ async def test_partitions_of_the_coming_months_are_made_once_also_by_several_wor
     assert set(found) == {"call_event_default"} | {f"call_event_{month:%Y_%m}" for month in months}
 
 
-async def test_events_go_to_their_months_partition(gateway: Gateway) -> None:
+async def test_events_are_in_the_partition_of_their_month(gateway: Gateway) -> None:
     await Partitioner(gateway.database).step()
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -368,7 +364,7 @@ async def test_events_go_to_their_months_partition(gateway: Gateway) -> None:
     assert where == f"call_event_{datetime.now(UTC):%Y_%m}"
 
 
-async def test_a_job_that_fails_tells_each_cause_and_the_others_go_on() -> None:
+async def test_a_job_that_fails_logs_each_cause_and_the_others_go_on() -> None:
     stop, log, others = asyncio.Event(), io.StringIO(), 0
 
     async def fail() -> bool:
@@ -387,8 +383,8 @@ async def test_a_job_that_fails_tells_each_cause_and_the_others_go_on() -> None:
     with logging_to(log, format_="json"):
         await run_jobs([Job("failing", fail, 0.01), Job("other", go_on, 0.01)], stop)
     (line,) = log.getvalue().splitlines()
-    told = json.loads(line)
-    assert (told["event"], told["job"]) == ("job_failed", "failing")
+    result = json.loads(line)
+    assert (result["event"], result["job"]) == ("job_failed", "failing")
     assert "KeyError" in line
     assert "ExceptionGroup" not in line
 
