@@ -73,7 +73,7 @@ def rotate(as_json: AsJson = False) -> None:
     """Seal everything anew with the newest key (the first of CALLGATE_SECRET_KEYS).
 
     It may be run while the service does, be interrupted, and be repeated. Every running process has to know the newest key
-    by then: docs/operations.md says in which order. Exit code 1 when a secret does not open with any of the keys.
+    by then: docs/rotation.md says in which order. Exit code 1 when a secret does not open with any of the keys.
     """
     resealed = _ask(lambda rotation: rotation.reseal())
     unreadable = ", ".join(resealed.unreadable) or None
