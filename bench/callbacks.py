@@ -11,7 +11,7 @@ from twilio.request_validator import RequestValidator
 from app.callbacks.router import CALLBACK_PATH
 from app.calls.callback_urls import CallbackUrls
 from app.security.keyring import Keyring
-from bench.load import raw_request
+from bench.connections import raw_request
 from bench.subjects import BODY, PUBLIC_URL, Subject
 
 EVENTS = ("initiated", "ringing", "in-progress", "completed")

@@ -35,7 +35,7 @@ TIMES = ("", "calls/s", "callback answered p50", "p99", "callback to delivery p5
 def cost_cells(run: Run, beside: Run | None) -> list[str]:
     cpu = run.cpu_ms
     whole = sum(cpu.values())
-    requests = run.requests.total() / max(len(run.placed), 1)
+    requests = run.requests.total() / max(run.finished, 1)
     return [
         run.service,
         f"{run.rate:g}",

@@ -60,9 +60,13 @@ class Run:
         return sum(not self.is_finished(sid) for sid in self.placed)
 
     @property
+    def finished(self) -> int:
+        return len(self.placed) - self.unfinished
+
+    @property
     def cpu_ms(self) -> dict[str, float]:
-        """Per call."""
-        return {role: cpu * 1000 / max(len(self.placed), 1) for role, cpu in self.cpu_s.items()}
+        """Per finished call."""
+        return {role: cpu * 1000 / max(self.finished, 1) for role, cpu in self.cpu_s.items()}
 
     @property
     def carried(self) -> float:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -13,7 +13,7 @@ KEY = "@KEY@"
 
 
 def missing() -> str | None:
-    """What has to be installed first, if anything."""
+    """Returns what has to be installed first, or None."""
     return None if shutil.which("wrk") else "wrk is not installed: apt-get install wrk"
 
 
@@ -31,19 +31,13 @@ class Load:
     p99_ms: float
 
 
-def raw_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A POST as it goes over the wire, to be written by `write_requests`."""
-    lines = [f"POST {path} HTTP/1.1", "Host: bench", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
-
-
 def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
     path.write_bytes(b"\0".join(requests))
     return path
 
 
 def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds: float) -> Load:
-    """The requests of the file in turn, on so many connections, each sending when it has been answered."""
+    """Sends the requests of the file in turn; each connection sends the next one when it has its answer."""
     # wrk takes whole seconds only.
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
     command += ["--timeout", "60s", "--script", str(SCRIPT), url, "--", str(requests), prefix]

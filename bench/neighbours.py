@@ -10,12 +10,8 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import re
-import signal
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,12 +28,11 @@ from uuid_utils import uuid7
 
 from app.callbacks.router import CALLBACK_PATH
 from app.calls.callback_urls import CallbackUrls
-from app.local.postgres import EmbeddedPostgres
-from app.schema import migrate
 from app.security.keyring import Keyring
-from bench.nginx import ANSWER
-from tests.proofs.balancer import free_port
-from tests.proofs.fleet import ACCOUNT, ENVIRONMENT, TOKEN, Process, make_tenant, wait_until_up
+from bench.connections import Connection, raw_creation, raw_request
+from bench.nginx import creation_answer
+from bench.one_api import Api, run_with_api
+from tests.proofs.fleet import ACCOUNT, ENVIRONMENT, TOKEN
 
 CALLS = 3000
 LISTERS = 8
@@ -46,12 +41,11 @@ STRANGERS_PER_S = 178
 ROUNDS = 4
 PUBLIC_URL = "https://calls.example.com"
 UPSTREAM_S = 0.005
-BODY = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
 LISTS = {
     "Twilio's list, PageSize=1000": f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000",
     "/v1/calls?limit=200": "/v1/calls?limit=200",
 }
-# As many of the first call as are wanted, each with an id and a sid of its own and all that Twilio tells of a call.
+# Copies of a call, each with an id and a sid of its own and all that Twilio shows of a call.
 _COPIES = """
     INSERT INTO call (id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
         parameters, "to", "from", sid, account_sid, status, resource, subresource_uris, direction, duration, price, price_unit)
@@ -61,68 +55,25 @@ _COPIES = """
 """
 
 
-class Connection:
-    """Just enough of an HTTP client, for one that does more would take the processor from what is measured."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
-        reader, writer = self._streams
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b"transfer-encoding: chunked" in head.lower():
-            body = b"".join([chunk async for chunk in _chunks(reader)])
-        else:
-            body = await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0))
-        return int(head[9:12]), body
-
-    def close(self) -> None:
-        if self._streams:
-            self._streams[1].close()
-
-
-async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while size := int(await reader.readline(), 16):
-        yield await reader.readexactly(size)
-        await reader.readline()
-    await reader.readline()
-
-
-def request(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: bench", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
-
-
 @dataclass
 class Service:
-    port: int
-    pid: int
+    api: Api
     keys: dict[str, str]
     calls: list[tuple[UUID, UUID, str]]
     """Of the tenant that does its normal work: id, account's id, sid."""
 
     def peak_mib(self) -> float:
-        """Since the last `forget_peak`."""
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        """Since the last `reset_peak`."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.api.pid}/status").read_text())
         assert found
         return int(found[1]) / 1024
 
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
-
-    def cpu_s(self) -> float:
-        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    def reset_peak(self) -> None:
+        Path(f"/proc/{self.api.pid}/clear_refs").write_text("5")
 
 
 async def creations(service: Service, seconds: float) -> list[float]:
-    headers = {"Authorization": f"Bearer {service.keys['well']}", "Content-Type": "application/json"}
-    one = request("POST", "/v1/calls", headers, json.dumps(BODY).encode())
+    one = raw_creation(service.keys["well"])
     return await timed(service, lambda: one, seconds, expected=201)
 
 
@@ -140,19 +91,19 @@ async def callbacks(service: Service, seconds: float) -> list[float]:
 
 def callback(path: str, signature: str, fields: dict[str, str]) -> bytes:
     headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"X-Twilio-Signature": signature} if signature else {})
-    return request("POST", path, headers, urlencode(fields).encode())
+    return raw_request(path, headers, urlencode(fields).encode())
 
 
 async def timed(service: Service, make: Callable[[], bytes], seconds: float, *, expected: int) -> list[float]:
     """Seconds of each request, one after the other."""
     taken: list[float] = []
-    connection = Connection(service.port)
+    connection = Connection(service.api.port)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken) < 2:
         one = make()
         began = time.perf_counter()
         status, body = await connection.ask(one)
-        # A gateway that is kept from its work refuses some: that takes its time, too.
+        # An overloaded gateway refuses some. Their time counts too.
         if status not in (expected, 503):
             raise SystemExit(f"{status} {body[:300]!r}")
         taken.append(time.perf_counter() - began)
@@ -169,11 +120,11 @@ class Listing:
 
 @asynccontextmanager
 async def listers(service: Service, path: str, number: int, seen: Listing) -> AsyncIterator[None]:
-    """So many connections that list without a pause until the end of the block."""
-    one = request("GET", path, {"Authorization": f"Bearer {service.keys['lists']}"})
+    """`number` connections that list without a pause until the end of the block."""
+    one = raw_request(path, {"Authorization": f"Bearer {service.keys['lists']}"}, method="GET")
 
     async def list_on() -> None:
-        connection = Connection(service.port)
+        connection = Connection(service.api.port)
         try:
             while True:
                 status, body = await connection.ask(one)
@@ -194,7 +145,7 @@ async def strangers(service: Service, signature: str, query: str) -> AsyncIterat
     idle: list[Connection] = []
 
     async def send() -> None:
-        connection = idle.pop() if idle else Connection(service.port)
+        connection = idle.pop() if idle else Connection(service.api.port)
         status, _ = await connection.ask(one)
         assert status == 403, status
         idle.append(connection)
@@ -228,7 +179,7 @@ async def _meanwhile(*work: Any) -> AsyncIterator[None]:
 
 @dataclass
 class Beside:
-    """What a tenant's requests take alone and beside others, in turns: the machine may be busy, but with both."""
+    """What a tenant's requests take alone and beside others, in turns, so that other work on the machine slows both."""
 
     name: str
     alone: list[float]
@@ -259,7 +210,7 @@ async def measure(service: Service, seconds: float) -> None:
     print(f"  {'creation, milliseconds':<48} {'n':>5} {'p50':>8} {'p99':>8} {'×':>6}")
     for name, path in LISTS.items():
         seen = Listing()
-        service.forget_peak()
+        service.reset_peak()
         found = await compare(
             f"beside {LISTERS} × {name}",
             lambda duration: creations(service, duration),
@@ -267,7 +218,7 @@ async def measure(service: Service, seconds: float) -> None:
             seconds,
         )
         found.show(f"peak {service.peak_mib():.0f} MiB, {seen.refused} refused")
-    service.forget_peak()
+    service.reset_peak()
     seen = Listing()
     began = time.perf_counter()
     async with listers(service, LISTS["Twilio's list, PageSize=1000"], CROWD, seen):
@@ -282,10 +233,10 @@ async def measure(service: Service, seconds: float) -> None:
     }
     for name, (signature, query) in kinds.items():
         attack = partial(strangers, service, signature, query)
-        before, began = service.cpu_s(), time.perf_counter()
+        before, began = service.api.cpu_s(), time.perf_counter()
         async with attack():
             await asyncio.sleep(seconds / 2)
-        each = (service.cpu_s() - before) / ((time.perf_counter() - began) * STRANGERS_PER_S)
+        each = (service.api.cpu_s() - before) / ((time.perf_counter() - began) * STRANGERS_PER_S)
         found = await compare(
             f"beside {STRANGERS_PER_S}/s that are {name}", lambda duration: callbacks(service, duration), attack, seconds
         )
@@ -293,8 +244,8 @@ async def measure(service: Service, seconds: float) -> None:
 
 
 def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]]:
-    """Copies of the one call that the tenant has."""
-    answer = json.loads(ANSWER.replace("$calls", f"/2010-04-01/Accounts/{ACCOUNT}/Calls").replace("$account", ACCOUNT))
+    """Copies the one call that the tenant has."""
+    answer = creation_answer(ACCOUNT, f"CA{'0' * 32}")
     with psycopg.connect(database) as connection:
         row = connection.execute("SELECT id, account_id FROM call WHERE tenant_id = %s LIMIT 1", [tenant]).fetchone()
         assert row
@@ -308,51 +259,21 @@ def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]
     return [(call_id, row[1], sid) for call_id, sid in zip(ids, sids, strict=True)]
 
 
-async def run(postgres: EmbeddedPostgres, log: Any, measure: Callable[[Service], Awaitable[None]]) -> None:
-    port, upstream_port = free_port(), free_port()
-    program = [sys.executable, "-m", "bench.upstream", str(upstream_port), str(UPSTREAM_S)]
-    upstream = await asyncio.create_subprocess_exec(*program)
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "CALLGATE_DATABASE_URL": postgres.url,
-        "CALLGATE_TWILIO_BASE_URL": f"http://127.0.0.1:{upstream_port}",
-        "CALLGATE_PUBLIC_URL": PUBLIC_URL,
-    }
-    process = Process(["serve", "--port", str(port)], environment, log)
-    await process.start()
-    try:
-        await wait_until_up(f"http://127.0.0.1:{port}", "/readyz")
-        keys = {name: await make_tenant(environment, name) for name in ("lists", "well")}
-        for key in keys.values():
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-            status, body = await Connection(port).ask(request("POST", "/v1/calls", headers, json.dumps(BODY).encode()))
-            assert status == 201, body
-        database = postgres.url.replace("+asyncpg", "")
-        seed(database, "lists", CALLS)
-        assert process.running
-        await measure(Service(port, process.running.pid, keys, seed(database, "well", 50_000)))
-    finally:
-        await process.end(signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            upstream.kill()
-        await upstream.wait()
+async def run(api: Api, seconds: float) -> None:
+    keys = {name: await api.make_tenant(name) for name in ("lists", "well")}
+    for key in keys.values():
+        status, body = await Connection(api.port).ask(raw_creation(key))
+        assert status == 201, body
+    seed(api.database, "lists", CALLS)
+    await measure(Service(api, keys, seed(api.database, "well", 50_000)), seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8, help="of each comparison, each way")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="callgate-neighbours-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
-        with EmbeddedPostgres(folder) as postgres, (folder / "callgate.log").open("wb") as log:
-            migrate(postgres.url)
-            try:
-                asyncio.run(run(postgres, log, lambda service: measure(service, asked.seconds)))
-            except BaseException:
-                print((folder / "callgate.log").read_text()[-3000:], file=sys.stderr)
-                raise
+    settings = {"CALLGATE_PUBLIC_URL": PUBLIC_URL}
+    run_with_api("neighbours", lambda api: run(api, asked.seconds), upstream_s=UPSTREAM_S, settings=settings)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
 from bench.competitors import tables
-from bench.load import KEY, raw_request
+from bench.connections import raw_request
+from bench.load import KEY
 from bench.processes import cpu_seconds, resident_mib, until_it_listens
 from bench.results import DIRECT, ECHO, OURS
 from tests.proofs.balancer import free_port
