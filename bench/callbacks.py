@@ -1,4 +1,4 @@
-"""Signed status callbacks for calls that have started, as Twilio sends them."""
+"""Builds signed status callbacks for calls that have started, as Twilio sends them."""
 
 import base64
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ EVENTS = ("initiated", "ringing", "in-progress", "completed")
 
 
 def callbacks_of(subject: Subject) -> Iterator[bytes]:
-    """Each of the four events once for every started call: all of the first kind, then all of the second."""
+    """Yields each of the four events once for every started call: first all of the first kind, then all of the second."""
     assert subject.database
     assert subject.secret_key
     urls = CallbackUrls(CALLBACK_PATH, Keyring([base64.b64decode(subject.secret_key)]))
@@ -60,7 +60,7 @@ def _callback(path: str, fields: dict[str, str], auth_token: str) -> bytes:
 
 
 def shares(requests: Iterator[bytes], parts: int) -> list[list[bytes]]:
-    """In as many equal parts: no callback is sent twice."""
+    """Returns the requests in `parts` equal parts, so that no callback is sent twice."""
     everything = list(requests)
     size = len(everything) // parts
     remaining = iter(everything)

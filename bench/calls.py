@@ -1,8 +1,8 @@
-"""What a call costs, side by side: `python -m bench.calls`. Ratios within one run; the machine's own speed does not matter.
+"""What a creation costs, side by side: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
 
-Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all, in turn,
-several rounds. The upstream is nginx and the load comes from wrk, so neither is counted; both share the machine with what is
-measured, and so does Postgres. Therefore the processor time of the service's own process is what is compared first.
+Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all take turns
+for several rounds. The upstream is nginx and the load comes from wrk. Neither is counted, but both share the machine with what
+is measured, and so does Postgres. So compare the processor time of the service's own process first.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CALLS = [
     Scenario(concurrent=32, upstream_ms=0, tenants=100),
     Scenario(concurrent=1, upstream_ms=SLOW_MS, tenants=1),
     Scenario(concurrent=32, upstream_ms=SLOW_MS, tenants=1),
-    # Its first seconds are all beginnings: connections, tenants that nobody has read yet, two hundred callers at one moment.
+    # Longer, because the first seconds open connections and read every tenant for the first time.
     Scenario(concurrent=200, upstream_ms=SLOW_MS, tenants=100, longer=10),
 ]
 FLOOR = CALLS[:2]
@@ -31,13 +31,13 @@ CALLBACKS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="cal
 
 
 def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
-    """Every subject in turn; FastAPI alone, which has neither tenants nor an upstream, only where that is no matter."""
+    """Measures every subject in turn. FastAPI alone has neither tenants nor an upstream and is left out where they matter."""
     chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in FLOOR]
     return [stage.calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
 
 
 def measure_callbacks(stage: Stage, rounds: int, seconds: int) -> list[Sample]:
-    """For the calls that were just made."""
+    """Measures the callbacks of the calls that were just made."""
     subject = next(subject for subject in stage.subjects if subject.name == OURS)
     runs = [scenario for scenario in CALLBACKS for _ in range(rounds)]
     requests = shares(callbacks_of(subject), len(runs))
@@ -51,21 +51,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"of calls only: {HEADLINE}")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.name} and {CHART.name}")
-    asked = parser.parse_args()
-    scenarios = [HEADLINE] if asked.quick else list(CALLS)
+    arguments = parser.parse_args()
+    scenarios = [HEADLINE] if arguments.quick else list(CALLS)
     samples: list[Sample] = []
-    with staged(asked.subjects) as stage:
+    with staged(arguments.subjects) as stage:
         for subject in stage.subjects:
             stage.calls(subject, HEADLINE, 1)  # warm
         for scenario in scenarios:
-            samples += measure_calls(stage, scenario, asked.rounds, asked.seconds)
+            samples += measure_calls(stage, scenario, arguments.rounds, arguments.seconds)
             print_table(scenario, samples)
-        if "gateway" in asked.subjects:
-            samples += measure_callbacks(stage, asked.rounds, asked.seconds)
+        if "gateway" in arguments.subjects:
+            samples += measure_callbacks(stage, arguments.rounds, arguments.seconds)
             scenarios += CALLBACKS
             for scenario in CALLBACKS:
                 print_table(scenario, samples)
-    if asked.write:
+    if arguments.write:
         command = " ".join(["python -m bench.calls", *sys.argv[1:]])
         write_page(scenarios, samples, headline=HEADLINE, command=command, postgres=stage.postgres_version)
 

@@ -1,4 +1,4 @@
-"""Two small bar charts as SVG that reads well on light and dark pages."""
+"""Draws two small bar charts as SVG, for light and dark pages."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -17,7 +17,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 
 def chart(title: str, bars: Sequence[Line], *, ours: str) -> str:
-    """Processor time of a call and calls a second, subject by subject."""
+    """Returns an SVG with each subject's processor time per call and calls per second."""
     height = TOP + ROW * len(bars) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',

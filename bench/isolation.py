@@ -1,8 +1,8 @@
 """Measure what one tenant's bad receiver costs another's deliveries: `python -m bench.isolation --calls 60`.
 
-Three tenants: one whose receiver takes every request and never answers, one whose receiver is dead, one whose receiver is
-well. The third's callbacks are timed from the simulator's sending to the receiver's taking, first alone, then while the other
-two have far more due than can be under way at once. Two API processes, two workers, real sockets.
+Three tenants: the receiver of the first accepts every request and never answers, that of the second refuses connections, that
+of the third works. The third's callbacks are timed from the simulator to the receiver, first alone, then while the other two
+have more deliveries due than can be sent at once. Two API processes, two workers, real sockets.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class Round:
 
 
 async def measure(name: str, fleet: Fleet, receiver: Receiver, tenant: Tenant, calls: int) -> Round:
-    """Of every callback of these calls: from the gateway's having it to the receiver's having it."""
+    """Times every callback of these calls from the simulator to the receiver."""
     before = len(receiver.received)
     async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
         seen = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()["begun"]
@@ -115,13 +115,13 @@ async def run(postgres: EmbeddedPostgres, folder: Path, calls: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=60)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-isolation-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # root's Postgres runs as nobody
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
-            if not asyncio.run(run(postgres, folder, asked.calls)):
+            if not asyncio.run(run(postgres, folder, arguments.calls)):
                 raise SystemExit("a delivery did not arrive")
 
 

@@ -1,7 +1,7 @@
-"""What a call costs over its whole life: `python -m bench.life`. Read the ratios within one run, not the milliseconds.
+"""Measures what a call costs over its whole life: `python -m bench.life`. Read the ratios within one run, not the milliseconds.
 
-Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) in turn, each over a database
-of its own in one Postgres: creation, Twilio's callbacks, deliveries to the tenant, the price; then the same by polling only.
+Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) take turns, each over its own
+database in one Postgres: creation, Twilio's callbacks, deliveries to the tenant, the price; then the same by polling only.
 Twilio is the simulator at ten times the speed. The processor time of the simulator, of the receiver and of this process, which
 places the calls, is not counted, but they share the machine with what is measured.
 """
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--calls", type=int, default=100_000, help="on disk, for the bytes of one; 0: not measured")
     parser.add_argument("--patience", type=float, default=120, help="seconds after the last call until the rest is given up")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     if lack := processes.missing():
         raise SystemExit(f"Skipped: {lack}")
     runs: list[Run] = []
@@ -97,16 +97,16 @@ def main() -> None:
         folder.chmod(0o755)  # root's Postgres runs as nobody
         server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
         twilio = stack.enter_context(simulator(folder))
-        for mode, rate, name in product(asked.modes, asked.rates, asked.services):
+        for mode, rate, name in product(arguments.modes, arguments.rates, arguments.services):
             setting = Setting(server, twilio, folder, max(1, round(rate / CALLS_OF_AN_ACCOUNT)), MODES[mode])
             with SERVICES[name](setting) as service:
-                run = Run(service.name, rate, setting.callbacks, asked.seconds)
-                asyncio.run(measure(service, twilio, run, patience_s=asked.patience))
+                run = Run(service.name, rate, setting.callbacks, arguments.seconds)
+                asyncio.run(measure(service, twilio, run, patience_s=arguments.patience))
             at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
             print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
             runs.append(run)
-            if asked.calls and setting.callbacks and service.name not in sizes:
-                sizes[service.name] = disk.measure(service.database, asked.calls)
+            if arguments.calls and setting.callbacks and service.name not in sizes:
+                sizes[service.name] = disk.measure(service.database, arguments.calls)
     print(f"\n{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`\n")
     print("\n\n".join(tables(runs, sizes)))
 

@@ -1,4 +1,4 @@
-"""One run: calls placed at a steady rate, followed until each is delivered and priced."""
+"""Places calls at a steady rate and follows them until each is delivered and priced."""
 
 import asyncio
 import statistics
@@ -27,7 +27,7 @@ LOOK_EVERY_S = 0.5
 
 @dataclass
 class Run:
-    """What was measured. Times are those of the clock, in seconds."""
+    """The measurements of one run. Times are seconds since the epoch."""
 
     service: str
     rate: float
@@ -40,7 +40,7 @@ class Run:
     delivered: dict[str, dict[str, float]] = field(default_factory=dict)
     """Times by sid and status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
-    """By role, less what the processes use at rest after the last call was placed."""
+    """By role. What the processes use at rest is subtracted for the time after the last call was placed."""
     idle: dict[str, float] = field(default_factory=dict)
     """The share of a processor that each uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
@@ -70,9 +70,10 @@ class Run:
 
     @property
     def carried(self) -> float:
-        """Calls a second from creation to the end: less than `rate` if a call takes the longer the later it was placed.
+        """Calls a second that are carried from creation to delivered and priced.
 
-        Calls of the second quarter are compared with those of the last.
+        That is `rate` unless later calls take longer, because a backlog grows: calls of the second quarter of the run are
+        compared with those of the last.
         """
         lives = [self._life(sid) for sid in self.placed if self.is_finished(sid)]
         quarter = len(self.placed) // 4
@@ -121,7 +122,7 @@ class Runner:
         return {role: cpu_seconds(pid) for role, pid in self.service.pids.items()} | {"Postgres": postgres}
 
     async def _place(self, rate: float, number: int) -> None:
-        """Creations by the clock, whether or not earlier ones were answered."""
+        """Creates calls by the clock, whether or not earlier ones were answered."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for n in range(number):
@@ -155,7 +156,7 @@ class Runner:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Notes prices and deliveries, until it is canceled."""
+        """Records when prices and deliveries appear, until it is canceled."""
         taken = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -207,7 +208,7 @@ class Runner:
 
 
 async def measure(service: Service, twilio: str, run: Run, *, patience_s: float) -> None:
-    """Fills the run. The simulator and the receiver are not measured; nor is the connection that looks at the database."""
+    """Measures into `run`. Simulator, receiver and the connection that looks at the database are not counted."""
     receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(receiving(receiver))

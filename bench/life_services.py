@@ -48,7 +48,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a service is started. Without `callbacks` Twilio is not given a URL and everything has to be polled."""
+    """What a service is started with. Without `callbacks` it gives Twilio no URL, so it has to poll everything."""
 
     server: str
     twilio: str
@@ -59,7 +59,7 @@ class Setting:
 
 @contextmanager
 def simulator(folder: Path) -> Iterator[str]:
-    """The address of a running simulator."""
+    """Runs a simulator and yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
     with running(command, {}, port, folder / "simulator.log"):
@@ -68,7 +68,7 @@ def simulator(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def callgate(setting: Setting) -> Iterator[Service]:
-    """One API process and one worker, with the defaults."""
+    """Runs one API process and one worker, with the default settings."""
     url, port, ops_port = make_database(setting.server, _name("callgate")), free_port(), free_port()
     service_url = f"http://127.0.0.1:{port}"
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -114,7 +114,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
 
 @contextmanager
 def competitor(setting: Setting) -> Iterator[Service]:
-    """One process does everything."""
+    """Runs the one process that does everything."""
     url, port = make_database(setting.server, _name("competitor")), free_port()
     service_url = f"http://127.0.0.1:{port}"
     tenants = [
@@ -147,5 +147,5 @@ def _name(kind: str) -> str:
 
 
 def _accounts(number: int) -> list[tuple[str, str]]:
-    """SIDs and auth tokens."""
+    """Returns SIDs and auth tokens of new accounts."""
     return [(f"AC{secrets.token_hex(16)}", secrets.token_hex(16)) for _ in range(number)]

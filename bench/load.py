@@ -1,4 +1,4 @@
-"""Load from wrk, which needs a fraction of what the services do for a request."""
+"""Makes load with wrk, which needs a fraction of the services' time for a request."""
 
 import json
 import shutil

@@ -271,9 +271,9 @@ async def run(api: Api, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8, help="of each comparison, each way")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     settings = {"CALLGATE_PUBLIC_URL": PUBLIC_URL}
-    run_with_api("neighbours", lambda api: run(api, asked.seconds), upstream_s=UPSTREAM_S, settings=settings)
+    run_with_api("neighbours", lambda api: run(api, arguments.seconds), upstream_s=UPSTREAM_S, settings=settings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Twilio as nginx: a new call with a sid of its own for every POST …/Calls.json, at once or after a while.
+"""Runs nginx as Twilio: it answers every POST …/Calls.json with a new sid, at once or after a while.
 
-nginx is not Python, so what it costs is none of the services'. Accounts whose SID begins with ACf are answered after SLOW_MS,
+nginx uses little of the processor that the services need. Accounts whose SID begins with ACf are answered after SLOW_MS,
 which needs Debian's libnginx-mod-http-echo.
 """
 
@@ -16,7 +16,7 @@ from bench.processes import until_it_listens
 from tests.proofs.balancer import free_port
 
 SLOW_MS = 200
-# Debian has it where only root looks.
+# Debian installs it in a folder that is only in root's PATH.
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 ECHO_MODULE = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 # A creation's answer as Twilio gives it: all 26 members, mostly null.
@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 @contextmanager
 def running_nginx(folder: Path) -> Iterator[str]:
-    """Its address, as a URL."""
+    """Yields its URL."""
     port = free_port()
     folder.mkdir()
     (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))

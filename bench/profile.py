@@ -1,8 +1,8 @@
-"""Where the time of a process goes under load: `python -m bench.profile`. Samples by py-spy, while wrk sends creations.
+"""Shows where the time of a process goes under load: `python -m bench.profile`. py-spy samples while wrk sends creations.
 
-Three tables: by package, by function, and by the function of ours that a sample was spent on behalf of. SQLAlchemy's
-asynchronous sessions run in greenlets, whose stacks do not say who waits for them: those are on behalf of "none of ours".
-Of a service with many threads, those that wait in C code are counted as well.
+Three tables: by package, by function, and by the innermost function of this repository in the stack. SQLAlchemy's asynchronous
+sessions run in greenlets, whose stacks do not show their callers: they count as "none of ours". In a service with many
+threads, those that wait in C code count too.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _OURS = ("app/", "bench/competitors/")
 
 
 def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
-    """Stacks of the first subject's threads that were running, outermost frame first, and how often each was seen."""
+    """Yields stacks of the first subject's running threads, outermost frame first, and how often each was seen."""
     subject = stage.subjects[0]
     raw = stage.folder / "stacks"
     command = [str(PY_SPY), "record", "--pid", str(subject.pid), "--duration", str(seconds), "--rate", str(rate)]
@@ -39,7 +39,7 @@ def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], i
 
 
 def _short(frame: str) -> str:
-    """`function (package/module.py)`."""
+    """Returns `function (package/module.py)`."""
     found = _FRAME.fullmatch(frame)
     if not found:
         return frame or "(no Python frame)"
@@ -79,10 +79,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rate", type=int, default=200, help="samples a second")
     parser.add_argument("--most", type=int, default=25, help="rows of a table")
-    asked = parser.parse_args()
-    with staged([asked.subject]) as stage:
+    arguments = parser.parse_args()
+    with staged([arguments.subject]) as stage:
         stage.calls(stage.subjects[0], HEADLINE, 1)  # warm
-        tables(record(stage, asked.seconds, asked.rate), asked.most)
+        tables(record(stage, arguments.seconds, arguments.rate), arguments.most)
 
 
 if __name__ == "__main__":

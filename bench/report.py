@@ -1,4 +1,4 @@
-"""The results as tables, on the terminal and in docs/performance.md."""
+"""Shows the results as tables, on the terminal and in docs/performance.md."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def rows(scenario: Scenario, samples: Iterable[Sample]) -> list[list[str]]:
-    """A heading and a row for each subject; columns in which nothing was measured are left out."""
+    """Returns a heading and a row for each subject. Columns in which nothing was measured are left out."""
     table = [list(COLUMNS), *(_cells(line) for line in lines(scenario, samples))]
     measured = [column for column in zip(*table, strict=True) if set(column[1:]) != {"–"}]
     return [list(row) for row in zip(*measured, strict=True)]
@@ -70,7 +70,7 @@ def print_table(scenario: Scenario, samples: Iterable[Sample]) -> None:
 def write_page(
     scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
 ) -> None:
-    """Replace what docs/performance.md shows of an earlier run, and its chart."""
+    """Replaces what docs/performance.md shows of an earlier run, and its chart."""
     parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`\n"]
     for scenario in scenarios:
         head, *body = rows(scenario, samples)
@@ -89,7 +89,7 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: 
 
 
 def machine() -> str:
-    """What the run was made on."""
+    """Returns processor, system, Python and commit of this run."""
     described = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", described)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

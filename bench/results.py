@@ -1,4 +1,4 @@
-"""Samples of a run, and what they come to: medians over the rounds, and ratios within each round."""
+"""Samples of a run, their medians over the rounds, and ratios within each round."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from statistics import median
 from bench.load import Load
 
 OURS, ECHO, DIRECT = "Callgate", "FastAPI echo", "direct"
-# They do nothing of what the others do.
+# They do none of the work of the others.
 FLOORS = (ECHO, DIRECT)
 
 
@@ -20,7 +20,7 @@ class Scenario:
 
     what: str = "calls"
     longer: int = 1
-    """How many times the usual time it needs, until what is unanswered at its end no longer matters."""
+    """Multiplies the time of a run, so that requests without an answer at its end do not matter."""
 
     def __str__(self) -> str:
         if self.what != "calls":
@@ -38,7 +38,7 @@ class Sample:
     seen: Load
     cpu_s: float
     calls: int
-    """With both commits, where there are any."""
+    """Calls whose outcome is committed; all answered ones where nothing is stored."""
     resident_mib: float
 
     @property
@@ -52,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Line:
-    """Medians of one subject in one scenario; `cpu_ratio` and `rate_ratio` are to Callgate's of the same round."""
+    """Medians of one subject in one scenario. `cpu_ratio` and `rate_ratio` compare with Callgate in the same round."""
 
     subject: str
     cpu_ms: float
@@ -81,7 +81,7 @@ def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: S
         return median(map(value, its))
 
     def ratio(value: Callable[[Sample], float]) -> float:
-        # On a machine that is busy with other things a round may end before anything is answered.
+        # On a busy machine a round may end before anything is answered.
         return median(value(one) / (value(our) or nan) for one, our in zip(its, ours, strict=True)) if ours else nan
 
     def added(value: Callable[[Sample], float]) -> float:

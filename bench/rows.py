@@ -48,15 +48,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each of the ten turns with and without retention")
     parser.add_argument("--folder", type=Path, help="keep the databases there, and use those that are there")
     parser.add_argument("--write", action="store_true", help="put the results into docs/performance.md")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with ExitStack() as stack:
-        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-rows-")))
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-rows-")))
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # root's Postgres runs as nobody
-        needed = given.rows * _BYTES_PER_CALL
+        needed = arguments.rows * _BYTES_PER_CALL
         if shutil.disk_usage(folder).free < needed and not any(folder.iterdir()):
-            sys.exit(f"{folder} has no room for {given.rows:,} calls: they take {needed / 2**30:.0f} GiB.")
-        sizes = (given.small, given.rows)
+            sys.exit(f"{folder} has no room for {arguments.rows:,} calls: they take {needed / 2**30:.0f} GiB.")
+        sizes = (arguments.small, arguments.rows)
         for rows in sizes:
             _load(folder, rows)
         with _serving(folder, _SERVING, durable=True) as server:
@@ -64,11 +64,11 @@ def main() -> None:
             for url, rows in zip(urls, sizes, strict=True):
                 migrate(url)  # what is kept in a folder may be older than the code
                 freshen(libpq(url), rows)
-            results = asyncio.run(_measure(urls, sizes, times=given.times, seconds=given.seconds))
+            results = asyncio.run(_measure(urls, sizes, times=arguments.times, seconds=arguments.seconds))
     command = shlex.join(["python", "-m", "bench.rows", *sys.argv[1:]])
     parts = list(rows_report.parts(*results, sizes=sizes, command=command))
     print("\n\n".join(parts))
-    if given.write:
+    if arguments.write:
         rows_report.write_page(parts)
 
 

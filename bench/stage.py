@@ -1,4 +1,4 @@
-"""What the benches of calls share: the subjects over one Postgres and one nginx, and runs of load against them."""
+"""Runs the subjects over one Postgres and one nginx, and measures them under load."""
 
 import sys
 import tempfile
@@ -38,7 +38,7 @@ class Stage:
         return Sample(scenario, subject.name, seen, cpu_s, seen.requests, subject.resident_mib())
 
     def _measured(self, subject: Subject, requests: Sequence[bytes], scenario: Scenario, seconds: int) -> tuple[Load, float]:
-        """What wrk saw, and processor time. What is on its way when time is up is finished by the service, unseen by wrk."""
+        """Returns what wrk saw, and processor time. Includes requests that the service finishes after wrk has stopped."""
         path = load.write_requests(self.folder / "requests", requests)
         prefix = f"{next(self._numbers)}-"
         before = subject.cpu_seconds()
@@ -50,7 +50,7 @@ class Stage:
 
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
-    """The named subjects, over a Postgres that is as durable as a real one."""
+    """Starts the named subjects over a Postgres with fsync."""
     if lacks := [lack for part in (load, nginx, processes) if (lack := part.missing())]:
         print(f"Skipped: {'; '.join(lacks)}")
         sys.exit()

@@ -1,4 +1,4 @@
-"""The services that are measured side by side, each a process of its own over a database of its own in one Postgres."""
+"""The services that are measured side by side, each in its own process, with its own database in one Postgres."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ from bench.processes import cpu_seconds, resident_mib, until_it_listens
 from bench.results import DIRECT, ECHO, OURS
 from tests.proofs.balancer import free_port
 
-# A process that uses less than this share of a processor for so long has nothing left to do.
+# A process that uses less than this share of a processor for this time is idle.
 _IDLE, _PAUSE_S = 0.05, 0.2
 
 TENANTS = 100
@@ -47,7 +47,7 @@ FORM = {"To": BODY["to"], "From": BODY["from"], "Url": BODY["url"], "Timeout": B
 
 @dataclass(frozen=True)
 class Tenant:
-    """`account_sid` says how quickly nginx answers: see bench/nginx.py."""
+    """The `account_sid` decides how fast nginx answers: see bench/nginx.py."""
 
     key: str
     account_sid: str
@@ -59,13 +59,13 @@ class Subject:
     name: str
     url: str
     pid: int | None
-    """None: nothing of it is measured but its answers."""
+    """None: only its answers are measured."""
     database: str | None
     tenants: Sequence[Tenant]
     secret_key: str | None = None
 
     def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
-        """One creation for each of so many tenants."""
+        """Returns one creation for each of the first `tenants` tenants."""
         chosen = [tenant for tenant in self.tenants if tenant.account_sid.startswith("ACf") == slow][:tenants]
         return [self._creation(tenant) for tenant in chosen]
 
@@ -86,7 +86,7 @@ class Subject:
         return cpu_seconds(self.pid) if self.pid else 0.0
 
     def wait_until_idle(self) -> None:
-        """So that nobody works off a backlog while another is measured."""
+        """Waits, so that no subject works off its backlog while another is measured."""
         before, now = -1.0, self.cpu_seconds()
         while now - before > _IDLE * _PAUSE_S:
             time.sleep(_PAUSE_S)
@@ -96,7 +96,7 @@ class Subject:
         return resident_mib(self.pid) if self.pid else 0.0
 
     def durable_calls(self) -> int | None:
-        """Calls whose outcome is committed; None where nothing is."""
+        """Returns how many calls have a committed outcome; None if the subject has no database."""
         if self.database is None:
             return None
         with psycopg.connect(self.database) as connection:
@@ -106,7 +106,7 @@ class Subject:
 
 
 def make_database(server: str, name: str) -> str:
-    """An empty database; its URL as Callgate writes it."""
+    """Creates an empty database and returns its URL as Callgate writes it."""
     with psycopg.connect(libpq(server), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -117,13 +117,13 @@ def libpq(url: str) -> str:
 
 
 def _accounts() -> list[tuple[str, str]]:
-    """SIDs and auth tokens of TENANTS accounts answered at once, and of as many that are answered late."""
+    """Returns SIDs and auth tokens of TENANTS accounts that are answered at once and as many that are answered late."""
     return [(f"AC{speed}{number:031x}", secrets.token_hex(16)) for speed in "0f" for number in range(TENANTS)]
 
 
 @contextmanager
 def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
-    """The process's id, once it listens."""
+    """Yields the process id once the process listens."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
         try:
@@ -136,7 +136,7 @@ def running(command: Sequence[str], environment: dict[str, str], port: int, log:
 
 @contextmanager
 def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
-    """`callgate serve` with everything on. The limits are those of the load: refusals are not what is measured."""
+    """Runs `callgate serve` with everything on. Its limits are above the load, because refusals are not measured."""
     url, port = make_database(server, "callgate_bench"), free_port()
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
     environment = {
@@ -173,7 +173,7 @@ async def _make_tenants(settings: Settings) -> list[Tenant]:
 
 @contextmanager
 def competitor(module: str, name: str, server: str, upstream: str, folder: Path) -> Iterator[Subject]:
-    """Of bench/competitors. Without an access log, which would only add to what it costs."""
+    """Runs a service of bench/competitors, without the access log that would add to its cost."""
     url, port = make_database(server, module), free_port()
     tenants = [Tenant(secrets.token_urlsafe(32), *account) for account in _accounts()]
     accounts = {tenant.key: (tenant.account_sid, tenant.auth_token) for tenant in tenants}
@@ -188,7 +188,7 @@ def competitor(module: str, name: str, server: str, upstream: str, folder: Path)
 
 @contextmanager
 def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
-    """The upstream itself, as whoever calls it without a service between sees it."""
+    """Yields the upstream itself, called without a service between."""
     yield Subject(DIRECT, upstream, None, None, [Tenant("", *account) for account in _accounts()])
 
 

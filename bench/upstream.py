@@ -1,4 +1,4 @@
-"""Twilio, as far as benches need it: a new call after a while. Its own process: `python -m bench.upstream PORT SECONDS`."""
+"""Answers every creation with a new call after a fixed time, in its own process: `python -m bench.upstream PORT SECONDS`."""
 
 import asyncio
 import contextlib

@@ -1,1 +1,1 @@
-"""What a team would write by hand, for comparison: see docs/performance.md."""
+"""Services as a team would write them by hand, for comparison: see docs/performance.md."""

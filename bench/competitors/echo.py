@@ -1,4 +1,4 @@
-"""The floor: FastAPI answering with what it was given. No database, no upstream."""
+"""FastAPI that answers with the request body, without database and upstream: the lower limit of the cost."""
 
 from typing import Any
 

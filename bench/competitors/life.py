@@ -59,7 +59,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     async def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Ask Twilio, and set the outcome on the call."""
+        """Asks Twilio and sets the outcome on the call."""
         form: dict[str, Any] = {"To": asked.to, "From": asked.from_, "Url": asked.url, "Timeout": asked.timeout}
         if public_url:
             form |= {"StatusCallback": f"{public_url}/callbacks/{call.id}", "StatusCallbackEvent": EVENTS}
@@ -107,7 +107,7 @@ def create_app() -> FastAPI:
                 return CallRecord.model_validate(earlier.one())
         await place(account, asked, call)
         async with sessions.begin() as session:
-            # A callback may have been faster than the answer.
+            # A callback may have come before the answer.
             stored = await session.get_one(Call, call.id, with_for_update=True)
             stored.execution, stored.sid = call.execution, call.sid
             if stored.sequence < 0:
@@ -139,7 +139,7 @@ def create_app() -> FastAPI:
             relay.add_done_callback(relays.discard)
 
     async def deliver(account: Account, url: str, event: Event) -> None:
-        """The form of https://www.standardwebhooks.com."""
+        """Sends the event in the form of https://www.standardwebhooks.com, up to five times."""
         body = json.dumps({"type": "call.callback", "data": {"fields": event.fields}})
         for retry_after_s in (*RETRY_AFTER_S, None):
             at = datetime.now(UTC)

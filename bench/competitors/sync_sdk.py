@@ -33,7 +33,7 @@ def create_app() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Forty by default, which a slow upstream would soon use up.
+        # The default of 40 would soon be used up by a slow upstream.
         anyio.to_thread.current_default_thread_limiter().total_tokens = UPSTREAM_CONNECTIONS
         yield
         engine.dispose()
@@ -41,9 +41,9 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Ask Twilio, and say on the call what became of it."""
-        # One for each request: the SDK's HTTP client keeps the last answer on itself (twilio 9.13, http_client.py), so that of
-        # two threads which share one, one may be given the other's call.
+        """Asks Twilio and sets the outcome on the call."""
+        # One for each request: the SDK's HTTP client stores the last answer in an attribute (twilio 9.13, http_client.py), so
+        # a thread that shares it may get another thread's call.
         client = Client(account.sid, account.auth_token, http_client=TwilioHttpClient(timeout=35))
         client.api.base_url = upstream_url()
         try:

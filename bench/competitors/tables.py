@@ -69,12 +69,12 @@ class CallRecord(BaseModel):
 
 
 def hash_of(authorization: str) -> bytes:
-    """What is stored of an API key, from the header that shows it."""
+    """Returns the stored hash of the API key in an Authorization header."""
     return hashlib.sha256(authorization.removeprefix("Bearer ").encode()).digest()
 
 
 def prepare(url: str, accounts: dict[str, tuple[str, str]]) -> None:
-    """Make the tables, with accounts (SID and auth token) by API key."""
+    """Makes the tables, with accounts (SID and auth token) by API key."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():

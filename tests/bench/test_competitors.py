@@ -1,4 +1,4 @@
-"""What Callgate is compared with keeps the same promises on a good day: intent before, outcome after, one call for a key."""
+"""The services that Callgate is compared with commit the intent before, the outcome after, and one call for a key."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""What bench/life.py compares with carries a call from its creation to its price, and what it counts is there."""
+"""The competitor of bench/life.py carries a call from its creation to its price, and the bench counts right."""
 
 import asyncio
 import secrets
@@ -64,7 +64,7 @@ async def test_the_competitor_delivers_and_prices_a_call(
 
 @asynccontextmanager
 async def competitor(monkeypatch: pytest.MonkeyPatch, *, callbacks: bool) -> AsyncIterator[str]:
-    """On a port that is known before, because the competitor is told its public address."""
+    """Runs it on a known port, because its public URL is a setting."""
     port = free_port()
     monkeypatch.setenv("BENCH_PUBLIC_URL", f"http://127.0.0.1:{port}" if callbacks else "")
     async with served(life.create_app(), port=port) as url:

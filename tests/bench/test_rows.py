@@ -1,4 +1,4 @@
-"""What bench/rows.py asks of millions of calls, asked of a hundred thousand: nothing looks at many more than it shows."""
+"""The statements of bench/rows.py on a hundred thousand calls: none reads many more rows than it returns."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables W
 
 @pytest.fixture(scope="module")
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """The largest tenant has placed no call in the younger half of the time: nobody may go through it for its last one."""
+    """The largest tenant has no call in the later half, so a statement that scans back for its last call is found."""
     await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
     database = Database(database_url, pool_size=1)
     async with database.begin() as session:
@@ -35,7 +35,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 async def drawn(database: Database) -> list[Drawn]:
-    """A call of the silent tenant, which is the largest, and one of another."""
+    """Returns a call of the largest tenant and one of another."""
     async with database.begin() as session:
         return await draw_calls(session, ROWS, 2)
 
