@@ -130,7 +130,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 ),
                 settlement=Settlement(
                     metrics,
-                    first_refresh=timedelta(seconds=settings.refresh_interval),
+                    refresh_interval=timedelta(seconds=settings.refresh_interval),
                     plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
                 ),
                 callback_urls=CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None,

@@ -11,6 +11,7 @@ from app.callbacks.progress import Callback, CallbackResult, callback_effect, re
 from app.callbacks.signature import is_genuine, is_signature
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
+from app.calls.refreshes import refresh_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, Changed, SidTaken, bound_sids, read_calls, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
@@ -162,6 +163,8 @@ class CallbackService:
                 delivery := delivery_for(call, status=resource.status, fields=callback.fields, sequence=callback.sequence)
             ):
                 changed.deliveries.append(delivery)
+            if call.sid == resource.sid and effect.result == "taken":
+                call.refresh_at = refresh_after_callback(call, now=call.now, interval=self._settlement.refresh_interval)
         return _Applied(effect.result, call.traceparent, call.tenant_id, call.sid)
 
 

@@ -6,9 +6,10 @@ belongs to one due time: it ends when that time changes, or when it expires beca
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import PrimaryKeyConstraint, Uuid, delete, exists, func, select, tuple_
+from sqlalchemy import CTE, PrimaryKeyConstraint, Uuid, delete, exists, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
@@ -28,17 +29,31 @@ class Lease(Base):
     until: Mapped[datetime]
 
 
-async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims calls that are due for a refresh."""
-    return await _claim(session, Call.refresh_at, lease=lease, limit=limit)
+class DueCall(NamedTuple):
+    """A started call that is due for a refresh."""
+
+    id: UUID
+    sid: str
+    account_id: UUID
+    refresh_at: datetime
+    traceparent: str | None
+
+
+async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[DueCall]:
+    """Claims started calls that are due for a refresh."""
+    claimed = _claim(Call.refresh_at, lease=lease, limit=limit)
+    columns = [getattr(Call, name) for name in DueCall._fields]
+    rows = await session.execute(select(*columns).join(claimed, Call.id == claimed.c.call_id))
+    return [DueCall(*row) for row in rows]
 
 
 async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
     """Claims calls that are due for a search."""
-    return await _claim(session, Call.search_at, lease=lease, limit=limit)
+    claimed = _claim(Call.search_at, lease=lease, limit=limit)
+    return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
-async def release_refreshes(session: AsyncSession, claimed: Sequence[Call]) -> None:
+async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
     await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
@@ -46,9 +61,7 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
     await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 
-async def _claim(
-    session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int
-) -> Sequence[Call]:
+def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int) -> CTE:
     """Claims due calls without a lease. The upsert decides between two workers that found the same call."""
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
@@ -63,8 +76,7 @@ async def _claim(
     claimed = new_leases.on_conflict_do_update(
         index_elements=[Lease.call_id, Lease.due_at], set_={"until": new_leases.excluded.until}, where=Lease.until <= func.now()
     )
-    taken = claimed.returning(Lease.call_id).cte("taken")
-    return (await session.scalars(select(Call).join(taken, Call.id == taken.c.call_id))).all()
+    return claimed.returning(Lease.call_id).cte("taken")
 
 
 async def _release(

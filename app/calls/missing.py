@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from app.calls.models import Call
+from app.calls.store import AnyCall
 from app.twilio.errors import TwilioError, TwilioNotFound
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -16,7 +16,7 @@ def is_missing(error: TwilioError) -> bool:
     return isinstance(error, TwilioNotFound)
 
 
-def is_gone(call: Call, error: TwilioError) -> bool:
+def is_gone(call: AnyCall, error: TwilioError) -> bool:
     """Returns whether the call is missing for so long that it must have been deleted."""
     limit = _GONE_AFTER_IF_ENDED if call.status in TERMINAL_STATUSES else _GONE_AFTER
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

@@ -3,6 +3,7 @@
 Twilio's resource is eventually consistent, so a later read may show an earlier state.
 """
 
+from datetime import datetime
 from typing import Any
 
 from app.calls.store import AnyCall, Event
@@ -36,6 +37,14 @@ def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) 
     if call.price != before[1]:
         events.append(("call.priced", {"price": f"{call.price:f}", "price_unit": call.price_unit}))
     return events
+
+
+def mark_deleted(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
+    """Records that the call was deleted at Twilio, ends its refreshes, and returns the events. `by` names who deleted it."""
+    if call.deleted_at is not None:
+        return []
+    call.deleted_at, call.refresh_at = now, None
+    return [("call.deleted", {"by": by})]
 
 
 def is_complete(call: AnyCall) -> bool:

@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from app.calls import progress
 from app.calls.models import MAYBE_CALLED, Call, CallEvent
 from app.twilio.addresses import address_key
 
@@ -157,10 +158,8 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
-    if call.deleted_at is None:
-        call.deleted_at = await now(session)
-        call.refresh_at = None
-        await add_event(session, call.id, "call.deleted", {"by": by})
+    for type_, data in progress.mark_deleted(call, by=by, now=await now(session)):
+        await add_event(session, call.id, type_, data)
 
 
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:

@@ -14,6 +14,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import resource_columns, take_resource
+from app.calls.refreshes import first_wait
 from app.calls.store import AnyCall, Event
 from app.database.engine import Session
 from app.errors import NoneFound
@@ -108,12 +109,14 @@ class Settlement:
     """
 
     metrics: Metrics
-    first_refresh: timedelta
+    refresh_interval: timedelta
     plan: SearchPlan
 
-    def change_to_started(self, resource: CallResource, *, data: Mapping[str, Any]) -> RecordChange:
+    def change_to_started(
+        self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
+    ) -> RecordChange:
         """Returns the change for an answer to the creation that contains the sid."""
-        change = self._started(resource, by="response", data=data)
+        change = self._started(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
@@ -131,10 +134,13 @@ class Settlement:
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
-    def _started(self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]) -> RecordChange:
+    def _started(
+        self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
+    ) -> RecordChange:
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
-        return record_change("call.started", event_data, columns, refresh_in=self.first_refresh)
+        refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
+        return record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
     async def started(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
@@ -166,7 +172,7 @@ class Settlement:
             return take_resource(call, resource)
         if call.execution == "started" or is_taken:
             return [self._second_sid(call, resource, by=by)]
-        change = self._started(resource, by=by, data=data)
+        change = self._started(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})

@@ -30,6 +30,8 @@ class StatusCallbacks:
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
+    reach_callgate: bool = False
+    """Whether `for_twilio` has Callgate's own URL."""
 
 
 def status_callbacks(
@@ -54,7 +56,7 @@ def status_callbacks(
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(for_twilio, _columns(request, account, validate_url))
+    return StatusCallbacks(for_twilio, _columns(request, account, validate_url), reach_callgate=True)
 
 
 def changed_callbacks(

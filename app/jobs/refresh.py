@@ -1,45 +1,56 @@
 """Refresh started calls from Twilio until they have ended and have a price.
 
-The interval grows with the age of the call, so long calls and calls that never get a price cost few requests.
+Calls of one account that are due together are read from Twilio's list (app.jobs.sweep), and a few by requests of their own.
 """
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
+from uuid import UUID
 
 import structlog
 
-from app.calls import leases, repository
+from app.calls import leases
+from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
-from app.calls.models import Call
-from app.calls.progress import is_complete, take_resource
-from app.database.engine import Database, Session
-from app.deliveries.models import Delivery
+from app.calls.progress import mark_deleted, take_resource
+from app.calls.refreshes import CALLBACK_PATIENCE, age, refresh_after_refresh
+from app.calls.store import CallState, Changed, read_calls, write_changes
+from app.database.engine import Database
 from app.deliveries.outbox import final_delivery, needs_final_delivery
-from app.jobs.isolation import run_isolated
+from app.errors import DatabaseUnavailable
+from app.jobs.sweep import MIN_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
-from app.twilio.errors import TwilioError
-from app.twilio.schemas import TERMINAL_STATUSES, CallResource
+from app.twilio.errors import TwilioError, TwilioThrottled
+from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 20
-_MAX_WAIT_ACTIVE = timedelta(seconds=60)
-_MAX_WAIT_PRICE = timedelta(hours=1)
-# Twilio queues a call for at most a day, and ends it after at most another. A price appears within minutes or never.
-_GIVE_UP_ACTIVE = timedelta(days=3)
-_GIVE_UP_PRICE = timedelta(days=1)
-# Calls that were not answered usually cost nothing.
-_GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
-# Refresh intervals to wait for Twilio's callback after the end of a call, before the end is delivered without it.
-_CALLBACK_WAIT_INTERVALS = 10
+BATCH = 500
+# Calls of one account that are fetched by requests of their own in one step.
+MAX_FETCHES = 20
+_CONCURRENT_FETCHES = 5
+_WRITE_BATCH = 100
+_THROTTLED_WAIT = timedelta(seconds=30)
 
-RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
+Result = Literal["changed", "unchanged", "gone", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What Twilio said of a due call: its resource, that it is gone, or neither."""
+
+    resource: CallResource | None = None
+    error: TwilioError | None = None
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +61,26 @@ class Refresher:
     metrics: Metrics
     interval: timedelta
     fetch_deadline_s: float
+    # Accounts that Twilio throttles, with the time until which they are left alone.
+    _throttled: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
         """Refreshes a batch of due calls. Returns false if none was due."""
         # Longer than a refresh can take, so that no other worker repeats it meanwhile.
-        lease = timedelta(seconds=2 * self.fetch_deadline_s + 30)
+        lease = timedelta(seconds=2 * MAX_FETCHES / _CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
             due = await leases.claim_refreshes(session, lease=lease, limit=BATCH)
-        await run_isolated(due, self._refresh, event="refresh_crashed")
-        if due:
-            async with self.database.begin() as session:
-                await leases.release_refreshes(session, due)
-        return bool(due)
+        if not due:
+            return False
+        accounts: defaultdict[UUID, list[DueCall]] = defaultdict(list)
+        for call in due:
+            accounts[call.account_id].append(call)
+        async with asyncio.TaskGroup() as group:
+            for account_id, calls in accounts.items():
+                group.create_task(self._refresh_isolated(account_id, calls))
+        async with self.database.begin() as session:
+            await leases.release_refreshes(session, due)
+        return True
 
     async def delete_lapsed_leases(self) -> bool:
         """Deletes lapsed leases and returns false."""
@@ -69,73 +88,98 @@ class Refresher:
             await leases.forget_lapsed(session)
         return False
 
-    async def _refresh(self, call: Call) -> None:
+    async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
+        """Refreshes the calls of an account. An error leaves them to the next claim when their leases end."""
+        try:
+            seen = await self._ask(account_id, calls)
+            for start in range(0, len(calls), _WRITE_BATCH):
+                await self._write({call.id: seen[call.id] for call in calls[start : start + _WRITE_BATCH]})
+        except DatabaseUnavailable:
+            pass
+        except Exception:
+            logger.exception("refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES]], calls=len(calls))
+
+    async def _ask(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _Seen]:
+        """Asks Twilio about all of the calls, with the fewest requests."""
+        now = datetime.now(UTC)
+        if (until := self._throttled.get(account_id, now)) > now:
+            return {call.id: _Seen(not_before=until) for call in calls}
+        found: dict[str, CallResource] = {}
+        try:
+            if len(calls) >= MIN_CALLS:
+                wanted = frozenset(call.sid for call in calls)
+                ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
+                found = await first_accepted(await self.tenants.credentials(account_id), ask)
+        except TwilioThrottled as error:
+            return self._slow_down(account_id, calls, error)
+        except TwilioError as error:
+            logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
+            return {call.id: _Seen(error=error) for call in calls}
+        seen = {call.id: _Seen(found[call.sid]) for call in calls if call.sid in found}
+        return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
+
+    async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _Seen]:
+        seen = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _Seen())
+        waiting = iter(calls[:MAX_FETCHES])
+
+        async def fetch_each() -> None:
+            for call in waiting:
+                seen[call.id] = await self._fetch(account_id, call)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_CONCURRENT_FETCHES):
+                group.create_task(fetch_each())
+        return seen
+
+    async def _fetch(self, account_id: UUID, call: DueCall) -> _Seen:
         with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
-                resource = await self._fetch(call)
+                ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
+                return _Seen(await first_accepted(await self.tenants.credentials(account_id), ask))
+            except TwilioThrottled as error:
+                return self._slow_down(account_id, [call], error)[call.id]
             except TwilioError as error:
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_missing(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
-                await self._postpone(call, gone=is_gone(call, error))
-            else:
-                await self._take(call, resource)
+                return _Seen(error=error)
 
-    async def _fetch(self, call: Call) -> CallResource:
-        ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.fetch_deadline_s)
-        return await first_accepted(await self.tenants.credentials(call.account_id), ask)
+    def _slow_down(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _Seen]:
+        """Leaves this account alone for a while, and no other."""
+        wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _THROTTLED_WAIT)
+        until = self._throttled[account_id] = datetime.now(UTC) + wait
+        logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
+        return {call.id: _Seen(error=error, not_before=until) for call in calls}
 
-    async def _take(self, call: Call, resource: CallResource) -> None:
-        async with self.database.begin() as session:
-            locked = await repository.lock_call(session, call.id)
-            if locked is None:
-                return
-            events = take_resource(locked, resource)
-            for type_, data in events:
-                await repository.add_event(session, call.id, type_, data)
-            await self._schedule(session, locked, self._next(locked))
-        self._count("changed" if events else "unchanged")
+    async def _write(self, seen: dict[UUID, _Seen]) -> None:
+        """Updates the records. One that has changed meanwhile, or is locked, is claimed again."""
+        calls = await read_calls(self.database, seen)
+        changes = {call_id: self._change(call, seen[call_id]) for call_id, call in calls.items()}
+        written = await write_changes(self.database, [changed for changed, _ in changes.values()])
+        for call_id in written:
+            self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
-    async def _postpone(self, call: Call, *, gone: bool) -> None:
-        async with self.database.begin() as session:
-            locked = await repository.lock_call(session, call.id)
-            if locked is not None and gone:
-                await repository.mark_deleted(session, locked, by="twilio")
-            if locked is not None:
-                await self._schedule(session, locked, None if gone else self._next(locked))
-        self._count("gone" if gone else "failed")
-
-    async def _schedule(self, session: Session, call: Call, wait: timedelta | None) -> None:
-        """Sets the time of the next refresh. `wait` None ends the refreshes, unless the call's end still needs a delivery."""
+    def _change(self, call: CallState, seen: _Seen) -> tuple[Changed, Result]:
+        changed = Changed(call)
+        result: Result
+        gone = seen.error is not None and is_gone(call, seen.error)
+        if seen.resource is not None and call.sid == seen.resource.sid:
+            changed.events += take_resource(call, seen.resource)
+            result = "changed" if changed.events else "unchanged"
+        elif gone:
+            changed.events += mark_deleted(call, by="twilio", now=call.now)
+            result = "gone"
+        else:
+            result = "failed"
+        due_at = None if call.deleted_at else refresh_after_refresh(call, now=call.now, interval=self.interval)
+        if due_at and seen.not_before:
+            due_at = max(due_at, seen.not_before)
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
-            remaining = _CALLBACK_WAIT_INTERVALS * self.interval - _age(call, since=call.end_time)
-            if remaining > timedelta(0):
-                wait = remaining if wait is None else min(wait, remaining)
+            deliver_at = call.now + CALLBACK_PATIENCE * self.interval - age(call, now=call.now, since=call.end_time)
+            if deliver_at > call.now:
+                due_at = deliver_at if due_at is None else min(due_at, deliver_at)
             else:
-                session.add(Delivery(**final_delivery(call)))
-        elif call.deleted_at is not None:
-            wait = None
-        call.refresh_at = None if wait is None else await repository.now(session) + wait
-
-    def _next(self, call: Call) -> timedelta | None:
-        """Returns the wait for the next refresh; None if the call needs no more."""
-        if is_complete(call):
-            return None
-        if call.status in TERMINAL_STATUSES:
-            waited = _age(call, since=call.end_time)
-            give_up_after = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
-            return _clamp(waited / 2, self.interval, _MAX_WAIT_PRICE) if waited < give_up_after else None
-        waited = _age(call)
-        return _clamp(waited / 4, self.interval, _MAX_WAIT_ACTIVE) if waited < _GIVE_UP_ACTIVE else None
-
-    def _count(self, result: RefreshResult) -> None:
-        self.metrics.calls.refreshes.labels(result).inc()
-
-
-def _age(call: Call, *, since: datetime | None = None) -> timedelta:
-    return datetime.now(UTC) - (since or call.settled_at or call.created_at)
-
-
-def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
-    return min(max(wait, shortest), max(longest, shortest))
+                changed.deliveries.append(final_delivery(call))
+        call.refresh_at = due_at
+        return changed, result

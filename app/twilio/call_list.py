@@ -1,6 +1,6 @@
 """Read Twilio's list of calls, page by page."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,28 +13,35 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 """One call takes about 2 kB."""
 
 
-async def read_call_list(
-    get: Callable[[str], Awaitable[Any]],
-    account_sid: str,
-    filters: Mapping[str, str],
-    *,
-    keep: Callable[[Mapping[str, Any]], bool],
-) -> list[CallResource]:
-    """Reads all pages and returns the calls for which `keep` returns true. `get` returns the JSON of a path below the account.
-
-    Raises TwilioListTooLong when the list has more than MAX_PAGES pages.
-    """
+async def read_pages(
+    get: Callable[[str], Awaitable[Any]], account_sid: str, filters: Mapping[str, str]
+) -> AsyncIterator[list[Mapping[str, Any]]]:
+    """Yields the entries of one page after another. `get` returns the JSON of a path below the account."""
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
-    found: list[CallResource] = []
-    for _ in range(MAX_PAGES):
+    while True:
         page = await get(path)
         entries = page.get("calls") if isinstance(page, dict) else None
         if not isinstance(entries, list):
             raise TwilioOutcomeUnknown("unreadable_list")
-        selected = (entry for entry in entries if not isinstance(entry, dict) or keep(entry))
-        found += [resource for entry in selected if (resource := CallResource.read(entry))]
+        yield [entry for entry in entries if isinstance(entry, dict)]
         following = page.get("next_page_uri")
         if not following:
-            return found
+            return
         path = str(following).partition(f"/Accounts/{account_sid}/")[2]
-    raise TwilioListTooLong
+
+
+async def read_call_list(
+    pages: AsyncIterator[list[Mapping[str, Any]]], *, keep: Callable[[Mapping[str, Any]], bool]
+) -> list[CallResource]:
+    """Reads all pages and returns the calls for which `keep` returns true.
+
+    Raises TwilioListTooLong when the list has more than MAX_PAGES pages.
+    """
+    found: list[CallResource] = []
+    count = 0
+    async for entries in pages:
+        if count == MAX_PAGES:
+            raise TwilioListTooLong
+        count += 1
+        found += [resource for entry in entries if keep(entry) and (resource := CallResource.read(entry))]
+    return found

@@ -7,7 +7,7 @@ byte of the request, and ProxyError only when a proxy refuses the tunnel. Any ot
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
@@ -16,7 +16,7 @@ import structlog
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
-from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list
+from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list, read_pages
 from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
@@ -175,10 +175,17 @@ class TwilioClient:
         consistent. Raises TwilioListTooLong for a list of too many pages.
         """
 
+        return await read_call_list(self.pages_of_calls(credential, filters, deadline_s=deadline_s), keep=keep)
+
+    def pages_of_calls(
+        self, credential: Credential, filters: Mapping[str, str], *, deadline_s: float
+    ) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """Yields the entries of one page of the list after another, read when it is asked for. Raises TwilioError."""
+
         async def get(path: str) -> Any:
             return await self._send("GET", credential, path, None, deadline_s, MAX_PAGE_BYTES)
 
-        return await read_call_list(get, credential.account_sid, filters, keep=keep)
+        return read_pages(get, credential.account_sid, filters)
 
     @instrumented
     async def _send(

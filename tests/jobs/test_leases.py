@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Text, bindparam, text
 
 from app.calls import leases
-from app.calls.models import Call
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
 
@@ -30,7 +29,7 @@ async def due(gateway: Gateway) -> set[UUID]:
     return ids
 
 
-async def _claim(gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS) -> list[Call]:
+async def _claim(gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS) -> list[leases.DueCall]:
     async with gateway.database.begin() as session:
         return list(await leases.claim_refreshes(session, lease=lease, limit=limit))
 

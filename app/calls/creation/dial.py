@@ -92,11 +92,13 @@ Outcome = Started | NotStarted | Unknown
 class PreparedCall:
     """Input of a dial, made before the intent is committed, so that it cannot fail afterwards.
 
-    `began` is the value of `elapsed()` at which the time budget began.
+    `began` is the value of `elapsed()` at which the time budget began. `expects_callbacks` says that Twilio is asked to call
+    Callgate back.
     """
 
     form: Form
     began: float
+    expects_callbacks: bool = False
 
 
 @dataclass

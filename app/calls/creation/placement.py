@@ -108,7 +108,7 @@ class Placement:
 
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         outcome = await self._dial(call, account, prepared)
-        settled = await self._settle(call, outcome)
+        settled = await self._settle(call, outcome, prepared)
         with _logged_failure("creation_not_counted", call):
             self.metrics.calls.creations.labels(outcome.execution, _destination(call.to)).inc()
         with _logged_failure("credentials_not_marked", call):
@@ -132,11 +132,11 @@ class Placement:
             logger.exception("dial_failed", call_id=str(call.id))
             return Unknown("internal_error", [])
 
-    async def _settle(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
+    async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
         """Returns the call as its record then is."""
         change = None
         try:
-            change = self._change(outcome)
+            change = self._change(outcome, expects_callbacks=prepared.expects_callbacks)
             return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
@@ -147,11 +147,11 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _change(self, outcome: Outcome) -> RecordChange:
+    def _change(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
         data: dict[str, Any] = {"attempts": [_as_event(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
-                return self.settlement.change_to_started(outcome.resource, data=data)
+                return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
             case NotStarted():
                 return self.settlement.change_to_not_started(stored_form(outcome.problem), data=data)
             case Unknown():

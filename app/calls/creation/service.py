@@ -160,7 +160,7 @@ class CreationService:
         """Does everything that can fail, before anything is committed."""
         progress = status_callbacks(request, account, call_id, urls=self._callback_urls, validate_url=self._validate_callback)
         form = Form.of(request.for_twilio() | progress.for_twilio)
-        return progress, PreparedCall(form, began)
+        return progress, PreparedCall(form, began, progress.reach_callgate)
 
     async def _commit_intent(self, call: NewCall) -> bool:
         """Returns False if the idempotency key names a call already."""

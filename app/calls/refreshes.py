@@ -1,0 +1,75 @@
+"""Decides when a record is refreshed from Twilio next. Pure.
+
+Where Twilio's callbacks arrive, a refresh is due only when one is overdue, and for the price, which no callback has. Due times
+are rounded up to common moments, so that one list request can refresh all calls of an account.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from app.calls.progress import is_complete
+from app.calls.store import AnyCall
+from app.twilio.schemas import TERMINAL_STATUSES
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CALLBACK_PATIENCE = 10
+"""Refresh intervals after which a callback that has not arrived is overdue."""
+_MAX_WAIT_POLLED = timedelta(seconds=60)
+_MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
+_PRICE_INTERVAL = timedelta(seconds=15)
+_MAX_WAIT_PRICE = timedelta(hours=1)
+# Twilio queues a call for at most a day and ends it after another. A price comes within minutes or never.
+_GIVE_UP_ACTIVE = timedelta(days=3)
+_GIVE_UP_PRICE = timedelta(days=1)
+# Calls that were not answered usually cost nothing.
+_GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
+
+
+def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
+    """Returns the wait from the start of a call to its first refresh."""
+    return CALLBACK_PATIENCE * interval if expects_callbacks else interval
+
+
+def refresh_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+    """Returns when to refresh a started call whose callback was just applied; None if it needs no refresh."""
+    if is_complete(call):
+        return None
+    if call.status in TERMINAL_STATUSES:
+        return _round_up(now + _PRICE_INTERVAL, _PRICE_INTERVAL)
+    return now + _wait_for_callback(call, now=now, interval=interval)
+
+
+def refresh_after_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+    """Returns when to refresh a call again that was just refreshed; None if it needs no more refreshes."""
+    if is_complete(call):
+        return None
+    if call.status in TERMINAL_STATUSES:
+        waited = age(call, now=now, since=call.end_time)
+        give_up_after = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
+        if waited >= give_up_after:
+            return None
+        shortest = max(interval, _PRICE_INTERVAL)
+        return _round_up(now + _clamp(waited / 2, shortest, _MAX_WAIT_PRICE), shortest)
+    waited = age(call, now=now)
+    if waited >= _GIVE_UP_ACTIVE:
+        return None
+    if call.callbacks_seen:
+        return now + _wait_for_callback(call, now=now, interval=interval)
+    return _round_up(now + _clamp(waited / 4, interval, _MAX_WAIT_POLLED), interval)
+
+
+def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
+    """Returns the time since `since`, or else since the start of the call."""
+    return now - (since or call.settled_at or call.created_at)
+
+
+def _wait_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
+    return _clamp(age(call, now=now) / 2, CALLBACK_PATIENCE * interval, _MAX_WAIT_WITH_CALLBACKS)
+
+
+def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
+    return min(max(wait, shortest), max(longest, shortest))
+
+
+def _round_up(moment: datetime, step: timedelta) -> datetime:
+    return moment + (_EPOCH - moment) % step
