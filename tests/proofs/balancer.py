@@ -1,4 +1,4 @@
-"""A small TCP balancer: one address before several processes, of which some may be dead."""
+"""A small TCP balancer: one address for several processes, some of which may be dead."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ def free_port() -> int:
 
 
 class Balancer:
-    """Round robin by connection; a process that does not accept is passed over."""
+    """Distributes connections in turn. Skips a process that does not accept."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = list(ports)
         self._turn = itertools.count()
 
     def withdraw(self, port: int) -> None:
-        """No new connection goes there; those that are open stay, as in a Kubernetes Service whose pod is ending."""
+        """Stops new connections to the port. Open ones stay, as in a Kubernetes Service whose pod terminates."""
         self._ports.remove(port)
 
     def admit(self, port: int) -> None:
@@ -32,7 +32,7 @@ class Balancer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """The address, as a URL."""
+        """Yields the URL of the balancer."""
         server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

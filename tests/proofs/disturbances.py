@@ -1,4 +1,4 @@
-"""What breaks Postgres and the processes around it, one disturbance after another, in an order that repeats by seed."""
+"""Disturbances of Postgres and of Callgate's processes, one after another, in an order that the seed determines."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ Disturbance = Callable[[Fleet, random.Random], Awaitable[None]]
 @asynccontextmanager
 async def administrator(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
     url = postgres.url.replace("+asyncpg", "")
-    # It can undo what read_only does.
+    # So that it can undo `make_read_only`.
     connection = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
     try:
         yield connection
@@ -29,20 +29,20 @@ async def administrator(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Con
 
 
 async def acknowledge_before_flush(postgres: EmbeddedPostgres) -> None:
-    """Sets what would lose commits in a crash, if Callgate's sessions did not raise it."""
+    """Sets a default that loses commits in a crash, unless Callgate's sessions override it."""
     async with administrator(postgres) as connection:
         await connection.execute("ALTER DATABASE callgate SET synchronous_commit = off")
 
 
 async def restart_postgres(fleet: Fleet, choice: random.Random) -> None:
-    """Fast shutdown: every session is cut off, none is asked."""
+    """Restarts Postgres with a fast shutdown, which terminates all sessions at once."""
     fleet.postgres.stop()
     await asyncio.sleep(0.5)
     fleet.postgres.start()
 
 
 async def crash_postgres(fleet: Fleet, choice: random.Random) -> None:
-    """SIGKILL to the postmaster and all its children, so that what is only in shared memory is gone."""
+    """Kills the postmaster and all its children with SIGKILL, so that the shared memory is lost."""
     async with administrator(fleet.postgres) as connection:
         postmaster = _parent(await connection.fetchval("SELECT pg_backend_pid()"))
         for pid in [postmaster, *_children(postmaster)]:
@@ -53,7 +53,7 @@ async def crash_postgres(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def cut_sessions(fleet: Fleet, choice: random.Random) -> None:
-    """pg_terminate_backend for every session, several times."""
+    """Terminates every session with pg_terminate_backend, several times."""
     async with administrator(fleet.postgres) as connection:
         for _ in range(6):
             await connection.execute(
@@ -64,7 +64,7 @@ async def cut_sessions(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def lock_row(fleet: Fleet, choice: random.Random) -> None:
-    """A silent session in a transaction holds a record that is about to change, if there is one."""
+    """Locks a record for some seconds in an idle transaction; a pending one, if there is any."""
     async with administrator(fleet.postgres) as connection, connection.transaction():
         for _ in range(100):
             query = "SELECT id FROM call WHERE execution = 'pending' ORDER BY pending_since DESC LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -77,7 +77,7 @@ async def lock_row(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def make_read_only(fleet: Fleet, choice: random.Random) -> None:
-    """For some seconds, as after a fail-over to a standby."""
+    """Makes the database read-only for some seconds, as after a fail-over to a standby."""
     async with administrator(fleet.postgres) as connection:
         await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         try:
@@ -89,7 +89,7 @@ async def make_read_only(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def freeze_api(fleet: Fleet, choice: random.Random) -> None:
-    """SIGSTOP, then SIGCONT, for longer or shorter than a request's budget."""
+    """Stops an API process with SIGSTOP, for less or more than a request's budget, then continues it."""
     process = fleet.processes[choice.choice(sorted(name for name in fleet.processes if name.startswith("api")))].running
     if process is None or process.returncode is not None:
         return
@@ -157,5 +157,5 @@ def _children(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """What follows the name, which may hold anything: the state, the parent, …"""
+    """Returns the fields of /proc/PID/stat after the process name: state, parent, …"""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

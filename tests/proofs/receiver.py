@@ -1,4 +1,4 @@
-"""A tenant's receiver of callbacks: a real HTTP server that checks signatures, writes down what came, and fails on purpose."""
+"""A tenant's receiver of deliveries: a real HTTP server that checks signatures, records requests and fails on purpose."""
 
 import asyncio
 import random
@@ -22,15 +22,15 @@ class Received:
     is_signed: bool
     at: float
     answered: int | None
-    """None: the connection was dropped instead."""
+    """The status of the answer; None if the connection was dropped instead."""
 
 
 @dataclass
 class Receiver:
-    """`/twilio/…` takes the form `twilio`, `/json/…` the other, `/hang/…` anything, and never answers."""
+    """Takes the form `twilio` at `/twilio/…` and the form `json` at `/json/…`. Never answers at `/hang/…`."""
 
     secrets: dict[str, str] = field(default_factory=dict)
-    """By the second part of the path, which names the tenant."""
+    """Signing secrets by tenant, the second part of the path."""
     failing_share: float = 0.0
     choice: random.Random = field(default_factory=random.Random)
     received: list[Received] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
-    server = web.Server(receiver.handle, handler_cancellation=True)  # a request that hangs ends with its connection
+    server = web.Server(receiver.handle, handler_cancellation=True)  # a hanging request ends with its connection
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)

@@ -1,7 +1,7 @@
 """Runs Twilio's asynchronous SDK with its blind retries against a failing Twilio: `python -m tests.proofs.sdk_retries`.
 
-The SDK repeats a POST on every 5xx. The simulator makes a third of the creations go wrong in every way it knows, and its
-ledger says what really rang: for no creation more than one call, and none for which the SDK was told that there is none.
+The SDK repeats a POST after every 5xx. A third of the creations gets a random fault of the simulator. Its ledger shows which
+calls were created: at most one for each creation, and none if the SDK reports that there is none.
 """
 
 import argparse
@@ -42,13 +42,13 @@ from tests.proofs.balancer import free_port
 TENANT, ACCOUNT, TOKEN = "sdk", "AC" + "d" * 32, "sdk-auth-token"
 MAX_RETRIES = 3
 FAULTY_SHARE = 0.3
-# The simulator's slow-accept takes two seconds, whether or not anybody waits.
+# The fault slow-accept takes two seconds, even if the client has disconnected.
 LATEST_ACCEPT_S = 3.0
 UNKNOWN = 409
 
 
 class KeyedClient(AsyncTwilioHttpClient):  # type: ignore[misc]  # it ships no types
-    """One Idempotency-Key for each creation, whatever the SDK makes of it."""
+    """A client that sends one Idempotency-Key for each creation, also in the SDK's own repetitions."""
 
     async def request(self, method: str, url: str, *arguments: Any, headers: Any = None, **named: Any) -> Any:
         headers = {**(headers or {}), "Idempotency-Key": uuid4().hex}
@@ -57,9 +57,9 @@ class KeyedClient(AsyncTwilioHttpClient):  # type: ignore[misc]  # it ships no t
 
 @dataclass
 class Verdict:
-    """What the SDK was told of each creation, by destination, and what rang."""
+    """The result that the SDK reports for each creation, by destination, and the calls that were created."""
 
-    told: dict[str, int | str] = field(default_factory=dict)
+    outcomes: dict[str, int | str] = field(default_factory=dict)
     accepted: Counter[str] = field(default_factory=Counter)
     received: int = 0
     posts: int = 0
@@ -67,20 +67,20 @@ class Verdict:
 
     @property
     def faults(self) -> dict[str, int]:
-        told = self.told.items()
+        outcomes = self.outcomes.items()
         return {
             "duplicate dials": sum(count - 1 for count in self.accepted.values() if count > 1),
             "calls told as started that did not ring": sum(
-                self.accepted[to] != 1 for to, status in told if status == "started"
+                self.accepted[to] != 1 for to, status in outcomes if status == "started"
             ),
             "calls told as not started that rang": sum(
-                self.accepted[to] != 0 for to, status in told if status not in ("started", UNKNOWN)
+                self.accepted[to] != 0 for to, status in outcomes if status not in ("started", UNKNOWN)
             ),
         }
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves the signals to the program."""
+    """A uvicorn server without signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ async def _make_tenant(settings: Settings) -> str:
 
 async def _create_all(url: str, key: str, *, creations: int, concurrency: int, keyed: bool) -> Verdict:
     verdict = Verdict()
-    room = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     began = time.monotonic()
     http = (KeyedClient if keyed else AsyncTwilioHttpClient)(max_retries=MAX_RETRIES)
     try:
@@ -153,12 +153,12 @@ async def _create_all(url: str, key: str, *, creations: int, concurrency: int, k
 
         async def create(number: int) -> None:
             to = f"sip:callee{number}@example.com"
-            async with room:
+            async with slots:
                 try:
                     await twilio.calls.create_async(to=to, from_="Jack", twiml="<Response/>")
-                    verdict.told[to] = "started"
+                    verdict.outcomes[to] = "started"
                 except TwilioRestException as error:
-                    verdict.told[to] = error.status
+                    verdict.outcomes[to] = error.status
 
         await asyncio.gather(*(create(number) for number in range(creations)))
     finally:
@@ -168,17 +168,17 @@ async def _create_all(url: str, key: str, *, creations: int, concurrency: int, k
 
 
 def _count_posts(exposition: str) -> int:
-    """How many creations the gateway was sent: the SDK's own repetitions included."""
+    """Returns the number of creations that the gateway received, including the SDK's own repetitions."""
     lines = [line for line in exposition.splitlines() if line.startswith("callgate_http_requests_total{") and "POST" in line]
     return sum(round(float(line.rpartition(" ")[2])) for line in lines)
 
 
 def report(verdict: Verdict, *, keyed: bool) -> bool:
-    """Prints it; whether every promise was kept."""
-    told = Counter(str(status) for status in verdict.told.values())
-    print(f"{'with' if keyed else 'without'} Idempotency-Key: {len(verdict.told)} creations in {verdict.seconds:.1f} s")
+    """Prints the verdict. Returns whether every promise was kept."""
+    outcomes = Counter(str(status) for status in verdict.outcomes.values())
+    print(f"{'with' if keyed else 'without'} Idempotency-Key: {len(verdict.outcomes)} creations in {verdict.seconds:.1f} s")
     print(f"  {verdict.posts}  POSTs of the SDK at the gateway, {verdict.received} of the gateway at Twilio")
-    print(f"  {sum(verdict.accepted.values())}  calls rang; the SDK was told: {dict(sorted(told.items()))}")
+    print(f"  {sum(verdict.accepted.values())}  calls rang; the SDK reported: {dict(sorted(outcomes.items()))}")
     for name, count in verdict.faults.items():
         print(f"  {count}  {name}")
     return not any(verdict.faults.values())

@@ -1,4 +1,4 @@
-"""A short form of `make chaos`: the promises hold while everything is killed, lost and restarted."""
+"""A short form of `make chaos`: the promises hold while processes are killed and Postgres fails."""
 
 from tests.proofs.proof import assert_short_form_passes
 
@@ -12,6 +12,6 @@ PROMISES = (
 )
 
 
-def test_no_duplicate_no_loss_no_wrong_record_under_fire() -> None:
+def test_no_duplicate_no_loss_and_no_wrong_record_in_chaos() -> None:
     options = {"creations": 90, "clients": 12, "rounds": 1, "seed": 20261123}
     assert_short_form_passes("tests.proofs.chaos", options, PROMISES)

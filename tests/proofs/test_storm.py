@@ -1,4 +1,4 @@
-"""A short form of `make storm`: every callback reaches the tenant, whatever is shuffled, doubled, lost or killed."""
+"""A short form of `make storm`: every event is delivered, even if callbacks and processes fail."""
 
 from tests.proofs.proof import assert_short_form_passes
 
@@ -16,5 +16,5 @@ PROMISES = (
 )
 
 
-def test_every_delivery_arrives_and_every_record_ends_true_in_a_storm() -> None:
+def test_every_delivery_arrives_and_every_record_is_correct_in_a_storm() -> None:
     assert_short_form_passes("tests.proofs.storm", {"calls": 48, "rounds": 1, "seed": 20261124, "pause": 5}, PROMISES)

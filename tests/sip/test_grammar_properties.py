@@ -1,4 +1,4 @@
-"""The grammar against generated URIs, against another grammar, and against one-character faults."""
+"""Property tests of the grammar: generated URIs, another grammar, and one-character errors."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from app.sip.grammar import SIP_URI
 from app.sip.header_names import NEVER_PASSED
 from app.sip.rules import PLAIN_HEADERS, PLAIN_PARAMETERS, PLAIN_USER
 
-# The same examples in every run: a build fails for what changed, not for what was drawn.
+# The same examples in every run, so that a build never fails by chance.
 settings.register_profile("sip", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 few = settings(settings.get_profile("sip"), max_examples=50)
 many = settings(settings.get_profile("sip"), max_examples=200)
@@ -80,12 +80,12 @@ def sip_uris(draw: st.DrawFn) -> str:
     return "".join(parts)
 
 
-# What separates, ends, escapes, hides or looks like something else.
+# Characters that separate, end, escape, are invisible, or look like another character.
 mutants = st.sampled_from('@:;?&=%[].-/\\"<>,#`^|{} aZ09+*~_\t\r\n\0\x7féſ\u212a\u2028１\u200b😀\ud800')
 
 
 @st.composite
-def nearly_sip_uris(draw: st.DrawFn) -> str:
+def almost_sip_uris(draw: st.DrawFn) -> str:
     text = draw(sip_uris() | st.sampled_from(valid_public_uris()))
     at = draw(st.integers(0, len(text) - 1))
     match draw(st.sampled_from(["replace", "insert", "delete", "swap"])):
@@ -119,8 +119,8 @@ def other_grammar_accepts(text: str) -> bool:
     return True
 
 
-def assert_sound(uri: SipUri, text: str) -> None:
-    """What holds for any text whatever."""
+def assert_invariants(uri: SipUri, text: str) -> None:
+    """Asserts what holds for every text."""
     assert uri.text == text
     assert all(0 <= finding.start <= finding.end <= len(text) for finding in uri.findings)
     assert uri.valid is not any(finding.severity is Severity.ERROR for finding in uri.findings)
@@ -135,7 +135,7 @@ def assert_sound(uri: SipUri, text: str) -> None:
 @given(sip_uris())
 def test_a_generated_uri_is_accepted_by_the_syntax_and_keeps_its_spelling(text: str) -> None:
     uri = SipUri.parse(text)
-    assert_sound(uri, text)
+    assert_invariants(uri, text)
     assert not {finding.code for finding in uri.findings} & {
         *("EMPTY", "BAD_SCHEME", "BAD_USER", "BAD_PASSWORD", "BAD_HOST", "BAD_PORT", "BAD_PARAM", "BAD_HEADER"),
         *("BAD_ESCAPE", "NON_ASCII"),
@@ -156,7 +156,7 @@ def test_the_other_grammar_accepts_a_generated_uri(text: str) -> None:
 
 
 @many
-@given(nearly_sip_uris())
+@given(almost_sip_uris())
 @example("sip:a@example.com\n")
 @example("ſip:a@example.com")
 @example("sip:a@example.com;tranſport=`")
@@ -172,19 +172,19 @@ def test_the_other_grammar_accepts_a_generated_uri(text: str) -> None:
 @example("sip:a@1.2.3.04")
 @example("sip:a@[::1.2.3.04]")
 @example("sip:a@1.2.3.a")
-def test_one_wrong_character_gets_the_other_grammars_verdict(text: str) -> None:
+def test_with_one_wrong_character_both_grammars_agree(text: str) -> None:
     uri = SipUri.parse(text)
-    assert_sound(uri, text)
+    assert_invariants(uri, text)
     assert (SIP_URI.fullmatch(text) is not None) is other_grammar_accepts(text)
-    # The diagnosis never has to fall back on "something is wrong somewhere".
+    # The diagnosis always finds a specific reason.
     assert not any(finding.code == "BAD_SYNTAX" and finding.end == len(text) > 0 == finding.start for finding in uri.findings)
 
 
 @many
 @given(st.text(st.characters(exclude_categories=[])))
-def test_any_text_gets_an_answer(text: str) -> None:
+def test_every_text_is_parsed_without_an_error(text: str) -> None:
     for prefix in ("", "sip:", "sip:a@", "sip:a@b.example;", "sip:a@b.example?"):
-        assert_sound(SipUri.parse(prefix + text), prefix + text)
+        assert_invariants(SipUri.parse(prefix + text), prefix + text)
 
 
 @many
@@ -217,7 +217,7 @@ def names_of(text: str) -> list[str]:
 
 @many
 @given(st.from_regex(PLAIN_USER, fullmatch=True), st.lists(headers, min_size=1, max_size=2))
-def test_the_short_cuts_skip_nothing_that_a_rule_would_report(user: str, listed: list[str]) -> None:
+def test_the_fast_paths_skip_no_value_with_a_finding(user: str, listed: list[str]) -> None:
     uri = SipUri.parse(f"sip:a{user}@example.com")
     assert uri.findings == ()
     written = "&".join(listed)
@@ -235,9 +235,9 @@ def test_the_short_cuts_skip_nothing_that_a_rule_would_report(user: str, listed:
 
 @many
 @given(st.lists(st.tuples(header_names, run_of(header_text, least=0)), min_size=1, max_size=3))
-def test_a_header_list_gets_the_same_reading_with_and_without_the_short_cut(listed: list[tuple[str, str]]) -> None:
+def test_header_lists_are_read_the_same_with_and_without_the_fast_path(listed: list[tuple[str, str]]) -> None:
     written = "&".join(map("=".join, listed))
-    # A name that is always remarked upon takes the whole list the long way.
+    # A name that always has a finding disables the fast path for the whole list.
     short, long = SipUri.parse(f"sip:a@example.com?{written}"), SipUri.parse(f"sip:a@example.com?Q=1&{written}")
     assert long.headers[1:] == short.headers
     assume(len(long.findings) < MAX_FINDINGS)
@@ -247,7 +247,7 @@ def test_a_header_list_gets_the_same_reading_with_and_without_the_short_cut(list
 
 
 @pytest.mark.parametrize("scheme", ["sip", "sips"])
-def test_parameter_lists_get_the_same_reading_with_and_without_the_short_cut(scheme: str) -> None:
+def test_parameter_lists_are_read_the_same_with_and_without_the_fast_path(scheme: str) -> None:
     for written in PLAIN_PARAMETERS:
         short, long = SipUri.parse(f"{scheme}:a@example.com{written}"), SipUri.parse(f"{scheme}:a@example.com{written};q")
         assert long.uri_parameters == (*short.uri_parameters, ("q", None))

@@ -1,4 +1,4 @@
-"""The work is linear in the length of the text, whatever the text; and what is too long is refused early.
+"""Parsing takes linear time for any text, and a text that is too long is refused early.
 
 No test decides by the clock. Three things are shown: no pattern can backtrack without bound; the number of lines of
 Python executed grows no faster than the text; and every hostile shape gets its answer.
@@ -19,7 +19,7 @@ from app.sip.findings import MAX_FINDINGS
 from app.sip.grammar import SIP_URI
 from app.sip.uri import MAX_PARSED_LENGTH
 
-# The head of a text, what is repeated, and its end.
+# The start of a text, its repeated part, and its end.
 SHAPES = {
     "labels": ("sip:a@", "a.", "com"),
     "dashes in a label": ("sip:a@", "a-", "!"),
@@ -69,7 +69,7 @@ PATTERNS = [
 
 
 def unbounded_repeats(parsed: Any) -> list[str]:
-    """The repeats anywhere in a parsed pattern that are not possessive and may give back more than eight matches."""
+    """Yields the repeats in a parsed pattern that are not possessive and may backtrack over more than eight matches."""
     if isinstance(parsed, list | tuple) or type(parsed).__name__ == "SubPattern":
         found = [name for part in parsed for name in unbounded_repeats(part)]
         if len(parsed) == 2 and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT") and int(parsed[1][1]) > 8:
@@ -79,7 +79,7 @@ def unbounded_repeats(parsed: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_no_pattern_can_give_back_more_than_a_few_characters(pattern: re.Pattern[str]) -> None:
+def test_no_pattern_can_backtrack_over_more_than_a_few_characters(pattern: re.Pattern[str]) -> None:
     """Every repeat is possessive or bounded, so a pattern tries a fixed number of ways at each place."""
     parser = importlib.import_module("re._parser")
     assert unbounded_repeats(parser.parse(pattern.pattern, pattern.flags)) == []
@@ -116,7 +116,7 @@ def test_twice_the_text_takes_at_most_twice_the_steps(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("length", [100, 254, 1_000, 20_000, 60_000, 100_000])
-def test_every_hostile_text_gets_a_short_answer(shape: str, length: int) -> None:
+def test_every_hostile_text_gets_a_short_result(shape: str, length: int) -> None:
     text = text_of(shape, length)
     uri = SipUri.parse(text)
     assert uri.text is text
@@ -127,7 +127,7 @@ def test_every_hostile_text_gets_a_short_answer(shape: str, length: int) -> None
     assert SIP_URI.fullmatch(text) is not None or not uri.valid
 
 
-def test_what_no_message_could_carry_is_refused_unread() -> None:
+def test_a_text_longer_than_a_message_is_refused_without_parsing() -> None:
     longest_read = SipUri.parse(text_of("labels", MAX_PARSED_LENGTH - 1))
     unread = SipUri.parse(text_of("labels", MAX_PARSED_LENGTH + 3))
     assert longest_read.host is not None
@@ -136,7 +136,7 @@ def test_what_no_message_could_carry_is_refused_unread() -> None:
     assert lines_executed(text_of("labels", 100_000)) == lines_executed(text_of("labels", 10_000_000))
 
 
-def test_an_error_is_never_lost_among_other_findings() -> None:
+def test_an_error_is_always_among_the_findings() -> None:
     many = "".join(f";p{n}" for n in range(MAX_FINDINGS * 2))
     uri = SipUri.parse(f"sip:a@example.com{many};maddr=192.0.2.1")
     assert not uri.valid

@@ -1,4 +1,4 @@
-"""Every collected case: the verdict, the parts, `from`, and equality."""
+"""The collected cases: validity, parts, `from`, and equality."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from app.sip.grammar import SIP_URI, parse_items
 
 DATA = Path(__file__).parents[1] / "data" / "sip"
 
-# Where we are convinced that the collection is wrong; docs/sip.md says why.
+# Cases in which Callgate deliberately differs from the collection; docs/sip.md says why.
 OUR_VERDICT = {"sip-0147": "reject"}
 
 
@@ -37,9 +37,9 @@ def test_every_case_gets_the_verdict_of_its_class(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("public.jsonl"))
-def test_the_grammar_matches_what_the_abnf_matches(case: dict[str, Any]) -> None:
+def test_the_grammar_matches_the_same_texts_as_the_abnf(case: dict[str, Any]) -> None:
     assert (SIP_URI.fullmatch(case["uri"]) is not None) is case["abnf_match"]
-    # The prose of §19.1.1 adds that no parameter comes twice.
+    # The text of §19.1.1 adds that no parameter may be repeated.
     assert (comparable(case["uri"]) is not None) is case["valid_rfc3261"]
 
 
@@ -74,16 +74,16 @@ def test_the_parts_are_those_of_the_case_as_written_and_decoded(case: dict[str, 
         pytest.param(case.values[0], code, id=f"{case.id}-{code}")
         for case in cases("public.jsonl")
         for code in case.values[0]["gateway_codes"]
-        # Ours are finer than these five.
+        # Callgate's codes are more specific than these five.
         if code.isupper() and code not in {"BAD_SYNTAX", "TWILIO_REJECTS_OR_DROPS", "TOO_LONG", "UNDOCUMENTED"}
     ],
 )
-def test_a_reason_that_the_case_names_is_among_the_findings(case: dict[str, Any], code: str) -> None:
+def test_the_reason_of_a_case_is_among_the_findings(case: dict[str, Any], code: str) -> None:
     assert code in {finding.code for finding in SipUri.parse(case["uri"]).findings}
 
 
 @pytest.mark.parametrize("case", cases("public.jsonl"))
-def test_what_is_shown_of_a_case_is_json_without_its_password(case: dict[str, Any]) -> None:
+def test_a_case_is_shown_as_json_without_its_password(case: dict[str, Any]) -> None:
     uri = SipUri.parse(case["uri"])
     shown = uri.as_dict()
     json.dumps(shown, ensure_ascii=False).encode("utf-8")
@@ -115,7 +115,7 @@ def test_what_is_shown_of_a_case_is_json_without_its_password(case: dict[str, An
         "sip:bob:" + "b" * 70_000 + "{}@example.com",
     ],
 )
-def test_a_password_is_in_nothing_that_is_shown(text: str) -> None:
+def test_a_password_is_never_shown(text: str) -> None:
     uri = SipUri.parse(text.format("hunter2-s3cret"))
     assert not uri.valid
     assert "s3cret" not in repr(uri)
@@ -123,7 +123,7 @@ def test_a_password_is_in_nothing_that_is_shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("case", cases("from_cases.jsonl"))
-def test_from_holds_a_user_name_and_nothing_else(case: dict[str, Any]) -> None:
+def test_from_is_only_a_user_name(case: dict[str, Any]) -> None:
     findings = check_from(case["from_"])
     assert (findings == ()) is case["valid"]
     assert all(finding.severity is Severity.ERROR for finding in findings)

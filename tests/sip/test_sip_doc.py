@@ -1,4 +1,4 @@
-"""docs/sip.md explains every code there is, and its examples do what it says."""
+"""docs/sip.md explains every code, and its examples are correct."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_the_page_explains_each_code_once() -> None:
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.code) for row in ROWS])
-def test_an_example_gets_its_code_and_what_to_write_does_not(row: Row) -> None:
+def test_an_example_has_its_code_and_its_correction_does_not(row: Row) -> None:
     found = {finding.code: finding for finding in findings_of(row.example)}
     assert found[row.code].severity.value == row.severity
     mended = findings_of(row.write)
@@ -53,5 +53,5 @@ def test_an_example_gets_its_code_and_what_to_write_does_not(row: Row) -> None:
     assert Severity.ERROR not in {finding.severity for finding in mended}
 
 
-def test_the_page_lists_the_cases_where_we_differ() -> None:
+def test_the_page_lists_the_cases_in_which_callgate_differs() -> None:
     assert set(re.findall(r"^\| (sip-\d+) \|", PAGE, re.MULTILINE)) == set(OUR_VERDICT)

@@ -1,4 +1,4 @@
-"""Rules that the collected cases do not reach: hosts in every spelling, ranges, credentials, equality."""
+"""Rules that the collected cases do not cover: spellings of hosts, ranges, credentials, equality."""
 
 import json
 
@@ -84,14 +84,14 @@ def test_a_host_that_cannot_be_public_is_refused_in_any_spelling(host: str) -> N
         ("acme.pstn.ashburn.twilio.com", "TWILIO_PSTN_HOST"),
     ],
 )
-def test_other_remarkable_hosts_get_their_own_code(host: str, code: str) -> None:
+def test_other_special_hosts_have_a_code_of_their_own(host: str, code: str) -> None:
     assert [found for found in codes(f"sip:kate@{host}") if found != "TRAILING_DOT"] == [code]
 
 
 @pytest.mark.parametrize(
     "host", ["example.com", "a.b.example", "localhost.example.com", "10.example.com", "local.net", "notwilio.com"]
 )
-def test_an_ordinary_host_gets_no_finding(host: str) -> None:
+def test_an_ordinary_host_has_no_finding(host: str) -> None:
     assert codes(f"sip:kate@{host}") == []
 
 
@@ -119,12 +119,12 @@ def test_an_ordinary_host_gets_no_finding(host: str) -> None:
         ("sip:kate@example.com?X-A=a+b", "PLUS_IS_NOT_SPACE", "+"),
     ],
 )
-def test_a_finding_points_at_the_characters_it_is_about(text: str, code: str, where: str) -> None:
+def test_the_range_of_a_finding(text: str, code: str, where: str) -> None:
     found = next(finding for finding in SipUri.parse(text).findings if finding.code == code)
     assert text[found.start : found.end] == where
 
 
-def test_every_independent_fault_is_reported_at_once() -> None:
+def test_all_independent_errors_are_reported_at_once() -> None:
     text = "sips:ka te:secret@exa_mple.com:5x;transport=udp;;x=a,b?Subject=1&X-A=\n&X-B"
     assert codes(text) == [
         *("SIPS_SCHEME", "BAD_USER", "PASSWORD_IN_URI", "BAD_HOST", "BAD_PORT"),
@@ -132,16 +132,16 @@ def test_every_independent_fault_is_reported_at_once() -> None:
     ]
 
 
-def test_the_parts_that_a_fault_leaves_are_given() -> None:
+def test_the_valid_parts_of_an_invalid_uri_are_returned() -> None:
     uri = SipUri.parse("sip:kate@example.com;lr?X-A")
     assert (uri.user, uri.host, uri.uri_parameters, uri.headers) == ("kate", "example.com", (("lr", None),), ())
 
 
-def test_the_twilio_registrar_wants_a_user() -> None:
+def test_the_twilio_registrar_needs_a_user() -> None:
     assert codes("sip:acme.sip.twilio.com") == ["NO_USER", "TWILIO_DOMAIN_WITHOUT_USER"]
 
 
-def test_from_points_at_each_run_of_characters_that_do_not_belong() -> None:
+def test_findings_on_from_cover_each_run_of_illegal_characters() -> None:
     assert [(found.start, found.end) for found in check_from("a b@@c")] == [(1, 2), (3, 5)]
 
 
@@ -161,7 +161,7 @@ def test_from_points_at_each_run_of_characters_that_do_not_belong() -> None:
         ('ja"ck', 'se"cret', ["SIP_AUTH_USERNAME_UNUSUAL"], []),
     ],
 )
-def test_credentials_are_judged_apart(
+def test_user_name_and_password_are_checked_separately(
     username: str | None, password: str | None, of_username: list[str], of_password: list[str]
 ) -> None:
     found = check_sip_auth(username, password)
@@ -191,7 +191,7 @@ def test_credentials_are_judged_apart(
         ("", "", True),
     ],
 )
-def test_equality_where_the_collected_pairs_are_silent(a: str, b: str, same: bool) -> None:
+def test_equality_of_pairs_that_are_not_collected(a: str, b: str, same: bool) -> None:
     one, other = SipUri.parse(a), SipUri.parse(b)
     assert (one == other) is same
     assert len({one, other}) == (1 if same else 2)
@@ -234,7 +234,7 @@ def test_tnx_is_known_as_deprecated(parameters: str, expected: list[str]) -> Non
 
 
 @pytest.mark.parametrize("parameter", ["user=phone", "User=PHONE"])
-def test_nobody_is_told_to_remove_user_phone(parameter: str) -> None:
+def test_no_finding_suggests_removing_user_phone(parameter: str) -> None:
     findings = SipUri.parse(f"sip:+14155550100@pbx.example.com;{parameter}").findings
     assert [finding.code for finding in findings] == ["OTHER_PARAM"]
     assert "Leave out" not in findings[0].detail

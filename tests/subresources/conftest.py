@@ -1,4 +1,4 @@
-"""A gateway before a simulator whose calls are answered at once, and a call in progress."""
+"""A gateway with a simulator whose calls are answered at once, and a call in progress."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def tenant(gateway: Gateway, simulator_url: str) -> Tenant:
 
 @pytest.fixture
 async def call(tenant: Tenant, simulator_url: str) -> LiveCall:
-    """Nobody hangs up."""
+    """A call in progress that does not end by itself."""
     record = (await tenant.create(to="sip:forever@example.com")).json()
     call = LiveCall(record["id"], record["sid"], tenant, simulator_url)
     async with httpx.AsyncClient(base_url=simulator_url, auth=(tenant.account_sid, "any")) as http, asyncio.timeout(30):

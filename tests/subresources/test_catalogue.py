@@ -1,4 +1,4 @@
-"""No parameter is missed: neither of the specification's 24 operations, nor of the installed `twilio` package."""
+"""The catalogue has every parameter of the specification's 24 operations and of the installed `twilio` package."""
 
 import inspect
 import json
@@ -37,7 +37,7 @@ def _path(operation: Operation) -> str:
 _CATALOGUE = {(operation.method, _path(operation)): operation for operation in OPERATIONS}
 
 
-def test_all_24_operations_are_there() -> None:
+def test_all_24_operations_exist() -> None:
     specified = {(operation["method"], operation["path"]) for operation in SPECIFICATION}
     assert len(specified) == 24
     assert specified == _OF_CALLS.keys() | _CATALOGUE.keys()
@@ -45,7 +45,7 @@ def test_all_24_operations_are_there() -> None:
 
 
 @pytest.mark.parametrize("specified", SPECIFICATION, ids=lambda operation: f"{operation['method']} {operation['path']}")
-def test_no_parameter_of_the_specification_is_missed(specified: dict[str, Any]) -> None:
+def test_no_parameter_of_the_specification_is_missing(specified: dict[str, Any]) -> None:
     known = _OF_CALLS.get((specified["method"], specified["path"]))
     if known is None:
         known = {name for parameter in _operation(specified).parameters for name in parameter.names()}
@@ -53,7 +53,7 @@ def test_no_parameter_of_the_specification_is_missed(specified: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("specified", [one for one in SPECIFICATION if "CallSid" in one["path"]], ids=lambda one: one["path"])
-def test_types_choices_and_statuses_are_those_of_the_specification(specified: dict[str, Any]) -> None:
+def test_types_enums_and_statuses_are_those_of_the_specification(specified: dict[str, Any]) -> None:
     operation = _operation(specified)
     assert operation.status in specified["statuses"]
     assert set(operation.subresource.fields) >= set(specified.get("fields", []))
@@ -92,7 +92,7 @@ def test_a_call_has_the_fields_of_the_specification() -> None:
         (subscription.UserDefinedMessageSubscriptionList, "create", "UserDefinedMessageSubscriptions", "create"),
     ],
 )
-def test_no_parameter_of_the_installed_twilio_package_is_missed(list_of: Any, method: str, segment: str, action: str) -> None:
+def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, method: str, segment: str, action: str) -> None:
     operation = next(one for one in OPERATIONS if (one.subresource.segment, one.action) == (segment, action))
     known = {re.sub(r"[<>.]", "", name).lower() for parameter in operation.parameters for name in parameter.names()}
     given = {
@@ -104,7 +104,7 @@ def test_no_parameter_of_the_installed_twilio_package_is_missed(list_of: Any, me
     assert not inspect.signature(CallList.create).parameters.keys() - {"self", "from_"} - CallParameters.model_fields.keys()
 
 
-def test_names_of_members_lead_back_to_twilios() -> None:
+def test_names_of_members_map_back_to_twilios() -> None:
     for operation in OPERATIONS:
         assert set(members_of(operation).model_fields) == {parameter.member for parameter in operation.parameters}
         for parameter in operation.parameters:

@@ -1,4 +1,4 @@
-"""What is told when Twilio cannot be reached, refuses, or is lost in mid-answer; against real sockets."""
+"""Answers if Twilio cannot be reached, refuses, or does not finish its answer; over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ LOST = {
 
 @asynccontextmanager
 async def live_call(gateway: Gateway, *script: Behaviour) -> AsyncIterator[tuple[Tenant, str, Upstream]]:
-    """A started call whose further requests are answered by the script."""
+    """Yields a started call. The script answers later requests to Twilio."""
     async with running_upstream(created(), *script) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -53,8 +53,8 @@ async def live_call(gateway: Gateway, *script: Behaviour) -> AsyncIterator[tuple
 
 
 @asynccontextmanager
-async def events_out_of_reach(gateway: Gateway) -> AsyncIterator[None]:
-    """Reading goes on; nothing can be added to any call's record."""
+async def events_not_writable(gateway: Gateway) -> AsyncIterator[None]:
+    """Makes it impossible to write events until the end of the block."""
     rename = "ALTER TABLE {} RENAME TO {}"
     async with gateway.database.engine.begin() as connection:
         await connection.exec_driver_sql(rename.format("call_event", "call_event_away"))
@@ -73,24 +73,24 @@ async def last_event(tenant: Tenant, call_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize("behaviour", LOST.values(), ids=LOST)
 async def test_a_change_whose_answer_was_lost_is_unknown_and_never_repeated(gateway: Gateway, behaviour: Behaviour) -> None:
     async with live_call(gateway, behaviour) as (tenant, call_id, upstream):
-        told = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
-        assert (told.status_code, told.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
-        assert (told.json()["retry"]["safe"], told.json()["call_id"]) == (False, call_id)
+        response = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
+        assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+        assert (response.json()["retry"]["safe"], response.json()["call_id"]) == (False, call_id)
         assert len(upstream.posts) == 1
         event = await last_event(tenant, call_id)
         assert (event["type"], event["action"], event["result"]) == ("call.recording", "create", "unknown")
 
 
 @pytest.mark.parametrize("behaviour", [value for name, value in LOST.items() if name != "no JSON"])
-async def test_a_question_without_an_answer_has_changed_nothing(gateway: Gateway, behaviour: Behaviour) -> None:
+async def test_a_read_without_an_answer_has_changed_nothing(gateway: Gateway, behaviour: Behaviour) -> None:
     async with live_call(gateway, behaviour) as (tenant, call_id, _):
-        told = await tenant.http.get(f"/v1/calls/{call_id}/recordings")
-        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
-        assert told.json()["retry"]["safe"] is True
+        response = await tenant.http.get(f"/v1/calls/{call_id}/recordings")
+        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        assert response.json()["retry"]["safe"] is True
 
 
-async def test_no_sdk_repeats_what_may_have_been_done(gateway: Gateway) -> None:
-    """With max_retries Twilio's asynchronous client repeats every 5xx by itself."""
+async def test_the_sdk_does_not_repeat_a_change_that_may_have_been_made(gateway: Gateway) -> None:
+    """With max_retries, Twilio's asynchronous client repeats a request after every 5xx."""
     async with live_call(gateway, error(500, 20500)) as (tenant, call_id, upstream):
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key, max_retries=3) as sdk:
@@ -100,35 +100,35 @@ async def test_no_sdk_repeats_what_may_have_been_done(gateway: Gateway) -> None:
         assert len(upstream.posts) == 1
 
 
-async def test_nothing_was_sent_when_nobody_listens(gateway: Gateway) -> None:
+async def test_nothing_is_sent_if_twilio_refuses_connections(gateway: Gateway) -> None:
     async with live_call(gateway, created()) as (tenant, call_id, _):
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="another", key_sid=None, base_url=refused_url()
         )
         gateway.invalidate_cache()
-        told = await tenant.http.post(f"/v1/calls/{call_id}/streams", json={"url": "wss://x"})
-        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
-        assert told.headers["retry-after"] == "5"
+        response = await tenant.http.post(f"/v1/calls/{call_id}/streams", json={"url": "wss://x"})
+        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        assert response.headers["retry-after"] == "5"
         event = await last_event(tenant, call_id)
         assert event == {"type": "call.stream", "action": "create", "result": "not_done", "reason": "connect_error"}
 
 
-async def test_throttling_is_passed_on(gateway: Gateway) -> None:
+async def test_throttling_by_twilio_is_reported(gateway: Gateway) -> None:
     async with live_call(gateway, error(429, 20429, headers={"Retry-After": "7"})) as (tenant, call_id, upstream):
-        for told in (
+        for response in (
             await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={}),
             await tenant.http.get(f"/v1/calls/{call_id}/recordings"),
         ):
-            assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-throttled")
-            assert told.headers["retry-after"] == "7"
+            assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-throttled")
+            assert response.headers["retry-after"] == "7"
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}/Recordings.json"
-        told = await tenant.http.post(path)
-        assert (told.status_code, told.json()["code"], told.headers["retry-after"]) == (429, 20429, "7")
+        response = await tenant.http.post(path)
+        assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (429, 20429, "7")
         assert len(upstream.received) == 3
 
 
-async def test_what_twilio_refuses_is_told_in_its_words(gateway: Gateway) -> None:
+async def test_a_refusal_by_twilio_has_its_code_and_message(gateway: Gateway) -> None:
     async with live_call(gateway, error(400, 21220, "Not eligible"), error(400, 20001, "No")) as (tenant, call_id, _):
         path = f"/v1/calls/{call_id}/recordings"
         ended, refused = await tenant.http.post(path, json={}), await tenant.http.post(path, json={})
@@ -151,14 +151,17 @@ async def test_another_credential_is_tried_when_one_is_refused_with_the_same_ide
         assert dict(first.form).keys() == {"Content", "IdempotencyKey"}
 
 
-async def test_when_no_credential_is_accepted_nothing_was_done(gateway: Gateway) -> None:
+async def test_nothing_is_changed_if_no_credential_is_accepted(gateway: Gateway) -> None:
     async with live_call(gateway, error(403, 20403)) as (tenant, call_id, _):
-        for told in (
+        for response in (
             await tenant.http.delete(f"/v1/calls/{call_id}/recordings/RE{'1' * 32}"),
             await tenant.http.get(f"/v1/calls/{call_id}/recordings"),
         ):
-            assert (told.status_code, told.json()["type"]) == (502, "urn:callgate:problem:upstream-credentials-rejected")
-        # One that lacks a permission is good for calls all the same.
+            assert (response.status_code, response.json()["type"]) == (
+                502,
+                "urn:callgate:problem:upstream-credentials-rejected",
+            )
+        # A credential that lacks this permission can still place calls.
         [(_, credentials)] = await gateway.tenants.list_accounts(tenant.id)
         assert [credential.rejected_at for credential in credentials] == [None]
 
@@ -185,11 +188,11 @@ async def test_a_repetition_has_the_same_idempotency_key_at_twilio(gateway: Gate
         assert await key_of(json=MESSAGE | {"idempotency_key": "mine"}, headers={"Idempotency-Key": "order-4711"}) == "mine"
 
 
-async def test_a_key_that_twilio_would_not_heed_is_refused_here_and_ignored_below_twilios_paths(gateway: Gateway) -> None:
+async def test_an_unsupported_key_is_refused_under_v1_and_ignored_on_twilios_paths(gateway: Gateway) -> None:
     async with live_call(gateway, answer(201, {"sid": "RE" + "1" * 32})) as (tenant, call_id, upstream):
         headers = {"Idempotency-Key": "order-4711"}
-        told = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={}, headers=headers)
-        assert (told.status_code, told.json()["errors"][0]["code"]) == (422, "not_supported")
+        response = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={}, headers=headers)
+        assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "not_supported")
         assert upstream.posts == []
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}/Recordings.json"
@@ -197,8 +200,8 @@ async def test_a_key_that_twilio_would_not_heed_is_refused_here_and_ignored_belo
         assert upstream.posts[-1].form == []
 
 
-async def test_a_form_reaches_twilio_as_it_came(gateway: Gateway) -> None:
-    """Twilio judges it; a parameter that is newer than this gateway passes."""
+async def test_a_form_is_forwarded_unchanged(gateway: Gateway) -> None:
+    """Twilio validates it, so parameters that are newer than this gateway work."""
     async with live_call(gateway, answer(200, {"sid": "MZ" + "1" * 32})) as (tenant, call_id, upstream):
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}/Streams"
@@ -217,34 +220,34 @@ async def test_a_form_reaches_twilio_as_it_came(gateway: Gateway) -> None:
 
 async def test_a_body_that_is_too_large_is_refused_before_twilio(gateway: Gateway) -> None:
     async with live_call(gateway, created()) as (tenant, call_id, upstream):
-        told = await tenant.http.post(f"/v1/calls/{call_id}/user_defined_messages", json={"content": "x" * 70_000})
-        assert told.status_code == 413
+        response = await tenant.http.post(f"/v1/calls/{call_id}/user_defined_messages", json={"content": "x" * 70_000})
+        assert response.status_code == 413
         assert upstream.received == []
 
 
-async def test_nothing_is_sent_while_the_record_cannot_say_so(gateway: Gateway) -> None:
+async def test_nothing_is_sent_if_the_event_cannot_be_written(gateway: Gateway) -> None:
     async with live_call(gateway, created()) as (tenant, call_id, upstream):
-        async with events_out_of_reach(gateway):
-            told = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
-        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:database-unavailable")
+        async with events_not_writable(gateway):
+            response = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
+        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:database-unavailable")
         assert upstream.received == []
 
 
-async def test_what_twilio_has_done_is_told_even_if_it_cannot_be_written_down(gateway: Gateway) -> None:
+async def test_a_change_is_reported_even_if_its_event_cannot_be_written(gateway: Gateway) -> None:
     async with AsyncExitStack() as outage:
 
         async def done_while_the_database_goes(*connection: Any) -> None:
-            await outage.enter_async_context(events_out_of_reach(gateway))
+            await outage.enter_async_context(events_not_writable(gateway))
             await answer(201, {"sid": "RE" + "1" * 32})(*connection)
 
         async with live_call(gateway, done_while_the_database_goes) as (tenant, call_id, _):
-            told = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
-            assert (told.status_code, told.json()["sid"]) == (201, "RE" + "1" * 32)
+            response = await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})
+            assert (response.status_code, response.json()["sid"]) == (201, "RE" + "1" * 32)
             await outage.aclose()
             assert (await last_event(tenant, call_id))["result"] == "sent"
 
 
-async def test_a_server_whose_patience_ends_does_not_say_that_nothing_was_done(database_url: str) -> None:
+async def test_a_change_aborted_by_a_shutdown_is_answered_as_unknown(database_url: str) -> None:
     settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
     async with running_upstream(created(), hang) as upstream, httpx.AsyncClient(timeout=30) as http:
         async with running_gateway(settings, grace=1) as stopping:
@@ -254,5 +257,5 @@ async def test_a_server_whose_patience_ends_does_not_say_that_nothing_was_done(d
             asked = asyncio.create_task(http.post(path, json={}, headers=tenant.http.headers))
             while len(upstream.posts) < 2:
                 await asyncio.sleep(0.01)
-        told = await asked
-    assert (told.status_code, told.json()["type"]) == (409, "urn:callgate:problem:action-unknown")
+        response = await asked
+    assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:action-unknown")

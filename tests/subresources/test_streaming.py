@@ -1,4 +1,4 @@
-"""Answers are passed on while they arrive, and end at a limit."""
+"""Answers are streamed while they arrive, up to a limit."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def call_with(gateway: Gateway, *script: Behaviour) -> AsyncIterator[Call]
 
 
 def in_pieces(*pieces: bytes, declared: int | None = None, ends: bool = True) -> Behaviour:
-    """The first piece at once, the others after release; chunked unless a length is declared."""
+    """Sends the first piece at once and the others after `released` is set. Chunked unless a length is declared."""
 
     async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         length = "Transfer-Encoding: chunked" if declared is None else f"Content-Length: {declared}"
@@ -60,7 +60,7 @@ def in_pieces(*pieces: bytes, declared: int | None = None, ends: bool = True) ->
     return behave
 
 
-async def test_a_list_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gateway) -> None:
+async def test_a_list_is_streamed_before_it_has_arrived_completely(gateway: Gateway) -> None:
     async with (
         call_with(gateway, in_pieces(b'{"recordings": ', b"[]}")) as call,
         call.tenant.http.stream("GET", call.list_path) as response,
@@ -71,7 +71,7 @@ async def test_a_list_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gat
         assert b"".join([piece async for piece in pieces]) == b"[]}"
 
 
-async def test_media_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gateway) -> None:
+async def test_media_are_streamed_before_they_have_arrived_completely(gateway: Gateway) -> None:
     recording = answer(200, {"sid": RECORDING})
     async with (
         call_with(gateway, recording, in_pieces(b"ID3", b"sound", declared=8)) as call,
@@ -85,28 +85,28 @@ async def test_media_is_passed_on_before_it_has_arrived_as_a_whole(gateway: Gate
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["too long", "broken off"])
-async def test_an_answer_that_cannot_be_finished_is_cut_and_never_looks_whole(gateway: Gateway, ends: bool) -> None:
+async def test_an_incomplete_answer_is_truncated_and_never_looks_complete(gateway: Gateway, ends: bool) -> None:
     pieces = [b"x" * (MAX_JSON_BYTES + 1)] if ends else [b'{"recordings": [']
     async with call_with(gateway, in_pieces(*pieces, ends=ends)) as call:
         with pytest.raises(httpx.RemoteProtocolError):
             await call.tenant.http.get(call.list_path)
 
 
-async def test_a_list_that_is_too_long_is_refused_where_it_is_read_as_a_whole(gateway: Gateway) -> None:
+async def test_a_list_that_is_too_long_is_refused_under_v1(gateway: Gateway) -> None:
     async with call_with(gateway, in_pieces(b"x" * (MAX_JSON_BYTES + 1))) as call:
-        told = await call.tenant.http.get(f"/v1/calls/{call.id}/recordings")
-        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        response = await call.tenant.http.get(f"/v1/calls/{call.id}/recordings")
+        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
 
 
-async def test_media_longer_than_any_recording_is_refused_before_its_first_byte(gateway: Gateway) -> None:
+async def test_media_longer_than_any_recording_are_refused_before_the_first_byte(gateway: Gateway) -> None:
     recording = answer(200, {"sid": RECORDING})
     async with call_with(gateway, recording, in_pieces(b"ID3", declared=MAX_MEDIA_BYTES + 1)) as call:
-        told = await call.tenant.http.get(call.media_path)
-        assert (told.status_code, told.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        response = await call.tenant.http.get(call.media_path)
+        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
 
 
-async def test_a_listener_that_hangs_up_lets_go_of_twilio(gateway: Gateway) -> None:
-    """Otherwise every connection to Twilio would be held by somebody who is gone."""
+async def test_a_client_that_disconnects_frees_the_connection_to_twilio(gateway: Gateway) -> None:
+    """Otherwise clients that have disconnected would use up the connections to Twilio."""
     gone = asyncio.Event()
 
     async def endless(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

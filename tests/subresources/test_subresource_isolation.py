@@ -1,4 +1,4 @@
-"""Every operation × {own, another tenant's, unknown}: no data of another's, and no request to Twilio for who is refused."""
+"""Isolation of every operation: own, another tenant's and unknown calls. A refused request is not sent to Twilio."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NOBODYS = "AC" + "f" * 32
 @dataclass(frozen=True)
 class World:
     owner: Tenant
-    stranger: Tenant
+    intruder: Tenant
     upstream: Upstream
     call_id: str
     call_sid: str
@@ -28,9 +28,9 @@ class World:
 async def world(gateway: Gateway) -> AsyncIterator[World]:
     sid = "CA" + "c" * 32
     async with running_upstream(answer(201, call_resource(sid)), answer(200, SECRET)) as upstream:
-        owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        owner, intruder = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         record = (await owner.create()).json()
-        yield World(owner, stranger, upstream, record["id"], record["sid"])
+        yield World(owner, intruder, upstream, record["id"], record["sid"])
 
 
 @pytest.fixture
@@ -49,24 +49,22 @@ def below_v1(operation: Operation) -> str:
 
 
 def accounts(world: World) -> Iterator[tuple[str, str, str, str, int]]:
-    """What is shown and asked for: user, key, account in the path, call, and the status."""
-    owner, stranger = world.owner, world.stranger
+    """Yields refused requests: user, key, account in the path, call, and the expected status."""
+    owner, intruder = world.owner, world.intruder
     unknown_call = "CA" + "0" * 32
-    yield stranger.account_sid, stranger.key, stranger.account_sid, world.call_sid, 404
-    yield stranger.account_sid, stranger.key, stranger.account_sid, unknown_call, 404
+    yield intruder.account_sid, intruder.key, intruder.account_sid, world.call_sid, 404
+    yield intruder.account_sid, intruder.key, intruder.account_sid, unknown_call, 404
     yield owner.account_sid, owner.key, owner.account_sid, unknown_call, 404
-    yield stranger.account_sid, stranger.key, owner.account_sid, world.call_sid, 404
-    yield owner.account_sid, stranger.key, owner.account_sid, world.call_sid, 404
-    yield owner.account_sid, owner.key, stranger.account_sid, world.call_sid, 404
+    yield intruder.account_sid, intruder.key, owner.account_sid, world.call_sid, 404
+    yield owner.account_sid, intruder.key, owner.account_sid, world.call_sid, 404
+    yield owner.account_sid, owner.key, intruder.account_sid, world.call_sid, 404
     yield NOBODYS, owner.key, NOBODYS, world.call_sid, 404
     yield owner.account_sid, owner.auth_token, owner.account_sid, world.call_sid, 401
     yield owner.account_sid, "", owner.account_sid, world.call_sid, 401
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.action} {one.subresource.segment}")
-async def test_no_operation_shows_or_does_anything_for_others(
-    world: World, bare: httpx.AsyncClient, operation: Operation
-) -> None:
+async def test_no_operation_works_for_another_tenant(world: World, bare: httpx.AsyncClient, operation: Operation) -> None:
     form = {"Status": "stopped"} if operation.method == "POST" else None
     asked = len(world.upstream.received)
     for user, key, account_sid, call_sid, status in accounts(world):
@@ -77,7 +75,7 @@ async def test_no_operation_shows_or_does_anything_for_others(
         assert refused.json()["code"] == {404: 20404, 401: 20003}[status]
     method = "PATCH" if operation.action == "update" else operation.method
     for call in (world.call_id, world.call_sid):
-        refused = await world.stranger.http.request(method, f"/v1/calls/{call}/{below_v1(operation)}", json={})
+        refused = await world.intruder.http.request(method, f"/v1/calls/{call}/{below_v1(operation)}", json={})
         assert (refused.status_code, refused.json()["type"]) == (404, "urn:callgate:problem:call-not-found")
     assert len(world.upstream.received) == asked
     path = f"/2010-04-01/Accounts/{world.owner.account_sid}/Calls/{world.call_sid}/{below(operation)}"
@@ -88,28 +86,28 @@ async def test_no_operation_shows_or_does_anything_for_others(
 
 
 @pytest.mark.parametrize("suffix", [".json", ".mp3", ".wav"])
-async def test_a_recording_by_its_sid_alone_is_shown_to_the_calls_tenant_only(gateway: Gateway, suffix: str) -> None:
-    """Two tenants share an account, so that Twilio itself would show it to both."""
+async def test_a_recording_without_its_call_is_shown_only_to_the_calls_tenant(gateway: Gateway, suffix: str) -> None:
+    """The tenants share an account, so Twilio itself would show the recording to both."""
     sid = "CA" + suffix.strip(".").encode().hex().rjust(32, "0")
     recording = {"sid": SID, "call_sid": sid, "content": SECRET["content"]}
     async with running_upstream(answer(201, call_resource(sid)), answer(200, recording)) as upstream:
-        owner, stranger = await gateway.add_tenant(upstream.url), await gateway.add_tenant(with_account=False)
+        owner, intruder = await gateway.add_tenant(upstream.url), await gateway.add_tenant(with_account=False)
         await gateway.tenants.add_credential(
-            stranger.id, account_sid=owner.account_sid, secret="shared", key_sid=None, base_url=upstream.url
+            intruder.id, account_sid=owner.account_sid, secret="shared", key_sid=None, base_url=upstream.url
         )
         gateway.invalidate_cache()
         await owner.create()
         path = f"/2010-04-01/Accounts/{owner.account_sid}/Recordings/{SID}{suffix}"
         own = await owner.http.get(path)
         assert own.json() == recording
-        refused = await stranger.http.get(path)
+        refused = await intruder.http.get(path)
         assert (refused.status_code, refused.json()["code"]) == (404, 20404)
         assert SECRET["content"] not in refused.text
         assert not any(one.path.endswith((".mp3", ".wav")) for one in upstream.received if one.credentials[1] == "shared")
 
 
 @pytest.mark.parametrize("sid", ["%2e%2e", "..%2f..%2fCalls", "x%3fPageSize=1", "a%00b", "%0d%0aX: y"])
-async def test_no_name_leads_out_of_the_call(world: World, sid: str) -> None:
+async def test_no_name_reaches_a_path_outside_the_call(world: World, sid: str) -> None:
     before = len(world.upstream.received)
     answer_ = await world.owner.http.patch(f"/v1/calls/{world.call_id}/streams/{sid}", json={"status": "stopped"})
     below_call = f"/2010-04-01/Accounts/{world.owner.account_sid}/Calls/{world.call_sid}/Streams/"

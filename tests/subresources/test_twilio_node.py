@@ -1,4 +1,4 @@
-"""Calls and what they have through Twilio's own Node package, unmodified: the flows are in tests/sdk_node."""
+"""Calls and subresources with Twilio's unmodified Node package. The flows are in tests/sdk_node."""
 
 import asyncio
 import json
@@ -13,15 +13,15 @@ from tests.support import node
 from tests.support.gateway import Gateway, served
 
 
-async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gateway) -> None:
+async def test_calls_and_subresources_with_twilios_node_package(gateway: Gateway) -> None:
     await asyncio.to_thread(node.install, node.SDK)
     async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
-        told = {"GATEWAY_URL": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key}
+        environment = {"GATEWAY_URL": gateway.url, "ACCOUNT_SID": tenant.account_sid, "API_KEY": tenant.key}
         flows = await asyncio.create_subprocess_exec(
             *("node", "--test", "--test-timeout=60000", "--test-reporter=tap"),
             cwd=node.SDK,
-            env=os.environ | told,
+            env=os.environ | environment,
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await flows.communicate()
@@ -30,8 +30,8 @@ async def test_calls_and_all_they_have_through_twilios_node_package(gateway: Gat
 
 
 @pytest.mark.parametrize("project", [node.SDK, node.OPENAPI], ids=lambda project: project.name)
-def test_the_lock_file_names_no_registry(project: Path) -> None:
-    """It would have to be changed with the registry; the hashes are what pins the packages."""
+def test_the_lock_file_contains_no_registry(project: Path) -> None:
+    """The hashes pin the packages, so the lock file works with any registry."""
     packages = json.loads((project / "package-lock.json").read_text())["packages"]
     locked = {name: package for name, package in packages.items() if name}
     assert all(package["integrity"] for package in locked.values())

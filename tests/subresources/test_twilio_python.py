@@ -1,4 +1,4 @@
-"""Every subresource through the unmodified `twilio` package, both clients."""
+"""Every subresource with both clients of the unmodified `twilio` package."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ FORKS: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_recordings_are_started_listed_over_pages_changed_and_deleted(sdk: Sdk, call: LiveCall) -> None:
+async def test_recordings_are_started_listed_changed_and_deleted(sdk: Sdk, call: LiveCall) -> None:
     def work(twilio: Any) -> None:
         recordings = twilio.calls(call.sid).recordings
         made = [recordings.create(recording_channels="dual", recording_status_callback_event=["completed"]) for _ in range(5)]
@@ -49,7 +49,7 @@ async def test_recordings_are_started_listed_over_pages_changed_and_deleted(sdk:
     await sdk.run(work)
 
 
-async def test_filters_with_their_operator_in_the_name_arrive(sdk: Sdk, call: LiveCall) -> None:
+async def test_filters_with_an_operator_in_the_name_are_forwarded(sdk: Sdk, call: LiveCall) -> None:
     recordings = sdk.asynchronous.calls(call.sid).recordings
     made = await recordings.create_async()
     today = datetime.now(UTC).date()
@@ -74,7 +74,7 @@ async def test_notifications_are_listed_and_fetched(sdk: Sdk, call: LiveCall) ->
     assert (fetched.error_code, fetched.call_sid) == ("15003", call.sid)
 
 
-async def test_events_of_twilios_are_listed(sdk: Sdk, call: LiveCall) -> None:
+async def test_twilios_events_are_listed(sdk: Sdk, call: LiveCall) -> None:
     events = await sdk.run(lambda twilio: twilio.calls(call.sid).events.list())
     assert [event.request["method"] for event in events] == ["POST"]
 
@@ -91,7 +91,7 @@ async def test_payments_are_taken_step_by_step(sdk: Sdk, call: LiveCall) -> None
 
 
 @pytest.mark.parametrize("kind", FORKS)
-async def test_media_is_forked_and_the_fork_stopped_by_sid_or_name(sdk: Sdk, call: LiveCall, kind: str) -> None:
+async def test_a_stream_is_started_and_stopped_by_sid_or_name(sdk: Sdk, call: LiveCall, kind: str) -> None:
     forks = getattr(sdk.asynchronous.calls(call.sid), kind)
     made = await forks.create_async(**FORKS[kind])
     assert (made.status, made.name) == ("in-progress", "fork")
@@ -108,7 +108,7 @@ async def test_messages_are_sent_and_subscribed_to(sdk: Sdk, call: LiveCall) -> 
     assert sent.sid.startswith("KX")
 
 
-async def test_what_twilio_refuses_is_told_in_its_numbers(sdk: Sdk, call: LiveCall) -> None:
+async def test_a_refusal_by_twilio_has_its_status_and_code(sdk: Sdk, call: LiveCall) -> None:
     with pytest.raises(TwilioRestException) as missing:
         await sdk.asynchronous.calls(call.sid).streams("nobody").update_async(status="stopped")
     assert (missing.value.status, missing.value.code) == (404, 20404)
@@ -119,8 +119,8 @@ async def test_what_twilio_refuses_is_told_in_its_numbers(sdk: Sdk, call: LiveCa
 
 
 @pytest.mark.parametrize("below", ["account", "call"])
-async def test_media_links_lead_to_the_sound(gateway: Gateway, sdk: Sdk, call: LiveCall, below: str) -> None:
-    """As Twilio's guides say: the recording's URI with another ending; or below the account, as `RecordingUrl` has it."""
+async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: Sdk, call: LiveCall, below: str) -> None:
+    """Twilio's guides use the recording's URI with another ending, or a path below the account, as in `RecordingUrl`."""
     recording = await sdk.asynchronous.calls(call.sid).recordings.create_async()
     path = recording.uri if below == "call" else recording.uri.replace(f"/Calls/{call.sid}", "")
     async with httpx.AsyncClient(base_url=gateway.url, auth=(call.tenant.account_sid, call.tenant.key)) as http:

@@ -1,4 +1,4 @@
-"""Subresources under /v1: JSON in and out, and on the call's record what was asked for."""
+"""Subresources under /v1: JSON requests and answers, and the events of the call."""
 
 import pytest
 
@@ -27,7 +27,7 @@ UPDATES = {
 
 
 @pytest.mark.parametrize("name", CREATIONS)
-async def test_each_is_created_changed_and_deleted_and_the_record_says_so(call: LiveCall, name: str) -> None:
+async def test_each_is_created_changed_and_deleted_with_events(call: LiveCall, name: str) -> None:
     http, path = call.tenant.http, f"/v1/calls/{call.id}/{name}"
     created = await http.post(path, json=CREATIONS[name])
     assert created.status_code == (200 if name in ("transcriptions", "siprec", "streams") else 201), created.text
@@ -51,7 +51,7 @@ async def test_each_is_created_changed_and_deleted_and_the_record_says_so(call: 
     assert "do not log" not in str(events)
 
 
-async def test_a_list_leads_over_its_pages_by_addresses_of_this_api(call: LiveCall) -> None:
+async def test_page_uris_of_a_list_point_to_this_api(call: LiveCall) -> None:
     http, path = call.tenant.http, f"/v1/calls/{call.id}/recordings"
     made = [(await http.post(path, json={})).json()["sid"] for _ in range(3)]
     first = (await http.get(path, params={"page_size": 2, "date_created_after": "2026-01-01"})).json()
@@ -66,7 +66,7 @@ async def test_a_list_leads_over_its_pages_by_addresses_of_this_api(call: LiveCa
     assert (one["sid"], one["call_sid"]) == (made[0], call.sid)
 
 
-async def test_twilios_events_and_ours_have_each_their_address(call: LiveCall) -> None:
+async def test_twilios_events_and_callgates_have_different_paths(call: LiveCall) -> None:
     http = call.tenant.http
     twilios = (await http.get(f"/v1/calls/{call.sid}/twilio_events")).json()
     assert twilios["events"][0]["response"]["response_code"] == 201
@@ -78,7 +78,7 @@ async def test_twilios_events_and_ours_have_each_their_address(call: LiveCall) -
     assert (await http.get(f"/v1/calls/{call.sid}/notifications/{sid}")).json()["error_code"] == "15003"
 
 
-async def test_the_sound_of_a_recording_can_be_heard(call: LiveCall) -> None:
+async def test_the_audio_of_a_recording_is_returned(call: LiveCall) -> None:
     http, path = call.tenant.http, f"/v1/calls/{call.id}/recordings"
     sid = (await http.post(path, json={})).json()["sid"]
     sound = await http.get(f"{path}/{sid}/media?format=wav&requested_channels=1")
@@ -115,7 +115,7 @@ async def test_a_recording_of_another_call_is_not_found_below_this_one(call: Liv
         ("user_defined_messages", {"content": "x\0"}, ["/content"]),
     ],
 )
-async def test_what_twilio_could_not_take_is_refused_by_name(
+async def test_invalid_members_are_refused_by_name(
     call: LiveCall, name: str, body: dict[str, object], pointers: list[str]
 ) -> None:
     answer = await call.tenant.http.post(f"/v1/calls/{call.id}/{name}", json=body)
@@ -131,7 +131,7 @@ async def test_a_misspelt_or_repeated_filter_is_refused(call: LiveCall) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"?{query.partition('=')[0]}")
 
 
-async def test_a_call_that_was_not_started_has_nothing_at_twilio(gateway: Gateway) -> None:
+async def test_a_call_that_was_not_started_has_no_subresources(gateway: Gateway) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -143,7 +143,7 @@ async def test_a_call_that_was_not_started_has_nothing_at_twilio(gateway: Gatewa
         assert len(upstream.received) == 1
 
 
-async def test_a_suspended_tenant_starts_nothing_and_may_stop_and_read(gateway: Gateway, simulator_url: str) -> None:
+async def test_a_suspended_tenant_may_only_stop_and_read(gateway: Gateway, simulator_url: str) -> None:
     tenant = await gateway.add_tenant(simulator_url)
     record = (await tenant.create(to="sip:forever@example.com")).json()
     path = f"/v1/calls/{record['id']}/recordings"

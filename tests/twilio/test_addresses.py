@@ -1,4 +1,4 @@
-"""The normal form of addresses: whatever Twilio might show of one address has one key, and no two parties share one."""
+"""Keys of addresses: the same for all spellings of an address, and different for different parties."""
 
 import pytest
 
@@ -40,7 +40,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("sent", "shown"), [(sent, one) for sent, all_ in SHOWN.items() for one in all_])
-def test_one_address_has_one_key_however_it_is_shown(sent: str, shown: str) -> None:
+def test_all_spellings_of_an_address_have_the_same_key(sent: str, shown: str) -> None:
     assert address_key(shown) == address_key(sent)
 
 
@@ -61,12 +61,12 @@ def test_different_parties_have_different_keys(one: str, other: str) -> None:
         ("client:Jack", "client:jack"),
     ],
 )
-def test_one_caller_has_one_key_however_it_is_shown(sent: str, shown: str) -> None:
+def test_all_spellings_of_a_caller_have_the_same_key(sent: str, shown: str) -> None:
     assert caller_key(shown) == caller_key(sent)
     assert caller_key(shown) != caller_key("Jill")
 
 
-def test_what_is_exact_leaves_nothing_open_that_matters() -> None:
+def test_equivalent_addresses_are_the_same() -> None:
     assert is_same_address("sip:kate@EXAMPLE.com", "sip:kate@example.com")
     assert not is_same_address("sip:Kate@example.com", "sip:kate@example.com")
     assert not is_same_address("sip:kate@example.com?X-a=1", "sip:kate@example.com")
@@ -75,7 +75,7 @@ def test_what_is_exact_leaves_nothing_open_that_matters() -> None:
     assert not is_same_caller("Jack", "jack")
 
 
-def test_the_spellings_that_are_searched_for() -> None:
+def test_spellings_of_an_address() -> None:
     assert list(address_spellings("+14155550100")) == ["+14155550100"]
     assert list(address_spellings("sip:kate@example.com")) == ["sip:kate@example.com"]
     assert list(address_spellings("sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1")) == [
@@ -90,7 +90,7 @@ def test_the_spellings_that_are_searched_for() -> None:
 @pytest.mark.parametrize(
     "address", ["sip:Kate@EXAMPLE.com", "sip:+1@example.com", "sip:kate@[::1]", "+14155550100", "client:a"]
 )
-def test_a_plain_address_has_nothing_to_leave_out(address: str) -> None:
+def test_a_plain_address_has_no_parts_to_omit(address: str) -> None:
     assert is_plain(address)
 
 
@@ -106,5 +106,5 @@ def test_a_plain_address_has_nothing_to_leave_out(address: str) -> None:
         "sip:kate;a=1@example.com",
     ],
 )
-def test_other_addresses_have(address: str) -> None:
+def test_other_addresses_are_not_plain(address: str) -> None:
     assert not is_plain(address)

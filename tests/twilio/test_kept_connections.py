@@ -1,4 +1,4 @@
-"""A kept connection is used again only while nothing has arrived on it, be it in the kernel and not yet read."""
+"""A kept connection is used again only if no data has arrived on it, not even unread data in the kernel."""
 
 import asyncio
 import socket
@@ -28,17 +28,17 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 
 @dataclass
 class ServerInThread:
-    """Answers each request, then does `afterwards` with the first connection, while the client's event loop is busy."""
+    """A server that answers each request, and then calls `afterwards` with the first connection."""
 
     url: str
     afterwards: Callable[[socket.socket], None]
     requests: list[int] = field(default_factory=list)
-    """The connection's number of each."""
+    """The number of the connection of each request."""
     go: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
-    def act(self) -> None:
-        """Let `afterwards` happen, and wait for it: the event loop reads nothing meanwhile."""
+    def run_afterwards(self) -> None:
+        """Runs `afterwards` and blocks until it has ended, so that the client's event loop reads nothing meanwhile."""
         self.go.set()
         assert self.done.wait(10)
 
@@ -151,7 +151,7 @@ def test_a_connection_with_unread_bytes_is_not_used_again(
 ) -> None:
     async def scenario(transport: AiohttpTransport) -> None:
         assert await status_of(transport, method, server.url) == 201
-        server.act()
+        server.run_afterwards()
         assert await status_of(transport, method, server.url) == 201
 
     with serving(event, tls) as server:
@@ -160,12 +160,12 @@ def test_a_connection_with_unread_bytes_is_not_used_again(
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_arrives_between_the_choice_of_a_connection_and_the_first_byte_stops_the_request(
+def test_data_between_the_choice_of_a_connection_and_the_first_byte_stops_the_request(
     loop: Loop, tls: ssl.SSLContext | None, event: Callable[[socket.socket], None]
 ) -> None:
     async def scenario(transport: AiohttpTransport) -> None:
         assert await status_of(transport, "POST", server.url) == 201
-        asyncio.get_running_loop().call_soon(server.act)  # before the task that writes gets its turn
+        asyncio.get_running_loop().call_soon(server.run_afterwards)  # before the task that writes gets its turn
         with pytest.raises(httpx.ConnectError):
             await status_of(transport, "POST", server.url)
         assert await status_of(transport, "POST", server.url) == 201
@@ -175,7 +175,7 @@ def test_what_arrives_between_the_choice_of_a_connection_and_the_first_byte_stop
     assert server.requests == [1, 2]
 
 
-def test_an_untouched_connection_is_used_again_until_it_was_idle_for_too_long(loop: Loop, tls: ssl.SSLContext | None) -> None:
+def test_a_connection_without_data_is_used_again_until_it_was_idle_too_long(loop: Loop, tls: ssl.SSLContext | None) -> None:
     async def scenario(transport: AiohttpTransport) -> None:
         for _ in range(3):
             assert await status_of(transport, "POST", server.url) == 201
@@ -188,5 +188,5 @@ def test_an_untouched_connection_is_used_again_until_it_was_idle_for_too_long(lo
     assert server.requests == [1, 1, 1, 2]
 
 
-def test_idle_connections_are_given_up_long_before_a_server_would_close_them() -> None:
+def test_idle_connections_are_closed_long_before_a_server_closes_them() -> None:
     assert Settings().twilio_keepalive <= 2

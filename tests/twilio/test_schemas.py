@@ -1,4 +1,4 @@
-"""What is read of an answer and written into a form, against the plain way of doing each."""
+"""Fast reading of answers and encoding of forms, compared with plain implementations."""
 
 import json
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ DOCUMENTS = st.recursive(
 )
 
 
-def plainly(body: bytes) -> Any:
-    """Everything copied, piece by piece."""
+def read_by_copy(body: bytes) -> Any:
+    """Reads JSON like `read_json`, but always copies it."""
     try:
         return storable(json.loads(body))
     except (ValueError, RecursionError):
@@ -34,9 +34,9 @@ def nested(depth: int) -> bytes:
 
 
 @given(DOCUMENTS, st.booleans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]))
-def test_an_answer_is_read_the_same_whatever_is_in_it(document: Any, ascii_only: bool, encoding: str) -> None:
+def test_read_json_gives_the_same_as_a_copy(document: Any, ascii_only: bool, encoding: str) -> None:
     body = json.dumps(document, ensure_ascii=ascii_only).encode(encoding, "surrogatepass")
-    assert repr(read_json(body)) == repr(plainly(body))
+    assert repr(read_json(body)) == repr(read_by_copy(body))
 
 
 @given(st.binary(max_size=50) | st.text('{}[]",:\\u0d8e+-.1NaInfinty \0\x7fé', max_size=30).map(str.encode))
@@ -57,13 +57,13 @@ def test_an_answer_is_read_the_same_whatever_is_in_it(document: Any, ascii_only:
 @example(b"{}x")
 @example(b'\xef\xbb\xbf{"a":1}')
 @example(b'{"braces":"' + b"{[" * 40 + b'"}')
-def test_what_is_hardly_json_is_read_the_same(body: bytes) -> None:
-    assert repr(read_json(body)) == repr(plainly(body))
+def test_odd_json_is_read_like_a_copy(body: bytes) -> None:
+    assert repr(read_json(body)) == repr(read_by_copy(body))
 
 
 @pytest.mark.parametrize("depth", [28, 30, 32, 60, 100_000])
-def test_nesting_ends_at_the_same_depth(depth: int) -> None:
-    assert repr(read_json(nested(depth))) == repr(plainly(nested(depth)))
+def test_the_limit_of_nesting_is_the_same(depth: int) -> None:
+    assert repr(read_json(nested(depth))) == repr(read_by_copy(nested(depth)))
 
 
 def fields_of(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -80,17 +80,17 @@ VALUES = st.text(max_size=30) | st.booleans() | st.integers()
 @given(st.dictionaries(st.sampled_from(["to", "sip_auth_username", "url", "machine_detection"]), VALUES | st.lists(VALUES)))
 @example({"to": "".join(map(chr, range(0x180)))})
 @example({"status_callback_event": ["initiated", "in-progress", True], "record": False, "to": []})
-def test_a_form_is_what_urlencode_makes_of_it(parameters: dict[str, Any]) -> None:
+def test_a_form_is_encoded_like_urlencode(parameters: dict[str, Any]) -> None:
     assert form(parameters) == urlencode(fields_of(parameters)).encode()
     assert parse_qsl(form(parameters).decode(), keep_blank_values=True) == fields_of(parameters)
 
 
-def test_what_cannot_be_encoded_is_said_to_be_so() -> None:
+def test_lone_surrogates_raise_unicode_encode_error() -> None:
     with pytest.raises(UnicodeEncodeError):
         form({"to": "\ud800"})
 
 
-def test_a_resource_keeps_the_whole_answer_and_reads_what_it_knows() -> None:
+def test_a_resource_keeps_the_whole_answer_and_reads_known_fields() -> None:
     answer = {"sid": SID, "raw": "not ours", "status": "queued", "duration": "x", "unknown": 1}
     resource = CallResource.read(answer)
     assert resource is not None

@@ -1,4 +1,4 @@
-"""A request that could not be written in time is never written, and that is known."""
+"""A request that was not written in time is never written, and its error proves that."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def running_client(url: str, *, max_connections: int = 10) -> AsyncIterato
 
 
 @pytest.mark.parametrize("form", [SMALL, LARGE], ids=["small", "large"])
-async def test_nothing_is_written_from_that_moment_on_not_even_over_an_open_connection(form: Form) -> None:
+async def test_nothing_is_written_after_the_deadline_even_over_an_open_connection(form: Form) -> None:
     async with running_upstream(created()) as upstream, running_client(upstream.url) as client:
         assert await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed() + 20)
         with pytest.raises(TwilioNotSent, match="too_late"):
@@ -53,24 +53,24 @@ async def test_a_request_that_waited_too_long_for_its_connection_is_not_written(
         assert len(upstream.posts) == 1
 
 
-async def test_a_deadline_before_anything_was_written_proves_that_nothing_was() -> None:
-    """The plain server waits for the rest of a TLS greeting, which it cannot read."""
+async def test_a_deadline_before_the_first_write_proves_that_nothing_was_sent() -> None:
+    """The server without TLS waits for the rest of a TLS handshake, which it cannot read."""
     async with running_upstream(created()) as upstream, running_client(upstream.url.replace("http:", "https:")) as client:
         with pytest.raises(TwilioNotSent, match="deadline"):
             await client.create_call(ACCESS, SMALL, deadline_s=0.3)
 
 
-async def test_a_deadline_after_that_proves_nothing() -> None:
+async def test_a_deadline_after_the_first_write_proves_nothing() -> None:
     async with running_upstream(hang) as upstream, running_client(upstream.url) as client:
         with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
             await client.create_call(ACCESS, SMALL, deadline_s=1)
         assert len(upstream.posts) == 1
 
 
-async def test_a_failure_of_any_kind_before_anything_was_written_proves_that_nothing_was(
+async def test_any_failure_before_the_first_write_proves_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A proxy that is no URL, which aiohttp finds out when a request is made."""
+    """The proxy is not a URL, which aiohttp notices only when it sends a request."""
     monkeypatch.setenv("HTTP_PROXY", "http://[x")
     async with running_upstream(created()) as upstream, running_client("http://twilio.example") as client:
         with pytest.raises(TwilioNotSent):

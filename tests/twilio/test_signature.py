@@ -1,4 +1,4 @@
-"""Our signatures are those of Twilio's own library."""
+"""Signatures are the same as those of Twilio's own library."""
 
 import pytest
 from hypothesis import given
@@ -13,14 +13,14 @@ HOSTS = ["https://example.com", "https://example.com:8443", "http://example.com:
 
 
 class MultiDict(dict[str, list[str]]):
-    """As Django's forms are, which Twilio's library reads."""
+    """A form with repeated keys in Django's style, which Twilio's library reads."""
 
     def getlist(self, name: str) -> list[str]:
         return self[name]
 
 
 @given(st.sampled_from(HOSTS), FORMS, TEXT)
-def test_a_signature_is_the_one_that_twilios_library_makes(host: str, form: dict[str, list[str]], token: str) -> None:
+def test_signatures_are_those_of_twilios_library(host: str, form: dict[str, list[str]], token: str) -> None:
     url = f"{host}/callbacks?a=%20b"
     signature = RequestValidator(token).compute_signature(url, MultiDict(form))
     assert compute_signature(token, url, form) == signature
@@ -29,7 +29,7 @@ def test_a_signature_is_the_one_that_twilios_library_makes(host: str, form: dict
 
 @pytest.mark.parametrize("signed", HOSTS)
 @pytest.mark.parametrize("called", HOSTS)
-def test_ports_are_taken_as_twilios_library_takes_them(signed: str, called: str) -> None:
+def test_ports_are_handled_as_by_twilios_library(signed: str, called: str) -> None:
     signature = RequestValidator("token").compute_signature(signed, {"a": "b"})
     assert is_signed("token", called, {"a": "b"}, signature) == RequestValidator("token").validate(
         called, {"a": "b"}, signature

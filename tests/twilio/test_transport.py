@@ -1,4 +1,4 @@
-"""The transport over real sockets, below the client: limits, timeouts, TLS, proxies, streams, and what an error says."""
+"""The transport over real sockets: limits, timeouts, TLS, proxies, streams, and which errors prove that nothing was sent."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,10 @@ from tests.support.upstream import (
     running_upstream,
 )
 
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 TIMEOUT = {"connect": 0.5, "read": 0.5, "write": 0.5, "pool": 0.3}
 CALL = b'{"sid": "CA%032d"}' % 0
-MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
+MORE_THAN_SOCKET_BUFFERS = 32 * 1024 * 1024
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -69,7 +69,7 @@ async def status_of(transport: httpx.AsyncBaseTransport, method: str, url: str, 
 
 @asynccontextmanager
 async def serving(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
-    """The address of a server that does what no HTTP server would."""
+    """Yields the URL of a server that misbehaves."""
     writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -102,10 +102,10 @@ async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing() 
         assert [post.form for post in upstream.posts] == [[("a", "1")], [("a", "3")]]
 
 
-async def test_every_end_of_a_request_gives_its_connection_back() -> None:
+async def test_every_end_of_a_request_releases_its_connection() -> None:
     script = (close, reset, half_an_answer, hang, answer(201, body=b"x" * 500_000), created())
     async with running_upstream(*script) as upstream, running_transport(max_connections=1) as transport:
-        with pytest.raises(NEVER_SENT):
+        with pytest.raises(NOT_SENT):
             await status_of(transport, "POST", refused_url())
         for _ in range(3):
             with pytest.raises(httpx.TransportError):
@@ -119,7 +119,7 @@ async def test_every_end_of_a_request_gives_its_connection_back() -> None:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
 
 
-async def test_an_answer_that_came_with_its_head_holds_no_connection() -> None:
+async def test_an_answer_that_arrived_with_its_head_holds_no_connection() -> None:
     async with running_upstream(created(), created()) as upstream, running_transport(max_connections=1) as transport:
         first = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
         assert await status_of(transport, "POST", upstream.url, b"a=2") == 201
@@ -144,7 +144,7 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding:
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-async def test_no_method_is_sent_again_when_a_kept_connection_is_lost(method: str) -> None:
+async def test_no_method_is_repeated_if_a_kept_connection_is_lost(method: str) -> None:
     async with running_upstream(created(), close, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, method, upstream.url) == 201
         with pytest.raises(httpx.RemoteProtocolError):
@@ -152,7 +152,7 @@ async def test_no_method_is_sent_again_when_a_kept_connection_is_lost(method: st
         assert len(upstream.received) == 2
 
 
-async def test_redirects_and_cookies_are_left_alone() -> None:
+async def test_redirects_and_cookies_are_ignored() -> None:
     redirect = answer(307, body=b"", headers={"Location": "/elsewhere", "Set-Cookie": "a=b; Path=/"})
     async with running_upstream(redirect, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url) == 307
@@ -161,7 +161,7 @@ async def test_redirects_and_cookies_are_left_alone() -> None:
         assert "cookie" not in upstream.received[-1].headers
 
 
-async def test_what_is_sent_is_what_httpx_made_of_it() -> None:
+async def test_the_request_is_sent_as_httpx_built_it() -> None:
     async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "GET", f"{upstream.url}/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1") == 201
         (received,) = upstream.received
@@ -194,24 +194,24 @@ async def test_bodies_stream_in_both_directions() -> None:
         await response.aclose()
 
 
-async def test_a_server_that_does_not_read_ends_in_a_write_timeout() -> None:
+async def test_a_server_that_does_not_read_causes_a_write_timeout() -> None:
     release = asyncio.Event()
 
-    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await release.wait()
 
-    async with serving(deaf) as url, running_transport() as transport:
+    async with serving(never_read) as url, running_transport() as transport:
         with pytest.raises(httpx.WriteTimeout):
-            await transport.handle_async_request(request("POST", url, b"x" * MORE_THAN_SOCKETS_HOLD, read=20))
+            await transport.handle_async_request(request("POST", url, b"x" * MORE_THAN_SOCKET_BUFFERS, read=20))
         release.set()
 
 
 @pytest.mark.parametrize("then_reset", [False, True])
-async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(then_reset: bool) -> None:
+async def test_an_answer_before_the_body_was_read_never_counts_as_not_sent(then_reset: bool) -> None:
     release = asyncio.Event()
 
-    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
@@ -219,10 +219,10 @@ async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(then
             writer.transport.abort()
         await release.wait()
 
-    async with serving(hasty) as url, running_transport() as transport:
-        sending = asyncio.create_task(status_of(transport, "POST", url, b"x" * MORE_THAN_SOCKETS_HOLD))
+    async with serving(answer_early) as url, running_transport() as transport:
+        sending = asyncio.create_task(status_of(transport, "POST", url, b"x" * MORE_THAN_SOCKET_BUFFERS))
         await asyncio.wait([sending])
-        assert not isinstance(sending.exception(), NEVER_SENT)
+        assert not isinstance(sending.exception(), NOT_SENT)
         assert sending.exception() or sending.result() == 413
         release.set()
 
@@ -230,13 +230,13 @@ async def test_an_answer_before_the_body_was_read_is_never_told_as_not_sent(then
 @pytest.mark.parametrize(
     "url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:0/", "http://a..b/", "http://\u00e9\u00e9.invalid/"]
 )
-async def test_what_is_no_address_is_never_sent(url: str) -> None:
+async def test_a_request_to_an_invalid_url_is_not_sent(url: str) -> None:
     async with running_transport() as transport:
-        with pytest.raises(NEVER_SENT):
+        with pytest.raises(NOT_SENT):
             await status_of(transport, "POST", url, b"a=1")
 
 
-async def test_an_answer_that_drips_for_ever_ends_at_the_deadline() -> None:
+async def test_an_endless_slow_answer_ends_at_the_deadline() -> None:
     http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=1, user_agent="tests")
     access = Credential("AC" + "0" * 32, "user", SecretStr("password"))
     async with running_upstream(dripping, created()) as upstream:
@@ -257,7 +257,7 @@ def test_everything_works_under_uvloop() -> None:
                 await status_of(transport, "POST", upstream.url, b"a=1")
             with pytest.raises(httpx.ConnectError):
                 await status_of(transport, "POST", refused_url(), b"a=1")
-            with pytest.raises(httpx.ConnectTimeout):  # the plain server waits for the rest of what it cannot read
+            with pytest.raises(httpx.ConnectTimeout):  # the server without TLS waits for the rest of a handshake
                 await status_of(transport, "POST", upstream.url.replace("http:", "https:"), b"a=1")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -277,14 +277,14 @@ async def running_tls_upstream(certificate: Path, *script: Any) -> AsyncIterator
         yield upstream
 
 
-async def test_a_certificate_that_nobody_vouches_for_ends_before_anything_is_sent(certificate: Path) -> None:
+async def test_nothing_is_sent_to_a_server_with_an_untrusted_certificate(certificate: Path) -> None:
     async with running_tls_upstream(certificate, created()) as upstream, running_transport() as transport:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await status_of(transport, "POST", upstream.url, b"a=1")
         assert upstream.received == []
 
 
-async def test_a_certificate_for_another_name_ends_before_anything_is_sent(
+async def test_nothing_is_sent_to_a_server_with_a_certificate_for_another_name(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -294,7 +294,7 @@ async def test_a_certificate_for_another_name_ends_before_anything_is_sent(
         assert upstream.received == []
 
 
-async def test_tls_with_a_good_certificate_keeps_its_connection_and_tells_losses_apart(
+async def test_tls_with_a_valid_certificate_keeps_its_connection_and_reports_losses(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -310,7 +310,7 @@ async def test_tls_with_a_good_certificate_keeps_its_connection_and_tells_losses
 
 @asynccontextmanager
 async def running_proxy(answer_to_connect: bytes) -> AsyncIterator[tuple[str, list[str]]]:
-    """A proxy's address and the request lines that it got. It opens the tunnel, or answers as told and closes."""
+    """Yields a proxy's URL and the request lines that it receives. It opens the tunnel, or refuses and closes."""
     lines: list[str] = []
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -347,7 +347,7 @@ async def test_https_goes_through_the_proxy_of_the_environment(certificate: Path
         assert lines == [f"CONNECT {upstream.url.removeprefix('https://')} HTTP/1.1 +auth"]
 
 
-async def test_a_tunnel_that_is_refused_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_tunnel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_proxy(REFUSED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         async with running_transport() as transport:
@@ -357,22 +357,22 @@ async def test_a_tunnel_that_is_refused_is_never_sent(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1", "example.com, 127.0.0.1", "*"])
-async def test_no_proxy_is_heeded(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_variable_no_proxy_is_respected(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", refused_url())
     monkeypatch.setenv("NO_PROXY", hosts)
     async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
 
 
-async def test_a_proxy_that_cannot_be_reached_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", refused_url())
     async with running_upstream(created()) as upstream, running_transport() as transport:
-        with pytest.raises(NEVER_SENT):
+        with pytest.raises(NOT_SENT):
             await status_of(transport, "POST", upstream.url, b"a=1")
         assert upstream.received == []
 
 
-async def test_a_proxy_that_hangs_up_in_the_middle_of_the_tunnel_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_proxy_closes_the_connection_during_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_proxy(b"") as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         async with running_transport() as transport:
