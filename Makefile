@@ -6,6 +6,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install
 PORT ?=
 ONCE ?=
+# The branch coverage of app/ (tests/support/coverage.py); COVERAGE= runs the tests without.
+COVERAGE ?= -p no:slipcover -p tests.support.coverage
 
 .PHONY: help install demo dev test bench bench-rows chaos storm isolation check deploy-check lint format types contracts lock clean
 
@@ -31,7 +33,7 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 	@$(BIN)/callgate dev --with-parent $(if $(PORT),--port $(PORT))
 
 test: .venv/installed ## Run all tests
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile $(COVERAGE))
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict (LIFE='--rates 10 --seconds 20 --calls 0': a shorter bench.life)
 	$(BIN)/python -m bench.sip
