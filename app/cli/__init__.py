@@ -1,7 +1,7 @@
-"""The `callgate` command. `main` turns every expected failure into one line on stderr that says what to do.
+"""The `callgate` command. `main` reports every expected failure in one line on stderr that says what to do.
 
-The modules of this package import at their top only what declares the commands; what a command uses, it imports when it runs.
-So `callgate keys list` beside a running API needs a fraction of the API's memory.
+The modules of this package import at their top only what declares the commands. A command imports the rest when it runs, so
+that `callgate keys list` next to a running API needs a fraction of the API's memory.
 """
 
 import io
@@ -17,7 +17,7 @@ from app.revisions import head
 app = typer.Typer(
     name="callgate",
     help="A gateway in front of Twilio's Calls resource: one request, at most one ring.",
-    epilog="Settings come from the environment (CALLGATE_…); docs/settings.md lists them all. To see it work: `callgate demo`.",
+    epilog="Settings come from the environment (CALLGATE_…); docs/settings.md lists them all. Try `callgate demo` first.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,9 +55,9 @@ def callgate(
 
 
 def main() -> None:
-    """Exit code 0: done; 1: could not be done; 2: asked for wrongly; 130: interrupted."""
+    """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show "…" is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # for terminals that cannot show "…"
     try:
         app()
     except CommandFailed as error:

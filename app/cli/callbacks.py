@@ -1,4 +1,4 @@
-"""`callgate tenants callbacks|callback-secret`: whom a tenant wants told of its calls' progress, and how."""
+"""`callgate tenants callbacks|callback-secret`: where a tenant's status callbacks are delivered, and how."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
-from app.cli.tenants import TenantId, ask
+from app.cli.tenants import TenantId, administer
 from app.tenants.callback_form import CallbackForm, CallbackMethod
 from app.tenants.errors import OperatorError
 
@@ -31,28 +31,30 @@ def register(tenants: typer.Typer) -> None:
 
 def configure(
     tenant: TenantId,
-    url: Annotated[str | None, typer.Option("--url", help="Told of calls whose creation names no status_callback.")] = None,
-    method: Annotated[CallbackMethod | None, typer.Option("--method", help="How it is told there; POST by default.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The default URL, for calls without a status_callback.")] = None,
+    method: Annotated[CallbackMethod | None, typer.Option("--method", help="The HTTP method; POST by default.")] = None,
     events: Annotated[
-        list[CallbackEvent] | None, typer.Option("--event", help="Of which events; may be repeated; only completed by default.")
+        list[CallbackEvent] | None,
+        typer.Option("--event", help="An event to deliver; can be repeated; only completed by default."),
     ] = None,
     form: Annotated[
-        CallbackForm | None, typer.Option("--format", help="twilio: as Twilio would tell it; json: our event with the record.")
+        CallbackForm | None,
+        typer.Option("--format", help="twilio: Twilio's form fields; json: Callgate's event with the record."),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Forget the default URL, method and events first.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the default URL, method and events first.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set whom a tenant's calls are told to, or show it.
+    """Set or show a tenant's callback defaults.
 
-    What is not given stays as it is. The form is that of all the tenant's deliveries, whoever named the URL.
+    Options that are not given stay unchanged. The format applies to all deliveries of the tenant, also to a call's own URL.
     """
     from app.deliveries.addresses import AllowList, UrlError, read_url
 
     if url is not None:
         allowed = AllowList.parse(service_settings().delivery_allow)
         if isinstance(fault := read_url(url, allowed), UrlError):
-            raise OperatorError(f"the URL cannot be told anything ({fault.code}): {fault.detail}")
-    row = ask(
+            raise OperatorError(f"deliveries to this URL are not possible ({fault.code}): {fault.detail}")
+    row = administer(
         lambda service: service.configure_callbacks(
             tenant,
             url=url,
@@ -66,11 +68,12 @@ def configure(
 
 
 def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
-    """Make a new secret for signing deliveries and print it.
+    """Create a new secret for signing deliveries.
 
-    It is shown this once, and signs from now on; a receiver that is to miss nothing accepts the old one for a moment more.
+    The secret is printed only this time and signs all deliveries from now on. To lose none, receivers should accept the old
+    secret for another minute.
     """
-    secret = ask(lambda service: service.renew_callback_secret(tenant))
+    secret = administer(lambda service: service.renew_callback_secret(tenant))
     show({"tenant": tenant, "secret": secret}, as_json=as_json)
 
 

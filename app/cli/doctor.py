@@ -1,4 +1,4 @@
-"""`callgate doctor`: is everything as it has to be, and if not, what to do."""
+"""`callgate doctor`: checks an installation and says how to fix it."""
 
 import asyncio
 import sys
@@ -13,14 +13,14 @@ from app.cli.processes import service_settings
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, database, keys, accounts and the public URL.
 
-    Each account's credentials are tried with a request that reads one call. Nothing is changed. Exit code 1 when something
-    is wrong; what is merely worth knowing is a warning.
+    Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
+    is wrong; warnings do not affect it.
     """
     from app.doctor import CheckResult, examine
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 
-    configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table says it all, and once
+    configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table already says it
     try:
         settings = service_settings()
     except SettingsError as error:

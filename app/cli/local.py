@@ -1,4 +1,4 @@
-"""`callgate dev|demo|clean`: everything on this machine."""
+"""`callgate dev|demo|clean`: run all parts of Callgate on this machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-AnyPort = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="The API's port; by default 8000 or the next that is free.")
-]
-WithParent = Annotated[bool, typer.Option("--with-parent", help="End when the process that started this one ends; for `make`.")]
+ApiPort = Annotated[int | None, typer.Option(min=0, max=65535, help="The API's port; by default 8000 or the next free port.")]
+WithParent = Annotated[bool, typer.Option("--with-parent", help="Stop when the parent process ends; for `make`.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +30,17 @@ def register(app: typer.Typer) -> None:
 
 
 def dev(
-    port: AnyPort = None,
+    port: ApiPort = None,
     simulator_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The simulator's port; by default 8010 or the next that is free.")
+        int | None, typer.Option(min=0, max=65535, help="The simulator's port; by default 8010 or the next free port.")
     ] = None,
-    simulator: Annotated[bool, typer.Option(help="Stand in for Twilio; without it calls go to the real one.")] = True,
+    simulator: Annotated[bool, typer.Option(help="Use the simulator; without it calls go to Twilio.")] = True,
     with_parent: WithParent = False,
 ) -> None:
     """Run everything on this machine.
 
-    That is an embedded Postgres, the API, the worker and the simulator. Its data is kept in .callgate/ (CALLGATE_STATE_DIR).
-    The other commands, run in the same folder without CALLGATE_DATABASE_URL, work on its database meanwhile.
+    Starts an embedded Postgres, the API, the worker and the simulator. The data is kept in .callgate/ (CALLGATE_STATE_DIR).
+    While it runs, other commands in the same folder use its database, unless CALLGATE_DATABASE_URL is set.
     """
     from app.local.stack import Plan, local_database
     from app.local.state import StateFolder
@@ -52,33 +50,33 @@ def dev(
     log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
-    with local_database(settings, folder) as (settings, where):
+    with local_database(settings, folder) as (settings, database_location):
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="text")
         plan = Plan(port, simulator_port, simulator)
-        asyncio.run(_run_dev(settings, folder, plan, where, with_parent=with_parent))
+        asyncio.run(_run_dev(settings, folder, plan, database_location, with_parent=with_parent))
     typer.echo("Everything is stopped.")
 
 
-async def _run_dev(settings: Settings, folder: StateFolder, plan: Plan, where: str, *, with_parent: bool) -> None:
+async def _run_dev(settings: Settings, folder: StateFolder, plan: Plan, database_location: str, *, with_parent: bool) -> None:
     from app.local.stack import running_stack
 
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
-        _print_places(running, where, plan)
-        typer.echo("\nThe other `callgate` commands, run in this folder, work on this database. Ctrl-C ends everything.")
+        _print_addresses(running, database_location, plan)
+        typer.echo("\nOther `callgate` commands in this folder use this database. Ctrl-C stops everything.")
         await stop.wait()
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End after the call; the last line is its record as JSON.")] = False,
-    port: AnyPort = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the call; the last line is its record as JSON.")] = False,
+    port: ApiPort = None,
     with_parent: WithParent = False,
 ) -> None:
     """Place a SIP call and watch its record.
 
-    Runs everything on this machine as `callgate dev` does, makes a tenant and an API key, sends a call through the gateway to
-    the simulator, and shows what becomes of it. Then stays up to be tried, and prints how.
+    Starts everything on this machine, as `callgate dev` does. Creates a tenant and an API key, places a call through the
+    gateway to the simulator, and shows its progress. Then keeps running and prints a command to try.
     """
     from app.local.demo import DemoFailed
     from app.local.stack import Plan, local_database
@@ -89,23 +87,25 @@ def demo(
     log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
-    typer.echo("Callgate demo: starting a PostgreSQL, the API, the worker and a stand-in for Twilio …\n")
-    with local_database(settings, folder) as (settings, where), folder.demo_log.open("w") as log:
+    typer.echo("Callgate demo: starting PostgreSQL, the API, the worker and the simulator …\n")
+    with local_database(settings, folder) as (settings, database_location), folder.demo_log.open("w") as log:
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="json", stream=log)
-        record = asyncio.run(_run_demo(settings, folder, Plan(port=port), where, once=once, with_parent=with_parent))
+        record = asyncio.run(
+            _run_demo(settings, folder, Plan(port=port), database_location, once=once, with_parent=with_parent)
+        )
     if not once:
         typer.echo("Everything is stopped.")
     elif record is None:
-        raise DemoFailed("ended before the call was completed and priced")
+        raise DemoFailed("stopped before the call was completed and priced")
     else:
         typer.echo(json.dumps(record))
 
 
 async def _run_demo(
-    settings: Settings, folder: StateFolder, plan: Plan, where: str, *, once: bool, with_parent: bool
+    settings: Settings, folder: StateFolder, plan: Plan, database_location: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
-    """The call's record; None when it was told to stop before the call was priced."""
+    """Returns the call's record, or None if it was stopped before the call was priced."""
     from app.local.demo import place_and_watch, prepare_tenant
     from app.local.stack import running_stack
     from app.observability import Metrics
@@ -115,22 +115,22 @@ async def _run_demo(
 
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, plan, stop) as running:
-        _print_places(running, where, plan)
+        _print_addresses(running, database_location, plan)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()))
             key = await prepare_tenant(administration, state["tenants"], folder)
-        record = await _unless(stop, place_and_watch(running, key, typer.echo))
+        record = await _run_until(stop, place_and_watch(running, key, typer.echo))
         if record and not once:
             typer.echo(f"\nThe docs are at {running.api_url}/docs (Authorize with the key below). Place another call:\n")
-            typer.echo(_curl(running.api_url, key))
-            typer.echo("\nCtrl-C ends everything.")
+            typer.echo(_curl_command(running.api_url, key))
+            typer.echo("\nCtrl-C stops everything.")
             await stop.wait()
     return record
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """What the work returns; None when it is to stop before."""
+async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Returns the result of the work, or None if `stop` is set first. The work is then cancelled."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -144,7 +144,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Res
 def clean() -> None:
     """Remove the state folder.
 
-    With the data of the embedded Postgres, wherever it lies.
+    Also removes the data of the embedded Postgres, which may be elsewhere.
     """
     from app.local.postgres import remove
     from app.local.state import StateFolder
@@ -156,17 +156,17 @@ def clean() -> None:
     typer.echo(f"Removed {folder.directory}.")
 
 
-def _print_places(running: Running, where: str, plan: Plan) -> None:
+def _print_addresses(running: Running, database_location: str, plan: Plan) -> None:
     from app.local.stack import API_PORT
 
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
     if plan.port is None and not running.api_url.endswith(f":{API_PORT}"):
-        typer.echo(f"             (port {API_PORT} is taken by something else: mind that in the commands of the docs)")
+        typer.echo(f"             (port {API_PORT} is in use by another process: adjust the commands in the docs)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
-    typer.echo(f"  Postgres   {where}")
+    typer.echo(f"  Postgres   {database_location}")
 
 
-def _curl(api_url: str, key: str) -> str:
+def _curl_command(api_url: str, key: str) -> str:
     from app.local.demo import REQUEST
 
     return (

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from app.database.engine import Database
     from app.settings import Settings
 
-# uvicorn kills a process that does not answer it for so long, and one that starts on a busy machine does not.
-_WORKER_START_S = 60
+# uvicorn kills a process that does not respond for this long. On a busy machine a starting process takes a while to respond.
+_WORKER_START_TIMEOUT_S = 60
 Result = TypeVar("Result")
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
@@ -33,7 +33,7 @@ OpsPort = Annotated[
     typer.Option(
         min=1,
         max=65535,
-        help="Another port, for probes, metrics and docs; /metrics is then served there alone (CALLGATE_OPS_PORT).",
+        help="A separate port for probes, metrics and docs; /metrics is then served only there (CALLGATE_OPS_PORT).",
     ),
 ]
 
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def service_settings() -> Settings:
-    """Settings with a database and encryption keys; SettingsError names all that is missing."""
+    """Returns settings that have a database and encryption keys. Raises SettingsError, which names all missing settings."""
     from app.local.state import with_local_database
     from app.settings import SettingsError, load_settings
 
@@ -60,9 +60,9 @@ def service_settings() -> Settings:
     return settings
 
 
-def api_of_this_environment(ops_port: int | None = None) -> ASGIApp:
-    """What each process of `callgate serve` runs."""
-    from app.cli.lingering import GracefulShutdown
+def create_api(ops_port: int | None = None) -> ASGIApp:
+    """Creates the ASGI application that each process of `callgate serve` runs."""
+    from app.cli.graceful_shutdown import GracefulShutdown
     from app.main import create_app
     from app.observability.logs import configure_logging
     from app.observability.tracing import tracing_of_this_environment
@@ -70,10 +70,11 @@ def api_of_this_environment(ops_port: int | None = None) -> ASGIApp:
     settings = service_settings().model_copy(update={"ops_port": ops_port})
     configure_logging(level=settings.log_level, format_=settings.log_format)
     app = create_app(settings, tracing_of_this_environment())
-    # What is there by now stays: half a million objects that every full collection would look at, a quarter of all CPU.
+    # The objects that exist now live until the end. Without freezing them, each full collection visits half a million objects,
+    # which takes a quarter of all CPU time.
     gc.collect()
     gc.freeze()
-    # And what waits for Twilio is no garbage: two hundred calls are tens of thousands of objects.
+    # Two hundred calls that wait for Twilio have tens of thousands of live objects, which must not trigger collections.
     gc.set_threshold(10_000, 10, 10)
     return GracefulShutdown(app, seconds=settings.linger) if settings.linger else app
 
@@ -83,15 +84,16 @@ def serve(
     port: Port = 8000,
     ops_port: OpsPort = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes; one per pod in Kubernetes, for /metrics shows only the one that answers.")
+        int,
+        typer.Option(min=1, help="The number of processes. Use 1 in Kubernetes: /metrics shows only one process."),
     ] = 1,
 ) -> None:
     """Run the API.
 
-    On SIGTERM it takes no new request and commits the outcome of every call that it has begun.
+    On SIGTERM it accepts no new requests and commits the outcome of every call in progress.
 
-    Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS, and a schema that `callgate migrate` has brought up to date. Without
-    a database it starts all the same, answers 503, and recovers by itself.
+    Requires CALLGATE_DATABASE_URL, CALLGATE_SECRET_KEYS and a schema that `callgate migrate` has updated. Without a database it
+    starts nevertheless, responds with 503, and recovers by itself.
     """
     from app.http.limits import ServerLimits
     from app.http.listening import listen
@@ -104,18 +106,18 @@ def serve(
     if ops_port:
         sockets += listen(host, ops_port, option="--ops-port")
     config = server_config(
-        partial(api_of_this_environment, ops_port),
+        partial(create_api, ops_port),
         ServerLimits.of(settings),
         factory=True,
         workers=workers,
-        timeout_worker_healthcheck=_WORKER_START_S,
+        timeout_worker_healthcheck=_WORKER_START_TIMEOUT_S,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
     _run_server(config, sockets)
 
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-    """As uvicorn.run does, on sockets of ours."""
+    """Runs uvicorn on the given sockets, otherwise as uvicorn.run does."""
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
@@ -138,15 +140,15 @@ def worker(
             "--metrics-port",
             min=1,
             max=65535,
-            help="Serve this worker's /livez, /readyz and /metrics there (CALLGATE_OPS_PORT).",
+            help="The port for this worker's /livez, /readyz and /metrics (CALLGATE_OPS_PORT).",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address of --ops-port.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on with --ops-port.")] = "127.0.0.1",
 ) -> None:
-    """Run the worker. Any number may run.
+    """Run a worker. Any number can run.
 
-    It keeps records true and finds creations whose process died. Needs CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS.
-    On SIGTERM it finishes what it has begun.
+    Updates records from Twilio, delivers callbacks and finds creations whose process died. Requires CALLGATE_DATABASE_URL and
+    CALLGATE_SECRET_KEYS. On SIGTERM it finishes the work in progress.
     """
     from app.jobs.worker import run_worker
     from app.local.stack import probed
@@ -160,18 +162,18 @@ def worker(
     metrics = Metrics()
 
     async def run() -> None:
-        async with AsyncExitStack() as meanwhile:
+        async with AsyncExitStack() as stack:
             if port := ops_port or settings.ops_port:
-                await meanwhile.enter_async_context(probed(settings, metrics, host, port))
+                await stack.enter_async_context(probed(settings, metrics, host, port))
             await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
     asyncio.run(run())
 
 
 def migrate() -> None:
-    """Bring the database's schema up to date.
+    """Update the database's schema.
 
-    Run it once before a new version starts; it is safe to repeat. Needs CALLGATE_DATABASE_URL, as a user who may create tables.
+    Run it before a new version starts; repeating it is safe. Requires CALLGATE_DATABASE_URL with a role that can create tables.
     """
     from app.local.state import with_local_database
     from app.settings import load_settings
@@ -186,9 +188,9 @@ def migrate() -> None:
 
 
 def migrate_database(settings: Settings) -> str | None:
-    """Returns the revision of a schema that is newer than this version, and is left as it is.
+    """Migrates the schema. If it is newer than this version, leaves it unchanged and returns its revision.
 
-    Not inside an event loop. Raises DatabaseUnavailable when the database cannot be reached.
+    Must not be called inside an event loop. Raises DatabaseUnavailable.
     """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema
@@ -198,7 +200,7 @@ def migrate_database(settings: Settings) -> str | None:
     newer = asyncio.run(_with_database(url, newer_revision))
     if newer is None:
         migrate_schema(url)
-    # Not left to the first worker: what is inserted while a partition is attached is refused.
+    # Not left to the first worker, because Postgres refuses some inserts while a partition is attached.
     asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
     return newer
 
@@ -216,12 +218,12 @@ async def _with_database(url: str, work: Callable[[Database], Awaitable[Result]]
 def simulator(
     port: Port = 8010,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    speed: Annotated[float, typer.Option(min=0.01, help="Call seconds that pass in one second.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.01, help="Simulated seconds per second of real time.")] = 1.0,
 ) -> None:
-    """Run the stand-in for Twilio.
+    """Run the simulator of Twilio's API.
 
-    It serves the Calls resource and no phone rings; docs/simulator.md says what it does. Set CALLGATE_TWILIO_BASE_URL to its
-    address, and `callgate serve` and `callgate worker` use it.
+    It places no real calls; docs/simulator.md describes what it does. To use it, set CALLGATE_TWILIO_BASE_URL of
+    `callgate serve` and `callgate worker` to its address.
     """
     from app.http.listening import listen
     from app.http.server import server_config
@@ -231,7 +233,7 @@ def simulator(
     log_errors()
     sockets = listen(host, port)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
-    typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C ends it.")
+    typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C stops it.")
     _run_server(server_config(app, date_header=False, log_level="warning"), sockets)
 
 
@@ -239,11 +241,11 @@ def healthcheck(
     url: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URL]", help="What to ask, by default the container's process; an answer of 200 is a good one."
+            metavar="[URL]", help="The URL to request, by default of the container's process. A response of 200 means healthy."
         ),
     ] = None,
 ) -> None:
-    """Ask the process in this container whether it is alive. Exit code 1 when it is not."""
+    """Check the process in this container. Exit code 1 if it is not healthy."""
     from app.healthcheck import check
 
     if problem := check(url):

@@ -1,4 +1,4 @@
-"""`callgate secrets`: what the encryption keys are needed for, and sealing anew."""
+"""`callgate secrets`: shows what encryption keys are needed for, and re-encrypts secrets with the newest key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.cli.processes import service_settings
 if TYPE_CHECKING:
     from app.rotation import KeyUse, Rotation
 
-secrets = typer.Typer(help="Encryption keys, and what is sealed with them.", no_args_is_help=True)
+secrets = typer.Typer(help="Encryption keys and the secrets encrypted with them.", no_args_is_help=True)
 
 Result = TypeVar("Result")
 
 
-def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
+def _run_rotation(use_case: Callable[[Rotation], Awaitable[Result]]) -> Result:
     from app.database.engine import Database
     from app.rotation import Rotation
     from app.security.keyring import Keyring
@@ -30,7 +30,7 @@ def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
     async def run() -> Result:
         database = Database(settings.require_database_url(), pool_size=1)
         try:
-            return await question(Rotation(database, Keyring(settings.require_secret_keys())))
+            return await use_case(Rotation(database, Keyring(settings.require_secret_keys())))
         finally:
             await database.close()
 
@@ -41,15 +41,15 @@ def _ask(question: Callable[[Rotation], Awaitable[Result]]) -> Result:
 def status(as_json: AsJson = False) -> None:
     """Show what each encryption key is needed for.
 
-    Secrets are sealed anew by `callgate secrets rotate`, API keys hashed anew when they are shown the next time; calls with an
-    idempotency key keep what they were made with for as long as their record is kept. All calls are read: with millions of
-    them it takes a while. Secrets that do not open are named on standard error; exit code 1 when there are any.
+    `callgate secrets rotate` encrypts secrets with the newest key. An API key is hashed with the newest key at its next use. A
+    call with an idempotency key needs its encryption key until its record is deleted. Reads all calls, which takes a while with
+    millions of them. Secrets that cannot be decrypted are listed on standard error, and the exit code is then 1.
     """
 
-    async def ask(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
+    async def read(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
         return await rotation.key_uses(), await rotation.unreadable()
 
-    key_uses, unreadable = _ask(ask)
+    key_uses, unreadable = _run_rotation(read)
     rows = [
         {
             "key": use.key_id,
@@ -63,22 +63,23 @@ def status(as_json: AsJson = False) -> None:
     ]
     show_table(rows, columns=["key", "state", "secrets", "api_keys", "calls", "may_go"], as_json=as_json)
     for name in unreadable:
-        typer.echo(f"callgate: does not open: {name}", err=True)
+        typer.echo(f"callgate: cannot decrypt: {name}", err=True)
     if unreadable:
         raise typer.Exit(1)
 
 
 @secrets.command("rotate")
 def rotate(as_json: AsJson = False) -> None:
-    """Seal everything anew with the newest key (the first of CALLGATE_SECRET_KEYS).
+    """Re-encrypt all secrets with the newest key.
 
-    It may be run while the service does, be interrupted, and be repeated. Every running process has to know the newest key
-    by then: docs/rotation.md says in which order. Exit code 1 when a secret does not open with any of the keys.
+    The newest key is the first one in CALLGATE_SECRET_KEYS. All running processes must already have it: docs/rotation.md has
+    the order of the steps. The command can run beside the service, be interrupted and be repeated. Exit code 1 if a secret
+    cannot be decrypted with any of the keys.
     """
-    resealed = _ask(lambda rotation: rotation.reseal())
-    unreadable = ", ".join(resealed.unreadable) or None
-    show({"sealed_anew": resealed.resealed, "unreadable": resealed.unreadable if as_json else unreadable}, as_json=as_json)
-    if resealed.unreadable:
+    result = _run_rotation(lambda rotation: rotation.reseal())
+    unreadable = ", ".join(result.unreadable) or None
+    show({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
+    if result.unreadable:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`callgate sip check`: SIP URIs in, explanations out, one a line."""
+"""`callgate sip check`: reads SIP URIs and explains them, one on each line."""
 
 import json
 import os
@@ -14,18 +14,20 @@ sip = typer.Typer(help="SIP addresses.", no_args_is_help=True)
 
 @sip.callback()
 def _sip() -> None:
-    """A group of its own even with one command."""
+    """Makes `sip` a group, although it has only one command."""
 
 
 @sip.command("check")
 def check(
     file: Annotated[
-        str, typer.Argument(metavar="[FILE|-|URI]", help="One URI a line; standard input by default. Or one SIP URI itself.")
+        str,
+        typer.Argument(metavar="[FILE|-|URI]", help="A file of URIs, one per line; standard input by default; or one SIP URI."),
     ] = "-",
 ) -> None:
-    """Explain SIP URIs: one a line in, as plain text or a JSON string; one JSON object a line out.
+    """Explain SIP URIs.
 
-    Each line out holds "uri", "valid", "findings" and "parsed". Exit code 1 when any URI has an error.
+    Reads one URI per line, as plain text or as a JSON string. Prints one JSON object per line with "uri", "valid", "findings"
+    and "parsed". Exit code 1 if any URI has an error.
     """
     from app.sip import SipUri
 
@@ -49,11 +51,11 @@ def _lines(file: str) -> Iterator[bytes]:
             with Path(file).open("rb") as lines:
                 yield from lines
         except OSError as error:
-            raise typer.BadParameter(f"{file!r} is no SIP URI, and as a file: {error.strerror}") from None
+            raise typer.BadParameter(f"{file!r} is not a SIP URI, and reading it as a file failed: {error.strerror}") from None
 
 
 def _uri_of(line: bytes) -> Iterator[str]:
-    """The URI of a line, nothing for an empty one. Bytes that are not UTF-8 stay visible as what they are: wrong."""
+    """Yields the URI of a line, or nothing for an empty line. Bytes that are not UTF-8 are kept, so that the URI is invalid."""
     text = line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
     if text.startswith('"'):
         try:

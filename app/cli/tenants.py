@@ -1,4 +1,4 @@
-"""`callgate tenants|accounts|keys`: who may call, with whose Twilio account."""
+"""`callgate tenants|accounts|keys`: manages tenants, their Twilio accounts and their API keys."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from app.tenants.administration import TenantAdministration
     from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 
-tenants = typer.Typer(help="Tenants: the teams or products that calls belong to.", no_args_is_help=True)
+tenants = typer.Typer(help="Tenants: teams or products that place calls.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
-keys = typer.Typer(help="API keys: what a tenant's services show to Callgate.", no_args_is_help=True)
+keys = typer.Typer(help="API keys that a tenant's services send to Callgate.", no_args_is_help=True)
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
 
-_LIFETIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
 def _base_url(text: str) -> str:
@@ -37,26 +37,26 @@ def _base_url(text: str) -> str:
     try:
         return parse_twilio_base_url(text)
     except ValueError as error:
-        raise typer.BadParameter(f"it {error}; give an address such as https://api.dublin.ie1.twilio.com") from None
+        raise typer.BadParameter(f"it {error}; use a URL such as https://api.dublin.ie1.twilio.com") from None
 
 
-def _moment(text: str) -> datetime:
-    """A time to come, given as such or from now on; UTC when it says nothing else."""
+def _future_time(text: str) -> datetime:
+    """Parses a time in the future, absolute or relative to now. A time without a zone is in UTC."""
     try:
-        if text[:-1].isdecimal() and text[-1] in _LIFETIMES:
-            moment = datetime.now(UTC) + int(text[:-1]) * _LIFETIMES[text[-1]]
+        if text[:-1].isdecimal() and text[-1] in _UNITS:
+            moment = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
         else:
             moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no time: write 90d, 12h, 30m or 2027-01-31T12:00:00Z") from None
+        raise typer.BadParameter(f"{text!r} is not a time: write 90d, 12h, 30m or 2027-01-31T12:00:00Z") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment <= datetime.now(UTC):
         raise typer.BadParameter(f"{text!r} is not in the future")
     return moment
 
 
-def ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
-    """Run one use case against the configured database."""
+def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
+    """Runs one use case of the administration against the configured database."""
     from app.database.connection import SESSION, Connector
     from app.database.pool import Pool
     from app.security.keyring import Keyring
@@ -67,7 +67,7 @@ def ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result
     async def run() -> Result:
         pool = Pool(Connector(settings.require_database_url(), SESSION).connect)
         try:
-            return await question(TenantAdministration(pool, Keyring(settings.require_secret_keys())))
+            return await use_case(TenantAdministration(pool, Keyring(settings.require_secret_keys())))
         finally:
             await pool.close()
 
@@ -77,36 +77,39 @@ def ask(question: Callable[[TenantAdministration], Awaitable[Result]]) -> Result
 @tenants.command("create")
 def create_tenant(
     tenant: Annotated[str, typer.Argument(metavar="ID", help="Lower-case letters, digits and '-', at most 63.")],
-    name: Annotated[str, typer.Option("--name", help="What people call it.")],
+    name: Annotated[str, typer.Option("--name", help="The display name.")],
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
-    show(_tenant(ask(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
+    show(_tenant(administer(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """List all tenants."""
-    rows = [_tenant(row) for row in ask(lambda service: service.list_tenants())]
+    rows = [_tenant(row) for row in administer(lambda service: service.list_tenants())]
     show_table(rows, columns=["id", "name", "state", "created_at"], as_json=as_json)
 
 
 @tenants.command("show")
 def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Show one tenant."""
-    show(_tenant(ask(lambda service: service.get_tenant(tenant))), as_json=as_json)
+    show(_tenant(administer(lambda service: service.get_tenant(tenant))), as_json=as_json)
 
 
 @tenants.command("suspend")
 def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
-    """Refuse the tenant's creations (403) until it is resumed. Its records stay readable, its calls go on."""
-    show(_tenant(ask(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
+    """Suspend a tenant.
+
+    Its creations are refused with 403 until it is resumed. Its records stay readable, and its calls continue.
+    """
+    show(_tenant(administer(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
 
 
 @tenants.command("resume")
 def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
-    """Take the tenant's creations again."""
-    show(_tenant(ask(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
+    """Resume a suspended tenant."""
+    show(_tenant(administer(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
 
 
 @accounts.command("add")
@@ -114,23 +117,27 @@ def add_account(
     tenant: TenantId,
     account_sid: Annotated[str, typer.Option("--account-sid", help="AC and 32 hexadecimal digits.")],
     key_sid: Annotated[
-        str | None, typer.Option("--key-sid", help="SK…: the credential is this API key's secret, not the auth token.")
+        str | None, typer.Option("--key-sid", help="SK…: use this API key and its secret instead of the auth token.")
     ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
-            "--base-url", parser=_base_url, metavar="URL", help="This account's API, e.g. https://api.dublin.ie1.twilio.com."
+            "--base-url",
+            parser=_base_url,
+            metavar="URL",
+            help="The base URL of this account's API, such as https://api.dublin.ie1.twilio.com.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a Twilio account with its credential, or another credential to an account (they are tried in order).
+    """Add a Twilio account or another credential.
 
-    The auth token or the key's secret is read from the environment (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from
-    standard input, or asked for; never from an argument, which other users of the machine could see.
+    The credentials of an account are tried in order. The auth token or the key's secret is read from the environment
+    (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from standard input, or from a prompt. It is never an argument, which other users
+    of the machine could see.
     """
     secret = _read_secret(f"Secret of {key_sid}" if key_sid else f"Auth token of {account_sid}", key_sid)
-    credential = ask(
+    credential = administer(
         lambda service: service.add_credential(
             tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
         )
@@ -140,11 +147,12 @@ def add_account(
 
 @accounts.command("list")
 def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
-    """List a tenant's accounts and active credentials; a call uses the first account unless it names another.
+    """List a tenant's accounts and active credentials.
 
-    `created_at` and `last_used_at` are the credential's. The latter is known to about a minute.
+    A call uses the first account unless it names another. `created_at` and `last_used_at` are those of the credential;
+    `last_used_at` is accurate to about a minute.
     """
-    listed = ask(lambda service: service.list_accounts(tenant))
+    listed = administer(lambda service: service.list_accounts(tenant))
     rows = [_account(row, active) for row, credentials in listed for active in credentials]
     rows += [_account(row, None) for row, credentials in listed if not credentials]
     columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "created_at", "last_used_at"]
@@ -154,34 +162,37 @@ def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
 @accounts.command("revoke")
 def revoke_credential(
     tenant: TenantId,
-    credential: Annotated[UUID, typer.Argument(metavar="CREDENTIAL", help="Its id, from `callgate accounts list`.")],
+    credential: Annotated[UUID, typer.Argument(metavar="CREDENTIAL", help="The id, from `callgate accounts list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Never use a credential again."""
-    show(_credential(ask(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
+    """Revoke a credential, so that it is never used again."""
+    show(_credential(administer(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
 
 
 @keys.command("create")
 def create_key(
     tenant: TenantId,
-    name: Annotated[str | None, typer.Option("--name", help="Which service will use it.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name, such as the service that uses the key.")] = None,
     expires: Annotated[
         datetime | None,
         typer.Option(
             "--expires",
-            parser=_moment,
+            parser=_future_time,
             metavar="WHEN",
-            help="90d, 12h, 30m, or a time such as 2027-01-31T12:00:00Z; never by default.",
+            help="The expiry: 90d, 12h, 30m or a time such as 2027-01-31T12:00:00Z; none by default.",
         ),
     ] = None,
     key_format: Annotated[
         KeyFormat,
-        typer.Option("--format", help="twilio: 32 hexadecimal digits, as in Twilio's auth tokens, alone on standard output."),
+        typer.Option("--format", help="twilio: 32 hexadecimal digits like a Twilio auth token, printed without labels."),
     ] = "callgate",
     as_json: AsJson = False,
 ) -> None:
-    """Create an API key and print it. It is shown this once: only a keyed hash is kept."""
-    row, key = ask(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
+    """Create an API key and print it.
+
+    The key is printed only this time, because Callgate stores only a keyed hash of it.
+    """
+    row, key = administer(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
     made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}
     if key_format == "twilio" and not as_json:
         typer.echo(made.pop("key"))
@@ -192,18 +203,18 @@ def create_key(
 
 @keys.command("list")
 def list_keys(tenant: TenantId, as_json: AsJson = False) -> None:
-    """List a tenant's API keys, never the keys themselves."""
-    rows = [_key(row) for row in ask(lambda service: service.list_keys(tenant))]
+    """List a tenant's API keys by id. The keys themselves are not stored."""
+    rows = [_key(row) for row in administer(lambda service: service.list_keys(tenant))]
     show_table(rows, columns=["id", "name", "state", "created_at", "expires_at"], as_json=as_json)
 
 
 @keys.command("revoke")
 def revoke_key(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id (cgk_…), from `callgate keys list`.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id (cgk_…), from `callgate keys list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Refuse a key from now on."""
-    show(_key(ask(lambda service: service.revoke_key(key))), as_json=as_json)
+    """Revoke an API key, so that it is refused from now on."""
+    show(_key(administer(lambda service: service.revoke_key(key))), as_json=as_json)
 
 
 def _tenant(row: TenantRow) -> dict[str, Any]:
@@ -242,12 +253,12 @@ def _key(row: KeyRow) -> dict[str, Any]:
     }
 
 
-def _read_secret(question: str, key_sid: str | None) -> str:
+def _read_secret(use_case: str, key_sid: str | None) -> str:
     variable = "TWILIO_API_SECRET" if key_sid else "TWILIO_AUTH_TOKEN"
     secret = os.environ.get(variable)
     if secret is None:
-        secret = typer.prompt(question, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+        secret = typer.prompt(use_case, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     secret = secret.strip()
     if not secret:
-        raise OperatorError(f"no secret was given: set {variable}, or write it to standard input")
+        raise OperatorError(f"no secret was given: set {variable} or pass the secret on standard input")
     return secret

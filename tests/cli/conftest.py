@@ -8,14 +8,14 @@ from app.local.postgres import remove
 
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Iterator[Path]:
-    """A state folder of the test's own; removed where Postgres had to put its data too."""
+    """A state folder for one test. The data of its Postgres is removed afterwards, wherever it is."""
     yield tmp_path / "state"
     remove(tmp_path / "state")
 
 
 @pytest.fixture(scope="module")
 def shared_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for all tests of a module, which start over it one after the other."""
+    """A state folder for all tests of a module, which use it in order."""
     directory = tmp_path_factory.mktemp("callgate") / "state"
     yield directory
     remove(directory)

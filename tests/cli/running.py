@@ -1,4 +1,4 @@
-"""`callgate` as a person or a supervisor runs it: a real process, its own state folder, its output in a file."""
+"""Runs `callgate` as a real process with its own state folder and its output in a file."""
 
 import asyncio
 import fcntl
@@ -18,11 +18,11 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLGATE = str(Path(sys.executable).with_name("callgate"))
-DEADLINE_S = 90.0  # for what takes a second or two on a machine that does nothing else
+DEADLINE_S = 90.0  # for actions that take a second or two on an idle machine
 
 
 def environment(state_dir: Path, **settings: str) -> dict[str, str]:
-    """The settings of these tests only, whatever the machine's are."""
+    """Returns an environment with only the given settings, without those of the machine."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CALLGATE_", "TWILIO_"))}
     return inherited | {"CALLGATE_STATE_DIR": str(state_dir)} | settings
 
@@ -30,7 +30,7 @@ def environment(state_dir: Path, **settings: str) -> dict[str, str]:
 def run(
     *arguments: str, environment: dict[str, str], standard_input: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Runs a command that ends by itself."""
     return subprocess.run(
         [CALLGATE, *arguments],
         env=environment,
@@ -44,24 +44,24 @@ def run(
 
 
 def failure(*arguments: str, environment: dict[str, str], standard_input: str = "") -> tuple[int, str]:
-    """Exit code and message of a command that is to fail, with nothing on standard output and one line on the other."""
+    """Returns the exit code and the message of a failing command, which must print exactly one line, on standard error."""
     finished = run(*arguments, environment=environment, standard_input=standard_input)
     assert finished.stdout == ""
     assert finished.stderr.count("\n") == 1, finished.stderr
     return finished.returncode, finished.stderr.rstrip("\n")
 
 
-def until(condition: Callable[[], bool], wanted: str) -> None:
-    """Wait for something that another process does."""
+def wait_until(condition: Callable[[], bool], wanted: str) -> None:
+    """Waits for an effect of another process."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, f"never came: {wanted}"
+        assert time.monotonic() < deadline, f"timed out: {wanted}"
         time.sleep(0.02)
 
 
 @dataclass
 class Process:
-    """A `callgate` that runs until it is told to end."""
+    """A `callgate` process that runs until it gets a signal."""
 
     popen: subprocess.Popen[bytes]
     file: Path
@@ -71,8 +71,8 @@ class Process:
         return self.file.read_text()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first match in what it has written; written to a file, so only what it has flushed."""
-        until(lambda: bool(re.search(pattern, self.output)) or self.popen.poll() is not None, pattern)
+        """Waits for the pattern in the output that the process has flushed, and returns the first match."""
+        wait_until(lambda: bool(re.search(pattern, self.output)) or self.popen.poll() is not None, pattern)
         found = re.search(pattern, self.output)
         assert found, f"ended with {self.popen.returncode} and without {pattern!r}:\n{self.output}"
         return found
@@ -97,7 +97,7 @@ def running(*arguments: str, environment: dict[str, str], file: Path) -> Iterato
 
 
 def state_of(state_dir: Path) -> dict[str, Any]:
-    """What a running `callgate dev` or `demo` tells the other commands."""
+    """Returns the state that a running `callgate dev` or `demo` publishes for other commands."""
     announced: dict[str, Any] = json.loads((state_dir / "dev.json").read_text())
     return announced
 
@@ -113,8 +113,8 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def assert_nothing_is_left(state_dir: Path, ports: list[int]) -> None:
-    """No listener, and no process of Postgres: each holds the state folder's lock for as long as it lives."""
+def assert_no_process_is_left(state_dir: Path, ports: list[int]) -> None:
+    """Checks that no port is in use and no process of Postgres runs. Each one holds the lock in the state folder."""
     with (state_dir / "postgres.lock").open() as lock:
 
         def lock_is_free() -> bool:
@@ -124,7 +124,7 @@ def assert_nothing_is_left(state_dir: Path, ports: list[int]) -> None:
                 return False
             return True
 
-        until(lock_is_free, "the end of Postgres")
+        wait_until(lock_is_free, "the end of Postgres")
     assert [port for port in ports if is_listening(port)] == []
 
 
@@ -136,8 +136,8 @@ def free_port() -> int:
 
 
 async def eventually(condition: Callable[[], bool], wanted: str) -> None:
-    """`until`, where this process has to go on serving."""
+    """Waits like `wait_until`, without blocking this process's event loop."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, f"never came: {wanted}"
+        assert time.monotonic() < deadline, f"timed out: {wanted}"
         await asyncio.sleep(0.02)

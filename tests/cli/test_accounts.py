@@ -1,4 +1,4 @@
-"""Credentials of one account can be told apart by when they were created and last used."""
+"""`accounts list` shows when each credential was created and last used."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def test_accounts_list_shows_when_each_credential_was_created_and_last_use
         )
         assert [row["last_used_at"] for row in await listed(tenant.id)] == [None, None]
         assert (await tenant.create()).status_code == 201
-    # A process writes once a minute, and when it ends.
+    # A process writes the times once a minute and when it ends.
     rows = {row["credential"]: row for row in await listed(tenant.id)}
     unused = rows.pop(str(second.id))
     (used,) = rows.values()

@@ -1,4 +1,4 @@
-"""`callgate demo`: what a newcomer runs first."""
+"""`callgate demo` places a call on a machine without any setup."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.cli.running import (
     CALLGATE,
     DEADLINE_S,
     Process,
-    assert_nothing_is_left,
+    assert_no_process_is_left,
     environment,
     ports_of,
     run,
@@ -28,18 +28,18 @@ API = r"API +(http://127\.0\.0\.1:(\d+))"
 
 
 @pytest.fixture(scope="module")
-def usual_port_is_taken() -> Iterator[None]:
+def default_port_in_use() -> Iterator[None]:
     with socket.socket() as taker:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # by somebody else, which is as good
+        with suppress(OSError):  # another process uses it, which serves as well
             taker.bind(("127.0.0.1", 8000))
             taker.listen()
         yield
 
 
 @pytest.fixture(scope="module")
-def demo(shared_state_dir: Path, usual_port_is_taken: None) -> Iterator[Process]:
-    """A demo that stays up."""
+def demo(shared_state_dir: Path, default_port_in_use: None) -> Iterator[Process]:
+    """A demo that keeps running."""
     with running("demo", environment=environment(shared_state_dir), file=shared_state_dir.parent / "output") as process:
         yield process
 
@@ -53,14 +53,14 @@ def once_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def once(once_state_dir: Path, demo: Process) -> Iterator[Process]:
-    """A demo that has ended by itself; started after the other, so that both calls go on at one time."""
+    """A demo with --once that has ended. It starts after the other one, so that both calls run at the same time."""
     arguments = ("demo", "--once", "--port", "0")
     with running(*arguments, environment=environment(once_state_dir), file=once_state_dir.parent / "output") as process:
         process.popen.wait(DEADLINE_S)
         yield process
 
 
-def test_once_shows_every_state_of_the_call_and_ends_with_its_record(once: Process) -> None:
+def test_once_prints_every_state_of_the_call_and_its_record(once: Process) -> None:
     assert once.popen.returncode == 0, once.output
     *shown, last = once.output.splitlines()
     states = re.findall(r"^ +[\d.]+ s +(\S+)", "\n".join(shown), flags=re.MULTILINE)
@@ -72,9 +72,7 @@ def test_once_shows_every_state_of_the_call_and_ends_with_its_record(once: Proce
     assert len(record["subresource_uris"]) == 9
 
 
-def test_a_later_start_finds_the_records_and_the_key_of_an_earlier_one(
-    once: Process, once_state_dir: Path, tmp_path: Path
-) -> None:
+def test_a_later_start_keeps_earlier_records_and_the_key(once: Process, once_state_dir: Path, tmp_path: Path) -> None:
     record = json.loads(once.output.splitlines()[-1])
     key = (once_state_dir / "demo_key").read_text().strip()
     with running("demo", "--port", "0", environment=environment(once_state_dir), file=tmp_path / "output") as again:
@@ -86,20 +84,20 @@ def test_a_later_start_finds_the_records_and_the_key_of_an_earlier_one(
     assert (once_state_dir / "demo_key").read_text().strip() == key
 
 
-def test_a_usual_port_that_is_taken_is_replaced_and_the_other_is_printed(demo: Process) -> None:
+def test_another_port_is_used_and_printed_if_the_default_is_in_use(demo: Process) -> None:
     found = demo.wait_for(API)
     assert found[2] != "8000"
     assert httpx.get(f"{found[1]}/livez").json() == {"status": "ok"}
     assert httpx.get(f"{found[1]}/docs").status_code == 200
 
 
-def test_the_printed_command_places_a_call_as_pasted(demo: Process) -> None:
+def test_the_printed_command_places_a_call(demo: Process) -> None:
     command = demo.wait_for(r"(?s)\n( +curl .+?)\n\nCtrl-C")[1]
     pasted = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert json.loads(pasted.stdout)["execution"] == "started"
 
 
-def test_a_second_demo_over_the_same_state_says_so_and_leaves_the_first_alone(demo: Process, shared_state_dir: Path) -> None:
+def test_a_second_demo_is_refused_and_does_not_affect_the_first(demo: Process, shared_state_dir: Path) -> None:
     url = demo.wait_for(API)[1]
     logged = (shared_state_dir / "demo.log").stat().st_size
     second = run("demo", environment=environment(shared_state_dir))
@@ -109,25 +107,25 @@ def test_a_second_demo_over_the_same_state_says_so_and_leaves_the_first_alone(de
     assert (shared_state_dir / "demo.log").stat().st_size >= logged > 0
 
 
-def test_ctrl_c_ends_all_of_it(demo: Process, shared_state_dir: Path) -> None:
+def test_ctrl_c_stops_all_processes(demo: Process, shared_state_dir: Path) -> None:
     demo.wait_for("Ctrl-C")
     ports = ports_of(shared_state_dir)
     assert len(ports) == 3
     assert demo.end(signal.SIGINT) == 0
     assert demo.output.endswith("Everything is stopped.\n")
-    assert_nothing_is_left(shared_state_dir, ports)
+    assert_no_process_is_left(shared_state_dir, ports)
     assert not (shared_state_dir / "dev.json").exists()
 
 
-def test_killed_it_leaves_nothing(once_state_dir: Path, tmp_path: Path) -> None:
+def test_a_killed_demo_leaves_no_process(once_state_dir: Path, tmp_path: Path) -> None:
     with running("demo", "--port", "0", environment=environment(once_state_dir), file=tmp_path / "output") as process:
         process.wait_for("queued")
         ports = ports_of(once_state_dir)
         process.end(signal.SIGKILL)
-    assert_nothing_is_left(once_state_dir, ports)
+    assert_no_process_is_left(once_state_dir, ports)
 
 
-def test_it_ends_with_the_make_that_started_it(once_state_dir: Path, tmp_path: Path) -> None:
+def test_demo_ends_when_its_make_process_ends(once_state_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "output"
     with file.open("wb") as output:
         parent = subprocess.Popen(
@@ -140,14 +138,14 @@ def test_it_ends_with_the_make_that_started_it(once_state_dir: Path, tmp_path: P
     ports = ports_of(once_state_dir)
     parent.kill()
     parent.wait()
-    assert_nothing_is_left(once_state_dir, ports)
+    assert_no_process_is_left(once_state_dir, ports)
 
 
-def test_once_that_is_told_to_end_before_has_failed(once_state_dir: Path, tmp_path: Path) -> None:
+def test_once_fails_if_it_is_stopped_early(once_state_dir: Path, tmp_path: Path) -> None:
     arguments = ("demo", "--once", "--port", "0")
     with running(*arguments, environment=environment(once_state_dir), file=tmp_path / "output") as process:
         process.wait_for("queued")
         ports = ports_of(once_state_dir)
         assert process.end(signal.SIGTERM) == 1
-    assert process.output.splitlines()[-1] == "callgate: ended before the call was completed and priced"
-    assert_nothing_is_left(once_state_dir, ports)
+    assert process.output.splitlines()[-1] == "callgate: stopped before the call was completed and priced"
+    assert_no_process_is_left(once_state_dir, ports)

@@ -1,4 +1,4 @@
-"""`callgate dev`, and the commands that work on its database while it runs."""
+"""`callgate dev` runs everything, and other commands use its database meanwhile."""
 
 import base64
 import json
@@ -19,7 +19,17 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from tests.cli.running import Process, assert_nothing_is_left, environment, failure, free_port, ports_of, run, running, state_of
+from tests.cli.running import (
+    Process,
+    assert_no_process_is_left,
+    environment,
+    failure,
+    free_port,
+    ports_of,
+    run,
+    running,
+    state_of,
+)
 
 ACCOUNT = f"AC{1:032x}"
 TOKEN = "planted-auth-token-0123456789abcdef"
@@ -36,91 +46,91 @@ def dev(shared_state_dir: Path) -> Iterator[Process]:
 
 
 @pytest.fixture
-def here(dev: Process, shared_state_dir: Path) -> dict[str, str]:
-    """What a shell in the same folder has: nothing but the folder."""
+def shell(dev: Process, shared_state_dir: Path) -> dict[str, str]:
+    """The environment of a shell in the same folder, without settings."""
     return environment(shared_state_dir)
 
 
-def told(*arguments: str, here: dict[str, str], standard_input: str = "") -> Any:
-    """What a command tells with --json."""
-    finished = run(*arguments, "--json", environment=here, standard_input=standard_input)
+def output_of(*arguments: str, shell: dict[str, str], standard_input: str = "") -> Any:
+    """Returns the JSON output of a command."""
+    finished = run(*arguments, "--json", environment=shell, standard_input=standard_input)
     assert (finished.returncode, finished.stderr) == (0, "")
     return json.loads(finished.stdout)
 
 
-def together(*commands: Callable[[], Result]) -> list[Result]:
-    """Commands whose order does not matter; each takes more than a second."""
+def run_concurrently(*commands: Callable[[], Result]) -> list[Result]:
+    """Runs commands concurrently, because each takes more than a second."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(lambda command: command(), commands))
 
 
 @dataclass(frozen=True)
-class Made:
+class Setup:
     account: dict[str, Any]
     key: dict[str, Any]
     http: httpx.Client
 
 
 @pytest.fixture(scope="module")
-def made(dev: Process, shared_state_dir: Path) -> Iterator[Made]:
-    """The tenant `support` with all that it takes to place a call, made on the command line."""
-    here = environment(shared_state_dir)
-    tenant = told("tenants", "create", "support", "--name", "Support & Co", here=here)
+def setup(dev: Process, shared_state_dir: Path) -> Iterator[Setup]:
+    """The tenant `support` with an account and a key, created with commands."""
+    shell = environment(shared_state_dir)
+    tenant = output_of("tenants", "create", "support", "--name", "Support & Co", shell=shell)
     assert (tenant["id"], tenant["name"], tenant["state"]) == ("support", "Support & Co", "active")
-    account, key = together(
-        lambda: told("accounts", "add", "support", "--account-sid", ACCOUNT, here=here | {"TWILIO_AUTH_TOKEN": TOKEN}),
-        lambda: told("keys", "create", "support", "--name", "crm", "--expires", "90d", here=here),
+    account, key = run_concurrently(
+        lambda: output_of("accounts", "add", "support", "--account-sid", ACCOUNT, shell=shell | {"TWILIO_AUTH_TOKEN": TOKEN}),
+        lambda: output_of("keys", "create", "support", "--name", "crm", "--expires", "90d", shell=shell),
     )
     headers = {"Authorization": f"Bearer {key['key']}"}
     with httpx.Client(base_url=state_of(shared_state_dir)["api_url"], headers=headers) as http:
-        yield Made(account, key, http)
+        yield Setup(account, key, http)
 
 
-def test_a_tenant_made_on_the_command_line_places_a_call_with_its_key(made: Made) -> None:
-    assert {"id", "key"} <= made.key.keys()
-    assert made.key["key"].startswith(made.key["id"])
-    lasts = datetime.fromisoformat(made.key["expires_at"]) - datetime.now(UTC)
+def test_a_tenant_created_by_commands_can_place_a_call(setup: Setup) -> None:
+    assert {"id", "key"} <= setup.key.keys()
+    assert setup.key["key"].startswith(setup.key["id"])
+    lasts = datetime.fromisoformat(setup.key["expires_at"]) - datetime.now(UTC)
     assert timedelta(days=89) < lasts <= timedelta(days=90)
-    created = made.http.post("/v1/calls", json=BASIC)
+    created = setup.http.post("/v1/calls", json=BASIC)
     assert (created.status_code, created.json()["execution"]) == (201, "started")
 
 
-def test_other_commands_judge_by_what_it_runs_with(made: Made, here: dict[str, str]) -> None:
-    """Not by the settings of their own shell, which has none: those lead to the real Twilio, and allow no loopback."""
-    findings, callbacks = together(
-        lambda: told("doctor", here=here),
-        lambda: told("tenants", "callbacks", "support", "--url", "http://127.0.0.1:9/progress", here=here),
+def test_other_commands_use_the_settings_of_the_running_dev(setup: Setup, shell: dict[str, str]) -> None:
+    """The default settings would use the real Twilio and refuse a loopback address."""
+    findings, callbacks = run_concurrently(
+        lambda: output_of("doctor", shell=shell),
+        lambda: output_of("tenants", "callbacks", "support", "--url", "http://127.0.0.1:9/progress", shell=shell),
     )
     (account,) = [finding for finding in findings if finding["check"].startswith("account ")]
     assert account["state"] == "ok"
     assert callbacks["url"] == "http://127.0.0.1:9/progress"
-    assert told("tenants", "callbacks", "support", "--clear", here=here)["url"] is None
+    assert output_of("tenants", "callbacks", "support", "--clear", shell=shell)["url"] is None
 
 
-def test_a_tenant_is_suspended_and_resumed(made: Made, here: dict[str, str]) -> None:
-    assert told("tenants", "suspend", "support", here=here)["state"] == "suspended"
-    assert made.http.post("/v1/calls", json=BASIC).status_code == 403
-    shown, (listed,) = together(
-        lambda: told("tenants", "show", "support", here=here), lambda: told("tenants", "list", here=here)
+def test_a_tenant_can_be_suspended_and_resumed(setup: Setup, shell: dict[str, str]) -> None:
+    assert output_of("tenants", "suspend", "support", shell=shell)["state"] == "suspended"
+    assert setup.http.post("/v1/calls", json=BASIC).status_code == 403
+    shown, (listed,) = run_concurrently(
+        lambda: output_of("tenants", "show", "support", shell=shell), lambda: output_of("tenants", "list", shell=shell)
     )
     assert shown == listed
     assert (shown["id"], shown["state"]) == ("support", "suspended")
-    assert told("tenants", "resume", "support", here=here)["state"] == "active"
-    assert made.http.post("/v1/calls", json=BASIC).status_code == 201
+    assert output_of("tenants", "resume", "support", shell=shell)["state"] == "active"
+    assert setup.http.post("/v1/calls", json=BASIC).status_code == 201
 
 
-def test_whom_a_tenants_calls_are_told_to_is_set_and_its_secret_is_shown_once(made: Made, here: dict[str, str]) -> None:
+def test_callback_defaults_can_be_set_and_the_secret_is_printed_once(setup: Setup, shell: dict[str, str]) -> None:
     configure = ("tenants", "callbacks", "support")
     url = "https://support.example.com/progress"
-    given = told(*configure, "--url", url, "--event", "ringing", "--event", "completed", "--format", "json", here=here)
+    given = output_of(*configure, "--url", url, "--event", "ringing", "--event", "completed", "--format", "json", shell=shell)
     assert (given["url"], given["events"], given["format"]) == (url, ["ringing", "completed"], "json")
-    made_secret, refused = together(
-        lambda: told("tenants", "callback-secret", "support", here=here),
-        lambda: failure(*configure, "--url", "http://169.254.169.254/", environment=here),
+    made_secret, refused = run_concurrently(
+        lambda: output_of("tenants", "callback-secret", "support", shell=shell),
+        lambda: failure(*configure, "--url", "http://169.254.169.254/", environment=shell),
     )
     assert len(base64.b64decode(made_secret["secret"].removeprefix("whsec_"))) == 32
     assert (refused[0], "url_address_refused" in refused[1]) == (1, True)
-    shown = run(*configure, "--clear", environment=here).stdout
+    shown = run(*configure, "--clear", environment=shell).stdout
     assert dict(line.split(maxsplit=1) for line in shown.splitlines()) == {
         "tenant": "support",
         "url": "-",
@@ -131,92 +141,96 @@ def test_whom_a_tenants_calls_are_told_to_is_set_and_its_secret_is_shown_once(ma
     }
 
 
-def test_credentials_come_from_the_environment_or_standard_input_and_are_never_shown(made: Made, here: dict[str, str]) -> None:
+def test_credentials_come_from_the_environment_or_standard_input_and_are_never_printed(
+    setup: Setup, shell: dict[str, str]
+) -> None:
     key_sid = "SK" + "b" * 32
     add = ("accounts", "add", "support", "--account-sid", ACCOUNT)
     dublin = "https://api.dublin.ie1.twilio.com"
-    second, third = together(
-        lambda: told(*add, "--key-sid", key_sid, here=here | {"TWILIO_API_SECRET": TOKEN}),
-        lambda: told(*add, "--base-url", dublin, here=here, standard_input=f"{TOKEN}\n"),
+    second, third = run_concurrently(
+        lambda: output_of(*add, "--key-sid", key_sid, shell=shell | {"TWILIO_API_SECRET": TOKEN}),
+        lambda: output_of(*add, "--base-url", dublin, shell=shell, standard_input=f"{TOKEN}\n"),
     )
-    assert [each["username"] for each in (made.account, second, third)] == [ACCOUNT, key_sid, ACCOUNT]
-    assert [each["kind"] for each in (made.account, second, third)] == ["auth_token", "api_key", "auth_token"]
-    assert told("accounts", "revoke", "support", third["credential"], here=here)["revoked_at"]
-    listed = run("accounts", "list", "support", environment=here).stdout
+    assert [each["username"] for each in (setup.account, second, third)] == [ACCOUNT, key_sid, ACCOUNT]
+    assert [each["kind"] for each in (setup.account, second, third)] == ["auth_token", "api_key", "auth_token"]
+    assert output_of("accounts", "revoke", "support", third["credential"], shell=shell)["revoked_at"]
+    listed = run("accounts", "list", "support", environment=shell).stdout
     assert third["credential"] not in listed
     assert listed.count(dublin) == 2, "of the account, so told with each of its credentials"
-    assert TOKEN not in listed + json.dumps([made.account, second, third])
+    assert TOKEN not in listed + json.dumps([setup.account, second, third])
 
 
-def test_a_revoked_key_is_refused_and_lists_show_no_key(made: Made, here: dict[str, str]) -> None:
-    shown, revoked = together(
-        lambda: run("keys", "create", "support", environment=here).stdout,
-        lambda: told("keys", "revoke", made.key["id"], here=here),
+def test_a_revoked_key_is_refused_and_lists_show_no_key(setup: Setup, shell: dict[str, str]) -> None:
+    shown, revoked = run_concurrently(
+        lambda: run("keys", "create", "support", environment=shell).stdout,
+        lambda: output_of("keys", "revoke", setup.key["id"], shell=shell),
     )
     other = re.search(r"^key +(cgk_\S+)$", shown, flags=re.MULTILINE)
     assert other
     assert revoked["state"] == "revoked"
-    assert made.http.post("/v1/calls", json=BASIC).status_code == 401
-    table = run("keys", "list", "support", environment=here).stdout
+    assert setup.http.post("/v1/calls", json=BASIC).status_code == 401
+    table = run("keys", "list", "support", environment=shell).stdout
     head, *rows = table.splitlines()
     assert head.split() == ["ID", "NAME", "STATE", "CREATED_AT", "EXPIRES_AT"]
     assert {(row.split()[0], row.split()[2]) for row in rows} == {
-        (made.key["id"], "revoked"),
+        (setup.key["id"], "revoked"),
         ("_".join(other[1].split("_")[:2]), "active"),
     }
     assert other[1] not in table
-    assert made.key["key"] not in table
+    assert setup.key["key"] not in table
 
 
-def test_a_key_in_twilios_format_is_alone_on_standard_output_and_works(made: Made, here: dict[str, str]) -> None:
+def test_a_key_in_twilios_format_is_alone_on_standard_output_and_works(setup: Setup, shell: dict[str, str]) -> None:
     """Clients with a rule for Twilio's auth tokens demand 32 lower-case hexadecimal digits."""
-    created = run("keys", "create", "support", "--format", "twilio", "--name", "apprise", environment=here)
+    created = run("keys", "create", "support", "--format", "twilio", "--name", "apprise", environment=shell)
     assert re.fullmatch(r"[0-9a-f]{32}\n", created.stdout)
     key = created.stdout.strip()
     id_ = dict(line.split(maxsplit=1) for line in created.stderr.splitlines() if line)["id"]
     assert re.fullmatch(r"cgk_[0-9a-f]{12}", id_)
     calls = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
-    with httpx.Client(base_url=made.http.base_url) as http:
+    with httpx.Client(base_url=setup.http.base_url) as http:
         for user in (ACCOUNT, id_):
             assert http.get(calls, auth=(user, key)).status_code == 200
         assert http.get("/v1/calls", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert http.get(calls, auth=(ACCOUNT, key[:-1] + ("0" if key[-1] != "0" else "1"))).status_code == 401
-        listed = run("keys", "list", "support", environment=here).stdout
+        listed = run("keys", "list", "support", environment=shell).stdout
         assert (id_ in listed, key in listed, key[:12] in listed) == (True, False, False)
-        assert told("keys", "revoke", id_, here=here)["state"] == "revoked"
+        assert output_of("keys", "revoke", id_, shell=shell)["state"] == "revoked"
         assert http.get(calls, auth=(ACCOUNT, key)).status_code == 401
-    as_json = told("keys", "create", "support", "--format", "twilio", here=here)
+    as_json = output_of("keys", "create", "support", "--format", "twilio", shell=shell)
     assert re.fullmatch(r"[0-9a-f]{32}", as_json["key"])
 
 
-def test_a_base_url_with_the_apis_version_is_what_twilio_documents(made: Made, here: dict[str, str]) -> None:
+def test_a_base_url_may_end_with_the_api_version(setup: Setup, shell: dict[str, str]) -> None:
     add = ("accounts", "add", "support", "--account-sid", "AC" + "7" * 32, "--base-url")
-    told(*add, "https://api.dublin.ie1.twilio.com/2010-04-01/", here=here | {"TWILIO_AUTH_TOKEN": TOKEN})
-    listed = told("accounts", "list", "support", here=here)
+    output_of(*add, "https://api.dublin.ie1.twilio.com/2010-04-01/", shell=shell | {"TWILIO_AUTH_TOKEN": TOKEN})
+    listed = output_of("accounts", "list", "support", shell=shell)
     assert "https://api.dublin.ie1.twilio.com" in {account["base_url"] for account in listed}
 
 
-def test_what_cannot_be_done_is_told_in_one_line_that_says_what_to_do(here: dict[str, str]) -> None:
+def test_failures_are_reported_in_one_line_with_advice(shell: dict[str, str]) -> None:
     wrong = {
         ("tenants", "show", "nobody"): "callgate: there is no tenant nobody: see `callgate tenants list`",
         ("keys", "revoke", "cgk_0"): "callgate: there is no key cgk_0: see `callgate keys list TENANT`",
         ("accounts", "add", "nobody", "--account-sid", ACCOUNT): (
-            "callgate: no secret was given: set TWILIO_AUTH_TOKEN, or write it to standard input"
+            "callgate: no secret was given: set TWILIO_AUTH_TOKEN or pass the secret on standard input"
         ),
     }
-    assert together(*(partial(failure, *arguments, environment=here) for arguments in wrong)) == [
+    assert run_concurrently(*(partial(failure, *arguments, environment=shell) for arguments in wrong)) == [
         (1, message) for message in wrong.values()
     ]
 
 
-def test_a_second_dev_over_the_same_state_is_refused_and_so_is_clean(here: dict[str, str], shared_state_dir: Path) -> None:
-    for code, message in together(partial(failure, "dev", environment=here), partial(failure, "clean", environment=here)):
+def test_a_second_dev_and_clean_are_refused_while_dev_runs(shell: dict[str, str], shared_state_dir: Path) -> None:
+    for code, message in run_concurrently(
+        partial(failure, "dev", environment=shell), partial(failure, "clean", environment=shell)
+    ):
         assert code == 1
         assert re.fullmatch(r"callgate: (process \d+ uses|`callgate dev` or `demo` runs over) .+: stop it first\.?", message)
     assert (shared_state_dir / "secret_key").exists()
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_refused(
+def test_a_requested_port_that_is_in_use_is_refused(
     dev: Process, shared_state_dir: Path, state_dir: Path, database_url: str
 ) -> None:
     taken = str(ports_of(shared_state_dir)[0])
@@ -227,18 +241,18 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused(
     )
 
 
-def test_its_servers_keep_idle_connections_for_longer_than_clients_do(dev: Process, shared_state_dir: Path) -> None:
+def test_servers_keep_idle_connections_longer_than_clients_do(dev: Process, shared_state_dir: Path) -> None:
     api, simulator, _ = ports_of(shared_state_dir)
     with closing(HTTPConnection("127.0.0.1", api)) as to_api, closing(HTTPConnection("127.0.0.1", simulator)) as to_simulator:
         for connection, path in ((to_api, "/livez"), (to_simulator, "/_simulator/faults")):
             connection.request("GET", path)
             assert connection.getresponse().read()
-        time.sleep(5.5)  # uvicorn's own default, and many a client's, is 5 s
+        time.sleep(5.5)  # the default of uvicorn and of many clients is 5 s
         for connection in (to_api, to_simulator):
             assert select([connection.sock], [], [], 0)[0] == [], "the server has closed it"
 
 
-def test_a_configured_database_is_used_and_found_while_dev_runs(
+def test_a_configured_database_is_used_by_dev_and_by_other_commands(
     state_dir: Path, tmp_path: Path, empty_database_url: str
 ) -> None:
     configured = environment(state_dir, CALLGATE_DATABASE_URL=empty_database_url)
@@ -247,7 +261,7 @@ def test_a_configured_database_is_used_and_found_while_dev_runs(
         process.wait_for("Ctrl-C")
         assert "the one of CALLGATE_DATABASE_URL" in process.output
         assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-        assert told("tenants", "list", here=environment(state_dir)) == []
+        assert output_of("tenants", "list", shell=environment(state_dir)) == []
         process.end(signal.SIGKILL)
     assert not (state_dir / "postgres").exists()
     assert (state_dir / "dev.json").exists(), "what it leaves behind misleads nobody:"
@@ -256,16 +270,16 @@ def test_a_configured_database_is_used_and_found_while_dev_runs(
     assert "CALLGATE_DATABASE_URL is not set" in message
 
 
-def test_a_state_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, message = failure("dev", environment=environment(tmp_path / "file" / "state"))
     assert code == 1
     assert "CALLGATE_STATE_DIR" in message
 
 
-def test_ctrl_c_ends_dev_and_clean_then_removes_everything(dev: Process, shared_state_dir: Path) -> None:
+def test_ctrl_c_stops_dev_and_clean_then_removes_everything(dev: Process, shared_state_dir: Path) -> None:
     ports = ports_of(shared_state_dir)
     assert dev.end(signal.SIGINT) == 0
-    assert_nothing_is_left(shared_state_dir, ports)
+    assert_no_process_is_left(shared_state_dir, ports)
     assert run("clean", environment=environment(shared_state_dir)).returncode == 0
     assert not shared_state_dir.exists()

@@ -1,4 +1,4 @@
-"""`callgate doctor` finds what would keep Callgate from working, says what to do, and changes nothing."""
+"""`callgate doctor` finds problems, says how to fix them, and changes nothing."""
 
 import asyncio
 import json
@@ -23,12 +23,12 @@ from tests.support.gateway import SECRET_KEY, Gateway, settings_for
 from tests.support.upstream import answer, error, refused_url, running_upstream
 
 PUBLIC_URL = "https://calls.example.com"
-NOWHERE = refused_url().replace("http://", "postgresql+asyncpg://callgate:planted@") + "/callgate"
+UNREACHABLE_DATABASE = refused_url().replace("http://", "postgresql+asyncpg://callgate:planted@") + "/callgate"
 LISTED = answer(200, {"calls": [], "next_page_uri": None})
 
 
-async def examined(settings: Settings) -> dict[str, list[CheckResult]]:
-    """The findings by check."""
+async def examine_by_check(settings: Settings) -> dict[str, list[CheckResult]]:
+    """Returns the results by check."""
     results: dict[str, list[CheckResult]] = {}
     for result in await examine(settings):
         assert result.do or result.state in ("ok", "not checked"), result
@@ -37,34 +37,34 @@ async def examined(settings: Settings) -> dict[str, list[CheckResult]]:
 
 
 def settings(database_url: str, **values: Any) -> Settings:
-    """As they should be: with a public URL, and drained for longer than a request may take."""
+    """Correct settings: with a public URL, and a drain timeout longer than the request budget."""
     return settings_for(database_url, public_url=PUBLIC_URL, twilio_base_url="https://api.twilio.com", **values)
 
 
-def ended(tmp_path: Path, *options: str, **values: str) -> tuple[int, str]:
-    """Exit code and output of the command itself."""
+def run_doctor(tmp_path: Path, *options: str, **values: str) -> tuple[int, str]:
+    """Returns the exit code and the output of the command."""
     process = run("doctor", *options, environment=environment(tmp_path, **values))
     assert process.stderr == ""
     return process.returncode, process.stdout
 
 
-async def test_where_everything_is_right_it_says_so(gateway: Gateway, database_url: str) -> None:
+async def test_a_correct_installation_has_only_ok_results(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(LISTED) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.http.aclose()
         async with gateway.database.begin() as session:
             await record_heartbeat(session, uuid7(), version="")
-        results = await examined(settings(database_url))
+        results = await examine_by_check(settings(database_url))
         (asked,) = upstream.received
     assert (asked.method, asked.path) == ("GET", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json?PageSize=1")
     assert asked.credentials == (tenant.account_sid, tenant.auth_token)
-    del results["durability"]  # the tests' own server flushes nothing
+    del results["durability"]  # the test server does not flush commits
     assert {result.state for rows in results.values() for result in rows} == {"ok"}
     account = f"account {tenant.account_sid} of {tenant.id}"
     assert results.keys() == {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
 
 
-async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+async def test_problems_are_reported_with_a_remedy(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
     async with running_upstream(error(401, 20003)) as upstream:
         refused = await gateway.add_tenant(upstream.url)
         away = await gateway.add_tenant(refused_url())
@@ -77,9 +77,9 @@ async def test_what_is_wrong_is_named_with_what_to_do(gateway: Gateway, database
             await session.execute(
                 text("UPDATE twilio_credential SET sealed_secret = '\\x01' WHERE username = :sid"), {"sid": key_sid}
             )
-        results = await examined(settings(database_url, drain_timeout=1, log_pii=True))
+        results = await examine_by_check(settings(database_url, drain_timeout=1, log_pii=True))
         named = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY}
-        code, table = await asyncio.to_thread(ended, tmp_path, **named, CALLGATE_PUBLIC_URL="http://callgate.default.svc")
+        code, table = await asyncio.to_thread(run_doctor, tmp_path, **named, CALLGATE_PUBLIC_URL="http://callgate.default.svc")
     assert code == 1
     assert "planted" not in table + str(results)
     assert table.split()[:4] == ["STATE", "CHECK", "FOUND", "DO"]
@@ -102,16 +102,16 @@ async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_ur
     date = formatdate(time.time() + ahead_s, usegmt=True)
     async with running_upstream(answer(200, {"calls": []}, headers={"Date": date})) as upstream:
         await gateway.add_tenant(upstream.url)
-        results = await examined(settings(database_url, twilio_connect_timeout=0.2))
+        results = await examine_by_check(settings(database_url, twilio_connect_timeout=0.2))
     (result,) = [one for one in results["clocks"] if "Twilio's" in one.found]
     assert result.state == state
 
 
-async def test_a_server_that_may_lose_commits_is_told(tmp_path: Path) -> None:
+async def test_a_server_that_may_lose_commits_is_a_warning(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "durable") as postgres:
 
         async def durability() -> list[tuple[str, str]]:
-            results = await examined(settings(postgres.url))
+            results = await examine_by_check(settings(postgres.url))
             return [(result.state, result.found) for result in results["durability"]]
 
         assert await durability() == [("ok", "commits are flushed (synchronous_commit is on)")]
@@ -132,37 +132,37 @@ async def test_a_server_that_may_lose_commits_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
-    """As the tests' own."""
+    """The test server is such a server."""
     database = Database(database_url, pool_size=1)
     flushes = (await database.server()).fsync
     await database.close()
     if flushes:
         pytest.skip("it does")
-    results = await examined(settings(database_url))
+    results = await examine_by_check(settings(database_url))
     assert results["durability"][0].state == "wrong"
     assert results["durability"][0].found.startswith("fsync is off")
 
 
-async def test_a_schema_that_is_missing_is_told_and_nothing_of_it_is_read(empty_database_url: str) -> None:
-    results = await examined(settings(empty_database_url))
+async def test_a_missing_schema_is_wrong_and_later_checks_are_skipped(empty_database_url: str) -> None:
+    results = await examine_by_check(settings(empty_database_url))
     assert (results["schema"][0].state, results["schema"][0].do) == ("wrong", "run `callgate migrate`")
     assert results["keys, accounts"][0].state == "not checked"
 
 
 @pytest.mark.parametrize(("revision", "state"), [("0001", "wrong"), ("of the next version", "ok")])
-async def test_a_schema_of_before_is_wrong_and_one_to_come_is_not(
+async def test_an_older_schema_is_wrong_and_a_newer_one_is_ok(
     gateway: Gateway, database_url: str, revision: str, state: str
 ) -> None:
     async with gateway.database.begin() as session:
         now = await session.scalar(text("SELECT version_num FROM alembic_version"))
         await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
-    results = await examined(settings(database_url, twilio_connect_timeout=0.2))
+    results = await examine_by_check(settings(database_url, twilio_connect_timeout=0.2))
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": now})
     assert results["schema"][0].state == state
 
 
-async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, database_url: str) -> None:
+async def test_a_creation_pending_for_long_means_that_no_worker_runs(gateway: Gateway, database_url: str) -> None:
     async with running_upstream(answer(201, {"sid": "CA" + "9" * 32})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create()
@@ -170,7 +170,7 @@ async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, data
         await session.execute(
             text("UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '1 hour'")
         )
-    results = await examined(settings(database_url))
+    results = await examine_by_check(settings(database_url))
     assert (results["worker"][0].state, results["worker"][0].do) == ("wrong", "run `callgate worker`")
 
 
@@ -187,19 +187,19 @@ async def test_no_worker_is_noticed_by_what_stays_pending(gateway: Gateway, data
         ("https://calls.example.com/voice:8443", "ok"),
     ],
 )
-async def test_the_public_url_is_judged_by_its_looks(url: str | None, state: str) -> None:
-    results = await examined(settings_for(NOWHERE, public_url=url))
+async def test_the_public_url_is_checked_by_its_form(url: str | None, state: str) -> None:
+    results = await examine_by_check(settings_for(UNREACHABLE_DATABASE, public_url=url))
     assert results["public URL"][0].state == state
 
 
-async def test_a_database_that_cannot_be_reached_ends_it() -> None:
-    results = await examined(settings(NOWHERE))
+async def test_an_unreachable_database_is_wrong() -> None:
+    results = await examine_by_check(settings(UNREACHABLE_DATABASE))
     assert results["database"][0].state == "wrong"
     assert "planted" not in str(results)
 
 
-async def test_settings_that_cannot_be_read_are_a_finding_too(tmp_path: Path) -> None:
-    code, found = await asyncio.to_thread(ended, tmp_path, "--json", CALLGATE_SECRET_KEYS="short")
+async def test_invalid_settings_are_wrong(tmp_path: Path) -> None:
+    code, found = await asyncio.to_thread(run_doctor, tmp_path, "--json", CALLGATE_SECRET_KEYS="short")
     (result,) = json.loads(found)
     assert (code, result["state"], result["check"]) == (1, "wrong", "settings")
     assert "CALLGATE_SECRET_KEYS" in result["found"]

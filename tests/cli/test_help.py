@@ -1,4 +1,4 @@
-"""What each command says of itself, and how it refuses to be used wrongly. In this process: nothing is run."""
+"""Every command has help and refuses wrong usage. The tests parse arguments only and run no command."""
 
 from collections.abc import Iterator
 
@@ -21,13 +21,13 @@ def commands(group: TyperGroup, path: str) -> Iterator[tuple[str, TyperCommand]]
 
 callgate = get_command(app)
 assert isinstance(callgate, TyperGroup)
-ALL = dict(commands(callgate, "callgate"))
-TELLING = [name for name in ALL if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor")]
+COMMANDS = dict(commands(callgate, "callgate"))
+COMMANDS_WITH_OUTPUT = [name for name in COMMANDS if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor")]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_command_says_what_it_does_and_what_each_of_its_options_means(name: str) -> None:
-    command = ALL[name]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name: str) -> None:
+    command = COMMANDS[name]
     assert command.help
     assert command.get_short_help_str().endswith("."), "the first sentence fits into the list of commands"
     for parameter in command.params:
@@ -35,9 +35,9 @@ def test_a_command_says_what_it_does_and_what_each_of_its_options_means(name: st
         assert parameter.help, parameter.name
 
 
-@pytest.mark.parametrize("name", TELLING)
-def test_a_command_that_tells_something_tells_it_as_json_too(name: str) -> None:
-    assert "as_json" in {parameter.name for parameter in ALL[name].params}
+@pytest.mark.parametrize("name", COMMANDS_WITH_OUTPUT)
+def test_commands_with_output_can_print_json(name: str) -> None:
+    assert "as_json" in {parameter.name for parameter in COMMANDS[name].params}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`callgate serve`, `worker` and `migrate` as Kubernetes runs them, and what becomes of a call when one of them is killed."""
+"""`callgate serve`, `worker` and `migrate` work as Kubernetes runs them, and no call is lost when one is killed."""
 
 import asyncio
 import signal
@@ -19,14 +19,14 @@ from app.calls.models import Call
 from app.database.engine import Database
 from app.healthcheck import url_for
 from app.revisions import head
-from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, until
+from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, wait_until
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
 
 @contextmanager
 def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
-    """`callgate serve` and its address; what it answers is up to the caller to wait for."""
+    """Runs `callgate serve` and returns its URL. The caller waits until it responds."""
     port = free_port()
     configured = environment(
         tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
@@ -36,8 +36,8 @@ def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tupl
         yield process, f"http://127.0.0.1:{port}"
 
 
-async def dialled(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
-    """A creation that the process at `url` has sent to Twilio, and that waits for Twilio's answer."""
+async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
+    """Starts a creation and returns it when the process at `url` has sent it to Twilio and waits for the response."""
 
     async def create() -> httpx.Response:
         headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key}
@@ -49,8 +49,8 @@ async def dialled(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asy
     return task
 
 
-async def stored(gateway: Gateway) -> Call:
-    """The newest call, as the database has it."""
+async def newest_call(gateway: Gateway) -> Call:
+    """Returns the newest call in the database."""
     async with gateway.database.begin() as session:
         found = await session.execute(text("SELECT id FROM call ORDER BY id DESC LIMIT 1"))
         call = await session.get(Call, found.scalar_one())
@@ -64,15 +64,15 @@ async def test_a_creation_whose_process_is_killed_becomes_unknown_and_is_not_dia
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         with serving(tmp_path, database_url) as (process, url):
-            creating = await dialled(upstream, url, tenant, "k")
+            creating = await start_dialled_creation(upstream, url, tenant, "k")
             process.end(signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
                 await creating
-        call = await stored(gateway)
+        call = await newest_call(gateway)
         assert (call.execution, call.sid) == ("pending", None)
         retried = await tenant.create("k")
         assert (retried.status_code, retried.json()["call_id"]) == (409, str(call.id))
-        async with gateway.database.begin() as session:  # as if its budget had passed
+        async with gateway.database.begin() as session:  # its budget has passed
             await session.execute(text("UPDATE call SET pending_since = pending_since - interval '1 hour'"))
 
         configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
@@ -86,13 +86,13 @@ async def test_a_creation_whose_process_is_killed_becomes_unknown_and_is_not_dia
     assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
 
 
-async def test_a_process_that_is_told_to_end_first_commits_and_tells_what_it_has_begun(
+async def test_a_stopping_process_commits_and_answers_requests_in_progress(
     gateway: Gateway, database_url: str, tmp_path: Path
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         with serving(tmp_path, database_url) as (process, url):
-            creating = await dialled(upstream, url, tenant, "k")
+            creating = await start_dialled_creation(upstream, url, tenant, "k")
             process.popen.send_signal(signal.SIGTERM)
             await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
             assert process.popen.poll() is None
@@ -100,60 +100,58 @@ async def test_a_process_that_is_told_to_end_first_commits_and_tells_what_it_has
             answer = await creating
             await eventually(lambda: process.popen.poll() is not None, "the end of the process")
         assert (answer.status_code, answer.json()["execution"]) == (201, "started")
-        call = await stored(gateway)
+        call = await newest_call(gateway)
         assert (call.execution, call.sid) == ("started", answer.json()["sid"])
         assert len(upstream.posts) == 1
 
 
-async def test_a_caller_that_hangs_up_does_not_cancel_the_dial_even_of_a_process_that_ends(
+async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_process(
     gateway: Gateway, database_url: str, tmp_path: Path
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         with serving(tmp_path, database_url) as (process, url):
-            creating = await dialled(upstream, url, tenant, "k")
+            creating = await start_dialled_creation(upstream, url, tenant, "k")
             creating.cancel()
             await asyncio.wait([creating])
             process.popen.send_signal(signal.SIGTERM)
             await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
             upstream.released.set()
             await eventually(lambda: process.popen.poll() is not None, "the end of the process")
-        call = await stored(gateway)
+        call = await newest_call(gateway)
         assert call.execution == "started"
         assert len(upstream.posts) == 1
 
 
-def test_a_process_that_lingers_lets_go_of_its_connections_and_ends_at_the_second_word(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_a_stopping_process_closes_connections_and_ends_at_the_second_signal(database_url: str, tmp_path: Path) -> None:
     with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), httpx.Client(base_url=url) as http:
         assert "connection" not in http.get("/livez").headers
         process.popen.send_signal(signal.SIGTERM)
         process.wait_for("leaving")
-        for _ in range(2):  # on the connection that was kept, then on a new one
+        for _ in range(2):  # on the open connection, then on a new one
             answer = http.get("/livez")
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         process.end(signal.SIGTERM)
         assert "Application shutdown complete" in process.output
 
 
-def test_a_migration_that_fails_fails_its_job(tmp_path: Path, empty_database_url: str) -> None:
+def test_a_failed_migration_has_a_nonzero_exit_code(tmp_path: Path, empty_database_url: str) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url)
     assert run("migrate", environment=configured).returncode == 0
 
-    async def forget() -> None:
+    async def reset_revision() -> None:
         database = Database(empty_database_url, pool_size=1)
         async with database.begin() as session:
             await session.execute(text("DELETE FROM alembic_version"))
         await database.close()
 
-    asyncio.run(forget())
+    asyncio.run(reset_revision())
     code, message = failure("migrate", environment=configured)
     assert code == 1
     assert message.startswith("callgate: the migration failed: ")
 
 
-def test_without_a_database_it_starts_and_starts_no_call(tmp_path: Path) -> None:
+def test_serve_starts_without_a_database_and_places_no_call(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     with serving(tmp_path, unreachable) as (process, url):
         assert httpx.get(f"{url}/livez").status_code == 200
@@ -171,7 +169,7 @@ def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_pat
         with httpx.Client() as http:
             refused = http.send(creation)
             assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
-            for _ in range(2):  # it is safe to repeat
+            for _ in range(2):  # repeating is safe
                 migrated = run("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url))
                 assert (migrated.returncode, migrated.stderr) == (0, "")
             assert http.send(creation).status_code == 401
@@ -182,11 +180,11 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     asked = ["healthcheck", f"http://127.0.0.1:{port}/livez"]
     with running("worker", "--ops-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
-        until(lambda: run(*asked, environment=configured).returncode == 0, "a good answer")
+        wait_until(lambda: run(*asked, environment=configured).returncode == 0, "a good answer")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            until(lambda: http.get("/readyz").json()["status"] == "ok", "readiness")
+            wait_until(lambda: http.get("/readyz").json()["status"] == "ok", "readiness")
             counted = http.get("/metrics").text
-        worker.popen.send_signal(signal.SIGSTOP)  # one that hangs
+        worker.popen.send_signal(signal.SIGSTOP)  # simulates a worker that hangs
         hanging = run(*asked, environment=configured)
         worker.popen.send_signal(signal.SIGCONT)
         assert worker.end(signal.SIGTERM) == 0
@@ -194,16 +192,16 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
     assert (hanging.returncode, hanging.stderr) == (1, f"no answer from {asked[1]} (timed out)\n")
 
 
-def test_a_healthcheck_tells_an_answer_that_is_no_good_one(tmp_path: Path) -> None:
+def test_a_healthcheck_reports_an_error_response(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     with serving(tmp_path, unreachable) as (_, url):
         configured = environment(tmp_path)
-        until(lambda: run("healthcheck", f"{url}/livez", environment=configured).returncode == 0, "a good answer")
+        wait_until(lambda: run("healthcheck", f"{url}/livez", environment=configured).returncode == 0, "a good answer")
         unready = f"{url}/readyz answers 503\n"
-        until(lambda: run("healthcheck", f"{url}/readyz", environment=configured).stderr == unready, "a bad one")
+        wait_until(lambda: run("healthcheck", f"{url}/readyz", environment=configured).stderr == unready, "a bad one")
 
 
-def test_a_healthcheck_is_cheap_enough_to_be_asked_every_few_seconds(tmp_path: Path) -> None:
+def test_a_healthcheck_imports_little(tmp_path: Path) -> None:
     listed = "import sys, runpy; sys.argv[1:] = ['healthcheck', 'http://127.0.0.1:1/']\n"
     listed += "try: runpy.run_module('app', run_name='__main__')\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True).stdout.split()
@@ -211,7 +209,7 @@ def test_a_healthcheck_is_cheap_enough_to_be_asked_every_few_seconds(tmp_path: P
     assert not {"app.cli", "app.settings", "fastapi", "pydantic", "sqlalchemy", "typer"} & set(loaded)
 
 
-def test_the_api_starts_without_what_only_a_migration_needs() -> None:
+def test_the_api_does_not_import_alembic() -> None:
     program = [sys.executable, "-c", "import sys, app.main; print(*sys.modules)"]
     loaded = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
     assert "app.main" in loaded
@@ -219,14 +217,14 @@ def test_the_api_starts_without_what_only_a_migration_needs() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_without_settings_a_process_names_all_that_is_missing(tmp_path: Path, command: str) -> None:
+def test_a_process_names_all_missing_settings(tmp_path: Path, command: str) -> None:
     code, message = failure(command, environment=environment(tmp_path))
     assert code == 2
     assert "CALLGATE_DATABASE_URL" in message
     assert "CALLGATE_SECRET_KEYS" in message
 
 
-def test_a_database_that_cannot_be_reached_is_told_in_one_line_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_reported_in_one_line_without_its_password(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     code, message = failure("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=unreachable))
     assert code == 1
@@ -234,7 +232,7 @@ def test_a_database_that_cannot_be_reached_is_told_in_one_line_without_its_passw
     assert "planted" not in message
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, database_url: str) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path, database_url: str) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     with socket.create_server(("127.0.0.1", 0)) as taker:
         taken = str(taker.getsockname()[1])
@@ -257,15 +255,15 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, database_url: 
         ("", "http://127.0.0.1:8000/livez"),
     ],
 )
-def test_a_healthcheck_asks_what_the_role_of_its_container_answers(command: str, url: str | None) -> None:
+def test_a_healthcheck_requests_the_url_of_its_containers_role(command: str, url: str | None) -> None:
     assert url_for(command.split()) == url
 
 
-def test_a_healthcheck_asks_a_worker_at_the_port_of_its_settings() -> None:
+def test_a_healthcheck_requests_a_worker_at_its_configured_port() -> None:
     assert url_for(["/opt/callgate/bin/callgate", "worker"], "9000") == "http://127.0.0.1:9000/livez"
 
 
-def test_an_older_version_leaves_a_newer_schema_as_it_is(empty_database_url: str, tmp_path: Path) -> None:
+def test_an_older_version_leaves_a_newer_schema_unchanged(empty_database_url: str, tmp_path: Path) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url)
     first = run("migrate", environment=configured)
     assert (first.returncode, first.stdout) == (0, "The schema is up to date.\n")
@@ -278,5 +276,5 @@ def test_an_older_version_leaves_a_newer_schema_as_it_is(empty_database_url: str
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
 
 
-def test_the_version_names_the_schema_too(tmp_path: Path) -> None:
+def test_the_version_includes_the_schema_revision(tmp_path: Path) -> None:
     assert run("--version", environment=environment(tmp_path)).stdout == f"callgate {__version__}, schema {head()}\n"

@@ -1,4 +1,4 @@
-"""A key is replaced while everything stays readable, and the operator is told when the old one may go."""
+"""Keys can be rotated without losing secrets, and the status shows when the old key can be removed."""
 
 import asyncio
 import base64
@@ -19,15 +19,15 @@ from tests.support.upstream import created, running_upstream
 
 OLD = SECRET_KEY
 NEW = base64.b64encode(bytes(range(32))).decode()
-LOST = base64.b64encode(bytes(range(1, 33))).decode()
+UNKNOWN = base64.b64encode(bytes(range(1, 33))).decode()
 
 
 def keyring(*keys: str) -> Keyring:
     return Keyring([base64.b64decode(key) for key in keys])
 
 
-async def secrets(command: str, database_url: str, tmp_path: Path, *keys: str) -> tuple[int, Any]:
-    """Exit code and answer of the command itself."""
+async def run_secrets(command: str, database_url: str, tmp_path: Path, *keys: str) -> tuple[int, Any]:
+    """Returns the exit code and the JSON output of the command."""
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=",".join(keys))
     ended = await asyncio.to_thread(run, "secrets", command, "--json", environment=configured)
     assert ended.stderr == ""
@@ -50,10 +50,10 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
                 tenant.id, account_sid=f"AC{number:032d}", secret=secret, key_sid=None, base_url=None
             )
 
-        assert await secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
+        assert await run_secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
         rotation = Rotation(gateway.database, keyring(NEW, OLD))
         assert await rotation.reseal() == ResealResult(0, [])
-        _, status = await secrets("status", database_url, tmp_path, NEW, OLD)
+        _, status = await run_secrets("status", database_url, tmp_path, NEW, OLD)
         assert status == [
             {"key": new, "state": "newest", "secrets": 5, "api_keys": 0, "calls": 0, "may_go": "no"},
             {"key": old, "state": "configured", "secrets": 0, "api_keys": 1, "calls": 1, "may_go": "no"},
@@ -73,15 +73,17 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
     key_uses = await rotation.key_uses()
     assert [(use.api_keys, use.calls) for use in key_uses] == [(1, 0), (0, 1)], "the API key was hashed anew"
     async with gateway.database.begin() as session:
-        await session.execute(text("DELETE FROM call"))  # as retention does, once the records have had their time
+        await session.execute(text("DELETE FROM call"))  # as retention does later
     assert [(use.key_id, use.is_needed) for use in await rotation.key_uses()] == [(new, True), (old, False)]
 
 
-async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+async def test_secrets_that_no_key_decrypts_are_listed_and_left_unchanged(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenant = await gateway.add_tenant()
-    code, told = await secrets("rotate", database_url, tmp_path, LOST)
+    code, told = await run_secrets("rotate", database_url, tmp_path, UNKNOWN)
     assert code == 1
     whose = f"of account {tenant.account_sid} of tenant {tenant.id}"
     reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
@@ -91,7 +93,7 @@ async def test_what_no_key_opens_is_named_and_left_as_it_is(gateway: Gateway, da
     assert access.password.get_secret_value() == tenant.auth_token
 
 
-DAMAGE = {
+DAMAGED_SECRETS = {
     "empty": b"",
     "one byte": b"\x01",
     "cut off in the key's id": b"\x01\x02\x03",
@@ -100,14 +102,16 @@ DAMAGE = {
     "never sealed": b"planted-in-clear-planted-in-clear-planted",
     "in base64": base64.b64encode(bytes(60)),
     "of another row": None,
-    "of an unknown key": keyring(LOST).seal("planted", identity="nobody's"),
+    "of an unknown key": keyring(UNKNOWN).seal("planted", identity="nobody's"),
 }
 
 
-async def test_damaged_secrets_are_named_and_end_nothing(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+async def test_damaged_secrets_are_listed_and_do_not_stop_the_rotation(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
-    tenants = {name: await gateway.add_tenant() for name in DAMAGE}
+    tenants = {name: await gateway.add_tenant() for name in DAMAGED_SECRETS}
     async with running_upstream(created()) as upstream:
         whole = [await gateway.add_tenant(upstream.url) for _ in range(2)]
         async with gateway.database.begin() as session:
@@ -119,7 +123,7 @@ async def test_damaged_secrets_are_named_and_end_nothing(gateway: Gateway, datab
                         "UPDATE twilio_credential SET sealed_secret = :sealed FROM twilio_account account "
                         "WHERE account.id = account_id AND account.account_sid = :account"
                     ),
-                    {"sealed": parts.get(name, DAMAGE[name]), "account": tenant.account_sid},
+                    {"sealed": parts.get(name, DAMAGED_SECRETS[name]), "account": tenant.account_sid},
                 )
         gateway.invalidate_cache()
         for tenant in tenants.values():
@@ -146,7 +150,7 @@ async def test_damaged_secrets_are_named_and_end_nothing(gateway: Gateway, datab
             assert told["sealed_anew"] == len(whole)
 
 
-async def test_sealing_anew_is_safe_beside_itself(gateway: Gateway) -> None:
+async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenants = [await gateway.add_tenant() for _ in range(8)]

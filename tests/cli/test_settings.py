@@ -1,4 +1,4 @@
-"""Settings come from the environment or from files, and all that is wrong with them is told at once."""
+"""Settings come from the environment or from files, and all errors are reported at once."""
 
 import base64
 from pathlib import Path
@@ -8,16 +8,16 @@ import pytest
 from app.settings import Settings, SettingsError, load_settings
 
 KEYS = [bytes([number]) * 32 for number in (1, 2)]
-ENCODED = [base64.b64encode(key).decode() for key in KEYS]
+ENCODED_KEYS = [base64.b64encode(key).decode() for key in KEYS]
 
 
 @pytest.fixture(autouse=True)
-def only_what_a_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"CALLGATE_{name.upper()}", raising=False)
 
 
-def test_nothing_set_is_the_documented_default() -> None:
+def test_defaults_are_those_documented() -> None:
     settings = load_settings()
     assert (settings.database_url, settings.secret_keys, settings.public_url) == (None, None, None)
     assert settings.state_dir == Path(".callgate")
@@ -26,7 +26,7 @@ def test_nothing_set_is_the_documented_default() -> None:
     assert (timeouts, settings.request_budget) == ((5, 35, 2), 45)
 
 
-def test_every_wrong_variable_is_named_in_one_line_and_no_value_of_a_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_variables_are_named_in_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "DATABASE_URL": "mysql://callgate:planted@host/db",
         "SECRET_KEYS": "planted",
@@ -48,22 +48,22 @@ def test_every_wrong_variable_is_named_in_one_line_and_no_value_of_a_secret_is(m
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
-def test_a_database_url_is_taken_as_people_paste_it(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_a_database_url_is_accepted_in_common_forms(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv("CALLGATE_DATABASE_URL", f"{scheme}://callgate:secret@host:5432/callgate?sslmode=require")
     settings = load_settings()
     assert settings.require_database_url() == "postgresql+asyncpg://callgate:secret@host:5432/callgate?sslmode=require"
     assert "secret@" not in repr(settings)
 
 
-def test_a_budget_that_no_attempt_fits_into_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_too_short_for_one_attempt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLGATE_REQUEST_BUDGET", "20")
     with pytest.raises(SettingsError, match=r"CALLGATE_REQUEST_BUDGET is 20 s but .* add up to 42 s"):
         load_settings()
 
 
-def test_values_come_from_files_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes and Docker mount one file a secret, with a newline or without."""
-    (tmp_path / "callgate_secret_keys").write_text(f"{ENCODED[0]},{ENCODED[1]}\n")
+def test_values_come_from_files_unless_the_environment_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes and Docker mount one file per secret, with or without a newline."""
+    (tmp_path / "callgate_secret_keys").write_text(f"{ENCODED_KEYS[0]},{ENCODED_KEYS[1]}\n")
     (tmp_path / "callgate_log_level").write_text("ERROR")
     monkeypatch.setenv("CALLGATE_LOG_LEVEL", "DEBUG")
     settings = Settings(_secrets_dir=tmp_path)
@@ -71,15 +71,15 @@ def test_values_come_from_files_and_the_environment_wins(tmp_path: Path, monkeyp
     assert settings.log_level == "DEBUG"
 
 
-def test_keys_are_taken_newest_first_in_either_alphabet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_newest_first_in_both_base64_alphabets(monkeypatch: pytest.MonkeyPatch) -> None:
     other = bytes(range(224, 256))
-    encoded = [ENCODED[0], base64.b64encode(other).decode(), base64.urlsafe_b64encode(other).decode()]
+    encoded = [ENCODED_KEYS[0], base64.b64encode(other).decode(), base64.urlsafe_b64encode(other).decode()]
     monkeypatch.setenv("CALLGATE_SECRET_KEYS", ", ".join(encoded))
     assert load_settings().require_secret_keys() == [KEYS[0], other, other]
 
 
-def test_a_wrong_key_is_named_by_its_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CALLGATE_SECRET_KEYS", f"{ENCODED[0]},cGxhbnRlZA==")
+def test_an_invalid_key_is_named_by_its_position_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLGATE_SECRET_KEYS", f"{ENCODED_KEYS[0]},cGxhbnRlZA==")
     with pytest.raises(SettingsError) as raised:
         load_settings()
     assert "key 2 is not 32 bytes in base64" in str(raised.value)
@@ -98,7 +98,7 @@ def test_a_wrong_key_is_named_by_its_place_only(monkeypatch: pytest.MonkeyPatch)
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_twilios_base_url_is_taken_as_people_paste_it(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
+def test_twilios_base_url_is_accepted_in_common_forms(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
     monkeypatch.setenv("CALLGATE_TWILIO_BASE_URL", given)
     assert load_settings().twilio_base_url == used
 
@@ -118,7 +118,7 @@ def test_twilios_base_url_is_taken_as_people_paste_it(monkeypatch: pytest.Monkey
         "https://[::1",
     ],
 )
-def test_what_is_no_base_url_is_refused_when_it_is_given(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_an_invalid_base_url_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("CALLGATE_TWILIO_BASE_URL", given)
     with pytest.raises(SettingsError, match="CALLGATE_TWILIO_BASE_URL: "):
         load_settings()
@@ -133,18 +133,16 @@ def test_what_is_no_base_url_is_refused_when_it_is_given(monkeypatch: pytest.Mon
         ("CALLGATE_RETENTION_DAY", "CALLGATE_RETENTION_DAYS"),
     ],
 )
-def test_a_misspelt_variable_is_refused_with_the_name_it_resembles(
-    monkeypatch: pytest.MonkeyPatch, name: str, resembling: str
-) -> None:
+def test_a_misspelt_variable_is_refused_with_a_suggestion(monkeypatch: pytest.MonkeyPatch, name: str, resembling: str) -> None:
     monkeypatch.setenv(name, "planted")
     with pytest.raises(SettingsError, match=f"{name} is not a setting: did you mean {resembling}\\?") as raised:
         load_settings()
     assert "planted" not in str(raised.value)
 
 
-def test_a_misspelt_file_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_misspelt_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("app.settings.SECRETS_DIR", tmp_path)
-    (tmp_path / "callgate_secrets_keys").write_text(ENCODED[0])
+    (tmp_path / "callgate_secrets_keys").write_text(ENCODED_KEYS[0])
     with pytest.raises(SettingsError, match="callgate_secrets_keys is not a setting: did you mean CALLGATE_SECRET_KEYS"):
         load_settings()
 
@@ -163,6 +161,6 @@ def test_a_misspelt_file_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("CALLGATE_KEY", "cgk_…"),
     ],
 )
-def test_what_kubernetes_and_others_set_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_variables_of_kubernetes_and_others_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     load_settings()

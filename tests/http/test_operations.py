@@ -12,7 +12,7 @@ import pytest
 from app.main import create_app
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.settings import Settings
-from tests.cli.running import Process, environment, free_port, is_listening, running, until
+from tests.cli.running import Process, environment, free_port, is_listening, running, wait_until
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway
 
 OPERATIONS = ["/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/favicon.png"]
@@ -50,7 +50,7 @@ async def test_many_concurrent_probes_are_answered(gateway: Gateway) -> None:
 def served_on(process: Process, *urls: str) -> None:
     process.wait_for("Application startup complete")
     for url in urls:
-        until(lambda url=url: httpx.get(f"{url}/readyz", timeout=60).status_code == 200, url)  # type: ignore[misc]
+        wait_until(lambda url=url: httpx.get(f"{url}/readyz", timeout=60).status_code == 200, url)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -86,11 +86,11 @@ def test_the_setting_applies_to_the_api_and_the_worker(database_url: str, tmp_pa
     )
     for arguments in (["serve", "--port", str(port)], ["worker"]):
         with running(*arguments, environment=configured, file=tmp_path / arguments[0]):
-            until(lambda: is_listening(ops_port), "the operations port")
-            until(lambda: httpx.get(f"http://127.0.0.1:{ops_port}/readyz", timeout=60).status_code == 200, "readiness")
+            wait_until(lambda: is_listening(ops_port), "the operations port")
+            wait_until(lambda: httpx.get(f"http://127.0.0.1:{ops_port}/readyz", timeout=60).status_code == 200, "readiness")
             assert "callgate_build_info" in httpx.get(f"http://127.0.0.1:{ops_port}/metrics").text
             assert httpx.head(f"http://127.0.0.1:{ops_port}/livez").status_code == 200
-        until(lambda: not is_listening(ops_port), "its end")
+        wait_until(lambda: not is_listening(ops_port), "its end")
 
 
 def test_the_same_port_for_api_and_operations_is_refused(tmp_path: Path, database_url: str) -> None:

@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import all_errors
-from tests.cli.running import environment, free_port, is_listening, running, until
+from tests.cli.running import environment, free_port, is_listening, running, wait_until
 from tests.support.gateway import SECRET_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the
         running("worker", "--ops-port", str(worker), environment=configured, file=tmp_path / "worker"),
     ):
         for port in (api, worker):
-            await asyncio.to_thread(until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]
+            await asyncio.to_thread(wait_until, lambda port=port: is_listening(port), "the port")  # type: ignore[misc]
         names = {name for port in (api, worker) for name, _ in exposed_series(port)}
         from_api, from_worker = ({name for name, _ in exposed_series(port)} for port in (api, worker))
     assert "callgate_refresh_lag_seconds" in from_worker - from_api, (

@@ -1,4 +1,4 @@
-"""Leave in good manners: a stopping API first lets go of its clients, and only then stops to listen."""
+"""Shuts the API down in two steps: it first closes its clients' connections, and then stops listening."""
 
 import asyncio
 import signal
@@ -13,43 +13,43 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class GracefulShutdown:
-    """For `seconds` after SIGTERM it still serves, and closes each connection after its answer; then the server is told.
+    """Keeps serving for `seconds` after SIGTERM, closing each connection after its response, and then stops the server.
 
-    Meanwhile balancers notice that this process goes, and clients that keep connections open make new ones elsewhere. Without
-    it a request that comes at the moment of closing is lost, and its sender cannot know whether it was read.
+    Meanwhile load balancers stop using this process, and clients with open connections reconnect elsewhere. Without this, a
+    request that arrives while its connection is closed is lost, and the client cannot know whether it was processed.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self.app = app
         self.seconds = seconds
-        self._leaving = False
+        self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._answer_sigterm()
+            self._install_handler()
 
         async def send_and_close(message: Message) -> None:
-            if self._leaving and message["type"] == "http.response.start":
+            if self._is_stopping and message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
         await self.app(scope, receive, send_and_close)
 
-    def _answer_sigterm(self) -> None:
-        """In place of the server, which has set its own handler by now and gets the signal later; a second one at once."""
+    def _install_handler(self) -> None:
+        """Replaces the server's handler of SIGTERM, and calls it later. A second SIGTERM is passed on at once."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):
             return
 
-        def leave(number: int, frame: FrameType | None) -> None:
-            if self._leaving:
+        def handle_sigterm(number: int, frame: FrameType | None) -> None:
+            if self._is_stopping:
                 stop(number, frame)
             else:
-                self._leaving = True
+                self._is_stopping = True
                 loop.call_soon_threadsafe(self._stop_later, loop, partial(stop, number, frame))
 
-        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGTERM, handle_sigterm)
 
     def _stop_later(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
         logger.info("leaving", seconds=self.seconds)

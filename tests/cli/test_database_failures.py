@@ -1,4 +1,4 @@
-"""Whatever an operator can get wrong about the database is told in one line, by each command; none ends in a traceback."""
+"""Every command reports a database failure in one line and without a traceback."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ COMMANDS = (
     "secrets rotate",
 )
 
-# All commands in one process, for to start each takes seconds.
+# Runs all commands in one process, because starting each one takes seconds.
 _RUN_ALL = """
 import contextlib, io, json, sys
 from app.cli import main
@@ -53,7 +53,7 @@ def _url(database_url: str, **changes: Any) -> str:
 
 
 def _run_all(tmp_path: Path, url: str, *commands: str) -> dict[str, tuple[int, str, str]]:
-    """Exit code, standard output and standard error of each command."""
+    """Returns the exit code, standard output and standard error of each command."""
     finished = subprocess.run(
         [sys.executable, "-c", _RUN_ALL, *commands],
         env=environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY),
@@ -66,22 +66,22 @@ def _run_all(tmp_path: Path, url: str, *commands: str) -> dict[str, tuple[int, s
     return ended
 
 
-async def _assert_one_line(tmp_path: Path, url: str, code: int, told: str, commands: tuple[str, ...] = COMMANDS) -> None:
+async def _assert_one_line(tmp_path: Path, url: str, code: int, message: str, commands: tuple[str, ...] = COMMANDS) -> None:
     ended = await asyncio.to_thread(_run_all, tmp_path, url, *commands, "doctor")
     table = ended.pop("doctor")
     assert (table[0], table[2]) == (1, "")
-    assert told in table[1]
+    assert message in table[1]
     assert "Traceback" not in table[1]
     for command, (ended_with, out, err) in ended.items():
         assert (command, ended_with, out) == (command, code, "")
         assert err.count("\n") == 1, f"{command}: {err}"
         assert err.startswith("callgate: ")
-        assert told in err, f"{command}: {err}"
+        assert message in err, f"{command}: {err}"
     assert "planted" not in str(ended) + str(table)
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "told"),
+    ("changes", "code", "message"),
     [
         ({"query": {"sslmod": "require"}}, 2, "sslmod"),
         ({"query": {"sslrootcert": "/planted"}}, 2, "sslrootcert"),
@@ -93,18 +93,20 @@ async def _assert_one_line(tmp_path: Path, url: str, code: int, told: str, comma
         ({"query": {"target_session_attrs": "standby"}}, 1, "target attribute requirement"),
     ],
 )
-async def test_no_connection(database_url: str, tmp_path: Path, changes: dict[str, Any], code: int, told: str) -> None:
-    await _assert_one_line(tmp_path, _url(database_url, **changes), code, told)
+async def test_a_failed_connection_is_reported_in_one_line(
+    database_url: str, tmp_path: Path, changes: dict[str, Any], code: int, message: str
+) -> None:
+    await _assert_one_line(tmp_path, _url(database_url, **changes), code, message)
 
 
-async def test_no_schema(empty_database_url: str, tmp_path: Path) -> None:
+async def test_a_missing_schema_is_reported_in_one_line(empty_database_url: str, tmp_path: Path) -> None:
     commands = tuple(command for command in COMMANDS if command != "migrate")
     await _assert_one_line(tmp_path, empty_database_url, 1, "callgate migrate", commands)
 
 
 @asynccontextmanager
-async def _stranger(database_url: str) -> AsyncIterator[str]:
-    """The URL for a role without any right."""
+async def _role_without_rights(database_url: str) -> AsyncIterator[str]:
+    """Returns the URL for a role without any rights."""
     name = f"stranger_{make_url(database_url).database}"
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")
@@ -115,18 +117,18 @@ async def _stranger(database_url: str) -> AsyncIterator[str]:
         await connection.close()
 
 
-async def test_no_permission(database_url: str, empty_database_url: str, tmp_path: Path) -> None:
-    async with _stranger(database_url) as url:
+async def test_a_missing_right_is_reported_in_one_line(database_url: str, empty_database_url: str, tmp_path: Path) -> None:
+    async with _role_without_rights(database_url) as url:
         commands = tuple(command for command in COMMANDS if command != "migrate")
         await _assert_one_line(tmp_path, url, 1, "permission denied", commands)
-    async with _stranger(empty_database_url) as url:
+    async with _role_without_rights(empty_database_url) as url:
         ended = await asyncio.to_thread(_run_all, tmp_path, url, "migrate")
         code, out, err = ended["migrate"]
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "permission denied" in err
 
 
-async def test_the_processes_start_and_tell_the_cause(database_url: str, tmp_path: Path) -> None:
+async def test_processes_start_and_report_the_cause(database_url: str, tmp_path: Path) -> None:
     url = _url(database_url, password="planted")
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     api, worker = free_port(), free_port()
@@ -135,21 +137,21 @@ async def test_the_processes_start_and_tell_the_cause(database_url: str, tmp_pat
         running("worker", "--ops-port", str(worker), environment=configured, file=tmp_path / "worker") as working,
     ):
         for port, process in ((api, serving), (worker, working)):
-            told: list[object] = []
+            message: list[object] = []
 
-            async def ask(port: int = port, told: list[object] = told) -> bool:
+            async def request(port: int = port, message: list[object] = message) -> bool:
                 async with httpx.AsyncClient() as http:
                     try:
                         answer = await http.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
                     except httpx.TransportError:
                         return False
-                told[:] = [answer.status_code, answer.json().get("reason")]
+                message[:] = [answer.status_code, answer.json().get("reason")]
                 return True
 
             async with asyncio.timeout(DEADLINE_S):
-                while not await ask():
+                while not await request():
                     await asyncio.sleep(0.1)
-            assert told == [503, "authentication"]
+            assert message == [503, "authentication"]
             await eventually(lambda process=process: '"reason": "authentication"' in process.output, "the cause in the log")  # type: ignore[misc]
             assert "Traceback" not in process.output
             assert "ExceptionGroup" not in process.output
