@@ -51,11 +51,11 @@ def failure(*arguments: str, environment: dict[str, str], standard_input: str = 
     return finished.returncode, finished.stderr.rstrip("\n")
 
 
-def wait_until(condition: Callable[[], bool], wanted: str) -> None:
+def wait_until(condition: Callable[[], bool], description: str) -> None:
     """Waits for an effect of another process."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, f"timed out: {wanted}"
+        assert time.monotonic() < deadline, f"timed out: {description}"
         time.sleep(0.02)
 
 
@@ -135,9 +135,9 @@ def free_port() -> int:
         return port
 
 
-async def eventually(condition: Callable[[], bool], wanted: str) -> None:
+async def eventually(condition: Callable[[], bool], description: str) -> None:
     """Waits like `wait_until`, without blocking this process's event loop."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, f"timed out: {wanted}"
+        assert time.monotonic() < deadline, f"timed out: {description}"
         await asyncio.sleep(0.02)

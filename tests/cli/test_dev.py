@@ -156,7 +156,7 @@ def test_credentials_come_from_the_environment_or_standard_input_and_are_never_p
     assert output_of("accounts", "revoke", "support", third["credential"], shell=shell)["revoked_at"]
     listed = run("accounts", "list", "support", environment=shell).stdout
     assert third["credential"] not in listed
-    assert listed.count(dublin) == 2, "of the account, so told with each of its credentials"
+    assert listed.count(dublin) == 2, "the base URL of the account is listed with each of its credentials"
     assert TOKEN not in listed + json.dumps([setup.account, second, third])
 
 

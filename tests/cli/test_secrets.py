@@ -83,11 +83,11 @@ async def test_secrets_that_no_key_decrypts_are_listed_and_left_unchanged(
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenant = await gateway.add_tenant()
-    code, told = await run_secrets("rotate", database_url, tmp_path, UNKNOWN)
+    code, output = await run_secrets("rotate", database_url, tmp_path, UNKNOWN)
     assert code == 1
     whose = f"of account {tenant.account_sid} of tenant {tenant.id}"
     reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
-    assert told == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
+    assert output == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
     ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
     (access,) = await gateway.directory.credentials(account.id)
     assert access.password.get_secret_value() == tenant.auth_token
@@ -138,8 +138,8 @@ async def test_damaged_secrets_are_listed_and_do_not_stop_the_rotation(
     for command in ("rotate", "status"):
         ended = await asyncio.to_thread(run, "secrets", command, "--json", environment=configured)
         assert ended.returncode == 1
-        told = json.loads(ended.stdout)
-        named = "\n".join(told["unreadable"]) if command == "rotate" else ended.stderr
+        output = json.loads(ended.stdout)
+        named = "\n".join(output["unreadable"]) if command == "rotate" else ended.stderr
         for tenant in tenants.values():
             assert f"of account {tenant.account_sid} of tenant {tenant.id}: " in named
         for tenant in whole:
@@ -147,7 +147,7 @@ async def test_damaged_secrets_are_listed_and_do_not_stop_the_rotation(
         assert "planted" not in ended.stdout + ended.stderr
         assert "Traceback" not in ended.stderr
         if command == "rotate":
-            assert told["sealed_anew"] == len(whole)
+            assert output["sealed_anew"] == len(whole)
 
 
 async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""The manifests, as files and as an overlay renders them."""
+"""Loads the Kubernetes manifests, as files and as an overlay renders them."""
 
 import os
 import shutil
@@ -32,8 +32,8 @@ class Manifests:
     def workloads(self) -> list[Manifest]:
         return [document for document in self.documents if "template" in document.get("spec", {})]
 
-    def ours(self) -> list[Manifest]:
-        """Those of the image that the Dockerfile builds, the simulator with them."""
+    def of_callgate(self) -> list[Manifest]:
+        """Returns the workloads with the image that the Dockerfile builds, including the simulator."""
         return [workload for workload in self.workloads() if container(workload)["image"].partition(":")[0] == "callgate"]
 
 
@@ -54,7 +54,7 @@ def labels(workload: Manifest) -> dict[str, str]:
 
 
 def base() -> Manifests:
-    """What the base's files say, without any tool."""
+    """Returns the documents of the base, read without a tool."""
     files = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
     return Manifests([document for file in files for document in yaml.safe_load_all((BASE / file).read_text())])
 

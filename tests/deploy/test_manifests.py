@@ -1,4 +1,4 @@
-"""What no schema can know: that the manifests fit the application, the image and each other."""
+"""The manifests match the application, the image and each other, which no schema can check."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def overlay(request: pytest.FixtureRequest) -> Manifests:
 
 
 def command(workload: Manifest) -> tuple[str, dict[str, Any]]:
-    """The command of a container of ours and its parameters; raises what the command line would refuse."""
+    """Returns the callgate command of a container and its parameters. Raises the command line's error for invalid arguments."""
     callgate = get_command(command_line)
     assert isinstance(callgate, TyperGroup)
     name, *arguments = container(workload)["args"]
@@ -62,60 +62,62 @@ def named_settings(document: Any) -> Iterator[str]:
     yield from re.findall(rf"\b{PREFIX}[A-Z_]+", yaml.safe_dump(document))
 
 
-def matches(selector: Manifest, found: dict[str, str]) -> bool:
-    wanted = selector.get("matchLabels", {}).items() <= found.items()
+def matches(selector: Manifest, pod_labels: dict[str, str]) -> bool:
+    labels_match = selector.get("matchLabels", {}).items() <= pod_labels.items()
     expressions: list[Manifest] = selector.get("matchExpressions", [])
-    return wanted and all(found.get(one["key"]) in one["values"] for one in expressions if one["operator"] == "In")
+    return labels_match and all(pod_labels.get(one["key"]) in one["values"] for one in expressions if one["operator"] == "In")
 
 
-def test_there_is_all_that_an_installation_needs(overlay: Manifests) -> None:
+def test_an_overlay_has_every_resource_of_an_installation(overlay: Manifests) -> None:
     kinds = {document["kind"] for document in overlay.documents}
     assert kinds >= {
         "Namespace", "ServiceAccount", "ConfigMap", "Deployment", "Job", "Service", "NetworkPolicy",
         "PodDisruptionBudget", "HorizontalPodAutoscaler",
     }  # fmt: skip
-    assert {command(workload)[0] for workload in overlay.ours()} >= {"serve", "worker", "migrate"}
+    assert {command(workload)[0] for workload in overlay.of_callgate()} >= {"serve", "worker", "migrate"}
 
 
 def test_only_the_dev_overlay_has_a_simulator_and_a_postgres() -> None:
-    assert {command(workload)[0] for workload in rendered("dev").ours()} == {"serve", "worker", "migrate", "simulator"}
-    assert {command(workload)[0] for workload in rendered("production").ours()} == {"serve", "worker", "migrate"}
+    assert {command(workload)[0] for workload in rendered("dev").of_callgate()} == {"serve", "worker", "migrate", "simulator"}
+    assert {command(workload)[0] for workload in rendered("production").of_callgate()} == {"serve", "worker", "migrate"}
     assert rendered("production").of_kind("StatefulSet") == []
 
 
-def test_every_selector_selects_exactly_the_pods_that_bear_its_workloads_name(overlay: Manifests) -> None:
+def test_every_selector_selects_exactly_the_pods_of_its_workload(overlay: Manifests) -> None:
     pods = {workload["metadata"]["name"]: labels(workload) for workload in overlay.workloads()}
     for workload in overlay.of_kind("Deployment") + overlay.of_kind("StatefulSet"):
-        selected = [name for name, found in pods.items() if matches(workload["spec"]["selector"], found)]
+        selected = [name for name, pod_labels in pods.items() if matches(workload["spec"]["selector"], pod_labels)]
         assert selected == [workload["metadata"]["name"]]
         for spread in pod(workload).get("topologySpreadConstraints", []):
             assert matches(spread["labelSelector"], labels(workload))
     for service in overlay.of_kind("Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
-        assert [name for name, found in pods.items() if matches(selector, found)] == [service["metadata"]["name"]]
+        assert [name for name, pod_labels in pods.items() if matches(selector, pod_labels)] == [service["metadata"]["name"]]
     for budget in overlay.of_kind("PodDisruptionBudget"):
-        selected = [name for name, found in pods.items() if matches(budget["spec"]["selector"], found)]
+        selected = [name for name, pod_labels in pods.items() if matches(budget["spec"]["selector"], pod_labels)]
         assert selected == [budget["metadata"]["name"]]
     for policy in overlay.of_kind("NetworkPolicy"):
-        assert any(matches(policy["spec"]["podSelector"], found) for found in pods.values()), policy["metadata"]["name"]
+        assert any(matches(policy["spec"]["podSelector"], pod_labels) for pod_labels in pods.values()), policy["metadata"][
+            "name"
+        ]
 
 
-def test_every_service_leads_to_a_port_that_its_pods_have(manifests: Manifests) -> None:
+def test_every_service_targets_a_port_of_its_pods(manifests: Manifests) -> None:
     for service in manifests.of_kind("Service"):
         (workload,) = (each for each in manifests.workloads() if each["metadata"]["name"] == service["metadata"]["name"])
         ports = {port["name"] for port in container(workload)["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
-def test_the_autoscaler_scales_the_api_and_nothing_else_counts_it(manifests: Manifests) -> None:
+def test_only_the_autoscaler_sets_the_replicas_of_the_api(manifests: Manifests) -> None:
     (autoscaler,) = manifests.of_kind("HorizontalPodAutoscaler")
     scaled = manifests.named("Deployment", autoscaler["spec"]["scaleTargetRef"]["name"])
     assert command(scaled)[0] == "serve"
     assert "replicas" not in scaled["spec"], "every apply would undo what the autoscaler has found"
 
 
-def test_callgate_accepts_its_arguments_and_listens_where_it_is_probed(manifests: Manifests) -> None:
-    for workload in manifests.ours():
+def test_callgate_accepts_its_arguments_and_listens_on_the_probed_ports(manifests: Manifests) -> None:
+    for workload in manifests.of_callgate():
         name, parameters = command(workload)
         if name == "migrate":
             assert "ports" not in container(workload)
@@ -130,8 +132,8 @@ def test_callgate_accepts_its_arguments_and_listens_where_it_is_probed(manifests
             assert probe["path"] in paths_of(workload)
 
 
-def test_liveness_never_asks_postgres_and_readiness_waits_longer_than_the_answer_takes(manifests: Manifests) -> None:
-    for workload in manifests.ours():
+def test_liveness_does_not_use_postgres_and_readiness_has_a_long_timeout(manifests: Manifests) -> None:
+    for workload in manifests.of_callgate():
         if command(workload)[0] in ("serve", "worker"):
             for kind in ("startupProbe", "livenessProbe"):
                 assert container(workload)[kind]["httpGet"]["path"] == "/livez"
@@ -140,9 +142,9 @@ def test_liveness_never_asks_postgres_and_readiness_waits_longer_than_the_answer
             assert readiness["timeoutSeconds"] > READY_TIMEOUT_S
 
 
-def test_nothing_is_killed_before_what_it_has_begun_is_done(overlay: Manifests) -> None:
+def test_grace_periods_are_longer_than_the_work_in_progress(overlay: Manifests) -> None:
     settings = settings_of(overlay)
-    for workload in overlay.ours():
+    for workload in overlay.of_callgate():
         grace = pod(workload).get("terminationGracePeriodSeconds", 30)
         if command(workload)[0] == "serve":
             assert "lifecycle" not in container(workload), "CALLGATE_LINGER does it, for open connections too"
@@ -153,13 +155,13 @@ def test_nothing_is_killed_before_what_it_has_begun_is_done(overlay: Manifests) 
             assert grace > 2 * budget_of(settings).attempt + LAST_COMMITS_S
 
 
-def test_no_roll_takes_a_pod_away_before_its_successor_is_ready(manifests: Manifests) -> None:
+def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manifests) -> None:
     rolling = manifests.named("Deployment", "callgate-api")["spec"]["strategy"]["rollingUpdate"]
     assert rolling["maxUnavailable"] == 0
     assert rolling["maxSurge"] > 0
 
 
-def test_every_setting_that_is_named_exists_and_can_be_used(manifests: Manifests) -> None:
+def test_every_named_setting_exists_and_is_valid(manifests: Manifests) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for document in manifests.documents:
         assert set(named_settings(document)) <= known
@@ -167,8 +169,8 @@ def test_every_setting_that_is_named_exists_and_can_be_used(manifests: Manifests
         assert settings_of(manifests)
 
 
-def test_secrets_are_files_where_the_settings_look_for_them_and_each_gets_what_it_needs(manifests: Manifests) -> None:
-    for workload in manifests.ours():
+def test_secrets_are_mounted_where_settings_read_them_for_each_workload(manifests: Manifests) -> None:
+    for workload in manifests.of_callgate():
         name, _ = command(workload)
         mounts = {mount["name"]: mount for mount in container(workload)["volumeMounts"]}
         if name == "simulator":
@@ -182,7 +184,7 @@ def test_secrets_are_files_where_the_settings_look_for_them_and_each_gets_what_i
         assert files <= {PREFIX.lower() + field for field in Settings.model_fields}
 
 
-def test_no_secret_is_kept_here(overlay: Manifests) -> None:
+def test_manifests_contain_no_secret(overlay: Manifests) -> None:
     assert overlay.of_kind("Secret") == []
     (config,) = overlay.of_kind("ConfigMap")
     fields = {name: Settings.model_fields[name.removeprefix(PREFIX).lower()].annotation for name in config["data"]}
@@ -203,28 +205,28 @@ def test_every_pod_meets_the_restricted_profile(overlay: Manifests) -> None:
         assert pod(workload)["automountServiceAccountToken"] is False
 
 
-def test_our_pods_run_as_the_user_of_the_image(manifests: Manifests) -> None:
+def test_pods_of_callgate_run_as_the_user_of_the_image(manifests: Manifests) -> None:
     (user, group) = re.findall(r"^USER (\d+):(\d+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)[-1]
-    for workload in manifests.ours():
+    for workload in manifests.of_callgate():
         security = pod(workload)["securityContext"]
         assert (security["runAsUser"], security["runAsGroup"]) == (int(user), int(group))
 
 
-def test_what_is_written_lies_in_memory_of_a_bounded_size(manifests: Manifests) -> None:
-    for workload in manifests.ours():
+def test_writable_volumes_are_in_memory_and_limited_in_size(manifests: Manifests) -> None:
+    for workload in manifests.of_callgate():
         written = {mount["name"]: mount for mount in container(workload)["volumeMounts"] if not mount.get("readOnly")}
         assert [mount["mountPath"] for mount in written.values()] == ["/tmp"]  # noqa: S108  # in a container
         volumes = {volume["name"]: volume for volume in pod(workload)["volumes"]}
         assert volumes[written.popitem()[0]]["emptyDir"]["sizeLimit"]
 
 
-def test_every_container_says_what_it_needs_and_may_use(overlay: Manifests) -> None:
+def test_every_container_has_resource_requests_and_limits(overlay: Manifests) -> None:
     for workload in overlay.workloads():
         resources = container(workload)["resources"]
         assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "memory"}
 
 
-def test_every_pod_is_behind_a_policy_both_ways(overlay: Manifests) -> None:
+def test_every_pod_has_network_policies_in_both_directions(overlay: Manifests) -> None:
     for workload in overlay.workloads():
         covered = {
             direction
@@ -235,10 +237,10 @@ def test_every_pod_is_behind_a_policy_both_ways(overlay: Manifests) -> None:
         assert covered == {"Ingress", "Egress"}, workload["metadata"]["name"]
 
 
-def test_only_observers_reach_the_operations_port(overlay: Manifests) -> None:
-    """What has no key: probes come from kubelets, which no policy keeps out."""
+def test_only_monitoring_can_reach_the_operations_port(overlay: Manifests) -> None:
+    """The operations port needs no API key. Network policies do not apply to the probes of kubelets."""
     observers = {"namespaceSelector": {"matchLabels": {"callgate-observer": "true"}}}
-    for workload in (each for each in overlay.ours() if command(each)[0] in ("serve", "worker")):
+    for workload in (each for each in overlay.of_callgate() if command(each)[0] in ("serve", "worker")):
         ops_port = ports_of(workload)["ops"]
         assert workload["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(ops_port)
         rules = [
@@ -256,7 +258,7 @@ def test_only_observers_reach_the_operations_port(overlay: Manifests) -> None:
         assert "ops" not in {port["targetPort"] for port in service["spec"]["ports"]}
 
 
-def test_nobody_may_reach_a_clouds_metadata(overlay: Manifests) -> None:
+def test_no_pod_can_reach_a_clouds_metadata_service(overlay: Manifests) -> None:
     blocks = [
         peer["ipBlock"]
         for policy in overlay.of_kind("NetworkPolicy")
@@ -268,7 +270,7 @@ def test_nobody_may_reach_a_clouds_metadata(overlay: Manifests) -> None:
     assert "169.254.0.0/16" in blocks[0]["except"]
 
 
-def test_the_ingress_lets_in_twilios_callbacks_and_nothing_else() -> None:
+def test_the_ingress_admits_only_twilios_callbacks() -> None:
     (ingress,) = rendered("production").of_kind("Ingress")
     (rule,) = ingress["spec"]["rules"]
     (path,) = rule["http"]["paths"]
@@ -279,14 +281,14 @@ def test_the_ingress_lets_in_twilios_callbacks_and_nothing_else() -> None:
     assert rendered("dev").of_kind("Ingress") == []
 
 
-def test_calls_of_the_dev_overlay_go_to_its_simulator_and_come_back() -> None:
+def test_the_dev_overlay_connects_callgate_and_simulator_in_both_directions() -> None:
     settings = settings_of(rendered("dev"))
     ports = {service["metadata"]["name"]: service["spec"]["ports"][0]["port"] for service in rendered("dev").of_kind("Service")}
     assert settings.twilio_base_url == f"http://simulator:{ports['simulator']}"
     assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
 
 
-def test_every_exception_of_checkov_is_explained() -> None:
+def test_every_exception_for_checkov_is_explained() -> None:
     lines = (REPOSITORY / "deploy" / "checkov.yaml").read_text().split("skip-check:\n")[1].splitlines()
     reasons = 0
     for line in lines:

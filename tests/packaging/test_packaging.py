@@ -1,4 +1,4 @@
-"""The image, the compose file, the wheel and the hooks name commands, settings, routes and files: these have to exist."""
+"""Commands, settings, routes and files exist that the image, the compose file, the wheel and the hooks name."""
 
 import base64
 import os
@@ -27,12 +27,12 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHIPPED = ("app", "migrations", "simulator")
-REQUIRED = {"CALLGATE_SECRET_KEYS": base64.b64encode(bytes(32)).decode(), "POSTGRES_PASSWORD": "0123456789abcdef"}
+SHIPPED_PACKAGES = ("app", "migrations", "simulator")
+REQUIRED_VARIABLES = {"CALLGATE_SECRET_KEYS": base64.b64encode(bytes(32)).decode(), "POSTGRES_PASSWORD": "0123456789abcdef"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """("FROM", "…"), ("RUN", "…"), … of the Dockerfile in order; a continued line is one."""
+    """Returns the instructions of the Dockerfile in order, such as ("FROM", "…"), with continued lines joined."""
     code = re.sub(r"^#.*\n", "", (REPOSITORY / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", " ", code).splitlines()
     return [(name, value) for name, _, value in (line.partition(" ") for line in lines if line)]
@@ -44,9 +44,9 @@ def final_stage() -> dict[str, str]:
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """Of the compose file, with a value for each variable that it requires: `${NAME:?message}`."""
+    """Returns the services of the compose file, with values for required variables (`${NAME:?message}`)."""
     text = (REPOSITORY / "docker-compose.yml").read_text()
-    with_values = re.sub(r"\$\{(\w+):\?[^}]+\}", lambda variable: REQUIRED[variable[1]], text)
+    with_values = re.sub(r"\$\{(\w+):\?[^}]+\}", lambda variable: REQUIRED_VARIABLES[variable[1]], text)
     found: dict[str, dict[str, Any]] = yaml.safe_load(with_values)["services"]
     return found
 
@@ -62,7 +62,7 @@ def command_of(service: dict[str, Any]) -> list[str]:
 
 
 def parameters(command: list[str]) -> dict[str, Any]:
-    """What `callgate COMMAND` would run with; raises what the command line would answer with exit code 2."""
+    """Returns the parameters of `callgate COMMAND`. Raises the command line's error for wrong usage."""
     callgate = get_command(command_line)
     assert isinstance(callgate, TyperGroup)
     name, *arguments = command
@@ -70,7 +70,7 @@ def parameters(command: list[str]) -> dict[str, Any]:
 
 
 def probed(check: list[str]) -> tuple[int, str]:
-    """Port and path that a healthcheck asks. No argument has a space: podman's API would split it there."""
+    """Returns the port and path of a healthcheck. Its arguments have no space, because podman's API would split them."""
     assert not [word for word in check if " " in word]
     assert check[:3] == ["CMD", "callgate", "healthcheck"]
     asked = urlsplit(parameters(check[2:])["url"] or DEFAULT_URL)
@@ -104,7 +104,7 @@ def test_the_image_builds_without_buildkit() -> None:
     assert not re.findall(r"<<|--link|--mount|^#\s*syntax", text, flags=re.MULTILINE)
 
 
-def test_the_image_tells_the_version_that_it_holds() -> None:
+def test_the_images_label_has_the_packages_version() -> None:
     assert f'org.opencontainers.image.version="{__version__}"' in final_stage()["LABEL"]
 
 
@@ -115,24 +115,24 @@ def test_the_image_serves_and_is_probed_on_the_port_that_it_exposes() -> None:
     assert path in create_app(Settings()).openapi()["paths"]
 
 
-def test_the_image_has_its_bytecode_and_neither_pip_nor_a_shell_in_its_commands() -> None:
+def test_the_image_has_bytecode_and_no_pip_and_no_shell_commands() -> None:
     compiled = [value for name, value in instructions() if name == "RUN" and "compileall" in value]
     assert len(compiled) == 2
     assert any("/usr/local/bin/pip*" in value for name, value in instructions() if name == "RUN")
     assert all(final_stage()[name].startswith('["') for name in ("ENTRYPOINT", "CMD"))
 
 
-def test_the_worker_answers_where_the_image_asks() -> None:
+def test_the_worker_listens_on_the_port_of_the_images_healthcheck() -> None:
     assert parameters(command_of(our_services()["worker"]))["ops_port"] == probed(image_healthcheck())[0]
     assert "healthcheck" not in our_services()["worker"]
 
 
 @pytest.mark.parametrize("name", [name for name in services() if name != "migrate"])
-def test_every_service_that_stays_is_probed(name: str) -> None:
+def test_every_long_running_service_has_a_healthcheck(name: str) -> None:
     assert name in ("api", "worker") or services()[name]["healthcheck"]["test"]
 
 
-def test_the_build_context_is_what_the_dockerfile_copies() -> None:
+def test_the_build_context_contains_only_what_the_dockerfile_copies() -> None:
     first, *others = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
     allowed = {line.removeprefix("!") for line in others if line.startswith("!")}
@@ -140,7 +140,7 @@ def test_the_build_context_is_what_the_dockerfile_copies() -> None:
     assert allowed == {source for sources in copies for source in sources}
 
 
-def test_the_image_takes_the_whole_build_backend_from_the_lock() -> None:
+def test_the_build_backend_comes_from_the_lock_file() -> None:
     extraction = re.search(r"\(([a-z|-]+)\)==", (REPOSITORY / "Dockerfile").read_text())
     assert extraction
     needed, missing = set[str](), {"hatchling"}
@@ -151,25 +151,25 @@ def test_the_image_takes_the_whole_build_backend_from_the_lock() -> None:
     assert set(extraction[1].split("|")) == needed
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(tmp_path: Path) -> None:
+def test_the_wheel_contains_exactly_the_files_of_the_packages(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = {file for package in SHIPPED for file in (REPOSITORY / package).rglob("*") if file.is_file()}
+    files = {file for package in SHIPPED_PACKAGES for file in (REPOSITORY / package).rglob("*") if file.is_file()}
     guides = {f"app/http/guides/{file.name}" for file in (REPOSITORY / "docs").glob("*.md")}
     assert held == guides | {file.relative_to(REPOSITORY).as_posix() for file in files if file.suffix != ".pyc"}
     assert any(name.startswith("migrations/versions/") for name in held)
 
 
-def test_compose_has_postgres_the_migration_and_every_role() -> None:
+def test_compose_has_postgres_the_migration_and_every_process() -> None:
     roles = {name: command_of(service)[0] for name, service in our_services().items()}
     assert roles == {"migrate": "migrate", "api": "serve", "worker": "worker", "simulator": "simulator"}
     assert services().keys() - roles.keys() == {"postgres"}
 
 
 @pytest.mark.parametrize("name", our_services())
-def test_callgate_accepts_the_command_of_a_service(name: str) -> None:
+def test_callgate_accepts_the_command_of_every_service(name: str) -> None:
     parameters(command_of(our_services()[name]))
 
 
@@ -180,17 +180,17 @@ def test_every_variable_of_a_service_is_a_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_service_has_what_it_would_refuse_to_start_without(name: str) -> None:
+def test_a_service_has_every_required_setting(name: str) -> None:
     chosen = settings(our_services()[name]["environment"])
     assert chosen.require_secret_keys()
-    assert REQUIRED["POSTGRES_PASSWORD"] in chosen.require_database_url()
+    assert REQUIRED_VARIABLES["POSTGRES_PASSWORD"] in chosen.require_database_url()
 
 
-def test_the_migration_gets_the_database_and_no_key() -> None:
+def test_the_migration_has_the_database_url_and_no_key() -> None:
     assert our_services()["migrate"]["environment"].keys() == {"CALLGATE_DATABASE_URL"}
 
 
-def test_calls_go_to_the_simulator_where_it_listens_and_is_probed() -> None:
+def test_calls_go_to_the_simulators_port() -> None:
     service = our_services()["simulator"]
     listening = parameters(command_of(service))
     port, path = probed(service["healthcheck"]["test"])
@@ -199,20 +199,20 @@ def test_calls_go_to_the_simulator_where_it_listens_and_is_probed() -> None:
     assert our_services()["api"]["environment"]["CALLGATE_TWILIO_BASE_URL"] == f"http://simulator:{port}"
 
 
-def test_nothing_starts_before_what_it_needs() -> None:
+def test_services_start_after_their_dependencies() -> None:
     assert our_services()["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     for name in ("api", "worker"):
         assert our_services()[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_service_is_not_killed_before_its_calls_are_drained(name: str) -> None:
+def test_a_services_grace_period_covers_its_drain_timeout(name: str) -> None:
     grace = int(our_services()[name]["stop_grace_period"].removesuffix("s"))
     assert grace > Settings().drain_timeout >= Settings().request_budget
 
 
 @pytest.mark.parametrize("name", services())
-def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
+def test_containers_have_minimal_rights(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -221,32 +221,34 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
     assert "privileged" not in service
 
 
-def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
+def test_only_the_api_is_published_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
     assert published == {"api": ["127.0.0.1:8000:8000"]}
 
 
-def test_every_variable_of_the_compose_file_is_required_with_advice() -> None:
+def test_every_variable_of_the_compose_file_is_required_with_a_message() -> None:
     code = re.sub(r"^#.*", "", (REPOSITORY / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     variables = set(re.findall(r"\$.*?(?:\}|$)", code, flags=re.MULTILINE))
-    assert {re.sub(r":\?make one with .+\}$", "", variable) for variable in variables} == {"${" + name for name in REQUIRED}
+    assert {re.sub(r":\?make one with .+\}$", "", variable) for variable in variables} == {
+        "${" + name for name in REQUIRED_VARIABLES
+    }
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this machine")
-@pytest.mark.parametrize("missing", REQUIRED)
-def test_compose_refuses_to_start_without_a_secret_and_says_how_to_make_one(missing: str) -> None:
+@pytest.mark.parametrize("missing", REQUIRED_VARIABLES)
+def test_compose_refuses_to_start_without_a_secret_and_says_how_to_create_one(missing: str) -> None:
     command = ["docker-compose", "--file", str(REPOSITORY / "docker-compose.yml"), "config", "--quiet"]
-    inherited = {name: value for name, value in os.environ.items() if name not in REQUIRED}
-    complete = subprocess.run(command, env=inherited | REQUIRED, capture_output=True, text=True, check=False)
+    inherited = {name: value for name, value in os.environ.items() if name not in REQUIRED_VARIABLES}
+    complete = subprocess.run(command, env=inherited | REQUIRED_VARIABLES, capture_output=True, text=True, check=False)
     assert (complete.returncode, complete.stdout, complete.stderr) == (0, "", "")
-    given = {name: value for name, value in REQUIRED.items() if name != missing}
+    given = {name: value for name, value in REQUIRED_VARIABLES.items() if name != missing}
     refused = subprocess.run(command, env=inherited | given, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert missing in refused.stderr
     assert "openssl rand" in refused.stderr
 
 
-def test_the_hooks_are_the_commands_of_make_lint() -> None:
+def test_the_git_hooks_run_the_commands_of_make_lint() -> None:
     hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     assert recipe

@@ -29,10 +29,10 @@ from tests.support.postgres_pair import Node, Pair, postgres_pair
 from tests.support.upstream import created, created_after_release, running_upstream
 
 CLIENTS = 6
-AWAY_S = 2.0
+OUTAGE_S = 2.0
 # After the promotion, as docs/operations.md promises. It takes less than a second.
-RECOVERS_WITHIN_S = 10.0
-STARTS_WITHIN_S = 60.0
+RECOVERY_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 # Longer than the fail-over: the upstream answers after it.
 PATIENT = {"twilio_read_timeout": 50, "request_budget": 60}
 
@@ -56,11 +56,11 @@ async def _make_synchronous(pair: Pair) -> None:
 
 
 @dataclass
-class Told:
-    """What the clients were told, by the time at which they were."""
+class Answers:
+    """The responses that clients received, with their times."""
 
     answers: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
-    # The last answer for each key.
+    # The last response for each key.
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def since(self, moment: float) -> Counter[str]:
@@ -68,9 +68,9 @@ class Told:
 
 
 @asynccontextmanager
-async def _load(tenant: Tenant) -> AsyncIterator[Told]:
-    """Clients that repeat a creation, by its key, until it has an outcome other than `not_started`."""
-    told, numbers, stop = Told(), itertools.count(), asyncio.Event()
+async def _run_clients(tenant: Tenant) -> AsyncIterator[Answers]:
+    """Runs clients that repeat each creation with its key until the outcome is not `not_started`."""
+    answers, numbers, stop = Answers(), itertools.count(), asyncio.Event()
 
     async def client() -> None:
         while not stop.is_set():
@@ -78,8 +78,8 @@ async def _load(tenant: Tenant) -> AsyncIterator[Told]:
             while True:
                 answer = await tenant.create(key=key, to=f"sip:{key}@example.com")
                 body = answer.json()
-                told.answers.append((time.monotonic(), answer.status_code, body))
-                told.records[key] = body
+                answers.answers.append((time.monotonic(), answer.status_code, body))
+                answers.records[key] = body
                 if answer.is_success or stop.is_set():
                     break
                 await asyncio.sleep(0.1)
@@ -88,27 +88,27 @@ async def _load(tenant: Tenant) -> AsyncIterator[Told]:
         for _ in range(CLIENTS):
             clients.create_task(client())
         try:
-            yield told
+            yield answers
         finally:
             stop.set()
 
 
-async def _rings(simulator: str) -> Counter[str]:
+async def _accepted_calls(simulator: str) -> Counter[str]:
     async with httpx.AsyncClient(base_url=simulator) as http:
         entries = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
     return Counter(entry["to"] for entry in entries if entry["accepted"])
 
 
-async def _eventually(what: str, within_s: float, condition: Any) -> float:
-    """How long it took."""
+async def _wait_for(what: str, timeout_s: float, condition: Any) -> float:
+    """Waits for the condition and returns the seconds that it took."""
     began = time.monotonic()
     while not await condition():
-        assert time.monotonic() - began < within_s, f"never came: {what}"
+        assert time.monotonic() - began < timeout_s, f"timed out: {what}"
         await asyncio.sleep(0.05)
     return time.monotonic() - began
 
 
-async def test_everything_goes_on_at_the_promoted_standby(pair: Pair, tmp_path: Path, record_property: Any) -> None:
+async def test_creations_and_worker_recover_at_the_promoted_standby(pair: Pair, tmp_path: Path, record_property: Any) -> None:
     async with served(create_simulator(SimulatorConfig(open_mode=True, speed=20))) as simulator, _gateway(pair) as gateway:
         await _make_synchronous(pair)
         tenant = await gateway.add_tenant(simulator)
@@ -118,10 +118,10 @@ async def test_everything_goes_on_at_the_promoted_standby(pair: Pair, tmp_path: 
         )
         worker_options = ("worker", "--ops-port", str(metrics_port))
         with running(*worker_options, environment=configured, file=tmp_path / "worker") as worker:
-            async with _load(tenant) as told:
+            async with _run_clients(tenant) as answers:
 
                 async def started_since(moment: float) -> bool:
-                    return told.since(moment)["201 started"] > CLIENTS
+                    return answers.since(moment)["201 started"] > CLIENTS
 
                 async def worker_is_ready() -> bool:
                     with contextlib.suppress(httpx.HTTPError):
@@ -129,31 +129,31 @@ async def test_everything_goes_on_at_the_promoted_standby(pair: Pair, tmp_path: 
                             return (await http.get(f"http://127.0.0.1:{metrics_port}/readyz")).is_success
                     return False
 
-                await _eventually("creations", STARTS_WITHIN_S, lambda: started_since(0))
-                await _eventually("the worker", STARTS_WITHIN_S, worker_is_ready)
+                await _wait_for("creations", START_TIMEOUT_S, lambda: started_since(0))
+                await _wait_for("the worker", START_TIMEOUT_S, worker_is_ready)
                 pair.primary.kill()
                 killed = time.monotonic()
-                await asyncio.sleep(AWAY_S)
-                before = dict(told.records)
-                during = told.since(killed + 1)
+                await asyncio.sleep(OUTAGE_S)
+                before = dict(answers.records)
+                during = answers.since(killed + 1)
                 promoted = time.monotonic()
                 await pair.standby.execute("SELECT pg_promote()")
-                took = await _eventually("creations", RECOVERS_WITHIN_S, lambda: started_since(promoted))
-                worker_took = took + await _eventually("the worker", RECOVERS_WITHIN_S, worker_is_ready)
+                took = await _wait_for("creations", RECOVERY_TIMEOUT_S, lambda: started_since(promoted))
+                worker_took = took + await _wait_for("the worker", RECOVERY_TIMEOUT_S, worker_is_ready)
             assert worker.popen.poll() is None
-            # In a thread: it may be asking the simulator, which runs here.
+            # In a thread, because the worker may be calling the simulator, which runs in this process.
             await asyncio.to_thread(worker.end, signal.SIGTERM)
         assert set(during) <= {"503 not_started", "202 unknown"}, during
         assert during["503 not_started"] > 0
-        rings = await _rings(simulator)
-        assert max(rings.values()) == 1
+        accepted = await _accepted_calls(simulator)
+        assert max(accepted.values()) == 1
         kept = {record["id"]: record for record in await all_records(tenant.http)}
         started = [record for record in before.values() if record["execution"] == "started"]
         assert [kept[record["id"]]["sid"] for record in started] == [record["sid"] for record in started]
-        record_property("output", f"recovered after {took:.1f} s, worker {worker_took:.1f} s; {told.since(killed)}")
+        record_property("output", f"recovered after {took:.1f} s, worker {worker_took:.1f} s; {answers.since(killed)}")
 
 
-async def test_changes_are_heard_of_at_the_promoted_standby(pair: Pair, tmp_path: Path) -> None:
+async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_path: Path) -> None:
     async with _gateway(pair) as gateway:
         await _make_synchronous(pair)
         tenant = await gateway.add_tenant()
@@ -161,42 +161,42 @@ async def test_changes_are_heard_of_at_the_promoted_standby(pair: Pair, tmp_path
         async def answers(status: int) -> bool:
             return (await tenant.http.get("/v1/calls")).status_code == status
 
-        async def set_unheard(state: str) -> None:
-            """Without the trigger that notifies."""
+        async def set_without_notification(state: str) -> None:
+            """Updates the key without the trigger that sends notifications."""
             with contextlib.suppress(DatabaseUnavailable):
-                await gateway.database.ping()  # this pool has not been used since the fail-over
+                await gateway.database.ping()  # replaces connections to the old primary
             async with gateway.database.begin() as session:
                 await session.execute(text("SET LOCAL session_replication_role = replica"))
                 await session.execute(text(f"UPDATE api_key SET revoked_at = {state}"))  # noqa: S608
 
-        async def remembers() -> bool:
-            """A process that does not listen reads the key for each request."""
-            await set_unheard("NULL")
+        async def is_key_cached() -> bool:
+            """Whether the process caches the key, which it does only while the listener is connected."""
+            await set_without_notification("NULL")
             await answers(200)
-            await set_unheard("now()")
+            await set_without_notification("now()")
             return await answers(200)
 
-        await _eventually("a listener", STARTS_WITHIN_S, remembers)
+        await _wait_for("a listener", START_TIMEOUT_S, is_key_cached)
         pair.primary.kill()
-        await _eventually("the loss", RECOVERS_WITHIN_S, lambda: answers(503))
+        await _wait_for("the loss", RECOVERY_TIMEOUT_S, lambda: answers(503))
         await pair.standby.execute("SELECT pg_promote()")
-        await _eventually("the database", RECOVERS_WITHIN_S, lambda: answers(401))
-        await _eventually("a listener", RECOVERS_WITHIN_S, remembers)
+        await _wait_for("the database", RECOVERY_TIMEOUT_S, lambda: answers(401))
+        await _wait_for("a listener", RECOVERY_TIMEOUT_S, is_key_cached)
         configured = environment(tmp_path, CALLGATE_DATABASE_URL=pair.url, CALLGATE_SECRET_KEYS=SECRET_KEY)
-        await set_unheard("NULL")
+        await set_without_notification("NULL")
         assert await answers(200)
         (key,) = await gateway.tenants.list_keys(tenant.id)
         revoked = await asyncio.to_thread(run, "keys", "revoke", key.prefix, environment=configured)
         assert revoked.returncode == 0, revoked.stderr
-        await _eventually("the change", RECOVERS_WITHIN_S, lambda: answers(401))
+        await _wait_for("the change", RECOVERY_TIMEOUT_S, lambda: answers(401))
 
 
 @contextlib.asynccontextmanager
 async def _sends_nothing(primary: Node) -> AsyncIterator[None]:
-    """The standby has what was committed before, and gets nothing of what follows."""
+    """Stops replication after the standby has caught up."""
     connection = await asyncpg.connect(primary.url.replace("+asyncpg", ""))
     caught_up = "SELECT bool_and(replay_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication"
-    await _eventually("the standby", STARTS_WITHIN_S, lambda: connection.fetchval(caught_up))
+    await _wait_for("the standby", START_TIMEOUT_S, lambda: connection.fetchval(caught_up))
     sender = await connection.fetchval("SELECT pid FROM pg_stat_replication")
     await connection.close()
     os.kill(sender, signal.SIGSTOP)
@@ -220,7 +220,7 @@ async def test_what_an_asynchronous_standby_had_not_is_lost_as_the_assumptions_s
             lost = (await tenant.create("lost")).json()
             assert lost["execution"] == "started"
             dialling = asyncio.create_task(tenant.create("dialled"))
-            async with asyncio.timeout(STARTS_WITHIN_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 while len(upstream.posts) < 3:
                     await asyncio.sleep(0.01)
             pair.primary.kill()
@@ -232,7 +232,7 @@ async def test_what_an_asynchronous_standby_had_not_is_lost_as_the_assumptions_s
         async def has_recovered() -> bool:
             return await shown(kept) == 200
 
-        await _eventually("the database", RECOVERS_WITHIN_S, has_recovered)
+        await _wait_for("the database", RECOVERY_TIMEOUT_S, has_recovered)
         assert await shown(lost) == 404
         replayed = await tenant.create("kept")
         assert (replayed.status_code, replayed.json()["sid"]) == (200, kept["sid"])

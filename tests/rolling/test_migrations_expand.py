@@ -1,4 +1,4 @@
-"""Expand, then contract: no migration takes away or forbids what the version before it does."""
+"""Expand, then contract: no migration removes or forbids what the previous version uses."""
 
 import ast
 from pathlib import Path
@@ -8,20 +8,22 @@ import pytest
 import migrations
 
 VERSIONS = sorted((Path(migrations.__file__).parent / "versions").glob("*.py"))
-# To contract is right once no version that runs needs it any more: name the migration, and the release that ended the need.
-CONTRACTING: dict[str, str] = {}
-TAKING_AWAY = {"drop_column", "drop_table", "rename_table"}
-TAKING_AWAY_IN_SQL = ("DROP TABLE", "DROP COLUMN", "RENAME", "SET NOT NULL", "TRUNCATE TABLE")
+# A migration may contract once no running version needs the old schema. Maps its name to the release that ended the need.
+CONTRACTING_MIGRATIONS: dict[str, str] = {}
+DESTRUCTIVE = {"drop_column", "drop_table", "rename_table"}
+DESTRUCTIVE_SQL = ("DROP TABLE", "DROP COLUMN", "RENAME", "SET NOT NULL", "TRUNCATE TABLE")
 
 
-def harms(source: str) -> list[str]:
-    """What `upgrade` does that the version before may not survive."""
+def incompatible_operations(source: str) -> list[str]:
+    """Returns the operations of `upgrade` that may break the previous version."""
     (upgrade,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "upgrade")
     calls = (node for node in ast.walk(upgrade) if isinstance(node, ast.Call))
-    return [ast.unparse(call) for call in calls if isinstance(call.func, ast.Attribute) and _harms(call.func.attr, call)]
+    return [
+        ast.unparse(call) for call in calls if isinstance(call.func, ast.Attribute) and _is_incompatible(call.func.attr, call)
+    ]
 
 
-def _harms(operation: str, call: ast.Call) -> bool:
+def _is_incompatible(operation: str, call: ast.Call) -> bool:
     written = ast.unparse(call)
     named = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     match operation:
@@ -30,15 +32,15 @@ def _harms(operation: str, call: ast.Call) -> bool:
         case "add_column":
             return "nullable=True" not in written and "server_default" not in written
         case "execute":
-            return any(words in written.upper() for words in TAKING_AWAY_IN_SQL)
+            return any(words in written.upper() for words in DESTRUCTIVE_SQL)
         case _:
-            return operation in TAKING_AWAY
+            return operation in DESTRUCTIVE
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.stem)
 def test_a_migration_only_expands(version: Path) -> None:
-    if version.stem not in CONTRACTING:
-        assert harms(version.read_text()) == []
+    if version.stem not in CONTRACTING_MIGRATIONS:
+        assert incompatible_operations(version.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,6 @@ def test_a_migration_only_expands(version: Path) -> None:
         'op.execute("ALTER TABLE call RENAME COLUMN status TO state")',
     ],
 )
-def test_what_the_version_before_does_not_survive_is_seen(statement: str) -> None:
-    assert harms(f"def upgrade() -> None:\n    {statement}\n") != []
-    assert harms(f"def upgrade() -> None:\n    pass\ndef downgrade() -> None:\n    {statement}\n") == []
+def test_incompatible_operations_are_detected(statement: str) -> None:
+    assert incompatible_operations(f"def upgrade() -> None:\n    {statement}\n") != []
+    assert incompatible_operations(f"def upgrade() -> None:\n    pass\ndef downgrade() -> None:\n    {statement}\n") == []

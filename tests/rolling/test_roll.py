@@ -1,4 +1,4 @@
-"""A rolling restart under load, as Kubernetes does it: nobody notices, and no outcome is unknown for its sake."""
+"""A rolling restart under load, as Kubernetes does it, causes no errors and no unknown outcomes."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from tests.support.upstream import Behaviour, Upstream, created, running_upstrea
 
 CLIENTS = 8
 LINGER_S = 4
-REQUESTS_BETWEEN = 20  # so that there is load before, between and after
+REQUESTS_PER_STEP = 20  # load before, between and after the restarts
 
 
 def answering_after(seconds: float) -> Behaviour:
-    """A Twilio that takes its time, so that at any moment most clients have a creation on its way."""
+    """Responds after a delay, so that most clients have a creation in progress at any time."""
     answer = created()
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,8 +52,8 @@ async def ready(port: int) -> None:
 
 @asynccontextmanager
 async def load(url: str, tenant: Tenant) -> AsyncIterator[Counter[str]]:
-    """Clients that keep their connections and never repeat anything; what they were told is counted."""
-    told: Counter[str] = Counter()
+    """Runs clients that keep their connections and never retry. Counts their responses."""
+    answers: Counter[str] = Counter()
     stop = asyncio.Event()
 
     async def client() -> None:
@@ -62,22 +62,20 @@ async def load(url: str, tenant: Tenant) -> AsyncIterator[Counter[str]]:
             while not stop.is_set():
                 try:
                     answer = await http.post("/v1/calls", json=BASIC)
-                    told[f"{answer.status_code} {answer.json()['execution']}"] += 1
+                    answers[f"{answer.status_code} {answer.json()['execution']}"] += 1
                 except httpx.TransportError as error:
-                    told[type(error).__name__] += 1
+                    answers[type(error).__name__] += 1
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
             clients.create_task(client())
         try:
-            yield told
+            yield answers
         finally:
             stop.set()
 
 
-async def test_two_processes_are_restarted_one_after_the_other_and_nobody_notices(
-    gateway: Gateway, database_url: str, tmp_path: Path
-) -> None:
+async def test_clients_notice_no_restart_of_two_processes(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     balancer = Balancer(ports)
     async with running_upstream(answering_after(0.05)) as upstream, balancer.running() as url:
@@ -86,25 +84,25 @@ async def test_two_processes_are_restarted_one_after_the_other_and_nobody_notice
             old = {port: processes.enter_context(serving(port, database_url, tmp_path)) for port in ports}
             for port in ports:
                 await ready(port)
-            async with load(url, tenant) as told:
+            async with load(url, tenant) as answers:
                 for port, process in old.items():
-                    await more(told)
+                    await wait_for_more_answers(answers)
                     process.popen.send_signal(signal.SIGTERM)
-                    await eventually(lambda process=process: "leaving" in process.output, "the process letting go")  # type: ignore[misc]
-                    await more(told)  # nobody has told the balancer yet
+                    await eventually(lambda process=process: "leaving" in process.output, "the start of the shutdown")  # type: ignore[misc]
+                    await wait_for_more_answers(answers)  # the load balancer still uses the process
                     balancer.withdraw(port)
                     await eventually(lambda process=process: process.popen.poll() is not None, "its end")  # type: ignore[misc]
                     processes.enter_context(serving(port, database_url, tmp_path))
                     await ready(port)
                     balancer.admit(port)
-                await more(told)
-    assert told.keys() == {"201 started"}
+                await wait_for_more_answers(answers)
+    assert answers.keys() == {"201 started"}
     async with gateway.database.begin() as session:
         found = await session.execute(text("SELECT execution, settled_by, count(*) FROM call GROUP BY 1, 2"))
-    assert [tuple(row) for row in found] == [("started", "response", told.total())]
-    assert len(upstream.posts) == told.total()
+    assert [tuple(row) for row in found] == [("started", "response", answers.total())]
+    assert len(upstream.posts) == answers.total()
 
 
-async def more(told: Counter[str]) -> None:
-    enough = told.total() + REQUESTS_BETWEEN
-    await eventually(lambda: told.total() >= enough, "more answers")
+async def wait_for_more_answers(answers: Counter[str]) -> None:
+    target = answers.total() + REQUESTS_PER_STEP
+    await eventually(lambda: answers.total() >= target, "more answers")

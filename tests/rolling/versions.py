@@ -1,6 +1,6 @@
-"""Two versions of Callgate over one database, as during a roll-out: `python -m tests.rolling.versions [REVISION]`.
+"""Runs two versions of Callgate on one database, as during a roll-out: `python -m tests.rolling.versions [REVISION]`.
 
-The version before is taken from git: by default what stood before the newest migration was added, which is the hardest case.
+The previous version comes from git. The default is the commit before the newest migration, which is the hardest case.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from tests.cli.running import REPOSITORY, environment, free_port
 from tests.support.gateway import BASIC, SECRET_KEY
 
 TENANT, ACCOUNT, TOKEN = "rolling", "AC" + "d" * 32, "rolling-auth-token"
-PATIENCE_S = 90
+TIMEOUT_S = 90
 
 
 def before_the_newest_migration() -> str | None:
-    """A revision of the main line, or None when this is no checkout with enough history."""
-    asked = ["git", "log", "--first-parent", "--max-count=1", "--format=%P", "--", "migrations/versions"]
-    found = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    """Returns the revision before the newest migration, or None if the checkout lacks the history."""
+    command = ["git", "log", "--first-parent", "--max-count=1", "--format=%P", "--", "migrations/versions"]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return found.stdout.split()[0] if found.stdout.split() else None
 
 
@@ -42,7 +42,7 @@ def unpack(revision: str, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Version:
-    """A checkout, and what its processes are told."""
+    """A checkout of the code and the environment of its processes."""
 
     name: str
     code: Path
@@ -62,7 +62,7 @@ class Version:
             api = await self._start("serve", "--port", str(port), stdout=log)
             worker = await self._start("worker", stdout=log)
             try:
-                await until_it_answers(f"http://127.0.0.1:{port}/livez")
+                await wait_until_it_answers(f"http://127.0.0.1:{port}/livez")
                 yield f"http://127.0.0.1:{port}"
             finally:
                 for process in (api, worker):
@@ -71,14 +71,14 @@ class Version:
                     await process.wait()
 
     async def _start(self, *arguments: str, stdout: object, more: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-        told = self.environment | {"PYTHONPATH": str(self.code)} | (more or {})
+        settings = self.environment | {"PYTHONPATH": str(self.code)} | (more or {})
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.cli", *arguments, cwd=self.code, env=told, stdout=stdout,  # type: ignore[arg-type]
+            sys.executable, "-m", "app.cli", *arguments, cwd=self.code, env=settings, stdout=stdout,  # type: ignore[arg-type]
         )  # fmt: skip
 
 
-async def until_it_answers(url: str, status: int = 200) -> None:
-    async with httpx.AsyncClient() as http, asyncio.timeout(PATIENCE_S):
+async def wait_until_it_answers(url: str, status: int = 200) -> None:
+    async with httpx.AsyncClient() as http, asyncio.timeout(TIMEOUT_S):
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(url)).status_code == status:
@@ -86,8 +86,8 @@ async def until_it_answers(url: str, status: int = 200) -> None:
             await asyncio.sleep(0.05)
 
 
-async def black_box(one: str, other: str, key: str, *, name: str) -> None:
-    """What a caller relies on, of two processes over one database: a call placed at one is the same call at the other."""
+async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
+    """Checks that a call that one process places is the same call at the other process."""
     bearer = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(headers=bearer, timeout=60) as http:
         named = {"Idempotency-Key": f"black-box-{name}"}
@@ -108,16 +108,16 @@ async def black_box(one: str, other: str, key: str, *, name: str) -> None:
             assert {"call.pending", "call.started"} <= {event["type"] for event in events}
             refused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:kate@example.com;transport=ws"})
             assert refused.status_code == 422
-        async with asyncio.timeout(PATIENCE_S):  # by whichever version's worker
+        async with asyncio.timeout(TIMEOUT_S):  # the worker of either version completes it
             while (await http.get(f"{other}/v1/calls/{call['id']}")).json()["status"] != "completed":
                 await asyncio.sleep(0.2)
 
 
 async def roll(revision: str, database_url: str, folder: Path) -> None:
-    """The whole of a roll-out, step by step; AssertionError where one version harms the other."""
+    """Performs a roll-out step by step. Raises AssertionError if one version breaks the other."""
     unpack(revision, folder / "old")
     simulator_port = free_port()
-    told = environment(
+    settings = environment(
         folder / "state",
         CALLGATE_DATABASE_URL=database_url,
         CALLGATE_SECRET_KEYS=SECRET_KEY,
@@ -129,11 +129,11 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
     (folder / "new").mkdir()
     for package in ("app", "migrations", "simulator"):
         (folder / "new" / package).symlink_to(REPOSITORY / package)
-    old, new = Version("old", folder / "old", told), Version("new", folder / "new", told)
+    old, new = Version("old", folder / "old", settings), Version("new", folder / "new", settings)
 
     simulator = await new._start("simulator", "--port", str(simulator_port), "--speed", "20", stdout=asyncio.subprocess.DEVNULL)
     try:
-        await until_it_answers(f"http://127.0.0.1:{simulator_port}/_simulator/health")
+        await wait_until_it_answers(f"http://127.0.0.1:{simulator_port}/_simulator/health")
         await old.run("migrate")
         await old.run("tenants", "create", TENANT, "--name", "Rolling")
         _, shown = await asyncio.gather(
@@ -142,41 +142,43 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
         )
         key = str(json.loads(shown)["key"])
         async with old.serving() as before:
-            await black_box(before, before, key, name="old code, old schema")
+            await check_calls(before, before, key, name="old code, old schema")
             async with new.serving() as after:
-                await waits_or_works(after, key)
+                await check_new_code_on_old_schema(after, key)
                 await new.run("migrate")
-                await until_it_answers(f"{after}/readyz")
-                await black_box(before, after, key, name="old code, new schema, read by the new")
-                await black_box(after, before, key, name="new code, new schema, read by the old")
+                await wait_until_it_answers(f"{after}/readyz")
+                await check_calls(before, after, key, name="old code, new schema, read by the new")
+                await check_calls(after, before, key, name="new code, new schema, read by the old")
     finally:
         simulator.terminate()
         await simulator.wait()
 
 
-async def waits_or_works(url: str, key: str) -> None:
-    """New code over the schema before: it needs no more, or is not ready and tells the truth to whoever asks all the same."""
+async def check_new_code_on_old_schema(url: str, key: str) -> None:
+    """Checks that new code on the old schema either works or is not ready and reports correct outcomes."""
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
         readiness = await http.get(f"{url}/readyz")
         if readiness.is_success:
-            await black_box(url, url, key, name="new code, old schema")
+            await check_calls(url, url, key, name="new code, old schema")
         else:
             assert readiness.json()["database"] == "not_migrated"
-            # What is missing may be an index, without which it works all the same.
-            told = await http.post(f"{url}/v1/calls", json=BASIC)
-            assert (told.status_code, told.json()["execution"]) in {(503, "not_started"), (201, "started")}, told.text
+            # If only an index is missing, creations work.
+            response = await http.post(f"{url}/v1/calls", json=BASIC)
+            assert (response.status_code, response.json()["execution"]) in {(503, "not_started"), (201, "started")}, (
+                response.text
+            )
 
 
 def main() -> None:
     revision = sys.argv[1] if len(sys.argv) > 1 else before_the_newest_migration()
     if revision is None:
-        raise SystemExit("name a REVISION: git tells of none before this one")
+        raise SystemExit("give a REVISION: git has no earlier one")
     with tempfile.TemporaryDirectory(prefix="callgate-rolling-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # root's Postgres runs as nobody
         with EmbeddedPostgres(folder) as postgres:
             asyncio.run(roll(revision, postgres.url, folder))
-    sys.stdout.write(f"{revision} and this version go together, and one after the other\n")
+    sys.stdout.write(f"{revision} and this version work together and one after the other\n")
 
 
 if __name__ == "__main__":

@@ -51,11 +51,11 @@ async def test_the_listener_reconnects_after_any_error(
 ) -> None:
     url = make_url(database_url).set(**changes)  # type: ignore[arg-type]  # one parameter set, of several types
     listener = Listener(url.render_as_string(hide_password=False), channel=CHANNEL, on_change=lambda: None)
-    told = ""
+    output = ""
     async with listener.running(), asyncio.timeout(20):
-        while told.count("listener_lost") < 2:
+        while output.count("listener_lost") < 2:
             await asyncio.sleep(0.05)
-            told += capsys.readouterr().out
+            output += capsys.readouterr().out
     assert not listener.connected
 
 

@@ -165,7 +165,7 @@ def _environment(tmp_path: Path, url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "check", "state", "told"),
+    ("settings", "check", "state", "message"),
     [
         (TRANSACTIONS, "pooler", "ok", "keeps prepared statements"),
         (WITHOUT_STATEMENTS, "database", "wrong", "PgBouncer 1.21 or newer with max_prepared_statements"),
@@ -174,13 +174,13 @@ def _environment(tmp_path: Path, url: str) -> dict[str, str]:
     ids=["transaction", "transaction-without-statements", "session"],
 )
 async def test_doctor_detects_a_pooler(
-    database_url: str, tmp_path: Path, settings: dict[str, Any], check: str, state: str, told: str
+    database_url: str, tmp_path: Path, settings: dict[str, Any], check: str, state: str, message: str
 ) -> None:
     async with pgbouncer(database_url, pool_size=10, **settings) as url:
         findings = await asyncio.to_thread(_doctor_results, tmp_path, url)
-    (finding,) = (finding for finding in findings if finding["check"] == check)
-    assert finding["state"] == state
-    assert told in f"{finding['found']} {finding['do']}"
+    (result,) = (result for result in findings if result["check"] == check)
+    assert result["state"] == state
+    assert message in f"{result['found']} {result['do']}"
 
 
 async def test_a_pooler_without_prepared_statements_is_refused_in_one_line(database_url: str, tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def test_no_secret_survives_a_form_or_json(secret: str) -> None:
 
 
 def test_the_value_of_the_basic_header_is_redacted(credential: Credential) -> None:
-    told = redact(f"Authorization: {authorization(credential)} of {credential.username}", secrets_of(credential, {}))
-    assert authorization(credential).removeprefix("Basic ").rstrip("=") not in told
-    assert credential.username in told
+    redacted = redact(f"Authorization: {authorization(credential)} of {credential.username}", secrets_of(credential, {}))
+    assert authorization(credential).removeprefix("Basic ").rstrip("=") not in redacted
+    assert credential.username in redacted
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credent
     assert "pl4nted" not in shown
     secrets = secrets_of(credential, {"url": text})
     for echo in ("us3r", "pl4nted-p4ss", "us3r:pl4nted-p4ss", b64encode(b"us3r:pl4nted-p4ss").decode().rstrip("="), text):
-        for told in (redact(echo, secrets), redact(echo, secrets_of_fields(credential, [("Url", text)]))):
-            assert "us3r" not in told
-            assert "pl4nted" not in told
+        for redacted in (redact(echo, secrets), redact(echo, secrets_of_fields(credential, [("Url", text)]))):
+            assert "us3r" not in redacted
+            assert "pl4nted" not in redacted
 
 
 def test_an_escaped_password_is_redacted() -> None:
@@ -104,8 +104,8 @@ def test_a_short_secret_does_not_redact_sids_statuses_or_names(secret: str, cred
 
 def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
-    told = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))
-    assert "pl4nted" not in told
+    redacted = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))
+    assert "pl4nted" not in redacted
     assert Secrets([SECRET]).may_be_in(json.dumps(document).encode())
     assert not Secrets([SECRET]).may_be_in(b"{}")
     assert "pl4nted" not in repr(Secrets([SECRET]))
@@ -119,7 +119,7 @@ async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Cr
         for start in range(0, len(whole), size):
             yield whole[start : start + size]
 
-    told = b"".join([piece async for piece in secrets_of(credential, {}).out_of_stream(pieces())])
-    assert b"pl4nted" not in told
-    assert b64encode(b"AC111") not in told
-    assert json.loads(told)["b"] == "z" * 50
+    redacted = b"".join([piece async for piece in secrets_of(credential, {}).out_of_stream(pieces())])
+    assert b"pl4nted" not in redacted
+    assert b64encode(b"AC111") not in redacted
+    assert json.loads(redacted)["b"] == "z" * 50
