@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, until
+from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("install", "upgrade", "rotation", "backup")
@@ -132,7 +132,7 @@ class Machine:
 def twilio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("simulator"), free_port()
     with running("simulator", "--port", str(port), environment=environment(folder), file=folder / "output"):
-        until(lambda: is_listening(port), "the simulator")
+        wait_until(lambda: is_listening(port), "the simulator")
         yield f"http://127.0.0.1:{port}"
 
 
