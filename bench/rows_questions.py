@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -79,12 +78,15 @@ class Captured(Exception):
         self.parameters = parameters
 
 
-class _CapturingDatabase(Database):
-    def __init__(self) -> None:
-        """Connects to nothing."""
+class _SessionDatabase(Database):
+    """Sends the statements of a store through the session, and returns no rows."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        raise Captured(statement, arguments)
+        await (await self._session.connection()).exec_driver_sql(statement, arguments)
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,8 @@ def _list_started(filters: Callable[[Drawn], dict[str, Any]]) -> Ask:
 async def _claim_deliveries(session: AsyncSession, _: Drawn) -> object:
     """A worker continues after the tenant of its last claim, which may be any."""
     after = f"tenant-{random.randrange(100):02}"
-    await session.execute(select(1))  # begins the transaction on the connection below, which is rolled back
-    connection = (await (await session.connection()).get_raw_connection()).driver_connection
     limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
-    return await deliveries.claim(cast("Database", connection), lease=deliver.LEASE, busy=(), after=after, **limits)
+    return await deliveries.claim(_SessionDatabase(session), lease=deliver.LEASE, busy=(), after=after, **limits)
 
 
 async def _rivals(session: AsyncSession, drawn: Drawn) -> object:
@@ -207,12 +207,12 @@ def creations(size: int) -> tuple[Question, Question]:
     """Returns the intents of `size` calls together, and the outcomes of the intents that were asked for first."""
     made: deque[list[NewCall]] = deque()
 
-    async def intents(_: AsyncSession, like: Drawn) -> object:
+    async def intents(session: AsyncSession, like: Drawn) -> object:
         made.append([intent(like) for _ in range(size)])
-        return await insert_intents(_CapturingDatabase(), made[-1])
+        return await insert_intents(_SessionDatabase(session), made[-1])
 
-    async def outcomes(_: AsyncSession, __: Drawn) -> object:
-        return await write_outcomes(_CapturingDatabase(), [started(call) for call in made.popleft()])
+    async def outcomes(session: AsyncSession, _: Drawn) -> object:
+        return await write_outcomes(_SessionDatabase(session), [started(call) for call in made.popleft()])
 
     return (
         Question(f"create: intents, {size} together", intents, writes=True),
