@@ -13,7 +13,7 @@ from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.refreshes import refresh_after_callback
 from app.calls.settlement import Settlement
-from app.calls.store import CallState, Changed, SidTaken, bound_sids, read_calls, write_changes
+from app.calls.store import CallState, Changed, SidTaken, read_calls, taken_sids, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
 from app.database.engine import Database
 from app.deliveries.outbox import delivery_for
@@ -123,7 +123,7 @@ class CallbackService:
             for received, callback in zip(batch, callbacks, strict=True)
             if isinstance(callback, Callback) and calls[received.call_id].sid != callback.resource.sid
         }
-        taken = await bound_sids(self._database, unbound)
+        taken = await taken_sids(self._database, unbound)
         changed = {call_id: Changed(call) for call_id, call in calls.items()}
         settled = [call for call in calls.values() if call.execution != "started"]
         results = [

@@ -39,7 +39,7 @@ def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) 
     return events
 
 
-def mark_deleted(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
+def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
     """Records that the call was deleted at Twilio, ends its refreshes, and returns the events. `by` names who deleted it."""
     if call.deleted_at is not None:
         return []

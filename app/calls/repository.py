@@ -158,7 +158,7 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
-    for type_, data in progress.mark_deleted(call, by=by, now=await now(session)):
+    for type_, data in progress.apply_deletion(call, by=by, now=await now(session)):
         await add_event(session, call.id, type_, data)
 
 

@@ -187,7 +187,7 @@ async def read_calls(database: Database, call_ids: Collection[UUID], *, whole: b
     return {row["id"]: CallState(row) for row in rows}
 
 
-async def bound_sids(database: Database, sids: Collection[str]) -> set[str]:
+async def taken_sids(database: Database, sids: Collection[str]) -> set[str]:
     """Returns those of the sids that a record of any tenant has."""
     return {row["sid"] for row in await database.fetch(_BOUND, list(sids))} if sids else set()
 

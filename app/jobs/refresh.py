@@ -18,7 +18,7 @@ import structlog
 from app.calls import leases
 from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
-from app.calls.progress import mark_deleted, take_resource
+from app.calls.progress import apply_deletion, take_resource
 from app.calls.refreshes import CALLBACK_PATIENCE, age, refresh_after_refresh
 from app.calls.store import CallState, Changed, read_calls, write_changes
 from app.database.engine import Database
@@ -167,7 +167,7 @@ class Refresher:
             changed.events += take_resource(call, seen.resource)
             result = "changed" if changed.events else "unchanged"
         elif gone:
-            changed.events += mark_deleted(call, by="twilio", now=call.now)
+            changed.events += apply_deletion(call, by="twilio", now=call.now)
             result = "gone"
         else:
             result = "failed"

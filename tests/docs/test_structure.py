@@ -19,7 +19,6 @@ LONG_FUNCTIONS = {
 
 SHARED_NAMES = {
     "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
-    "bound_sids": "one question: within a session, and as a statement of its own",
     "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
 }
 # An endpoint has the name of its operation and a command that of its command; what they run may have the same verb.
