@@ -5,7 +5,6 @@ an update may have changed it. Callbacks of one call are sent one after another;
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 
-import httpx
-
 from simulator.accounts import Accounts
 from simulator.background import Background
+from simulator.callback_client import CallbackClient
 from simulator.chaos import Chaos
 from simulator.config import SimulatorConfig, utc_now
 from simulator.deliveries import Deliveries
@@ -30,6 +28,10 @@ class WatchedCall:
     """A call with a subscription, and which of its callbacks were sent."""
 
     call: Call
+    unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
+    """By time of sending: the event's time plus a random delay."""
+    unsent_by: Chaos | None = None
+    """The faults by which `unsent` was made; None if the call has changed since."""
     sent_events: set[Event] = field(default_factory=set)
     held_back: list[PlannedCallback] = field(default_factory=list)
     last_sending: asyncio.Task[None] | None = None
@@ -45,7 +47,7 @@ class Callbacks:
         self._tiebreak = count()
         self._schedule_changed = asyncio.Event()
         self._sending = Background()
-        self._http: httpx.AsyncClient | None = None
+        self._client = CallbackClient()
         self.chaos = Chaos()
         self.deliveries = Deliveries(config.clock, config.max_calls)
 
@@ -68,14 +70,14 @@ class Callbacks:
                     firing.start(self._send_when_due())
                 yield
         finally:
-            if self._http is not None:
-                await self._http.aclose()
+            self._client.close()
 
     def watch(self, call: Call) -> None:
         """Schedules the callbacks of a call. Call it for a new call, and after each change of its plan."""
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
-            self._schedule_check(call.plan.created_at, watched)
+            watched.unsent_by = None
+            self._reschedule(watched, call.plan.created_at)
 
     async def send_due(self) -> None:
         """Sends all due callbacks. Returns when each was answered or has failed."""
@@ -119,16 +121,16 @@ class Callbacks:
 
     def _due(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
         """Yields the due callbacks of a call in the order of sending, and marks them as sent."""
-        for moment, callback in self._unsent(watched):
-            if moment > now:
-                break
+        unsent = self._unsent(watched)
+        while unsent and unsent[0][0] <= now:
+            _, callback = unsent.pop(0)
             watched.sent_events.add(callback.event)
             if self.chaos.faults_of(watched.call, callback.event).held_back:
                 watched.held_back.append(callback)
                 continue
             yield callback
             yield from self._release(watched)
-        if not self._unsent(watched):
+        if not unsent:
             yield from self._release(watched)
 
     def _release(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
@@ -136,10 +138,13 @@ class Callbacks:
         return iter(held_back)
 
     def _unsent(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
-        """Returns the callbacks that were not sent yet, ordered by time of sending: the event's time plus a random delay."""
-        unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
-        timed = [(self._sent_at(callback), callback) for callback in unsent]
-        return sorted(timed, key=lambda item: (item[0], item[1].sequence))
+        """Returns the callbacks that were not sent yet."""
+        if watched.unsent_by is not self.chaos:
+            unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
+            timed = [(self._sent_at(callback), callback) for callback in unsent]
+            watched.unsent = sorted(timed, key=lambda item: (item[0], item[1].sequence))
+            watched.unsent_by = self.chaos
+        return watched.unsent
 
     def _sent_at(self, callback: PlannedCallback) -> datetime:
         return callback.happened_at + timedelta(seconds=self.chaos.faults_of(callback.call, callback.event).delay_s)
@@ -158,8 +163,10 @@ class Callbacks:
             self._watched.pop(watched.call.sid, None)
 
     def _schedule_check(self, moment: datetime, watched: WatchedCall) -> None:
-        heappush(self._schedule, (moment, next(self._tiebreak), watched))
-        self._schedule_changed.set()
+        entry = moment, next(self._tiebreak), watched
+        heappush(self._schedule, entry)
+        if self._schedule[0] is entry:
+            self._schedule_changed.set()
 
     def _start_sending(self, watched: WatchedCall, callback: PlannedCallback) -> asyncio.Task[None]:
         watched.last_sending = self._sending.start(self._send(callback, after=watched.last_sending))
@@ -176,15 +183,4 @@ class Callbacks:
         auth_token = account.signing_token if account is not None else None
         for is_duplicate in (False, True) if faults.duplicated else (False,):
             delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
-            await self.deliveries.send(self._client(), delivery, auth_token)
-
-    def _client(self) -> httpx.AsyncClient:
-        """Returns the client, built at first use: loading the certificates is slow, and most calls have no callback.
-
-        No connection is kept alive, so a request to a stopped receiver fails with a connect error, not on a
-        stale connection.
-        """
-        if self._http is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            self._http = httpx.AsyncClient(verify=ssl.create_default_context(), limits=limits, trust_env=False)
-        return self._http
+            await self.deliveries.send(self._client, delivery, auth_token)

@@ -1,100 +1,139 @@
 """Twilio's routes: https://www.twilio.com/docs/voice/api/call-resource.
 
+The endpoints take a request and return a response, so that `Shortcut` can call them without FastAPI.
+
 Each route also exists without `.json` (see negotiation). Decorators register from the bottom up, so the path
 without `.json` is written first: `/Calls/{sid}` also matches `/Calls/CA….json` and must be registered second.
 """
 
+import re
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simulator.accounts import Account
 from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
-from simulator.lifecycle import Status, hung_up, limited, progress
+from simulator.lifecycle import Status, hung_up, limited
 from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
-from simulator.resource import current
+from simulator.resource import rendered
 from simulator.state import State
 from simulator.store import Call
 from simulator.subscription import Subscription
+
+STATE = "simulator"
+"""The key of the simulator's state in the scope of a request."""
 
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 
 
 def get_state(request: Request) -> State:
-    state: State = request.app.state.simulator
+    state: State = request.scope[STATE]
     return state
 
 
 StateDep = Annotated[State, Depends(get_state)]
 
 
-def authenticate(account_sid: str, request: Request, state: StateDep) -> Account:
-    account = state.accounts.authenticate(account_sid, request.headers.get("authorization"))
+def authenticate(account_sid: str, request: Request) -> Account:
+    account = get_state(request).accounts.authenticate(account_sid, request.headers.get("authorization"))
     require_json(request)
     return account
 
 
-AccountDep = Annotated[Account, Depends(authenticate)]
-
-
-def get_call(sid: str, account: AccountDep, request: Request, state: StateDep) -> Call:
-    call = state.calls.get(account.sid, sid)
+def get_call(account_sid: str, sid: str, request: Request) -> Call:
+    """Authenticates the request and returns the call. Raises 20404 if the account has no such call."""
+    state = get_state(request)
+    call = state.calls.get(authenticate(account_sid, request).sid, sid)
     if call is None or not call.is_visible(state.now()):
-        raise TwilioError(20404, request.url.path)
+        raise TwilioError(20404, request.scope["path"])
     return call
-
-
-CallDep = Annotated[Call, Depends(get_call)]
 
 
 @router.post("/Calls", status_code=201, include_in_schema=False)
 @router.post("/Calls.json", status_code=201, summary="Create a call")
-async def create_call(account_sid: str, request: Request, state: StateDep) -> Response:
+async def create_call(account_sid: str, request: Request) -> Response:
     """Takes a form with Twilio's parameters. The user part of the SIP URI decides the outcome: docs/simulator.md."""
-    return await CallCreation(state).handle(request, account_sid)
+    return await CallCreation(get_state(request)).handle(request, account_sid)
 
 
 @router.get("/Calls", include_in_schema=False)
 @router.get("/Calls.json", summary="List calls")
-async def read_calls(account: AccountDep, request: Request, state: StateDep) -> dict[str, Any]:
+async def read_calls(account_sid: str, request: Request) -> Response:
     """Supports Twilio's ten filters (an operator is part of the name: `StartTime>`), `PageSize` and `PageToken`."""
-    return list_calls(state.calls, account.sid, request.query_params, state.now(), state.showing)
+    account, state = authenticate(account_sid, request), get_state(request)
+    return _json(list_calls(state.calls, account.sid, request.query_params, state.now(), state.showing))
 
 
 @router.get("/Calls/{sid}", include_in_schema=False)
 @router.get("/Calls/{sid}.json", summary="Fetch a call")
-async def fetch_call(call: CallDep, state: StateDep) -> dict[str, Any]:
-    return state.showing.resource(current(call, progress(call.plan, state.now())))
+async def fetch_call(account_sid: str, sid: str, request: Request) -> Response:
+    state = get_state(request)
+    return _json(rendered(get_call(account_sid, sid, request), state.now(), state.showing))
 
 
 @router.post("/Calls/{sid}", include_in_schema=False)
 @router.post("/Calls/{sid}.json", summary="Cancel, end or redirect a call")
-async def update_call(call: CallDep, request: Request, state: StateDep) -> dict[str, Any]:
+async def update_call(account_sid: str, sid: str, request: Request) -> Response:
     """`Status=canceled` ends a call that is queued or ringing and does not change one in progress; `completed`
     ends both. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated (21220)."""
+    state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))
     now = state.now()
     _update(call, parameters, now, state)
-    return state.showing.resource(current(call, progress(call.plan, now)))
+    return _json(rendered(call, now, state.showing))
 
 
 @router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)
 @router.delete("/Calls/{sid}.json", status_code=204, summary="Delete a call that has ended")
-async def delete_call(call: CallDep, state: StateDep) -> Response:
-    if not progress(call.plan, state.now()).has_ended:
+async def delete_call(account_sid: str, sid: str, request: Request) -> Response:
+    call = get_call(account_sid, sid, request)
+    if not call.stage(get_state(request).now()).progress.has_ended:
         raise TwilioError(20009)
     call.deleted = True
     return Response(status_code=204)
 
 
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
+_OF_ALL: Mapping[str, Endpoint] = {"POST": create_call, "GET": read_calls}
+_OF_ONE: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_call, "DELETE": delete_call}
+
+
+class Shortcut:
+    """Calls the endpoints above directly. FastAPI's routing, dependencies and serialization cost more than their work."""
+
+    _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        endpoint = (_OF_ALL if found["sid"] is None else _OF_ONE).get(scope["method"]) if found else None
+        if found is None or endpoint is None:
+            await self.app(scope, receive, send)
+            return
+        parameters = {name: value for name, value in found.groupdict().items() if value is not None}
+        try:
+            response = await endpoint(request=Request(scope, receive), **parameters)
+        except TwilioError as error:
+            response = error.response()
+        await response(scope, receive, send)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
 def _update(call: Call, parameters: UpdateParameters, now: datetime, state: State) -> None:
-    at = progress(call.plan, now)
+    at = call.stage(now).progress
     if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
         raise TwilioError(21220)
     if parameters.time_limit_s is not None:

@@ -1,5 +1,6 @@
 """Faults of callbacks: late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
 
+from dataclasses import dataclass
 from random import Random
 from typing import Annotated
 
@@ -12,13 +13,17 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
-class CallbackFaults(BaseModel):
+@dataclass(frozen=True, slots=True)
+class CallbackFaults:
     """The faults of one callback."""
 
     held_back: bool = False
     lost: bool = False
     duplicated: bool = False
     delay_s: float = 0
+
+
+NO_FAULTS = CallbackFaults()
 
 
 class Chaos(BaseModel):
@@ -28,6 +33,10 @@ class Chaos(BaseModel):
     delay_s: tuple[Seconds, Seconds] = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
     seed: int = 0
 
+    @property
+    def is_calm(self) -> bool:
+        return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
+
     @model_validator(mode="after")
     def _is_in_order(self) -> "Chaos":
         if self.delay_s[0] > self.delay_s[1]:
@@ -36,6 +45,8 @@ class Chaos(BaseModel):
 
     def faults_of(self, call: Call, event: Event) -> CallbackFaults:
         """Draws the faults of a callback. They depend only on the seed, `to`, `nth_to_destination` and the event."""
+        if self.is_calm:
+            return NO_FAULTS
         random = Random(f"{self.seed}/{call.parameters.to}/{call.nth_to_destination}/{event}")  # noqa: S311 - repeats by seed
         held_back, lost, duplicated = random.random(), random.random(), random.random()
         return CallbackFaults(

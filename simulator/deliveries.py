@@ -3,12 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
+from typing import Annotated
 from urllib.parse import urldefrag, urlencode, urlsplit
 
-import httpx
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from simulator.callback_client import CallbackClient, CallbackError, ConnectError, ReadTimeout
 from simulator.config import Clock
 from simulator.planned_callback import PlannedCallback
 from simulator.retry_settings import Failure, RetrySettings
@@ -19,15 +22,19 @@ MAX_CONCURRENT = 50
 USER_AGENT = "TwilioProxy/1.1"
 
 
-class Attempt(BaseModel):
+@dataclass(slots=True)
+class Attempt:
     sent_at: datetime
     answered_at: datetime | None = None
     answer_status: int | None = None
-    error: str | None = Field(None, description="Why there was no answer: the name of an exception, or `total timeout`.")
+    error: Annotated[
+        str | None, Field(description="Why there was no answer: the name of an exception, or `total timeout`.")
+    ] = None
 
 
-class Delivery(BaseModel):
-    number: int = Field(description="Counts the deliveries since the start or the last reset, from 1.")
+@dataclass(slots=True)
+class Delivery:
+    number: Annotated[int, Field(description="Counts the deliveries since the start or the last reset, from 1.")]
     call_sid: str
     account_sid: str
     event: Event
@@ -35,14 +42,14 @@ class Delivery(BaseModel):
     call_status: str
     happened_at: datetime
     method: str
-    url: str = Field(description="The URL as given, with its fragment.")
+    url: Annotated[str, Field(description="The URL as given, with its fragment.")]
     fields: dict[str, str]
-    signature: str | None = Field(None, description="The X-Twilio-Signature. Null if the account's auth token is unknown.")
-    token: str = Field(description="I-Twilio-Idempotency-Token.")
+    token: Annotated[str, Field(description="I-Twilio-Idempotency-Token.")]
+    signature: Annotated[str | None, Field(description="The X-Twilio-Signature. Null if the auth token is unknown.")] = None
     is_duplicate: bool = False
-    lost: bool = Field(False, description="Never sent, because a fault lost it.")
-    attempts: list[Attempt] = Field(default_factory=list)
-    delivered: bool = Field(False, description="Whether a 2xx was received.")
+    lost: Annotated[bool, Field(description="Never sent, because a fault lost it.")] = False
+    attempts: list[Attempt] = field(default_factory=list)
+    delivered: Annotated[bool, Field(description="Whether a 2xx was received.")] = False
 
 
 class Deliveries:
@@ -58,8 +65,9 @@ class Deliveries:
     def forgotten(self) -> int:
         return self.begun - len(self._kept)
 
-    def __iter__(self) -> Iterator[Delivery]:
-        return iter(self._kept)
+    def later_than(self, number: int) -> Iterator[Delivery]:
+        """Yields the kept deliveries with a higher number."""
+        return islice(self._kept, max(number - self.forgotten, 0), None)
 
     def clear(self) -> None:
         self._kept.clear()
@@ -85,66 +93,69 @@ class Deliveries:
         self._kept.append(delivery)
         return delivery
 
-    async def send(self, http: httpx.AsyncClient, delivery: Delivery, auth_token: str | None) -> None:
+    async def send(self, client: CallbackClient, delivery: Delivery, auth_token: str | None) -> None:
         """Sends the request, and repeats it as the fragment of the URL says. Does not follow redirects."""
-        settings = RetrySettings.parse(delivery.url)
+        url, fragment = urldefrag(delivery.url)
+        settings = RetrySettings.parse(fragment)
         async with self._slots:
             try:
                 async with asyncio.timeout(settings.total_timeout_s):
-                    request = self._sign(delivery, auth_token)
+                    request = _sign(delivery, url, auth_token)
                     for _ in range(1 + settings.retries):
-                        failure = await self._attempt(http, request, delivery, settings)
+                        failure = await self._attempt(client, request, delivery, settings)
                         if failure not in settings.retried:
                             break
             except TimeoutError:
                 delivery.attempts[-1].error = "total timeout"
 
-    def _sign(self, delivery: Delivery, auth_token: str | None) -> "SignedRequest":
-        """Returns the signed request. A GET has the fields in the query, which is part of the signed URL."""
-        url, _ = urldefrag(delivery.url)
-        fields: Mapping[str, str] = delivery.fields
-        if delivery.method == "GET":
-            url += ("&" if urlsplit(url).query else "?") + urlencode(fields)
-            fields = {}
-        if auth_token is not None:
-            delivery.signature = signature(auth_token, url, fields.items())
-        return SignedRequest(delivery.method, url, fields, delivery.signature, delivery.token)
-
     async def _attempt(
-        self, http: httpx.AsyncClient, request: "SignedRequest", delivery: Delivery, settings: RetrySettings
+        self, client: CallbackClient, request: "SignedRequest", delivery: Delivery, settings: RetrySettings
     ) -> Failure | None:
         attempt = Attempt(sent_at=self._clock())
         delivery.attempts.append(attempt)
-        read = settings.read_timeout_s
-        timeout = httpx.Timeout(connect=settings.connect_timeout_s, read=read, write=read, pool=None)
         try:
-            answer = await request.send(http, timeout)
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            status = await client.send(
+                delivery.method,
+                request.url,
+                request.headers,
+                request.body,
+                connect_timeout_s=settings.connect_timeout_s,
+                read_timeout_s=settings.read_timeout_s,
+            )
+        except CallbackError as error:
             attempt.error = type(error).__name__
             return _failure(error)
-        attempt.answered_at, attempt.answer_status = self._clock(), answer.status_code
-        delivery.delivered = answer.is_success
-        if answer.is_client_error:
+        attempt.answered_at, attempt.answer_status = self._clock(), status
+        delivery.delivered = 200 <= status < 300
+        if 400 <= status < 500:
             return Failure.CLIENT_ERROR
-        return Failure.SERVER_ERROR if answer.is_server_error else None
+        return Failure.SERVER_ERROR if status >= 500 else None
 
 
+@dataclass(frozen=True, slots=True)
 class SignedRequest:
-    def __init__(self, method: str, url: str, fields: Mapping[str, str], signature_value: str | None, token: str) -> None:
-        self._method = method
-        self._url = url
-        self._content = urlencode(fields) if method == "POST" else None
-        self._headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "I-Twilio-Idempotency-Token": token}
-        if signature_value is not None:
-            self._headers["X-Twilio-Signature"] = signature_value
-        if method == "POST":
-            self._headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-
-    async def send(self, http: httpx.AsyncClient, timeout: httpx.Timeout) -> httpx.Response:  # noqa: ASYNC109 - one per phase
-        return await http.request(self._method, self._url, content=self._content, headers=self._headers, timeout=timeout)
+    url: str
+    headers: dict[str, str]
+    body: str
 
 
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
+    """Returns the signed request. A GET has the fields in the query, which is part of the signed URL."""
+    headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "I-Twilio-Idempotency-Token": delivery.token}
+    signed: Mapping[str, str] = delivery.fields
+    body = ""
+    if delivery.method == "GET":
+        url += ("&" if urlsplit(url).query else "?") + urlencode(signed)
+        signed = {}
+    else:
+        headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
+        body = urlencode(signed)
+    if auth_token is not None:
+        delivery.signature = headers["X-Twilio-Signature"] = signature(auth_token, url, signed.items())
+    return SignedRequest(url, headers, body)
+
+
+def _failure(error: CallbackError) -> Failure:
+    if isinstance(error, ConnectError):
         return Failure.CONNECT
-    return Failure.READ if isinstance(error, httpx.ReadTimeout) else Failure.OTHER
+    return Failure.READ if isinstance(error, ReadTimeout) else Failure.OTHER

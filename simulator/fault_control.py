@@ -62,9 +62,7 @@ async def read_callbacks(
         sending=callbacks.sending,
         chaos=callbacks.chaos,
         deliveries=[
-            delivery
-            for delivery in callbacks.deliveries
-            if delivery.number > after and (call_sid is None or delivery.call_sid == call_sid)
+            delivery for delivery in callbacks.deliveries.later_than(after) if call_sid is None or delivery.call_sid == call_sid
         ],
     )
 

@@ -149,6 +149,15 @@ def progress(plan: Plan, now: datetime) -> Progress:
     )
 
 
+def next_change(plan: Plan, now: datetime) -> datetime | None:
+    """Returns when the state of a call changes next; None: never."""
+    priced_at = None
+    if plan.outcome is Status.COMPLETED and plan.ended_at is not None and plan.price_delay is not None:
+        priced_at = plan.ended_at + plan.price_delay
+    moments = (plan.dialled_at, plan.answered_at, plan.ended_at, priced_at)
+    return min((moment for moment in moments if moment is not None and moment > now), default=None)
+
+
 def _talked_s(plan: Plan) -> int:
     if plan.answered_at is None or plan.ended_at is None:
         return 0

@@ -4,6 +4,7 @@ Dates in filters are days in UTC, as in the specification; a time of day is igno
 has no start time, so no StartTime filter matches it.
 """
 
+import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,15 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
 from simulator.destination import PHONE_CHARACTERS
 from simulator.errors import TwilioError
-from simulator.lifecycle import Progress, Status, progress
-from simulator.resource import API_VERSION, current
+from simulator.lifecycle import Progress, Status
+from simulator.resource import API_VERSION, rendered
 from simulator.showing import Showing
 from simulator.store import Call, Calls
 
@@ -52,6 +52,9 @@ class Filters:
             raise TwilioError(20422, "Status")
         return cls(texts, {name: read_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.days)
+
     def matches(self, call: Call, at: Progress, showing: Showing) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
         if showing.filter_by == "shown":
@@ -75,8 +78,8 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
     return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
-def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> dict[str, Any]:
-    """Returns a page of the account's calls, newest first."""
+def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> bytes:
+    """Returns the JSON of a page of the account's calls, newest first."""
     filters = Filters.parse(query)
     page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
@@ -88,9 +91,10 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
     token = query.get("PageToken", "")
 
     def matching(candidates: Iterable[Call]) -> Iterator[Call]:
-        return (call for call in candidates if filters.matches(call, progress(call.plan, now), showing))
+        shown = (call for call in candidates if call.is_visible(now))
+        return (call for call in shown if filters.matches(call, call.stage(now).progress, showing)) if filters else shown
 
-    found, has_previous, has_next = _read_page(calls, account_sid, matching, token, page_size, now)
+    found, has_previous, has_next = _read_page(calls, account_sid, matching, token, page_size)
 
     path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
     wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
@@ -99,8 +103,7 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
         paging = {"PageSize": page_size, "Page": number} | ({"PageToken": page_token} if page_token else {})
         return f"{path}?{urlencode(wanted | paging)}"
 
-    return {
-        "calls": [showing.resource(current(call, progress(call.plan, now))) for call in found],
+    envelope = {
         "end": page * page_size + max(len(found) - 1, 0),
         "first_page_uri": uri(0),
         "next_page_uri": uri(page + 1, NEXT + found[-1].sid) if has_next else None,
@@ -110,6 +113,8 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
         "start": page * page_size,
         "uri": uri(page, token),
     }
+    entries = b",".join(rendered(call, now, showing) for call in found)
+    return b'{"calls":[%b],%b' % (entries, json.dumps(envelope, separators=(",", ":"))[1:].encode())
 
 
 def _read_page(
@@ -118,21 +123,18 @@ def _read_page(
     matching: Callable[[Iterable[Call]], Iterator[Call]],
     token: str,
     page_size: int,
-    now: datetime,
 ) -> tuple[list[Call], bool, bool]:
     """Returns the calls of the page, and whether there are pages before and after it."""
     if not token:
-        found = list(islice(matching(calls.newest_first(account_sid, now)), page_size + 1))
+        found = list(islice(matching(calls.newest_first(account_sid)), page_size + 1))
         return found[:page_size], False, len(found) > page_size
     edge = calls.get(account_sid, token[2:])
     if edge is None or token[:2] not in (NEXT, PREVIOUS):
         raise TwilioError(20422, "PageToken")
     if token.startswith(NEXT):
-        older = (call for call in calls.newest_first(account_sid, now) if call.sequence < edge.sequence)
-        found = list(islice(matching(older), page_size + 1))
+        found = list(islice(matching(calls.newest_first(account_sid, before=edge)), page_size + 1))
         return found[:page_size], bool(found), len(found) > page_size
-    newer = (call for call in calls.oldest_first(account_sid, now) if call.sequence > edge.sequence)
-    found = list(islice(matching(newer), page_size + 1))
+    found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
     return found[:page_size][::-1], len(found) > page_size, bool(found)
 
 

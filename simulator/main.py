@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from secrets import token_hex
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +26,7 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 
 
 class TwilioHeaders:
-    """Adds `Date` by the simulator's clock, and `Twilio-Request-Id`, except to a proxy's page.
+    """Adds `Date` by the simulator's clock, and `Twilio-Request-Id`, except to a proxy's page. Adds the state to the scope.
 
     The server must not add a `Date` of its own.
     """
@@ -35,18 +36,24 @@ class TwilioHeaders:
         self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[calls.STATE] = self.state
         if scope["type"] == "http":
             self.state.requests.count(scope["method"], scope["path"])
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if not headers.get("Content-Type", "").startswith("text/html"):  # a proxy's page
-                    headers["Twilio-Request-Id"] = f"RQ{token_hex(16)}"
-                headers["Date"] = format_datetime(self.state.showing.moment(self.state.now()), usegmt=True)
+                headers = message["headers"]
+                if not any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
+                    headers.append((b"twilio-request-id", f"RQ{token_hex(16)}".encode()))
+                headers.append((b"date", _http_date(self.state.showing.moment(self.state.now()).replace(microsecond=0))))
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+@lru_cache(maxsize=16)
+def _http_date(moment: datetime) -> bytes:
+    return format_datetime(moment, usegmt=True).encode()
 
 
 def create_app(config: SimulatorConfig) -> FastAPI:
@@ -64,11 +71,11 @@ def create_app(config: SimulatorConfig) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.simulator = state
     app.include_router(calls.router)
     app.include_router(subresource_routes.router)
     app.include_router(control.router)
     app.include_router(fault_control.router)
+    app.add_middleware(calls.Shortcut)
     app.add_middleware(TwilioHeaders, state=state)
 
     @app.exception_handler(TwilioError)

@@ -11,5 +11,5 @@ from simulator.errors import TwilioError
 
 def require_json(request: Request) -> None:
     asked_for_json = "application/json" in request.headers.get("accept", "").lower()
-    if not request.url.path.endswith(".json") and not asked_for_json:
+    if not request.scope["path"].endswith(".json") and not asked_for_json:
         raise TwilioError(20406)

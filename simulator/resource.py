@@ -3,12 +3,14 @@
 Dates are RFC 2822, numbers are strings, prices are negative decimals with five places.
 """
 
+import json
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
 from simulator.destination import formatted
 from simulator.lifecycle import Progress, Status
+from simulator.showing import Showing
 from simulator.store import Call
 
 API_VERSION = "2010-04-01"
@@ -76,6 +78,15 @@ def current(call: Call, progress: Progress) -> dict[str, Any]:
     if progress.status in (Status.IN_PROGRESS, Status.COMPLETED):
         resource["answered_by"] = call.parameters.answered_by
     return resource
+
+
+def rendered(call: Call, now: datetime, showing: Showing) -> bytes:
+    """Returns the JSON of the answer to any later request than the creation."""
+    stage = call.stage(now)
+    if stage.rendered is None or stage.rendered[0] is not showing:
+        resource = showing.resource(current(call, stage.progress))
+        stage.rendered = showing, json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode()
+    return stage.rendered[1]
 
 
 def rfc2822(moment: datetime | None) -> str | None:

@@ -5,7 +5,8 @@ https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
 
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import parse_qs, urlsplit
+from functools import lru_cache
+from urllib.parse import parse_qs
 
 
 class Failure(StrEnum):
@@ -32,9 +33,10 @@ class RetrySettings:
     """The failures that are retried. By default only those in which the request did not arrive."""
 
     @classmethod
-    def parse(cls, url: str) -> "RetrySettings":
-        """Reads the fragment. Missing values, and values outside of Twilio's bounds, are the defaults."""
-        overrides = {name: values[0] for name, values in parse_qs(urlsplit(url).fragment).items()}
+    @lru_cache(maxsize=256)
+    def parse(cls, fragment: str) -> "RetrySettings":
+        """Reads the fragment of a URL. Missing values, and values outside of Twilio's bounds, are the defaults."""
+        overrides = {name: values[0] for name, values in parse_qs(fragment).items()}
         default = cls()
         policy = overrides.get("rp", "").split(",")
         retried = (

@@ -1,7 +1,6 @@
 """Show calls like the real API: addresses in another spelling than requested, times by another clock."""
 
 import re
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, Literal
@@ -53,10 +52,12 @@ class Showing(BaseModel):
 
     def moment(self, moment: datetime) -> datetime:
         """Returns the time by Twilio's clock."""
-        return moment + timedelta(seconds=self.ahead_s)
+        return moment + timedelta(seconds=self.ahead_s) if self.ahead_s else moment
 
-    def resource(self, resource: Mapping[str, Any]) -> dict[str, Any]:
+    def resource(self, resource: dict[str, Any]) -> dict[str, Any]:
         """Returns the call's resource as it is shown."""
+        if not self.model_fields_set:
+            return resource
         dates = {name: self._date(resource[name]) for name in _DATES}
         to, from_ = self.to(resource["to"]), self.from_(resource["from"])
         formats = {"to_formatted": formatted(to), "from_formatted": formatted(from_)}

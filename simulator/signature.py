@@ -4,6 +4,7 @@ import hmac
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -13,6 +14,7 @@ def signature(auth_token: str, url: str, fields: Iterable[tuple[str, str]] = ())
     return b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
 
 
+@lru_cache(maxsize=4096)
 def signed_url(url: str) -> str:
     """Returns the URL without fragment and user info. Twilio Voice omits the port of https and keeps that of http."""
     parts = urlsplit(url)

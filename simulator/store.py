@@ -1,13 +1,31 @@
 """The calls, in memory."""
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
-from simulator.lifecycle import Plan
+from simulator.lifecycle import Plan, Progress, next_change, progress
 from simulator.parameters import CallParameters
 from simulator.subscription import Subscription
+
+_SEQUENCE = attrgetter("sequence")
+
+
+@dataclass(slots=True)
+class Stage:
+    """The state of a call from `progress.updated_at` until its next change."""
+
+    plan: Plan
+    progress: Progress
+    until: datetime | None
+    rendered: tuple[object, bytes] | None = None
+    """The call's JSON, and how calls were shown when it was rendered."""
+
+    def holds(self, plan: Plan, now: datetime) -> bool:
+        return self.plan is plan and self.progress.updated_at <= now and (self.until is None or now < self.until)
 
 
 @dataclass(slots=True)
@@ -24,6 +42,13 @@ class Call:
     hidden_until: datetime | None = None
     """Until then fetch and list do not show the call: Twilio's API is eventually consistent."""
     deleted: bool = False
+    _stage: Stage | None = None
+
+    def stage(self, now: datetime) -> Stage:
+        """Returns the state at that time. It is computed, and rendered, once for each change of the call."""
+        if self._stage is None or not self._stage.holds(self.plan, now):
+            self._stage = Stage(self.plan, progress(self.plan, now), next_change(self.plan, now))
+        return self._stage
 
     def is_visible(self, now: datetime) -> bool:
         return not self.deleted and (self.hidden_until is None or self.hidden_until <= now)
@@ -34,6 +59,7 @@ class Calls:
 
     def __init__(self, max_calls: int) -> None:
         self._calls: OrderedDict[str, Call] = OrderedDict()
+        self._by_account: dict[str, list[Call]] = {}
         self._max_calls = max_calls
 
     def __len__(self) -> int:
@@ -41,8 +67,10 @@ class Calls:
 
     def add(self, call: Call) -> None:
         self._calls[call.sid] = call
+        self._by_account.setdefault(call.account_sid, []).append(call)
         if len(self._calls) > self._max_calls:
-            self._calls.popitem(last=False)
+            _, oldest = self._calls.popitem(last=False)
+            del self._by_account[oldest.account_sid][0]
 
     def get(self, account_sid: str, sid: str) -> Call | None:
         call = self._calls.get(sid)
@@ -52,11 +80,17 @@ class Calls:
         """Returns a call of any account, for the control routes."""
         return self._calls.get(sid)
 
-    def newest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:
-        return (call for call in reversed(self._calls.values()) if call.account_sid == account_sid and call.is_visible(now))
+    def newest_first(self, account_sid: str, *, before: Call | None = None) -> Iterator[Call]:
+        """Yields the account's calls, deleted ones included; only those created before `before`, if it is given."""
+        calls = self._by_account.get(account_sid, [])
+        end = len(calls) if before is None else bisect_left(calls, before.sequence, key=_SEQUENCE)
+        return (calls[n] for n in range(end - 1, -1, -1))
 
-    def oldest_first(self, account_sid: str, now: datetime) -> Iterator[Call]:
-        return (call for call in self._calls.values() if call.account_sid == account_sid and call.is_visible(now))
+    def oldest_first(self, account_sid: str, *, after: Call) -> Iterator[Call]:
+        """Yields the account's calls that were created after `after`, deleted ones included."""
+        calls = self._by_account.get(account_sid, [])
+        return (calls[n] for n in range(bisect_right(calls, after.sequence, key=_SEQUENCE), len(calls)))
 
     def clear(self) -> None:
         self._calls.clear()
+        self._by_account.clear()

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from simulator.accounts import Account
-from simulator.calls import AccountDep, StateDep
+from simulator.calls import StateDep, authenticate
+from simulator.calls import get_call as find_call
 from simulator.errors import TwilioError
 from simulator.form import read_form
 from simulator.store import Call
@@ -31,13 +32,11 @@ def get_kind(segment: str, request: Request) -> Kind:
     return KINDS[segment]
 
 
-def get_call(call_sid: str, account: AccountDep, request: Request, state: StateDep) -> Call:
-    call = state.calls.get(account.sid, call_sid)
-    if call is None or not call.is_visible(state.now()):
-        raise TwilioError(20404, request.url.path)
-    return call
+def get_call(account_sid: str, call_sid: str, request: Request) -> Call:
+    return find_call(account_sid, call_sid, request)
 
 
+AccountDep = Annotated[Account, Depends(authenticate)]
 KindDep = Annotated[Kind, Depends(get_kind)]
 CallDep = Annotated[Call, Depends(get_call)]
 

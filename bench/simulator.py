@@ -1,0 +1,176 @@
+"""What the simulator itself costs: `python -m bench.simulator`. It must not be what limits the other benches.
+
+Calls are created at a steady rate with four callbacks each, which a trivial receiver answers; then every call is fetched, and
+pages of 1000 calls are listed. The processor time of this process, which creates the calls and receives, is not counted.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+from bench.life_run import EVENTS
+from bench.life_services import SPEED
+from bench.processes import cpu_seconds, missing
+from bench.report import machine, markdown_table
+from bench.subjects import running
+from tests.proofs.balancer import free_port
+
+ACCOUNTS = 40
+CONNECTIONS = 8
+PAGE, PAGES = 1000, 10
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@dataclass
+class Client:
+    """Kept connections to the simulator."""
+
+    url: str
+    idle: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=asyncio.LifoQueue)
+
+    async def connect(self) -> None:
+        address = urlsplit(self.url)
+        for _ in range(CONNECTIONS):
+            self.idle.put_nowait(await asyncio.open_connection(address.hostname, address.port, limit=2**24))
+
+    async def request(self, method: str, account: str, path: str, form: bytes = b"") -> bytes:
+        """Returns the answer's body."""
+        basic = base64.b64encode(f"{account}:token".encode()).decode()
+        head = f"{method} /2010-04-01/Accounts/{account}/{path} HTTP/1.1\r\nHost: simulator\r\nAuthorization: Basic {basic}\r\n"
+        head += f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(form)}\r\n\r\n"
+        reader, writer = await self.idle.get()
+        writer.write(head.encode() + form)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+        self.idle.put_nowait((reader, writer))
+        if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201")):
+            raise SystemExit(answer.decode() + body.decode())
+        return body
+
+
+class Receiver(asyncio.Protocol):
+    """Answers 204 to every request, and counts them."""
+
+    received = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self._data = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while b"\r\n\r\n" in self._data:
+            head, _, rest = self._data.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            if len(rest) < length:
+                return
+            self._data = rest[length:]
+            Receiver.received += 1
+            self._transport.write(NO_CONTENT)
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[str]:
+    server = await asyncio.get_running_loop().create_server(Receiver, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/status"
+    server.close()
+
+
+@dataclass
+class Bench:
+    client: Client
+    receiver: str
+    pid: int
+    calls: int
+    rate: float
+    sids: dict[int, str] = field(default_factory=dict)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    async def measure(self) -> None:
+        await self._cost("creation without callbacks", self.calls, self._spread(self._create))
+        await self._cost("creation and four callbacks", self.calls, self._live())
+        await self._cost("fetch", self.calls, self._spread(self._fetch))
+        pages = [self.client.request("GET", _account(-1), f"Calls.json?PageSize={PAGE}") for _ in range(PAGES)]
+        for n in range(PAGE):
+            await self._create(n, account=_account(-1))
+        await self._cost(f"page of {PAGE} calls", PAGES, _in_turn(pages))
+
+    async def _cost(self, name: str, number: int, work: Awaitable[None]) -> None:
+        cpu, began = cpu_seconds(self.pid), time.monotonic()
+        await work
+        used, took = cpu_seconds(self.pid) - cpu, time.monotonic() - began
+        self.rows.append((name, str(number), f"{used / number * 1000:.2f} ms", f"{number / took:.0f}", f"{used / took:.0%}"))
+
+    async def _spread(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
+        """By the clock, whether or not earlier ones were answered."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(self.calls):
+                await asyncio.sleep(max(0, began + n / self.rate - time.monotonic()))
+                tasks.create_task(one(n))
+
+    async def _live(self) -> None:
+        await self._spread(partial(self._create, callbacks=True))
+        while Receiver.received < len(EVENTS) * self.calls:
+            await asyncio.sleep(0.05)
+
+    async def _create(self, n: int, *, account: str | None = None, callbacks: bool = False) -> None:
+        form: dict[str, object] = {"To": f"sip:kate@{n}.example.com", "From": "Jack", "Url": "http://www.example.com/x"}
+        if callbacks:
+            form |= {"StatusCallback": self.receiver, "StatusCallbackEvent": EVENTS}
+        body = await self.client.request("POST", account or _account(n), "Calls.json", urlencode(form, doseq=True).encode())
+        self.sids[n] = json.loads(body)["sid"]
+
+    async def _fetch(self, n: int) -> None:
+        await self.client.request("GET", _account(n), f"Calls/{self.sids[n]}.json")
+
+
+async def _in_turn(all_: Sequence[Awaitable[object]]) -> None:
+    for one in all_:
+        await one
+
+
+def _account(n: int) -> str:
+    return f"AC{n % ACCOUNTS if n >= 0 else ACCOUNTS:032x}"
+
+
+async def run(url: str, pid: int, calls: int, rate: float) -> list[tuple[str, ...]]:
+    client = Client(url)
+    await client.connect()
+    async with receiving() as receiver:
+        bench = Bench(client, receiver, pid, calls, rate)
+        await bench.measure()
+    return bench.rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--rate", type=float, default=200, help="calls a second")
+    asked = parser.parse_args()
+    if lack := missing():
+        raise SystemExit(f"Skipped: {lack}")
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
+    with (
+        tempfile.TemporaryDirectory(prefix="callgate-simulator-") as folder,
+        running(command, {}, port, Path(folder) / "simulator.log") as pid,
+    ):
+        rows = asyncio.run(run(f"http://127.0.0.1:{port}", pid, asked.calls, asked.rate))
+    print(f"{machine()}. `{shlex.join(['python', '-m', 'bench.simulator', *sys.argv[1:]])}`\n")
+    print(markdown_table(("", "number", "CPU each", "a second", "of a processor"), rows))
+
+
+if __name__ == "__main__":
+    main()
