@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, wait_until
+from tests.support.gateway import SECRET_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("install", "upgrade", "rotation", "backup")
@@ -25,6 +26,9 @@ NOT_RUN = {
     "docker compose build": "needs Docker",
     "kubectl create namespace": "needs a cluster",
     "kubectl delete job": "needs a cluster",
+    "kubectl delete pod": "needs a cluster",
+    "kubectl debug": "needs a cluster",
+    "kubectl label": "needs a cluster",
     "kubectl wait": "needs a cluster",
     "kubectl rollout": "needs a cluster",
     "kubectl edit secret": "needs a cluster, and an editor",
@@ -53,7 +57,7 @@ kubectl() {
             done ;;
         "apply --kustomize") start ;;
         exec\ *) while [ "$1" != -- ]; do shift; done; shift; "$@" ;;
-        "create namespace" | "delete job" | "edit secret") not_run kubectl "$1" "$2" ;;
+        "create namespace" | "delete job" | "delete pod" | "edit secret") not_run kubectl "$1" "$2" ;;
         *) not_run kubectl "$1" ;;
     esac
 }
@@ -119,7 +123,7 @@ class Machine:
             start_new_session=True,
         )
         try:
-            printed, _ = shell.communicate(timeout=DEADLINE_S)
+            printed, _ = shell.communicate(timeout=4 * DEADLINE_S)
         finally:
             if shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGKILL)
@@ -211,3 +215,72 @@ def test_compose(machine: Machine) -> None:
     printed = machine.types(saved(block("install", "docker compose up")), call, STOPPED, block("upgrade", "docker compose up"))
     assert_started(printed)
     assert printed.count("The schema is up to date.") == 2
+
+
+def test_kubernetes(machine: Machine) -> None:
+    created = block("install", "create secret generic callgate \\\n  --from-literal=callgate_database_url='")
+    typed = saved(created + block("install", "callgate tenants create acme"))
+    call = first_call(block("install", "port-forward"))
+    printed = machine.types(typed, call, STOPPED, block("upgrade", "delete job"))
+    assert_started(printed)
+    assert printed.count("The schema is up to date.") == 2
+
+
+def page_names(page: str, *commands: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert [command for command in commands if command not in text] == []
+
+
+CREATE = """
+curl -s -i http://127.0.0.1:8000/v1/calls -H "Authorization: Bearer $API_KEY" -H 'Content-Type: application/json' \\
+  -H "Idempotency-Key: $KEY" -d '{"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}'
+"""
+TENANT = saved("""callgate tenants create shop --name Shop
+callgate accounts add shop --account-sid $TWILIO_ACCOUNT_SID
+callgate keys create shop
+""")
+
+
+def test_an_encryption_key_is_replaced(machine: Machine) -> None:
+    """Steps 1 to 5 of docs/rotation.md, all processes replaced between them, and a call after each."""
+    old, new = SECRET_KEY, "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldy0="
+    key = re.findall(r"cgk_[A-Za-z0-9_-]+", machine.types("start\n", TENANT, CALLGATE_SECRET_KEYS=old))[-1]
+
+    def with_keys(*keys: str, after: str = "") -> str:
+        printed = machine.types("start\n", CREATE, after, CALLGATE_SECRET_KEYS=",".join(keys), API_KEY=key, KEY=str(keys))
+        assert_started(printed)
+        return printed
+
+    with_keys(old, new)
+    page_names("rotation", "callgate secrets rotate", "callgate secrets status")
+    rotated = with_keys(
+        new, old, after="\ncallgate secrets rotate && callgate secrets rotate && callgate secrets status --json\n"
+    )
+    status = re.findall(r'"secrets":\s*(\d+),\s*"api_keys":\s*(\d+)', rotated)
+    assert status[1] == ("0", "0"), "the old key seals nothing"
+    with_keys(new)
+
+
+def test_a_backup_is_restored(machine: Machine, tmp_path: Path) -> None:
+    """docs/backup.md: what was placed since the backup is not known, and its key rings again."""
+    backup = block("backup", "pg_dump")
+    restore = block("backup", "pg_restore")
+    before = machine.types(
+        "start\n", TENANT, CREATE, backup, CREATE.replace("$KEY", "since"), CALLGATE_SECRET_KEYS=SECRET_KEY, KEY="before"
+    )
+    assert before.count("HTTP/1.1 201") == 2
+    key = re.findall(r"cgk_[A-Za-z0-9_-]+", before)[-1]
+    url = make_url(machine.database_url)
+    empty = url.set(database=f"{url.database}_restored").render_as_string(hide_password=False)
+    after = machine.types(
+        f'psql -q "$CALLGATE_DATABASE_URL" -c "CREATE DATABASE {url.database}_restored"\n',
+        f"export CALLGATE_DATABASE_URL={empty}\n",
+        restore,
+        "start\n",
+        CREATE,
+        CREATE.replace("$KEY", "since"),
+        CALLGATE_SECRET_KEYS=SECRET_KEY,
+        API_KEY=key,
+        KEY="before",
+    )
+    assert re.findall(r"HTTP/1.1 (\d+)", after) == ["200", "201"], after
