@@ -17,6 +17,7 @@ from app.callbacks import router as callbacks_router
 from app.calls import examples
 from app.calls import router as calls_router
 from app.calls import sip_router as sip_uris
+from app.calls.callback_urls import CALLBACK_PATH
 from app.calls.control import router as control_router
 from app.calls.creation import router as creation_router
 from app.calls.parameters import CallRequest, CallUpdate
@@ -109,7 +110,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         require_capacity=creation_router.require_capacity,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
-        untrusted_path=callbacks_router.CALLBACK_PATH,
+        untrusted_path=CALLBACK_PATH,
         direct=_direct_endpoint,
     )
     _complete_openapi(app)

@@ -8,10 +8,9 @@ from functools import partial
 from typing import TypedDict
 
 from app import __version__
-from app.callbacks.router import CALLBACK_PATH
 from app.callbacks.service import CallbackService
 from app.callbacks.untagged import UntaggedCallbacks
-from app.calls.callback_urls import CallbackUrls
+from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
 from app.calls.creation.placement import Placement

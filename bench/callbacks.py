@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 import psycopg
 from twilio.request_validator import RequestValidator
 
-from app.callbacks.router import CALLBACK_PATH
-from app.calls.callback_urls import CallbackUrls
+from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.security.keyring import Keyring
 from bench.connections import raw_request
 from bench.subjects import BODY, PUBLIC_URL, Subject

@@ -26,8 +26,7 @@ import psycopg
 from twilio.request_validator import RequestValidator
 from uuid_utils import uuid7
 
-from app.callbacks.router import CALLBACK_PATH
-from app.calls.callback_urls import CallbackUrls
+from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.security.keyring import Keyring
 from bench.connections import Connection, raw_creation, raw_request
 from bench.nginx import creation_answer

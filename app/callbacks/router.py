@@ -7,10 +7,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.callbacks.fields import FormFields
 from app.callbacks.service import CallbackService, ReceivedCallback
-from app.calls.callback_urls import TAG
+from app.calls.callback_urls import CALLBACK_PATH, TAG
 from app.errors import MalformedBody, RouteNotFound
-
-CALLBACK_PATH = "/callbacks/twilio"
 
 # Not in the OpenAPI document: only Twilio can call it.
 router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from app.security.keyring import Keyring
 
+CALLBACK_PATH = "/callbacks/twilio"
 TAG = "tag"
 # In the query, not in the path: a version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")

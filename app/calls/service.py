@@ -10,8 +10,8 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.authentication import Caller
 from app.http.read_limit import CHUNK_ROWS, ReadLimit, render_rows
+from app.tenants.caller import Caller
 from app.twilio.schemas import CALL_SID
 
 

@@ -15,8 +15,9 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import Caller, authenticate_key
+from app.http.authentication import authenticate_key
 from app.tenants.api_keys import key_prefix
+from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")

@@ -17,8 +17,8 @@ from app.compat import repository as started_repository
 from app.compat.repository import Edge, StartedFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.authentication import Caller
 from app.http.read_limit import ReadLimit
+from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError

@@ -11,7 +11,7 @@ from app.database.engine import Database
 from app.deliveries import repository
 from app.deliveries.models import Delivery
 from app.errors import DeliveryNotFound
-from app.http.authentication import Caller
+from app.tenants.caller import Caller
 
 _BATCH_SIZE = 500
 _MAX_BATCHES = 20  # of one request

@@ -1,14 +1,13 @@
 """Authenticates requests by API key. A handler that depends on `CallerDep` never runs without a valid key."""
 
-from dataclasses import dataclass
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
 from app.observability.context import bind
+from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 
 _MAX_KEY_LENGTH = 128
@@ -18,15 +17,6 @@ bearer = HTTPBearer(
     description="A Callgate API key (`cgk_…`), created with `callgate keys create TENANT`. Twilio's keys are not accepted.",
     auto_error=False,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The authenticated client of a request. It acts for one tenant."""
-
-    tenant_id: str
-    key_id: UUID
-    suspended: bool
 
 
 async def authenticate(

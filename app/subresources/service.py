@@ -24,9 +24,9 @@ from app.errors import (
     TenantSuspended,
     WrongCallState,
 )
-from app.http.authentication import Caller
 from app.http.read_limit import ReadLimit, run_with_pause
 from app.subresources.answers import error_for_client, event_data_of, indeterminate_error, sid_of, unreachable_error
+from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown

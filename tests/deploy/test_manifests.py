@@ -9,7 +9,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from app.callbacks.router import CALLBACK_PATH
+from app.calls.callback_urls import CALLBACK_PATH
 from app.calls.creation.placement import LAST_COMMITS_S
 from app.cli import app as command_line
 from app.http.health import READY_TIMEOUT_S

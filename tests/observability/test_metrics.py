@@ -11,7 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from app.callbacks.router import CALLBACK_PATH
+from app.calls.callback_urls import CALLBACK_PATH
 from app.database.engine import Database
 from app.errors import all_errors
 from app.http.worker_gauges import WorkerGauges

@@ -32,7 +32,7 @@ from app.errors import (
     TenantSuspended,
     WrongCallState,
 )
-from app.http.authentication import Caller
+from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import (

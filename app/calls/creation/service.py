@@ -37,10 +37,10 @@ from app.errors import (
     NoUsableCredentials,
     TenantSuspended,
 )
-from app.http.authentication import Caller
 from app.observability.tracing import current_traceparent
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
+from app.tenants.caller import Caller
 from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.addresses import address_key
 from app.twilio.schemas import Form
