@@ -10,7 +10,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import dataclass
+from types import SimpleNamespace, TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
 import aiohttp
@@ -25,6 +26,8 @@ READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
 """Includes the wait for a free connection, so that a receiver uses one for at most this long."""
 MAX_READ_BYTES: Final = 4096
+KEEPALIVE_S: Final = 1.0
+"""Shorter than the idle timeout of common servers (gunicorn 2 s, uvicorn and Node.js 5 s)."""
 MAX_CONNECTIONS: Final = 100
 MAX_CONNECTIONS_PER_HOST: Final = 32
 
@@ -41,7 +44,11 @@ class SendResult(NamedTuple):
 
 
 class Sender:
-    """Sends requests without redirects, cookies and proxies, each on a new connection. The caller closes the sender."""
+    """Sends requests without redirects, cookies and proxies. The caller closes the sender.
+
+    A connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, the request is sent again on
+    another connection: the receiver may get it twice, as after any attempt whose answer is lost.
+    """
 
     def __init__(
         self,
@@ -55,13 +62,12 @@ class Sender:
     ) -> None:
         self._allowed = allowed
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
-        # New connections cost a handshake, but a kept one could be closed by the receiver while a delivery is sent on it.
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
             ssl=tls or ssl.create_default_context(),
             limit=MAX_CONNECTIONS,
             limit_per_host=MAX_CONNECTIONS_PER_HOST,
-            force_close=True,
+            keepalive_timeout=KEEPALIVE_S,
             ttl_dns_cache=0,  # nothing is cached, but concurrent lookups of one name share a query
         )
         self._http = aiohttp.ClientSession(
@@ -70,6 +76,7 @@ class Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            trace_configs=[_reuse_tracer()],
             headers={"User-Agent": f"Callgate/{__version__}", "Accept": "*/*"},
             skip_auto_headers=("Accept-Encoding", "Content-Type"),
         )
@@ -94,14 +101,14 @@ class Sender:
             is_address = target.code in ("url_address_refused", "url_address_private")
             return SendResult(None, "refused_address" if is_address else "invalid_url")
         try:
-            # Keep the URL as it was signed: yarl would normalize parts of it.
-            async with self._http.request(
-                method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
-            ) as response:
-                with suppress(aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError):
-                    # Read a short answer to its end, so that the receiver can finish. Only the status counts.
-                    await response.content.readexactly(MAX_READ_BYTES)
-                return SendResult(response.status, None)
+            while True:
+                connection = _ConnectionUse()
+                try:
+                    return await self._exchange(method, url, headers, body, connection)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    # Terminates: a connection that failed is not kept, and a new one is not repeated.
+                    if not connection.is_reused or isinstance(error, aiohttp.ClientConnectorError):
+                        raise
         except _AddressRefused:
             return SendResult(None, "refused_address")
         except aiohttp.InvalidURL:
@@ -117,11 +124,44 @@ class Sender:
         except (aiohttp.ClientError, OSError):
             return SendResult(None, "lost")
 
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, connection: "_ConnectionUse"
+    ) -> SendResult:
+        # Keep the URL as it was signed: yarl would normalize parts of it.
+        async with self._http.request(
+            method,
+            URL(url, encoded=True),
+            headers=headers,
+            data=body or None,
+            allow_redirects=False,
+            trace_request_ctx=connection,
+        ) as response:
+            with suppress(aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError):
+                # Read a short answer to its end, so that the receiver can finish. Only the status counts.
+                await response.content.readexactly(MAX_READ_BYTES)
+            return SendResult(response.status, None)
+
     async def _resolve_by_system(self, host: str) -> Sequence[str]:
         """Resolves in separate threads: a dead name server could block all of the event loop's default threads."""
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         return [str(address[0]) for *_, address in found]
+
+
+@dataclass(slots=True)
+class _ConnectionUse:
+    is_reused: bool = False
+
+
+def _reuse_tracer() -> aiohttp.TraceConfig:
+    """Returns a trace configuration that marks the `_ConnectionUse` of a request for which a kept connection is reused."""
+
+    async def mark(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+        context.trace_request_ctx.is_reused = True
+
+    tracer = aiohttp.TraceConfig()
+    tracer.on_connection_reuseconn.append(mark)
+    return tracer
 
 
 class _AddressRefused(Exception):

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendResult
+from app.deliveries.sender import KEEPALIVE_S, MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendResult
 
 LOOPBACK = AllowList.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -211,6 +211,46 @@ async def test_every_status_is_returned(status: int) -> None:
     ):
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(status, None)
     assert len(receiver.requests) == 1
+
+
+async def _answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers two requests on one connection and closes it."""
+    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(3)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
+async def test_requests_that_follow_each_other_share_a_connection() -> None:
+    async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert await send(sender, url) == (204, None)
+        assert await send(sender, url) == (200, None)
+    assert len(receiver.dialled) == 1
+
+
+async def _close_on_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers a request, waits for the next one on the connection, and closes it without an answer."""
+    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_request_that_meets_a_closed_connection_is_sent_on_another() -> None:
+    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert await send(sender, url) == (204, None)
+        assert await send(sender, url) == (204, None)
+    assert len(receiver.dialled) == 2
+
+
+async def test_a_connection_is_not_kept_for_long() -> None:
+    async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert await send(sender, url) == (204, None)
+        await asyncio.sleep(KEEPALIVE_S * 1.5)
+        assert await send(sender, url) == (204, None)
+    assert len(receiver.dialled) == 2
 
 
 async def test_redirects_are_not_followed() -> None:
