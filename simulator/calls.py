@@ -69,7 +69,9 @@ async def create_call(account_sid: str, request: Request) -> Response:
 async def read_calls(account_sid: str, request: Request) -> Response:
     """Supports Twilio's ten filters (an operator is part of the name: `StartTime>`), `PageSize` and `PageToken`."""
     account, state = authenticate(account_sid, request), get_state(request)
-    return _json(list_calls(state.calls, account.sid, request.query_params, state.now(), state.showing))
+    now = state.now()
+    state.lists.admit(account.sid, now)
+    return _json(list_calls(state.calls, account.sid, request.query_params, state.lists.view(now), state.showing))
 
 
 @router.get("/Calls/{sid}", include_in_schema=False)
@@ -94,10 +96,10 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
 @router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)
 @router.delete("/Calls/{sid}.json", status_code=204, summary="Delete a call that has ended")
 async def delete_call(account_sid: str, sid: str, request: Request) -> Response:
-    call = get_call(account_sid, sid, request)
-    if not call.stage(get_state(request).now()).progress.has_ended:
+    call, now = get_call(account_sid, sid, request), get_state(request).now()
+    if not call.stage(now).progress.has_ended:
         raise TwilioError(20009)
-    call.deleted = True
+    call.deleted_at = now
     return Response(status_code=204)
 
 

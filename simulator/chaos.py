@@ -4,13 +4,23 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 from simulator.store import Call
 from simulator.subscription import Event
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
+
+
+def _in_order(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError("must go from the shorter to the longer")
+    return span
+
+
+Span = Annotated[tuple[Seconds, Seconds], AfterValidator(_in_order)]
+"""The shortest and the longest of random times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +40,12 @@ class Chaos(BaseModel):
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
     lose: Probability = Field(0, description="The share of callbacks that are never sent.")
-    delay_s: tuple[Seconds, Seconds] = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
+    delay_s: Span = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
     seed: int = 0
 
     @property
     def is_calm(self) -> bool:
         return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
-
-    @model_validator(mode="after")
-    def _is_in_order(self) -> "Chaos":
-        if self.delay_s[0] > self.delay_s[1]:
-            raise ValueError("delay_s must go from the shorter to the longer")
-        return self
 
     def faults_of(self, call: Call, event: Event) -> CallbackFaults:
         """Draws the faults of a callback. They depend only on the seed, `to`, `nth_to_destination` and the event."""

@@ -1,4 +1,4 @@
-"""Control routes for faults, for how calls are shown, and for callbacks. No authentication: for development only."""
+"""Control routes for faults, for how calls are shown and listed, and for callbacks. No authentication: for development only."""
 
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from simulator.calls import StateDep
 from simulator.chaos import Chaos
 from simulator.deliveries import Delivery
 from simulator.fault_choice import FaultShare
+from simulator.list_faults import ListFaults, Lists
 from simulator.showing import Showing
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
@@ -45,6 +46,18 @@ async def set_showing(showing: Showing, state: StateDep) -> Showing:
     """Sets how all calls are shown from now on. Omitted members get their defaults."""
     state.showing = showing
     return showing
+
+
+@router.get("/listing", summary="Get the faults of lists")
+async def read_listing(state: StateDep) -> ListFaults:
+    return state.lists.faults
+
+
+@router.put("/listing", summary="Set the faults of lists")
+async def set_listing(faults: ListFaults, state: StateDep) -> ListFaults:
+    """Sets the faults of all lists from now on. Omitted members get their defaults."""
+    state.lists = Lists(faults)
+    return faults
 
 
 @router.get("/callbacks", summary="List the callbacks that were sent, and their answers")

@@ -19,6 +19,7 @@ from starlette.datastructures import QueryParams
 from simulator.destination import PHONE_CHARACTERS
 from simulator.errors import TwilioError
 from simulator.lifecycle import Progress, Status
+from simulator.list_faults import ListView
 from simulator.resource import API_VERSION, rendered
 from simulator.showing import Showing
 from simulator.store import Call, Calls
@@ -27,6 +28,9 @@ DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 NEXT, PREVIOUS = "PA", "PB"
 """First letters of a page token. The sid follows of the call after which the page begins, or before which it ends."""
+
+Listed = tuple[Call, datetime]
+"""A call, and the time as of which its state is shown."""
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
 START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
@@ -78,7 +82,7 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
     return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
-def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime, showing: Showing) -> bytes:
+def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListView, showing: Showing) -> bytes:
     """Returns the JSON of a page of the account's calls, newest first."""
     filters = Filters.parse(query)
     page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
@@ -90,11 +94,17 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
     require_page_token(query, page)
     token = query.get("PageToken", "")
 
-    def matching(candidates: Iterable[Call]) -> Iterator[Call]:
-        shown = (call for call in candidates if call.is_visible(now))
-        return (call for call in shown if filters.matches(call, call.stage(now).progress, showing)) if filters else shown
+    def matching(candidates: Iterable[Call]) -> Iterator[Listed]:
+        for call in candidates:
+            moment = view.moment(call)
+            if moment is not None and (not filters or filters.matches(call, call.stage(moment).progress, showing)):
+                yield call, moment
 
-    found, has_previous, has_next = _read_page(calls, account_sid, matching, token, page_size)
+    edge = _edge(calls, account_sid, token)
+    if view.has_moving_pages:
+        found, has_previous, has_next = _moving_page(matching(calls.newest_first(account_sid)), page, page_size)
+    else:
+        found, has_previous, has_next = _read_page(calls, account_sid, matching, edge, token, page_size)
 
     path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
     wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
@@ -106,36 +116,47 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, now: datetime
     envelope = {
         "end": page * page_size + max(len(found) - 1, 0),
         "first_page_uri": uri(0),
-        "next_page_uri": uri(page + 1, NEXT + found[-1].sid) if has_next else None,
+        "next_page_uri": uri(page + 1, NEXT + found[-1][0].sid) if has_next else None,
         "page": page,
         "page_size": page_size,
-        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS + found[0].sid) if has_previous else None,
+        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS + found[0][0].sid) if has_previous else None,
         "start": page * page_size,
         "uri": uri(page, token),
     }
-    entries = b",".join(rendered(call, now, showing) for call in found)
+    entries = b",".join(rendered(call, moment, showing) for call, moment in found)
     return b'{"calls":[%b],%b' % (entries, json.dumps(envelope, separators=(",", ":"))[1:].encode())
+
+
+def _edge(calls: Calls, account_sid: str, token: str) -> Call | None:
+    """Returns the call of a page token; None without a token."""
+    if not token:
+        return None
+    edge = calls.get(account_sid, token[2:])
+    if edge is None or token[:2] not in (NEXT, PREVIOUS):
+        raise TwilioError(20422, "PageToken")
+    return edge
 
 
 def _read_page(
     calls: Calls,
     account_sid: str,
-    matching: Callable[[Iterable[Call]], Iterator[Call]],
+    matching: Callable[[Iterable[Call]], Iterator[Listed]],
+    edge: Call | None,
     token: str,
     page_size: int,
-) -> tuple[list[Call], bool, bool]:
+) -> tuple[list[Listed], bool, bool]:
     """Returns the calls of the page, and whether there are pages before and after it."""
-    if not token:
-        found = list(islice(matching(calls.newest_first(account_sid)), page_size + 1))
-        return found[:page_size], False, len(found) > page_size
-    edge = calls.get(account_sid, token[2:])
-    if edge is None or token[:2] not in (NEXT, PREVIOUS):
-        raise TwilioError(20422, "PageToken")
-    if token.startswith(NEXT):
-        found = list(islice(matching(calls.newest_first(account_sid, before=edge)), page_size + 1))
-        return found[:page_size], bool(found), len(found) > page_size
-    found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
-    return found[:page_size][::-1], len(found) > page_size, bool(found)
+    if edge is not None and token.startswith(PREVIOUS):
+        found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
+        return found[:page_size][::-1], len(found) > page_size, bool(found)
+    found = list(islice(matching(calls.newest_first(account_sid, before=edge)), page_size + 1))
+    return found[:page_size], edge is not None and bool(found), len(found) > page_size
+
+
+def _moving_page(matching: Iterator[Listed], page: int, page_size: int) -> tuple[list[Listed], bool, bool]:
+    """Returns the same for the page with this number, counted from the newest call of this moment."""
+    found = list(islice(matching, page * page_size, (page + 1) * page_size + 1))
+    return found[:page_size], page > 0 and bool(found), len(found) > page_size
 
 
 def read_number(query: QueryParams, name: str, default: int) -> int:

@@ -10,6 +10,7 @@ from simulator.config import SimulatorConfig
 from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call
+from simulator.list_faults import Lists
 from simulator.parameters import CallParameters
 from simulator.request_counts import RequestCounts
 from simulator.showing import Showing
@@ -26,6 +27,7 @@ class State:
         self.requests = RequestCounts()
         self.faults = FaultChoice()
         self.showing = Showing()
+        self.lists = Lists()
         self.callbacks = Callbacks(config, self.accounts)
         self.held_connections = Background()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
@@ -85,5 +87,6 @@ class State:
         self.accounts.remove_open_accounts()
         self.faults.reset()
         self.showing = Showing()
+        self.lists = Lists()
         self.callbacks.reset()
         self._creations_by_destination.clear()

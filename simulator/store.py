@@ -41,7 +41,7 @@ class Call:
     subscription: Subscription | None
     hidden_until: datetime | None = None
     """Until then fetch and list do not show the call: Twilio's API is eventually consistent."""
-    deleted: bool = False
+    deleted_at: datetime | None = None
     _stage: Stage | None = None
 
     def stage(self, now: datetime) -> Stage:
@@ -51,7 +51,8 @@ class Call:
         return self._stage
 
     def is_visible(self, now: datetime) -> bool:
-        return not self.deleted and (self.hidden_until is None or self.hidden_until <= now)
+        is_deleted = self.deleted_at is not None and self.deleted_at <= now
+        return not is_deleted and (self.hidden_until is None or self.hidden_until <= now)
 
 
 class Calls:

@@ -1,0 +1,76 @@
+"""Faults of lists: Twilio's list is eventually consistent, its pages move while they are read, and its rate is limited."""
+
+from datetime import datetime, timedelta
+from random import Random
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from simulator.accounts import ACCOUNT_SID
+from simulator.chaos import Probability, Span
+from simulator.errors import TwilioError
+from simulator.store import Call
+
+AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID.pattern}$")]
+
+
+class ListFaults(BaseModel):
+    """By default a list shows all calls of the account in their current state. Times are seconds of the clock."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lag_s: Span = Field((0, 0), description="How long a new call is missing from lists: shortest and longest time.")
+    stale_s: Span = Field((0, 0), description="The age of the state in which a call is listed and filtered.")
+    omit_share: Probability = Field(0, description="The share of calls that are missing from a page.")
+    moving_pages: bool = Field(
+        False, description="Count pages from the newest call at the time of each request, whatever the page token."
+    )
+    max_per_s: dict[AccountSid, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="List requests a second by account. Further requests are refused with 429."
+    )
+    retry_after_s: int | None = Field(None, ge=0, description="The header Retry-After of these refusals.")
+    seed: int = 0
+
+
+class Lists:
+    """The faults of lists and what they depend on: the number of earlier requests, and their times."""
+
+    def __init__(self, faults: ListFaults | None = None) -> None:
+        self.faults = faults or ListFaults()
+        self._views = 0
+        self._admitted_at: dict[str, datetime] = {}
+
+    def admit(self, account_sid: str, now: datetime) -> None:
+        """Raises 20429 if the account has sent its requests of this second."""
+        allowed = self.faults.max_per_s.get(account_sid)
+        if allowed is None:
+            return
+        last = self._admitted_at.get(account_sid)
+        if allowed == 0 or (last is not None and now < last + timedelta(seconds=1 / allowed)):
+            raise TwilioError(20429, retry_after_s=self.faults.retry_after_s)
+        self._admitted_at[account_sid] = now
+
+    def view(self, now: datetime) -> "ListView":
+        self._views += 1
+        return ListView(self.faults, self._views, now)
+
+
+class ListView:
+    """What one request sees. The random draws depend on the seed and on the number of the request."""
+
+    def __init__(self, faults: ListFaults, number: int, now: datetime) -> None:
+        self.now = now
+        self.has_moving_pages = faults.moving_pages
+        self._faults = faults
+        is_wrong = faults.omit_share or any(faults.lag_s) or any(faults.stale_s)
+        self._random = Random(f"{faults.seed}/{number}") if is_wrong else None  # noqa: S311 - repeats by seed
+
+    def moment(self, call: Call) -> datetime | None:
+        """Returns the time as of which the call is seen, or None if the call is missing."""
+        if self._random is None:
+            return self.now if call.is_visible(self.now) else None
+        is_omitted = self._random.random() < self._faults.omit_share
+        lag, stale = (timedelta(seconds=self._random.uniform(*span)) for span in (self._faults.lag_s, self._faults.stale_s))
+        moment = self.now - stale
+        is_listed = call.plan.created_at <= min(moment, self.now - lag) and call.is_visible(moment)
+        return moment if is_listed and not is_omitted else None
