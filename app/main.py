@@ -30,7 +30,7 @@ from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
 from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderers
-from app.http.head import HeadMiddleware
+from app.http.head_method import HeadMethodMiddleware
 from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
@@ -101,7 +101,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(documentation.router)
     renderers = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
     install_handlers(app, metrics, renderers)
-    app.add_middleware(HeadMiddleware)
+    app.add_middleware(HeadMethodMiddleware)
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,

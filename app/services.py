@@ -16,8 +16,9 @@ from app.calls.creation.dial import Budget
 from app.calls.creation.placement import Placement
 from app.calls.creation.service import CreationService
 from app.calls.creation.withdrawals import Withdrawals
+from app.calls.search_plan import SearchPlan
 from app.calls.service import CallService
-from app.calls.settlement import SearchPlan, Settlement
+from app.calls.settlement import Settlement
 from app.calls.status_callbacks import UrlValidator
 from app.compat.service import StartedCalls
 from app.database.engine import Database

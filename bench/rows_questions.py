@@ -18,7 +18,8 @@ from app.calls.control import repository as control
 from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import CallFilter
-from app.calls.settlement import SearchPlan, Settlement
+from app.calls.search_plan import SearchPlan
+from app.calls.settlement import Settlement
 from app.compat import repository as started_calls
 from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.database.engine import Database

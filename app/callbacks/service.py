@@ -6,8 +6,8 @@ from uuid import UUID
 
 import structlog
 
+from app.callbacks.effects import Callback, CallbackResult, callback_effect, record_sequence
 from app.callbacks.fields import FormFields
-from app.callbacks.progress import Callback, CallbackResult, callback_effect, record_sequence
 from app.callbacks.signature import is_genuine, is_signature
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in

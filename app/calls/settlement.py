@@ -15,6 +15,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import resource_columns, take_resource
 from app.calls.refreshes import first_wait
+from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.database.engine import Session
 from app.errors import NoneFound
@@ -43,28 +44,6 @@ class Settled(Protocol):
     def settled_at(self) -> datetime | None: ...
     @property
     def pending_since(self) -> datetime: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """The times of searches for a call of unknown outcome: `searches` in `period`, with growing intervals."""
-
-    searches: int
-    period: timedelta
-
-    @property
-    def first_wait(self) -> timedelta:
-        return self.period / self.searches**2
-
-    def wait_after(self, clean: int) -> timedelta | None:
-        """Returns the wait before the next search after `clean` searches that showed no call; None: no further search.
-
-        Two more searches follow much later, after the record has ended as none found.
-        """
-        if clean < self.searches:
-            return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
-        late = clean - self.searches
-        return (self.period * 4, self.period * 96)[late] if late < 2 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ def doctor(as_json: AsJson = False) -> None:
     Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
     is wrong; warnings do not affect it.
     """
-    from app.doctor import CheckResult, examine
+    from app.doctor.checks import CheckResult, examine
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 

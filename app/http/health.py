@@ -12,7 +12,7 @@ from app import __version__
 from app.database.engine import Database
 from app.database.heartbeats import summarize_workers
 from app.errors import BodyTooLarge, DatabaseUnavailable
-from app.http.head import HeadMiddleware
+from app.http.head_method import HeadMethodMiddleware
 from app.http.openapi import drop_null_types
 from app.http.problems import responses
 from app.observability import Metrics
@@ -163,5 +163,5 @@ def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
     app = FastAPI(openapi_url=None, lifespan=lifespan)
     app.state.metrics = metrics
     app.include_router(router)
-    app.add_middleware(HeadMiddleware)
+    app.add_middleware(HeadMethodMiddleware)
     return app

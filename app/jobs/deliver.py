@@ -18,7 +18,7 @@ import structlog
 from app.calls.schemas import CallRecord
 from app.database.batcher import Batcher
 from app.database.engine import Database
-from app.deliveries.messages import DeliveryContent, Message, build_message
+from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
 from app.errors import DatabaseUnavailable
@@ -126,7 +126,7 @@ class Deliverer:
 
     async def _attempt(self, delivery: ClaimedDelivery) -> None:
         try:
-            request = await self._message(delivery)
+            request = await self._request(delivery)
         except OperatorError:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._record(delivery, SendResult(None, None), error="secret")
@@ -137,7 +137,7 @@ class Deliverer:
             annotate({"callgate.result": sent.error or str(sent.status)})
         await self._record(delivery, sent, error=sent.error)
 
-    async def _message(self, delivery: ClaimedDelivery) -> Message:
+    async def _request(self, delivery: ClaimedDelivery) -> DeliveryRequest:
         signing = await self.tenants.signing(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
@@ -148,7 +148,7 @@ class Deliverer:
         )
         method: CallbackMethod = "GET" if delivery.method == "GET" else "POST"
         secret = signing.secret.get_secret_value()
-        return build_message(signing.form, content, method=method, url=delivery.url, secret=secret, at=datetime.now(UTC))
+        return build_request(signing.form, content, method=method, url=delivery.url, secret=secret, at=datetime.now(UTC))
 
     async def _record(self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None) -> None:
         attempts = delivery.attempts + 1

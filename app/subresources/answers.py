@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from app.calls.models import Call
-from app.calls.refusals import upstream_problem
+from app.calls.upstream_problems import upstream_problem
 from app.errors import (
     ActionUnknown,
     CallgateError,

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.database.engine import Database
 from app.database.heartbeats import record_heartbeat
-from app.doctor import CheckResult, examine
+from app.doctor.checks import CheckResult, examine
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
 from tests.cli.running import environment, run

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.calls.settlement import SearchPlan, Settlement
+from app.calls.search_plan import SearchPlan
+from app.calls.settlement import Settlement
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
 from app.twilio.client import TwilioClient, make_http_client

@@ -6,7 +6,7 @@ import httpx
 from sqlalchemy import text
 
 from app.database.heartbeats import summarize_workers
-from app.doctor import examine
+from app.doctor.checks import examine
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.schema import migrate

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
 from app.calls import leases
-from app.calls.settlement import SearchPlan, Settlement
+from app.calls.search_plan import SearchPlan
+from app.calls.settlement import Settlement
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
 from app.twilio.client import TwilioClient, make_http_client

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.calls.settlement import SearchPlan, Settlement
+from app.calls.search_plan import SearchPlan
+from app.calls.settlement import Settlement
 from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher

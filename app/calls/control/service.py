@@ -21,8 +21,8 @@ from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
-from app.calls.refusals import upstream_problem
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
+from app.calls.upstream_problems import upstream_problem
 from app.database.engine import Database, Session
 from app.errors import (
     ActionUnknown,

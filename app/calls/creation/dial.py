@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from app.calls.refusals import upstream_problem
+from app.calls.upstream_problems import upstream_problem
 from app.clock import elapsed
 from app.errors import CallgateError, Execution, UpstreamUnreachable
 from app.twilio.client import TwilioClient

@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
-from app.deliveries.messages import DeliveryContent, Message, build_message
+from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
 from app.tenants.callback_form import CallbackForm, CallbackMethod
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -23,12 +23,14 @@ CONTENT = DeliveryContent(
 )
 
 
-def built(form: CallbackForm, url: str = "https://example.com/hook", method: CallbackMethod = "POST", **values: Any) -> Message:
+def built(
+    form: CallbackForm, url: str = "https://example.com/hook", method: CallbackMethod = "POST", **values: Any
+) -> DeliveryRequest:
     at = values.pop("at", datetime.now(UTC))
-    return build_message(form, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
+    return build_request(form, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
 
 
-def is_valid(sent: Message, url: str | None = None) -> bool:
+def is_valid(sent: DeliveryRequest, url: str | None = None) -> bool:
     posted = dict(parse_qsl(sent.body.decode(), keep_blank_values=True))
     return bool(RequestValidator(SECRET).validate(url or sent.url, posted, sent.headers["X-Twilio-Signature"]))
 
@@ -76,10 +78,10 @@ def test_twilios_published_vectors_get_their_signatures() -> None:
     asked = replace(CONTENT, fields=fields)
     for port in ("", ":1234"):
         url = f"https://mycompany.com{port}/myapp.php?foo=1&bar=2"
-        sent = build_message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
+        sent = build_request("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
         assert sent.headers["X-Twilio-Signature"] == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
     url = "http://mycompany.com:1234/myapp.php?foo=1&bar=2"
-    sent = build_message("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
+    sent = build_request("twilio", asked, method="POST", url=url, secret="12345", at=datetime.now(UTC))
     assert sent.headers["X-Twilio-Signature"] == "Zmvh+3yNM1Phv2jhDCwEM3q5ebU="
 
 

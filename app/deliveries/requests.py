@@ -1,4 +1,4 @@
-"""Build the request that delivers an event, in the tenant's form and signed with the tenant's secret. Pure.
+"""Builds the HTTP request that delivers an event: in the tenant's form, signed with the tenant's secret.
 
 The form `twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works. The
 form `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
@@ -35,23 +35,23 @@ class DeliveryContent:
     """The call's current record; empty if it is deleted. Only the form `json` contains it."""
 
 
-class Message(NamedTuple):
+class DeliveryRequest(NamedTuple):
     method: CallbackMethod
     url: str
     headers: Mapping[str, str]
     body: bytes
 
 
-def build_message(
+def build_request(
     form: CallbackForm, content: DeliveryContent, *, method: CallbackMethod, url: str, secret: str, at: datetime
-) -> Message:
-    """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new message."""
+) -> DeliveryRequest:
+    """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new request."""
     if form == "twilio":
         return _as_twilio(content, method, url, secret)
     return _as_json(content, url, secret, at)
 
 
-def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> Message:
+def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
     """Builds the form `twilio`. The secret with its prefix is the auth token of the signature.
 
     https://www.twilio.com/docs/usage/security#validating-requests
@@ -61,9 +61,9 @@ def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secre
     encoded = urlencode(content.fields)
     if method == "GET":
         url += ("&" if urlsplit(url).query else "?") + encoded
-        return Message(method, url, headers | {"X-Twilio-Signature": _sign(url, {}, secret)}, b"")
+        return DeliveryRequest(method, url, headers | {"X-Twilio-Signature": _sign(url, {}, secret)}, b"")
     headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-    return Message(method, url, headers | {"X-Twilio-Signature": _sign(url, content.fields, secret)}, encoded.encode())
+    return DeliveryRequest(method, url, headers | {"X-Twilio-Signature": _sign(url, content.fields, secret)}, encoded.encode())
 
 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
@@ -81,7 +81,7 @@ def _as_requested(url: str) -> str:
     return url if parts.path else urlunsplit(parts._replace(path="/"))
 
 
-def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> Message:
+def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
     payload = {"type": EVENT_TYPE, "timestamp": at.isoformat(timespec="seconds"), "data": data}
@@ -92,4 +92,4 @@ def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> M
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": Webhook(secret).sign(content.webhook_id, at, body),
     }
-    return Message("POST", _as_requested(url), headers, body.encode())
+    return DeliveryRequest("POST", _as_requested(url), headers, body.encode())

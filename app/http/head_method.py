@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class HeadMiddleware:
+class HeadMethodMiddleware:
     """Handles HEAD as GET and drops the body. A streamed response ends before its first chunk is sent."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Apply a callback to its call: each callback once, and never back to an earlier state. Pure; the caller writes the call.
+"""Applies a callback to its call: each callback once, and never back to an earlier state. The caller writes the call.
 
 Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio.
 """

@@ -1,0 +1,26 @@
+"""When Twilio's list is searched for a call of unknown outcome (ADR 9)."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """The times of searches for a call of unknown outcome: `searches` in `period`, with growing intervals."""
+
+    searches: int
+    period: timedelta
+
+    @property
+    def first_wait(self) -> timedelta:
+        return self.period / self.searches**2
+
+    def wait_after(self, clean: int) -> timedelta | None:
+        """Returns the wait before the next search after `clean` searches that showed no call; None: no further search.
+
+        Two more searches follow much later, after the record has ended as none found.
+        """
+        if clean < self.searches:
+            return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
+        late = clean - self.searches
+        return (self.period * 4, self.period * 96)[late] if late < 2 else None

@@ -1,0 +1,246 @@
+"""Checks for problems that would keep Callgate from working. Changes nothing and places no call."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from app import __version__
+from app.calls.repository import now
+from app.calls.statistics import oldest_unsettled
+from app.database.engine import Database, ServerInfo
+from app.database.errors import describe
+from app.database.heartbeats import summarize_workers
+from app.doctor.settings import CheckResult, State, check_public_url, check_settings
+from app.errors import DatabaseUnavailable
+from app.revisions import head
+from app.rotation import Rotation
+from app.schema import is_newer, revisions
+from app.security.keyring import Keyring
+from app.settings import Settings
+from app.tenants.administration import TenantAdministration
+from app.tenants.administration_store import AccountRow, CredentialRow
+from app.tenants.directory import TenantDirectory
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
+from app.twilio.errors import TwilioCredentialRejected, TwilioError
+from app.twilio.schemas import Credential
+
+__all__ = ["CheckResult", "examine"]
+
+MIN_POSTGRES_VERSION = 14
+_WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0
+
+
+async def examine(settings: Settings) -> list[CheckResult]:
+    """Runs all checks. The results are in the order in which problems should be fixed."""
+    version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {head()}")
+    results = [version, *check_settings(settings), check_public_url(settings.public_url)]
+    database = Database(settings.require_database_url(), pool_size=2)
+    keyring = Keyring(settings.require_secret_keys())
+    try:
+        async with _twilio(settings) as twilio:
+            checks = _DatabaseChecks(
+                settings, database, keyring, TenantAdministration(database, keyring), TenantDirectory(database, keyring), twilio
+            )
+            results += [result async for result in checks.results()]
+    except DatabaseUnavailable as error:
+        results.append(
+            CheckResult("database", "wrong", describe(error), "check CALLGATE_DATABASE_URL; nothing else could be checked")
+        )
+    finally:
+        await database.close()
+    return results
+
+
+@asynccontextmanager
+async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
+    http = make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        keepalive=settings.twilio_keepalive,
+        max_connections=1,
+        user_agent=f"callgate/{__version__}",
+    )
+    try:
+        yield TwilioClient(http, base_url=settings.twilio_base_url)
+    finally:
+        await http.aclose()
+
+
+def _durability(server: ServerInfo) -> Iterator[CheckResult]:
+    """Checks that commits survive a crash and a failover: docs/assumptions.md."""
+    check = "durability"
+    if not server.fsync:
+        yield CheckResult(check, "wrong", "fsync is off: a crash of the machine can damage or lose all data", "set fsync = on")
+    if not server.full_page_writes:
+        yield CheckResult(
+            check, "warning", "full_page_writes is off: a crash of the machine can damage pages",
+            "set full_page_writes = on, unless the file system writes whole pages",
+        )  # fmt: skip
+    if server.standbys and not server.has_synchronous_standby:
+        yield CheckResult(
+            check, "warning",
+            f"{server.standbys} standbys, none of them synchronous: a failover can lose the latest calls and their keys",
+            "set synchronous_standby_names",
+        )  # fmt: skip
+    if server.synchronous_commit in ("off", "local"):
+        yield CheckResult(
+            check, "ok", f"synchronous_commit is {server.synchronous_commit}, which Callgate's sessions raise to on"
+        )
+    elif server.fsync:
+        yield CheckResult(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
+
+
+def _pooler(server: ServerInfo) -> CheckResult:
+    """Describes the pooler. One in transaction mode without prepared statements was already refused when connecting."""
+    if server.keeps_prepared_statements:
+        return CheckResult(
+            "pooler",
+            "ok",
+            "keeps prepared statements; keys and credentials are read for each request, because LISTEN does not work",
+        )
+    return CheckResult(
+        "pooler", "warning", "keeps no prepared statements, which works in session mode only",
+        "with PgBouncer in transaction mode: version 1.21 or newer with max_prepared_statements = 200",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _DatabaseChecks:
+    """The checks that need the database. They raise DatabaseUnavailable."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    tenants: TenantAdministration
+    directory: TenantDirectory
+    twilio: TwilioClient
+
+    async def results(self) -> AsyncIterator[CheckResult]:
+        async for result in self._server():
+            yield result
+        schema = await self._schema()
+        yield schema
+        if schema.state == "wrong":
+            yield CheckResult("keys, accounts", "not checked", "the schema must be fixed first")
+            return
+        yield await self._worker()
+        async for result in self._keys():
+            yield result
+        async for result in self._accounts():
+            yield result
+
+    async def _server(self) -> AsyncIterator[CheckResult]:
+        server = await self.database.server()
+        if server.version < MIN_POSTGRES_VERSION:
+            yield CheckResult("database", "wrong", f"PostgreSQL {server.version}", f"use {MIN_POSTGRES_VERSION} or newer")
+        elif server.read_only:
+            yield CheckResult("database", "wrong", "is a standby, which takes no writes", "use the address of the primary")
+        else:
+            yield CheckResult("database", "ok", f"PostgreSQL {server.version}")
+        if server.is_pooled:
+            yield _pooler(server)
+        for result in _durability(server):
+            yield result
+        skew = abs(server.clock_ahead_s)
+        state: State = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"
+        found = f"this machine's and the database's differ by {skew:.1f} s"
+        yield CheckResult("clocks", state, found, None if state == "ok" else "synchronise both with NTP")
+
+    async def _schema(self) -> CheckResult:
+        async with self.database.begin() as session:
+            current, head = await revisions(session)
+        if current == head:
+            return CheckResult("schema", "ok", f"revision {current}")
+        if current is None:
+            return CheckResult("schema", "wrong", "the database has no schema", "run `callgate migrate`")
+        if is_newer(current):
+            return CheckResult("schema", "ok", f"revision {current}, of a newer version; this version works with it")
+        return CheckResult(
+            "schema",
+            "wrong",
+            f"revision {current}; this version needs {head}",
+            "run `callgate migrate`",
+        )
+
+    async def _worker(self) -> CheckResult:
+        """Checks heartbeats, and for creations pending longer than a running worker would leave them."""
+        async with self.database.begin() as session:
+            oldest = (await oldest_unsettled(session))["pending"]
+            age = await now(session) - oldest if oldest else timedelta(0)
+            running = (await summarize_workers(session)).running
+        if not running:
+            return CheckResult("worker", "wrong", "no worker has reported within the last minute", "run `callgate worker`")
+        max_pending_s = self.settings.request_budget + self.settings.abandon_margin + 60
+        if age.total_seconds() > max_pending_s:
+            return CheckResult("worker", "wrong", f"a creation has been pending for {age}", "run `callgate worker`")
+        return CheckResult("worker", "ok", f"{running} running, and no creation is pending for too long")
+
+    async def _keys(self) -> AsyncIterator[CheckResult]:
+        rotation = Rotation(self.database, self.keyring)
+        unreadable = await rotation.unreadable()
+        key_uses = await rotation.key_uses(count_calls=False)
+        lost = sum(use.api_keys for use in key_uses if not use.is_configured)
+        remedy = "put the missing key back into CALLGATE_SECRET_KEYS, or replace the secrets and API keys"
+        if unreadable:
+            yield CheckResult("keys", "wrong", f"cannot be decrypted: {', '.join(unreadable)}", remedy)
+        if lost:
+            yield CheckResult("keys", "wrong", f"{lost} API keys were hashed with a key that is not configured", remedy)
+        if not unreadable and not lost:
+            old = sum(use.secrets for use in key_uses if not use.is_newest)
+            yield CheckResult(
+                "keys",
+                "ok",
+                f"{sum(use.secrets for use in key_uses)} secrets can be decrypted" + (f", {old} with an older key" * bool(old)),
+            )
+
+    async def _accounts(self) -> AsyncIterator[CheckResult]:
+        for tenant in await self.tenants.list_tenants():
+            listed = await self.tenants.list_accounts(tenant.id)
+            if not listed:
+                yield CheckResult(
+                    f"tenant {tenant.id}", "warning", "has no Twilio account", f"callgate accounts add {tenant.id}"
+                )
+            for account, credentials in listed:
+                async for result in self._account(account, credentials):
+                    yield result
+        yield self._twilio_clock()
+
+    def _twilio_clock(self) -> CheckResult:
+        """Compares the clocks by the Date headers of Twilio's answers to the checks of accounts."""
+        offset = self.twilio.clock.largest_offset
+        if offset is None:
+            return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")
+        skew = abs(offset)
+        state: State = "ok" if skew <= WARN_OFFSET else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
+        found = f"this machine's and Twilio's differ by {skew.total_seconds():.1f} s"
+        return CheckResult("clocks", state, found, None if state == "ok" else "synchronise this machine with NTP")
+
+    async def _account(self, account: AccountRow, credentials: list[CredentialRow]) -> AsyncIterator[CheckResult]:
+        check = f"account {account.account_sid} of {account.tenant_id}"
+        add = f"callgate accounts add {account.tenant_id} --account-sid {account.account_sid}"
+        if not credentials:
+            yield CheckResult(check, "warning", "has no active credential", add)
+        if credentials and self.settings.public_url and all(credential.kind != "auth_token" for credential in credentials):
+            yield CheckResult(
+                check, "warning", "has no auth token: Twilio's callbacks cannot be verified, so none are requested", add
+            )
+        readable = await self.directory.credentials(account.id)
+        kinds = {str(credential.id): credential.kind for credential in credentials}
+        for credential in readable:
+            yield await self._check_credential(check, credential, kinds[credential.reference])
+
+    async def _check_credential(self, check: str, credential: Credential, kind: str) -> CheckResult:
+        """Lists one call: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources"""
+        which = f"credential {credential.reference} ({kind.replace('_', ' ')})"
+        deadline = self.settings.twilio_connect_timeout + self.settings.twilio_read_timeout
+        try:
+            await self.twilio.check_credential(credential, deadline_s=deadline)
+        except TwilioCredentialRejected:
+            remedy = "add the new one with `callgate accounts add`, then revoke this one with `callgate accounts revoke`"
+            return CheckResult(check, "wrong", f"Twilio refuses {which}", remedy)
+        except TwilioError as error:
+            return CheckResult(check, "wrong", f"{which} was not checked: {error.reason}", "check the network to Twilio")
+        return CheckResult(check, "ok", f"Twilio accepts {which}")
