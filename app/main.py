@@ -35,7 +35,7 @@ from app.http.health import Readiness
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import OperationsPort
-from app.http.problems import CREATION_PATH, Problem, ProblemRenderer, install_handlers
+from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -136,7 +136,7 @@ def _lifespan(
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
     """Returns the endpoint of creations and callbacks. Routing would take a large part of their CPU time."""
-    if scope["method"] == "POST" and scope["path"] == CREATION_PATH:
+    if is_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
     return callbacks_router.take_callback_asgi if callbacks_router.is_callback(scope) else None
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from app import errors
 from app.errors import CallgateError, FieldError
+from app.twilio.refusals import CREDENTIALS_CODE, WRONG_STATE_CODE
 
 UNKNOWN_OUTCOME = 900001
 INVALID_EVENT = 21626
@@ -25,7 +26,7 @@ class ErrorCode(NamedTuple):
 ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.MalformedRequest: ErrorCode(400, 20422),
     errors.MalformedBody: ErrorCode(400, 20422),
-    errors.Unauthorized: ErrorCode(401, 20003),
+    errors.Unauthorized: ErrorCode(401, CREDENTIALS_CODE),
     errors.TenantSuspended: ErrorCode(403, 20005),
     errors.CallbackForged: ErrorCode(403, 20403),
     errors.RouteNotFound: ErrorCode(404, 20404),
@@ -36,7 +37,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.NotAcceptable: ErrorCode(406, 900006),
     errors.RequestTimeout: ErrorCode(408, 900011),
     errors.NoUsableCredentials: ErrorCode(409, 900005),
-    errors.WrongCallState: ErrorCode(400, 21220),
+    errors.WrongCallState: ErrorCode(400, WRONG_STATE_CODE),
     errors.BodyTooLarge: ErrorCode(413, 900007),
     errors.UnsupportedMediaType: ErrorCode(415, 900008),
     errors.InvalidRequest: ErrorCode(400, 20422),

@@ -119,11 +119,16 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
     )
 
 
+def is_creation(method: str, path: str) -> bool:
+    """Whether a request creates a call under `/v1`."""
+    return method == "POST" and path == CREATION_PATH
+
+
 class ProblemRenderer:
     """Renders errors of /v1 as RFC 9457 problem+json, and unknown outcomes as 202."""
 
     def is_creation(self, method: str, path: str) -> bool:
-        return method == "POST" and path == CREATION_PATH
+        return is_creation(method, path)
 
     def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
         problem = problem_of(error, method=method, instance=path, request_id=request_id)

@@ -22,8 +22,8 @@ from app.twilio.errors import (
 
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_REQUEST_ID_LENGTH = 64
-_CREDENTIALS_CODE = 20003
-_WRONG_STATE_CODE = 21220
+CREDENTIALS_CODE = 20003
+WRONG_STATE_CODE = 21220
 
 
 def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> Answer:
@@ -48,9 +48,9 @@ def error_for(answer: Answer) -> TwilioError:
         return TwilioOutcomeUnknown(f"status_{status}", answer)
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return TwilioThrottled("throttled", answer)
-    if answer.code == _WRONG_STATE_CODE:
+    if answer.code == WRONG_STATE_CODE:
         return TwilioWrongState("rejected", answer)
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) or answer.code == _CREDENTIALS_CODE:
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) or answer.code == CREDENTIALS_CODE:
         return TwilioCredentialRejected(answer)
     if status == httpx.codes.NOT_FOUND:
         return TwilioNotFound("rejected", answer)
