@@ -1,13 +1,15 @@
 """Run the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from app.calls.store import DELIVERIES_CHANNEL
+from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
@@ -20,6 +22,7 @@ from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.jobs.retain import Retainer
+from app.jobs.store import jobs_with_due_work
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.services import Services, budget_of, services
@@ -32,6 +35,8 @@ _RETENTION_EVERY_S = 3600.0
 _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _HEARTBEAT_EVERY_S = 15.0
+# The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
+_UNPOLLED_EVERY_S = 60.0
 _AFTER_FAILURE_S = 2.0
 # What wakes a job rarely comes alone: events within this time are seen to in one step.
 _COLLECT_S = 0.02
@@ -70,11 +75,15 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     )
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
+    polled = [
+        Job("refresh", refresher.step, _UNPOLLED_EVERY_S),
+        Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
+        Job("search", resolver.search, _UNPOLLED_EVERY_S),
+        Job("control", Controller(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
+    ]
     jobs = [
-        Job("refresh", refresher.step, poll),
-        Job("abandoned", resolver.mark_abandoned, poll),
-        Job("search", resolver.search, poll),
-        Job("control", Controller(state["database"], state["control"]).step, poll),
+        *polled,
+        Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.leave),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
@@ -86,6 +95,15 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         steps = (retainer.expire_calls, retainer.expire_strays, retainer.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
+
+
+async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
+    """Wakes those of the jobs that have work, and returns false."""
+    due = await jobs_with_due_work(database, longest_life=longest_life)
+    for job in jobs:
+        if job.name in due:
+            job.wake.set()
+    return False
 
 
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:

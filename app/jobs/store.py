@@ -1,0 +1,18 @@
+"""Asks in one statement which jobs have work that is due, so that an idle worker costs little."""
+
+from datetime import timedelta
+
+from app.database.engine import Database
+
+_DUE = """
+    SELECT EXISTS (SELECT FROM call WHERE refresh_at <= now()) AS refresh,
+        EXISTS (SELECT FROM call WHERE execution = 'pending' AND pending_since < now() - $1::interval) AS abandoned,
+        EXISTS (SELECT FROM call WHERE search_at <= now()) AS search,
+        EXISTS (SELECT FROM wanted_update WHERE due_at <= now()) AS control
+"""
+
+
+async def jobs_with_due_work(database: Database, *, longest_life: timedelta) -> set[str]:
+    """Returns the names of the jobs. `longest_life` is the age at which a pending creation counts as abandoned."""
+    (row,) = await database.fetch(_DUE, longest_life)
+    return {name for name, is_due in row.items() if is_due}

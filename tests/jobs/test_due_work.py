@@ -1,0 +1,40 @@
+"""The worker asks in one statement which jobs have work: each job is named exactly when it has some."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from app.jobs.store import jobs_with_due_work
+from tests.support.gateway import Gateway
+from tests.support.upstream import created, running_upstream
+
+LONGEST_LIFE = timedelta(minutes=2)
+DUE = {
+    "refresh": "UPDATE call SET refresh_at = now() WHERE id = :id",
+    "abandoned": "UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '3 min' WHERE id = :id",
+    "search": "UPDATE call SET search_at = now() WHERE id = :id",
+    "control": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'canceled', now())",
+}
+NOT_DUE = (
+    "DELETE FROM wanted_update",
+    "UPDATE call SET refresh_at = now() + interval '1 h', search_at = now() + interval '1 h'",
+    "UPDATE call SET execution = 'unknown' WHERE execution = 'pending'",
+)
+
+
+@pytest.mark.parametrize("job", DUE)
+async def test_a_job_is_named_when_it_has_due_work(gateway: Gateway, job: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+    async with gateway.database.begin() as session:
+        for statement in NOT_DUE:
+            await session.execute(text(statement))
+    assert await jobs_with_due_work(gateway.database, longest_life=LONGEST_LIFE) == set()
+    async with gateway.database.begin() as session:
+        await session.execute(text(DUE[job]), {"id": call_id})
+    assert await jobs_with_due_work(gateway.database, longest_life=LONGEST_LIFE) == {job}
+    async with gateway.database.begin() as session:
+        for statement in NOT_DUE:
+            await session.execute(text(statement))
