@@ -232,7 +232,7 @@ class ActionUnknown(UpstreamError):
 
 class NoneFound(UpstreamError):
     slug, status, title = "none-found", 409, "No such call was found at Twilio"
-    # Not certain: if Twilio started the call after all, a new key places a second one.
+    # Not safe to repeat: that no call exists is not certain. If Twilio started it after all, a new key places a second one.
     safe = False
     same_key = False
     default_detail = (

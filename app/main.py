@@ -135,10 +135,13 @@ def _lifespan(
 
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
-    """Returns the endpoint of creations and callbacks. Routing would take a large part of their CPU time."""
+    """Returns the ASGI endpoint of a creation or a callback; None for any other request.
+
+    The endpoint skips the routing, which would take a large part of their CPU time.
+    """
     if is_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
-    return callbacks_router.take_callback_asgi if callbacks_router.is_callback(scope) else None
+    return callbacks_router.receive_callback_asgi if callbacks_router.is_callback(scope) else None
 
 
 def _complete_openapi(app: FastAPI) -> None:
@@ -161,7 +164,7 @@ def _complete_openapi(app: FastAPI) -> None:
         complete_document(
             document,
             schemas=definitions["$defs"] | subresources_openapi.schemas(),
-            examples=examples.COMPONENTS | delivery_router.EXAMPLES,
+            examples=examples.EXAMPLE_COMPONENTS | delivery_router.EXAMPLES,
         )
         return document
 

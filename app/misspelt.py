@@ -23,7 +23,7 @@ def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: I
 
 
 def _is_set_by_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes sets the variable for a Service whose name starts with callgate.
+    """Returns whether Kubernetes sets the variable for a Service whose name starts with callgate.
 
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
     """

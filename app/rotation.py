@@ -10,7 +10,7 @@ from typing import Any
 from app.calls.statistics import count_fingerprints
 from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
-from app.tenants.repository import SEALED, SealedColumn, count_hashed, count_sealed, list_sealed, name_of_sealed
+from app.tenants.repository import SEALED, SealedColumn, hashed_counts_by_key, list_sealed, name_of_sealed, sealed_counts_by_key
 
 _CALLS_PER_PAGE = 50_000
 
@@ -79,8 +79,8 @@ class Rotation:
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
             for sealed_column in SEALED:
-                secrets.update(await count_sealed(session, sealed_column))
-            api_keys = await count_hashed(session)
+                secrets.update(await sealed_counts_by_key(session, sealed_column))
+            api_keys = await hashed_counts_by_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
         ids = list(dict.fromkeys([*self.keyring.ids, *secrets, *api_keys, *calls]))
         return [

@@ -47,19 +47,25 @@ async def revisions(session: Session) -> tuple[str | None, str]:
 
 
 async def applied_revision(database: Database) -> str | None:
-    """Returns the schema's revision. Raises DatabaseUnavailable, also if no migration has run yet."""
+    """Returns the schema's revision; None if the version table is empty.
+
+    Raises DatabaseUnavailable, also if no migration has run.
+    """
     async with database.begin() as session:
         revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
     return revision
 
 
 def is_newer(revision: str | None) -> bool:
-    """Whether a newer version of Callgate migrated the schema. Newer schemas stay compatible with the version before."""
+    """Returns whether a newer version of Callgate migrated the schema.
+
+    Newer schemas stay compatible with the version before.
+    """
     return revision is not None and revision not in known_revisions()
 
 
 def is_usable(revision: str | None) -> bool:
-    """Whether all migrations of this version have run."""
+    """Returns whether all migrations of this version have run."""
     return revision == head() or is_newer(revision)
 
 

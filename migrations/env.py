@@ -26,7 +26,7 @@ _PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:
-    """Whether migrations manage the object. The worker manages partitions."""
+    """Returns whether migrations manage the object. The worker manages partitions."""
     return not (type_ == "table" and name and _PARTITION.fullmatch(name))
 
 

@@ -15,7 +15,7 @@ router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False)
 
 
 @router.api_route("/{call_id}", methods=["GET", "POST"], status_code=204)
-async def take_callback(request: Request) -> Response:
+async def receive_callback(request: Request) -> Response:
     """Takes a status callback: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
     service: CallbackService = request.state.callbacks
     call_id = _uuid(request.url.path.removeprefix(f"{CALLBACK_PATH}/"))
@@ -35,13 +35,13 @@ async def take_callback(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def take_callback_asgi(scope: Scope, receive: Receive, send: Send) -> None:
-    """Runs `take_callback` as an ASGI app, for requests that `is_callback` accepts. The middleware answers its errors.
+async def receive_callback_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+    """Runs `receive_callback` as an ASGI app, for requests that `is_callback` accepts. The middleware answers its errors.
 
     FastAPI's work around an endpoint is three quarters of the cost of a refused request.
     """
     scope["route"] = _ROUTE
-    response = await take_callback(Request(scope, receive, send))
+    response = await receive_callback(Request(scope, receive, send))
     await response(scope, receive, send)
 
 

@@ -8,7 +8,7 @@ import structlog
 
 from app.callbacks.effects import Callback, CallbackResult, callback_effect, record_sequence
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import is_genuine, is_signature
+from app.callbacks.signature import has_signature_form, is_genuine
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.refreshes import refresh_after_callback
@@ -78,7 +78,7 @@ class CallbackService:
 
         Raises CallbackForged for a malformed signature or an invalid tag. Both checks work without Postgres.
         """
-        if not is_signature(signature):
+        if not has_signature_form(signature):
             raise self._refused("unsigned")
         tag = tag_in(query)
         if tag is None:

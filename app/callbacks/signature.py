@@ -13,13 +13,13 @@ from app.twilio.signature import is_signed
 _FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
-def is_signature(text: str) -> bool:
-    """Whether the header has the form of a signature."""
+def has_signature_form(text: str) -> bool:
+    """Returns whether the header has the form of a signature."""
     return _FORM.fullmatch(text) is not None
 
 
 def is_genuine(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[str]) -> bool:
-    """Whether one of the tokens signed the request. While a token is rotated, Twilio still signs with the old one."""
+    """Returns whether one of the tokens signed the request. While a token is rotated, Twilio still signs with the old one."""
     try:
         return any(is_signed(token, url, posted, signature) for token in auth_tokens)
     except ValueError:

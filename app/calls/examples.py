@@ -122,7 +122,7 @@ UNKNOWN_RECORD: dict[str, Any] = RECORD | {
     "resource": None,
 }
 
-COMPONENTS: dict[str, Any] = {
+EXAMPLE_COMPONENTS: dict[str, Any] = {
     "started": {"summary": "Started", "value": RECORD},
     "unknown": {"summary": "Unknown", "value": UNKNOWN_RECORD},
 }

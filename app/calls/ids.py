@@ -9,12 +9,12 @@ from uuid import UUID
 CURSOR = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 _RANDOM_BITS = 80
 # datetime's maximum, which is less than UUIDv7's.
-_LAST_MS = 253_402_300_799_999
+_MAX_DATETIME_MS = 253_402_300_799_999
 
 
 def created_at(call_id: UUID) -> datetime:
     """Returns the time in the id, in milliseconds: a bound on time is a bound on ids."""
-    return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _LAST_MS) / 1000, UTC)
+    return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _MAX_DATETIME_MS) / 1000, UTC)
 
 
 def first_id_at(moment: datetime) -> UUID:

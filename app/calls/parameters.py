@@ -56,7 +56,7 @@ def _callback_url(value: str) -> str:
     return value
 
 
-def _sendable(value: SecretStr) -> SecretStr:
+def _secret_text(value: SecretStr) -> SecretStr:
     """Applies the checks of text fields to a secret, which pydantic does not check."""
     secret = value.get_secret_value()
     if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
@@ -77,7 +77,7 @@ def _passports(value: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
-Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_sendable)]
+Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
 # Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
@@ -232,16 +232,16 @@ class CallUpdate(BaseModel):
     @property
     def only_ends(self) -> bool:
         """Whether the update only ends the call, which is idempotent."""
-        return self.given().keys() == {"status"}
+        return self.given_parameters().keys() == {"status"}
 
     def for_twilio(self) -> dict[str, Any]:
         """Returns the parameters without the status callback, which `changed_callbacks` decides."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
-    def given(self) -> dict[str, Any]:
+    def given_parameters(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
 
     def for_event(self) -> dict[str, Any]:
         """Returns the event data: the names of the parameters, and only values that are neither secret nor personal."""
-        data = {"parameters": sorted(self.given()), "status": self.status, "time_limit": self.time_limit}
+        data = {"parameters": sorted(self.given_parameters()), "status": self.status, "time_limit": self.time_limit}
         return {name: value for name, value in data.items() if value is not None}

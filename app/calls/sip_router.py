@@ -23,7 +23,7 @@ from app.sip import Severity, SipUri
 
 router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"])
 
-Pair = Annotated[list[str | None], Field(min_length=2, max_length=2)]
+NameAndValue = Annotated[list[str | None], Field(min_length=2, max_length=2)]
 
 
 class SipUriQuestion(BaseModel):
@@ -50,8 +50,8 @@ class SipUriParts(BaseModel):
     password: str | None = Field(description="`***` if there is a password; it is never shown.")
     host: str | None = Field(description="The host in its normal form, as an allow-list compares it.")
     port: int | None
-    uri_parameters: list[Pair] = Field(description="Pairs of name and value, in order.")
-    headers: list[Pair] = Field(description="Pairs of name and value, in order.")
+    uri_parameters: list[NameAndValue] = Field(description="Pairs of name and value, in order.")
+    headers: list[NameAndValue] = Field(description="Pairs of name and value, in order.")
 
 
 class SipUriExplanation(BaseModel):

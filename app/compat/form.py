@@ -89,7 +89,7 @@ NoQueryDep = Depends(refuse_query)
 
 
 def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, Any]:
-    """Returns the values under the names and in the types of `model`. Raises InvalidRequest for names it does not have."""
+    """Converts form fields to the names and types of `model`. Raises InvalidRequest for unknown and for repeated fields."""
     known = {form_name(name): (name, kind) for name, kind in _parameter_types(model)}
     given = given_values(fields, known)
     if errors := [

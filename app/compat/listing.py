@@ -50,9 +50,8 @@ class ListQuery:
     edge: Edge | None
 
     def envelope(self, page: IdPage) -> dict[str, Any]:
-        """Returns the response's members beside `calls`.
-
-        It has Twilio's keys and no others: Twilio's SDKs take an unknown key for the list of calls.
+        """Returns the members beside `calls`: exactly Twilio's keys, because Twilio's SDKs would mistake an unknown key for the
+        list of calls.
         """
         call_ids, start = page.call_ids, self.number * self.size
         older = self._uri(self.number + 1, _OLDER + ids.cursor_of(call_ids[-1])) if page.has_older else None

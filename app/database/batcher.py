@@ -190,15 +190,15 @@ class Batcher(Generic[Item, Result]):
         remaining = zip(batch, results, strict=True)
         try:
             for number, (waiting, result) in enumerate(remaining, start=1):
-                self._deliver_result(waiting, result)
+                self._settle_or_requeue(waiting, result)
                 if number % _WAKE_BATCH == 0:
                     await asyncio.sleep(0)
         finally:
             # If this task is cancelled, the remaining results are committed all the same and must be delivered.
             for waiting, result in remaining:
-                self._deliver_result(waiting, result)
+                self._settle_or_requeue(waiting, result)
 
-    def _deliver_result(self, waiting: _PendingItem[Item, Result], result: Result | Busy) -> None:
+    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | Busy) -> None:
         if not isinstance(result, Busy):
             waiting.succeed(result)
             return

@@ -39,7 +39,7 @@ HOT_SESSION = SESSION | {
 MIGRATION_SESSION = {"idle_in_transaction_session_timeout": "60s"}
 
 # Make Postgres detect an unreachable client on its side of the socket. A pooler has its own settings for its sockets.
-_SERVER_SOCKET = {
+_SERVER_KEEPALIVE_SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -47,7 +47,8 @@ _SERVER_SOCKET = {
 }
 # A commit must be flushed to disk. `remote_write` and `remote_apply` also flush it and are kept.
 _SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
-# A pooler that keeps prepared statements for clients that share a connection renames them.
+# A pooler that supports prepared statements renames them, because clients share a server connection; then none has asyncpg's
+# name.
 _POOLER_CHECK = """pg_backend_pid() AS pid,
     EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
@@ -56,7 +57,8 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     """A connection that knows whether a pooler is in between. A pooler reports a made-up process id to its clients."""
 
     is_pooled = False
-    # Whether prepared statements stay usable. Behind a pooler this needs its support, shown by the names that it gives them.
+    # Whether prepared statements stay usable. Behind a pooler only if it supports them, which shows in the renaming
+    # (`_POOLER_CHECK`).
     keeps_prepared_statements = True
     transaction_settings = ""
 
@@ -139,7 +141,7 @@ class Connector:
     async def _configure_session(self, connection: Connection) -> int:
         """Detects a pooler and applies the settings to the session, if there is none. Returns the id of Postgres's process."""
         pid = connection.get_server_pid()
-        settings = _set_config_calls({**self._settings, **_SERVER_SOCKET}, local="pg_backend_pid() <> $1")
+        settings = _set_config_calls({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
         # Prepared under a name whatever the size of the cache is, as SQLAlchemy's statements are.
         statement = await connection.prepare(f"SELECT {_POOLER_CHECK}, {settings}", timeout=self._connect_timeout_s)
         row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)

@@ -73,12 +73,12 @@ def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
+    """Returns whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
     return sqlstate_of(error)[:2] in _REFUSALS and not _is_partition_conflict(error)
 
 
 def makes_connection_unusable(error: BaseException) -> bool:
-    """Whether the connection must not be used again: its server is read-only, or the state of the protocol is unknown."""
+    """Returns whether the connection must not be used again: its server is read-only, or its protocol state is unknown."""
     return sqlstate_of(error) == _READ_ONLY or isinstance(_cause(error), asyncpg.InternalClientError)
 
 
@@ -134,13 +134,13 @@ def _is_pool_timeout(error: BaseException) -> bool:
 
 
 def _is_partition_conflict(error: BaseException) -> bool:
-    """Whether a partition was attached between the planning of an insert and its execution, so the default one refuses the row.
+    """Returns whether a partition was attached between the planning of an insert and its execution.
 
-    A violated CHECK of the table itself has a constraint name.
+    The default partition then refuses the row. A violated CHECK of the table itself has a constraint name.
     """
     return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
 
 
 def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
-    """Whether it is certain that nothing was committed. A server that is shutting down may already have committed."""
+    """Returns whether it is certain that nothing was committed. A server that is shutting down may already have committed."""
     return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

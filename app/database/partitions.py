@@ -62,9 +62,10 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
 
 
 async def try_lock(session: AsyncSession, partition: Partition) -> bool:
-    """Locks the partition and its table exclusively. Returns False if the lock is not available within a tenth of a second.
+    """Locks the partition and its table exclusively, so all other sessions wait until the transaction ends.
 
-    Other sessions wait meanwhile. Postgres cannot detach a partition `CONCURRENTLY` from a table with a default partition.
+    Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition. Postgres cannot detach a
+    partition `CONCURRENTLY` from a table with a default partition.
     """
     await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
     try:

@@ -112,7 +112,7 @@ def read_url(url: str, allowed: AllowList) -> Target | UrlError:
 
 
 def is_allowed(address: str, host: str, allowed: AllowList) -> bool:
-    """Whether a connection for `host` may use `address`, to which the host was just resolved."""
+    """Returns whether a connection for `host` may use `address`, to which the host was just resolved."""
     return "%" not in address and _check_address(ip_address(address), host.lower(), allowed) is None
 
 

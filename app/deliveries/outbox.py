@@ -31,7 +31,7 @@ def delivery_for(call: AnyCall, *, status: str | None, fields: Mapping[str, str]
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
-    """Whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
+    """Returns whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
     return call.status in TERMINAL_STATUSES and _is_due(call, "completed")
 
 

@@ -13,8 +13,8 @@ from app.deliveries.models import Delivery
 from app.errors import DeliveryNotFound
 from app.tenants.caller import Caller
 
-_BATCH_SIZE = 500
-_MAX_BATCHES = 20  # of one request
+_REPLAY_BATCH_SIZE = 500
+_MAX_REPLAY_BATCHES = 20  # of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,18 @@ class DeliveryService:
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
-        for _ in range(_MAX_BATCHES):
+        for _ in range(_MAX_REPLAY_BATCHES):
             async with self.database.begin() as session:
                 replayed = await repository.replay(
-                    session, tenant_id=caller.tenant_id, since=since, after=after, failed_only=failed_only, limit=_BATCH_SIZE
+                    session,
+                    tenant_id=caller.tenant_id,
+                    since=since,
+                    after=after,
+                    failed_only=failed_only,
+                    limit=_REPLAY_BATCH_SIZE,
                 )
             count += len(replayed)
-            if len(replayed) < _BATCH_SIZE:
+            if len(replayed) < _REPLAY_BATCH_SIZE:
                 return Replay(count, None)
             after = replayed[-1]
         return Replay(count, ids.created_at(after))

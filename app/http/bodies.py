@@ -39,7 +39,7 @@ class _NotAcceptedError(ValueError):
     """The body is not JSON that every parser reads alike."""
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuses repeated names. RFC 8259 §4 allows them, but parsers disagree on which value counts."""
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -51,7 +51,7 @@ def _refuse_constant(_: str) -> float:
     raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
 
 
 def _parse(body: bytes) -> Any:

@@ -32,5 +32,5 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
-    """Tells whether the header lists the ETag, by the weak comparison of RFC 9110 §13.1.2."""
+    """Returns whether the header lists the ETag, by the weak comparison of RFC 9110 §13.1.2."""
     return if_none_match.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))

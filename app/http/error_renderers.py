@@ -15,7 +15,7 @@ from app.errors import CallgateError
 
 class ErrorRenderer(Protocol):
     def is_creation(self, method: str, path: str) -> bool:
-        """Tells whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
+        """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
 
     def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
         """Returns the response for an error."""

@@ -66,5 +66,5 @@ def _text(detail: ErrorDetails) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    """Tells whether pydantic added this part: the union member that it tried, which is not part of the request."""
+    """Returns whether pydantic added this part: the union member that it tried, which is not part of the request."""
     return part == "bool" or part.startswith("literal[")

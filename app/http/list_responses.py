@@ -14,7 +14,8 @@ _JSON = "application/json"
 async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
     """Returns a JSON object: the array `name`, then the members of `rest`. A chunk is JSON items, joined by commas.
 
-    Errors of the first two chunks are raised here. A later CallgateError raises ResponseTruncated from the response's body.
+    An error in the first two chunks is raised here, before the response starts. A CallgateError in a later chunk becomes
+    ResponseTruncated, raised while the body is sent.
     """
     first = await anext(chunks, b"")
     second = await anext(chunks, None)

@@ -29,7 +29,7 @@ from app.http.problems import record_error
 from app.http.request_body import read_body, replay_body
 from app.observability import Metrics
 from app.observability.context import bind, bound, clear
-from app.observability.tracing import Tracing, annotate, fail, is_traced
+from app.observability.tracing import Tracing, annotate, fail, has_recording_span
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -40,7 +40,7 @@ _PAGE_POLICY = (
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
 # Kubernetes and Prometheus request these every few seconds. They are neither logged nor traced.
-_QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+_UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 # nginx's status for a client that disconnected before its request was read. No response is sent.
 _CLIENT_CLOSED_REQUEST = 499
 _UNTRACED = Tracing()
@@ -89,7 +89,7 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         clear()
-        tracing = _UNTRACED if scope["path"] in _QUIET_ROUTES else self.tracing
+        tracing = _UNTRACED if scope["path"] in _UNLOGGED_PATHS else self.tracing
         trusted = not scope["path"].startswith(self.untrusted_path)
         with tracing.request(_method(scope), headers, trusted=trusted) as spent:
             exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
@@ -138,10 +138,10 @@ class RequestMiddleware:
         method = _method(scope)
         self.metrics.http.requests.labels(method, route, str(status)).inc()
         self.metrics.http.request_seconds.labels(method, route).observe(seconds)
-        if route not in _QUIET_ROUTES:
+        if route not in _UNLOGGED_PATHS:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
-        if is_traced():
+        if has_recording_span():
             context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
             request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             annotate(request | context, name=f"{method} {route}")

@@ -5,12 +5,12 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_NULL = {"type": "null"}
-_TEXT = {"type": "string"}
+_NULL_SCHEMA = {"type": "null"}
+_STRING_SCHEMA = {"type": "string"}
 HEADERS: dict[str, Any] = {
     "RequestId": {
         "description": "Identifies the request in the log: the client's `X-Request-Id`, or a new id.",
-        "schema": _TEXT,
+        "schema": _STRING_SCHEMA,
     },
     "Location": {"description": "The path of the record.", "schema": {"type": "string", "format": "uri-reference"}},
     "IdempotentReplayed": {
@@ -21,7 +21,7 @@ HEADERS: dict[str, Any] = {
         "description": "Seconds to wait before the request is repeated; also `retry.after_s`.",
         "schema": {"type": "integer", "minimum": 0},
     },
-    "WWWAuthenticate": {"description": "The expected scheme: `Bearer`.", "schema": _TEXT},
+    "WWWAuthenticate": {"description": "The expected scheme: `Bearer`.", "schema": _STRING_SCHEMA},
 }
 _NAMES = {
     "X-Request-Id": "RequestId",
@@ -88,7 +88,7 @@ def simplify(schema: Schema) -> Schema:
     """
     simple = {key: _simplify_value(key, value) for key, value in schema.items() if key not in ("title", "default")}
     types = simple.get("anyOf", ())
-    others = [type_ for type_ in types if type_ != _NULL]
+    others = [type_ for type_ in types if type_ != _NULL_SCHEMA]
     if len(others) == 1 < len(types) and isinstance(others[0].get("type"), str) and "enum" not in others[0]:
         del simple["anyOf"]
         simple = others[0] | simple | {"type": [others[0]["type"], "null"]}
@@ -107,7 +107,7 @@ def _simplify_value(key: str, value: Any) -> Any:
 
 def without_null(schema: Schema) -> Schema:
     """Replaces `anyOf: [X, null]` by X."""
-    types = [type_ for type_ in schema.get("anyOf", ()) if type_ != _NULL]
+    types = [type_ for type_ in schema.get("anyOf", ()) if type_ != _NULL_SCHEMA]
     if not types:
         return schema
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}

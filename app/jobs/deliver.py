@@ -75,7 +75,7 @@ class Deliverer:
     _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Batcher(self._record_batch, max_batch=MAX_CONCURRENT)
+        self._attempts = Batcher(self._record_attempts, max_batch=MAX_CONCURRENT)
 
     async def step(self) -> bool:
         """Starts attempts for due deliveries, up to the limits. Does not wait for the attempts.
@@ -92,7 +92,7 @@ class Deliverer:
             if not delivery.held:
                 self._start(delivery)
         if held := [delivery for delivery in due if delivery.held]:
-            await self._record_batch([], held=held)
+            await self._record_attempts([], held=held)
         if not due and busy and not started_after:
             # A busy tenant may have more to do as soon as one of its attempts ends.
             await asyncio.wait(self._running, timeout=_RECHECK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +174,9 @@ class Deliverer:
             error=error,
         )
 
-    async def _record_batch(self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()) -> list[None]:
+    async def _record_attempts(
+        self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
+    ) -> list[None]:
         if await record_attempts(self.database, attempts, held=held):
             self.wake.set()
         return [None] * len(attempts)

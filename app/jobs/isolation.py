@@ -1,4 +1,4 @@
-"""Process a claimed batch so that an error with one call does not affect the others."""
+"""Processes a claimed batch so that an error with one call does not affect the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +12,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-    """Runs `work` for all calls concurrently. Logs an error as `event`; the call is claimed again when its lease ends."""
+    """Runs `work` for all calls concurrently. Logs an error as `event`; the call is claimed again when its lease ends.
+
+    A DatabaseUnavailable is not logged again: the database's own code has logged it.
+    """
 
     async def guarded(call: Call) -> None:
         try:

@@ -49,8 +49,11 @@ async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int
     return len((await session.scalars(statement)).all())
 
 
-async def delete_strays(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
-    """Deletes old rows from the default partition of `table`, which is never dropped. Returns how many were deleted."""
+async def delete_from_default_partition(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
+    """Deletes old rows from `table`'s default partition, because that partition itself is never dropped.
+
+    Returns their number.
+    """
     statement = text(f"""
         DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -60,6 +63,6 @@ async def delete_strays(session: AsyncSession, table: str, *, before: datetime, 
 
 
 async def is_done(session: AsyncSession, partition: Partition) -> bool:
-    """Whether the partition has no row with work to do."""
+    """Returns whether the partition has no row with work to do."""
     statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE[partition.table]}))")  # noqa: S608
     return bool(await session.scalar(statement))

@@ -25,7 +25,7 @@ BATCH: Final = 50
 # The pause after a batch, as a multiple of the batch's duration.
 _PAUSE_FACTOR: Final = 19
 _MAX_PAUSE_S: Final = 5.0
-_FIRST: Final = UUID(int=0)
+_BEFORE_ALL_IDS: Final = UUID(int=0)
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Retainer:
     metrics: Metrics
     keep: timedelta
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
-    _after: UUID = _FIRST
+    _after: UUID = _BEFORE_ALL_IDS
 
     async def expire_calls(self) -> bool:
         """Deletes a batch of calls. Returns false if none was left; the next step then starts with the oldest."""
@@ -42,19 +42,19 @@ class Retainer:
         async with self.database.begin() as session:
             expired = await repository.lock_expired_calls(session, after=self._after, before=self._expiry(), limit=BATCH)
             self._count("call", await repository.delete_calls(session, expired))
-        self._after = expired[-1] if expired else _FIRST
+        self._after = expired[-1] if expired else _BEFORE_ALL_IDS
         await self._pause(began)
         return bool(expired)
 
-    async def expire_strays(self) -> bool:
+    async def expire_default_partitions(self) -> bool:
         """Deletes a batch from the default partitions, which hold rows whose monthly partition was missing.
 
-        Returns false if empty.
+        Returns false if there was none.
         """
         began, gone = time.monotonic(), 0
         for table in PARTITIONED:
             async with self.database.begin() as session:
-                gone += await repository.delete_strays(session, table, before=self._expiry(), limit=BATCH)
+                gone += await repository.delete_from_default_partition(session, table, before=self._expiry(), limit=BATCH)
         self._count("stray", gone)
         await self._pause(began)
         return bool(gone)

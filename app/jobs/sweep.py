@@ -1,6 +1,7 @@
-"""Reads many calls of an account from Twilio's list, with fewer requests than fetching each of them.
+"""Refreshes many calls of an account from pages of Twilio's list, with fewer requests than fetching each of them.
 
-The list may lack calls: it is eventually consistent, and its pages move while they are read. The caller fetches the rest.
+Nothing is deleted. The list may lack calls: it is eventually consistent, and its pages move while they are read. The caller
+fetches the rest.
 """
 
 from collections.abc import Collection
@@ -17,9 +18,9 @@ _CALLS_PER_PAGE = 10
 async def sweep(
     twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float
 ) -> dict[str, CallResource]:
-    """Returns those of the calls with the `wanted` sids that the list shows, by sid.
+    """Returns, by sid, the wanted calls found on the newest pages of Twilio's list.
 
-    The newest calls come first, queued ones among them, which no filter on start times would show. Raises TwilioError.
+    No filter on start times is used, because it would hide queued calls. Raises TwilioError.
     """
     found: dict[str, CallResource] = {}
     pages = 0

@@ -92,7 +92,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     ]
     if settings.retention_days is not None:
         retainer = Retainer(state["database"], metrics, timedelta(days=settings.retention_days))
-        steps = (retainer.expire_calls, retainer.expire_strays, retainer.drop_partitions)
+        steps = (retainer.expire_calls, retainer.expire_default_partitions, retainer.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
 

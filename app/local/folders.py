@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this is a real folder that belongs to this user and that no other user can write to."""
+    """Returns whether this is a real folder that belongs to this user and that no other user can write to."""
     real = folder.is_dir() and not folder.is_symlink()
     return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
 

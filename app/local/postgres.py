@@ -31,8 +31,8 @@ from app.errors import CommandFailed
 from app.local.folders import create_replacement, is_ours, reachable_by_nobody, recorded_replacement
 
 NOBODY = 65534
-START_SECONDS = 60  # recovery from a crash included
-STOP_SECONDS = 10
+START_TIMEOUT_S = 60  # recovery from a crash included
+STOP_TIMEOUT_S = 10
 PORT_ATTEMPTS = 5
 LOOPBACK_ONLY = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
 NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
@@ -100,7 +100,7 @@ class EmbeddedPostgres:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock = self._held.enter_context(_lock(self._directory))
-            self._home = self._choose_home()
+            self._home = self._prepare_folder()
             self._programs = _choose_programs(self._home)
             if not (self._home / "data").exists():
                 self._make_data()
@@ -123,7 +123,7 @@ class EmbeddedPostgres:
         if server is not None:
             server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
             try:
-                server.wait(STOP_SECONDS)
+                server.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
@@ -132,7 +132,7 @@ class EmbeddedPostgres:
         if server is not None:
             _wait_until_unlocked(self._directory)
 
-    def _choose_home(self) -> Path:
+    def _prepare_folder(self) -> Path:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
             elsewhere = recorded_replacement(self._directory)
@@ -235,7 +235,7 @@ def _lock(directory: Path) -> Iterator[int]:
     """Locks the state folder for one process. PostgreSQL inherits the descriptor and never closes it, so the kernel frees the
     lock only when the last PostgreSQL process has ended as well."""
     with (directory / "postgres.lock").open("a+") as file:
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,8 +253,8 @@ def _lock(directory: Path) -> Iterator[int]:
 
 
 def _wait_until_unlocked(directory: Path) -> None:
-    """Waits up to STOP_SECONDS while processes of this process's former server hold the lock."""
-    deadline = time.monotonic() + STOP_SECONDS
+    """Waits up to STOP_TIMEOUT_S while processes of this process's former server hold the lock."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
     with (directory / "postgres.lock").open() as file:
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
@@ -284,7 +284,7 @@ def _choose_programs(home: Path) -> Path:
 
 def _becomes_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
     """Waits as `pg_ctl --wait` does, for the state in the last line of the pid file."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         if pid_file.exists() and pid_file.read_text().split()[-1:] == ["ready"]:
             return True

@@ -153,8 +153,8 @@ def link(caused_by: str | None) -> None:
             span.add_link(one.context)
 
 
-def is_traced() -> bool:
-    """Whether a span is open that `annotate` can add attributes to."""
+def has_recording_span() -> bool:
+    """Returns whether a span is open that `annotate` can add attributes to."""
     return _tracer.get() is not None and get_current_span().is_recording()
 
 

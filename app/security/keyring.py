@@ -116,7 +116,7 @@ class Keyring:
         return _tag(self._newest, value)
 
     def has_tagged(self, tag: bytes, value: bytes) -> bool:
-        """Whether `tag` is the MAC of `value` under any configured key. Compares in constant time."""
+        """Returns whether `tag` is the MAC of `value` under any configured key. Compares in constant time."""
         return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
 
     def keyed_hash(self, value: bytes) -> bytes:
@@ -124,11 +124,11 @@ class Keyring:
         return self._newest.id + hmac.digest(self._newest.mac_key, value, "sha256")
 
     def is_outdated(self, stored: bytes) -> bool:
-        """Whether a keyed hash was made with a key other than the newest."""
+        """Returns whether a keyed hash was made with a key other than the newest."""
         return stored[:_KEY_ID_LENGTH] != self._newest.id
 
     def matches(self, stored: bytes, value: bytes) -> bool:
-        """Whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`.
+        """Returns whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`.
 
         Compares in constant time.
         """

@@ -17,7 +17,7 @@ _REDACTED = "***"
 _MIN_SUBSTRING_LENGTH = 4
 # Shorter keys of JSON objects are not redacted: a secret may equal the name of a member.
 _MAX_NAME_LENGTH = 12
-# Up to the last "@" before the path.
+# The userinfo of a URL: up to the last "@" before the path.
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
 _ENDS = re.compile(r"[@?#]")
 _HEX = re.compile(r"%[0-9A-F]{2}")
@@ -38,7 +38,7 @@ class Secrets:
         return "Secrets(***)"
 
     def may_be_in(self, body: bytes) -> bool:
-        """Whether a JSON body may contain a secret. Returns true for any escape sequence, which may hide one."""
+        """Returns whether a JSON body may contain a secret. Returns true for any escape sequence, which may hide one."""
         return b"\\" in body or any(spelling in body for spelling in self._encoded)
 
     def out_of(self, text: str) -> str:

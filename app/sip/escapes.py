@@ -40,12 +40,12 @@ def decode_items(written: str, separator: str) -> Pairs:
 
 
 def is_control(character: str) -> bool:
-    """Whether it is C0, DEL, C1 or a separator that some software takes for a line end."""
+    """Returns whether it is C0, DEL, C1 or a separator that some software takes for a line end."""
     return bool(_CONTROL.match(character)) or character in _LINE_SEPARATORS
 
 
 def truncates_to_line_end(character: str) -> bool:
-    """Whether the low byte is CR or LF. Software that truncates U+560D to a byte would allow header injection."""
+    """Returns whether the low byte is CR or LF. Software that truncates U+560D to a byte would allow header injection."""
     return ord(character) > 0xFF and ord(character) & 0xFF in (0x0A, 0x0D)
 
 

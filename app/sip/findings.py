@@ -103,6 +103,6 @@ class Report(list[Finding]):
         return tuple(sorted(self, key=attrgetter("start", "end")))
 
 
-def shown(name: str) -> str:
+def shorten_name(name: str) -> str:
     """Returns a name of the URI, shortened for a `detail`."""
     return name if len(name) <= 40 else name[:40] + "…"

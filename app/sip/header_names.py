@@ -34,5 +34,5 @@ NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_OTHERS}".spli
 
 
 def is_passed_custom_name(name: str) -> bool:
-    """Whether Twilio passes a custom header. `name` is in lower case."""
+    """Returns whether Twilio passes a custom header. `name` is in lower case."""
     return name.startswith("x-") and not name.startswith("x-twilio")

@@ -1,4 +1,7 @@
-"""Check the parts of a URI that is in the grammar: what they mean by RFC 3261, and what Twilio does with them."""
+"""Checks the parts of a URI that is in the grammar: what they mean by RFC 3261, and what Twilio does with them.
+
+A new finding also needs its code in `findings.py` and a row in docs/sip.md (docs/adding.md).
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +9,7 @@ from itertools import permutations, product
 from typing import Final
 
 from app.sip.escapes import Pairs, check_escapes, decode_items, unescape
-from app.sip.findings import Report, shown
+from app.sip.findings import Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, Split
 from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
 
@@ -45,7 +48,7 @@ PLAIN_HEADERS: Final = re.compile(
 )
 
 _CONTROL_PARAMS = frozenset({"transport", "secure", "edge", "region", "tnx"})
-_MEANINGFUL_PARAMS = _CONTROL_PARAMS | {"method", "maddr"}
+_PARAMS_WITH_RULES = _CONTROL_PARAMS | {"method", "maddr"}
 _LOOKS_LIKE_URI_PARTS = re.compile(r"[;?/=@]")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name = token
 _PLUS_BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])\+(?=[A-Za-z])")
@@ -98,9 +101,9 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
         pairs.append((name, value))
         key = name.lower()
         if key in values:
-            detail = f"Leave out the second {shown(spelled_name)}: a parameter comes once."
+            detail = f"Leave out the second {shorten_name(spelled_name)}: a parameter comes once."
             report.add("DUPLICATE_PARAM", start, end, detail)
-        if key in _MEANINGFUL_PARAMS:
+        if key in _PARAMS_WITH_RULES:
             _check_meaningful_parameter(key, value, start, end, report)
         elif not report.only_errors:
             _report_other_parameter(spelled_name, spelled_value, start, end, report)
@@ -146,7 +149,7 @@ def _check_meaningful_parameter(key: str, value: str | None, start: int, end: in
 
 
 def _report_other_parameter(name: str, value: str, start: int, end: int, report: Report) -> None:
-    detail = f"Leave out {shown(name)}: Twilio does not document this parameter."
+    detail = f"Leave out {shorten_name(name)}: Twilio does not document this parameter."
     if name.lower() == "user" and value.lower() == "phone":
         # user=phone marks a telephone number (RFC 3261 §19.1.1); carriers and PBXs require it.
         detail = "Keep user=phone where the called system asks for it: Twilio does not document what it makes of it."
@@ -201,15 +204,15 @@ def read_headers(written: str, start: int, report: Report) -> Pairs:
         pairs.append((name, unescape(spelled_value)))
         key = name.lower()
         if key in seen:
-            detail = f"Send {shown(spelled_name)} once: Twilio asks to avoid repeated headers (13251)."
+            detail = f"Send {shorten_name(spelled_name)} once: Twilio asks to avoid repeated headers (13251)."
             report.add("REPEATED_HEADER", start, end, detail)
         _check_header_name(name, key, start, start + len(spelled_name), report)
-        _check_header_spelling(spelled_name, spelled_value, start, report)
+        _check_header_escapes_and_plus(spelled_name, spelled_value, start, report)
         seen.add(key)
     return tuple(pairs)
 
 
-def _check_header_spelling(name: str, value: str, start: int, report: Report) -> None:
+def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Report) -> None:
     value_start = start + len(name) + 1
     if "%" in name:
         report.add("ESCAPED_HEADER_NAME", start, value_start - 1, "Write the header's name without % escapes.")
@@ -233,8 +236,8 @@ def _check_header_name(name: str, key: str, start: int, end: int, report: Report
         detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
         report.add("HEADER_NOT_PASSED", start, end, detail)
     elif key in NEVER_PASSED or key.startswith(("p-", "x-twilio")):
-        detail = f"Leave out {shown(name)}: Twilio sets it itself or drops it (32113); use an X- name for your own data."
+        detail = f"Leave out {shorten_name(name)}: Twilio sets it itself or drops it (32113); use an X- name for your own data."
         report.add("HEADER_NOT_PASSED", start, end, detail)
     else:
-        detail = f"Call it X-{shown(name)}: Twilio's error pages say that other names are dropped (13252, 32113)."
+        detail = f"Call it X-{shorten_name(name)}: Twilio's error pages say that other names are dropped (13252, 32113)."
         report.add("HEADER_WITHOUT_X_PREFIX", start, end, detail)

@@ -79,7 +79,7 @@ class SipUri:
             headers = read_headers(written_headers, split.start("headers"), report)
         if values or port is not None:
             check_security(scheme == "sips", port, values, split, report)
-        # The __init__ of a frozen dataclass sets each field with object.__setattr__, which would take a third of the time.
+        # A frozen dataclass's __init__ sets each field with object.__setattr__, which would take a third of this method's time.
         uri = object.__new__(cls)
         parts = {
             "text": text,

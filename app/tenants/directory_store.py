@@ -1,6 +1,6 @@
-"""What services read of tenants, mostly in batches: one statement for many keys, tenants or accounts.
+"""Reads tenants, accounts and keys for the services, many per statement.
 
-A change to any tenant empties the caches of every process, so many requests read at the same time.
+A change to any tenant empties every process's cache, and many requests then read at once.
 """
 
 from collections import defaultdict
@@ -56,7 +56,7 @@ class StoredCredential:
 
 @dataclass(frozen=True, slots=True)
 class StoredSigning:
-    """How a tenant's deliveries are written and signed."""
+    """The form and the secret of a tenant's deliveries, as stored."""
 
     form: str
     sealed_secret: bytes | None

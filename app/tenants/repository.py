@@ -86,14 +86,14 @@ async def list_sealed(
     return (await session.scalars(statement)).all()
 
 
-async def count_sealed(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
+async def sealed_counts_by_key(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
     """Returns the number of secrets that each key encrypts, by the id of the key."""
     key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
     found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
     return dict(found.all())
 
 
-async def count_hashed(session: AsyncSession) -> dict[bytes, int]:
+async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
     """Returns the number of valid API keys that are hashed with each key, by the id of the key."""
     key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
@@ -106,7 +106,7 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
     credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
     tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
     sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants)]
-    return [*sealed, set(await count_hashed(session))]
+    return [*sealed, set(await hashed_counts_by_key(session))]
 
 
 def _key_id(column: Any, at: tuple[int, int]) -> Any:

@@ -40,12 +40,12 @@ def caller_key(caller: str) -> str:
 
 
 def is_same_address(sent: str, shown: str) -> bool:
-    """Whether both addresses are equivalent by RFC 3261 §19.1.4."""
+    """Returns whether both addresses are equivalent by RFC 3261 §19.1.4."""
     return sent == shown or equal(sent, shown)
 
 
 def is_same_caller(sent: str, shown: str) -> bool:
-    """Whether `shown` is exactly the caller that was sent, alone or as the user part of a SIP address."""
+    """Returns whether `shown` is exactly the caller that was sent, alone or as the user part of a SIP address."""
     match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", shown, re.IGNORECASE)
     return shown == sent or (match is not None and match[1] == sent)
 
@@ -66,7 +66,7 @@ def address_spellings(address: str) -> Iterable[str]:
 
 
 def is_plain(address: str) -> bool:
-    """Whether Twilio can only change the case of the address, because there is nothing that it could omit or decode."""
+    """Returns whether Twilio can only change the case of the address, because there is nothing that it could omit or decode."""
     match = _SIP_PARTS.fullmatch(address)
     if match is None:
         return "%" not in address

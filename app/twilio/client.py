@@ -1,7 +1,8 @@
 """HTTP client of Twilio's API, with one method per endpoint. Translates httpx's exceptions to TwilioError.
 
-The fault matrix relies on the transport: it raises ConnectError, ConnectTimeout and PoolTimeout only before it writes the first
-byte of the request, and ProxyError only when a proxy refuses the tunnel. Any other error may come after the first byte.
+Which errors prove that nothing was sent depends on the transport (tests/api/test_classification.py): it raises ConnectError,
+ConnectTimeout and PoolTimeout only before it writes the first byte of the request, and ProxyError only when a proxy refuses the
+tunnel. Any other error may come after the first byte.
 """
 
 import asyncio

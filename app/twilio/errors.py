@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ErrorAnswer:
     """The parts of an error answer that are kept. https://www.twilio.com/docs/usage/twilios-response"""
 
     status: int
@@ -39,7 +39,7 @@ class TwilioError(Exception):
 
     reason: str
 
-    def __init__(self, reason: str, answer: Answer | None = None) -> None:
+    def __init__(self, reason: str, answer: ErrorAnswer | None = None) -> None:
         self.reason = reason
         self.answer = answer
         super().__init__(reason)
@@ -59,9 +59,9 @@ class TwilioListTooLong(TwilioOutcomeUnknown):
 
 
 class TwilioAnswered(TwilioError):
-    answer: Answer
+    answer: ErrorAnswer
 
-    def __init__(self, reason: str, answer: Answer) -> None:
+    def __init__(self, reason: str, answer: ErrorAnswer) -> None:
         super().__init__(reason, answer)
 
 
@@ -72,7 +72,7 @@ class TwilioThrottled(TwilioAnswered):
 class TwilioCredentialRejected(TwilioAnswered):
     reason = "credential_rejected"
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ErrorAnswer) -> None:
         super().__init__(self.reason, answer)
 
 

@@ -1,7 +1,7 @@
 """Decide what an answer that is not a 2xx proves. No other module interprets Twilio's status codes.
 
 A status alone proves nothing: a proxy, or a stray answer, can have 400 or 429 although Twilio processed the request. Only an
-answer in Twilio's shape (`Answer.is_from_twilio`) is a refusal.
+answer in Twilio's shape (`ErrorAnswer.is_from_twilio`) is a refusal.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import httpx
 
 from app.security.redaction import Secrets, redact
 from app.twilio.errors import (
-    Answer,
+    ErrorAnswer,
     TwilioCredentialRejected,
     TwilioError,
     TwilioNotFound,
@@ -26,11 +26,11 @@ CREDENTIALS_CODE = 20003
 WRONG_STATE_CODE = 21220
 
 
-def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> Answer:
+def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
     """Returns the parts of an error answer that are kept, without secrets. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
     code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
-    return Answer(
+    return ErrorAnswer(
         status=response.status_code,
         code=code if isinstance(code, int) and not isinstance(code, bool) else None,
         message=redact(message, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else None,
@@ -40,7 +40,7 @@ def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> An
     )
 
 
-def error_for(answer: Answer) -> TwilioError:
+def error_for(answer: ErrorAnswer) -> TwilioError:
     """Returns the error for an answer that is not a 2xx. A TwilioAnswered proves that the request was not processed."""
     status = answer.status
     # Proxies (and Twilio, for recordings) send a 408 when the work took too long: it proves nothing.

@@ -19,7 +19,10 @@ def compute_signature(auth_token: str, url: str, posted: Mapping[str, str | Sequ
 
 
 def is_signed(auth_token: str, url: str, posted: Mapping[str, str | Sequence[str]], signature: str) -> bool:
-    """Whether the token signed the request. Twilio signs the URL with or without its port. Compares in constant time."""
+    """Returns whether the token signed the request. Compares in constant time.
+
+    Twilio signs the URL with or without its port.
+    """
     signatures = (compute_signature(auth_token, spelling, posted) for spelling in _spellings(url))
     return any(hmac.compare_digest(each.encode(), signature.encode()) for each in signatures)
 

@@ -23,7 +23,7 @@ from app.twilio.send_gate import SendGate, TooLate
 
 # aiohttp writes a body up to this size together with the head and does not wait for it, so it needs no write timeout.
 _MAX_BUFFERED_BODY_BYTES = 32 * 1024
-_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_HEADERS_AIOHTTP_ADDS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -43,7 +43,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=0, ssl=tls, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_AUTOMATIC_HEADERS,
+            skip_auto_headers=_HEADERS_AIOHTTP_ADDS,
             auto_decompress=False,
             middlewares=(_no_retry,),
         )
@@ -140,20 +140,23 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             is_reused = connection.protocol in self._used
             # A new TLS connection may hold unread session tickets, which are not data of the application.
-            has_unread = partial(_has_unread, connection, ignore_socket=not is_reused and req.is_ssl())
-            if not has_unread():
+            is_unusable = partial(_is_unusable, connection, ignore_socket=not is_reused and req.is_ssl())
+            if not is_unusable():
                 if connection.protocol is not None:
                     self._used.add(connection.protocol)
                 if isinstance(req.body, _Body):
-                    req.body.has_unread = has_unread
+                    req.body.is_unusable = is_unusable
                 return connection
             connection.close()
             if not is_reused:
                 raise aiohttp.ClientConnectionError("the server closed a new connection or sent data before the request")
 
 
-def _has_unread(connection: Connection, *, ignore_socket: bool) -> bool:
-    """Whether the server has closed the connection or sent data since its last answer, including data still in the socket."""
+def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
+    """Returns whether the server closed the connection or sent data since its last answer.
+
+    `ignore_socket`: data still in the socket does not count.
+    """
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
         return True
@@ -214,14 +217,14 @@ class _Body(aiohttp.Payload):
     The check is needed because aiohttp runs the event loop between `connect` and the first write.
     """
 
-    has_unread: Callable[[], bool] | None = None
+    is_unusable: Callable[[], bool] | None = None
     gate: SendGate | None = None
     withheld: httpx.TransportError | None = None
     """Why nothing was written."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:
-            if self.has_unread is not None and self.has_unread():
+            if self.is_unusable is not None and self.is_unusable():
                 self.withheld = httpx.ConnectError("the server closed the connection or sent data before the request")
             elif self.gate is not None and not self.gate.enter():
                 self.withheld = TooLate("the deadline to send the request has passed")

@@ -192,7 +192,7 @@ async def test_old_rows_of_the_default_partition_are_deleted_too(
         SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call WHERE id = :id
     """
     await _run(gateway, event, id=finished)
-    while await retainer.expire_strays():
+    while await retainer.expire_default_partitions():
         pass
     left = "SELECT call_id FROM {}_default WHERE call_id IN (:pending, :finished)"
     assert await _run(gateway, left.format("delivery"), pending=pending, finished=finished) == [pending]
@@ -205,4 +205,4 @@ async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, d
     state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
     deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
     names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
-    assert ({"expire_calls", "expire_strays", "drop_partitions"} <= names) is expiring
+    assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring

@@ -170,7 +170,7 @@ async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_pa
                 await session.execute(text(f"UPDATE api_key SET revoked_at = {state}"))  # noqa: S608
 
         async def is_key_cached() -> bool:
-            """Whether the process caches the key, which it does only while the listener is connected."""
+            """Returns whether the process caches the key, which it does only while the listener is connected."""
             await set_without_notification("NULL")
             await answers(200)
             await set_without_notification("now()")

@@ -62,7 +62,7 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
     return [(updates[call.id], call) for call in calls]
 
 
-async def last_news_at(session: AsyncSession, call: Call) -> datetime:
-    """Returns when the record last changed by something that Twilio sent."""
+async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
+    """Returns the time of the last event that Twilio caused, or of the call's creation if there is none."""
     statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
     return (await session.scalar(statement)) or call.created_at

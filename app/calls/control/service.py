@@ -51,7 +51,7 @@ _OPEN = ("pending", "unknown")
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _SHORTEST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
-# Every call has ended by then.
+# How long after the request a pending update is tried: every call has ended by then.
 _GIVE_UP = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 
@@ -125,7 +125,7 @@ class CallControl:
             return
         update = CallUpdate.model_validate({"status": pending.status})
         try:
-            resource = await self._send(call, update.given())
+            resource = await self._send(call, update.given_parameters())
         except TwilioError as error:
             await self._failed(call, pending, error)
         else:
@@ -150,7 +150,7 @@ class CallControl:
         return locked
 
     async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        """Stores the request to end the call. Raises ActionUnknown for any other change."""
+        """Stores the request to end the call. Raises ActionUnknown for any other change, and if the database is unavailable."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends:

@@ -16,7 +16,7 @@ def validate_update(body: Mapping[str, Any]) -> CallUpdate:
         update = CallUpdate.model_validate(body)
     except ValidationError as error:
         raise InvalidRequest(field_errors=tuple(field_errors_from(error))) from None
-    if not update.given():
+    if not update.given_parameters():
         raise InvalidRequest(field_errors=(FieldError("", "nothing_to_change", "must name at least one parameter"),))
     if update.url and update.twiml:
         raise InvalidRequest(field_errors=(FieldError("/twiml", "url_and_twiml", "must not be given together with url"),))

@@ -14,7 +14,7 @@ from app.clock import elapsed
 from app.errors import CallgateError, Execution, UpstreamUnreachable
 from app.twilio.client import TwilioClient
 from app.twilio.errors import (
-    Answer,
+    ErrorAnswer,
     TwilioCredentialRejected,
     TwilioError,
     TwilioNotSent,
@@ -182,7 +182,7 @@ async def dial(
             return Started(resource, course.attempts)
 
 
-def _attempt(result: str, began: float, credential: Credential, answer: Answer | None) -> Attempt:
+def _attempt(result: str, began: float, credential: Credential, answer: ErrorAnswer | None) -> Attempt:
     return Attempt(
         result=result,
         milliseconds=round((elapsed() - began) * 1000),
