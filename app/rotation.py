@@ -113,7 +113,7 @@ class Rotation:
     def _decryption_error(self, sealed_column: SealedColumn, row: Any) -> str | None:
         """Returns why the row's secret cannot be decrypted, or None if it can."""
         try:
-            self.keyring.open(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
+            self.keyring.unseal(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
         except SecretUnreadable as error:
             return str(error)
         return None

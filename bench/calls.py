@@ -1,4 +1,4 @@
-"""What a creation costs, side by side: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
+"""Measures the cost of a creation, side by side: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
 
 Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all take turns
 for several rounds. The upstream is nginx and the load comes from wrk. Neither is counted, but both share the machine with what

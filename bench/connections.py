@@ -51,7 +51,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class Connections:
-    """As many as there are requests at a time. The one that was used last is used first."""
+    """Keeps as many connections as requests run at a time; reuses the last one used."""
 
     def __init__(self, port: int) -> None:
         self._port = port

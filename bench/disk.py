@@ -39,12 +39,12 @@ class Disk:
 
     calls: int
     copied: dict[str, float]
-    """Of a copy: every row written once."""
+    """The bytes of a copy, in which every row was written once."""
     left: dict[str, float]
-    """As the run left them: with dead rows, and with the pages that a table has from the beginning."""
+    """The bytes that the run left: with dead rows, and with the pages that a table has from the beginning."""
 
     def rows(self) -> list[list[str]]:
-        """The largest table first, and the sums."""
+        """Returns the rows of the result's table, the largest table first, with the sums at the end."""
         largest = sorted(self.copied, key=lambda table: -self.copied[table])
         shown = [[f"`{name}`", self.copied[name], self.left[name]] for name in largest if self.copied[name]]
         shown.append(["all", sum(self.copied.values()), sum(self.left.values())])
@@ -80,7 +80,7 @@ def measure(url: str, calls: int) -> Disk:
 
 
 def _sizes(connection: psycopg.Connection) -> dict[str, int]:
-    """By table; a partitioned one has its partitions' bytes."""
+    """Returns the bytes of each table, with those of its partitions."""
     return dict(connection.execute(_SIZES).fetchall())
 
 

@@ -1,4 +1,4 @@
-"""Measure what one tenant's bad receiver costs another's deliveries: `python -m bench.isolation --calls 60`.
+"""Measures what one tenant's bad receiver costs another's deliveries: `python -m bench.isolation --calls 60`.
 
 Three tenants: the receiver of the first accepts every request and never answers, that of the second refuses connections, that
 of the third works. The third's callbacks are timed from the simulator to the receiver, first alone, then while the other two

@@ -63,7 +63,7 @@ def time_cells(run: Run) -> list[str]:
 
 
 def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
-    """Markdown."""
+    """Returns the tables as Markdown."""
     parts = []
     for callbacks in (True, False):
         chosen = [run for run in runs if run.callbacks == callbacks]

@@ -40,17 +40,17 @@ class Run:
     delivered: dict[str, dict[str, float]] = field(default_factory=dict)
     """Times by sid and status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
-    """By role. What the processes use at rest is subtracted for the time after the last call was placed."""
+    """CPU seconds by role, without what the processes use at rest after the last call was placed."""
     idle: dict[str, float] = field(default_factory=dict)
     """The share of a processor that each uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
-    """To Twilio."""
+    """Requests to Twilio, by kind."""
     callback_s: list[float] = field(default_factory=list)
-    """From Twilio's callback to its answer."""
+    """Seconds from Twilio's callback to its answer."""
     delivery_s: list[float] = field(default_factory=list)
-    """From Twilio's callback to the tenant's receiver."""
+    """Seconds from Twilio's callback to the tenant's receiver."""
     price_s: list[float] = field(default_factory=list)
-    """From the moment at which Twilio shows the price; up to a second too long."""
+    """Seconds from the moment at which Twilio shows the price; up to a second too long."""
 
     def is_finished(self, sid: str) -> bool:
         return sid in self.priced and (not self.callbacks or len(self.delivered.get(sid, ())) == len(EVENTS))
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def cpu_ms(self) -> dict[str, float]:
-        """Per finished call."""
+        """CPU milliseconds per finished call, by role."""
         return {role: cpu * 1000 / max(self.finished, 1) for role, cpu in self.cpu_s.items()}
 
     @property

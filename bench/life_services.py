@@ -40,15 +40,18 @@ class Service:
     name: str
     url: str
     pids: Mapping[str, int]
-    """By role."""
+    """Process ids by role."""
     database: str
-    """As libpq takes it."""
+    """The database's URL, in libpq's form."""
     tenants: Sequence[Tenant]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a service is started with. Without `callbacks` it gives Twilio no URL, so it has to poll everything."""
+    """The configuration with which a service is started.
+
+    Without `callbacks` it gives Twilio no URL, so it has to poll everything.
+    """
 
     server: str
     twilio: str

@@ -19,14 +19,14 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw."""
+    """The results of wrk."""
 
     requests: int
     seconds: float
     refused: int
-    """Answered with 400 or more."""
+    """Requests that were answered with 400 or more."""
     broken: int
-    """Not answered."""
+    """Requests that got no answer."""
     p50_ms: float
     p99_ms: float
 

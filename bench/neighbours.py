@@ -1,4 +1,4 @@
-"""Measure what others cost a tenant that does its normal work: `python -m bench.neighbours`.
+"""Measures what others cost a tenant that does its normal work: `python -m bench.neighbours`.
 
 One API process. Another tenant lists its 3,000 calls without a pause, on several connections; strangers send callbacks that
 nobody signed. Meanwhile one creation after the other, or one genuine callback after the other, is timed. Ratios within one
@@ -59,10 +59,10 @@ class Service:
     api: Api
     keys: dict[str, str]
     calls: list[tuple[UUID, UUID, str]]
-    """Of the tenant that does its normal work: id, account's id, sid."""
+    """The calls of the tenant that does its normal work: id, account's id, sid."""
 
     def peak_mib(self) -> float:
-        """Since the last `reset_peak`."""
+        """Returns the peak memory in MiB since the last `reset_peak`."""
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.api.pid}/status").read_text())
         assert found
         return int(found[1]) / 1024
@@ -119,7 +119,7 @@ class Listing:
 
 @asynccontextmanager
 async def listers(service: Service, path: str, number: int, seen: Listing) -> AsyncIterator[None]:
-    """`number` connections that list without a pause until the end of the block."""
+    """Lists on `number` connections without a pause until the end of the block."""
     one = raw_request(path, {"Authorization": f"Bearer {service.keys['lists']}"}, method="GET")
 
     async def list_on() -> None:
@@ -178,7 +178,7 @@ async def _meanwhile(*work: Any) -> AsyncIterator[None]:
 
 @dataclass
 class Beside:
-    """What a tenant's requests take alone and beside others, in turns, so that other work on the machine slows both."""
+    """The cost of a tenant's requests alone and beside others, in turns, so that other work on the machine slows both."""
 
     name: str
     alone: list[float]

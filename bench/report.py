@@ -83,7 +83,7 @@ def write_page(
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: int = 1) -> str:
-    """The first columns, as many as `text`, are aligned to the left, the others to the right."""
+    """Returns a Markdown table. The first `text` columns are aligned to the left, the others to the right."""
     aligned = ["---"] * text + ["---:"] * (len(head) - text)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, aligned, *body))
 

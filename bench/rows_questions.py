@@ -193,7 +193,7 @@ def _list_started(filters: Callable[[Drawn], dict[str, Any]]) -> Ask:
 
 
 async def _claim_deliveries(session: AsyncSession, _: Drawn) -> object:
-    """A worker continues after the tenant of its last claim, which may be any."""
+    """Claims as a worker does, which continues after the tenant of its last claim: that may be any."""
     after = f"tenant-{random.randrange(100):02}"
     limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
     return await deliveries.claim(_SessionDatabase(session), lease=deliver.LEASE, busy=(), after=after, **limits)

@@ -1,4 +1,4 @@
-"""What writing costs: each index of `call`, and creation while expired calls are deleted."""
+"""Measures the cost of writing: each index of `call`, and creation while expired calls are deleted."""
 
 import asyncio
 import multiprocessing
@@ -28,7 +28,7 @@ _DELETED = "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'call'"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one creation among many, intent and outcome: microseconds and bytes of write-ahead log."""
+    """The cost of one creation (intent and outcome) among many: microseconds and WAL bytes."""
 
     us: float
     wal_bytes: float
@@ -38,11 +38,11 @@ class Cost:
 class IndexCosts:
     whole: Cost
     without: dict[str, tuple[float, Cost]]
-    """By index: its MiB, and what a creation costs less without it."""
+    """For each index: its MiB, and what a creation costs less without it."""
 
 
 async def index_costs(subject: Subject, *, rounds: int) -> IndexCosts:
-    """Creations with all indexes and without each of them in turn, in transactions that are rolled back."""
+    """Measures creations with all indexes and without each of them in turn, in transactions that are rolled back."""
     sizes = {row["name"]: row["bytes"] / 2**20 for row in await subject.connection.fetch(_INDEXES)}
     seen: dict[str, list[Cost]] = {name: [] for name in ("", *sizes)}
     await _set_full_page_writes(subject, "off")  # images of whole pages depend on the time since the checkpoint
@@ -90,7 +90,10 @@ class Latencies:
 
 
 async def creation_while_expiring(subject: Subject, url: str, *, keep: timedelta, rounds: int, seconds: float) -> Latencies:
-    """One creation after the other, intent and outcome each committed, with and without the retention job at work in turns."""
+    """Measures creations one after the other, with and without the retention job at work in turns.
+
+    Intent and outcome of each are committed.
+    """
     spawn, database, seen = multiprocessing.get_context("spawn"), Database(url, pool_size=2), Latencies()
     try:
         await _creations(database, subject.drawn, seconds)  # what is touched first is slow
@@ -124,7 +127,7 @@ async def _creations(database: Database, drawn: Sequence[Drawn], seconds: float)
 
 
 def _expire(url: str, keep: timedelta, ready: Event) -> None:
-    """A worker that does nothing but retention, until it is terminated."""
+    """Runs a worker that does nothing but retention, until it is terminated."""
 
     async def run() -> None:
         retainer = Retainer(Database(url, pool_size=2), Metrics(), keep)

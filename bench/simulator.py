@@ -1,4 +1,4 @@
-"""What the simulator itself costs: `python -m bench.simulator`. It must not be what limits the other benches.
+"""Measures the cost of the simulator itself: `python -m bench.simulator`. It must not be what limits the other benches.
 
 Calls are created at a steady rate with four callbacks each, which a trivial receiver answers; then every call is fetched, and
 pages of 1000 calls are listed. The processor time of this process, which creates the calls and receives, is not counted.
@@ -113,7 +113,7 @@ class Bench:
         self.rows.append((name, str(number), f"{used / number * 1000:.2f} ms", f"{number / took:.0f}", f"{used / took:.0%}"))
 
     async def _spread(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
-        """By the clock, whether or not earlier ones were answered."""
+        """Starts each request at its time by the clock, whether or not earlier ones were answered."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for n in range(self.calls):

@@ -52,7 +52,7 @@ HOSTILE_LENGTHS = (250, 1_250, 20_000, 60_000, 100_000)
 
 
 def hostile(shape: tuple[str, str, str], length: int) -> str:
-    """A text of about `length` characters; `{}` in the repeated part is replaced by its number."""
+    """Returns a text of about `length` characters; `{}` in the repeated part is replaced by its number."""
     head, period, tail = shape
     size = len(period.format(1000)) if "{}" in period else len(period)
     count = max(1, (length - len(head) - len(tail)) // size)
@@ -61,7 +61,7 @@ def hostile(shape: tuple[str, str, str], length: int) -> str:
 
 
 def microseconds(action: Callable[[], object]) -> float:
-    """The least of several runs: what is slower than that is the machine doing something else."""
+    """Returns the shortest of several runs: in longer ones the machine was doing something else."""
     timer = Timer(action)
     number = max(1, int(0.002 / max(timer.timeit(1), 1e-7)))
     return min(timer.repeat(repeat=20, number=number)) / number * 1e6
@@ -73,7 +73,7 @@ def least(text: str) -> object:
 
 
 def measure(title: str, texts: dict[str, str], goal: float | None) -> list[float]:
-    """Print a table and return the nanoseconds for each text's characters."""
+    """Prints a table and returns the nanoseconds per character of each text."""
     print(f"\n{title:<28}{'characters':>11}{'yardstick µs':>14}{'validation µs':>15}{'ratio':>7}{'ns/char':>9}")
     costs = []
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""What clients without a key cost everybody else: `python -m bench.strangers`. Half a minute, on loopback only.
+"""Measures what clients without a key cost all others: `python -m bench.strangers`. Half a minute, on loopback only.
 
 One API process and an upstream that takes 100 ms. Compare the figures of two versions by their runs on one machine.
 """

@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In the controlling process only; xdist's workers inherit the address."""
+    """Starts Postgres in the controlling process only; xdist's workers inherit the address."""
     if hasattr(config, "workerinput") or _SERVER in os.environ:
         return
     url = os.environ.get("CALLGATE_DATABASE_URL")

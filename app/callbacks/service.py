@@ -1,4 +1,4 @@
-"""Take a status callback: verify it, update its call, write the delivery to the tenant. Not aware of HTTP."""
+"""Receives a status callback: verifies it, updates its call, writes the delivery to the tenant. Not aware of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

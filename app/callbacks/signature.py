@@ -1,4 +1,4 @@
-"""Verify that a request is from Twilio. https://www.twilio.com/docs/usage/security#validating-requests
+"""Verifies that a request is from Twilio. https://www.twilio.com/docs/usage/security#validating-requests
 
 The URL is the configured public one, never what a proxy or a Host header says.
 """

@@ -1,4 +1,4 @@
-"""Accept callbacks without a tag for calls that were placed before the upgrade to a version with tags.
+"""Accepts callbacks without a tag for calls that were placed before the upgrade to a version with tags.
 
 Delete this module and the table `upgrade` once no supported upgrade starts at a version without tags.
 """

@@ -13,7 +13,7 @@ from app.twilio.schemas import TERMINAL_STATUSES
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CALLBACK_PATIENCE = 10
-"""Refresh intervals after which a callback that has not arrived is overdue."""
+"""A callback that has not arrived after this many refresh intervals is overdue."""
 _MAX_WAIT_POLLED = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
 _PRICE_INTERVAL = timedelta(seconds=15)

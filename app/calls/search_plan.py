@@ -1,4 +1,4 @@
-"""When Twilio's list is searched for a call of unknown outcome (ADR 9)."""
+"""The times at which Twilio's list is searched for a call of unknown outcome (ADR 9)."""
 
 from dataclasses import dataclass
 from datetime import timedelta

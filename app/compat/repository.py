@@ -40,7 +40,7 @@ class StartedFilter:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where a page begins: next to this call, in the given direction. The call itself is not on the page."""
+    """The place where a page begins: next to this call, in the given direction. The call itself is not on the page."""
 
     towards: Literal["older", "newer"]
     call_id: UUID

@@ -123,7 +123,7 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """asyncpg's own error, which SQLAlchemy wraps twice: as an error of the DBAPI, and as DBAPIError."""
+    """Returns asyncpg's own error, which SQLAlchemy wraps twice: as an error of the DBAPI, and as DBAPIError."""
     while (wrapped := getattr(error, "orig", None)) is not None:
         error = wrapped
     return error

@@ -1,4 +1,4 @@
-"""Validate the URLs of deliveries, and the addresses to which they resolve. Pure.
+"""Validates the URLs of deliveries, and the addresses to which they resolve.
 
 A tenant chooses a URL, and Callgate connects to it from inside the operator's network. So private addresses need the operator's
 permission (CALLGATE_DELIVERY_ALLOW), and reserved and metadata addresses are always refused.

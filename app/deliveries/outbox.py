@@ -1,4 +1,4 @@
-"""Decide which deliveries a change of a call needs. Pure: the caller writes the call and the delivery.
+"""Decides which deliveries a change of a call needs. The caller writes the call and the delivery.
 
 Each event of a call has at most one delivery, however often and in whatever way the event is reported. A delivery is written in
 the transaction that writes the event, so that neither exists without the other.

@@ -25,7 +25,7 @@ class DeliveryContent:
     """The content of a delivery: one event of one call."""
 
     webhook_id: str
-    """The same in every attempt to deliver this event."""
+    """Every attempt to deliver this event has the same one."""
     call_id: str
     sequence: int | None
     """Twilio's SequenceNumber, if there is one."""

@@ -1,4 +1,4 @@
-"""Send requests to URLs that tenants chose. Neither the URL nor the answer is trusted.
+"""Sends requests to URLs that tenants chose. Neither the URL nor the answer is trusted.
 
 This module resolves the name once, checks each address, and connects only to checked addresses. A name that resolves
 differently the next time (DNS rebinding) does not get around the check.

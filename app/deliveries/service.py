@@ -1,4 +1,4 @@
-"""List and repeat the deliveries of a tenant. Not aware of HTTP."""
+"""Lists and repeats the deliveries of a tenant. Not aware of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

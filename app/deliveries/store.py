@@ -1,4 +1,4 @@
-"""Claims due deliveries with all that is needed to send them, and records results: one statement for a batch of each."""
+"""Claims due deliveries with all that is needed to send them, and records results. Each takes one statement per batch."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields

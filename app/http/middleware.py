@@ -209,7 +209,7 @@ class _Exchange:
 
 
 async def _no_body() -> Message:
-    """The `receive` of a response that does not read the request."""
+    """Serves as the `receive` of a response that does not read the request."""
     return {"type": "http.disconnect"}
 
 

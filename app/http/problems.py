@@ -120,7 +120,7 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
 
 
 def is_creation(method: str, path: str) -> bool:
-    """Whether a request creates a call under `/v1`."""
+    """Returns whether a request creates a call under `/v1`."""
     return method == "POST" and path == CREATION_PATH
 
 

@@ -1,4 +1,4 @@
-"""Find the calls at Twilio that a creation of unknown outcome may have started, and rate the match.
+"""Finds the calls at Twilio that a creation of unknown outcome may have started, and rates the match.
 
 The account's whole list is read once for all calls of a batch that were placed in the same hour. If the list is too long,
 Twilio filters it by address, with each way in which Twilio may write the address.
@@ -40,7 +40,7 @@ class Candidates:
     is_complete: bool
     """Whether the search finds the call in every spelling of its address that Twilio may use."""
     twilio_ahead: timedelta | None
-    """How far Twilio's clock is ahead of this machine's; None if unknown."""
+    """The lead of Twilio's clock over this machine's; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Deliver the events of calls to tenants' URLs, with retries until the receiver has them.
+"""Delivers the events of calls to tenants' URLs, with retries until the receiver has them.
 
 A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. A step waits for
 an attempt only if MAX_CONCURRENT are in flight, and then for the first that ends.

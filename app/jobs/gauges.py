@@ -1,4 +1,4 @@
-"""Measure the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
+"""Measures the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
 
 Every worker measures the same values, so a query over workers takes `max`. API processes do not measure, to spare the database.
 `callgate_gauges_measured_timestamp_seconds` shows the age of the values.

@@ -1,4 +1,4 @@
-"""Create the partitions of the coming months."""
+"""Creates the partitions of the coming months."""
 
 from dataclasses import dataclass
 

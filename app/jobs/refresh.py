@@ -1,4 +1,4 @@
-"""Refresh started calls from Twilio until they have ended and have a price.
+"""Refreshes started calls from Twilio until they have ended and have a price.
 
 Calls of one account that are due together are read from Twilio's list (app.jobs.sweep), and a few by requests of their own.
 """
@@ -46,7 +46,7 @@ Result = Literal["changed", "unchanged", "gone", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What Twilio said of a due call: its resource, that it is gone, or neither."""
+    """Twilio's answer about a due call: its resource, that it is gone, or neither."""
 
     resource: CallResource | None = None
     error: TwilioError | None = None

@@ -1,7 +1,8 @@
-"""Settle unknown outcomes: find creations whose process died, and search Twilio's list for calls whose answer was lost.
+"""Settles unknown outcomes: finds creations whose process died, and searches Twilio's list for calls whose answer was lost.
 
 A search binds a call only if it is unambiguous: exactly one unbound call in Twilio's list may be it, and no other intent may
-have started that call. Otherwise it waits for the callback. This module never dials.
+have started that call. Otherwise it waits for the callback. When to search: `SearchPlan` in
+`app/calls/search_plan.py`. This module never dials.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Delete data that is older than the retention period, without slowing down requests.
+"""Deletes data that is older than the retention period, without slowing down requests.
 
 Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it does less on a
 busy database. Events and deliveries are deleted by dropping monthly partitions, which is cheap.

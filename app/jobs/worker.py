@@ -1,4 +1,4 @@
-"""Run the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
+"""Runs the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,7 +1,7 @@
-"""Encrypt ("seal") and decrypt ("open") stored secrets, and compute keyed hashes. Works on bytes of any meaning.
+"""Encrypts ("seals") and decrypts ("unseals") stored secrets, and computes keyed hashes. Works on bytes of any meaning.
 
 Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
-the associated data, so a ciphertext moved to another row does not open.
+the associated data, so a ciphertext that was moved to another row cannot be unsealed.
 
 `cryptography` is imported when it is used: a command that only lists saves 5 MiB.
 """
@@ -27,7 +27,7 @@ _TAG_LENGTH = 16
 
 
 class SecretUnreadable(Exception):
-    """A sealed secret cannot be opened: its key is not configured, or it belongs to another row, or it was changed."""
+    """A sealed secret cannot be unsealed: its key is not configured, or it belongs to another row, or it was changed."""
 
 
 class _Key:
@@ -66,7 +66,7 @@ def _tag(key: _Key, value: bytes) -> bytes:
 
 
 class Keyring:
-    """The configured keys, newest first. Seals and hashes with the newest key; opens and compares with any of them."""
+    """The configured keys, newest first. Seals and hashes with the newest key; unseals and compares with any of them."""
 
     def __init__(self, masters: list[bytes]) -> None:
         keys = [_Key(master) for master in masters]
@@ -87,8 +87,8 @@ class Keyring:
         sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
         return _VERSION + self._newest.id + nonce + sealed
 
-    def open(self, sealed: bytes, *, identity: str) -> str:
-        """Returns the secret. Raises SecretUnreadable."""
+    def unseal(self, sealed: bytes, *, identity: str) -> str:
+        """Decrypts a secret that was sealed for `identity`. Raises SecretUnreadable, also for another identity."""
         from cryptography.exceptions import InvalidTag
 
         header = len(_VERSION) + _KEY_ID_LENGTH
@@ -105,7 +105,7 @@ class Keyring:
 
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
         """Returns the secret sealed with the newest key. Raises SecretUnreadable."""
-        return self.seal(self.open(sealed, identity=identity), identity=identity)
+        return self.seal(self.unseal(sealed, identity=identity), identity=identity)
 
     def token(self, value: str) -> str:
         """Returns a pseudonym of the value. It changes when a newer key is configured."""

@@ -1,4 +1,4 @@
-"""Replace phone numbers and SIP users in logs by pseudonyms, which are stable and depend on the secret key."""
+"""Replaces phone numbers and SIP users in logs by pseudonyms, which are stable and depend on the secret key."""
 
 from app.observability.context import bind
 from app.security.keyring import Keyring

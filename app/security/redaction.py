@@ -1,4 +1,4 @@
-"""Remove secrets from texts, JSON and URLs.
+"""Removes secrets from texts, JSON and URLs.
 
 Twilio's errors and resources may repeat what was sent. `redact` replaces a secret in each encoding in which it may come back:
 plain, percent-encoded, escaped for HTML or JSON, and as the value of a Basic header.

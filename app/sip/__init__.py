@@ -1,4 +1,4 @@
-"""Parse SIP addresses by RFC 3261, and report findings with explanations. Pure; imports no other package of Callgate.
+"""Parses SIP addresses by RFC 3261, and reports findings with explanations. Imports no other package of Callgate.
 
 grammar.py has the productions, diagnosis.py explains texts outside the grammar, and rules.py and hosts.py check those inside
 it. docs/sip.md explains every code.

@@ -1,4 +1,4 @@
-"""Check the other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
+"""Checks the other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
 
 import re
 from typing import Final, NamedTuple
@@ -7,7 +7,7 @@ from app.sip.escapes import is_control, truncates_to_line_end
 from app.sip.findings import Finding, Report
 
 SIP_AUTH_LENGTH_LIMIT: Final = 256
-"""In characters; a user name or password must be shorter. Twilio errors 21221 and 21223."""
+"""A user name or password must have fewer characters. Twilio errors 21221 and 21223."""
 
 # Twilio's guide "Making SIP Calls": alphanumeric characters and "+-_.". ASCII, since it becomes a SIP user.
 _NOT_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")

@@ -1,4 +1,4 @@
-"""Compare SIP URIs: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
+"""Compares SIP URIs: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
 
 import re
 from typing import Final, NamedTuple

@@ -1,4 +1,4 @@
-"""Explain why a text is not in the grammar, and recover its valid parts."""
+"""Explains why a text is not in the grammar, and recovers its valid parts."""
 
 import re
 from typing import Final

@@ -21,9 +21,9 @@ from app.sip.rules import (
 )
 
 ADDRESS_LENGTH_LIMIT: Final = 255
-"""In characters; the part before the "?" of the headers must be shorter. Twilio's guide "Making SIP Calls"."""
+"""The part before the "?" of the headers must have fewer characters. Twilio's guide "Making SIP Calls"."""
 HEADERS_LENGTH_LIMIT: Final = 1024
-"""In characters; the part after the "?" must be shorter. Twilio error 21227."""
+"""The part after the "?" must have fewer characters. Twilio error 21227."""
 MAX_PARSED_LENGTH: Final = 65_535
 """The length of a SIP message in a datagram (RFC 3261 §18.1.1). A longer text is refused without parsing."""
 

@@ -1,4 +1,4 @@
-"""Translate the result of a request to Twilio into Callgate's errors and into the data of the call's events."""
+"""Translates the result of a request to Twilio into Callgate's errors and into the data of the call's events."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Derive the members of requests under /v1 from the catalogue of operations, and translate them to Twilio's parameters."""
+"""Derives the members of requests under /v1 from the catalogue of operations, and translates them to Twilio's parameters."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Build the OpenAPI description of each operation from the catalogue."""
+"""Builds the OpenAPI description of each operation from the catalogue."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Manage tenants, Twilio accounts, credentials and API keys (`callgate tenants|accounts|keys`).
+"""Manages tenants, Twilio accounts, credentials and API keys (`callgate tenants|accounts|keys`).
 
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
 """

@@ -53,7 +53,7 @@ class CredentialRow:
     rejected_at: datetime | None
     rejected_reason: str | None
     last_used_at: datetime | None
-    """When it was last sent to Twilio, to about a minute."""
+    """The time when it was last sent to Twilio, to about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
 
 
 async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow | None:
-    """A tenant that is suspended already keeps the time of its suspension."""
+    """Suspends or resumes a tenant. One that is suspended already keeps the time of its suspension."""
     value = "coalesce(suspended_at, now())" if suspended else "NULL"
     statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT}"
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))

@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 def always_stale() -> bool:
-    """The `is_coherent` of a process that does not listen for changes: nothing is cached."""
+    """Serves as the `is_coherent` of a process that does not listen for changes: nothing is cached."""
     return False
 
 

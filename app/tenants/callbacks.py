@@ -48,11 +48,11 @@ class TenantCallbacks:
         if stored is None:
             raise no_tenant(tenant_id)
         form: CallbackForm = "json" if stored.form == "json" else "twilio"
-        return Signing(form, SecretStr(self._open(tenant_id, stored.sealed_secret or b"")))
+        return Signing(form, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 
-    def _open(self, tenant_id: str, sealed: bytes) -> str:
+    def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
         try:
-            secret = self._keyring.open(sealed, identity=callback_secret_identity(tenant_id))
+            secret = self._keyring.unseal(sealed, identity=callback_secret_identity(tenant_id))
             base64.b64decode(secret.removeprefix(CALLBACK_SECRET_MARK), validate=True)
             return secret
         except binascii.Error:

@@ -1,4 +1,4 @@
-"""Record when each Twilio credential was last used, to about a minute. Requests do not wait for the write."""
+"""Records when each Twilio credential was last used, to about a minute. Requests do not wait for the write."""
 
 import asyncio
 import contextlib

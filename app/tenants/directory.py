@@ -1,4 +1,4 @@
-"""Look up API keys, Twilio accounts and credentials for requests.
+"""Looks up API keys, Twilio accounts and credentials for requests.
 
 Reads are batched and cached. A change by any process empties the caches.
 """
@@ -130,7 +130,7 @@ class TenantDirectory:
             return None
         account = listed[0]
         credentials = [credential for credential in listed if credential.account_id == account.account_id]
-        opened = tuple(self._open_all(credentials))
+        opened = tuple(self._decrypt_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
         return CallableAccount(account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks)
@@ -148,20 +148,20 @@ class TenantDirectory:
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
         tokens = await self._stored_auth_tokens.submit(account_id)
-        return tuple(credential.password.get_secret_value() for credential in self._open_all(tokens))
+        return tuple(credential.password.get_secret_value() for credential in self._decrypt_all(tokens))
 
     async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the active credentials of an account in the order to try them; empty if none can be decrypted."""
         return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        return tuple(self._open_all(await list_account_credentials(self._database, account_id)))
+        return tuple(self._decrypt_all(await list_account_credentials(self._database, account_id)))
 
-    def _open_all(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
+    def _decrypt_all(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
         opened = []
         for credential in credentials:
             try:
-                secret = self._keyring.open(credential.sealed_secret, identity=credential.identity)
+                secret = self._keyring.unseal(credential.sealed_secret, identity=credential.identity)
             except SecretUnreadable as error:
                 logger.error(
                     "credential_unreadable",

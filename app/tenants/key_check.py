@@ -1,4 +1,4 @@
-"""Check that the configured encryption keys are those of the stored secrets."""
+"""Checks that the configured encryption keys are those of the stored secrets."""
 
 from app.database.engine import Database
 from app.security.keyring import Keyring

@@ -1,4 +1,4 @@
-"""Compare addresses that Callgate sent with addresses that Twilio returns.
+"""Compares addresses that Callgate sent with addresses that Twilio returns.
 
 Twilio does not document how it writes a SIP address in its list: it may fold case, decode escapes, and omit port, parameters
 and headers. The keys of this module ignore all of that. Different keys prove different addresses; equal keys prove nothing.

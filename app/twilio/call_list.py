@@ -1,4 +1,4 @@
-"""Read Twilio's list of calls, page by page."""
+"""Reads Twilio's list of calls, page by page."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any

@@ -170,7 +170,7 @@ class TwilioClient:
         deadline_s: float,
         keep: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     ) -> list[CallResource]:
-        """https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources, all pages of it.
+        """Reads all pages of https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
 
         Twilio applies `filters` (`To`, `Status`, `StartTime>`); `keep` is applied to the entries that it returns. Eventually
         consistent. Raises TwilioListTooLong for a list of too many pages.

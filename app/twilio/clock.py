@@ -1,4 +1,4 @@
-"""Compare this machine's clock with Twilio's, by the `Date` header of its answers (RFC 9110 §6.6.1)."""
+"""Compares this machine's clock with Twilio's, by the `Date` header of its answers (RFC 9110 §6.6.1)."""
 
 import time
 from datetime import timedelta
@@ -13,7 +13,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 WARN_OFFSET = timedelta(seconds=60)
 MAX_TRUSTED_OFFSET = timedelta(minutes=15)
-"""With a larger offset, a search of Twilio's list by time proves nothing."""
+"""A search of Twilio's list by time proves nothing if the offset is larger."""
 _WARN_EVERY_S = 600.0
 _RESOLUTION_S = 1.0
 

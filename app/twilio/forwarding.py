@@ -1,4 +1,4 @@
-"""Forward requests for subresources of calls and for media of recordings (docs/adr/0017).
+"""Forwards requests for subresources of calls and for media of recordings (docs/adr/0017).
 
 Unlike `client`, which parses answers, this module streams Twilio's answers to the client, up to a size limit.
 """

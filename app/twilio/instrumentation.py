@@ -1,4 +1,4 @@
-"""Count, time and trace each request to Twilio. Labels and attributes contain names of Twilio's API, never SIDs.
+"""Counts, times and traces each request to Twilio. Labels and attributes contain names of Twilio's API, never SIDs.
 
 Requests to Twilio carry no `traceparent`: the operator's traces are not shared with another company.
 """

@@ -1,4 +1,4 @@
-"""Decide what an answer that is not a 2xx proves. No other module interprets Twilio's status codes.
+"""Decides what an answer that is not a 2xx proves. No other module interprets Twilio's status codes.
 
 A status alone proves nothing: a proxy, or a stray answer, can have 400 or 429 although Twilio processed the request. Only an
 answer in Twilio's shape (`ErrorAnswer.is_from_twilio`) is a refusal.

@@ -1,4 +1,4 @@
-"""Collect the secrets of a request to Twilio, so that they can be removed from its answer.
+"""Collects the secrets of a request to Twilio, so that they can be removed from its answer.
 
 Secrets are the credential, secret parameters, and users and passwords in URLs.
 """

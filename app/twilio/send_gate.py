@@ -1,4 +1,4 @@
-"""Stop a request from being sent after its deadline, even if the process was suspended in between."""
+"""Stops a request from being sent after its deadline, even if the process was suspended in between."""
 
 import httpx
 

@@ -220,7 +220,7 @@ class _Body(aiohttp.Payload):
     is_unusable: Callable[[], bool] | None = None
     gate: SendGate | None = None
     withheld: httpx.TransportError | None = None
-    """Why nothing was written."""
+    """The reason why nothing was written."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:

@@ -1,4 +1,4 @@
-"""Without Postgres, with clients that disconnect, and under overload, every response says what happened to the call."""
+"""Every response says what happened to the call: without Postgres, with clients that disconnect, and under overload."""
 
 import asyncio
 import contextlib

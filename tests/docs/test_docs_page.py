@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Seen:
-    """What the page asked for and complained about."""
+    """The hosts that the page requested, and its errors."""
 
     def __init__(self, page: Page) -> None:
         self.hosts: set[str] = set()
@@ -44,7 +44,10 @@ class Seen:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _remember(self, request: Request) -> None:
-        """data: and blob: addresses go nowhere, nor does what the page's own policy (CSP) forbids the browser to ask for."""
+        """Records the host, if there is one: data: and blob: addresses have none.
+
+        Requests that the page's CSP forbids do not count.
+        """
         host = urlsplit(request.url).hostname
         if host and request.failure != "csp":
             self.hosts.add(host)

@@ -22,7 +22,7 @@ MIGRATING = (DOCS / "migrating.md").read_text()
 
 
 def snippets(language: str) -> str:
-    """All of a language, in order, as one program."""
+    """Returns all snippets of a language, in order, as one program."""
     found = re.findall(rf"^```{language}\n(.*?)^```", MIGRATING, re.DOTALL | re.MULTILINE)
     assert found
     return "\n".join(found)

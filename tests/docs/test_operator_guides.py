@@ -77,7 +77,7 @@ def block(page: str, holds: str) -> str:
 
 
 def adapted(text: str, **replacements: str) -> str:
-    """Everything that is replaced has to be there."""
+    """Returns the text with replacements, each of which must occur."""
     for written, here in replacements.items():
         assert written in text
         text = text.replace(written, here)
@@ -91,7 +91,7 @@ _POSTGRES_TOOLS = Path(_POSTGRES.origin).parent / "pginstall" / "bin"
 
 
 class Machine:
-    """Where an operator types: a shell with `callgate` in its path, and the simulator as Twilio."""
+    """The machine of an operator: a shell with `callgate` in its path, and the simulator as Twilio."""
 
     def __init__(self, folder: Path, database_url: str, twilio: str) -> None:
         self.port = free_port()
@@ -110,7 +110,7 @@ class Machine:
         self.folder = folder
 
     def types(self, *texts: str, **more: str) -> str:
-        """What the shell prints, with standard error. Whatever is still running is ended."""
+        """Runs the commands and returns what the shell prints, with standard error. Ends what is still running."""
         script = CONTAINERS + "".join(texts).replace(":8000", f":{self.port}").replace(".venv/bin/callgate", "callgate") + END
         shell = subprocess.Popen(
             ["bash", "-c", script],

@@ -1,6 +1,7 @@
-"""Limits of the code's structure: the length of modules and functions, and one meaning for each name of the package."""
+"""Limits of the code's structure: the length of modules and functions, one meaning for each name, and readable docstrings."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +22,11 @@ SHARED_NAMES = {
     "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
     "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
 }
+# A docstring that begins so leaves the reader to guess what the function does. Properties may say "Whether …".
+_NO_VERB = re.compile(
+    r"(?:Whether|What|How|Why|When|Where|To|Not|Only|The same|As|At|By|For|From|In|Into|Of|On|Over|Since|Under|Until|With"
+    r"|Without|After|Before|Behind|Between)\b"
+)
 # An endpoint has the name of its operation and a command that of its command; what they run may have the same verb.
 _ENDPOINT_METHODS = {"get", "post", "put", "patch", "delete", "api_route"}
 _COMMANDS = "app/cli/"
@@ -57,6 +63,19 @@ def test_no_name_means_two_things() -> None:
             places[name].add(path)
     shared = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1}
     assert shared.keys() == SHARED_NAMES.keys(), shared
+
+
+@pytest.mark.parametrize("folder", ["app", "simulator", "migrations", "bench", "tests"])
+def test_docstrings_of_functions_begin_with_a_verb_or_with_what_is_returned(folder: str) -> None:
+    unclear = {
+        f"{path}:{function.name}"
+        for path, module in modules(folder).items()
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not any("property" in ast.unparse(decorator) for decorator in function.decorator_list)
+        and _NO_VERB.match(ast.get_docstring(function) or "")
+    }
+    assert not unclear
 
 
 def _named(path: str, module: ast.Module) -> Iterator[str]:

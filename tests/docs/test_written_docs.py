@@ -42,7 +42,7 @@ class Example(NamedTuple):
 
 
 def examples() -> list[Example]:
-    """Those of README's one section with a command, then those of docs/api.md."""
+    """Returns the examples of README's one section with a command, then those of docs/api.md."""
     text = README.split("\n## Place a call\n")[1].split("\n## ")[0] + API
     pairs = re.findall(r"```sh\n(.*?)```\n+```http\n(.*?)```", text, re.DOTALL)
     assert len(pairs) == text.count("```sh") == text.count("```http")
@@ -59,7 +59,7 @@ def _example(command: str, answer: str) -> Example:
 
 @pytest.fixture
 async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
-    """One whose calls go to the simulator, and whose key lies where the demo leaves it."""
+    """A tenant whose calls go to the simulator, and whose key is where the demo leaves it."""
     async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
         (tmp_path / ".callgate").mkdir()
@@ -137,7 +137,7 @@ def test_every_relative_link_leads_to_a_file(page: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """Of headings, as GitHub makes them."""
+    """Returns the anchors of headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -156,7 +156,7 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 
 
 def names(spans: Iterable[str]) -> set[str]:
-    """Python's names among code spans: words with an underscore or a capital letter inside."""
+    """Returns Python's names among code spans: words with an underscore or a capital letter inside."""
     words = {word for span in spans if "/" not in span for word in re.findall(r"\w+", span)}
     return {word for word in words if re.search(r"_\w|[a-z][A-Z]", word)}
 

@@ -1,4 +1,4 @@
-"""Prove the promises under fire: `python -m tests.proofs.chaos --creations 3000 --seed 1`.
+"""Proves the promises while processes and Postgres are killed: `python -m tests.proofs.chaos --creations 3000 --seed 1`.
 
 Two API processes and two workers over one Postgres, a simulator that fails a third of the creations in every way it knows,
 clients that hang up and repeat, SIGKILL at random. Postgres is restarted, crashes under `synchronous_commit=off`, is read-only
@@ -34,7 +34,7 @@ SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "
 
 
 async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, str], answers: Counter[int]) -> None:
-    """One creation by a client that hangs up early and repeats under its key until it has heard what happened."""
+    """Places one call as a client that hangs up early and repeats the request under its key until it has an answer."""
     choice = random.Random(f"{seed}/{number}")
     body = {"to": f"sip:kate{number // 3}@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": f"chaos-{number}"}
@@ -52,7 +52,7 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, 
 
 
 async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
-    """All records once every one is settled, or as they are when patience ends."""
+    """Returns all records once every one is settled, or as they are when SETTLE_PATIENCE_S ends."""
     deadline = time.monotonic() + SETTLE_PATIENCE_S
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=30) as http:
@@ -67,7 +67,7 @@ async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[s
 
 
 def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dict[str, int]:
-    """What the ledger says against what the records say. All zero, or a promise is broken."""
+    """Compares the ledger with the records. All counts are zero, or a promise is broken."""
     rang: dict[str, list[str]] = {}
     for entry in entries:
         if entry["accepted"]:

@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Process:
-    """One of ours, started again whenever it is killed."""
+    """A process of Callgate, which is started again whenever it is killed."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -82,7 +82,7 @@ class Fleet:
                 await wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
 
     async def tell_simulator(self, **what: Mapping[str, Any]) -> None:
-        """`faults`, `callbacks`: what is to go wrong."""
+        """Sets the simulator's faults: each name (`faults`, `callbacks`) is a path of its control routes, each value a body."""
         async with httpx.AsyncClient(base_url=self.simulator_url) as http:
             for path, body in what.items():
                 (await http.put(f"/_simulator/{path}", json=body)).raise_for_status()
@@ -92,7 +92,7 @@ class Fleet:
 async def running_fleet(
     postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str], *, speed: float = 5
 ) -> AsyncIterator[Fleet]:
-    """Two API processes behind a balancer, two workers. The log is `folder / LOG`."""
+    """Runs two API processes behind a balancer, and two workers. The log is `folder / LOG`."""
     ports = [free_port(), free_port()]
     simulator_port = free_port()
     simulator_url = f"http://127.0.0.1:{simulator_port}"
@@ -125,7 +125,7 @@ async def running_fleet(
 
 
 async def command(environment: dict[str, str], *arguments: str) -> str:
-    """What `callgate …` prints."""
+    """Runs `callgate …` and returns what it prints."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "app.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
     )
@@ -136,7 +136,7 @@ async def command(environment: dict[str, str], *arguments: str) -> str:
 
 
 async def make_tenant(environment: dict[str, str], tenant: str, account: str = ACCOUNT) -> str:
-    """Its API key."""
+    """Creates a tenant with an account and a key, and returns the key."""
     await command(environment, "tenants", "create", tenant, "--name", tenant)
     await command(environment | {"TWILIO_AUTH_TOKEN": TOKEN}, "accounts", "add", tenant, "--account-sid", account)
     shown = await command(environment, "keys", "create", tenant, "--json")
@@ -144,7 +144,7 @@ async def make_tenant(environment: dict[str, str], tenant: str, account: str = A
 
 
 async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
-    """How the tenant is told of its calls' progress; the secret that signs."""
+    """Sets the form of the tenant's deliveries and makes a secret; returns the secret."""
     await command(environment, "tenants", "callbacks", tenant, "--format", form)
     shown = await command(environment, "tenants", "callback-secret", tenant, "--json")
     return str(json.loads(shown)["secret"])
@@ -161,13 +161,13 @@ async def wait_until_up(url: str, path: str) -> None:
 
 
 async def answers_to_callbacks(simulator: httpx.AsyncClient) -> Counter[int | None]:
-    """How often the simulator was answered what; None stands for no answer."""
+    """Counts the statuses with which callbacks were answered; None stands for no answer."""
     shown = (await simulator.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
     return Counter(attempt["answer_status"] for delivery in shown for attempt in delivery["attempts"])
 
 
 async def all_records(http: httpx.AsyncClient) -> list[dict[str, Any]]:
-    """Every call of the tenant whose key `http` shows."""
+    """Returns every call of the tenant whose key `http` sends."""
     records: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:

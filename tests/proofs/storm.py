@@ -1,4 +1,4 @@
-"""Prove that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
+"""Proves that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
 
 Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks; two tenants, one
 for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while, and what
@@ -49,22 +49,22 @@ class Storm:
     fleet: Fleet
     receiver: Receiver
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
-    """By tenant."""
+    """Clients by tenant."""
     answers: Counter[int] = field(default_factory=Counter)
-    """To creations, by status."""
+    """Answers to creations, by status."""
 
 
 @dataclass
 class Seen:
-    """All that there is to know of the storm when it is over."""
+    """Everything that is known of the storm when it is over."""
 
     records: list[dict[str, Any]]
     events: dict[str, list[dict[str, Any]]]
     deliveries: dict[str, list[dict[str, Any]]]
     truth: dict[str, str]
-    """What Twilio's stand-in says: the status of each sid."""
+    """The status of each sid in the simulator."""
     told: list[dict[str, Any]]
-    """The callbacks that the simulator sent, or meant to lose."""
+    """The callbacks that the simulator sent, or lost on purpose."""
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def place(storm: Storm, number: int, seed: int) -> None:
 
 
 async def ended(storm: Storm) -> None:
-    """Every call is over, and the last of its callbacks was sent."""
+    """Waits until every call has ended and the last of its callbacks was sent."""
     async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, timeout=60) as http:
         while True:
             # Behind the newest, so that nothing but the counts is answered.
@@ -124,7 +124,7 @@ async def ended(storm: Storm) -> None:
 
 
 async def settled(storm: Storm) -> None:
-    """Every record shows an end and every delivery is over; or patience is at its end."""
+    """Waits until every record shows an end and every delivery is over, at most PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     for client in storm.clients.values():
         while time.monotonic() < deadline:
@@ -181,7 +181,7 @@ async def look(storm: Storm) -> Seen:
 
 
 def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
-    """All zero, or a promise is broken."""
+    """Compares what was sent, received and recorded. All counts are zero, or a promise is broken."""
     call_of = {record["sid"]: record["id"] for record in seen.records}
     # Of a callback that was lost, of all its copies, only the end can be told: the refresh finds it.
     heard = {(told["call_sid"], told["event"]) for told in seen.told if told["delivered"]}

@@ -23,7 +23,7 @@ class RawReceiver:
     listener: socket.socket
     answers: list[bytes | None] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
-    """For each request that arrived, the number of its connection."""
+    """The number of the connection of each request that arrived."""
     heads: list[str] = field(default_factory=list)
 
     @property

@@ -150,7 +150,7 @@ async def test_an_idle_transaction_is_ended(database_url: str) -> None:
 
 
 async def test_a_connection_to_a_read_only_server_leaves_the_pool(database_url: str) -> None:
-    """After a failover, connections to the old primary stay read-only."""
+    """Connections to the old primary stay read-only after a failover."""
     database = Database(database_url, pool_size=1)
 
     async def write() -> None:

@@ -59,7 +59,7 @@ async def test_an_error_in_the_sql_is_not_a_failure_of_postgres(database: Databa
 
 
 async def test_a_connection_to_a_read_only_server_is_closed(database: Database) -> None:
-    """After a failover, connections to the old primary stay read-only."""
+    """Connections to the old primary stay read-only after a failover."""
     await database.fetch("CREATE TABLE written (id int)")
     await database.fetch("SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailable):

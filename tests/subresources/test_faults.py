@@ -90,7 +90,7 @@ async def test_a_read_without_an_answer_has_changed_nothing(gateway: Gateway, be
 
 
 async def test_the_sdk_does_not_repeat_a_change_that_may_have_been_made(gateway: Gateway) -> None:
-    """With max_retries, Twilio's asynchronous client repeats a request after every 5xx."""
+    """Twilio's asynchronous client with max_retries repeats a request after every 5xx."""
     async with live_call(gateway, error(500, 20500)) as (tenant, call_id, upstream):
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key, max_retries=3) as sdk:
