@@ -15,14 +15,16 @@ class CannotListen(CommandFailed):
 def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Returns a listening socket for every address of `host`; `::` accepts IPv4 too. Raises CannotListen.
 
+    The sockets have a protocol: asyncio sets TCP_NODELAY only then, and without it a response can take 40 ms longer.
+
     `option` is the command line option that the error message suggests for choosing another port.
     """
     with contextlib.ExitStack() as close_on_error:
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             sockets = []
-            for family, kind, _, _, address in dict.fromkeys(addresses):
-                listener = close_on_error.enter_context(socket.socket(family, kind))
+            for family, kind, protocol, _, address in dict.fromkeys(addresses):
+                listener = close_on_error.enter_context(socket.socket(family, kind, protocol))
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     # The wildcard accepts IPv4 too. Other hosts, such as `localhost`, have an IPv4 address of their own.

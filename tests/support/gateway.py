@@ -62,7 +62,8 @@ async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = 
 @asynccontextmanager
 async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Yields the server's URL and the state of its lifespan."""
-    with socket.socket() as listener:
+    # asyncio sets TCP_NODELAY only if the protocol is given: without it, responses with a body take 40 ms longer.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", port))
         server = QuietServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
