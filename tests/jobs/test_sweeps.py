@@ -1,0 +1,288 @@
+"""Refreshes by list over a real Postgres and a real simulator, whose list may differ from the calls as Twilio's may."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.jobs.refresh import MAX_FETCHES, Refresher
+from app.jobs.sweep import MIN_CALLS
+from app.observability import Metrics
+from app.twilio.call_list import PAGE_SIZE
+from app.twilio.client import HttpClient, TwilioClient, make_http_client
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import Gateway, Tenant, served
+
+TERMINAL = {"completed", "busy", "no-answer", "failed"}
+RANK = {"queued": 0, "ringing": 1, "in-progress": 2} | dict.fromkeys(TERMINAL, 3)
+USERS = ["kate", "ann", "busy", "no-answer", "failed"]
+SHOWN = ("status", "duration", "price", "start_time", "end_time", "to", "from")
+LIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "lag": {"lag_s": [0, 20]},
+    "stale": {"stale_s": [0, 20]},
+    "always stale": {"stale_s": [20, 20]},
+    "omitted": {"omit_share": 0.4},
+    "all": {"lag_s": [0, 20], "stale_s": [0, 20], "omit_share": 0.3, "moving_pages": True},
+}
+
+
+class Clock:
+    """The simulator's clock, which tests move."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Twilio:
+    """The simulator, and its control routes."""
+
+    url: str
+    clock: Clock
+    http: httpx.AsyncClient
+
+    async def set_list_faults(self, **faults: Any) -> None:
+        (await self.http.put("/_simulator/listing", json=faults)).raise_for_status()
+
+    async def requests(self, tenant: Tenant) -> dict[str, int]:
+        answer = await self.http.get("/_simulator/requests", params={"account_sid": tenant.account_sid})
+        counts: dict[str, int] = answer.raise_for_status().json()
+        return {name: count for name, count in counts.items() if name.startswith("GET")}
+
+    async def create_for_someone_else(self, tenant: Tenant, number: int = 1) -> None:
+        """Creates calls in the tenant's account that Callgate does not know."""
+        form = {"To": "sip:stranger@example.com", "From": "Jack", "Twiml": "<Response/>"}
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
+        for _ in range(number):
+            auth = (tenant.account_sid, tenant.auth_token)
+            (await self.http.post(path, data=form, auth=auth)).raise_for_status()
+
+    async def fetch(self, tenant: Tenant, sid: str) -> dict[str, Any]:
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}.json"
+        answer = await self.http.get(path, auth=(tenant.account_sid, tenant.auth_token))
+        call: dict[str, Any] = answer.raise_for_status().json()
+        return call
+
+
+@pytest.fixture
+async def twilio() -> AsyncIterator[Twilio]:
+    clock = Clock()
+    config = SimulatorConfig(open_mode=True, clock=clock)
+    async with (
+        served(create_simulator(config), date_header=False) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
+        yield Twilio(url, clock, http)
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, twilio: Twilio) -> Tenant:
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET refresh_at = NULL"))
+    return await gateway.add_tenant(twilio.url)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpClient]:
+    client = make_http_client(connect_timeout=5, read_timeout=5, pool_timeout=5, max_connections=10, user_agent="tests")
+    async with client:
+        yield client
+
+
+@pytest.fixture
+async def refresher(gateway: Gateway, http: HttpClient) -> Refresher:
+    return make_refresher(gateway, http)
+
+
+def make_refresher(gateway: Gateway, http: HttpClient) -> Refresher:
+    return Refresher(
+        database=gateway.database,
+        tenants=gateway.directory,
+        twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
+        metrics=Metrics(),
+        interval=timedelta(seconds=30),
+        fetch_deadline_s=5.0,
+    )
+
+
+async def create(tenant: Tenant, number: int) -> dict[str, dict[str, Any]]:
+    """Creates calls to destinations of their own. Returns their records by id."""
+    answers = [await tenant.create(to=f"sip:{USERS[n % len(USERS)]}@{n}.example.com") for n in range(number)]
+    return {record["id"]: record for record in (answer.raise_for_status().json() for answer in answers)}
+
+
+async def refresh_all(gateway: Gateway, refresher: Refresher) -> None:
+    """Makes every refresh that is still planned due, and carries all of them out."""
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
+    while await refresher.step():
+        pass
+
+
+async def read_records(tenant: Tenant, ids: Any) -> dict[str, dict[str, Any]]:
+    """Returns the records as the list shows them: without Twilio's resource."""
+    page = (await tenant.http.get("/v1/calls", params={"limit": "200"})).raise_for_status().json()
+    records = {record["id"]: record for record in page["calls"]}
+    return {id_: records[id_] for id_ in ids}
+
+
+async def read_whole_records(tenant: Tenant, ids: Any) -> dict[str, dict[str, Any]]:
+    return {id_: (await tenant.http.get(f"/v1/calls/{id_}")).raise_for_status().json() for id_ in ids}
+
+
+async def planned_refreshes(gateway: Gateway, ids: Any) -> list[datetime]:
+    async with gateway.database.begin() as session:
+        statement = text("SELECT refresh_at FROM call WHERE id = ANY(:ids) AND refresh_at IS NOT NULL ORDER BY refresh_at")
+        return list(await session.scalars(statement, {"ids": list(ids)}))
+
+
+def assert_is_own(record: dict[str, Any], placed: dict[str, Any]) -> None:
+    """Asserts that the record has no other call's data."""
+    for shown in (record, record.get("resource", record)):
+        assert (shown["sid"], shown["to"]) == (placed["sid"], placed["to"])
+
+
+@pytest.mark.parametrize(
+    ("number", "requests"),
+    [(MIN_CALLS - 1, {"GET Call": MIN_CALLS - 1}), (MIN_CALLS, {"GET Calls": 1}), (40, {"GET Calls": 1})],
+)
+async def test_few_calls_are_fetched_and_many_are_listed_at_once(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, number: int, requests: dict[str, int]
+) -> None:
+    placed = await create(tenant, number)
+    twilio.clock.move(seconds=120)
+    await refresh_all(gateway, refresher)
+    assert await twilio.requests(tenant) == requests
+    assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
+
+
+async def test_queued_calls_are_listed_although_they_have_no_start_time(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+) -> None:
+    placed = await create(tenant, 5)
+    await refresh_all(gateway, refresher)
+    records = await read_whole_records(tenant, placed)
+    assert [record["status"] for record in records.values()] == ["queued"] * 5
+    # The answer to a creation has no date: it comes from the list.
+    assert all(record["resource"]["date_created"] for record in records.values())
+    assert await twilio.requests(tenant) == {"GET Calls": 1}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_no_record_is_wrong_whatever_the_list_shows(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, lie: str
+) -> None:
+    placed = await create(tenant, 25)
+    await twilio.set_list_faults(**LIES[lie], seed=7)
+    ranks = dict.fromkeys(placed, 0)
+    for _ in range(24):
+        twilio.clock.move(seconds=5)
+        await refresh_all(gateway, refresher)
+        for id_, record in (await read_records(tenant, placed)).items():
+            assert_is_own(record, placed[id_])
+            assert RANK[record["status"]] >= ranks[id_]
+            ranks[id_] = RANK[record["status"]]
+    for id_, record in (await read_whole_records(tenant, placed)).items():
+        assert_is_own(record, placed[id_])
+        truth = await twilio.fetch(tenant, record["sid"])
+        assert {name: record["resource"][name] for name in SHOWN} == {name: truth[name] for name in SHOWN}
+        assert (record["status"], record["price"]) == (truth["status"], truth["price"])
+        changes = [event["data"]["status"] for event in await tenant.events(id_) if event["type"] == "call.status"]
+        assert [RANK[status] for status in changes] == sorted({RANK[status] for status in changes})
+
+
+async def test_calls_that_the_list_lacks_are_fetched_a_few_at_a_time(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+) -> None:
+    placed = await create(tenant, MAX_FETCHES + 5)
+    await twilio.set_list_faults(omit_share=1)
+    twilio.clock.move(seconds=120)
+    await refresh_all(gateway, refresher)
+    assert await twilio.requests(tenant) == {"GET Calls": 1, "GET Call": MAX_FETCHES}
+    statuses = [record["status"] for record in (await read_records(tenant, placed)).values()]
+    assert statuses.count("queued") == 5
+    assert len(await planned_refreshes(gateway, placed)) >= 5
+    await refresh_all(gateway, refresher)
+    assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
+
+
+async def test_a_call_that_the_list_and_a_fetch_lack_is_not_taken_for_deleted(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+) -> None:
+    placed = await create(tenant, 4)
+    hidden = (await tenant.create(to="sip:fault-delayed-visibility@example.com")).raise_for_status().json()
+    await refresh_all(gateway, refresher)
+    record = (await tenant.http.get(f"/v1/calls/{hidden['id']}")).json()
+    assert (record["status"], record["deleted_at"]) == ("queued", None)
+    twilio.clock.move(seconds=120)
+    await refresh_all(gateway, refresher)
+    records = await read_records(tenant, [*placed, hidden["id"]])
+    assert all(record["status"] in TERMINAL for record in records.values())
+
+
+async def test_pages_that_move_while_they_are_read_lose_no_call(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+) -> None:
+    """Others' calls fill the first page, and more of them are created between the requests for two pages."""
+    await twilio.set_list_faults(moving_pages=True)
+    placed = await create(tenant, 15)
+    await twilio.create_for_someone_else(tenant, PAGE_SIZE - 5)
+    twilio.clock.move(seconds=120)
+
+    async def create_more() -> None:
+        while True:
+            await twilio.create_for_someone_else(tenant)
+
+    creating = asyncio.create_task(create_more())
+    await refresh_all(gateway, refresher)
+    creating.cancel()
+    requests = await twilio.requests(tenant)
+    assert requests["GET Calls"] == 2
+    assert requests.get("GET Call", 0) < 10
+    for id_, record in (await read_whole_records(tenant, placed)).items():
+        assert_is_own(record, placed[id_])
+        assert record["status"] == (await twilio.fetch(tenant, record["sid"]))["status"]
+
+
+@pytest.mark.parametrize(("retry_after_s", "wait_s"), [(None, 20), (90, 80)])
+async def test_a_429_slows_only_the_account_that_got_it(
+    gateway: Gateway,
+    twilio: Twilio,
+    tenant: Tenant,
+    http: HttpClient,
+    refresher: Refresher,
+    retry_after_s: int | None,
+    wait_s: int,
+) -> None:
+    other = await gateway.add_tenant(twilio.url)
+    placed, others = await create(tenant, 10), await create(other, 10)
+    await twilio.set_list_faults(max_per_s={tenant.account_sid: 0}, retry_after_s=retry_after_s)
+    twilio.clock.move(seconds=5)
+    for _ in range(3):
+        twilio.clock.move(seconds=5)
+        await refresh_all(gateway, refresher)
+    assert await twilio.requests(tenant) == {"GET Calls": 1}
+    assert await twilio.requests(other) == {"GET Calls": 3}
+    assert {record["status"] for record in (await read_records(tenant, placed)).values()} == {"queued"}
+    assert "queued" not in {record["status"] for record in (await read_records(other, others)).values()}
+    planned = await planned_refreshes(gateway, placed)
+    assert len(planned) == 10
+    assert planned[0] > datetime.now(UTC) + timedelta(seconds=wait_s)
+    # Another worker knows nothing of the 429. Its requests are answered again.
+    await twilio.set_list_faults()
+    twilio.clock.move(seconds=120)
+    await refresh_all(gateway, make_refresher(gateway, http))
+    assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
