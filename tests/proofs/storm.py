@@ -1,9 +1,10 @@
 """Proves that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
 
-Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks; two tenants, one
-for each form of delivery, whose receiver fails a fifth of the requests; workers killed all the while, and what
-tests.proofs.disturbances does to Postgres and to the API. At the end every record is compared with what the simulator says
-became of the call, and every delivery with what the receiver took.
+Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks, and whose list
+lags, shows older states, omits calls and moves its pages while workers read it; two tenants, one for each form of delivery,
+whose receiver fails a fifth of the requests; workers killed all the while, and what tests.proofs.disturbances does to Postgres
+and to the API. At the end every record is compared with what the simulator says became of the call, and every delivery with
+what the receiver took.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ EVENT_OF = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answ
 RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 ENDED = 4
 USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
+# The list shows some calls late, in an older state or not at all.
+LIST_FAULTS = {"lag_s": [0, 5], "stale_s": [0, 5], "omit_share": 0.1, "moving_pages": True}
 CLIENTS = 12
 PATIENCE_S = 600.0
 SETTINGS = {
@@ -61,10 +66,12 @@ class Seen:
     records: list[dict[str, Any]]
     events: dict[str, list[dict[str, Any]]]
     deliveries: dict[str, list[dict[str, Any]]]
-    truth: dict[str, str]
-    """The status of each sid in the simulator."""
+    truth: dict[str, dict[str, Any]]
+    """The calls of the simulator, by sid."""
     told: list[dict[str, Any]]
     """The callbacks that the simulator sent, or lost on purpose."""
+    requests: dict[str, int]
+    """The requests to the simulator, by method and resource."""
 
 
 @asynccontextmanager
@@ -72,6 +79,7 @@ async def storming(postgres: EmbeddedPostgres, folder: Path, seed: int) -> Async
     receiver = Receiver(failing_share=0.2, choice=random.Random(seed))
     async with receiving(receiver), running_fleet(postgres, folder, SETTINGS) as fleet:
         await fleet.tell_simulator(callbacks={"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": seed})
+        await fleet.tell_simulator(listing={**LIST_FAULTS, "seed": seed})
         storm = Storm(fleet, receiver)
         await asyncio.gather(*(add_tenant(storm, tenant, form) for tenant, form in TENANTS.items()))
         try:
@@ -124,14 +132,14 @@ async def ended(storm: Storm) -> None:
 
 
 async def settled(storm: Storm) -> None:
-    """Waits until every record shows an end and every delivery is over, at most PATIENCE_S."""
+    """Waits until every record is complete and every delivery is over, at most PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     for client in storm.clients.values():
         while time.monotonic() < deadline:
-            going = [record for record in await all_records(client) if RANK.get(record["status"] or "queued", ENDED) < ENDED]
+            going = [record for record in await all_records(client) if not _is_complete(record)]
             if not going:
                 break
-            await _say(f"{len(going)} calls without an end")
+            await _say(f"{len(going)} calls without an end, its times or a price")
     for client in storm.clients.values():
         open_ = await all_records(client)
         while open_ and time.monotonic() < deadline:
@@ -144,6 +152,11 @@ async def settled(storm: Storm) -> None:
 async def _say(text: str) -> None:
     print(f"\r{text}   ", end="", flush=True)
     await asyncio.sleep(2)
+
+
+def _is_complete(record: Mapping[str, Any]) -> bool:
+    has_ended = RANK.get(record["status"] or "queued", ENDED) == ENDED and record["start_time"] and record["end_time"]
+    return bool(has_ended and (record["price"] or record["status"] != "completed"))
 
 
 def _is_told(deliveries: list[dict[str, Any]]) -> bool:
@@ -164,17 +177,19 @@ async def _of_each(client: httpx.AsyncClient, records: Iterable[dict[str, Any]],
 
 
 async def look(storm: Storm) -> Seen:
-    seen = Seen([], {}, {}, {}, [])
+    seen = Seen([], {}, {}, {}, [], {})
     for client in storm.clients.values():
         records = await all_records(client)
         seen.records += records
         seen.events |= await _of_each(client, records, "events")
         seen.deliveries |= await _of_each(client, records, "deliveries")
     async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, auth=(ACCOUNT, TOKEN), timeout=60) as http:
+        seen.requests = (await http.get("/_simulator/requests")).raise_for_status().json()
+        await storm.fleet.tell_simulator(listing={})
         page: str | None = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000"
         while page:
             answer = (await http.get(page)).raise_for_status().json()
-            seen.truth |= {call["sid"]: call["status"] for call in answer["calls"]}
+            seen.truth |= {call["sid"]: call for call in answer["calls"]}
             page = answer["next_page_uri"]
         seen.told = (await http.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
     return seen
@@ -198,7 +213,10 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
     return {
         "calls without their record": calls - sum(record["sid"] in seen.truth for record in seen.records),
         "records without the true final status": sum(
-            record["status"] != seen.truth.get(record["sid"], "none") for record in seen.records
+            record["status"] != seen.truth.get(record["sid"], {}).get("status") for record in seen.records
+        ),
+        "records without the true duration, price or times": sum(
+            _facts(record) != _facts(seen.truth.get(record["sid"], {})) for record in seen.records
         ),
         "calls whose status went backwards": sum(went_backwards(events) for events in seen.events.values()),
         "deliveries lost": len(owed - taken),
@@ -211,6 +229,18 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
         "webhook ids of more than one event": sum(len(events) > 1 for events in meant.values()),
         "requests with a wrong signature": sum(not one.is_signed for one in received),
     }
+
+
+def _facts(call: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Returns what is known of a call only from Twilio's resource, in one form for records and resources."""
+    numbers = [None if call.get(name) is None else str(call[name]) for name in ("duration", "price")]
+    return *numbers, call.get("to"), *map(_moment, (call.get("start_time"), call.get("end_time")))
+
+
+def _moment(text: str | None) -> str | None:
+    if text is None:
+        return None
+    return (parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)).isoformat()
 
 
 def went_backwards(events: list[dict[str, Any]]) -> bool:
@@ -256,7 +286,8 @@ def describe(storm: Storm, seen: Seen) -> None:
     events = {(one.call_sid, one.call_status) for one in received}
     print(f"  disturbed   {dict(storm.fleet.killed)}")
     print(f"  answers     {dict(sorted(storm.answers.items()))}")
-    print(f"  statuses    {dict(Counter(seen.truth.values()))}")
+    print(f"  statuses    {dict(Counter(call['status'] for call in seen.truth.values()))}")
+    print(f"  requests    {seen.requests}")
     print(f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {twice} twice")
     print(f"  deliveries  {len(received)} requests for {len(events)} events, answered {dict(sorted(answers.items()))}")
     deliveries = [one for shown in seen.deliveries.values() for one in shown]

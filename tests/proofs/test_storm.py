@@ -5,6 +5,7 @@ from tests.proofs.proof import assert_short_form_passes
 PROMISES = (
     "calls without their record",
     "records without the true final status",
+    "records without the true duration, price or times",
     "calls whose status went backwards",
     "deliveries lost",
     "deliveries that nobody owed",
