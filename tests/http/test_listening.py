@@ -1,5 +1,6 @@
 """A server listens on every address of its host. `::` includes IPv4."""
 
+import asyncio
 import socket
 from contextlib import ExitStack
 
@@ -26,6 +27,22 @@ def test_a_server_listens_on_the_addresses_of_its_host(host: str, *, ipv4: bool,
         for listener in listen(host, port):
             held.enter_context(listener)
         assert (reachable("127.0.0.1", port), reachable("::1", port)) == (ipv4, ipv6)
+
+
+async def test_answers_are_sent_at_once_under_the_loop_of_asyncio() -> None:
+    """Without TCP_NODELAY the second part of a response waits up to 40 ms for the acknowledgement of the first."""
+    accepted = asyncio.get_running_loop().create_future()
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set_result(writer)
+
+    (listener,) = listen("127.0.0.1", 0)
+    async with await asyncio.start_server(accept, sock=listener):
+        _, client = await asyncio.open_connection(*listener.getsockname())
+        connection = (await accepted).get_extra_info("socket")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        client.close()
+        (await accepted).close()
 
 
 def test_localhost_listens_on_all_its_addresses() -> None:
