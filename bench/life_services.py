@@ -106,7 +106,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
             await administration.add_credential(
                 tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None
             )
-            _, key = await administration.create_key(tenant_id, name=None, expires_at=None)
+            _, key = await administration.create_key(tenant_id, name=None)
             await administration.configure_callbacks(tenant_id, form="json")
             secret = (await callbacks.signing(tenant_id)).secret.get_secret_value()
             tenants.append(Tenant(account_sid, auth_token, key, secret))

@@ -42,7 +42,7 @@ def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
     command += ["--timeout", "60s", "--script", str(SCRIPT), url, "--", str(requests), prefix]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    told = json.loads(out.splitlines()[-1])
-    if not told["requests"]:
-        told |= {"p50_ms": nan, "p99_ms": nan}
-    return Load(**told)
+    result = json.loads(out.splitlines()[-1])
+    if not result["requests"]:
+        result |= {"p50_ms": nan, "p99_ms": nan}
+    return Load(**result)

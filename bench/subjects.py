@@ -164,7 +164,7 @@ async def _make_tenants(settings: Settings) -> list[Tenant]:
             tenant_id = f"t-{account_sid[2:].lower()}"
             await service.create_tenant(tenant_id, name=tenant_id)
             await service.add_credential(tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None)
-            _, key = await service.create_key(tenant_id, name=None, expires_at=None)
+            _, key = await service.create_key(tenant_id, name=None)
             tenants.append(Tenant(key, account_sid, auth_token))
     finally:
         await database.close()

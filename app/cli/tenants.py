@@ -193,7 +193,7 @@ def create_key(
     The key is printed only this time, because Callgate stores only a keyed hash of it.
     """
     row, key = administer(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
-    made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": expires}
+    made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": row.expires_at}
     if key_format == "twilio" and not as_json:
         typer.echo(made.pop("key"))
         show(made, as_json=False, err=True)

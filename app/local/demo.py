@@ -44,7 +44,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
         known = await directory.find_key(key)
         if known and known.tenant_id == TENANT:
             return key
-    _, key = await tenants.create_key(TENANT, name="demo", expires_at=None)
+    _, key = await tenants.create_key(TENANT, name="demo")
     folder.write(folder.demo_key, key)
     return key
 

@@ -6,7 +6,7 @@ Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailabl
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from app.security.keyring import Keyring
 from app.settings import parse_twilio_base_url
 from app.tenants import administration_store as store
 from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
-from app.tenants.api_keys import KeyFormat, generate_key, key_prefix
+from app.tenants.api_keys import KeyFormat, default_expiry, generate_key, key_prefix
 from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.stored_secrets import callback_secret_identity, credential_identity, generate_callback_secret
@@ -146,9 +146,12 @@ class TenantAdministration:
         return credential
 
     async def create_key(
-        self, tenant_id: str, *, name: str | None, expires_at: datetime | None, key_format: KeyFormat = "callgate"
+        self, tenant_id: str, *, name: str | None, expires_at: datetime | None = None, key_format: KeyFormat = "callgate"
     ) -> tuple[KeyRow, str]:
-        """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again."""
+        """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again.
+
+        Without `expires_at`, `default_expiry` decides.
+        """
         key = generate_key(key_format)
         async with self.database.transaction() as connection:
             await _require(connection, tenant_id)
@@ -159,7 +162,7 @@ class TenantAdministration:
                 name=name,
                 prefix=key_prefix(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
-                expires_at=expires_at,
+                expires_at=expires_at or default_expiry(datetime.now(UTC)),
             )
         return row, key
 

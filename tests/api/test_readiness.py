@@ -87,7 +87,7 @@ async def _store(database_url: str, what: str) -> None:
     if what == "credential":
         await administration.add_credential("acme", account_sid="AC" + "0" * 32, secret="x", key_sid=None, base_url=None)
     elif what == "API key":
-        await administration.create_key("acme", name=None, expires_at=None)
+        await administration.create_key("acme", name=None)
     else:
         await administration.renew_callback_secret("acme")
     await database.close()

@@ -153,7 +153,7 @@ async def test_filters_return_the_matching_calls(gateway: Gateway) -> None:
         ("limt=3", "?limt"),
     ],
 )
-async def test_an_invalid_query_parameter_is_refused_by_name(tenant: Tenant, query: str, pointer: str) -> None:
+async def test_the_refusal_names_the_invalid_query_parameter(tenant: Tenant, query: str, pointer: str) -> None:
     response = await tenant.http.get(f"/v1/calls?{query}")
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == [pointer]

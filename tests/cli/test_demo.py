@@ -60,7 +60,7 @@ def once(once_state_dir: Path, demo: Process) -> Iterator[Process]:
         yield process
 
 
-def test_once_prints_every_state_of_the_call_and_its_record(once: Process) -> None:
+def test_demo_once_prints_every_state_of_the_call_and_its_record(once: Process) -> None:
     assert once.popen.returncode == 0, once.output
     *shown, last = once.output.splitlines()
     states = re.findall(r"^ +[\d.]+ s +(\S+)", "\n".join(shown), flags=re.MULTILINE)

@@ -28,8 +28,8 @@ def ran(*arguments: str, **settings: str) -> tuple[set[str], int, str]:
     program += f"sys.argv[1:] = {list(arguments)!r}\ncode = 0\n"
     program += "try: main()\nexcept SystemExit as end: code = end.code or 0\nfinally: print('LOADED', code, *sys.modules)"
     finished = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, check=True)
-    output, _, told = finished.stdout.rpartition("LOADED ")
-    code, *modules = told.split()
+    output, _, listed = finished.stdout.rpartition("LOADED ")
+    code, *modules = listed.split()
     return {name.partition(".")[0] for name in modules}, int(code), output
 
 

@@ -39,9 +39,9 @@ async def generated(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Generated
 
 
 def _is_placed(output: str) -> None:
-    told = json.loads(output)
-    assert (told["execution"], told["status"], told["sid"][:2]) == ("started", "queued", "CA")
-    assert told["refused"] == "urn:callgate:problem:invalid-request"
+    result = json.loads(output)
+    assert (result["execution"], result["status"], result["sid"][:2]) == ("started", "queued", "CA")
+    assert result["refused"] == "urn:callgate:problem:invalid-request"
 
 
 @needs_openapi_tools

@@ -72,13 +72,13 @@ def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
     found = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) ", text, re.MULTILINE)
     rows = {slug: (int(status), int(code)) for slug, status, code in found}
     unknown = {"unknown": (409, UNKNOWN_OUTCOME)}
-    assert rows == {error.slug: tuple(told) for error, told in ERROR_CODES.items()} | unknown
+    assert rows == {error.slug: tuple(error_code) for error, error_code in ERROR_CODES.items()} | unknown
 
 
 def test_every_error_has_a_code() -> None:
     assert set(all_errors().values()) == ERROR_CODES.keys()
-    ours = [told.code for told in ERROR_CODES.values() if told.code >= 900_000] + [UNKNOWN_OUTCOME]
+    ours = [error_code.code for error_code in ERROR_CODES.values() if error_code.code >= 900_000] + [UNKNOWN_OUTCOME]
     assert len(ours) == len(set(ours))
-    repeated = [error for error, told in ERROR_CODES.items() if told.status >= 500 or told.status == 429]
+    repeated = [error for error, error_code in ERROR_CODES.items() if error_code.status >= 500 or error_code.status == 429]
     assert {error.execution for error in repeated} == {"not_started"}
     assert all(error.safe for error in repeated)

@@ -23,5 +23,5 @@ assert replayed.parsed.id == created.id
 assert isinstance(refused, Problem), refused
 assert isinstance(page, CallPage), page
 assert [call.id for call in page.calls] == [created.id]
-told = {"execution": created.execution, "status": created.status, "sid": created.sid, "refused": refused.type_}
-sys.stdout.write(json.dumps(told))
+result = {"execution": created.execution, "status": created.status, "sid": created.sid, "refused": refused.type_}
+sys.stdout.write(json.dumps(result))

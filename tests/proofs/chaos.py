@@ -33,7 +33,7 @@ FINAL = {"started", "not_started"}
 SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "CALLGATE_REFRESH_INTERVAL": "30"}
 
 
-async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, str], answers: Counter[int]) -> None:
+async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[int, str], answers: Counter[int]) -> None:
     """Places one call as a client that hangs up early and repeats the request under its key until it has an answer."""
     choice = random.Random(f"{seed}/{number}")
     body = {"to": f"sip:kate{number // 3}@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
@@ -45,10 +45,10 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, told: dict[int, 
                 answers[response.status_code] += 1
                 answer = response.json()
                 if response.status_code < 500 and answer.get("type") != "urn:callgate:problem:call-pending":
-                    told[number] = answer["execution"]
+                    reported[number] = answer["execution"]
                     return
         await asyncio.sleep(choice.uniform(0.05, 0.5))
-    told[number] = "never answered"
+    reported[number] = "never answered"
 
 
 async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
@@ -94,15 +94,15 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
             faults={"share": options.share, "seed": seed}, callbacks={"shuffle": True, "duplicate": 0.1, "seed": seed}
         )
         key = await make_tenant(fleet.environment, TENANT)
-        told: dict[int, str] = {}
+        reported: dict[int, str] = {}
         answers: Counter[int] = Counter()
         waiting = iter(range(creations))
 
         async def client() -> None:
             for number in waiting:
-                await place(fleet, key, number, seed, told, answers)
+                await place(fleet, key, number, seed, reported, answers)
 
-        async with disturbed(fleet, seed, lambda: len(told) / creations, options.rounds):
+        async with disturbed(fleet, seed, lambda: len(reported) / creations, options.rounds):
             await asyncio.gather(*(client() for _ in range(options.clients)))
         placed = time.monotonic() - began
         await wait_until_up(fleet.gateway_url, "/readyz")
@@ -116,7 +116,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
     print(f"seed {seed}: {creations} creations by {options.clients} clients in {placed:.0f} s, all in {whole:.0f} s")
     print(f"  disturbed   {dict(fleet.killed)}")
     print(f"  answers     {dict(sorted(answers.items()))}, to callbacks {dict(callbacks)}")
-    print(f"  told        {dict(Counter(told.values()))}")
+    print(f"  reported    {dict(Counter(reported.values()))}")
     print(f"  simulator   {ledger['received']} POSTs, {ledger['accepted']} accepted, {faults.total()} of them faulty")
     print(f"  faults      {dict(sorted(faults.items()))}")
     print(f"  records     {dict(Counter(record['execution'] for record in records))}")

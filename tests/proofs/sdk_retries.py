@@ -70,10 +70,10 @@ class Verdict:
         outcomes = self.outcomes.items()
         return {
             "duplicate dials": sum(count - 1 for count in self.accepted.values() if count > 1),
-            "calls told as started that did not ring": sum(
+            "calls reported as started that did not ring": sum(
                 self.accepted[to] != 1 for to, status in outcomes if status == "started"
             ),
-            "calls told as not started that rang": sum(
+            "calls reported as not started that rang": sum(
                 self.accepted[to] != 0 for to, status in outcomes if status not in ("started", UNKNOWN)
             ),
         }
@@ -137,7 +137,7 @@ async def _make_tenant(settings: Settings) -> str:
         tenant_id = f"{TENANT}-{uuid4().hex[:8]}"
         await tenants.create_tenant(tenant_id, name="SDK")
         await tenants.add_credential(tenant_id, account_sid=ACCOUNT, secret=TOKEN, key_sid=None, base_url=None)
-        return (await tenants.create_key(tenant_id, name=None, expires_at=None))[1]
+        return (await tenants.create_key(tenant_id, name=None))[1]
     finally:
         await database.close()
 

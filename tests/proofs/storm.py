@@ -3,7 +3,7 @@
 Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks, and whose list
 lags, shows older states, omits calls and moves its pages while workers read it; two tenants, one for each form of delivery,
 whose receiver fails a fifth of the requests; workers killed all the while, and what tests.proofs.disturbances does to Postgres
-and to the API. At the end every record is compared with what the simulator says became of the call, and every delivery with
+and to the API. At the end every record is compared with the simulator's call, and every delivery with
 what the receiver took.
 """
 
@@ -68,7 +68,7 @@ class Seen:
     deliveries: dict[str, list[dict[str, Any]]]
     truth: dict[str, dict[str, Any]]
     """The calls of the simulator, by sid."""
-    told: list[dict[str, Any]]
+    sent: list[dict[str, Any]]
     """The callbacks that the simulator sent, or lost on purpose."""
     requests: dict[str, int]
     """The requests to the simulator, by method and resource."""
@@ -139,17 +139,17 @@ async def settled(storm: Storm) -> None:
             going = [record for record in await all_records(client) if not _is_complete(record)]
             if not going:
                 break
-            await _say(f"{len(going)} calls without an end, its times or a price")
+            await _show_progress(f"{len(going)} calls without an end, its times or a price")
     for client in storm.clients.values():
         open_ = await all_records(client)
         while open_ and time.monotonic() < deadline:
             shown = await _of_each(client, open_, "deliveries")
-            open_ = [record for record in open_ if not _is_told(shown[record["id"]])]
-            await _say(f"{len(open_)} calls with deliveries to come")
+            open_ = [record for record in open_ if not _has_delivered_end(shown[record["id"]])]
+            await _show_progress(f"{len(open_)} calls with deliveries to come")
     print()
 
 
-async def _say(text: str) -> None:
+async def _show_progress(text: str) -> None:
     print(f"\r{text}   ", end="", flush=True)
     await asyncio.sleep(2)
 
@@ -159,7 +159,7 @@ def _is_complete(record: Mapping[str, Any]) -> bool:
     return bool(has_ended and (record["price"] or record["status"] != "completed"))
 
 
-def _is_told(deliveries: list[dict[str, Any]]) -> bool:
+def _has_delivered_end(deliveries: list[dict[str, Any]]) -> bool:
     is_over = all(one["state"] != "pending" for one in deliveries)
     return is_over and any(one["event"] == "completed" for one in deliveries)
 
@@ -191,18 +191,18 @@ async def look(storm: Storm) -> Seen:
             answer = (await http.get(page)).raise_for_status().json()
             seen.truth |= {call["sid"]: call for call in answer["calls"]}
             page = answer["next_page_uri"]
-        seen.told = (await http.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
+        seen.sent = (await http.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
     return seen
 
 
 def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
     """Compares what was sent, received and recorded. All counts are zero, or a promise is broken."""
     call_of = {record["sid"]: record["id"] for record in seen.records}
-    # Of a callback that was lost, of all its copies, only the end can be told: the refresh finds it.
-    heard = {(told["call_sid"], told["event"]) for told in seen.told if told["delivered"]}
-    # What Postgres committed may have been answered 503 all the same.
-    attempted = {(told["call_sid"], told["event"]) for told in seen.told if not told["lost"]}
-    owed = heard | {(record["sid"], "completed") for record in seen.records}
+    # If all copies of a callback were lost, only the end can be delivered: the refresh finds it.
+    delivered = {(sent["call_sid"], sent["event"]) for sent in seen.sent if sent["delivered"]}
+    # Postgres may have committed a callback that was answered 503 nevertheless.
+    attempted = {(sent["call_sid"], sent["event"]) for sent in seen.sent if not sent["lost"]}
+    expected = delivered | {(record["sid"], "completed") for record in seen.records}
     taken = {(one.call_sid, EVENT_OF.get(one.call_status, "completed")) for one in received if one.answered == 204}
     ids: dict[tuple[str, str], set[str]] = {}
     meant: dict[str, set[tuple[str, str]]] = {}
@@ -219,8 +219,8 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
             _facts(record) != _facts(seen.truth.get(record["sid"], {})) for record in seen.records
         ),
         "calls whose status went backwards": sum(went_backwards(events) for events in seen.events.values()),
-        "deliveries lost": len(owed - taken),
-        "deliveries that nobody owed": len(taken - owed - attempted),
+        "deliveries lost": len(expected - taken),
+        "deliveries of events that did not happen": len(taken - expected - attempted),
         "deliveries not shown as delivered": sum(
             one["state"] != "delivered" for shown in seen.deliveries.values() for one in shown
         )
@@ -272,7 +272,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         await settled(storm)
         whole = time.monotonic() - began
         seen = await look(storm)
-        callbacks = Counter(attempt["answer_status"] for told in seen.told for attempt in told["attempts"])
+        callbacks = Counter(attempt["answer_status"] for sent in seen.sent for attempt in sent["attempts"])
         found = verdict(seen, storm.receiver.received, calls) | {"answers 500": storm.answers[500] + callbacks[500]}
         describe(storm, seen)
     print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; all in {whole:.0f} s")
@@ -282,17 +282,17 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
 def describe(storm: Storm, seen: Seen) -> None:
     received = storm.receiver.received
     answers = Counter("dropped" if one.answered is None else str(one.answered) for one in received)
-    lost, twice = (sum(told[what] for told in seen.told) for what in ("lost", "is_duplicate"))
+    lost, twice = (sum(sent[what] for sent in seen.sent) for what in ("lost", "is_duplicate"))
     events = {(one.call_sid, one.call_status) for one in received}
     print(f"  disturbed   {dict(storm.fleet.killed)}")
     print(f"  answers     {dict(sorted(storm.answers.items()))}")
     print(f"  statuses    {dict(Counter(call['status'] for call in seen.truth.values()))}")
     print(f"  requests    {seen.requests}")
-    print(f"  callbacks   {len(seen.told)} from the simulator, {lost} lost, {twice} twice")
+    print(f"  callbacks   {len(seen.sent)} from the simulator, {lost} lost, {twice} twice")
     print(f"  deliveries  {len(received)} requests for {len(events)} events, answered {dict(sorted(answers.items()))}")
     deliveries = [one for shown in seen.deliveries.values() for one in shown]
     print(f"  attempts    {dict(sorted(Counter(one['attempts'] for one in deliveries).items()))}")
-    print(f"  by refresh  {sum(one['sequence'] is None for one in deliveries)} ends told without a callback")
+    print(f"  by refresh  {sum(one['sequence'] is None for one in deliveries)} ends delivered without a callback")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ PROMISES = (
     "records without the true duration, price or times",
     "calls whose status went backwards",
     "deliveries lost",
-    "deliveries that nobody owed",
+    "deliveries of events that did not happen",
     "deliveries not shown as delivered",
     "events with more than one webhook id",
     "webhook ids of more than one event",

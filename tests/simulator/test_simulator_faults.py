@@ -119,7 +119,7 @@ def test_a_stray_answer_follows_on_the_kept_connection(server: str) -> None:
     ("fault", "end"),
     [("accept-then-reset", RESET), ("accept-then-close", "FIN")],
 )
-def test_a_connection_that_ends_without_an_answer(server: str, fault: str, end: str) -> None:
+def test_a_connection_that_ends_without_an_answer_still_accepted_the_call(server: str, fault: str, end: str) -> None:
     with connect(server) as connection:
         post(connection, f"X-Simulator-Fault: {fault}")
         assert read_to_end(connection) == (b"", end)

@@ -81,7 +81,7 @@ def test_a_call_to_forever_is_in_progress_until_it_is_ended() -> None:
     assert progress(hung_up(plan, LONG_AFTER), LONG_AFTER).status is Status.COMPLETED
 
 
-def test_no_answer_rings_for_the_timeout() -> None:
+def test_an_unanswered_call_rings_until_its_timeout() -> None:
     plan = planned("sip:no-answer@example.com", timeout_s=30)
     assert progress(plan, at(30.9)).status is Status.RINGING
     assert progress(plan, at(31)).status is Status.NO_ANSWER

@@ -229,7 +229,7 @@ def test_twilios_edges_are_known(edge: str) -> None:
         ("?tnx=TX0123", ["HEADER_NOT_PASSED"]),
     ],
 )
-def test_tnx_is_known_as_deprecated(parameters: str, expected: list[str]) -> None:
+def test_tnx_gets_the_finding_legacy_tnx_as_parameter_but_is_refused_as_header(parameters: str, expected: list[str]) -> None:
     assert sorted(codes(f"sip:kate@example.com{parameters}")) == sorted(expected)
 
 

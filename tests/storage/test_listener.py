@@ -28,18 +28,18 @@ async def _notify(database_url: str) -> None:
 
 @pytest.mark.parametrize("members", ["", "ssl=disable", "prepared_statement_cache_size=0", "target_session_attrs=read-write"])
 async def test_notifications_arrive_with_every_kind_of_url(database_url: str, members: str) -> None:
-    heard = 0
+    notifications = 0
 
     def on_change() -> None:
-        nonlocal heard
-        heard += 1
+        nonlocal notifications
+        notifications += 1
 
     listener = Listener(f"{database_url}?{members}", channel=CHANNEL, on_change=on_change)
     async with listener.running():
         await wait_until(lambda: listener.connected)
-        before = heard
+        before = notifications
         await _notify(database_url)
-        await wait_until(lambda: heard == before + 1)
+        await wait_until(lambda: notifications == before + 1)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_every_other_field_has_a_default_or_is_set_by_the_insert() -> None:
 
 
 @pytest.mark.parametrize("response_model", [CallRecord, CallResource])
-def test_every_member_of_the_response_is_an_attribute(response_model: Any) -> None:
+def test_every_member_of_the_response_is_an_attribute_of_new_call(response_model: Any) -> None:
     assert set(response_model.model_fields) - {"raw"} <= NEW_CALL_TYPES.keys()
 
 

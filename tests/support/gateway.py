@@ -117,7 +117,7 @@ class Gateway:
         await self.tenants.create_tenant(tenant_id, name=f"Tenant {number}")
         if with_account:
             await self.tenants.add_credential(tenant_id, account_sid=account_sid, secret=token, key_sid=None, base_url=base_url)
-        _, key = await self.tenants.create_key(tenant_id, name=None, expires_at=None)
+        _, key = await self.tenants.create_key(tenant_id, name=None)
         http = httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
         self.clients.append(http)
         return Tenant(tenant_id, key, account_sid, token, http)
