@@ -30,7 +30,7 @@ def test_a_server_listens_on_the_addresses_of_its_host(host: str, *, ipv4: bool,
 
 
 async def test_answers_are_sent_at_once_under_the_loop_of_asyncio() -> None:
-    """Without TCP_NODELAY the second part of a response waits up to 40 ms for the acknowledgement of the first."""
+    """Sets TCP_NODELAY: without it, the second part of a response waits up to 40 ms for the acknowledgement of the first."""
     accepted = asyncio.get_running_loop().create_future()
 
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
