@@ -37,7 +37,7 @@ class Client:
     """Kept connections to the simulator."""
 
     url: str
-    idle: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=asyncio.LifoQueue)
+    idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=asyncio.Queue)
 
     async def connect(self) -> None:
         address = urlsplit(self.url)
