@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
-from app.database.connection import MIGRATION_SESSION
+from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
 from bench.rows_questions import Captured, Drawn, Question
 
@@ -71,7 +71,7 @@ class Subject:
 
     @classmethod
     async def open(cls, url: str, rows: int, *, draw: int) -> "Subject":
-        engine = make_engine(url, pool_size=2, session=MIGRATION_SESSION, statement_timeout_s=None)
+        engine = make_engine(url, pool_size=2, session=MIGRATION_SETTINGS, statement_timeout_s=None)
         async with AsyncSession(engine) as session:
             drawn = await draw_calls(session, rows, draw)
         if not drawn:

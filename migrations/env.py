@@ -11,7 +11,7 @@ from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
 from app.database.base import Base
-from app.database.connection import MIGRATION_SESSION
+from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
 from app.deliveries.models import Delivery
@@ -58,7 +58,7 @@ async def lock(connection: AsyncConnection) -> None:
 
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
-    engine = make_engine(url, pool_size=2, session=MIGRATION_SESSION, statement_timeout_s=None)
+    engine = make_engine(url, pool_size=2, session=MIGRATION_SETTINGS, statement_timeout_s=None)
     try:
         async with engine.connect() as locked:
             await lock(locked)

@@ -10,12 +10,12 @@ from app.callbacks.fields import FormFields
 from app.twilio.signature import is_signed
 
 # 20 bytes in base64. The last digit encodes only four bits.
-_FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
+_SIGNATURE_FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
 def has_signature_form(text: str) -> bool:
     """Returns whether the header has the form of a signature."""
-    return _FORM.fullmatch(text) is not None
+    return _SIGNATURE_FORM.fullmatch(text) is not None
 
 
 def is_genuine(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ TAG = "tag"
 # In the query, not in the path: a version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
 # 32 bytes in URL-safe base64: the account's id and the keyed tag. The two unused bits of the last digit are zero.
-_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_TAG_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_LENGTH = 16
 
 
@@ -34,7 +34,7 @@ class CallbackUrls:
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
         """Returns the account in the tag, or None if the tag was made for another call or with an unknown key."""
-        if not _FORM.fullmatch(tag):
+        if not _TAG_FORM.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
         account_id, proof = decoded[:_ID_LENGTH], decoded[_ID_LENGTH:]

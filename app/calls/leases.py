@@ -88,6 +88,6 @@ async def _release(
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
-async def forget_lapsed(session: AsyncSession) -> None:
+async def delete_lapsed(session: AsyncSession) -> None:
     """Deletes leases that were never released: the worker died, or the due time changed meanwhile."""
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

@@ -191,11 +191,11 @@ class CallParameters(BaseModel):
 
     def _given(self) -> dict[str, Any]:
         values = vars(self)
-        return {name: value for attribute, name in _NAMES if (value := values[attribute]) is not None}
+        return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
 
 # Members of subclasses are not Twilio's.
-_NAMES = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
+_TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
 class CallRequest(CallParameters):

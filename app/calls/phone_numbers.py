@@ -8,11 +8,11 @@ import re
 
 E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 
-_SEPARATED = re.compile(r"\+?[0-9 ().-]{1,40}")
+_WITH_SEPARATORS = re.compile(r"\+?[0-9 ().-]{1,40}")
 _SEPARATORS = re.compile(r"[ ().-]")
-_US = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
+_US_NUMBER = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
 # A number with its country code, outside the US.
-_INTERNATIONAL = re.compile(r"[2-9][0-9]{7,14}")
+_INTERNATIONAL_DIGITS = re.compile(r"[2-9][0-9]{7,14}")
 _PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
 # "+44 (0)20 …" names the digit that is left out after a country code.
 _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
@@ -26,12 +26,12 @@ def read_number(text: str) -> str | None:
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
         return readings.pop() if len(readings) == 1 else None
-    if not _SEPARATED.fullmatch(text) or _TRUNK_ZERO.search(text):
+    if not _WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
         return None
     digits = _SEPARATORS.sub("", text)
     if E164.fullmatch(digits):
         return digits
-    us = _US.fullmatch(digits)
+    us = _US_NUMBER.fullmatch(digits)
     return f"+1{us[1]}" if us else None
 
 
@@ -42,7 +42,7 @@ def guess_number(text: str) -> str | None:
         return number
     if prefix := _PREFIX.match(digits):
         return read_number("+" + digits[prefix.end() :])
-    return f"+{digits}" if _INTERNATIONAL.fullmatch(digits) else None
+    return f"+{digits}" if _INTERNATIONAL_DIGITS.fullmatch(digits) else None
 
 
 def spellings(text: str) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def spellings(text: str) -> tuple[str, ...]:
     call can be digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
-    if not _SEPARATED.fullmatch(plus):
+    if not _WITH_SEPARATORS.fullmatch(plus):
         return (text.replace(" ", "+"),)
     digits = _SEPARATORS.sub("", plus)
     return tuple(dict.fromkeys((plus, read_number(plus) or f"+{digits.removeprefix('+')}")))

@@ -91,9 +91,9 @@ async def list_calls(
         execution=execution,
         to=to,
         from_=from_,
-        since=_bound(created_after),
-        until=_bound(created_before),
-        before=_before(cursor),
+        since=_id_bound(created_after),
+        until=_id_bound(created_before),
+        before=_id_of_cursor(cursor),
     )
     call_ids, next_cursor = await service.list(caller, call_filter, limit=limit)
     calls = service.render_calls(caller, call_ids, tuple(CallSummary.model_fields), _renderer(CallSummary))
@@ -135,11 +135,11 @@ def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
     return lambda row: model.model_validate(row).model_dump_json(by_alias=True).encode()
 
 
-def _bound(moment: datetime | None) -> UUID | None:
+def _id_bound(moment: datetime | None) -> UUID | None:
     return None if moment is None else ids.first_id_at(moment)
 
 
-def _before(cursor: str | None) -> UUID | None:
+def _id_of_cursor(cursor: str | None) -> UUID | None:
     if cursor is None:
         return None
     before = ids.read_cursor(cursor)

@@ -24,10 +24,10 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_LONGEST_WAIT = timedelta(hours=1)
-_GIVE_UP = timedelta(days=7)
+_MAX_SEARCH_INTERVAL = timedelta(hours=1)
+_GIVE_UP_SEARCHING_AFTER = timedelta(days=7)
 
-ANOTHERS_SID = (
+SID_TAKEN_EXPLANATION = (
     "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
     "but a stand-in for Twilio may return the same one always"
 )
@@ -174,11 +174,14 @@ class Settlement:
         call.search_at = None if wait is None else await repository.now(session) + wait
 
     async def search_later(self, session: Session, call: Call) -> None:
-        """Schedules the next search after an inconclusive one. The intervals grow; after `_GIVE_UP` there is none."""
+        """Schedules the next search after an inconclusive one.
+
+        The intervals grow; after `_GIVE_UP_SEARCHING_AFTER` there is no further search.
+        """
         now = await repository.now(session)
         age = now - call.pending_since
-        wait = min(max(self.plan.first_wait, age / 4), _LONGEST_WAIT)
-        call.search_at = now + wait if age < _GIVE_UP else None
+        wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
+        call.search_at = now + wait if age < _GIVE_UP_SEARCHING_AFTER else None
 
     def count(self, call: Settled) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
@@ -189,6 +192,6 @@ class Settlement:
 
     def _second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
-        why = "Twilio reports a second call for this record" if call.sid else ANOTHERS_SID
+        why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
         return "call.second_sid", {"sid": resource.sid, "by": by}

@@ -15,7 +15,7 @@ from app.errors import (
 )
 
 
-def passing(slug: str) -> bool:
+def is_temporary(slug: str) -> bool:
     """Returns whether a creation that ended `not_started` for this reason is tried again under the same key."""
     return slug in {
         UpstreamUnreachable.slug,
@@ -31,7 +31,7 @@ def stored_form(error: CallgateError) -> dict[str, Any]:
     return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
 
 
-def rebuild(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
+def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
     """Returns the error that `stored_form` has stored."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](

@@ -28,7 +28,7 @@ keys = typer.Typer(help="API keys that a tenant's services send to Callgate.", n
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
 
-_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+_DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
 def _base_url(text: str) -> str:
@@ -43,8 +43,8 @@ def _base_url(text: str) -> str:
 def _future_time(text: str) -> datetime:
     """Parses a time in the future, absolute or relative to now. A time without a zone is in UTC."""
     try:
-        if text[:-1].isdecimal() and text[-1] in _UNITS:
-            moment = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
+        if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
+            moment = datetime.now(UTC) + int(text[:-1]) * _DURATION_UNITS[text[-1]]
         else:
             moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
@@ -57,7 +57,7 @@ def _future_time(text: str) -> datetime:
 
 def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
     """Runs one use case of the administration against the configured database."""
-    from app.database.connection import SESSION, Connector
+    from app.database.connection import SESSION_SETTINGS, Connector
     from app.database.pool import Pool
     from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
@@ -65,7 +65,7 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
     settings = service_settings()
 
     async def run() -> Result:
-        pool = Pool(Connector(settings.require_database_url(), SESSION).connect)
+        pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
         try:
             return await use_case(TenantAdministration(pool, Keyring(settings.require_secret_keys())))
         finally:
@@ -81,20 +81,20 @@ def create_tenant(
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
-    show(_tenant(administer(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
+    show(_tenant_row(administer(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """List all tenants."""
-    rows = [_tenant(row) for row in administer(lambda service: service.list_tenants())]
+    rows = [_tenant_row(row) for row in administer(lambda service: service.list_tenants())]
     show_table(rows, columns=["id", "name", "state", "created_at"], as_json=as_json)
 
 
 @tenants.command("show")
 def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Show one tenant."""
-    show(_tenant(administer(lambda service: service.get_tenant(tenant))), as_json=as_json)
+    show(_tenant_row(administer(lambda service: service.get_tenant(tenant))), as_json=as_json)
 
 
 @tenants.command("suspend")
@@ -103,13 +103,13 @@ def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
 
     Its creations are refused with 403 until it is resumed. Its records stay readable, and its calls continue.
     """
-    show(_tenant(administer(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
+    show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
 
 
 @tenants.command("resume")
 def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Resume a suspended tenant."""
-    show(_tenant(administer(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
+    show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
 
 
 @accounts.command("add")
@@ -142,7 +142,7 @@ def add_account(
             tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
         )
     )
-    show({"tenant": tenant, "account_sid": account_sid} | _credential(credential), as_json=as_json)
+    show({"tenant": tenant, "account_sid": account_sid} | _credential_row(credential), as_json=as_json)
 
 
 @accounts.command("list")
@@ -153,8 +153,8 @@ def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
     `last_used_at` is accurate to about a minute.
     """
     listed = administer(lambda service: service.list_accounts(tenant))
-    rows = [_account(row, active) for row, credentials in listed for active in credentials]
-    rows += [_account(row, None) for row, credentials in listed if not credentials]
+    rows = [_account_row(row, active) for row, credentials in listed for active in credentials]
+    rows += [_account_row(row, None) for row, credentials in listed if not credentials]
     columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "created_at", "last_used_at"]
     show_table(rows, columns=columns, as_json=as_json)
 
@@ -166,7 +166,7 @@ def revoke_credential(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a credential, so that it is never used again."""
-    show(_credential(administer(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
+    show(_credential_row(administer(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
 
 
 @keys.command("create")
@@ -204,7 +204,7 @@ def create_key(
 @keys.command("list")
 def list_keys(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's API keys by id. The keys themselves are not stored."""
-    rows = [_key(row) for row in administer(lambda service: service.list_keys(tenant))]
+    rows = [_key_row(row) for row in administer(lambda service: service.list_keys(tenant))]
     show_table(rows, columns=["id", "name", "state", "created_at", "expires_at"], as_json=as_json)
 
 
@@ -214,19 +214,19 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """Revoke an API key, so that it is refused from now on."""
-    show(_key(administer(lambda service: service.revoke_key(key))), as_json=as_json)
+    show(_key_row(administer(lambda service: service.revoke_key(key))), as_json=as_json)
 
 
-def _tenant(row: TenantRow) -> dict[str, Any]:
+def _tenant_row(row: TenantRow) -> dict[str, Any]:
     state = "suspended" if row.suspended_at else "active"
     return {"id": row.id, "name": row.name, "state": state, "created_at": row.created_at, "suspended_at": row.suspended_at}
 
 
-def _credential(row: CredentialRow) -> dict[str, Any]:
+def _credential_row(row: CredentialRow) -> dict[str, Any]:
     return {"credential": row.id, "kind": row.kind, "username": row.username, "revoked_at": row.revoked_at}
 
 
-def _account(row: AccountRow, credential: CredentialRow | None) -> dict[str, Any]:
+def _account_row(row: AccountRow, credential: CredentialRow | None) -> dict[str, Any]:
     return {
         "account_sid": row.account_sid,
         "credential": credential and credential.id,
@@ -240,7 +240,7 @@ def _account(row: AccountRow, credential: CredentialRow | None) -> dict[str, Any
     }
 
 
-def _key(row: KeyRow) -> dict[str, Any]:
+def _key_row(row: KeyRow) -> dict[str, Any]:
     expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
     state = "revoked" if row.revoked_at else "expired" if expired else "active"
     return {

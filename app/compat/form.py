@@ -98,7 +98,7 @@ def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, 
         if len(values) > 1 and known[name][1] is not list
     ]:
         raise InvalidRequest(field_errors=tuple(errors))
-    return {known[name][0]: _value(values, known[name][1]) for name, values in given.items()}
+    return {known[name][0]: _parse_values(values, known[name][1]) for name, values in given.items()}
 
 
 def normalize_boolean(text: str) -> str:
@@ -106,7 +106,7 @@ def normalize_boolean(text: str) -> str:
     return text.lower() if text.lower() in _BOOLEANS else text
 
 
-def _value(values: list[str], kind: type) -> Any:
+def _parse_values(values: list[str], kind: type) -> Any:
     text = values[0]
     if kind is list:
         # Twilio documents one list as separated by spaces and the other as repeated keys; its SDKs repeat the keys.

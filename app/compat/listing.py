@@ -24,7 +24,7 @@ from app.twilio.schemas import CALL_SID
 MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_NUMBER = 10**9
-_NEWER, _OLDER = "PB", "PA"
+_NEWER_THAN, _OLDER_THAN = "PB", "PA"
 _TIMES = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIMES)
 _PAGING = ("PageSize", "Page", "PageToken")
@@ -54,8 +54,8 @@ class ListQuery:
         list of calls.
         """
         call_ids, start = page.call_ids, self.number * self.size
-        older = self._uri(self.number + 1, _OLDER + ids.cursor_of(call_ids[-1])) if page.has_older else None
-        newer = self._uri(max(self.number - 1, 0), _NEWER + ids.cursor_of(call_ids[0])) if page.has_newer else None
+        older = self._uri(self.number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
+        newer = self._uri(max(self.number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
         return {
             "end": start + max(len(call_ids) - 1, 0),
             "first_page_uri": self._uri(0),
@@ -125,9 +125,9 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
 
 def _edge(token: str) -> Edge | None:
     call_id = ids.read_cursor(token[2:])
-    if call_id is None or token[:2] not in (_NEWER, _OLDER):
+    if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None
-    return Edge("newer" if token.startswith(_NEWER) else "older", call_id)
+    return Edge("newer" if token.startswith(_NEWER_THAN) else "older", call_id)
 
 
 def _time_range(written: Mapping[str, str], name: str) -> TimeRange:

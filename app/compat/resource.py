@@ -61,11 +61,11 @@ def resource_of(call: Call | NewCall) -> dict[str, Any]:
         "uri": f"{uri}.json",
     }
     from_twilio = {name: value for name, value in (call.resource or {}).items() if value is not None}
-    from_record = {name: _formatted(name, value) for name in FIELDS if (value := _column(call, name)) is not None}
+    from_record = {name: _formatted(name, value) for name in FIELDS if (value := _record_value(call, name)) is not None}
     return dict.fromkeys(FIELDS) | defaults | {name: from_twilio[name] for name in FIELDS if name in from_twilio} | from_record
 
 
-def _column(call: Call | NewCall, name: str) -> Any:
+def _record_value(call: Call | NewCall, name: str) -> Any:
     """Returns the record's value. The columns `to` and `from` hold the request's values, which Twilio may normalize."""
     return None if name in ("to", "from") else getattr(call, name)
 

@@ -100,7 +100,7 @@ async def fetch_recording_url(
 def _media(request: Request, sid: str, byte_range: str | None) -> Media:
     suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
     headers = {"Range": byte_range} if byte_range else {}
-    return Media(sid, suffix, _pairs(parse_fields(request.url.query)), headers)
+    return Media(sid, suffix, _name_value_pairs(parse_fields(request.url.query)), headers)
 
 
 def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
@@ -114,7 +114,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
         query = parse_fields(request.url.query)
         refuse_encoded_pairs(query)
         response = streamed(
-            await stack.enter_async_context(service.read(call, SubresourceRequest(operation, sid, _pairs(query))))
+            await stack.enter_async_context(service.read(call, SubresourceRequest(operation, sid, _name_value_pairs(query))))
         )
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
@@ -133,7 +133,7 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         key: IdempotencyKeyDep,
     ) -> Response:
         refuse_encoded_pairs(form)
-        subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _pairs(form)), key)
+        subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _name_value_pairs(form)), key)
         request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
         response = json_response(await service.change(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
@@ -142,7 +142,7 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
     return change
 
 
-def _pairs(fields: ParameterValues) -> list[tuple[str, str]]:
+def _name_value_pairs(fields: ParameterValues) -> list[tuple[str, str]]:
     return [(name, value) for name, values in fields.items() for value in values]
 
 

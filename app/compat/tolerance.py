@@ -10,10 +10,10 @@ from app.calls.phone_numbers import read_number
 from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
 from app.errors import FieldError
 
-_EVENTS = ("initiated", "ringing", "answered", "completed")
-_RECORDING_EVENTS = ("in-progress", "completed", "absent")
+_KNOWN_EVENTS = ("initiated", "ringing", "answered", "completed")
+_KNOWN_RECORDING_EVENTS = ("in-progress", "completed", "absent")
 _MACHINE_DETECTION = {name.lower(): name for name in ("Enable", "DetectMessageEnd")}
-_SIP = ("sip:", "sips:")
+_SIP_PREFIXES = ("sip:", "sips:")
 
 
 class NormalizedParameters(NamedTuple):
@@ -26,14 +26,14 @@ class NormalizedParameters(NamedTuple):
 def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
     plain, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
-        ("status_callback_event", _EVENTS, INVALID_EVENT),
-        ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
+        ("status_callback_event", _KNOWN_EVENTS, INVALID_EVENT),
+        ("recording_status_callback_event", _KNOWN_RECORDING_EVENTS, INVALID_RECORDING_EVENT),
     ):
         if name in plain:
             warnings += _keep_events(plain, name, known, code)
     if "machine_detection" in plain:
         warnings += _read_machine_detection(plain)
-    if not str(plain.get("to", "")).lower().startswith(_SIP):
+    if not str(plain.get("to", "")).lower().startswith(_SIP_PREFIXES):
         for name in ("to", "from"):
             if name in plain:
                 plain[name] = read_number(plain[name]) or plain[name]
@@ -48,7 +48,7 @@ def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: i
         plain[name] = kept
     if len(kept) < len(given):
         text = f"Twilio ignores every event but {', '.join(known)}."
-        if known is _EVENTS:
+        if known is _KNOWN_EVENTS:
             text += " The event for the end of a call is completed, whatever its final status."
         yield FieldError(f"/{name}", str(code), text)
 

@@ -6,19 +6,21 @@ from app.calls.parameters import CallParameters, CallUpdate
 from app.errors import FieldError
 from app.twilio.schemas import form_name
 
-_NAMES = {field.alias or name for model in (CallParameters, CallUpdate) for name, field in model.model_fields.items()}
+_PARAMETER_NAMES = {field.alias or name for model in (CallParameters, CallUpdate) for name, field in model.model_fields.items()}
 # A name of one word, such as `to`, may be plain English. It is replaced only where backticks mark it as a name.
-_UNAMBIGUOUS_NAMES = sorted((name for name in _NAMES if "_" in name or name in ("url", "twiml", "byoc")), key=len, reverse=True)
-_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNAMBIGUOUS_NAMES)})\b")
+_UNAMBIGUOUS_NAMES = sorted(
+    (name for name in _PARAMETER_NAMES if "_" in name or name in ("url", "twiml", "byoc")), key=len, reverse=True
+)
+_PARAMETER_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNAMBIGUOUS_NAMES)})\b")
 
 
 def with_twilio_names(text: str) -> str:
-    return _NAME.sub(_twilio_name, text)
+    return _PARAMETER_NAME.sub(_twilio_name, text)
 
 
 def _twilio_name(match: re.Match[str]) -> str:
     name = match["marked"] or match["bare"]
-    return form_name(name) if name in _NAMES else match[0]
+    return form_name(name) if name in _PARAMETER_NAMES else match[0]
 
 
 def field_error_message(error: FieldError) -> str:

@@ -111,7 +111,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _write_all(self) -> None:
         try:
-            while batch := self._take():
+            while batch := self._take_batch():
                 await self._write_timed(batch)
                 if self._running - self._slow > 1:
                     return
@@ -122,7 +122,7 @@ class Batcher(Generic[Item, Result]):
                 for waiting in self._waiting:
                     waiting.result.cancel()
 
-    def _take(self) -> list[_PendingItem[Item, Result]]:
+    def _take_batch(self) -> list[_PendingItem[Item, Result]]:
         batch: list[_PendingItem[Item, Result]] = []
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
@@ -142,7 +142,7 @@ class Batcher(Generic[Item, Result]):
 
         timer = asyncio.get_running_loop().call_later(self._slow_after_s, let_next_begin)
         try:
-            await self._settle(batch)
+            await self._settle_batch(batch)
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.result.cancel()
@@ -151,7 +151,7 @@ class Batcher(Generic[Item, Result]):
             timer.cancel()
             self._slow -= is_slow
 
-    async def _settle(self, batch: list[_PendingItem[Item, Result]]) -> None:
+    async def _settle_batch(self, batch: list[_PendingItem[Item, Result]]) -> None:
         try:
             results = await self._write([waiting.item for waiting in batch])
         except DatabaseUnavailable as error:
@@ -166,7 +166,7 @@ class Batcher(Generic[Item, Result]):
                 batch[0].fail(error)
                 return
             for waiting in batch:
-                await self._settle([waiting])
+                await self._settle_batch([waiting])
         else:
             await self._deliver_results(batch, results)
 
@@ -176,7 +176,7 @@ class Batcher(Generic[Item, Result]):
 
         async def settle_remaining() -> None:
             while queue:
-                await self._settle([queue.popleft()])
+                await self._settle_batch([queue.popleft()])
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_MAX_WRITERS, len(batch))):

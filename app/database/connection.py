@@ -21,7 +21,7 @@ STATEMENT_TIMEOUT_S = 15.0
 
 # `idle_in_transaction_session_timeout` limits how long a lost process holds its locks. `random_page_cost`: the default is meant
 # for rotating disks and makes Postgres read all calls to find the newest ones of a large tenant.
-SESSION = {
+SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "5s",
     "statement_timeout": "14s",
@@ -29,14 +29,14 @@ SESSION = {
 }
 # A statement that is prepared while a table is empty keeps its plan, a sequential scan, which slows down as the table grows
 # until Postgres next analyzes it. Index plans are therefore enforced.
-HOT_SESSION = SESSION | {
+HOT_PATH_SETTINGS = SESSION_SETTINGS | {
     "lock_timeout": "2s",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
 # Creating an index over millions of rows takes long.
-MIGRATION_SESSION = {"idle_in_transaction_session_timeout": "60s"}
+MIGRATION_SETTINGS = {"idle_in_transaction_session_timeout": "60s"}
 
 # Make Postgres detect an unreachable client on its side of the socket. A pooler has its own settings for its sockets.
 _SERVER_KEEPALIVE_SETTINGS = {

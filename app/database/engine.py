@@ -18,7 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from app.database.connection import HOT_SESSION, SESSION, STATEMENT_TIMEOUT_S, Connection, Connector
+from app.database.connection import HOT_PATH_SETTINGS, SESSION_SETTINGS, STATEMENT_TIMEOUT_S, Connection, Connector
 from app.database.errors import log_fields, makes_connection_unusable, translate_error
 from app.database.pool import Pool
 from app.errors import DatabaseUnavailable
@@ -36,7 +36,7 @@ def make_engine(
     url: str,
     *,
     pool_size: int,
-    session: Mapping[str, str] = SESSION,
+    session: Mapping[str, str] = SESSION_SETTINGS,
     statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
 ) -> AsyncEngine:
     """Raises DatabaseURLError."""
@@ -75,14 +75,14 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
-        self._pool = Pool(Connector(url, HOT_SESSION, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
+        self._pool = Pool(Connector(url, HOT_PATH_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """Runs one transaction. Raises DatabaseUnavailable, which says whether the commit is in doubt."""
         committing = False
-        with _observed():
+        with _timed_and_logged():
             try:
                 async with self._sessions.begin() as session:
                     yield session
@@ -98,13 +98,13 @@ class Database:
 
         Raises DatabaseUnavailable, as `begin` does, and asyncpg's errors for errors in the SQL.
         """
-        with _observed():
+        with _timed_and_logged():
             return await self._pool.fetch(statement, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Runs one transaction without SQLAlchemy. Raises DatabaseUnavailable, as `fetch` does."""
-        with _observed():
+        with _timed_and_logged():
             async with self._pool.transaction() as connection:
                 yield connection
 
@@ -136,7 +136,7 @@ class Database:
 
 
 @contextmanager
-def _observed() -> Iterator[None]:
+def _timed_and_logged() -> Iterator[None]:
     """Times the work of the database, and logs DatabaseUnavailable."""
     with TimedSpan("database"):
         try:

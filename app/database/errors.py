@@ -39,7 +39,7 @@ _REASONS: dict[str, str] = {
 }
 # A violated constraint, or a value that does not fit the column's type. asyncpg has the same classes for values it cannot
 # encode.
-_REFUSALS = ("22", "23")
+_REFUSAL_CLASSES = ("22", "23")
 _HINTS: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
     "no_permission": "grant the role in CALLGATE_DATABASE_URL the missing right",
@@ -74,7 +74,7 @@ def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
 
 def is_refusal(error: BaseException) -> bool:
     """Returns whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
-    return sqlstate_of(error)[:2] in _REFUSALS and not _is_partition_conflict(error)
+    return sqlstate_of(error)[:2] in _REFUSAL_CLASSES and not _is_partition_conflict(error)
 
 
 def makes_connection_unusable(error: BaseException) -> bool:

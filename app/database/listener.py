@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
-from app.database.connection import SESSION, Connection, Connector
+from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.errors import DatabaseUnavailable
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -28,7 +28,7 @@ class Listener:
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
         """Raises DatabaseURLError."""
-        self._connector = Connector(database_url, SESSION, statement_timeout_s=_CHECK_INTERVAL_S)
+        self._connector = Connector(database_url, SESSION_SETTINGS, statement_timeout_s=_CHECK_INTERVAL_S)
         self._channel = channel
         self._on_change = on_change
         self.connected = False

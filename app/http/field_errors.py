@@ -8,9 +8,9 @@ from pydantic_core import ErrorDetails
 
 from app.errors import FieldError
 
-_CODES = {"missing": "missing", "extra_forbidden": "unknown_member"}
+_CODES_BY_TYPE = {"missing": "missing", "extra_forbidden": "unknown_member"}
 # By pydantic's error type; the names in braces are keys of its context.
-_TEXTS: Mapping[str, str] = {
+_TEXTS_BY_TYPE: Mapping[str, str] = {
     "missing": "is required",
     "extra_forbidden": "is not a member of this request; /docs lists all members",
     "string_type": "must be a string",
@@ -47,7 +47,7 @@ def field_error_from(detail: ErrorDetails) -> FieldError:
     """Returns one error with its RFC 6901 pointer. It contains no value of the request."""
     parts = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    return FieldError(pointer, _CODES.get(detail["type"], detail["type"]), _text(detail))
+    return FieldError(pointer, _CODES_BY_TYPE.get(detail["type"], detail["type"]), _text(detail))
 
 
 def _text(detail: ErrorDetails) -> str:
@@ -55,7 +55,7 @@ def _text(detail: ErrorDetails) -> str:
     type_ = detail["type"]
     if context.get("field_type") == "Value":  # pydantic's name for a string whose length is checked after other rules
         type_ = f"string_{type_}"
-    text = _TEXTS.get(type_)
+    text = _TEXTS_BY_TYPE.get(type_)
     if text is None:
         return detail["msg"]
     try:

@@ -13,12 +13,12 @@ from markdown_it.token import Token
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _GUIDE_LINK = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
-_NAME = re.compile(r"[a-z-]+")
+_GUIDE_NAME = re.compile(r"[a-z-]+")
 
 
 def render_guide(name: str) -> str | None:
     """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
-    if not _NAME.fullmatch(name) or not _source(name).is_file():
+    if not _GUIDE_NAME.fullmatch(name) or not _source(name).is_file():
         return None
     return _render(name)
 

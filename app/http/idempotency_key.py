@@ -7,14 +7,14 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from app.errors import FieldError, InvalidRequest
 
-NAME = "Idempotency-Key"
-_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
-_KEY = TypeAdapter[str](Annotated[str, StringConstraints(**_RULES)])
+HEADER_NAME = "Idempotency-Key"
+_VALUE_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
+_VALUE_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_VALUE_RULES)])
 
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
     """Returns FastAPI's declaration of the header, for the OpenAPI document of a route."""
-    return Header(alias=NAME, description=description, examples=examples, **_RULES)
+    return Header(alias=HEADER_NAME, description=description, examples=examples, **_VALUE_RULES)
 
 
 async def read_idempotency_key(request: Request) -> str | None:
@@ -22,16 +22,16 @@ async def read_idempotency_key(request: Request) -> str | None:
 
     Raises InvalidRequest if the header is repeated or its value breaks the rule.
     """
-    values = request.headers.getlist(NAME)
+    values = request.headers.getlist(HEADER_NAME)
     if not values:
         return None
     if len(values) > 1:
-        raise InvalidRequest(field_errors=(FieldError(NAME, "repeated", "must be given once"),))
+        raise InvalidRequest(field_errors=(FieldError(HEADER_NAME, "repeated", "must be given once"),))
     try:
-        return _KEY.validate_python(values[0])
+        return _VALUE_ADAPTER.validate_python(values[0])
     except ValidationError as error:
         raise InvalidRequest(
-            field_errors=tuple(FieldError(NAME, detail["type"], detail["msg"]) for detail in error.errors())
+            field_errors=tuple(FieldError(HEADER_NAME, detail["type"], detail["msg"]) for detail in error.errors())
         ) from None
 
 

@@ -32,7 +32,7 @@ from app.observability.context import bind, bound, clear
 from app.observability.tracing import Tracing, annotate, fail, has_recording_span
 
 REQUEST_ID_HEADER = "X-Request-Id"
-_HEADER = REQUEST_ID_HEADER.lower().encode()
+_REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # The Content-Security-Policy of the documentation pages: browsers load nothing from other hosts.
 _PAGE_POLICY = (
@@ -45,8 +45,8 @@ _UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 _CLIENT_CLOSED_REQUEST = 499
 _UNTRACED = Tracing()
 # The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
-_TRACED = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_TRACED_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
+_STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -142,7 +142,7 @@ class RequestMiddleware:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
         if has_recording_span():
-            context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED and value}
+            context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED_FIELDS and value}
             request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             annotate(request | context, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -182,7 +182,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             timing = _server_timing(self.seconds, self._spent)
-            headers = [*message["headers"], (_HEADER, self._request_id.encode()), (b"server-timing", timing)]
+            headers = [*message["headers"], (_REQUEST_ID_FIELD, self._request_id.encode()), (b"server-timing", timing)]
             if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
                 headers.append((b"content-security-policy", _PAGE_POLICY))
             message["headers"] = headers
@@ -215,7 +215,7 @@ async def _no_body() -> Message:
 
 def _method(scope: Scope) -> str:
     """Returns the method as a label: "other" if it is not a standard one."""
-    return scope["method"] if scope["method"] in _METHODS else "other"
+    return scope["method"] if scope["method"] in _STANDARD_METHODS else "other"
 
 
 def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:

@@ -23,7 +23,7 @@ HEADERS: dict[str, Any] = {
     },
     "WWWAuthenticate": {"description": "The expected scheme: `Bearer`.", "schema": _STRING_SCHEMA},
 }
-_NAMES = {
+_COMPONENT_NAMES = {
     "X-Request-Id": "RequestId",
     "Location": "Location",
     "Idempotent-Replayed": "IdempotentReplayed",
@@ -34,7 +34,7 @@ _NAMES = {
 
 def headers(*names: str) -> dict[str, Any]:
     """Returns the `headers` of a response, as references to `HEADERS`."""
-    return {name: {"$ref": f"#/components/headers/{_NAMES[name]}"} for name in names}
+    return {name: {"$ref": f"#/components/headers/{_COMPONENT_NAMES[name]}"} for name in names}
 
 
 def json_examples(*examples: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-_METRICS = "/metrics"
-_PATHS = frozenset({"/livez", "/readyz", _METRICS, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
+_METRICS_PATH = "/metrics"
+_PATHS = frozenset({"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
 _FOLDERS = ("/docs/", "/static-offline-docs/")
 
 
@@ -21,4 +21,4 @@ class OperationsPort:
         path: str = scope["path"]
         if scope["server"] and scope["server"][1] == self.port:
             return path in _PATHS or path.startswith(_FOLDERS)
-        return path != _METRICS
+        return path != _METRICS_PATH

@@ -38,7 +38,7 @@ CREATION_PATH = "/v1/calls"
 _MAX_FIELD_ERRORS = 100
 TYPE_PREFIX = "urn:callgate:problem:"
 # The errors that can have each header.
-_HEADERS: dict[str, tuple[type[CallgateError], ...]] = {
+_ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
     "Retry-After": (CallPending, DatabaseUnavailable, Overloaded, ShuttingDown, UpstreamThrottled, UpstreamUnreachable),
     "WWW-Authenticate": (Unauthorized,),
 }
@@ -212,7 +212,7 @@ def responses(*errors: type[CallgateError], method: str = "GET", instance: str) 
     """Returns OpenAPI's `responses` for these errors of an operation, with an example of each."""
     documented: dict[int | str, dict[str, Any]] = {}
     for error in errors:
-        header_names = [name for name, owners in _HEADERS.items() if issubclass(error, owners)]
+        header_names = [name for name, owners in _ERRORS_WITH_HEADER.items() if issubclass(error, owners)]
         entry = documented.setdefault(
             error.status,
             {

@@ -19,7 +19,7 @@ CHUNK_ROWS = 50
 _BATCH_ROWS = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
 _PAUSE_FACTOR = 3
-_DETAIL = "Too many lists are being read for this tenant or in this process; nothing was read."
+_OVERLOADED_DETAIL = "Too many lists are being read for this tenant or in this process; nothing was read."
 
 
 class ReadLimit:
@@ -44,7 +44,7 @@ class ReadLimit:
                     await stack.enter_async_context(own)
                     await stack.enter_async_context(self._process)
             except TimeoutError:
-                raise Overloaded(_DETAIL, after_s=1) from None
+                raise Overloaded(_OVERLOADED_DETAIL, after_s=1) from None
             yield
 
 

@@ -85,7 +85,7 @@ class Refresher:
     async def delete_lapsed_leases(self) -> bool:
         """Deletes lapsed leases and returns false."""
         async with self.database.begin() as session:
-            await leases.forget_lapsed(session)
+            await leases.delete_lapsed(session)
         return False
 
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:

@@ -30,26 +30,26 @@ from typing import Self
 from app.errors import CommandFailed
 from app.local.folders import create_replacement, is_ours, reachable_by_nobody, recorded_replacement
 
-NOBODY = 65534
+NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
 STOP_TIMEOUT_S = 10
 PORT_ATTEMPTS = 5
 LOOPBACK_ONLY = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
 NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
 # The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+SERVER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 # A new interpreter runs this and execs a PostgreSQL program that ends with its parent. Linux clears the parent-death
 # signal when the uid changes, so it is set after that; the parent may have ended by then. Not
 # Popen(user=…): nobody often cannot run the interpreter. Not a preexec_fn: unsafe once there are threads.
-BECOME = f"""
+SPAWN_SCRIPT = f"""
 import ctypes, os, signal, sys
 parent, death_signal, *command = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for commands started with `&`
 if os.geteuid() == 0:
     os.setgroups([])
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
+    os.setgid({NOBODY_UID})
+    os.setuid({NOBODY_UID})
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, int(death_signal), 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != int(parent):
@@ -103,8 +103,8 @@ class EmbeddedPostgres:
             self._home = self._prepare_folder()
             self._programs = _choose_programs(self._home)
             if not (self._home / "data").exists():
-                self._make_data()
-            self._launch()
+                self._create_data_folder()
+            self._start_server()
         except OSError as error:
             self.stop()
             raise PostgresError(f"the embedded PostgreSQL cannot be started: {error}") from error
@@ -149,7 +149,7 @@ class EmbeddedPostgres:
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # `nobody` must be able to enter the folder that root created
         return home
 
-    def _make_data(self) -> None:
+    def _create_data_folder(self) -> None:
         """Creates `data` atomically: `data.new` of an interrupted attempt is deleted first."""
         new, password = self._home / "data.new", self._home / "password"
         shutil.rmtree(new, ignore_errors=True)
@@ -157,8 +157,8 @@ class EmbeddedPostgres:
         password.touch(mode=0o600)
         password.write_text(secrets.token_urlsafe(32))
         if os.geteuid() == 0:
-            os.chown(new, NOBODY, NOBODY)
-            os.chown(password, NOBODY, NOBODY)
+            os.chown(new, NOBODY_UID, NOBODY_UID)
+            os.chown(password, NOBODY_UID, NOBODY_UID)
         cluster = ("--username=callgate", f"--pwfile={password}", "--auth=scram-sha-256")
         self._run("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
         single_user = ("--single", "-F", "-D", new, "-c", "exit_on_error=on", "postgres")
@@ -171,7 +171,7 @@ class EmbeddedPostgres:
         if process.returncode != 0:
             raise PostgresError(f"{program} failed. {self._end_of_log()}")
 
-    def _launch(self) -> None:
+    def _start_server(self) -> None:
         pid_file = self._home / "data" / "postmaster.pid"
         # We hold the lock, so a killed server left this file. If another process of the same user has its pid by now,
         # PostgreSQL takes that process for the server of this folder and refuses to start.
@@ -199,12 +199,12 @@ class EmbeddedPostgres:
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
-                [sys.executable, "-I", "-S", "-c", BECOME, *map(str, arguments_)],
+                [sys.executable, "-I", "-S", "-c", SPAWN_SCRIPT, *map(str, arguments_)],
                 stdin=stdin,
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=ENVIRONMENT,
+                env=SERVER_ENVIRONMENT,
                 umask=0o077,
                 pass_fds=[self._lock],
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it: we stop the server last

@@ -32,14 +32,14 @@ logger = structlog.stdlib.get_logger(__name__)
 HOST = "127.0.0.1"
 API_PORT = 8000
 SIMULATOR_PORT = 8010
-_PORTS_TRIED = 100
-_GRACE_S = 60
+_MAX_PORT_TRIES = 100
+_STOP_TIMEOUT_S = 60
 # A call in the simulator takes 6 to 21 seconds, price included. Each status lasts for at least three refreshes: the worker
 # refreshes a call after 0.1 s at first, then after a quarter of its age.
 _SIMULATOR_SPEED = 2.0
 _PRICE_DELAY_S = 5.0
-_WATCHED_REFRESH_S = 0.1
-_LOOPBACK = "127.0.0.0/8,::1/128"
+_REFRESH_INTERVAL_S = 0.1
+_LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 
 class AlreadyRunning(CommandFailed):
@@ -95,7 +95,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
             simulator_url = _url(listener)
             servers.append(_simulator_server(listener))
             settings = _following_simulator(settings, simulator_url)
-        settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK])))
+        settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS])))
         listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
         servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
@@ -129,19 +129,21 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
 def _simulator_server(listener: socket.socket) -> "_Server":
     config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
     app = create_simulator(config)
-    return _Server("the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=_GRACE_S), [listener])
+    return _Server(
+        "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S), [listener]
+    )
 
 
 def _api_server(settings: Settings, listener: socket.socket) -> "_Server":
     app = create_app(_updated(settings, ops_port=None))  # all on one port
-    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
+    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
     return _Server("the API", config, [listener])
 
 
 def _following_simulator(settings: Settings, url: str) -> Settings:
     """Returns the settings with the simulator as Twilio, and with calls refreshed as often as its speed needs."""
-    poll_s = min(settings.worker_poll_interval, _WATCHED_REFRESH_S)
-    return _updated(settings, twilio_base_url=url, refresh_interval=_WATCHED_REFRESH_S, worker_poll_interval=poll_s)
+    poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
+    return _updated(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
 
 
 def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Running:
@@ -180,7 +182,7 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
-    config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_GRACE_S)
+    config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
     server = _Server("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())
     try:
@@ -193,7 +195,7 @@ async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> 
 def _listen_near(port: int | None, usual: int) -> socket.socket:
     """Listens on loopback. A port that was given by number is used or refused, never replaced by another."""
     if port is None:
-        for candidate in range(usual, usual + _PORTS_TRIED):
+        for candidate in range(usual, usual + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):
                 return listen(HOST, candidate)[0]
     return listen(HOST, usual if port is None else port)[0]

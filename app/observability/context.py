@@ -11,23 +11,23 @@ from typing import Any
 
 import structlog
 
-_known: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", default=MappingProxyType({}))
+_bound_fields: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", default=MappingProxyType({}))
 
 
 def clear() -> None:
     """Starts with an empty context, for a new request or job."""
-    _known.set({})
+    _bound_fields.set({})
 
 
 def bind(**fields: object) -> None:
     """Adds the fields to every log line of this request or job from now on."""
-    _known.set({**_known.get(), **fields})
+    _bound_fields.set({**_bound_fields.get(), **fields})
 
 
 def bound() -> Mapping[str, Any]:
-    return _known.get()
+    return _bound_fields.get()
 
 
 def add_context(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
     """Adds the context to a log line. A structlog processor: the line's own fields come first and take precedence."""
-    return {**event, **_known.get(), **event}
+    return {**event, **_bound_fields.get(), **event}

@@ -120,13 +120,13 @@ def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict)
     if isinstance(error, BaseException):
         chain = []
         while error is not None:
-            chain.append({"class": type(error).__qualname__, "at": _places(error)})
+            chain.append({"class": type(error).__qualname__, "at": _code_locations(error)})
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         event["error_chain"] = chain
     return event
 
 
-def _places(error: BaseException) -> list[str]:
+def _code_locations(error: BaseException) -> list[str]:
     places = []
     traceback = error.__traceback__
     while traceback is not None:

@@ -26,20 +26,20 @@ logger = structlog.stdlib.get_logger(__name__)
 TimedPart = Literal["database", "upstream", "receiver"]
 
 
-class _Silent(TypedDict):
+class _ExceptionOptions(TypedDict):
     record_exception: bool
     set_status_on_exception: bool
 
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CLOSE_TIMEOUT_S = 3.0
 _TRACEPARENT = "traceparent"
 # Exception messages repeat values (SQL parameters, bodies).
-_NO_MESSAGES: _Silent = {"record_exception": False, "set_status_on_exception": False}
+_NO_MESSAGES: _ExceptionOptions = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
-_tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
-_opened: ContextVar[Span | None] = ContextVar("callgate_opened", default=None)
-_spent: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", default=None)
+_current_tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
+_open_span: ContextVar[Span | None] = ContextVar("callgate_opened", default=None)
+_seconds_by_part: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", default=None)
 
 
 class Tracing:
@@ -47,32 +47,32 @@ class Tracing:
     libraries send their own spans to that."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._tracer = provider.get_tracer("callgate") if provider else None
+        self._current_tracer = provider.get_tracer("callgate") if provider else None
         self._provider = provider
 
     @contextmanager
     def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> Iterator[dict[str, float]]:
         """Traces one incoming request. Yields the seconds spent in each part. Its `traceparent` is used only if `trusted`."""
         spent: dict[str, float] = {}
-        _spent.set(spent)
-        _tracer.set(self._tracer)
-        if self._tracer is None:
+        _seconds_by_part.set(spent)
+        _current_tracer.set(self._current_tracer)
+        if self._current_tracer is None:
             yield spent
             return
         parent = _propagator.extract(headers) if trusted else Context()
-        with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
-            _opened.set(span)
+        with self._current_tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
+            _open_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Enables `trace` inside the block, for processes without incoming requests, such as the worker."""
-        token = _tracer.set(self._tracer)
+        token = _current_tracer.set(self._current_tracer)
         try:
             yield
         finally:
-            _tracer.reset(token)
+            _current_tracer.reset(token)
 
     def close(self) -> None:
         """Exports the remaining spans. Blocks for a few seconds at most, even when the collector is unreachable."""
@@ -85,7 +85,9 @@ class Tracing:
 
 def tracing_of_this_environment() -> Tracing:
     """Returns a tracer that exports if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; otherwise a no-op."""
-    is_enabled = any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    is_enabled = (
+        any(os.environ.get(name) for name in _ENDPOINT_VARIABLES) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    )
     if not is_enabled:
         return Tracing()
     try:
@@ -117,7 +119,7 @@ class TimedSpan:
         self._span: Span | None = None
 
     def __enter__(self) -> Self:
-        tracer = _tracer.get()
+        tracer = _current_tracer.get()
         if tracer is not None and get_current_span().is_recording():
             self._span = tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._attributes)
             self._scope = use_span(self._span, end_on_exit=True, **_NO_MESSAGES)
@@ -126,7 +128,7 @@ class TimedSpan:
         return self
 
     def __exit__(self, *_: object) -> None:
-        spent = _spent.get()
+        spent = _seconds_by_part.get()
         if spent is not None:
             spent[self._part] = spent.get(self._part, 0.0) + time.perf_counter() - self._began
         if self._span is not None:
@@ -136,18 +138,18 @@ class TimedSpan:
 @contextmanager
 def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
     """Opens a separate trace for background work, linked to the trace that caused it (a stored `current_traceparent`)."""
-    tracer = _tracer.get()
+    tracer = _current_tracer.get()
     if tracer is None:
         yield
         return
     with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES) as span:
-        _opened.set(span)
+        _open_span.set(span)
         yield
 
 
 def link(caused_by: str | None) -> None:
     """Links the open trace to the trace that caused it."""
-    span = _opened.get()
+    span = _open_span.get()
     if span is not None:
         for one in _links(caused_by):
             span.add_link(one.context)
@@ -155,7 +157,7 @@ def link(caused_by: str | None) -> None:
 
 def has_recording_span() -> bool:
     """Returns whether a span is open that `annotate` can add attributes to."""
-    return _tracer.get() is not None and get_current_span().is_recording()
+    return _current_tracer.get() is not None and get_current_span().is_recording()
 
 
 def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
@@ -177,7 +179,7 @@ def fail(reason: str) -> None:
 
 def current_traceparent() -> str | None:
     """Returns the open span as a W3C `traceparent`, to store with the work that it causes; None without a trace."""
-    if _tracer.get() is None:
+    if _current_tracer.get() is None:
         return None
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)

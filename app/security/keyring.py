@@ -46,7 +46,7 @@ class _Key:
         return _derive(self._master, b"mac")
 
     @cached_property
-    def token_key(self) -> bytes:
+    def pseudonym_key(self) -> bytes:
         return _derive(self._master, b"token")
 
     @cached_property
@@ -107,9 +107,9 @@ class Keyring:
         """Returns the secret sealed with the newest key. Raises SecretUnreadable."""
         return self.seal(self.unseal(sealed, identity=identity), identity=identity)
 
-    def token(self, value: str) -> str:
+    def pseudonym(self, value: str) -> str:
         """Returns a pseudonym of the value. It changes when a newer key is configured."""
-        return f"tok_{hmac.digest(self._newest.token_key, value.encode(), 'sha256')[:6].hex()}"
+        return f"tok_{hmac.digest(self._newest.pseudonym_key, value.encode(), 'sha256')[:6].hex()}"
 
     def tag(self, value: bytes) -> bytes:
         """Returns a short MAC of the value under the newest key."""

@@ -21,12 +21,12 @@ class Pseudonyms:
         """Returns the pseudonym of an address.
 
         Keeps the host of a SIP address, which identifies no person, and drops headers and parameters, which may contain
-        anything. A user has the same token as a caller and as the user of any SIP address.
+        anything. A user has the same pseudonym as a caller and as the user of any SIP address.
         """
         if self._shown:
             return address
         scheme, colon, rest = address.partition(":")
         user, at, host = rest.partition("?")[0].rpartition("@")
         if not colon or not at or scheme.lower() not in _SIP_SCHEMES:
-            return self._keyring.token(address)
-        return f"{scheme}:{self._keyring.token(user)}@{host.partition(';')[0]}"
+            return self._keyring.pseudonym(address)
+        return f"{scheme}:{self._keyring.pseudonym(user)}@{host.partition(';')[0]}"

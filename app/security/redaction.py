@@ -19,7 +19,7 @@ _MIN_SUBSTRING_LENGTH = 4
 _MAX_NAME_LENGTH = 12
 # The userinfo of a URL: up to the last "@" before the path.
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
-_ENDS = re.compile(r"[@?#]")
+_AUTHORITY_END = re.compile(r"[@?#]")
 _HEX = re.compile(r"%[0-9A-F]{2}")
 
 
@@ -103,7 +103,7 @@ def userinfo_in(text: str) -> Iterator[str]:
         for found in _USERINFO.finditer(variant):
             longest = found["userinfo"]
             # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
-            for userinfo in {longest, _ENDS.split(longest)[0]} if ":" in longest else {longest}:
+            for userinfo in {longest, _AUTHORITY_END.split(longest)[0]} if ":" in longest else {longest}:
                 user, colon, password = userinfo.partition(":")
                 yield from (user, password, unquote(user), unquote(password))
                 if colon:

@@ -28,9 +28,9 @@ _REGISTERED = """
 _COMPACT_FORMS = "a b c d e f i j k l m n o r s t u v x y"
 # Not registered but in wide use; "body" and "method" are RFC 3261 §19.1.1's own; the rest are names of URI
 # parameters, which change nothing after the "?".
-_OTHERS = "diversion body method maddr ttl lr transport secure edge region"
+_UNREGISTERED = "diversion body method maddr ttl lr transport secure edge region"
 
-NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_OTHERS}".split())
+NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_UNREGISTERED}".split())
 
 
 def is_passed_custom_name(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_STOP: dict[str, Any] = {"status": "stopped"}
+_STOP_BODY: dict[str, Any] = {"status": "stopped"}
 
 # Keys are Twilio's name of the subresource, and the action.
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
@@ -28,21 +28,21 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "language_code": "en-US",
         "status_callback_url": "https://calls.example.com/transcriptions",
     },
-    ("Transcriptions", "update"): _STOP,
+    ("Transcriptions", "update"): _STOP_BODY,
     ("Siprec", "create"): {
         "name": "siprec-4711",
         "connector_name": "connector",
         "track": "both_tracks",
         "parameters": {"department": "support"},
     },
-    ("Siprec", "update"): _STOP,
+    ("Siprec", "update"): _STOP_BODY,
     ("Streams", "create"): {
         "url": "wss://media.example.com/audio",
         "name": "stream-4711",
         "track": "inbound_track",
         "parameters": {"customer": "4711"},
     },
-    ("Streams", "update"): _STOP,
+    ("Streams", "update"): _STOP_BODY,
     ("UserDefinedMessages", "create"): {"content": '{"greeting": "Hello Kate"}'},
     ("UserDefinedMessageSubscriptions", "create"): {"callback": "https://calls.example.com/messages", "method": "POST"},
 }

@@ -16,7 +16,7 @@ from app.twilio.forwarding import QueryPairs
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
 
 
-def _bounded(value: dict[str, Any]) -> dict[str, Any]:
+def _refuse_deep_nesting(value: dict[str, Any]) -> dict[str, Any]:
     """Raises an error for JSON that is nested too deeply to be serialized again."""
     try:
         json.dumps(value)
@@ -25,12 +25,12 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_TYPES: Mapping[str, Any] = {
+_TYPES_BY_KIND: Mapping[str, Any] = {
     "text": Text,
     "integer": Annotated[int, Field(ge=0)],
     "number": Annotated[Decimal, Field(strict=False, ge=0, max_digits=20)],
     "boolean": bool,
-    "json": Annotated[dict[str, Any], AfterValidator(_bounded)],
+    "json": Annotated[dict[str, Any], AfterValidator(_refuse_deep_nesting)],
     "pairs": Annotated[dict[Text, Text], Field(max_length=99)],
 }
 
@@ -40,7 +40,7 @@ def members_of(operation: Operation) -> type[BaseModel]:
     """Returns the model of a request. It is strict for bodies, and converts text for queries."""
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
-        type_ = Literal[parameter.choices] if parameter.choices else _TYPES[parameter.kind]
+        type_ = Literal[parameter.choices] if parameter.choices else _TYPES_BY_KIND[parameter.kind]
         type_ = Annotated[list[type_], Field(min_length=1)] if parameter.many else type_  # type: ignore[valid-type]
         description = _description(parameter)
         fields[parameter.member] = (

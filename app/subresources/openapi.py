@@ -10,7 +10,7 @@ from app.subresources.examples import BODIES
 from app.subresources.members import schema_of
 from app.twilio.subresources import EVENTS, OPERATIONS, RECORDINGS, Operation, Subresource
 
-_PAGES = {
+_TWILIO_PAGES = {
     "Events": "call-event-resource",
     "Notifications": "call-notification-resource",
     "Recordings": "recording",
@@ -36,14 +36,14 @@ _READ_ERRORS = (
 )
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
-_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
-_OBJECT = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
+_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
+_OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
-_KINDS: dict[tuple[Subresource, str], dict[str, Any]] = {
-    (EVENTS, "request"): _OBJECT,
-    (EVENTS, "response"): _OBJECT,
+_MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
+    (EVENTS, "request"): _OBJECT_SCHEMA,
+    (EVENTS, "response"): _OBJECT_SCHEMA,
     (RECORDINGS, "channels"): {"type": ["integer", "null"]},
-    (RECORDINGS, "encryption_details"): _OBJECT,
+    (RECORDINGS, "encryption_details"): _OBJECT_SCHEMA,
     (RECORDINGS, "error_code"): {"type": ["integer", "null"]},
 }
 
@@ -66,7 +66,7 @@ def summary_of(operation: Operation) -> str:
 
 
 def description_of(operation: Operation) -> str:
-    parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_PAGES[operation.subresource.segment]})."]
+    parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_TWILIO_PAGES[operation.subresource.segment]})."]
     if operation.is_change:
         parts.append(
             "A 5xx means that nothing was changed. If Twilio may have made the change, the answer is 409 `action-unknown`."
@@ -151,13 +151,13 @@ def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _item(subresource: Subresource) -> dict[str, Any]:
     text = {"type": ["string", "null"]}
-    properties = {name: _KINDS.get((subresource, name), text) for name in subresource.fields}
+    properties = {name: _MEMBER_SCHEMAS.get((subresource, name), text) for name in subresource.fields}
     return {"type": "object", "description": "The resource as Twilio returns it.", "properties": properties}
 
 
 def _page(subresource: Subresource) -> dict[str, Any]:
     properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_name(subresource))}}
-    properties |= {name: {"type": ["string", "null"]} for name in _URIS}
+    properties |= {name: {"type": ["string", "null"]} for name in _URI_MEMBERS}
     properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
     return {"type": "object", "properties": properties, "required": [subresource.key]}
 

@@ -32,7 +32,7 @@ from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"])
 
-_METHODS = {"list": "GET", "fetch": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
+_METHODS_BY_ACTION = {"list": "GET", "fetch": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
 _PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 
 
@@ -133,7 +133,7 @@ def streamed(answer: StreamedResponse) -> Response:
     return StreamingResponse(chunks(), answer.status, answer.headers)
 
 
-def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def read(
         request: Request,
         call: StartedCallDep,
@@ -147,7 +147,7 @@ def _reader(operation: Operation) -> Callable[..., Awaitable[Response]]:
     return read
 
 
-def _changer(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     async def change(
         request: Request,
         caller: CallerDep,
@@ -193,8 +193,8 @@ for _operation in OPERATIONS:
     _path = f"/{name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
     router.add_api_route(
         _path,
-        _changer(_operation) if _operation.is_change else _reader(_operation),
-        methods=[_METHODS[_operation.action]],
+        _change_endpoint(_operation) if _operation.is_change else _read_endpoint(_operation),
+        methods=[_METHODS_BY_ACTION[_operation.action]],
         operation_id=operation_id_of(_operation),
         summary=summary_of(_operation),
         description=description_of(_operation),

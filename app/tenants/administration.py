@@ -48,7 +48,7 @@ class TenantAdministration:
 
     async def get_tenant(self, tenant_id: str) -> TenantRow:
         async with self.database.transaction() as connection:
-            return await _require(connection, tenant_id)
+            return await _require_tenant(connection, tenant_id)
 
     async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
         """Suspends or resumes a tenant. Creations of a suspended tenant are refused; its records stay readable. Idempotent."""
@@ -117,7 +117,7 @@ class TenantAdministration:
         credential_id = uuid7()
         sealed = self.keyring.seal(secret, identity=credential_identity(credential_id))
         async with self.database.transaction() as connection:
-            await _require(connection, tenant_id)
+            await _require_tenant(connection, tenant_id)
             account = await store.upsert_account(
                 connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
             )
@@ -133,7 +133,7 @@ class TenantAdministration:
     async def list_accounts(self, tenant_id: str) -> list[tuple[AccountRow, list[CredentialRow]]]:
         """Returns the accounts, oldest first, each with its active credentials in the order to try them."""
         async with self.database.transaction() as connection:
-            await _require(connection, tenant_id)
+            await _require_tenant(connection, tenant_id)
             accounts = await store.list_accounts(connection, tenant_id)
             credentials = await store.list_credentials(connection, [account.id for account in accounts])
         return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
@@ -154,7 +154,7 @@ class TenantAdministration:
         """
         key = generate_key(key_format)
         async with self.database.transaction() as connection:
-            await _require(connection, tenant_id)
+            await _require_tenant(connection, tenant_id)
             row = await store.insert_key(
                 connection,
                 uuid7(),
@@ -168,7 +168,7 @@ class TenantAdministration:
 
     async def list_keys(self, tenant_id: str) -> list[KeyRow]:
         async with self.database.transaction() as connection:
-            await _require(connection, tenant_id)
+            await _require_tenant(connection, tenant_id)
             return await store.list_keys(connection, tenant_id)
 
     async def revoke_key(self, prefix: str) -> KeyRow:
@@ -179,7 +179,7 @@ class TenantAdministration:
         return key
 
 
-async def _require(connection: Connection, tenant_id: str) -> TenantRow:
+async def _require_tenant(connection: Connection, tenant_id: str) -> TenantRow:
     tenant = await store.find_tenant(connection, tenant_id)
     if tenant is None:
         raise no_tenant(tenant_id)

@@ -69,38 +69,38 @@ class KeyRow:
     revoked_at: datetime | None
 
 
-_TENANT = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
+_TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
     callback_format, sealed_callback_secret IS NOT NULL"""
-_ACCOUNT = "id, tenant_id, account_sid, base_url, created_at"
-_CREDENTIAL = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
+_ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
+_CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
-_KEY = "id, tenant_id, name, prefix, created_at, expires_at, revoked_at"
+_KEY_COLUMNS = "id, tenant_id, name, prefix, created_at, expires_at, revoked_at"
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
     """Returns None if the tenant exists."""
-    statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT}"
+    statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT_COLUMNS}"
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection) -> list[TenantRow]:
-    return [TenantRow(*row) for row in await connection.fetch(f"SELECT {_TENANT} FROM tenant ORDER BY id")]
+    return [TenantRow(*row) for row in await connection.fetch(f"SELECT {_TENANT_COLUMNS} FROM tenant ORDER BY id")]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _one(TenantRow, await connection.fetchrow(f"SELECT {_TENANT} FROM tenant WHERE id = $1", tenant_id))
+    return _one(TenantRow, await connection.fetchrow(f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
     """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
-    statement = f"SELECT {_TENANT} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
+    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
 
 
 async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow | None:
     """Suspends or resumes a tenant. One that is suspended already keeps the time of its suspension."""
     value = "coalesce(suspended_at, now())" if suspended else "NULL"
-    statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT}"
+    statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT_COLUMNS}"
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
 
 
@@ -129,13 +129,13 @@ async def upsert_account(
     """Returns the tenant's account, which may have another id. An account keeps its base URL unless another one is given."""
     statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
         ON CONFLICT (tenant_id, account_sid)
-        DO UPDATE SET base_url = coalesce(excluded.base_url, twilio_account.base_url) RETURNING {_ACCOUNT}"""
+        DO UPDATE SET base_url = coalesce(excluded.base_url, twilio_account.base_url) RETURNING {_ACCOUNT_COLUMNS}"""
     return AccountRow(*await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
 
 
 async def list_accounts(connection: Connection, tenant_id: str) -> list[AccountRow]:
     """Returns the accounts, oldest first. The first is the tenant's default."""
-    statement = f"SELECT {_ACCOUNT} FROM twilio_account WHERE tenant_id = $1 ORDER BY id"
+    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 ORDER BY id"
     return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id)]
 
 
@@ -143,20 +143,20 @@ async def insert_credential(
     connection: Connection, credential_id: UUID, *, account_id: UUID, kind: str, username: str, sealed_secret: bytes
 ) -> CredentialRow:
     statement = f"""INSERT INTO twilio_credential AS credential (id, account_id, kind, username, sealed_secret)
-        VALUES ($1, $2, $3, $4, $5) RETURNING {_CREDENTIAL}"""
+        VALUES ($1, $2, $3, $4, $5) RETURNING {_CREDENTIAL_COLUMNS}"""
     return CredentialRow(*await connection.fetchrow(statement, credential_id, account_id, kind, username, sealed_secret))
 
 
 async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
     """Returns active credentials in the order to try them."""
-    statement = f"""SELECT {_CREDENTIAL} FROM twilio_credential AS credential WHERE account_id = ANY ($1) AND revoked_at IS NULL
-        ORDER BY {CREDENTIAL_ORDER}"""
+    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
+        WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER}"""
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 
 async def revoke_credential(connection: Connection, credential_id: UUID, *, tenant_id: str) -> CredentialRow | None:
     statement = f"""UPDATE twilio_credential AS credential SET revoked_at = coalesce(revoked_at, now())
-        WHERE id = $1 AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) RETURNING {_CREDENTIAL}"""
+        WHERE id = $1 AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) RETURNING {_CREDENTIAL_COLUMNS}"""
     return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id))
 
 
@@ -171,17 +171,17 @@ async def insert_key(
     expires_at: datetime | None,
 ) -> KeyRow:
     statement = f"""INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
-        RETURNING {_KEY}"""
+        RETURNING {_KEY_COLUMNS}"""
     return KeyRow(*await connection.fetchrow(statement, key_id, tenant_id, name, prefix, keyed_hash, expires_at))
 
 
 async def list_keys(connection: Connection, tenant_id: str) -> list[KeyRow]:
-    statement = f"SELECT {_KEY} FROM api_key WHERE tenant_id = $1 ORDER BY id"
+    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 ORDER BY id"
     return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id)]
 
 
 async def revoke_key(connection: Connection, *, prefix: str) -> KeyRow | None:
-    statement = f"UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1 RETURNING {_KEY}"
+    statement = f"UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1 RETURNING {_KEY_COLUMNS}"
     return _one(KeyRow, await connection.fetchrow(statement, prefix))
 
 

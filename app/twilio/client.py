@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_ANSWER_BYTES = 1024 * 1024
-_CALLS = "Calls.json"
+_CALLS_PATH = "Calls.json"
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)  # parsing takes as long as the rest of a request
 
 _NEVER_SENT = (
@@ -142,7 +142,7 @@ class TwilioClient:
         prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(before=math.inf if send_before is None else send_before)
-        return _resource(await self._send("POST", credential, _CALLS, form, deadline_s, gate=gate))
+        return _resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
         """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
@@ -209,7 +209,7 @@ class TwilioClient:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
             async with asyncio.timeout(deadline_s):
-                url = _parse_url(url) if path == _CALLS else url
+                url = _parse_url(url) if path == _CALLS_PATH else url
                 sent_at = time.time()
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
                 self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
@@ -239,9 +239,9 @@ class ErrorTranslation:
         if isinstance(error, _NEVER_SENT) or (self._gate is not None and self._gate.close()):
             if not expected:
                 logger.error("request_not_made", exc_info=error)
-            raise TwilioNotSent(_reason(error)) from error
+            raise TwilioNotSent(_reason_of(error)) from error
         if expected:
-            raise TwilioOutcomeUnknown(_reason(error)) from error
+            raise TwilioOutcomeUnknown(_reason_of(error)) from error
 
 
 def _form(parameters: Mapping[str, Any]) -> Form:
@@ -251,7 +251,7 @@ def _form(parameters: Mapping[str, Any]) -> Form:
         raise TwilioNotSent("not_encodable") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Returns the error's class in snake_case, such as `read_timeout`. TimeoutError is the deadline of the whole attempt."""
     name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -14,7 +14,7 @@ from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
 
 # The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
 # chose (of a stream, for example).
-_RESOURCES = frozenset(
+_RESOURCE_NAMES = frozenset(
     {
         "Calls",
         "Events",
@@ -56,7 +56,7 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                 result = await send(self, method, credential, path, *args, **kwargs)
                 answer = "2xx"
             except TwilioError as error:
-                answer = _class_of(error)
+                answer = _outcome_label(error)
                 fail(error.reason)
                 if error.answer:
                     annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
@@ -73,10 +73,10 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
 def operation_of(method: str, path: str) -> str:
     """Returns a label such as `GET Calls/{}/Recordings`. The set of labels is small and fixed."""
     parts = path.partition("?")[0].removesuffix(".json").split("/")
-    return f"{method} " + "/".join(part if part in _RESOURCES else "{}" for part in parts[:5])
+    return f"{method} " + "/".join(part if part in _RESOURCE_NAMES else "{}" for part in parts[:5])
 
 
-def _class_of(error: TwilioError) -> str:
+def _outcome_label(error: TwilioError) -> str:
     if isinstance(error, TwilioThrottled):
         return "429"
     if error.answer and error.answer.status >= _FIRST_ERROR_STATUS:

@@ -93,11 +93,11 @@ class Operation:
         return any(parameter.name == IDEMPOTENCY_KEY for parameter in self.parameters)
 
 
-def _text(*names: str) -> tuple[Parameter, ...]:
+def _texts(*names: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name) for name in names)
 
 
-def _kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
+def _of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, kind) for name in names)
 
 
@@ -105,20 +105,20 @@ def _method(name: str) -> Parameter:
     return Parameter(name, choices=("GET", "POST"))
 
 
-_EXISTENCE = ("sid", "account_sid", "call_sid")
-_MEDIA_FORK = (*_EXISTENCE, "name", "status", "date_updated", "uri")
-_PAGING = (*_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
+_SIDS = ("sid", "account_sid", "call_sid")
+_STREAM_FIELDS = (*_SIDS, "name", "status", "date_updated", "uri")
+_PAGING = (*_of_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
 _TRACK = Parameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
-_STOP = (Parameter("Status", choices=("stopped",), required=True),)
-_KEY = Parameter(IDEMPOTENCY_KEY)
-_CUSTOM = Parameter("Parameters", "pairs")
+_STOP_STATUS = (Parameter("Status", choices=("stopped",), required=True),)
+_IDEMPOTENCY_KEY = Parameter(IDEMPOTENCY_KEY)
+_CUSTOM_PARAMETERS = Parameter("Parameters", "pairs")
 
 EVENTS = Subresource("Events", "event", ("request", "response"))
 NOTIFICATIONS = Subresource(
     "Notifications",
     "notification",
     (
-        *(*_EXISTENCE, "api_version", "date_created", "date_updated", "error_code", "log", "message_date", "message_text"),
+        *(*_SIDS, "api_version", "date_created", "date_updated", "error_code", "log", "message_date", "message_text"),
         *("more_info", "request_method", "request_url", "request_variables", "response_body", "response_headers", "uri"),
     ),
 )
@@ -126,17 +126,17 @@ RECORDINGS = Subresource(
     "Recordings",
     "recording",
     (
-        *(*_EXISTENCE, "api_version", "conference_sid", "date_created", "date_updated", "start_time", "duration", "price"),
+        *(*_SIDS, "api_version", "conference_sid", "date_created", "date_updated", "start_time", "duration", "price"),
         *("uri", "encryption_details", "price_unit", "status", "channels", "source", "error_code", "track"),
     ),
 )
-PAYMENTS = Subresource("Payments", "payment", (*_EXISTENCE, "date_created", "date_updated", "uri"))
-TRANSCRIPTIONS = Subresource("Transcriptions", "transcription", _MEDIA_FORK)
-SIPREC = Subresource("Siprec", "siprec", _MEDIA_FORK)
-STREAMS = Subresource("Streams", "stream", _MEDIA_FORK)
-MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_EXISTENCE, "date_created"))
+PAYMENTS = Subresource("Payments", "payment", (*_SIDS, "date_created", "date_updated", "uri"))
+TRANSCRIPTIONS = Subresource("Transcriptions", "transcription", _STREAM_FIELDS)
+SIPREC = Subresource("Siprec", "siprec", _STREAM_FIELDS)
+STREAMS = Subresource("Streams", "stream", _STREAM_FIELDS)
+MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_SIDS, "date_created"))
 SUBSCRIPTIONS = Subresource(
-    "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_EXISTENCE, "date_created", "uri")
+    "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_SIDS, "date_created", "uri")
 )
 
 SUBRESOURCES = (EVENTS, NOTIFICATIONS, PAYMENTS, RECORDINGS, SIPREC, STREAMS, TRANSCRIPTIONS, SUBSCRIPTIONS, MESSAGES)
@@ -146,10 +146,10 @@ OPERATIONS = (
     Operation(
         NOTIFICATIONS,
         "list",
-        (Parameter("Log", "integer"), *_text("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING),
+        (Parameter("Log", "integer"), *_texts("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING),
     ),
     Operation(NOTIFICATIONS, "fetch"),
-    Operation(RECORDINGS, "list", (*_text("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING)),
+    Operation(RECORDINGS, "list", (*_texts("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING)),
     Operation(
         RECORDINGS,
         "create",
@@ -157,7 +157,7 @@ OPERATIONS = (
             Parameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), many=True),
             Parameter("RecordingStatusCallback"),
             _method("RecordingStatusCallbackMethod"),
-            *_text("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
+            *_texts("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
         ),
         status=201,
     ),
@@ -177,13 +177,13 @@ OPERATIONS = (
         PAYMENTS,
         "create",
         (
-            _KEY,
+            _IDEMPOTENCY_KEY,
             Parameter("StatusCallback", required=True),
             Parameter("BankAccountType", choices=("consumer-checking", "consumer-savings", "commercial-checking")),
             Parameter("ChargeAmount", "number"),
-            *_text("Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"),
-            *_kind("integer", "MinPostalCodeLength", "Timeout"),
-            *_kind("boolean", "PostalCode", "SecurityCode"),
+            *_texts("Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"),
+            *_of_kind("integer", "MinPostalCodeLength", "Timeout"),
+            *_of_kind("boolean", "PostalCode", "SecurityCode"),
             Parameter("Parameter", "json"),
             Parameter("PaymentMethod", choices=("credit-card", "ach-debit")),
             Parameter("TokenType", choices=("one-time", "reusable", "payment-method")),
@@ -195,7 +195,7 @@ OPERATIONS = (
         PAYMENTS,
         "update",
         (
-            _KEY,
+            _IDEMPOTENCY_KEY,
             Parameter("StatusCallback", required=True),
             Parameter(
                 "Capture",
@@ -215,31 +215,31 @@ OPERATIONS = (
         (
             _TRACK,
             _method("StatusCallbackMethod"),
-            *_text(
+            *_texts(
                 "Name", "StatusCallbackUrl", "InboundTrackLabel", "OutboundTrackLabel", "LanguageCode", "TranscriptionEngine"
             ),
-            *_text("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
-            *_text("ConfigurationId", "TranscriptionConfigurationId"),
-            *_kind("boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"),
+            *_texts("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
+            *_texts("ConfigurationId", "TranscriptionConfigurationId"),
+            *_of_kind("boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"),
         ),
     ),
-    Operation(TRANSCRIPTIONS, "update", _STOP),
+    Operation(TRANSCRIPTIONS, "update", _STOP_STATUS),
     Operation(
         SIPREC,
         "create",
-        (*_text("Name", "ConnectorName", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM),
+        (*_texts("Name", "ConnectorName", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM_PARAMETERS),
     ),
-    Operation(SIPREC, "update", _STOP),
+    Operation(SIPREC, "update", _STOP_STATUS),
     Operation(
         STREAMS,
         "create",
         (
             Parameter("Url", required=True),
-            *(*_text("Name", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM),
+            *(*_texts("Name", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM_PARAMETERS),
         ),
     ),
-    Operation(STREAMS, "update", _STOP),
-    Operation(MESSAGES, "create", (Parameter("Content", required=True), _KEY), status=201),
-    Operation(SUBSCRIPTIONS, "create", (Parameter("Callback", required=True), _method("Method"), _KEY), status=201),
+    Operation(STREAMS, "update", _STOP_STATUS),
+    Operation(MESSAGES, "create", (Parameter("Content", required=True), _IDEMPOTENCY_KEY), status=201),
+    Operation(SUBSCRIPTIONS, "create", (Parameter("Callback", required=True), _method("Method"), _IDEMPOTENCY_KEY), status=201),
     Operation(SUBSCRIPTIONS, "delete", status=204),
 )

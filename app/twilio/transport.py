@@ -50,8 +50,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeout = request.extensions.get("timeout", {})
-        arguments = self._arguments(request, timeout)
-        await self._enter(timeout.get("pool"))
+        arguments = self._request_arguments(request, timeout)
+        await self._take_slot(timeout.get("pool"))
         try:
             response = await self._session.request(**arguments)
         except BaseException:
@@ -67,7 +67,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._session.close()
 
-    async def _enter(self, seconds: float | None) -> None:
+    async def _take_slot(self, seconds: float | None) -> None:
         if not self._slots.locked():
             await self._slots.acquire()  # does not wait
             return
@@ -77,7 +77,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("no free connection in time") from error
 
-    def _arguments(self, request: httpx.Request, timeout: Mapping[str, float | None]) -> dict[str, Any]:
+    def _request_arguments(self, request: httpx.Request, timeout: Mapping[str, float | None]) -> dict[str, Any]:
         try:
             url = yarl.URL(str(request.url), encoded=True)
             headers = [(name.decode("ascii"), value.decode()) for name, value in request.headers.raw]
@@ -177,10 +177,10 @@ async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(request.body, _Body) and request.body.withheld:
             raise request.body.withheld from error
-        _raise_sent(error)
+        _raise_possibly_sent(error)
 
 
-def _raise_sent(error: Exception) -> NoReturn:
+def _raise_possibly_sent(error: Exception) -> NoReturn:
     """Raises httpx's error for a failure after the connect: the request may have been sent."""
     match error:
         case aiohttp.SocketTimeoutError():
@@ -274,7 +274,7 @@ class _ResponseStream(httpx.AsyncByteStream):
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
             await self.aclose()
-            _raise_sent(error)
+            _raise_possibly_sent(error)
 
     async def aclose(self) -> None:
         self._response.close()

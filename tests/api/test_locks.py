@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.database.connection import SESSION, Connector
+from app.database.connection import SESSION_SETTINGS, Connector
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
@@ -28,7 +28,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 @asynccontextmanager
 async def _silent_session(database_url: str, statement: str, *arguments: object) -> AsyncIterator[None]:
     """A session like Callgate's own that has executed the statement and then sends nothing."""
-    connection = await Connector(database_url, SESSION, statement_timeout_s=15).connect()
+    connection = await Connector(database_url, SESSION_SETTINGS, statement_timeout_s=15).connect()
     try:
         await connection.transaction().start()
         await connection.execute(statement, *arguments)

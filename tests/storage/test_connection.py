@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 
-from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.database.connection import HOT_PATH_SETTINGS, MIGRATION_SETTINGS, SESSION_SETTINGS, Connector
 from app.database.engine import Database, make_engine
 from app.errors import DatabaseUnavailable
 from tests.support.pooler import behind_a_pooler
@@ -61,7 +61,7 @@ async def test_a_commit_is_flushed_however_the_database_is_configured(url: str, 
         async with database.begin() as session:
             assert await session.scalar(text("SHOW synchronous_commit")) == expected
         # The migrations' connection.
-        engine = make_engine(url, pool_size=1, session=MIGRATION_SESSION, statement_timeout_s=None)
+        engine = make_engine(url, pool_size=1, session=MIGRATION_SETTINGS, statement_timeout_s=None)
         async with engine.begin() as connection:
             assert await connection.scalar(text("SHOW synchronous_commit")) == expected
         await engine.dispose()
@@ -79,7 +79,7 @@ async def test_every_transaction_has_timeouts(url: str) -> None:
 
 async def test_settings_do_not_stay_on_a_poolers_connection(database_url: str) -> None:
     async with behind_a_pooler(database_url) as url:
-        for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION):
+        for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS, MIGRATION_SETTINGS):
             connection = await Connector(url, settings, statement_timeout_s=5).connect()
             assert connection.is_pooled
             async with connection.transaction():
@@ -92,15 +92,15 @@ async def test_settings_do_not_stay_on_a_poolers_connection(database_url: str) -
 
 
 async def test_a_direct_session_keeps_its_settings_after_a_reload(database_url: str) -> None:
-    connection = await Connector(database_url, HOT_SESSION, statement_timeout_s=5).connect()
+    connection = await Connector(database_url, HOT_PATH_SETTINGS, statement_timeout_s=5).connect()
     assert not connection.is_pooled
     kept = await connection.fetch("SELECT name FROM pg_settings WHERE source = 'session'")
-    assert {"synchronous_commit", *HOT_SESSION} <= {row["name"] for row in kept}
+    assert {"synchronous_commit", *HOT_PATH_SETTINGS} <= {row["name"] for row in kept}
     await connection.close()
 
 
 async def test_both_ends_of_a_connection_detect_an_unreachable_peer(database_url: str) -> None:
-    connection = await Connector(database_url, SESSION, statement_timeout_s=5).connect()
+    connection = await Connector(database_url, SESSION_SETTINGS, statement_timeout_s=5).connect()
     ours = connection._transport.get_extra_info("socket")
     assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
@@ -188,11 +188,11 @@ async def test_the_first_suitable_host_is_used_and_tried_first_from_then_on(data
         silent.listen()
         hosts = f"127.0.0.1:{silent.getsockname()[1]},{url.host}:{url.port}"
         several = f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}?connect_timeout=1&target_session_attrs="
-        connector = Connector(several + "read-write", SESSION, statement_timeout_s=5)
+        connector = Connector(several + "read-write", SESSION_SETTINGS, statement_timeout_s=5)
         await (await connector.connect()).close()
         async with asyncio.timeout(0.9):
             await (await connector.connect()).close()
         with pytest.raises(DatabaseUnavailable) as none:
-            await Connector(several + "standby", SESSION, statement_timeout_s=5).connect()
+            await Connector(several + "standby", SESSION_SETTINGS, statement_timeout_s=5).connect()
         assert (none.value.reason, none.value.commit_in_doubt) == ("no_suitable_server", False)
-        await (await Connector(several + "prefer-standby", SESSION, statement_timeout_s=5).connect()).close()
+        await (await Connector(several + "prefer-standby", SESSION_SETTINGS, statement_timeout_s=5).connect()).close()

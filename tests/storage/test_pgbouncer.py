@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.database.connection import HOT_SESSION, MIGRATION_SESSION, SESSION, Connector
+from app.database.connection import HOT_PATH_SETTINGS, MIGRATION_SETTINGS, SESSION_SETTINGS, Connector
 from app.database.engine import Database
 from app.jobs.worker import run_worker
 from app.observability import Metrics
@@ -87,7 +87,9 @@ async def test_changes_take_effect_at_once_without_notifications(pooled_url: str
 async def test_clients_that_share_a_server_connection_keep_their_own_settings(database_url: str) -> None:
     """Each client has prepared the same statements under the same names."""
     async with pgbouncer(database_url, pool_size=1, **TRANSACTIONS) as url:
-        clients = [await Connector(url, settings).connect() for settings in (SESSION, HOT_SESSION, MIGRATION_SESSION)]
+        clients = [
+            await Connector(url, settings).connect() for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS, MIGRATION_SETTINGS)
+        ]
         for _ in range(2):
             for connection, locked, scans in zip(clients, ("5s", "2s", "0"), ("on", "off", "on"), strict=True):
                 async with connection.transaction():

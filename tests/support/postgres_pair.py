@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 from sqlalchemy import URL, make_url
 
-from app.local.postgres import NOBODY, EmbeddedPostgres, remove
+from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove
 
 
 class Node(EmbeddedPostgres):
@@ -39,15 +39,15 @@ class Node(EmbeddedPostgres):
         finally:
             await connection.close()
 
-    def _make_data(self) -> None:
+    def _create_data_folder(self) -> None:
         if self._primary is None:
-            super()._make_data()
+            super()._create_data_folder()
             return
         new = self._home / "data.new"
         new.mkdir(mode=0o700)
         (self._home / "password").write_text(self._primary.address.password or "")
         if os.geteuid() == 0:
-            os.chown(new, NOBODY, NOBODY)
+            os.chown(new, NOBODY_UID, NOBODY_UID)
         source = self._primary.address.set(drivername="postgresql").render_as_string(hide_password=False)
         self._run("pg_basebackup", "-D", new, "-d", source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
         new.rename(self._home / "data")

@@ -14,14 +14,16 @@ from app.calls.models import Call, CallEvent, PendingUpdate
 _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
 
 
-async def remember(session: AsyncSession, call: Call, *, status: str) -> None:
+async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
     """Stores how the call is to be ended. A later request replaces an earlier one."""
     values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
 
 
-async def forget(session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None) -> PendingUpdate | None:
+async def delete_pending_update(
+    session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None
+) -> PendingUpdate | None:
     """Deletes and returns the pending update, if any. With `only`, deletes just that one: a later one stays."""
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
@@ -29,7 +31,7 @@ async def forget(session: AsyncSession, call_id: UUID, *, only: PendingUpdate | 
     return (await session.scalars(statement)).one_or_none()
 
 
-async def postpone(session: AsyncSession, call_id: UUID, wait: timedelta) -> None:
+async def postpone_pending_update(session: AsyncSession, call_id: UUID, wait: timedelta) -> None:
     await session.execute(update(PendingUpdate).where(PendingUpdate.call_id == call_id).values(due_at=func.now() + wait))
 
 

@@ -47,12 +47,12 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_OPEN = ("pending", "unknown")
+_UNSETTLED = ("pending", "unknown")
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
-_SHORTEST_WAIT = timedelta(seconds=1)
-_LONGEST_WAIT = timedelta(seconds=60)
+_MIN_RETRY_WAIT = timedelta(seconds=1)
+_MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
-_GIVE_UP = MAX_QUEUE_TIME + MAX_CALL_TIME
+_GIVE_UP_AFTER = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +77,21 @@ class CallControl:
         update = validate_update(body)
         if caller.suspended and not update.only_ends:
             raise TenantSuspended
-        if call.execution in _OPEN:
-            call = await self._remember(call, update)
-        if call.execution in _OPEN:
+        if call.execution in _UNSETTLED:
+            call = await self._store_unless_settled(call, update)
+        if call.execution in _UNSETTLED:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
-        progress = await self._callbacks(call, update)
+        progress = await self._changed_callbacks(call, update)
         try:
             resource = await self._send(call, update.for_twilio() | progress.for_twilio)
         except TwilioOutcomeUnknown as error:
             return ControlResult(await self._on_lost_response(call, update, error), done=False)
         except TwilioError as error:
-            raise _refusal(call, error) from error
+            raise _problem_of_refusal(call, error) from error
         try:
-            return ControlResult(await self._take(call, resource, update, columns=progress.columns), done=True)
+            return ControlResult(await self._record_update(call, resource, update, columns=progress.columns), done=True)
         except DatabaseUnavailable:
             if progress.columns:
                 raise ActionUnknown(call_id=call.id) from None
@@ -103,13 +103,15 @@ class CallControl:
     async def delete(self, call: Call) -> None:
         """Deletes the call at Twilio. The record stays for audit, but Twilio's own paths no longer show it."""
         try:
-            await self._ask(call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s))
+            await self._ask_with_credentials(
+                call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
+            )
         except TwilioOutcomeUnknown as error:
             detail = "Twilio may have deleted the call. It is safe to delete it again."
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
             if not is_missing(error):
-                raise _refusal(call, error) from error
+                raise _problem_of_refusal(call, error) from error
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -118,35 +120,35 @@ class CallControl:
     async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored update after the call was settled."""
         if call.execution != "started" or pending.attempt != call.attempt:
-            await self._forget(call, pending, "not_started")
+            await self._drop_pending_update(call, pending, "not_started")
             return
         if call.status in TERMINAL_STATUSES:
-            await self._forget(call, pending, "ended")
+            await self._drop_pending_update(call, pending, "ended")
             return
         update = CallUpdate.model_validate({"status": pending.status})
         try:
             resource = await self._send(call, update.given_parameters())
         except TwilioError as error:
-            await self._failed(call, pending, error)
+            await self._on_failed_update(call, pending, error)
         else:
-            await self._take(call, resource, update, remembered=pending)
+            await self._record_update(call, resource, update, remembered=pending)
 
-    async def _callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
+    async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
-    async def _remember(self, call: Call, update: CallUpdate) -> Call:
+    async def _store_unless_settled(self, call: Call, update: CallUpdate) -> Call:
         """Stores the request to end the call, unless the call was settled meanwhile. Returns the current call."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None or locked.execution not in _OPEN:
+            if locked is None or locked.execution not in _UNSETTLED:
                 return locked or call
             if not update.only_ends or update.status is None:
                 detail = "It is not known yet whether the call has started. Until then the call can only be ended."
                 raise WrongCallState(detail, call_id=call.id)
-            await self._remember_in(session, locked, update)
+            await self._store_pending_update(session, locked, update)
         return locked
 
     async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
@@ -154,7 +156,7 @@ class CallControl:
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends:
-                    await self._remember_in(session, call, update)
+                    await self._store_pending_update(session, call, update)
                 else:
                     data = update.for_event() | {"reason": error.reason}
                     await repository.add_event(session, call.id, "call.update_unknown", data)
@@ -162,11 +164,11 @@ class CallControl:
                 return call
         raise ActionUnknown(call_id=call.id) from error
 
-    async def _remember_in(self, session: Session, call: Call, update: CallUpdate) -> None:
-        await control_repository.remember(session, call, status=update.status or "")
+    async def _store_pending_update(self, session: Session, call: Call, update: CallUpdate) -> None:
+        await control_repository.store_pending_update(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
 
-    async def _take(
+    async def _record_update(
         self,
         call: Call,
         resource: CallResource,
@@ -188,33 +190,35 @@ class CallControl:
             # The next status follows soon.
             locked.refresh_at = await repository.now(session)
             if update.status is not None:
-                await control_repository.forget(session, call.id, only=remembered)
+                await control_repository.delete_pending_update(session, call.id, only=remembered)
         return locked
 
-    async def _forget(self, call: Call, pending: PendingUpdate, reason: str) -> None:
+    async def _drop_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
-            if await control_repository.forget(session, call.id, only=pending):
+            if await control_repository.delete_pending_update(session, call.id, only=pending):
                 event_data = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
-    async def _failed(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
+    async def _on_failed_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.now(session) - pending.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
-            if age < _GIVE_UP and may_work_later:
-                await control_repository.postpone(session, call.id, min(max(age / 2, _SHORTEST_WAIT), _LONGEST_WAIT))
+            if age < _GIVE_UP_AFTER and may_work_later:
+                await control_repository.postpone_pending_update(
+                    session, call.id, min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
+                )
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-        await self._forget(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
+        await self._drop_pending_update(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
-        return await self._ask(call, send)
+        return await self._ask_with_credentials(call, send)
 
-    async def _ask(self, call: Call, ask: Callable[[Credential], Awaitable[Result]]) -> Result:
+    async def _ask_with_credentials(self, call: Call, ask: Callable[[Credential], Awaitable[Result]]) -> Result:
         return await first_accepted(await self.tenants.credentials(call.account_id), ask)
 
 
-def _refusal(call: Call, error: TwilioError) -> CallgateError:
+def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
     """Returns the error for a proven refusal: nothing was changed."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id)

@@ -28,7 +28,7 @@ from app.twilio.schemas import CallResource, Credential, Form
 _MAX_TRIES = 5
 _FIRST_DELAY_S = 0.1
 _JITTER = 0.1
-_TOO_LATE = "Too little of the request's time was left when it could have been sent to Twilio; nothing was sent."
+_NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could have been sent to Twilio; nothing was sent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ async def dial(
     """
     course = _Dial(budget, prepared.began)
     if course.remaining < budget.first:
-        return NotStarted(UpstreamUnreachable(_TOO_LATE, after_s=1), course.attempts)
+        return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), course.attempts)
     tries = 0
     waiting = list(credentials)
     while True:

@@ -15,7 +15,7 @@ from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, Prepar
 from app.calls.creation.store import BATCH, NewCall, SettledCall, insert_intents, write_outcomes
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
-from app.calls.settlement import ANOTHERS_SID, RecordChange, Settlement
+from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import stored_form
 from app.database.batcher import Batcher, Busy
@@ -175,7 +175,7 @@ class Placement:
     async def _refuse_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """Commits `unknown`: the sid belongs to another record and proves nothing about this one."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
-        logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=ANOTHERS_SID)
+        logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = Unknown("sid_taken", outcome.attempts)
         return await self._commit(call, unknown, self._change(unknown))
 

@@ -24,7 +24,7 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
-from app.calls.stored_problem import passing, rebuild
+from app.calls.stored_problem import is_temporary, restore_error
 from app.clock import elapsed
 from app.database.batcher import Batcher
 from app.database.engine import Database
@@ -45,7 +45,7 @@ from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.addresses import address_key
 from app.twilio.schemas import Form
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class CreationService:
         call: the key is looked up before an error is raised. Otherwise the insert of the intent shows whether the key is new.
         """
         began = elapsed()
-        fingerprint = _canonical(body)
+        fingerprint = _canonical_bytes(body)
         call_id = uuid7()
         with ExitStack() as stack:
             try:
@@ -150,9 +150,9 @@ class CreationService:
             raise CallPending(call_id=call.id, after_s=1)
         if call.execution != "not_started" or call.problem is None:
             return False
-        if passing(call.problem["slug"]):
+        if is_temporary(call.problem["slug"]):
             return True
-        raise rebuild(call.problem, call_id=call.id)
+        raise restore_error(call.problem, call_id=call.id)
 
     def _prepare(
         self, request: CallRequest, account: CallableAccount, call_id: UUID, began: float
@@ -204,13 +204,13 @@ class CreationService:
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Creation:
         settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
-            raise rebuild(settled.problem, call_id=settled.id)
+            raise restore_error(settled.problem, call_id=settled.id)
         return Creation(settled)
 
 
-def _canonical(body: Mapping[str, Any]) -> bytes:
+def _canonical_bytes(body: Mapping[str, Any]) -> bytes:
     """Returns the request as bytes with sorted members: equal bytes are the same request."""
     try:
-        return _CANONICAL.encode(body).encode()
+        return _CANONICAL_JSON.encode(body).encode()
     except RecursionError:
         raise MalformedBody("The body is not acceptable JSON: it is nested too deeply.") from None

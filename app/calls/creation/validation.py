@@ -16,7 +16,7 @@ from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
 
-_CLIENT = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
+_CLIENT_ADDRESS = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 
 _IGNORED_WITH_APPLICATION = (
     "method",
@@ -65,14 +65,14 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
     to, from_ = body.get("to"), body.get("from")
     if not isinstance(to, str) or not to:
         return
-    if E164.fullmatch(to) or _CLIENT.fullmatch(to):
-        if isinstance(from_, str) and not (E164.fullmatch(from_) or _CLIENT.fullmatch(from_)):
+    if E164.fullmatch(to) or _CLIENT_ADDRESS.fullmatch(to):
+        if isinstance(from_, str) and not (E164.fullmatch(from_) or _CLIENT_ADDRESS.fullmatch(from_)):
             text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
-            yield FieldError("/from", "from_not_callable", text + _hint(from_)), Severity.ERROR
+            yield FieldError("/from", "from_not_callable", text + _number_hint(from_)), Severity.ERROR
         return
     if not to[:5].lower().startswith(("sip:", "sips:")):
         text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
-        yield FieldError("/to", "to_unknown_form", text + _hint(to)), Severity.ERROR
+        yield FieldError("/to", "to_unknown_form", text + _number_hint(to)), Severity.ERROR
         return
     yield from _as_field_errors("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
@@ -83,7 +83,7 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
     yield from _as_field_errors("/sip_auth_password", auth.password)
 
 
-def _hint(text: str) -> str:
+def _number_hint(text: str) -> str:
     number = guess_number(text)
     return f". Write {number} if that is the number" if number else ""
 

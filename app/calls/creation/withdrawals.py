@@ -14,7 +14,7 @@ from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
 # Queued intents. The worker marks a record that does not fit as `unknown`.
-_LIMIT = 10_000
+_MAX_QUEUED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Withdrawals:
         self._database = database
         self._settlement = settlement
         self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
-        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_LIMIT)
+        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
 
     def intent(self, call: NewCall) -> None:
         """Withdraws a new call in the background."""
@@ -52,7 +52,7 @@ class Withdrawals:
             await self._intents.submit(intent)
 
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[Busy | None]:
-        return await withdraw_intents(self._database, calls, self._change())
+        return await withdraw_intents(self._database, calls, self._change_to_not_started())
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:
@@ -61,10 +61,10 @@ class Withdrawals:
                 return
             is_open = call.execution == "pending" and call.attempt == reopening.attempt
             if is_open and await repository.has_event(session, call.id, reopening.event_id):
-                await self._settlement.apply(session, call, self._change())
+                await self._settlement.apply(session, call, self._change_to_not_started())
             elif call.execution == "not_started" and call.attempt == reopening.attempt - 1:
                 # Uses up the number, so that a late commit of the reopening finds another attempt and changes nothing.
                 call.attempt = reopening.attempt
 
-    def _change(self) -> RecordChange:
+    def _change_to_not_started(self) -> RecordChange:
         return self._settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
