@@ -20,11 +20,11 @@ class Account:
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret by API key sid (`SK…`)."""
     first_password: str | None = field(default=None, repr=False)
-    """For an open account: the password of the first request, which signs its callbacks."""
+    """The password of the first request to an open account, which signs its callbacks."""
 
     @property
     def signing_token(self) -> str | None:
-        """The key of callback signatures: the auth token, even if requests are authenticated with an API key."""
+        """Returns the key of callback signatures: the auth token, even if requests are authenticated with an API key."""
         return self.auth_token if self.auth_token is not None else self.first_password
 
     @property

@@ -4,7 +4,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from simulator.background import Background
-from simulator.connection import Connection, hold
+from simulator.connection import Connection, hold_open
 
 
 class NoAnswer(Response):
@@ -31,7 +31,7 @@ class Silence(NoAnswer):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken = await Connection(receive).take()
         if taken is not None:
-            self._held.start(hold(taken))
+            self._held.start(hold_open(taken))
 
 
 class HalfAnswer(Response):

@@ -1,4 +1,4 @@
-"""Send requests to receivers of callbacks, over kept connections.
+"""Sends requests to receivers of callbacks, over kept connections.
 
 A client that costs little: the simulator sends four callbacks for each call. Only the status of an answer matters.
 """
@@ -83,7 +83,7 @@ class CallbackClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Built at first use: loading the certificates is slow."""
+        """Makes the TLS context at first use, because loading the certificates is slow."""
         return ssl.create_default_context()
 
     async def send(
@@ -158,7 +158,7 @@ class _Connection(asyncio.Protocol):
         self._status: int | None = None
         self._is_finished = True
         self.has_answered = False
-        """Whether a part of the answer to the last request has arrived."""
+        """True once a part of the answer to the last request has arrived."""
         self.idle_since = 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Schedule status callbacks.
+"""Schedules status callbacks.
 
 The schedule holds only times at which to look at a call. What is due then is read from the call's plan, because
 an update may have changed it. Callbacks of one call are sent one after another; calls do not wait for each other.
@@ -25,19 +25,21 @@ from simulator.subscription import Event
 
 @dataclass(slots=True)
 class WatchedCall:
-    """A call with a subscription, and which of its callbacks were sent."""
+    """A call that requested callbacks, and the callbacks that were not sent yet."""
 
     call: Call
     unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
-    """By time of sending: the event's time plus a random delay."""
+    """The callbacks with their times of sending, in that order."""
     unsent_by: Chaos | None = None
-    """The faults by which `unsent` was made; None if the call has changed since."""
+    """The faults with which `unsent` was computed; None if the call has changed since."""
     sent_events: set[Event] = field(default_factory=set)
     held_back: list[PlannedCallback] = field(default_factory=list)
     last_sending: asyncio.Task[None] | None = None
 
 
 class Callbacks:
+    """The schedule of all callbacks, and the deliveries that were made."""
+
     def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
         self._clock = config.clock
         self._accounts = accounts
@@ -89,7 +91,7 @@ class Callbacks:
         """Sends the due callbacks of one call. Returns when each was answered or has failed."""
         watched = self._watched.get(call.sid)
         if watched is not None:
-            sendings = [self._start_sending(watched, callback) for callback in self._due(watched, self._clock())]
+            sendings = [self._start_sending(watched, callback) for callback in self._take_due_callbacks(watched, self._clock())]
             if sendings:
                 await asyncio.wait(sendings)
 
@@ -115,13 +117,13 @@ class Callbacks:
     def _take_due(self, now: datetime) -> Iterator[tuple[WatchedCall, PlannedCallback]]:
         while self._schedule and self._schedule[0][0] <= now:
             moment, _, watched = heappop(self._schedule)
-            for callback in self._due(watched, moment):
+            for callback in self._take_due_callbacks(watched, moment):
                 yield watched, callback
             self._reschedule(watched, moment)
 
-    def _due(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
+    def _take_due_callbacks(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
         """Yields the due callbacks of a call in the order of sending, and marks them as sent."""
-        unsent = self._unsent(watched)
+        unsent = self._unsent_callbacks(watched)
         while unsent and unsent[0][0] <= now:
             _, callback = unsent.pop(0)
             watched.sent_events.add(callback.event)
@@ -129,33 +131,36 @@ class Callbacks:
                 watched.held_back.append(callback)
                 continue
             yield callback
-            yield from self._release(watched)
+            yield from self._take_held_back(watched)
         if not unsent:
-            yield from self._release(watched)
+            yield from self._take_held_back(watched)
 
-    def _release(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
+    def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
+        """Yields the callbacks that were held back so that they are sent after a later one."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 
-    def _unsent(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
+    def _unsent_callbacks(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
         """Returns the callbacks that were not sent yet."""
         if watched.unsent_by is not self.chaos:
             unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
-            timed = [(self._sent_at(callback), callback) for callback in unsent]
+            timed = [(self._send_at(callback), callback) for callback in unsent]
             watched.unsent = sorted(timed, key=lambda item: (item[0], item[1].sequence))
             watched.unsent_by = self.chaos
         return watched.unsent
 
-    def _sent_at(self, callback: PlannedCallback) -> datetime:
+    def _send_at(self, callback: PlannedCallback) -> datetime:
+        """Returns the time at which to send the callback: that of its event, plus a random delay."""
         return callback.happened_at + timedelta(seconds=self.chaos.faults_of(callback.call, callback.event).delay_s)
 
     def _reschedule(self, watched: WatchedCall, now: datetime) -> None:
         """Schedules the next look at the call, or drops it once it has ended and all its callbacks were sent.
 
-        A call stays until it ends, so that an update of its plan does not send a callback again.
+        The call is kept until it ends even if nothing is due: if it was dropped and its plan then updated, its callbacks would
+        be sent again.
         """
         ended_at = watched.call.plan.ended_at
-        if unsent := self._unsent(watched):
+        if unsent := self._unsent_callbacks(watched):
             self._schedule_check(unsent[0][0], watched)
         elif ended_at is not None and ended_at > now:
             self._schedule_check(ended_at, watched)

@@ -1,6 +1,6 @@
 """Twilio's routes: https://www.twilio.com/docs/voice/api/call-resource.
 
-The endpoints take a request and return a response, so that `Shortcut` can call them without FastAPI.
+The endpoints take a request and return a response, so that `DirectEndpoints` can call them without FastAPI.
 
 Each route also exists without `.json` (see negotiation). Decorators register from the bottom up, so the path
 without `.json` is written first: `/Calls/{sid}` also matches `/Calls/CA….json` and must be registered second.
@@ -19,11 +19,11 @@ from simulator.accounts import Account
 from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
-from simulator.lifecycle import Status, hung_up, limited
+from simulator.lifecycle import Status, ended_by_api, with_time_limit
 from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
-from simulator.resource import rendered
+from simulator.resource import rendered_resource
 from simulator.state import State
 from simulator.store import Call
 from simulator.subscription import Subscription
@@ -71,14 +71,14 @@ async def read_calls(account_sid: str, request: Request) -> Response:
     account, state = authenticate(account_sid, request), get_state(request)
     now = state.now()
     state.lists.admit(account.sid, now)
-    return _json(list_calls(state.calls, account.sid, request.query_params, state.lists.view(now), state.showing))
+    return _json(list_calls(state.calls, account.sid, request.query_params, state.lists.view(now), state.display_rules))
 
 
 @router.get("/Calls/{sid}", include_in_schema=False)
 @router.get("/Calls/{sid}.json", summary="Fetch a call")
 async def fetch_call(account_sid: str, sid: str, request: Request) -> Response:
     state = get_state(request)
-    return _json(rendered(get_call(account_sid, sid, request), state.now(), state.showing))
+    return _json(rendered_resource(get_call(account_sid, sid, request), state.now(), state.display_rules))
 
 
 @router.post("/Calls/{sid}", include_in_schema=False)
@@ -90,7 +90,7 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
     parameters = validate_update(await read_form(request))
     now = state.now()
     _update(call, parameters, now, state)
-    return _json(rendered(call, now, state.showing))
+    return _json(rendered_resource(call, now, state.display_rules))
 
 
 @router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)
@@ -104,11 +104,11 @@ async def delete_call(account_sid: str, sid: str, request: Request) -> Response:
 
 
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
-_OF_ALL: Mapping[str, Endpoint] = {"POST": create_call, "GET": read_calls}
-_OF_ONE: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_call, "DELETE": delete_call}
+_LIST_ENDPOINTS: Mapping[str, Endpoint] = {"POST": create_call, "GET": read_calls}
+_CALL_ENDPOINTS: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_call, "DELETE": delete_call}
 
 
-class Shortcut:
+class DirectEndpoints:
     """Calls the endpoints above directly. FastAPI's routing, dependencies and serialization cost more than their work."""
 
     _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")
@@ -118,7 +118,7 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
-        endpoint = (_OF_ALL if found["sid"] is None else _OF_ONE).get(scope["method"]) if found else None
+        endpoint = (_LIST_ENDPOINTS if found["sid"] is None else _CALL_ENDPOINTS).get(scope["method"]) if found else None
         if found is None or endpoint is None:
             await self.app(scope, receive, send)
             return
@@ -139,10 +139,10 @@ def _update(call: Call, parameters: UpdateParameters, now: datetime, state: Stat
     if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
         raise TwilioError(21220)
     if parameters.time_limit_s is not None:
-        call.plan = limited(call.plan, parameters.time_limit_s, now)
+        call.plan = with_time_limit(call.plan, parameters.time_limit_s, now)
     cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS
     if cancels or parameters.status is Status.COMPLETED:
-        call.plan = hung_up(call.plan, now)
+        call.plan = ended_by_api(call.plan, now)
     if parameters.callback_url is not None:
         before = call.subscription or Subscription(parameters.callback_url)
         call.subscription = replace(before, url=parameters.callback_url, method=parameters.callback_method or "POST")

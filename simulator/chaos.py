@@ -37,6 +37,8 @@ NO_FAULTS = CallbackFaults()
 
 
 class Chaos(BaseModel):
+    """The faults of all callbacks: their shares and delays."""
+
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
     lose: Probability = Field(0, description="The share of callbacks that are never sent.")

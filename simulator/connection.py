@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from starlette.types import Receive
 
-LINGER_ZERO = struct.pack("ii", 1, 0)
+NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Connection:
@@ -35,7 +35,7 @@ class Connection:
     async def reset(self) -> None:
         """Closes the connection with RST."""
         if not self._transport.is_closing():
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._transport.abort()
         await self._lost()
 
@@ -57,7 +57,7 @@ class Connection:
             pass
 
 
-async def hold(taken: socket.socket) -> None:
+async def hold_open(taken: socket.socket) -> None:
     """Keeps the socket open until the client closes it or the task is cancelled."""
     with taken, suppress(OSError):
         while await asyncio.get_running_loop().sock_recv(taken, 4096):

@@ -1,4 +1,4 @@
-"""Create a call.
+"""Creates a call.
 
 The call exists from the step `_accept` on. A fault acts either before that step, and no call exists, or after it.
 """
@@ -43,7 +43,7 @@ class CallCreation:
 
     def _receive(self, request: Request, account_sid: str) -> Entry:
         credentials = basic_credentials(request.headers.get("authorization"))
-        return self._state.ledger.receive(
+        return self._state.ledger.record_receipt(
             self._state.now(),
             account_sid,
             credential=credentials[0] if credentials else None,
@@ -71,18 +71,18 @@ class CallCreation:
         """Creates the call and records it in the ledger. Without an `await`, so no other task sees only one of the two."""
         now = self._state.now()
         call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
-        self._state.ledger.accept(entry, call.sid, now)
+        self._state.ledger.record_acceptance(entry, call.sid, now)
         fault.change(call, now)
         self._state.callbacks.watch(call)
         return call
 
     async def _answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
         context = FaultContext(self._state.callbacks, self._state.held_connections)
-        answer = await fault.answer(call, JSONResponse(resource.created(call), 201), context)
-        self._state.ledger.answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
+        answer = await fault.answer(call, JSONResponse(resource.created_resource(call), 201), context)
+        self._state.ledger.record_answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
         return answer
 
     def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
         """Answers with an error: a refusal, or a fault after the call was created."""
-        self._state.ledger.answer(entry, error.status, error.code)
+        self._state.ledger.record_answer(entry, error.status, error.code)
         return error.response()

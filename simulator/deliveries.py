@@ -1,4 +1,4 @@
-"""Send callbacks like Twilio, and keep what was sent and answered."""
+"""Sends callbacks like Twilio, and keeps what was sent and answered."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""Validate `To` and `From`, with Twilio's error codes.
+"""Validates `To` and `From`, with Twilio's error codes.
 
 Twilio's answer to a malformed SIP URI is not documented. The simulator answers 21211, as for any other invalid `To`.
 """
@@ -73,7 +73,7 @@ def _validate_sip_uri(to: str) -> None:
             raise TwilioError(21229, name)
 
 
-def formatted(endpoint: str) -> str:
+def display_form(endpoint: str) -> str:
     """Returns the display form: national format for North American numbers, everything else unchanged."""
     match = NANP_NUMBER.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

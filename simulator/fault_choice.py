@@ -1,4 +1,4 @@
-"""Choose the fault of a creation."""
+"""Chooses the fault to inject into a creation: by header, by SIP user, or at random."""
 
 from random import Random
 from typing import Annotated
@@ -11,29 +11,33 @@ from simulator.destination import sip_user
 from simulator.errors import TwilioError
 from simulator.faults import FAULTS, Fault, fault_named
 
-HEADER = "X-Simulator-Fault"
-SIP_USER_PREFIX = "fault-"
+FAULT_HEADER = "X-Simulator-Fault"
+FAULT_USER_PREFIX = "fault-"
 
 
-def _known(text: str) -> str:
+def _require_known_fault(text: str) -> str:
     fault_named(text)
     return text
 
 
 class FaultShare(BaseModel):
+    """The share of creations that get a random fault, and the faults to draw from."""
+
     share: float = Field(
         0,
         ge=0,
         le=1,
         description="The share with a random fault, among creations without one by header or SIP user.",
     )
-    names: list[Annotated[str, AfterValidator(_known)]] | None = Field(
+    names: list[Annotated[str, AfterValidator(_require_known_fault)]] | None = Field(
         None, min_length=1, description="`NAME` or `NAME;seconds=n`, as in the header. Null means all faults."
     )
     seed: int = 0
 
 
 class FaultChoice:
+    """Chooses the fault of each creation."""
+
     def __init__(self) -> None:
         self.share = FaultShare()
 
@@ -42,10 +46,10 @@ class FaultChoice:
 
         A random fault depends only on the seed, `to` and `nth_to_destination`, so every run has the same ones.
         """
-        requested = headers.get(HEADER)
+        requested = headers.get(FAULT_HEADER)
         if requested is None:
             user = sip_user(to) or ""
-            requested = user.removeprefix(SIP_USER_PREFIX) if user.startswith(SIP_USER_PREFIX) else None
+            requested = user.removeprefix(FAULT_USER_PREFIX) if user.startswith(FAULT_USER_PREFIX) else None
         if requested is None:
             requested = self._draw(to, nth_to_destination)
         if requested is None:

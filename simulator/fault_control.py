@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 from simulator.calls import StateDep
 from simulator.chaos import Chaos
 from simulator.deliveries import Delivery
+from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultShare
-from simulator.list_faults import ListFaults, Lists
-from simulator.showing import Showing
+from simulator.list_faults import ListFaults, ListFaultState
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
 
@@ -37,15 +37,15 @@ async def set_faults(share: FaultShare, state: StateDep) -> FaultShare:
 
 
 @router.get("/showing", summary="Get how calls are shown")
-async def read_showing(state: StateDep) -> Showing:
-    return state.showing
+async def read_display_rules(state: StateDep) -> DisplayRules:
+    return state.display_rules
 
 
 @router.put("/showing", summary="Set how calls are shown")
-async def set_showing(showing: Showing, state: StateDep) -> Showing:
+async def set_display_rules(rules: DisplayRules, state: StateDep) -> DisplayRules:
     """Sets how all calls are shown from now on. Omitted members get their defaults."""
-    state.showing = showing
-    return showing
+    state.display_rules = rules
+    return rules
 
 
 @router.get("/listing", summary="Get the faults of lists")
@@ -56,7 +56,7 @@ async def read_listing(state: StateDep) -> ListFaults:
 @router.put("/listing", summary="Set the faults of lists")
 async def set_listing(faults: ListFaults, state: StateDep) -> ListFaults:
     """Sets the faults of all lists from now on. Omitted members get their defaults."""
-    state.lists = Lists(faults)
+    state.lists = ListFaultState(faults)
     return faults
 
 

@@ -53,6 +53,8 @@ NO_FAULT = Fault()
 
 @dataclass(frozen=True)
 class Refuse(Fault):
+    """Refuses the creation with one of Twilio's errors. No call is created."""
+
     code: int = 20500
     sends_retry_after: bool = False
 
@@ -62,6 +64,8 @@ class Refuse(Fault):
 
 @dataclass(frozen=True)
 class RefuseByProxy(Fault):
+    """Refuses the creation with a proxy's error page. No call is created."""
+
     status: int = 502
 
     async def before_accept(self, to: str) -> None:
@@ -76,7 +80,9 @@ class SlowAccept(Fault):
 
 
 @dataclass(frozen=True)
-class Answer(Fault):
+class ReplaceAnswer(Fault):
+    """Creates the call and sends another answer instead."""
+
     render: Callable[[Response], Response] = lambda created: created
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
@@ -85,6 +91,8 @@ class Answer(Fault):
 
 @dataclass(frozen=True)
 class AcceptThenError(Fault):
+    """Creates the call and answers with one of Twilio's errors."""
+
     code: int = 20500
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
@@ -117,6 +125,8 @@ class CallbackBeforeResponse(Fault):
 
 
 class CallbackNever(Fault):
+    """Sends no callbacks for the call."""
+
     def change(self, call: Call, now: datetime) -> None:
         call.subscription = None
 
@@ -129,19 +139,21 @@ class LatePrice(Fault):
 
 
 class PriceNever(Fault):
+    """Gives the call no price."""
+
     def change(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=None)
 
 
-def _page(status: int) -> Answer:
-    return Answer(render=lambda _created: proxy_page(status))
+def _answer_with_proxy_page(status: int) -> ReplaceAnswer:
+    return ReplaceAnswer(render=lambda _created: proxy_page(status))
 
 
-def _half(created: Response) -> Response:
+def _first_half(created: Response) -> Response:
     return HalfAnswer(created.body, created.status_code, media_type=JSONResponse.media_type)
 
 
-def _unreadable(created: Response) -> Response:
+def _without_last_byte(created: Response) -> Response:
     return Response(bytes(created.body)[:-1], created.status_code, media_type=JSONResponse.media_type)
 
 
@@ -153,17 +165,17 @@ def _without_sid(created: Response) -> Response:
 
 FAULTS: Mapping[str, Fault] = {
     "accept-then-hang": Hang(),
-    "accept-then-reset": Answer(render=lambda _created: Reset()),
-    "accept-then-close": Answer(render=lambda _created: NoAnswer()),
-    "accept-then-half-answer": Answer(render=_half),
-    **{f"accept-then-{status}": _page(status) for status in PROXY_STATUSES},
+    "accept-then-reset": ReplaceAnswer(render=lambda _created: Reset()),
+    "accept-then-close": ReplaceAnswer(render=lambda _created: NoAnswer()),
+    "accept-then-half-answer": ReplaceAnswer(render=_first_half),
+    **{f"accept-then-{status}": _answer_with_proxy_page(status) for status in PROXY_STATUSES},
     "accept-then-500": AcceptThenError(code=20500),
-    "accept-then-502": _page(502),
+    "accept-then-502": _answer_with_proxy_page(502),
     "accept-then-503": AcceptThenError(code=20503),
-    "accept-then-504": _page(504),
-    "accept-unreadable": Answer(render=_unreadable),
-    "accept-without-sid": Answer(render=_without_sid),
-    "accept-then-stray": Answer(render=lambda created: StrayAnswer(created, proxy_page(429))),
+    "accept-then-504": _answer_with_proxy_page(504),
+    "accept-unreadable": ReplaceAnswer(render=_without_last_byte),
+    "accept-without-sid": ReplaceAnswer(render=_without_sid),
+    "accept-then-stray": ReplaceAnswer(render=lambda created: StrayAnswer(created, proxy_page(429))),
     "refuse-429": Refuse(code=20429),
     "refuse-429-retry-after": Refuse(code=20429, seconds=1, sends_retry_after=True),
     "refuse-401": Refuse(code=20003),

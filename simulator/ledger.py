@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simulator.form import Form
 
-HEADERS_OF_INTEREST = (
+RECORDED_HEADERS = (
     "accept",
     "content-type",
     "idempotency-key",
@@ -32,7 +32,7 @@ class Entry(BaseModel):
     received_at: datetime
     account_sid: str = Field(description="The account sid of the path, whether or not the account exists.")
     credential: str | None = Field(description="The user name of the Authorization header: an AC… or SK… sid.")
-    headers: dict[str, str] = Field(description=f"These headers, if present: {', '.join(HEADERS_OF_INTEREST)}.")
+    headers: dict[str, str] = Field(description=f"These headers, if present: {', '.join(RECORDED_HEADERS)}.")
     form: dict[str, list[str]] | None = Field(
         None, description="All fields, with secrets masked. Null if the body did not arrive completely."
     )
@@ -66,14 +66,14 @@ class Ledger:
     def forgotten(self) -> int:
         return self.received - len(self._entries)
 
-    def receive(self, now: datetime, account_sid: str, *, credential: str | None, headers: Mapping[str, str]) -> Entry:
+    def record_receipt(self, now: datetime, account_sid: str, *, credential: str | None, headers: Mapping[str, str]) -> Entry:
         self.received += 1
         entry = Entry(
             sequence=self.received,
             received_at=now,
             account_sid=account_sid,
             credential=credential,
-            headers={name: headers[name] for name in HEADERS_OF_INTEREST if name in headers},
+            headers={name: headers[name] for name in RECORDED_HEADERS if name in headers},
         )
         self._entries.append(entry)
         return entry
@@ -83,14 +83,14 @@ class Ledger:
         entry.secret_sha256 = form.secret_sha256()
         entry.to, entry.from_ = form.get("To"), form.get("From")
 
-    def accept(self, entry: Entry, sid: str, now: datetime) -> None:
+    def record_acceptance(self, entry: Entry, sid: str, now: datetime) -> None:
         self.accepted += 1
         entry.accepted = True
         entry.accepted_sequence = self.accepted
         entry.accepted_at = now
         entry.sid = sid
 
-    def answer(self, entry: Entry, status: int | None, code: int | None) -> None:
+    def record_answer(self, entry: Entry, status: int | None, code: int | None) -> None:
         entry.answer_status = status
         entry.answer_code = code
 

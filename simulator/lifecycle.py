@@ -14,8 +14,8 @@ from random import Random
 from simulator.destination import sip_user
 
 QUEUED_S = 1.0
-RINGS_S = (2, 6)
-TALKS_S = (5, 30)
+RINGING_S = (2, 6)
+TALKING_S = (5, 30)
 BUSY_AFTER_S = 1.0
 PRICE_PER_STARTED_MINUTE = Decimal("0.00750")
 
@@ -37,12 +37,12 @@ OUTCOME_BY_SIP_USER = {
     "no-answer": Status.NO_ANSWER,
     "noanswer": Status.NO_ANSWER,
 }
-SIP_USER_WHO_NEVER_HANGS_UP = "forever"
+ENDLESS_SIP_USER = "forever"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When a call reaches each state, by the clock. None: never."""
+    """The times at which a call reaches each state, by the clock. None: never."""
 
     outcome: Status
     created_at: datetime
@@ -51,7 +51,7 @@ class Plan:
     ended_at: datetime | None
     speed: float
     price_delay: timedelta | None
-    """From the end to the price. None: the call never gets a price."""
+    """The time from the end to the price. None: the call never gets a price."""
 
     def after(self, moment: datetime, call_seconds: float) -> datetime:
         return moment + timedelta(seconds=call_seconds / self.speed)
@@ -59,6 +59,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
+    """The state of a call at one time."""
+
     status: Status
     start_time: datetime | None
     end_time: datetime | None
@@ -82,7 +84,7 @@ def plan_call(
     random: Random,
 ) -> Plan:
     """Returns the plan of a new call. The user part of a SIP URI decides the outcome; other calls are answered and end."""
-    rings_s, talks_s = random.randint(*RINGS_S), random.randint(*TALKS_S)
+    ringing_s, talking_s = random.randint(*RINGING_S), random.randint(*TALKING_S)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
     price_delay = timedelta(seconds=price_delay_s / speed)
@@ -93,15 +95,15 @@ def plan_call(
         return replace(plan, ended_at=dialled_at)
     if outcome is Status.BUSY:
         return replace(plan, ended_at=plan.after(dialled_at, BUSY_AFTER_S))
-    if outcome is Status.NO_ANSWER or rings_s >= timeout_s:
+    if outcome is Status.NO_ANSWER or ringing_s >= timeout_s:
         return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.after(dialled_at, timeout_s))
-    answered_at = plan.after(dialled_at, rings_s)
-    ended_at = None if user == SIP_USER_WHO_NEVER_HANGS_UP else plan.after(answered_at, talks_s)
+    answered_at = plan.after(dialled_at, ringing_s)
+    ended_at = None if user == ENDLESS_SIP_USER else plan.after(answered_at, talking_s)
     plan = replace(plan, answered_at=answered_at, ended_at=ended_at)
-    return limited(plan, time_limit_s, now) if time_limit_s is not None else plan
+    return with_time_limit(plan, time_limit_s, now) if time_limit_s is not None else plan
 
 
-def limited(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
+def with_time_limit(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
     """Returns the plan with at most `time_limit_s` seconds in progress. A limit that has passed ends the call now."""
     if plan.answered_at is None:
         return plan
@@ -109,8 +111,8 @@ def limited(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
     return replace(plan, ended_at=limit if plan.ended_at is None else min(plan.ended_at, limit))
 
 
-def hung_up(plan: Plan, now: datetime) -> Plan:
-    """Returns the plan of a call that the API ends now. The call must not have ended yet."""
+def ended_by_api(plan: Plan, now: datetime) -> Plan:
+    """Returns the plan of a call that an API request ends now. The call must not have ended yet."""
     if plan.answered_at is not None and plan.answered_at <= now:
         return replace(plan, ended_at=now)
     dialled_at = plan.dialled_at if plan.dialled_at is not None and plan.dialled_at <= now else None

@@ -15,7 +15,10 @@ AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID.pattern}$"
 
 
 class ListFaults(BaseModel):
-    """By default a list shows all calls of the account in their current state. Times are seconds of the clock."""
+    """The faults of all lists. By default a list shows all calls of the account in their current state.
+
+    Times are seconds of the clock.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,8 +35,8 @@ class ListFaults(BaseModel):
     seed: int = 0
 
 
-class Lists:
-    """The faults of lists and what they depend on: the number of earlier requests, and their times."""
+class ListFaultState:
+    """The faults of lists, with the number of earlier requests and their times, on which the faults depend."""
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()
@@ -51,12 +54,16 @@ class Lists:
         self._admitted_at[account_sid] = now
 
     def view(self, now: datetime) -> "ListView":
+        """Returns the calls' state for one more request."""
         self._views += 1
         return ListView(self.faults, self._views, now)
 
 
 class ListView:
-    """What one request sees. The random draws depend on the seed and on the number of the request."""
+    """The state in which one list request sees the calls.
+
+    The random draws depend on the seed and on the number of the request.
+    """
 
     def __init__(self, faults: ListFaults, number: int, now: datetime) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""List calls: ten filters, pages by token, and Twilio's envelope.
+"""Lists calls: ten filters, pages by token, and Twilio's envelope.
 
 Dates in filters are days in UTC, as in the specification; a time of day is ignored. A call that was not dialled yet
 has no start time, so no StartTime filter matches it.
@@ -17,19 +17,19 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 
 from simulator.destination import PHONE_CHARACTERS
+from simulator.display_rules import DisplayRules
 from simulator.errors import TwilioError
 from simulator.lifecycle import Progress, Status
 from simulator.list_faults import ListView
-from simulator.resource import API_VERSION, rendered
-from simulator.showing import Showing
+from simulator.resource import API_VERSION, rendered_resource
 from simulator.store import Call, Calls
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
-NEXT, PREVIOUS = "PA", "PB"
+NEXT_PAGE, PREVIOUS_PAGE = "PA", "PB"
 """First letters of a page token. The sid follows of the call after which the page begins, or before which it ends."""
 
-Listed = tuple[Call, datetime]
+ListedCall = tuple[Call, datetime]
 """A call, and the time as of which its state is shown."""
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
@@ -59,19 +59,19 @@ class Filters:
     def __bool__(self) -> bool:
         return bool(self.texts or self.days)
 
-    def matches(self, call: Call, at: Progress, showing: Showing) -> bool:
+    def matches(self, call: Call, at: Progress, rules: DisplayRules) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
-        if showing.filter_by == "shown":
-            to, from_ = showing.to(to), showing.from_(from_)
+        if rules.filter_by == "shown":
+            to, from_ = rules.to(to), rules.from_(from_)
         compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
         return all(_matches_text(compared[name], text) for name, text in self.texts.items()) and all(
-            self._matches_day(name, day, at, showing) for name, day in self.days.items()
+            self._matches_day(name, day, at, rules) for name, day in self.days.items()
         )
 
-    def _matches_day(self, name: str, day: date, at: Progress, showing: Showing) -> bool:
+    def _matches_day(self, name: str, day: date, at: Progress, rules: DisplayRules) -> bool:
         moment_of, compare = DATE_FILTERS[name]
         moment = moment_of(at)
-        return moment is not None and compare(showing.moment(moment).date(), day)
+        return moment is not None and compare(rules.moment(moment).date(), day)
 
 
 def _matches_text(shown: str | None, wanted: str) -> bool:
@@ -82,7 +82,7 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
     return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
-def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListView, showing: Showing) -> bytes:
+def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListView, rules: DisplayRules) -> bytes:
     """Returns the JSON of a page of the account's calls, newest first."""
     filters = Filters.parse(query)
     page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
@@ -94,10 +94,10 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
     require_page_token(query, page)
     token = query.get("PageToken", "")
 
-    def matching(candidates: Iterable[Call]) -> Iterator[Listed]:
+    def matching(candidates: Iterable[Call]) -> Iterator[ListedCall]:
         for call in candidates:
             moment = view.moment(call)
-            if moment is not None and (not filters or filters.matches(call, call.stage(moment).progress, showing)):
+            if moment is not None and (not filters or filters.matches(call, call.stage(moment).progress, rules)):
                 yield call, moment
 
     edge = _edge(calls, account_sid, token)
@@ -116,14 +116,14 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
     envelope = {
         "end": page * page_size + max(len(found) - 1, 0),
         "first_page_uri": uri(0),
-        "next_page_uri": uri(page + 1, NEXT + found[-1][0].sid) if has_next else None,
+        "next_page_uri": uri(page + 1, NEXT_PAGE + found[-1][0].sid) if has_next else None,
         "page": page,
         "page_size": page_size,
-        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS + found[0][0].sid) if has_previous else None,
+        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS_PAGE + found[0][0].sid) if has_previous else None,
         "start": page * page_size,
         "uri": uri(page, token),
     }
-    entries = b",".join(rendered(call, moment, showing) for call, moment in found)
+    entries = b",".join(rendered_resource(call, moment, rules) for call, moment in found)
     return b'{"calls":[%b],%b' % (entries, json.dumps(envelope, separators=(",", ":"))[1:].encode())
 
 
@@ -132,7 +132,7 @@ def _edge(calls: Calls, account_sid: str, token: str) -> Call | None:
     if not token:
         return None
     edge = calls.get(account_sid, token[2:])
-    if edge is None or token[:2] not in (NEXT, PREVIOUS):
+    if edge is None or token[:2] not in (NEXT_PAGE, PREVIOUS_PAGE):
         raise TwilioError(20422, "PageToken")
     return edge
 
@@ -140,21 +140,21 @@ def _edge(calls: Calls, account_sid: str, token: str) -> Call | None:
 def _read_page(
     calls: Calls,
     account_sid: str,
-    matching: Callable[[Iterable[Call]], Iterator[Listed]],
+    matching: Callable[[Iterable[Call]], Iterator[ListedCall]],
     edge: Call | None,
     token: str,
     page_size: int,
-) -> tuple[list[Listed], bool, bool]:
+) -> tuple[list[ListedCall], bool, bool]:
     """Returns the calls of the page, and whether there are pages before and after it."""
-    if edge is not None and token.startswith(PREVIOUS):
+    if edge is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
     found = list(islice(matching(calls.newest_first(account_sid, before=edge)), page_size + 1))
     return found[:page_size], edge is not None and bool(found), len(found) > page_size
 
 
-def _moving_page(matching: Iterator[Listed], page: int, page_size: int) -> tuple[list[Listed], bool, bool]:
-    """Returns the same for the page with this number, counted from the newest call of this moment."""
+def _moving_page(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
+    """Returns a page as `_read_page` does, but by its number, counted from the newest call of this moment."""
     found = list(islice(matching, page * page_size, (page + 1) * page_size + 1))
     return found[:page_size], page > 0 and bool(found), len(found) > page_size
 
@@ -167,7 +167,10 @@ def read_number(query: QueryParams, name: str, default: int) -> int:
 
 
 def require_page_token(query: QueryParams, page: int) -> None:
-    """Raises 20001 for a page without its token: https://github.com/twilio/twilio-python/issues/395."""
+    """Raises Twilio's error 20001 if a page after the first is requested without PageToken.
+
+    https://github.com/twilio/twilio-python/issues/395 shows the error.
+    """
     if page and not query.get("PageToken"):
         raise TwilioError(20001)
 

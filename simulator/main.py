@@ -45,7 +45,7 @@ class TwilioHeaders:
                 headers = message["headers"]
                 if not any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
                     headers.append((b"twilio-request-id", f"RQ{token_hex(16)}".encode()))
-                headers.append((b"date", _http_date(self.state.showing.moment(self.state.now()).replace(microsecond=0))))
+                headers.append((b"date", _http_date(self.state.display_rules.moment(self.state.now()).replace(microsecond=0))))
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -75,7 +75,7 @@ def create_app(config: SimulatorConfig) -> FastAPI:
     app.include_router(subresource_routes.router)
     app.include_router(control.router)
     app.include_router(fault_control.router)
-    app.add_middleware(calls.Shortcut)
+    app.add_middleware(calls.DirectEndpoints)
     app.add_middleware(TwilioHeaders, state=state)
 
     @app.exception_handler(TwilioError)

@@ -1,4 +1,4 @@
-"""Validate the parameters of CreateCall and UpdateCall, with Twilio's error codes and in Twilio's order.
+"""Validates the parameters of CreateCall and UpdateCall, with Twilio's error codes and in Twilio's order.
 
 Every parameter of CreateCall is accepted. Unknown ones are ignored, as by Twilio (warning 20001).
 """

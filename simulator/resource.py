@@ -8,9 +8,9 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
-from simulator.destination import formatted
+from simulator.destination import display_form
+from simulator.display_rules import DisplayRules
 from simulator.lifecycle import Progress, Status
-from simulator.showing import Showing
 from simulator.store import Call
 
 API_VERSION = "2010-04-01"
@@ -27,7 +27,7 @@ SUBRESOURCES = {
 }
 
 
-def created(call: Call) -> dict[str, Any]:
+def created_resource(call: Call) -> dict[str, Any]:
     """Returns the answer to a creation. Nearly all values are null, even `date_created`."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
     parameters = call.parameters
@@ -44,7 +44,7 @@ def created(call: Call) -> dict[str, Any]:
         "end_time": None,
         "forwarded_from": None,
         "from": parameters.from_,
-        "from_formatted": formatted(parameters.from_),
+        "from_formatted": display_form(parameters.from_),
         "group_sid": None,
         "parent_call_sid": None,
         "phone_number_sid": None,
@@ -56,15 +56,15 @@ def created(call: Call) -> dict[str, Any]:
         "status": Status.QUEUED,
         "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCES.items()},
         "to": parameters.to,
-        "to_formatted": formatted(parameters.to),
+        "to_formatted": display_form(parameters.to),
         "trunk_sid": None,
         "uri": f"{path}.json",
     }
 
 
-def current(call: Call, progress: Progress) -> dict[str, Any]:
+def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
     """Returns the answer to any later request. Once dialled, unknown texts are "" instead of null."""
-    resource = created(call) | {
+    resource = created_resource(call) | {
         "status": progress.status,
         "date_created": rfc2822(call.plan.created_at),
         "date_updated": rfc2822(progress.updated_at),
@@ -80,12 +80,12 @@ def current(call: Call, progress: Progress) -> dict[str, Any]:
     return resource
 
 
-def rendered(call: Call, now: datetime, showing: Showing) -> bytes:
+def rendered_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
     """Returns the JSON of the answer to any later request than the creation."""
     stage = call.stage(now)
-    if stage.rendered is None or stage.rendered[0] is not showing:
-        resource = showing.resource(current(call, stage.progress))
-        stage.rendered = showing, json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode()
+    if stage.rendered is None or stage.rendered[0] is not rules:
+        resource = rules.resource(current_resource(call, stage.progress))
+        stage.rendered = rules, json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode()
     return stage.rendered[1]
 
 

@@ -7,13 +7,13 @@ from simulator.accounts import Accounts
 from simulator.background import Background
 from simulator.callbacks import Callbacks
 from simulator.config import SimulatorConfig
+from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call
-from simulator.list_faults import Lists
+from simulator.list_faults import ListFaultState
 from simulator.parameters import CallParameters
 from simulator.request_counts import RequestCounts
-from simulator.showing import Showing
 from simulator.store import Call, Calls
 from simulator.subresources import Subresources
 
@@ -26,8 +26,8 @@ class State:
         self.ledger = Ledger(config.max_calls)
         self.requests = RequestCounts()
         self.faults = FaultChoice()
-        self.showing = Showing()
-        self.lists = Lists()
+        self.display_rules = DisplayRules()
+        self.lists = ListFaultState()
         self.callbacks = Callbacks(config, self.accounts)
         self.held_connections = Background()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
@@ -86,7 +86,7 @@ class State:
         self.requests.clear()
         self.accounts.remove_open_accounts()
         self.faults.reset()
-        self.showing = Showing()
-        self.lists = Lists()
+        self.display_rules = DisplayRules()
+        self.lists = ListFaultState()
         self.callbacks.reset()
         self._creations_by_destination.clear()

@@ -25,6 +25,7 @@ class Stage:
     """The call's JSON, and how calls were shown when it was rendered."""
 
     def holds(self, plan: Plan, now: datetime) -> bool:
+        """Returns whether this is still the state of a call with this plan at the time `now`."""
         return self.plan is plan and self.progress.updated_at <= now and (self.until is None or now < self.until)
 
 
@@ -40,7 +41,7 @@ class Call:
     plan: Plan
     subscription: Subscription | None
     hidden_until: datetime | None = None
-    """Until then fetch and list do not show the call: Twilio's API is eventually consistent."""
+    """The time until which fetch and list do not show the call: Twilio's API is eventually consistent."""
     deleted_at: datetime | None = None
     _stage: Stage | None = None
 

@@ -18,12 +18,12 @@ from simulator.subresources import KINDS, Kind, event_of_creation, wav_tone
 
 router = APIRouter(tags=["Twilio"])
 
-_ACCOUNT = "/2010-04-01/Accounts/{account_sid}"
-_CALL = _ACCOUNT + "/Calls/{call_sid}"
-_ALL, _ONE = "/{segment}", "/{segment}/{sid}"
-_FETCHED, _LISTED = {"Notifications", "Recordings"}, {"Notifications", "Recordings", "Events"}
-_UPDATED = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
-_DELETED = {"Recordings", "UserDefinedMessageSubscriptions"}
+_ACCOUNT_PATH = "/2010-04-01/Accounts/{account_sid}"
+_CALL_PATH = _ACCOUNT_PATH + "/Calls/{call_sid}"
+_LIST_PATH, _ITEM_PATH = "/{segment}", "/{segment}/{sid}"
+_FETCHABLE, _LISTABLE = {"Notifications", "Recordings"}, {"Notifications", "Recordings", "Events"}
+_UPDATABLE = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
+_DELETABLE = {"Recordings", "UserDefinedMessageSubscriptions"}
 
 
 def get_kind(segment: str, request: Request) -> Kind:
@@ -41,18 +41,18 @@ KindDep = Annotated[Kind, Depends(get_kind)]
 CallDep = Annotated[Call, Depends(get_call)]
 
 
-@router.get(_CALL + _ALL, include_in_schema=False)
-@router.get(_CALL + _ALL + ".json", summary="List events, notifications or recordings of a call")
+@router.get(_CALL_PATH + _LIST_PATH, include_in_schema=False)
+@router.get(_CALL_PATH + _LIST_PATH + ".json", summary="List events, notifications or recordings of a call")
 async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> dict[str, Any]:
     """Supports `PageSize`, `Page`, and filters by day with the operator in the name (`DateCreated>`)."""
-    _require_operation(kind, _LISTED)
+    _require_operation(kind, _LISTABLE)
     own = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
     return state.subresources.page(kind, call, request.query_params, own, path)
 
 
-@router.post(_CALL + _ALL, include_in_schema=False)
-@router.post(_CALL + _ALL + ".json", summary="Start a recording, a stream, a payment …")
+@router.post(_CALL_PATH + _LIST_PATH, include_in_schema=False)
+@router.post(_CALL_PATH + _LIST_PATH + ".json", summary="Start a recording, a stream, a payment …")
 async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Creates a subresource of a call in progress. Answers 21220 for any other call."""
     _require_operation(kind, KINDS.keys() - {"Events", "Notifications"})
@@ -60,17 +60,17 @@ async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep
     return JSONResponse(state.subresources.create(kind, call, form, state.now()), kind.status)
 
 
-@router.get(_CALL + _ONE, include_in_schema=False)
-@router.get(_CALL + _ONE + ".json", summary="Fetch a notification or a recording")
+@router.get(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
+@router.get(_CALL_PATH + _ITEM_PATH + ".json", summary="Fetch a notification or a recording")
 async def fetch(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
-    _require_operation(kind, _FETCHED)
+    _require_operation(kind, _FETCHABLE)
     return state.subresources.find(kind, call, sid, request.url.path).resource
 
 
-@router.post(_CALL + _ONE, include_in_schema=False)
-@router.post(_CALL + _ONE + ".json", summary="Stop or change a recording, a stream, a payment …")
+@router.post(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
+@router.post(_CALL_PATH + _ITEM_PATH + ".json", summary="Stop or change a recording, a stream, a payment …")
 async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> JSONResponse:
-    _require_operation(kind, _UPDATED)
+    _require_operation(kind, _UPDATABLE)
     item = state.subresources.find(kind, call, sid, request.url.path)
     form = await read_form(request)
     return JSONResponse(
@@ -78,15 +78,15 @@ async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state
     )
 
 
-@router.delete(_CALL + _ONE, status_code=204, include_in_schema=False)
-@router.delete(_CALL + _ONE + ".json", status_code=204, summary="Delete a recording or a subscription")
+@router.delete(_CALL_PATH + _ITEM_PATH, status_code=204, include_in_schema=False)
+@router.delete(_CALL_PATH + _ITEM_PATH + ".json", status_code=204, summary="Delete a recording or a subscription")
 async def delete(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> Response:
-    _require_operation(kind, _DELETED)
+    _require_operation(kind, _DELETABLE)
     state.subresources.delete(kind, state.subresources.find(kind, call, sid, request.url.path))
     return Response(status_code=204)
 
 
-@router.get(_ACCOUNT + "/Recordings/{sid}.json", summary="Fetch a recording without its call")
+@router.get(_ACCOUNT_PATH + "/Recordings/{sid}.json", summary="Fetch a recording without its call")
 async def fetch_recording(account: AccountDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
     return state.subresources.recording(account.sid, sid, request.url.path)
 
@@ -96,8 +96,8 @@ def authenticate_media(account_sid: str, request: Request, state: StateDep) -> A
     return state.accounts.authenticate(account_sid, request.headers.get("authorization"))
 
 
-@router.get(_ACCOUNT + "/Recordings/{sid}.wav", summary="Fetch the audio of a recording")
-@router.get(_ACCOUNT + "/Recordings/{sid}.mp3", include_in_schema=False)
+@router.get(_ACCOUNT_PATH + "/Recordings/{sid}.wav", summary="Fetch the audio of a recording")
+@router.get(_ACCOUNT_PATH + "/Recordings/{sid}.mp3", include_in_schema=False)
 async def fetch_media(
     account: Annotated[Account, Depends(authenticate_media)], sid: str, request: Request, state: StateDep
 ) -> Response:

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from simulator.lifecycle import Plan, Progress, Status, hung_up, limited, plan_call, progress
+from simulator.lifecycle import Plan, Progress, Status, ended_by_api, plan_call, progress, with_time_limit
 
 CREATED = datetime(2026, 11, 23, tzinfo=UTC)
 LONG_AFTER = CREATED + timedelta(days=1)
@@ -78,7 +78,7 @@ def test_only_a_completed_call_gets_a_price() -> None:
 def test_a_call_to_forever_is_in_progress_until_it_is_ended() -> None:
     plan = planned("sip:forever@example.com")
     assert progress(plan, LONG_AFTER).status is Status.IN_PROGRESS
-    assert progress(hung_up(plan, LONG_AFTER), LONG_AFTER).status is Status.COMPLETED
+    assert progress(ended_by_api(plan, LONG_AFTER), LONG_AFTER).status is Status.COMPLETED
 
 
 def test_an_unanswered_call_rings_until_its_timeout() -> None:
@@ -102,7 +102,7 @@ def test_a_time_limit_ends_the_call() -> None:
 
 
 def test_a_time_limit_that_has_passed_ends_the_call_now() -> None:
-    assert limited(ANSWERED, 5, at(30)).ended_at == at(30)
+    assert with_time_limit(ANSWERED, 5, at(30)).ended_at == at(30)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_time_limit_that_has_passed_ends_the_call_now() -> None:
     [(0.5, Status.CANCELED, False), (2, Status.CANCELED, True), (10, Status.COMPLETED, True)],
 )
 def test_ending_a_call(seconds: float, status: Status, dialled: bool) -> None:
-    then = progress(hung_up(ANSWERED, at(seconds)), at(seconds))
+    then = progress(ended_by_api(ANSWERED, at(seconds)), at(seconds))
     assert (then.status, then.end_time, then.start_time is not None) == (status, at(seconds), dialled)
 
 

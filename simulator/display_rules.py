@@ -1,4 +1,4 @@
-"""Show calls like the real API: addresses in another spelling than requested, times by another clock."""
+"""Shows calls as the real API does: addresses in another spelling than requested, times by another clock."""
 
 import re
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulator.destination import formatted
+from simulator.destination import display_form
 
 Case = Literal["as_sent", "lower", "upper"]
 SIP_DOMAIN = "sip.twilio.com"
@@ -18,8 +18,11 @@ _SIP = re.compile(
 )
 
 
-class Showing(BaseModel):
-    """How fetches, updates and lists show calls. By default addresses are unchanged and times by the simulator's clock."""
+class DisplayRules(BaseModel):
+    """The way in which fetches, updates and lists show calls.
+
+    By default addresses are unchanged and times by the simulator's clock.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +63,7 @@ class Showing(BaseModel):
             return resource
         dates = {name: self._date(resource[name]) for name in _DATES}
         to, from_ = self.to(resource["to"]), self.from_(resource["from"])
-        formats = {"to_formatted": formatted(to), "from_formatted": formatted(from_)}
+        formats = {"to_formatted": display_form(to), "from_formatted": display_form(from_)}
         return {**resource, "to": to, "from": from_, **formats, **dates}
 
     def _date(self, date: str | None) -> str | None:
