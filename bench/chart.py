@@ -1,43 +1,62 @@
-"""Draws two small bar charts as SVG, for light and dark pages."""
+"""Draws small bar charts as SVG, for light and dark pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
-from bench.results import Line
-
 WIDTH, NAME_WIDTH, ROW, TOP = 720, 170, 26, 58
-PANEL = (WIDTH - NAME_WIDTH) // 2
+LEGEND_LEFT, LEGEND_STEP = 445, 85
+_NUMBER_WIDTH = 70
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-weight: 600 }
 .bar { fill: #8c959f }
 .ours { fill: #1f6feb }
+.second { fill: #d29922 }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
 """
 
 
-def chart(title: str, bars: Sequence[Line], *, ours: str) -> str:
-    """Returns an SVG with each subject's processor time per call and calls per second."""
-    height = TOP + ROW * len(bars) + 10
+@dataclass(frozen=True)
+class Panel:
+    """One bar for each name of a chart. Each shows the sum of its parts as a number."""
+
+    title: str
+    bars: Sequence[Mapping[str, float]]
+    """The lengths of a bar's parts by class of the style, from left to right."""
+    digits: int
+    longest: float
+    """The length that takes the whole width."""
+
+
+def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: Mapping[str, str] | None = None) -> str:
+    """Returns an SVG with the panels side by side. `legend` has names by class of the style."""
+    height = TOP + ROW * len(names) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',
         f"<style>{_STYLE}</style>",
         f'<text class="title" x="0" y="16">{escape(title)}</text>',
     ]
-    for row, line in enumerate(bars):
-        parts.append(f'<text x="0" y="{TOP + ROW * row + 15}">{escape(line.subject)}</text>')
-    parts += _panel(NAME_WIDTH, "CPU of the service per call, ms", bars, lambda line: line.cpu_ms, 2, ours)
-    parts += _panel(NAME_WIDTH + PANEL, "calls per second", bars, lambda line: line.per_second, 0, ours)
+    for number, (kind, name) in enumerate((legend or {}).items()):
+        left = LEGEND_LEFT + LEGEND_STEP * number
+        parts.append(f'<rect class="{kind}" x="{left}" y="5" width="12" height="12" rx="2"/>')
+        parts.append(f'<text x="{left + 18}" y="16">{escape(name)}</text>')
+    for row, name in enumerate(names):
+        parts.append(f'<text x="0" y="{TOP + ROW * row + 15}">{escape(name)}</text>')
+    width = (WIDTH - NAME_WIDTH) // len(panels)
+    for number, panel in enumerate(panels):
+        parts += _panel(panel, NAME_WIDTH + width * number, width)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(left: int, title: str, bars: Sequence[Line], value: Callable[[Line], float], digits: int, ours: str) -> list[str]:
-    most = max(map(value, bars))
-    parts = [f'<text x="{left}" y="{TOP - 14}">{escape(title)}</text>']
-    for row, line in enumerate(bars):
-        width = value(line) / most * (PANEL - 70)
+def _panel(panel: Panel, left: int, width: int) -> list[str]:
+    parts = [f'<text x="{left}" y="{TOP - 14}">{escape(panel.title)}</text>']
+    for row, bar in enumerate(panel.bars):
+        end: float = left
         y = TOP + ROW * row
-        kind = "ours" if line.subject == ours else "bar"
-        parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{width:.1f}" height="{ROW - 6}" rx="2"/>')
-        parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 15}">{value(line):.{digits}f}</text>')
+        for kind, value in bar.items():
+            length = value / panel.longest * (width - _NUMBER_WIDTH)
+            parts.append(f'<rect class="{kind}" x="{end:g}" y="{y}" width="{length:.1f}" height="{ROW - 6}" rx="2"/>')
+            end += length
+        parts.append(f'<text x="{end + 6:.1f}" y="{y + 15}">{sum(bar.values()):.{panel.digits}f}</text>')
     return parts

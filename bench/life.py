@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import quantiles
 
 from app.local.postgres import EmbeddedPostgres
-from bench import disk, processes
+from bench import disk, life_report, processes
 from bench.disk import Disk
 from bench.life_run import Run, measure
 from bench.life_services import COMPETITOR, SERVICES, Setting, simulator
-from bench.report import machine, markdown_table
+from bench.report import PAGE, machine, markdown_table
 
 MODES = {"callbacks": True, "polling": False}
 CALLS_OF_AN_ACCOUNT = 5
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--calls", type=int, default=100_000, help="on disk, for the bytes of one; 0: not measured")
     parser.add_argument("--patience", type=float, default=120, help="seconds after the last call until the rest is given up")
+    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.name} and {life_report.CHART}")
     arguments = parser.parse_args()
     if lack := processes.missing():
         raise SystemExit(f"Skipped: {lack}")
@@ -107,8 +108,10 @@ def main() -> None:
             runs.append(run)
             if arguments.calls and setting.callbacks and service.name not in sizes:
                 sizes[service.name] = disk.measure(service.database, arguments.calls)
-    print(f"\n{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`\n")
-    print("\n\n".join(tables(runs, sizes)))
+    results = [f"{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *tables(runs, sizes)]
+    print("", *results, sep="\n\n")
+    if arguments.write:
+        life_report.write_section(runs, results)
 
 
 if __name__ == "__main__":

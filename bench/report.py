@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
 
-from bench.chart import chart
+from bench.chart import Panel, chart
 from bench.results import FLOORS, OURS, Line, Sample, Scenario, lines
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 CHART = PAGE.with_suffix(".svg")
-_RESULTS = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOTALL)
 COLUMNS = (
     "",
     "CPU ms",
@@ -71,15 +70,46 @@ def write_page(
     scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
 ) -> None:
     """Replaces what docs/performance.md shows of an earlier run, and its chart."""
-    parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`\n"]
+    parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`"]
     for scenario in scenarios:
         head, *body = rows(scenario, samples)
-        parts.append(f"### {str(scenario)[0].upper()}{str(scenario)[1:]}\n")
-        parts.append(markdown_table(head, body) + "\n")
-    results = "\n".join(parts)
-    PAGE.write_text(_RESULTS.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", PAGE.read_text()))
-    bars = [line for line in lines(headline, samples) if line.subject not in FLOORS]
-    CHART.write_text(chart(str(headline), bars, ours=OURS))
+        parts.append(f"### {str(scenario)[0].upper()}{str(scenario)[1:]}")
+        parts.append(markdown_table(head, body))
+    replace_part("results", parts)
+    CHART.write_text(_chart(headline, samples))
+
+
+def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
+    """Returns an SVG with each subject's processor time per call and calls per second."""
+    shown = [line for line in lines(scenario, samples) if line.subject not in FLOORS]
+
+    def panel(title: str, values: Sequence[float], digits: int) -> Panel:
+        kinds = ["ours" if line.subject == OURS else "bar" for line in shown]
+        return Panel(title, [{kind: value} for kind, value in zip(kinds, values, strict=True)], digits, longest=max(values))
+
+    panels = [
+        panel("CPU of the service per call, ms", [line.cpu_ms for line in shown], 2),
+        panel("calls per second", [line.per_second for line in shown], 0),
+    ]
+    return chart(str(scenario), [line.subject for line in shown], panels)
+
+
+def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE, before: str | None = None) -> None:
+    """Replaces what a page of Markdown shows of an earlier run.
+
+    That is between the comments `<!-- name -->` and `<!-- end of name -->`. If the page has no such part, it is added before
+    the heading `before`. Raises ValueError if the page does not have that either.
+    """
+    begin, end, heading = f"<!-- {name} -->", f"<!-- end of {name} -->", f"\n{before}\n"
+    part = "\n\n".join([begin, *paragraphs, end])
+    earlier = re.compile(f"{begin}.*{end}", re.DOTALL)
+    text = page.read_text()
+    if earlier.search(text):
+        page.write_text(earlier.sub(lambda _: part, text))
+    elif before and heading in text:
+        page.write_text(text.replace(heading, f"\n{part}\n{heading}", 1))
+    else:
+        raise ValueError(f"{page.name} has neither {begin!r} nor the heading {before!r}")
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: int = 1) -> str:

@@ -1,16 +1,14 @@
 """The results of bench/rows.py as tables, on the terminal and in docs/performance.md."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median as middle
 from statistics import quantiles
 
-from bench.report import PAGE, machine, markdown_table
+from bench.report import machine, markdown_table, replace_part
 from bench.rows_measure import Compared, median
 from bench.rows_writes import Cost, IndexCosts, Latencies
 
 GOAL = 1.3
-_RESULTS = re.compile(r"(<!-- rows -->\n).*(<!-- end of rows -->)", re.DOTALL)
 _STATEMENTS = ("statement", "ms", "ms", "ratio", "planning ms", "planning ms", "buffers", "buffers", "ratio")
 _INDEXES = ("index", "MiB", "µs a creation", "share", "WAL bytes a creation", "share")
 
@@ -48,8 +46,7 @@ def parts(
 
 def write_page(results: Iterable[str]) -> None:
     """Replaces what docs/performance.md shows of an earlier run."""
-    shown = "\n\n".join(results)
-    PAGE.write_text(_RESULTS.sub(lambda found: f"{found[1]}\n{shown}\n\n{found[2]}", PAGE.read_text()))
+    replace_part("rows", results)
 
 
 def _statement(one: Compared) -> list[str]:
