@@ -22,7 +22,7 @@ async def receive_callback(request: Request) -> Response:
     signature = request.headers.get("X-Twilio-Signature", "")
     query = request.url.query
     # Check before the body is read, so that requests that are not from Twilio stay cheap.
-    account_id = await service.admit(call_id, query, signature)
+    account_id = await service.find_account(call_id, query, signature)
     path = f"{CALLBACK_PATH}/{call_id}" + (f"?{query}" if query else "")
     try:
         posted = FormFields.parse((await request.body()).decode("utf-8", "replace"))
@@ -31,7 +31,7 @@ async def receive_callback(request: Request) -> Response:
         fields.pop(TAG, None)
     except ValueError:
         raise MalformedBody("The callback has too many fields.") from None
-    await service.take(ReceivedCallback(call_id, account_id, path, fields, posted, signature))
+    await service.receive(ReceivedCallback(call_id, account_id, path, fields, posted, signature))
     return Response(status_code=204)
 
 

@@ -40,7 +40,7 @@ class ReceivedCallback:
 
 
 @dataclass(frozen=True, slots=True)
-class _Applied:
+class _AppliedCallback:
     result: CallbackResult
     traceparent: str | None
     tenant_id: str
@@ -71,26 +71,27 @@ class CallbackService:
         self._public_url = public_url
         self._urls = urls
         self._untagged = untagged
-        self._batcher: Batcher[ReceivedCallback, _Applied | _Rejection] = Batcher(self._apply_batch, max_batch=50)
+        self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
-    async def admit(self, call_id: UUID, query: str, signature: str) -> UUID:
-        """Returns the account whose auth tokens sign the callbacks of this call.
+    async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
+        """Returns the account whose auth tokens sign the callbacks of this call, from the tag in the query.
 
-        Raises CallbackForged for a malformed signature or an invalid tag. Both checks work without Postgres.
+        Raises CallbackForged for a malformed signature or an invalid tag. Neither check needs Postgres, except for calls that
+        may have no tag (`UntaggedCallbacks`).
         """
         if not has_signature_form(signature):
-            raise self._refused("unsigned")
+            raise self._count_forged("unsigned")
         tag = tag_in(query)
         if tag is None:
             account_id = await self._untagged.account_of(call_id)
         else:
             account_id = self._urls.account_of(call_id, tag) if self._urls else None
         if account_id is None:
-            raise self._refused("untagged")
+            raise self._count_forged("untagged")
         return account_id
 
-    async def take(self, received: ReceivedCallback) -> None:
-        """Verifies the signature of an admitted callback and applies it.
+    async def receive(self, received: ReceivedCallback) -> None:
+        """Verifies the signature of a callback whose account `find_account` has found, and applies the callback.
 
         Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
         nothing has changed.
@@ -100,24 +101,25 @@ class CallbackService:
             self._public_url + received.path, received.posted, received.signature, tokens
         ):
             logger.warning("callback_forged", call_id=str(received.call_id))
-            raise self._refused("forged")
+            raise self._count_forged("forged")
         applied = await self._batcher.submit(received)
-        if not isinstance(applied, _Applied):
-            self._metrics.callbacks.received.labels(_RESULTS[type(applied)]).inc()
+        if not isinstance(applied, _AppliedCallback):
+            self._metrics.callbacks.received.labels(_RESULT_LABELS[type(applied)]).inc()
             raise applied
         link(applied.traceparent)
         bind(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
         self._metrics.callbacks.received.labels(applied.result).inc()
 
-    def _refused(self, result: str) -> CallbackForged:
+    def _count_forged(self, result: str) -> CallbackForged:
+        """Counts the refusal under `result`, and returns its error."""
         self._metrics.callbacks.received.labels(result).inc()
         bind(callback=result)
         return CallbackForged()
 
-    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_Applied | _Rejection | Busy]:
+    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | Busy]:
         """Applies callbacks in two statements, whatever their number, and a third if a call is not known to have started."""
         calls = await read_calls(self._database, {received.call_id for received in batch})
-        callbacks = [_read(received, calls.get(received.call_id)) for received in batch]
+        callbacks = [_parse_for_call(received, calls.get(received.call_id)) for received in batch]
         unbound = {
             callback.resource.sid
             for received, callback in zip(batch, callbacks, strict=True)
@@ -141,12 +143,12 @@ class CallbackService:
                 self._settlement.count(call)
         return [
             LOCKED
-            if isinstance(result, _Applied) and changed[received.call_id].events and received.call_id not in written
+            if isinstance(result, _AppliedCallback) and changed[received.call_id].events and received.call_id not in written
             else result
             for received, result in zip(batch, results, strict=True)
         ]
 
-    def _apply(self, changed: Changed, callback: Callback, taken: set[str]) -> _Applied:
+    def _apply(self, changed: Changed, callback: Callback, taken: set[str]) -> _AppliedCallback:
         """Applies a callback to its record in memory."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
@@ -165,14 +167,15 @@ class CallbackService:
                 changed.deliveries.append(delivery)
             if call.sid == resource.sid and effect.result == "taken":
                 call.refresh_at = refresh_after_callback(call, now=call.now, interval=self._settlement.refresh_interval)
-        return _Applied(effect.result, call.traceparent, call.tenant_id, call.sid)
+        return _AppliedCallback(effect.result, call.traceparent, call.tenant_id, call.sid)
 
 
-def _read(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
+def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
+    """Returns the callback, or the error for a callback of no call of that account."""
     if call is None or call.account_id != received.account_id:
         return CallNotFound()
     callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
     return callback or MalformedBody("The callback has no CallSid, or belongs to another account.")
 
 
-_RESULTS = {CallNotFound: "unknown_call", MalformedBody: "malformed"}
+_RESULT_LABELS = {CallNotFound: "unknown_call", MalformedBody: "malformed"}

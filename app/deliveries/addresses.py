@@ -24,10 +24,10 @@ _RESERVED_V6 = ["2001::/23", "2001:db8::/32", "3fff::/20"]
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")  # all that IANA has allocated; Teredo, 2001::/32, is reserved above
 # Metadata services of Azure, Alibaba, Amazon, Google, Scaleway, in addition to 169.254.169.254.
 _METADATA = ["168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42"]
-_NEVER: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _METADATA]
+_ALWAYS_REFUSED: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _METADATA]
 # Loopback, RFC 1918, RFC 6598, RFC 4193: normal for receivers in the same cluster, but a way into the network for others.
-_LOCAL = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"]
-_PRIVATE: Final = [ip_network(network) for network in _LOCAL]
+_PRIVATE_RANGES = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"]
+_PRIVATE: Final = [ip_network(network) for network in _PRIVATE_RANGES]
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
@@ -38,8 +38,8 @@ _URL: Final = re.compile(
 )
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -73,10 +73,12 @@ class AllowList:
         """Parses networks and hosts. Raises ValueError for any other entry, like Settings."""
         return cls(*parse_delivery_allow(text or ""))
 
-    def names(self, host: str) -> bool:
+    def includes_host(self, host: str) -> bool:
+        """Returns whether the list names the host or a domain above it."""
         return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
 
-    def holds(self, address: Address) -> bool:
+    def includes_address(self, address: Address) -> bool:
+        """Returns whether one of the list's networks contains the address."""
         return any(address in network for network in self.networks)
 
 
@@ -147,12 +149,12 @@ def _read_host(host: str) -> Address | UrlError | None:
     if host.endswith("."):
         return UrlError("url_host", "Leave out the dot at the end of the host.")
     # Resolvers take 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 for addresses, but not all for the same one.
-    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+    if _NUMERIC_LABEL.fullmatch(host.rpartition(".")[2]):
         try:
             return IPv4Address(host)
         except ValueError:
             return UrlError("url_host", "Write an IPv4 address as four decimal numbers without leading zeros.")
-    if not _NAME.fullmatch(host):
+    if not _HOST_NAME.fullmatch(host):
         return UrlError(
             "url_host", "Check the host: letters, digits, - and _ only, between dots at most 63 characters, in all at most 253."
         )
@@ -161,17 +163,17 @@ def _read_host(host: str) -> Address | UrlError | None:
 
 def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     address = _embedded(address)
-    is_private = _holds(_PRIVATE, address)
+    is_private = _any_contains(_PRIVATE, address)
     is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
-    if _holds(_NEVER, address) or not (is_private or is_allocated):
+    if _any_contains(_ALWAYS_REFUSED, address) or not (is_private or is_allocated):
         return UrlError("url_address_refused", "Use another host: link-local, metadata and reserved addresses are not allowed.")
-    if is_private and not allowed.holds(address) and not allowed.names(host):
+    if is_private and not allowed.includes_address(address) and not allowed.includes_host(host):
         detail = "Use a public host, or ask the operator to add its network or suffix to CALLGATE_DELIVERY_ALLOW."
         return UrlError("url_address_private", detail)
     return None
 
 
-def _holds(networks: Iterable[Network], address: Address) -> bool:
+def _any_contains(networks: Iterable[Network], address: Address) -> bool:
     return any(address in network for network in networks)
 
 

@@ -45,7 +45,7 @@ Result = Literal["changed", "unchanged", "gone", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _FetchResult:
     """Twilio's answer about a due call: its resource, that it is gone, or neither."""
 
     resource: CallResource | None = None
@@ -91,7 +91,7 @@ class Refresher:
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
         """Refreshes the calls of an account. An error leaves them to the next claim when their leases end."""
         try:
-            seen = await self._ask(account_id, calls)
+            seen = await self._ask_twilio(account_id, calls)
             for start in range(0, len(calls), _WRITE_BATCH):
                 await self._write({call.id: seen[call.id] for call in calls[start : start + _WRITE_BATCH]})
         except DatabaseUnavailable:
@@ -99,11 +99,11 @@ class Refresher:
         except Exception:
             logger.exception("refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES]], calls=len(calls))
 
-    async def _ask(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _Seen]:
+    async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Asks Twilio about all of the calls, with the fewest requests."""
         now = datetime.now(UTC)
         if (until := self._throttled.get(account_id, now)) > now:
-            return {call.id: _Seen(not_before=until) for call in calls}
+            return {call.id: _FetchResult(not_before=until) for call in calls}
         found: dict[str, CallResource] = {}
         try:
             if len(calls) >= MIN_CALLS:
@@ -111,15 +111,15 @@ class Refresher:
                 ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
                 found = await first_accepted(await self.tenants.credentials(account_id), ask)
         except TwilioThrottled as error:
-            return self._slow_down(account_id, calls, error)
+            return self._pause_account(account_id, calls, error)
         except TwilioError as error:
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
-            return {call.id: _Seen(error=error) for call in calls}
-        seen = {call.id: _Seen(found[call.sid]) for call in calls if call.sid in found}
+            return {call.id: _FetchResult(error=error) for call in calls}
+        seen = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
         return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
 
-    async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _Seen]:
-        seen = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _Seen())
+    async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
+        seen = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _FetchResult())
         waiting = iter(calls[:MAX_FETCHES])
 
         async def fetch_each() -> None:
@@ -131,27 +131,27 @@ class Refresher:
                 group.create_task(fetch_each())
         return seen
 
-    async def _fetch(self, account_id: UUID, call: DueCall) -> _Seen:
+    async def _fetch(self, account_id: UUID, call: DueCall) -> _FetchResult:
         with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
-                return _Seen(await first_accepted(await self.tenants.credentials(account_id), ask))
+                return _FetchResult(await first_accepted(await self.tenants.credentials(account_id), ask))
             except TwilioThrottled as error:
-                return self._slow_down(account_id, [call], error)[call.id]
+                return self._pause_account(account_id, [call], error)[call.id]
             except TwilioError as error:
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_missing(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
-                return _Seen(error=error)
+                return _FetchResult(error=error)
 
-    def _slow_down(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _Seen]:
-        """Leaves this account alone for a while, and no other."""
+    def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
+        """Sends no request for this account for a while. Other accounts are not affected."""
         wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _THROTTLED_WAIT)
         until = self._throttled[account_id] = datetime.now(UTC) + wait
         logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
-        return {call.id: _Seen(error=error, not_before=until) for call in calls}
+        return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
-    async def _write(self, seen: dict[UUID, _Seen]) -> None:
+    async def _write(self, seen: dict[UUID, _FetchResult]) -> None:
         """Updates the records. One that has changed meanwhile, or is locked, is claimed again."""
         calls = await read_calls(self.database, seen)
         changes = {call_id: self._change(call, seen[call_id]) for call_id, call in calls.items()}
@@ -159,7 +159,7 @@ class Refresher:
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
-    def _change(self, call: CallState, seen: _Seen) -> tuple[Changed, Result]:
+    def _change(self, call: CallState, seen: _FetchResult) -> tuple[Changed, Result]:
         changed = Changed(call)
         result: Result
         gone = seen.error is not None and is_gone(call, seen.error)

@@ -63,29 +63,29 @@ class Resolver:
         async with self.database.begin() as session:
             due = await leases.claim_searches(session, lease=lease, limit=BATCH)
             database_ahead = await repository.clock(session) - datetime.now(UTC)
-        search = partial(self._search, self.lists(due), database_ahead)
+        search = partial(self._search, self.call_lists(due), database_ahead)
         await run_isolated(due, search, event="search_crashed")
         if due:
             async with self.database.begin() as session:
                 await leases.release_searches(session, due)
         return bool(due)
 
-    def lists(self, batch: Sequence[Call]) -> CallLists:
+    def call_lists(self, batch: Sequence[Call]) -> CallLists:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
-    async def _search(self, lists: CallLists, database_ahead: timedelta, call: Call) -> None:
+    async def _search(self, call_lists: CallLists, database_ahead: timedelta, call: Call) -> None:
         with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
-                candidates = await lists.candidates(call)
+                candidates = await call_lists.candidates(call)
             except (TwilioError, TimeoutError) as error:
                 reason = error.reason if isinstance(error, TwilioError) else "deadline"
                 logger.warning("search_failed", call_id=str(call.id), reason=reason)
-                await self._take(call, None, None)
+                await self._record_search(call, None, None)
             else:
                 ahead = candidates.twilio_ahead
-                await self._take(call, candidates, None if ahead is None else ahead - database_ahead)
+                await self._record_search(call, candidates, None if ahead is None else ahead - database_ahead)
 
-    async def _take(self, call: Call, candidates: Candidates | None, clock_offset: timedelta | None) -> None:
+    async def _record_search(self, call: Call, candidates: Candidates | None, clock_offset: timedelta | None) -> None:
         """Records the result of a search.
 
         `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if
@@ -98,7 +98,7 @@ class Resolver:
                 return
             result: SearchResult = "failed"
             if candidates is not None:
-                result = await self._conclude(session, locked, candidates, clock_offset)
+                result = await self._bind_if_certain(session, locked, candidates, clock_offset)
             if result == "none":
                 clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
@@ -108,7 +108,7 @@ class Resolver:
                 await self.settlement.search_later(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
-    async def _conclude(
+    async def _bind_if_certain(
         self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None
     ) -> SearchResult:
         # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
@@ -120,7 +120,7 @@ class Resolver:
         found: dict[str, Any] = {"candidates": len(free), "rivals": rivals}
         result: SearchResult = "ambiguous"
         if not free:
-            doubt = _doubt(candidates, clock_offset)
+            doubt = _reason_for_doubt(candidates, clock_offset)
             result = "inconclusive" if doubt else "none"
             found |= {"reason": doubt} if doubt else {}
         elif len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= CLOCK_SKEW:
@@ -135,7 +135,7 @@ def _is_open(call: Call) -> bool:
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
 
 
-def _doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
+def _reason_for_doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
     """Returns why Twilio may have a call that the search did not find; None if it has none."""
     if not candidates.is_complete:
         return "list_too_long"

@@ -41,7 +41,7 @@ class Retainer:
         began = time.monotonic()
         async with self.database.begin() as session:
             expired = await repository.lock_expired_calls(session, after=self._after, before=self._expiry(), limit=BATCH)
-            self._count("call", await repository.delete_calls(session, expired))
+            self._count_deleted("call", await repository.delete_calls(session, expired))
         self._after = expired[-1] if expired else _BEFORE_ALL_IDS
         await self._pause(began)
         return bool(expired)
@@ -55,7 +55,7 @@ class Retainer:
         for table in PARTITIONED:
             async with self.database.begin() as session:
                 gone += await repository.delete_from_default_partition(session, table, before=self._expiry(), limit=BATCH)
-        self._count("stray", gone)
+        self._count_deleted("stray", gone)
         await self._pause(began)
         return bool(gone)
 
@@ -75,10 +75,10 @@ class Retainer:
             if dropped:
                 await drop_partition(session, partition)
         if dropped:
-            self._count("partition", 1)
+            self._count_deleted("partition", 1)
         logger.info("partition_dropped" if dropped else "partition_in_use", partition=partition.name)
 
-    def _count(self, what: str, number: int) -> None:
+    def _count_deleted(self, what: str, number: int) -> None:
         self.metrics.calls.expired.labels(what).inc(number)
 
     async def _pause(self, began: float) -> None:

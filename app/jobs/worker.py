@@ -37,9 +37,9 @@ _GAUGES_EVERY_S = 15.0
 _HEARTBEAT_EVERY_S = 15.0
 # The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
 _UNPOLLED_EVERY_S = 60.0
-_AFTER_FAILURE_S = 2.0
-# What wakes a job rarely comes alone: events within this time are seen to in one step.
-_COLLECT_S = 0.02
+_PAUSE_AFTER_FAILURE_S = 2.0
+# How long a job that was woken waits before it starts: wake-ups come in groups, and one step then handles all of them.
+_WAKE_DELAY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ async def _repeat(job: Job, stop: asyncio.Event) -> None:
         try:
             pause = 0.0 if await job.step() else job.idle_s
         except Exception as error:
-            pause = _AFTER_FAILURE_S
+            pause = _PAUSE_AFTER_FAILURE_S
             for cause in _causes(error):
                 # DatabaseUnavailable is already logged, with its reason.
                 if not isinstance(cause, DatabaseUnavailable):
@@ -149,7 +149,7 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
     for wait in waits:
         wait.cancel()
     if job.wake.is_set() and not stop.is_set():
-        await asyncio.sleep(_COLLECT_S)
+        await asyncio.sleep(_WAKE_DELAY_S)
         job.wake.clear()
 
 
