@@ -5,6 +5,7 @@ and times, until there are enough; then the growth is divided by the number of c
 service has some: autovacuum leaves up to a fifth of a table.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import psycopg
@@ -19,8 +20,16 @@ _SHIFT_UUID = """
 """
 _RENAMED = ("sid", "idempotency_key", "webhook_id")
 _SIZES = """
-    SELECT coalesce(pg_partition_root(oid), oid)::regclass::text, sum(pg_total_relation_size(oid))::bigint
-    FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace GROUP BY 1
+    WITH stored AS (
+        SELECT oid, reltoastrelid AS toast FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+    ), part AS (
+        SELECT oid, 'rows' AS part, pg_table_size(oid) - coalesce(pg_total_relation_size(nullif(toast, 0)), 0) AS bytes
+        FROM stored
+        UNION ALL SELECT oid, 'long values', pg_total_relation_size(toast) FROM stored WHERE toast <> 0
+        UNION ALL SELECT indrelid, coalesce(pg_partition_root(indexrelid), indexrelid)::regclass::text,
+            pg_total_relation_size(indexrelid) FROM pg_index JOIN stored ON stored.oid = indrelid
+    )
+    SELECT coalesce(pg_partition_root(oid), oid)::regclass::text, part, sum(bytes)::bigint FROM part GROUP BY 1, 2
 """
 _COLUMNS = """
     SELECT attname, format_type(atttypid, NULL) FROM pg_attribute
@@ -35,20 +44,38 @@ _TABLES = """
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes per call by table, indexes included."""
+    """The bytes that a call takes."""
 
     calls: int
-    copied: dict[str, float]
-    """The bytes of a copy, in which every row was written once."""
-    left: dict[str, float]
+    copied: dict[str, dict[str, float]]
+    """The bytes of a copy, in which every row was written once: by table and part (its rows, each of its indexes)."""
+    left: dict[str, dict[str, float]]
     """The bytes that the run left: with dead rows, and with the pages that a table has from the beginning."""
+    columns: dict[str, dict[str, float]]
+    """The bytes of the values by table and column, without the headers of rows and pages."""
+
+    @property
+    def total(self) -> float:
+        return sum(sum(parts.values()) for parts in self.copied.values())
 
     def rows(self) -> list[list[str]]:
-        """Returns the rows of the result's table, the largest table first, with the sums at the end."""
-        largest = sorted(self.copied, key=lambda table: -self.copied[table])
-        shown = [[f"`{name}`", self.copied[name], self.left[name]] for name in largest if self.copied[name]]
-        shown.append(["all", sum(self.copied.values()), sum(self.left.values())])
-        return [[str(name), *(f"{size:,.0f}" for size in sizes)] for name, *sizes in shown]
+        """Returns the rows of the result's table: the largest table first, its largest part first, with the sums at the end."""
+        shown: list[tuple[str, float, float]] = []
+        for table, parts in sorted(self.copied.items(), key=lambda item: -sum(item[1].values())):
+            if not (whole := sum(parts.values())):
+                continue
+            left = self.left[table]
+            shown.append((f"`{table}`", whole, sum(left.values())))
+            largest = sorted((part for part in parts if parts[part]), key=lambda part: -parts[part])
+            shown += [(f"– {part}", parts[part], left[part]) for part in largest]
+        shown.append(("all", self.total, sum(sum(parts.values()) for parts in self.left.values())))
+        return [[name, *(f"{size:,.0f}" for size in sizes)] for name, *sizes in shown]
+
+    def column_rows(self) -> list[list[str]]:
+        """Returns the columns with at least 1 % of all bytes, the largest first."""
+        all_ = [(table, column, size) for table, columns in self.columns.items() for column, size in columns.items()]
+        all_.sort(key=lambda each: -each[2])
+        return [[f"`{table}.{column}`", f"{size:,.0f}"] for table, column, size in all_ if size >= self.total / 100]
 
 
 def measure(url: str, calls: int) -> Disk:
@@ -72,16 +99,33 @@ def measure(url: str, calls: int) -> Disk:
                 connection.execute(insert.format(shift_ms=number * shift_ms))
         connection.execute("VACUUM ANALYZE")
         after = _sizes(connection)
+        columns = {table: _column_sizes(connection, table, originals * (copies + 1)) for table in tables}
+    copied = {
+        table: {part: (size - before[table].get(part, 0)) / (copies * originals) for part, size in after[table].items()}
+        for table in tables
+    }
     return Disk(
         calls=copies * originals,
-        copied={table: (after[table] - before[table]) / (copies * originals) for table in tables},
-        left={table: left[table] / originals for table in tables},
+        copied=copied,
+        left={table: {part: left[table].get(part, 0) / originals for part in copied[table]} for table in tables},
+        columns=columns,
     )
 
 
-def _sizes(connection: psycopg.Connection) -> dict[str, int]:
-    """Returns the bytes of each table, with those of its partitions."""
-    return dict(connection.execute(_SIZES).fetchall())
+def _sizes(connection: psycopg.Connection) -> dict[str, dict[str, int]]:
+    """Returns the bytes of each table by part, with those of its partitions."""
+    sizes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for table, part, size in connection.execute(_SIZES):
+        sizes[table][part] = size
+    return sizes
+
+
+def _column_sizes(connection: psycopg.Connection, table: str, calls: int) -> dict[str, float]:
+    names = [name for name, _ in connection.execute(_COLUMNS, [table])]
+    sums = ", ".join(f'coalesce(sum(pg_column_size("{name}")), 0)::float8 / {calls}' for name in names)
+    sizes = connection.execute(f"SELECT {sums} FROM {table}").fetchone()  # noqa: S608 - names from the catalog
+    assert sizes
+    return dict(zip(names, sizes, strict=True))
 
 
 def _insert(connection: psycopg.Connection, table: str) -> str:

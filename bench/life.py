@@ -76,6 +76,7 @@ def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
     for service, size in sizes.items():
         parts.append(f"### Bytes per call on disk: {service}, at {size.calls:,} calls")
         parts.append(markdown_table(("table, with its indexes", "copied", "as the run left it"), size.rows()))
+        parts.append(markdown_table(("column", "bytes per call"), size.column_rows()))
     return parts
 
 

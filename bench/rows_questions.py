@@ -250,4 +250,4 @@ def started(call: NewCall) -> SettledCall:
     resource = CallResource.read(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
-    return SettledCall(call.id, call.attempt, change)
+    return SettledCall.of(call, change)

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Literal, Self
 
 from app.calls.progress import is_stale, take_resource
-from app.calls.store import CallState, Event
+from app.calls.store import CALLBACK_EVENT, CallState, Event
 from app.twilio.schemas import CALL_SID, CallResource
 
 CallbackResult = Literal["taken", "late", "duplicate"]
@@ -69,7 +69,7 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     if callback.mark in call.callbacks_seen:
         return CallbackEffect("duplicate")
     call.callbacks_seen = [*call.callbacks_seen, callback.mark][-_MAX_MARKS:]
-    events: list[Event] = [("call.callback", dict(callback.fields))]
+    events: list[Event] = [(CALLBACK_EVENT, dict(callback.fields))]
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))
     late = _is_overtaken(call, callback) or is_stale(call, callback.resource)

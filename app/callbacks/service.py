@@ -152,6 +152,7 @@ class CallbackService:
         """Applies a callback to its record in memory."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
+        reported_by = len(changed.events)
         changed.events += effect.events
         if effect.result != "duplicate":
             if call.sid != resource.sid:
@@ -162,9 +163,10 @@ class CallbackService:
                 if call.sid == resource.sid:
                     record_sequence(call, callback)
             if call.sid == resource.sid and (
-                delivery := delivery_for(call, status=resource.status, fields=callback.fields, sequence=callback.sequence)
+                delivery := delivery_for(call, status=resource.status, sequence=callback.sequence)
             ):
                 changed.deliveries.append(delivery)
+                changed.event_ids[reported_by] = delivery["id"]
             if call.sid == resource.sid and effect.result == "taken":
                 call.refresh_at = refresh_after_callback(call, now=call.now, interval=self._settlement.refresh_interval)
         return _AppliedCallback(effect.result, call.traceparent, call.tenant_id, call.sid)

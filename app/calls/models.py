@@ -21,14 +21,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.calls.last_answer import LastAnswer
 from app.database.base import Base
 
 # A query repeats an index condition literally: Postgres uses a partial index only if it can prove that the query implies it.
-ADDRESS = text("split_part(\"to\", '?', 1)")
 MAYBE_CALLED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
-class Call(Base):
+class Call(LastAnswer, Base):
     """One call creation. `id` is Callgate's (UUIDv7: keys are time-ordered), `sid` is Twilio's.
 
     The table is not partitioned: the promises rest on the uniqueness of (tenant, idempotency key) and of sid.
@@ -67,10 +67,6 @@ class Call(Base):
             "execution",
             "id",
             postgresql_where=text("execution <> 'started'"),
-        ),
-        # Only the previous version of Callgate uses it.
-        Index(
-            "ix_call_account_sid_address_pending_since", "account_sid", ADDRESS, "pending_since", postgresql_where=MAYBE_CALLED
         ),
         Index(
             "ix_call_account_sid_address_key_pending_since",
@@ -133,9 +129,12 @@ class Call(Base):
     phone_number_sid: Mapped[str | None] = mapped_column(Text)
     queue_time: Mapped[int | None] = mapped_column(Integer)
     trunk_sid: Mapped[str | None] = mapped_column(Text)
-    uri: Mapped[str | None] = mapped_column(Text)
-    subresource_uris: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    resource: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    # Null if they are Twilio's usual ones (app.calls.last_answer).
+    own_uri: Mapped[str | None] = mapped_column("uri", Text)
+    own_subresource_uris: Mapped[dict[str, Any] | None] = mapped_column("subresource_uris", JSONB(none_as_null=True))
+    # Twilio's last answer, without the members that follow from other columns; the number says which these are.
+    resource_rest: Mapped[dict[str, Any] | None] = mapped_column("resource", JSONB(none_as_null=True))
+    resource_left_out: Mapped[int | None] = mapped_column(Integer)
 
     # When the worker refreshes the record next; null: never. Changing it also ends the worker's lease.
     refresh_at: Mapped[datetime | None]
@@ -187,3 +186,5 @@ class CallEvent(Base):
     at: Mapped[datetime]
     type: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    # The fields of a callback that `data` lacks because the record implies them (app.calls.callback_fields).
+    data_left_out: Mapped[int | None] = mapped_column(Integer)

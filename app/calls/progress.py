@@ -15,7 +15,10 @@ _CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time"
 
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
-    """Returns Twilio's resource as columns of `call`, without `sid`, which is set once and never changed."""
+    """Returns Twilio's resource as attributes of a call, without `sid`, which is set once and never changed.
+
+    `resource`, the whole answer, is the last: the others have to be set before it.
+    """
     columns = {name: value for name, value in resource if name not in ("sid", "raw")}
     return columns | {"resource": resource.raw or None}
 
@@ -29,7 +32,9 @@ def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) 
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
         # A missing value never clears a known one; a stale resource only fills in columns that do not change.
-        if value is not None and not (stale and (name in _CHANGES_WITH_STATUS or getattr(call, name) is not None)):
+        if value is None or (known := getattr(call, name)) == value:
+            continue
+        if not (stale and (name in _CHANGES_WITH_STATUS or known is not None)):
             setattr(call, name, value)
     events: list[Event] = []
     if call.status != before[0]:

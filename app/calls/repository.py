@@ -1,14 +1,13 @@
 """SQL on calls and their events. Never commits; every read for a tenant filters by `tenant_id`."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
-    Row,
     TextClause,
     Uuid,
     any_,
@@ -23,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from app.calls import progress
+from app.calls.callback_fields import whole_fields
+from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAYBE_CALLED, Call, CallEvent
 from app.twilio.addresses import address_key
 
@@ -38,6 +39,20 @@ class CallFilter:
     since: UUID | None = None
     until: UUID | None = None
     before: UUID | None = None
+
+
+class StoredEvent(NamedTuple):
+    """An event without the fields that `data_left_out` names."""
+
+    id: UUID
+    at: datetime
+    type: str
+    data: Mapping[str, Any]
+    data_left_out: int | None
+
+    def whole(self, call: Call) -> Self:
+        """Returns the event with all of its data."""
+        return self._replace(data=whole_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
 
 
 async def now(session: AsyncSession) -> datetime:
@@ -105,13 +120,13 @@ async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallF
 
 async def list_attributes(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
-) -> Iterable[Row[Any]]:
+) -> Iterable[CallRow]:
     """Returns rows with these attributes of the calls, newest first. Call objects would cost several times as much."""
-    columns = [getattr(Call, name) for name in attributes]
+    columns = [getattr(Call, name) for name in stored_attributes(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
     # Not `.all()`: rows are converted as they are iterated over, which takes milliseconds.
-    return await session.execute(statement)
+    return (CallRow(row._asdict()) for row in await session.execute(statement))
 
 
 async def add_event(
@@ -130,12 +145,14 @@ async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> boo
 
 async def list_events(
     session: AsyncSession, call_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
-) -> Sequence[Row[Any]]:
-    """Returns `id`, `at`, `type` and `data` of the call's events in order, from after the event with this time and id."""
-    statement = select(CallEvent.id, CallEvent.at, CallEvent.type, CallEvent.data).where(CallEvent.call_id == call_id)
+) -> Sequence[StoredEvent]:
+    """Returns the call's events in order, from after the event with this time and id."""
+    columns = [getattr(CallEvent, name) for name in StoredEvent._fields]
+    statement = select(*columns).where(CallEvent.call_id == call_id)
     if after is not None:
         statement = statement.where(tuple_(CallEvent.at, CallEvent.id) > tuple_(*after))
-    return (await session.execute(statement.order_by(CallEvent.at, CallEvent.id).limit(limit))).all()
+    rows = await session.execute(statement.order_by(CallEvent.at, CallEvent.id).limit(limit))
+    return [StoredEvent(*row) for row in rows]
 
 
 async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:

@@ -55,7 +55,7 @@ class CallService:
             async with self.reads.slot(caller.tenant_id, started=after is not None):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
-                chunk = await render_rows(events, render)
+                chunk = await render_rows((event.whole(call) for event in events), render)
             if chunk:
                 yield chunk
             if len(events) < CHUNK_ROWS:

@@ -15,12 +15,15 @@ from asyncpg import UniqueViolationError
 from pydantic_core import to_json
 from uuid_utils import uuid7
 
+from app.calls.callback_fields import stored_fields
+from app.calls.last_answer import LastAnswer
 from app.calls.models import Call
 from app.database.engine import Database
 
 Event = tuple[str, dict[str, Any]]
 """The type and the data of an event."""
 
+CALLBACK_EVENT = "call.callback"
 UNIQUE_SID = "uq_call_sid"
 DELIVERIES_CHANNEL = "callgate_deliveries"
 """Postgres notifies this channel when deliveries are written or due again."""
@@ -70,15 +73,12 @@ class RecordColumns:
     phone_number_sid: str | None = None
     queue_time: int | None = None
     trunk_sid: str | None = None
-    uri: str | None = None
-    subresource_uris: dict[str, Any] | None = None
-    resource: dict[str, Any] | None = None
 
 
-class CallState(RecordColumns):
+class CallState(LastAnswer, RecordColumns):
     """A record as it was read, to be changed in memory and written with `write_changes`.
 
-    Has the attributes of `Call` that changes read or set. `resource` and `subresource_uris` are None unless they were read.
+    Has the attributes of `Call` that changes read or set.
     """
 
     id: UUID
@@ -96,6 +96,10 @@ class CallState(RecordColumns):
     callback_sequence: int | None
     callbacks_seen: list[str]
     deliveries_written: list[str]
+    own_uri: str | None
+    own_subresource_uris: dict[str, Any] | None
+    resource_rest: dict[str, Any] | None
+    resource_left_out: int | None
 
     version: str
     """The version of the row: Postgres's xmin."""
@@ -111,28 +115,28 @@ class CallState(RecordColumns):
     def changes(self) -> dict[str, Any]:
         """Returns the columns that differ from the row as it was read."""
         read, state = self._read, self.__dict__
-        return {name: state[name] for name in _CHANGEABLE if name in state and state[name] != read.get(name)}
+        return {column: state[name] for name, column in _CHANGEABLE.items() if state[name] != read[name]}
 
 
 AnyCall = Call | CallState
 
 _FIXED = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
-_JSON = frozenset({"problem", "subresource_uris", "resource"})
-_LARGE = frozenset({"subresource_uris", "resource"})
-_CHANGEABLE = (*RecordColumns.__annotations__, "callback_sequence", "callbacks_seen", "deliveries_written")
+_JSON = frozenset({"problem", "own_subresource_uris", "resource_rest"})
+_CHANGEABLE = {
+    name: Call.__mapper__.columns[name].name
+    for name in (
+        *RecordColumns.__annotations__,
+        *("own_uri", "own_subresource_uris", "resource_rest", "resource_left_out"),
+        *("callback_sequence", "callbacks_seen", "deliveries_written"),
+    )
+}
 
 
-def _read(names: Collection[str]) -> str:
-    columns = ", ".join(f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in names)
-    return f"SELECT {columns}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
-
-
-_SMALL_COLUMNS = tuple(name for name in (*_FIXED, *RecordColumns.__annotations__) if name not in _LARGE)
-_READ = _read(_SMALL_COLUMNS)
-_READ_WHOLE = _read((*_SMALL_COLUMNS, *_LARGE))
-_COLUMNS = ", ".join(_CHANGEABLE)
+_SELECTED = ", ".join(f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_FIXED, *RecordColumns.__annotations__))
+_READ = f"SELECT {_SELECTED}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
+_COLUMNS = ", ".join(_CHANGEABLE.values())
 _BOUND = "SELECT sid FROM call WHERE sid = ANY($1::text[])"
-_DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, webhook_id, url, method, fields"
+_DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
 # whole batch would wait for them.
@@ -149,8 +153,8 @@ _WRITE = f"""
         FROM given JOIN locked USING (id) WHERE call.id = given.id
         RETURNING call.id
     ), new_event AS (
-        INSERT INTO call_event (id, call_id, at, type, data)
-        SELECT (event ->> 'id')::uuid, id, clock_timestamp(), event ->> 'type', event -> 'data'
+        INSERT INTO call_event (id, call_id, at, type, data, data_left_out)
+        SELECT (event ->> 'id')::uuid, id, clock_timestamp(), event ->> 'type', event -> 'data', (event ->> 'left_out')::int
         FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_array_elements(events) AS event
     ), new_delivery AS (
         INSERT INTO delivery ({_DELIVERY_COLUMNS})
@@ -169,9 +173,11 @@ class Changed:
     events: list[Event] = field(default_factory=list)
     deliveries: list[Mapping[str, Any]] = field(default_factory=list)
     """Columns of `delivery`."""
+    event_ids: dict[int, UUID] = field(default_factory=dict)
+    """The ids of events to which deliveries refer, by position in `events`. The others get an id when they are written."""
 
     def item(self) -> dict[str, Any]:
-        events = [{"id": str(uuid7()), "type": type_, "data": data} for type_, data in self.events]
+        events = [self._event(number, type_, data) for number, (type_, data) in enumerate(self.events)]
         return {
             "id": self.call.id,
             "version": self.call.version,
@@ -180,10 +186,15 @@ class Changed:
             "deliveries": self.deliveries,
         }
 
+    def _event(self, number: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        event_id = str(self.event_ids.get(number) or uuid7())
+        data, left_out = stored_fields(self.call, data) if type_ == CALLBACK_EVENT else (data, None)
+        return {"id": event_id, "type": type_, "data": data, "left_out": left_out}
 
-async def read_calls(database: Database, call_ids: Collection[UUID], *, whole: bool = False) -> dict[UUID, CallState]:
-    """Returns the records of any tenant by id. `whole`: with `resource` and `subresource_uris`, which are long."""
-    rows = await database.fetch(_READ_WHOLE if whole else _READ, list(call_ids))
+
+async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
+    """Returns the records of any tenant by id."""
+    rows = await database.fetch(_READ, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 
 

@@ -16,9 +16,9 @@ from app.calls import ids
 from app.calls.phone_numbers import spellings
 from app.compat.form import ParameterValues, given_values
 from app.compat.repository import Edge, StartedFilter, TimeRange
-from app.compat.resource import API_VERSION
 from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
+from app.twilio.call_uris import API_VERSION
 from app.twilio.schemas import CALL_SID
 
 MAX_PAGE_SIZE = 1000

@@ -4,16 +4,13 @@ Dates are in RFC 2822, numbers are strings. Values come from Twilio's last answe
 example from a callback.
 """
 
-from datetime import UTC, datetime
-from decimal import Decimal
-from email.utils import format_datetime
 from typing import Any
 
 from app.calls.creation.store import NewCall
+from app.calls.last_answer import CallRow, as_twilio
 from app.calls.models import Call
-from app.twilio.subresources import SUBRESOURCES
+from app.twilio.call_uris import API_VERSION, call_uri, subresource_uris
 
-API_VERSION = "2010-04-01"
 FIELDS = (
     "account_sid",
     "answered_by",
@@ -44,37 +41,30 @@ FIELDS = (
 )
 ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
 """The attributes of a Call that `resource_of` reads."""
-_SUBRESOURCE_SEGMENTS = tuple((one.key, one.segment) for one in SUBRESOURCES)
 # Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
 _RESOURCE_STATUSES = {"initiated": "queued"}
 
 
-def resource_of(call: Call | NewCall) -> dict[str, Any]:
+def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
     """Returns the Call resource of a started call."""
-    uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
+    sid = call.sid or ""
     defaults = {
         "account_sid": call.account_sid,
         "api_version": API_VERSION,
         "from": call.from_,
-        "subresource_uris": {key: f"{uri}/{segment}.json" for key, segment in _SUBRESOURCE_SEGMENTS},
+        "subresource_uris": subresource_uris(call.account_sid, sid),
         "to": call.to,
-        "uri": f"{uri}.json",
+        "uri": call_uri(call.account_sid, sid),
     }
     from_twilio = {name: value for name, value in (call.resource or {}).items() if value is not None}
     from_record = {name: _formatted(name, value) for name in FIELDS if (value := _record_value(call, name)) is not None}
     return dict.fromkeys(FIELDS) | defaults | {name: from_twilio[name] for name in FIELDS if name in from_twilio} | from_record
 
 
-def _record_value(call: Call | NewCall, name: str) -> Any:
+def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
     """Returns the record's value. The columns `to` and `from` hold the request's values, which Twilio may normalize."""
     return None if name in ("to", "from") else getattr(call, name)
 
 
 def _formatted(name: str, value: Any) -> Any:
-    if isinstance(value, datetime):
-        return format_datetime(value.astimezone(UTC))
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    if isinstance(value, int):
-        return str(value)
-    return _RESOURCE_STATUSES.get(value, value) if name == "status" else value
+    return _RESOURCE_STATUSES.get(value, value) if name == "status" else as_twilio(value)

@@ -42,12 +42,12 @@ class Delivery(Base):
     position: Mapped[int] = mapped_column(SmallInteger)
     # Twilio's sequence number; null without one, or when no callback reported the event.
     sequence: Mapped[int | None] = mapped_column(Integer)
-    # The same for every attempt, so that a receiver recognizes repetitions.
-    webhook_id: Mapped[str] = mapped_column(Text)
-    url: Mapped[str] = mapped_column(Text)
-    method: Mapped[str] = mapped_column(Text)
-    # The fields of the form, by Twilio's names.
-    fields: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    # Null, unless an early version wrote the row: these follow from the call (app.deliveries.content).
+    webhook_id: Mapped[str | None] = mapped_column(Text)
+    url: Mapped[str | None] = mapped_column(Text)
+    method: Mapped[str | None] = mapped_column(Text)
+    # The fields of the form, by Twilio's names; null if they are those of the event that has the delivery's id.
+    fields: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     state: Mapped[str] = mapped_column(Text, server_default=text("'pending'"))
     # When it was written or requested again. Attempts end three days later.

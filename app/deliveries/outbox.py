@@ -24,10 +24,13 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 )
 
 
-def delivery_for(call: AnyCall, *, status: str | None, fields: Mapping[str, str], sequence: int | None) -> NewDelivery | None:
-    """Returns the delivery of a callback; None if the tenant did not request its event, or it has a delivery."""
+def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
+    """Returns the delivery of a callback; None if the tenant did not request its event, or it has a delivery.
+
+    Write the event `call.callback` with the id of the delivery, which takes its fields from there.
+    """
     event = _EVENT_OF_STATUS.get(status or "")
-    return _write(call, event, fields, sequence=sequence) if event is not None and _is_due(call, event) else None
+    return _write(call, event, None, sequence=sequence) if event is not None and _is_due(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
@@ -61,7 +64,7 @@ def _is_due(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
-def _write(call: AnyCall, event: str, fields: Mapping[str, str], *, sequence: int | None) -> NewDelivery:
+def _write(call: AnyCall, event: str, fields: Mapping[str, str] | None, *, sequence: int | None) -> NewDelivery:
     call.deliveries_written = [*call.deliveries_written, event]
     delivery_id = uuid7()
     return {
@@ -72,8 +75,5 @@ def _write(call: AnyCall, event: str, fields: Mapping[str, str], *, sequence: in
         "event": event,
         "position": EVENTS.index(event),
         "sequence": sequence,
-        "webhook_id": f"msg_{call.id.hex}_{event}",
-        "url": call.status_callback,
-        "method": call.status_callback_method,
-        "fields": dict(fields),
+        "fields": fields,
     }

@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, select, tuple_, update
+from sqlalchemy import case, exists, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls import ids
+from app.calls.models import Call, CallEvent
 from app.calls.store import DELIVERIES_CHANNEL
+from app.deliveries.content import ReportedFields
 from app.deliveries.models import Delivery
 
 MAX_COUNTED = 10_000
@@ -36,23 +38,31 @@ async def waiting(session: AsyncSession) -> Waiting:
     return Waiting(pending, oldest, most_overdue)
 
 
-async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[Delivery]:
-    """Returns the deliveries of a call in the order of the events."""
-    statement = select(Delivery).where(Delivery.call_id == call_id).order_by(Delivery.position, Delivery.at)
-    return (await session.scalars(statement)).all()
+async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, ReportedFields | None]]:
+    """Returns the deliveries of a call in the order of the events, each with the event that has its id."""
+    statement = (
+        select(Delivery, CallEvent.id, CallEvent.data, CallEvent.data_left_out)
+        .join(CallEvent, (CallEvent.call_id == Delivery.call_id) & (CallEvent.id == Delivery.id), isouter=True)
+        .where(Delivery.call_id == call_id)
+        .order_by(Delivery.position, Delivery.at)
+    )
+    rows = await session.execute(statement)
+    return [
+        (delivery, None if event_id is None else ReportedFields(data, left_out)) for delivery, event_id, data, left_out in rows
+    ]
 
 
-async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> Delivery | None:
-    """Makes a delivery due now; a settled one starts again. Returns None if the tenant's call has no such delivery."""
+async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> bool:
+    """Makes a delivery due now; a settled one starts again. Returns whether the tenant's call has such a delivery."""
     statement = (
         update(Delivery)
         .where(Delivery.call_id == call_id, Delivery.at == ids.created_at(delivery_id), Delivery.id == delivery_id)
         .where(Delivery.tenant_id == tenant_id)
         .values(_pending_again())
-        .returning(Delivery)
+        .returning(Delivery.id)
     )
     await session.execute(_NOTIFY)
-    return (await session.scalars(statement)).one_or_none()
+    return (await session.scalars(statement)).one_or_none() is not None
 
 
 async def replay(
@@ -60,13 +70,14 @@ async def replay(
 ) -> Sequence[UUID]:
     """Makes settled deliveries pending again, the oldest first, from `since` and after the id `after`.
 
-    Returns their ids in order.
+    Deliveries whose call retention has deleted stay as they are: nothing is left to send. Returns the ids in order.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (
         select(Delivery.call_id, Delivery.at, Delivery.id)
         .where(Delivery.tenant_id == tenant_id, Delivery.at >= since, Delivery.state.in_(states))
         .where(tuple_(Delivery.at, Delivery.id) > tuple_(ids.created_at(after), after))
+        .where(exists().where(Call.id == Delivery.call_id))
         .order_by(Delivery.at, Delivery.id)
         .limit(limit)
         .with_for_update()

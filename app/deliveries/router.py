@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Path, Request
 from pydantic import ValidationError
 
 from app.calls.router import IdOrSid
-from app.deliveries.models import Delivery
 from app.deliveries.schemas import DeliveryList, DeliveryRecord, ReplayAnswer, ReplayRequest
 from app.deliveries.service import DeliveryService
 from app.errors import (
@@ -79,8 +78,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
 
     [Callbacks](/docs/callbacks) describes the requests.
     """
-    deliveries = await service.list(caller, id_or_sid)
-    return DeliveryList(deliveries=[DeliveryRecord.model_validate(delivery) for delivery in deliveries])
+    return DeliveryList(deliveries=list(await service.list(caller, id_or_sid)))
 
 
 @router.post(
@@ -104,7 +102,7 @@ async def retry_delivery(
     service: DeliveryServiceDep,
     id_or_sid: IdOrSid,
     delivery_id: Annotated[UUID, Path(description="The delivery's `id`.", examples=[_EXAMPLE["id"]])],
-) -> Delivery:
+) -> DeliveryRecord:
     """Sends the delivery at once, whatever its state, with the same webhook id.
 
     If the delivery was delivered or given up, a failed attempt is retried for three days again.

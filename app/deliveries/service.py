@@ -6,10 +6,13 @@ from datetime import datetime
 from uuid import UUID
 
 from app.calls import ids
+from app.calls.models import Call
 from app.calls.service import CallService
-from app.database.engine import Database
+from app.database.engine import Database, Session
 from app.deliveries import repository
+from app.deliveries.content import webhook_id
 from app.deliveries.models import Delivery
+from app.deliveries.schemas import DeliveryRecord
 from app.errors import DeliveryNotFound
 from app.tenants.caller import Caller
 
@@ -28,19 +31,18 @@ class DeliveryService:
     database: Database
     calls: CallService
 
-    async def list(self, caller: Caller, id_or_sid: str) -> Sequence[Delivery]:
+    async def list(self, caller: Caller, id_or_sid: str) -> Sequence[DeliveryRecord]:
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
-            return await repository.list_deliveries(session, call.id)
+            return await _records(session, call)
 
-    async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> Delivery:
+    async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> DeliveryRecord:
         """Makes the delivery due now, whatever its state. A settled one is retried for three days again."""
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
-            delivery = await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id)
-        if delivery is None:
-            raise DeliveryNotFound
-        return delivery
+            if not await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id):
+                raise DeliveryNotFound
+            return next(record for record in await _records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> Replay:
         """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch."""
@@ -62,3 +64,18 @@ class DeliveryService:
                 return Replay(count, None)
             after = replayed[-1]
         return Replay(count, ids.created_at(after))
+
+
+async def _records(session: Session, call: Call) -> Sequence[DeliveryRecord]:
+    records = []
+    for delivery, reported in await repository.list_deliveries(session, call.id):
+        fields = delivery.fields if delivery.fields is not None else reported.whole(call) if reported else {}
+        followed = {
+            "webhook_id": delivery.webhook_id or webhook_id(call.id, delivery.event),
+            "url": delivery.url or call.status_callback,
+            "method": delivery.method or call.status_callback_method,
+            "fields": fields,
+        }
+        own = {column.key: getattr(delivery, column.key) for column in Delivery.__mapper__.column_attrs}
+        records.append(DeliveryRecord.model_validate(own | followed))
+    return records

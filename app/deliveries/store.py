@@ -9,9 +9,11 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
+from app.deliveries.content import ReportedFields, webhook_id
 
 MAX_HOLDING_ATTEMPTS: Final = 2
 """A pending event holds back the later events of its call until it has failed this often."""
@@ -19,8 +21,8 @@ MAX_HOLDING_ATTEMPTS: Final = 2
 _HOLD = timedelta(seconds=30)
 # The deliveries of one call are written within this time. It limits the partitions that are read.
 _SPAN = "interval '30 days'"
-_RECORD = {name: Call.__mapper__.columns[name].name for name in CallRecord.model_fields}
-_JSON = ("parameters", "warnings", "problem", "subresource_uris", "resource")
+_RECORD = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
+_JSON = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,17 @@ class ClaimedDelivery:
     position: int
     sequence: int | None
     webhook_id: str
-    url: str
-    method: str
-    fields: Mapping[str, str]
     pending_since: datetime
     attempts: int
     held: bool
+    url: str | None
+    """None if retention has deleted the call."""
+    method: str | None
+    fields: Mapping[str, str] | None
+    """None if retention has deleted the call or the event."""
     traceparent: str | None
-    record: Mapping[str, Any]
-    """The attributes of `CallRecord`; empty if retention has deleted the call."""
+    record: CallRow | None
+    """With the attributes of `CallRecord`; None if retention has deleted the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ class DeliveryAttempt:
         return key | {"state": state, "status": self.status, "error": self.error, "wait_s": wait_s}
 
 
-_OWN = [each.name for each in fields(ClaimedDelivery) if each.name not in ("traceparent", "record")]
+_DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
+_OWN = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
 
 # The recursive part finds the tenants by skipping through the index, so that one tenant's backlog does not slow down the
 # others. Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
@@ -98,9 +103,14 @@ _CLAIM = f"""
         FROM checked WHERE delivery.call_id = checked.call_id AND delivery.at = checked.at AND delivery.id = checked.id
         RETURNING delivery.*
     )
-    SELECT {", ".join(f"claimed.{name}" for name in _OWN)}, call.traceparent, call.id IS NOT NULL AS has_record,
+    SELECT {", ".join(f"claimed.{name}" for name in _OWN)}, claimed.event, claimed.webhook_id,
+        coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
+        coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
+        call.traceparent, call.id IS NOT NULL AS has_record,
         {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD.items())}
     FROM claimed LEFT JOIN call ON call.id = claimed.call_id
+        LEFT JOIN call_event event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
+            AND event.at BETWEEN claimed.at - {_SPAN} AND claimed.at + {_SPAN}
     ORDER BY claimed.tenant_id
 """  # noqa: S608  # column names from this module
 
@@ -166,9 +176,15 @@ async def record_attempts(
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedDelivery:
-    own = {name: row[name] for name in _OWN}
-    own["fields"] = loads(own["fields"])
-    record = {name: row[f"record_{name}"] for name in _RECORD} if row["has_record"] else {}
-    for name in _JSON if record else ():
-        record[name] = None if record[name] is None else loads(record[name])
-    return ClaimedDelivery(**own, traceparent=row["traceparent"], record=record)
+    own = {name: row[name] for name in (*_OWN, "url", "method", "traceparent")}
+    own["webhook_id"] = row["webhook_id"] or webhook_id(row["call_id"], row["event"])
+    record = _record(row) if row["has_record"] else None
+    given = None if row["fields"] is None else ReportedFields(loads(row["fields"]), row["data_left_out"])
+    if given is not None and given.left_out:
+        return ClaimedDelivery(**own, fields=given.whole(record) if record else None, record=record)
+    return ClaimedDelivery(**own, fields=given.data if given else None, record=record)
+
+
+def _record(row: Mapping[str, Any]) -> CallRow:
+    record = {name: row[f"record_{name}"] for name in _RECORD}
+    return CallRow(record | {name: record[name] and loads(record[name]) for name in _JSON})

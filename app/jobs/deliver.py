@@ -125,8 +125,11 @@ class Deliverer:
                 del self._in_flight[delivery.tenant_id]
 
     async def _attempt(self, delivery: ClaimedDelivery) -> None:
+        if delivery.url is None or delivery.fields is None:
+            await self._record(delivery, SendResult(None, None), error="deleted", is_last=True)
+            return
         try:
-            request = await self._request(delivery)
+            request = await self._request(delivery, url=delivery.url, fields=delivery.fields)
         except OperatorError:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._record(delivery, SendResult(None, None), error="secret")
@@ -137,27 +140,27 @@ class Deliverer:
             annotate({"callgate.result": sent.error or str(sent.status)})
         await self._record(delivery, sent, error=sent.error)
 
-    async def _request(self, delivery: ClaimedDelivery) -> DeliveryRequest:
+    async def _request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:
         signing = await self.tenants.signing(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
             call_id=str(delivery.call_id),
             sequence=delivery.sequence,
-            fields=delivery.fields,
+            fields=fields,
             record=CallRecord.model_validate(delivery.record) if signing.form == "json" and delivery.record else {},
         )
         method: CallbackMethod = "GET" if delivery.method == "GET" else "POST"
         secret = signing.secret.get_secret_value()
-        return build_request(signing.form, content, method=method, url=delivery.url, secret=secret, at=datetime.now(UTC))
+        return build_request(signing.form, content, method=method, url=url, secret=secret, at=datetime.now(UTC))
 
-    async def _record(self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None) -> None:
+    async def _record(self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False) -> None:
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
             await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
         wait = wait_after(attempts, self.first_retry)
-        is_over = sent.status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
+        is_over = is_last or sent.status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         await self._attempts.submit(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
         )

@@ -71,6 +71,8 @@ def _money(value: object) -> Decimal | None:
         amount = Decimal(value)
     except InvalidOperation:
         return None
+    if not amount:
+        amount = abs(amount)  # Postgres knows no negative zero
     # An amount that Postgres would refuse must not make the whole answer unreadable.
     return amount if amount.is_finite() and abs(amount.adjusted()) < _MAX_PRICE_LENGTH else None
 

@@ -59,7 +59,9 @@ async def test_the_competitor_delivers_and_prices_a_call(
     await connection.close()
     sizes = await asyncio.to_thread(disk.measure, url, 1000)
     assert sizes.calls == 1000
-    assert 0 < sizes.copied["call"] < 2000 < sizes.left["call"]
+    call, left = (sum(parts["call"].values()) for parts in (sizes.copied, sizes.left))
+    assert 0 < call < 2000 < left
+    assert 0 < sum(sizes.columns["call"].values()) < sizes.copied["call"]["rows"]
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ async def test_a_change_sets_its_columns_and_keeps_the_others(gateway: Gateway) 
     before = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
     call = (await read_calls(gateway.database, [call_id]))[call_id]
     call.status, call.duration = "completed", 9
-    assert call.changes() == {"status": "completed", "duration": 9}
+    assert call.changes().items() >= {"status": "completed", "duration": 9}.items()
 
     assert await write_changes(gateway.database, [Changed(call, [("call.status", {"status": "completed"})])]) == {call_id}
 
@@ -66,11 +66,10 @@ async def test_a_sid_of_another_record_writes_nothing(gateway: Gateway) -> None:
     assert (await tenant.http.get(f"/v1/calls/{bound_id}")).json()["caller_name"] is None
 
 
-async def test_only_a_whole_read_has_the_long_columns(gateway: Gateway) -> None:
+async def test_a_record_that_is_read_has_twilios_answer_and_no_changes(gateway: Gateway) -> None:
     _, [call_id] = await _create(gateway)
-    assert (await read_calls(gateway.database, [call_id]))[call_id].resource is None
-    whole = (await read_calls(gateway.database, [call_id], whole=True))[call_id]
-    assert whole.resource is not None
-    assert whole.resource["sid"] == whole.sid
-    assert whole.changes() == {}
+    call = (await read_calls(gateway.database, [call_id]))[call_id]
+    assert call.resource is not None
+    assert call.resource["sid"] == call.sid
+    assert call.changes() == {}
     assert await read_calls(gateway.database, [uuid4()]) == {}

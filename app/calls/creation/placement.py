@@ -180,7 +180,7 @@ class Placement:
         return await self._commit(call, unknown, self._change(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
-        written = await write_outcomes(self.database, [SettledCall(call.id, call.attempt, change) for call, change in outcomes])
+        written = await write_outcomes(self.database, [SettledCall.of(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_late(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:

@@ -5,9 +5,9 @@ parameter for each value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -16,6 +16,7 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
+from app.calls.last_answer import stored_columns
 from app.calls.models import Call
 from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
@@ -28,6 +29,11 @@ class _Unsettled(RecordColumns):
     # Known when the intent is written.
     pending_since: datetime
     updated_at: datetime
+
+    # As in Twilio's answer; `SettledCall.of` says what is stored of them.
+    uri: str | None = None
+    subresource_uris: dict[str, Any] | None = None
+    resource: dict[str, Any] | None = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -71,6 +77,7 @@ _OUTCOME_COLUMNS = (
     "clean_searches",
     *CallResource.model_fields.keys() - {"raw"},
     "resource",
+    "resource_left_out",
 )
 # Set relative to the database's clock.
 _OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
@@ -103,7 +110,10 @@ def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
     """  # noqa: S608  # column names from this module
 
 
-_INSERT_INTENTS = _insert(["execution"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL")
+# Contains the newest column of an outcome: without it, nothing is dialled whose outcome could not be written.
+_INSERT_INTENTS = _insert(
+    ["execution", "resource_left_out"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+)
 # Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
 _INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict="")
 
@@ -143,6 +153,13 @@ class SettledCall:
     attempt: int
     change: RecordChange
 
+    @classmethod
+    def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
+        """Returns the outcome of the call's present attempt."""
+        if change.columns.get("resource"):
+            change = replace(change, columns=stored_columns(call, change.columns))
+        return cls(call.id, call.attempt, change)
+
     def row(self) -> dict[str, Any]:
         times = {f"{name}_in": None if offset is None else offset.total_seconds() for name, offset in self.change.times.items()}
         event = {"event": self.change.event, "data": self.change.data}
@@ -162,11 +179,11 @@ async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.
     """
-    rows = [_intent(call) | SettledCall(call.id, call.attempt, change).row() for call in calls]
+    rows = [_intent(call) | SettledCall.of(call, change).row() for call in calls]
     inserted = await database.fetch(_INSERT_WITHDRAWN, _rows(rows))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
-    landed = [SettledCall(call.id, call.attempt, change) for call in calls if call.id not in written]
+    landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
     found = await write_outcomes(database, landed) if landed else {}
     return [LOCKED if found.get((call.id, call.attempt)) is LOCKED else None for call in calls]
 

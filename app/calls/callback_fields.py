@@ -1,0 +1,45 @@
+"""Leaves out of the stored fields of a callback what the call's record implies, and puts it back. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from app.calls.left_out import LeftOut
+from app.twilio.call_uris import API_VERSION
+
+# These columns of a call do not change once it has started.
+_COLUMNS = {"CallSid": "sid", "AccountSid": "account_sid", "From": "from_", "Caller": "from_", "To": "to", "Called": "to"}
+_CONSTANTS = {"ApiVersion": API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
+_FIELDS = LeftOut((*_COLUMNS, *_CONSTANTS))
+
+
+class CallIdentity(Protocol):
+    """The attributes of a record that callbacks repeat."""
+
+    @property
+    def execution(self) -> str: ...
+    @property
+    def sid(self) -> str | None: ...
+    @property
+    def account_sid(self) -> str: ...
+    @property
+    def to(self) -> str: ...
+    @property
+    def from_(self) -> str: ...
+
+
+def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
+    """Returns the fields to store, and which are left out; None: none, because they are not the fields of this call."""
+    if call.execution != "started" or fields.get("CallSid") != call.sid:
+        return fields, None
+    return _FIELDS.leave_out(fields, lambda name: _implied(call, name))
+
+
+def whole_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
+    """Returns all fields of the callback."""
+    return _FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
+
+
+def _implied(call: CallIdentity, name: str) -> str:
+    constant = _CONSTANTS.get(name)
+    implied: str = getattr(call, _COLUMNS[name]) if constant is None else constant
+    return implied

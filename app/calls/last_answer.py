@@ -1,0 +1,138 @@
+"""Shows Twilio's last answer about a call whole, although a record stores only what its columns do not hold.
+
+Twilio's usual URIs follow from the account and the sid, and most other members have a column. A column may change afterwards,
+because a callback has newer values: then the answer's own value is stored.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+from app.calls.left_out import LeftOut
+from app.twilio.call_uris import call_uri, subresource_uris
+
+_MEMBERS = LeftOut(
+    (
+        *("sid", "account_sid", "to", "from", "status", "direction", "to_formatted", "from_formatted", "date_created"),
+        *("date_updated", "start_time", "end_time", "duration", "price", "price_unit", "answered_by", "api_version"),
+        *("caller_name", "forwarded_from", "group_sid", "parent_call_sid", "phone_number_sid", "queue_time", "trunk_sid"),
+        *("uri", "subresource_uris"),
+    )
+)
+_URI, _SUBRESOURCE_URIS = _MEMBERS.bits["uri"], _MEMBERS.bits["subresource_uris"]
+_DERIVED = ("uri", "subresource_uris", "resource")
+_STORED = {
+    "uri": ("own_uri", "resource_left_out"),
+    "subresource_uris": ("own_subresource_uris", "resource_left_out"),
+    "resource": ("resource_rest", "resource_left_out", "own_uri", "own_subresource_uris"),
+}
+
+
+class LastAnswer:
+    """Adds `uri`, `subresource_uris` and `resource` to a record that has the columns of `Call`."""
+
+    if TYPE_CHECKING:
+        sid: Any
+        account_sid: Any
+        own_uri: Any
+        own_subresource_uris: Any
+        resource_rest: Any
+        resource_left_out: Any
+
+    @property
+    def uri(self) -> str | None:
+        if self.own_uri is None and (self.resource_left_out or 0) & _URI:
+            return call_uri(self.account_sid, self.sid)
+        own: str | None = self.own_uri
+        return own
+
+    @uri.setter
+    def uri(self, uri: str | None) -> None:
+        self.own_uri = uri
+
+    @property
+    def subresource_uris(self) -> dict[str, Any] | None:
+        if self.own_subresource_uris is None and (self.resource_left_out or 0) & _SUBRESOURCE_URIS:
+            return subresource_uris(self.account_sid, self.sid)
+        own: dict[str, Any] | None = self.own_subresource_uris
+        return own
+
+    @subresource_uris.setter
+    def subresource_uris(self, uris: dict[str, Any] | None) -> None:
+        self.own_subresource_uris = uris
+
+    @property
+    def resource(self) -> dict[str, Any] | None:
+        """Twilio's last answer with all members; None if there was none."""
+        rest: dict[str, Any] | None = self.resource_rest
+        if rest is None or not self.resource_left_out:
+            return rest
+        return _MEMBERS.put_back(rest, self.resource_left_out, self._implied)
+
+    @resource.setter
+    def resource(self, answer: dict[str, Any] | None) -> None:
+        """Stores an answer. Set the other columns before."""
+        if answer is None:
+            self.resource_rest = self.resource_left_out = None
+            return
+        usual = {"uri": call_uri(self.account_sid, self.sid), "subresource_uris": subresource_uris(self.account_sid, self.sid)}
+        given = {name: getattr(self, name) for name in usual}
+        uris = {name: usual[name] if value is None else value for name, value in given.items()}
+        rest, left_out = _MEMBERS.leave_out(answer, lambda name: uris[name] if name in uris else self._implied(name))
+        self.own_uri = None if left_out & _URI and uris["uri"] == usual["uri"] else given["uri"]
+        is_usual = left_out & _SUBRESOURCE_URIS and uris["subresource_uris"] == usual["subresource_uris"]
+        self.own_subresource_uris = None if is_usual else given["subresource_uris"]
+        self.resource_rest, self.resource_left_out = rest, left_out
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, and first stores the member of the last answer that its present value implies."""
+        bit = _MEMBERS.bits.get(name)
+        if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
+            self.resource_rest = {name: self._implied(name)} | self.resource_rest
+            self.resource_left_out &= ~bit
+        super().__setattr__(name, value)
+
+    def _implied(self, name: str) -> Any:
+        return as_twilio(getattr(self, "from_" if name == "from" else name))
+
+
+class CallRow(LastAnswer):
+    """A row with some attributes of `Call`, among them those in `stored_attributes`."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self.__dict__.update(row)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the mapped attributes of `Call` from which these attributes follow."""
+    stored = [name for derived in _DERIVED if derived in attributes for name in _STORED[derived]]
+    return (*dict.fromkeys([*(name for name in attributes if name not in _DERIVED), *stored]),)
+
+
+def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns with those of the table that hold Twilio's answer, `columns["resource"]`.
+
+    `columns` are the values of Twilio's resource by attribute; `request` is the record, for `to`, `from_` and `account_sid`.
+    """
+    row = CallRow({"account_sid": request.account_sid, "to": request.to, "from_": request.from_, "resource_left_out": None})
+    for name, value in columns.items():  # `resource` is the last of them
+        setattr(row, name, value)
+    uris = {"uri": row.own_uri, "subresource_uris": row.own_subresource_uris}
+    return {**columns, **uris, "resource": row.resource_rest, "resource_left_out": row.resource_left_out}
+
+
+def as_twilio(value: Any) -> Any:
+    """Returns a column's value as it stands in Twilio's JSON: RFC 2822 dates, numbers as strings."""
+    if isinstance(value, datetime):
+        return format_datetime(value.astimezone(UTC))
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, int):
+        return str(value)
+    return value

@@ -1,0 +1,23 @@
+"""Completes a delivery with what its call and its event hold: a row of `delivery` repeats neither. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from app.calls.callback_fields import CallIdentity, whole_fields
+
+
+class ReportedFields(NamedTuple):
+    """The stored data of the event that has the delivery's id."""
+
+    data: Mapping[str, Any]
+    left_out: int | None
+
+    def whole(self, call: CallIdentity) -> Mapping[str, Any]:
+        """Returns all fields of Twilio's callback."""
+        return whole_fields(call, self.data, self.left_out)
+
+
+def webhook_id(call_id: UUID, event: str) -> str:
+    """Returns the id that is the same in every attempt, so that a receiver recognizes repetitions."""
+    return f"msg_{call_id.hex}_{event}"

@@ -1,0 +1,20 @@
+"""The URIs that Twilio gives to a call: https://www.twilio.com/docs/voice/api/call-resource#call-properties."""
+
+from app.twilio.subresources import SUBRESOURCES
+
+API_VERSION = "2010-04-01"
+# In the order in which Postgres keeps the members of a JSON object: by length, then by bytes.
+_SEGMENTS = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
+
+
+def call_uri(account_sid: str, sid: str) -> str:
+    return f"{_path(account_sid, sid)}.json"
+
+
+def subresource_uris(account_sid: str, sid: str) -> dict[str, str]:
+    path = _path(account_sid, sid)
+    return {key: f"{path}/{segment}.json" for key, segment in _SEGMENTS}
+
+
+def _path(account_sid: str, sid: str) -> str:
+    return f"/{API_VERSION}/Accounts/{account_sid}/Calls/{sid}"

@@ -1,0 +1,37 @@
+"""Lets rows leave out what other columns, their call or their event hold. Rows that hold everything stay as they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision: str = "0017"
+down_revision: str | None = "0016"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
+    "webhook_id": sa.Text(),
+    "url": sa.Text(),
+    "method": sa.Text(),
+    "fields": postgresql.JSONB(),
+}
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.add_column("call", sa.Column("resource_left_out", sa.Integer(), nullable=True))
+    op.add_column("call_event", sa.Column("data_left_out", sa.Integer(), nullable=True))
+    for column, type_ in _TYPES.items():
+        op.alter_column("delivery", column, existing_type=type_, nullable=True)
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    # Fails if there are deliveries without these columns.
+    for column, type_ in _TYPES.items():
+        op.alter_column("delivery", column, existing_type=type_, nullable=False)
+    op.drop_column("call_event", "data_left_out")
+    op.drop_column("call", "resource_left_out")
