@@ -17,7 +17,7 @@ _TARGET_SESSION_ATTRS = ("any", "primary", "standby", "prefer-standby", "read-wr
 _SSL_ALIASES = {mode: mode for mode in _SSL_MODES} | {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
 # Values that asyncpg uses anyway, or that make no difference to it.
-_WITHOUT_EFFECT = {
+_ACCEPTED_WITHOUT_EFFECT = {
     "client_encoding": ("utf8", "UTF8", "utf-8", "UTF-8", "auto"),
     "gssencmode": ("disable", "prefer"),
     "load_balance_hosts": ("disable",),
@@ -95,13 +95,13 @@ class _Reader:
                 self._members[name] = value
 
     def read(self) -> DatabaseURL:
-        for name, accepted in _WITHOUT_EFFECT.items():
-            self._choice(name, accepted)
+        for name, accepted in _ACCEPTED_WITHOUT_EFFECT.items():
+            self._read_choice(name, accepted)
         url = DatabaseURL(
             hosts=self._read_hosts(),
-            arguments=self._arguments(),
+            arguments=self._connect_arguments(),
             server_settings=self._server_settings(),
-            connect_timeout_s=self._number("connect_timeout") or None,
+            connect_timeout_s=self._read_number("connect_timeout") or None,
             prepared_statements=self._prepared_statements(),
             keepalive=self._keepalive(),
         )
@@ -110,14 +110,14 @@ class _Reader:
             raise DatabaseURLError(f"has the unsupported parameter {name if name.isprintable() else '?'}: {hint}")
         return url
 
-    def _arguments(self) -> dict[str, Any]:
-        tls = self._tls()
+    def _connect_arguments(self) -> dict[str, Any]:
+        tls = self._tls_arguments()
         url: dict[str, Any] = {
             "user": self._members.pop("user", self._user) or None,
             "password": self._members.pop("password", self._password) or None,
             "database": self._members.pop("dbname", self._members.pop("database", self._database)) or None,
-            "passfile": self._file("passfile"),
-            "target_session_attrs": self._choice("target_session_attrs", _TARGET_SESSION_ATTRS),
+            "passfile": self._read_file("passfile"),
+            "target_session_attrs": self._read_choice("target_session_attrs", _TARGET_SESSION_ATTRS),
         }
         return {name: value for name, value in url.items() if value is not None} | tls
 
@@ -133,19 +133,19 @@ class _Reader:
             ports *= len(names)
         if len(ports) != len(names):
             raise DatabaseURLError(f"has {len(names)} hosts and {len(ports)} ports")
-        return tuple(map(_host, names, ports))
+        return tuple(map(_parse_host, names, ports))
 
-    def _tls(self) -> dict[str, Any]:
-        mode = self._choice("sslmode", _SSL_MODES)
-        if (given := self._choice("ssl", tuple(_SSL_ALIASES))) is not None:
+    def _tls_arguments(self) -> dict[str, Any]:
+        mode = self._read_choice("sslmode", _SSL_MODES)
+        if (given := self._read_choice("ssl", tuple(_SSL_ALIASES))) is not None:
             mode = mode or _SSL_ALIASES[given]
-        members = {name: self._file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
-            "ssl_min_protocol_version": self._choice("ssl_min_protocol_version", _TLS_VERSIONS),
-            "ssl_max_protocol_version": self._choice("ssl_max_protocol_version", _TLS_VERSIONS),
-            "sslnegotiation": self._choice("sslnegotiation", ("postgres", "direct")),
+        members = {name: self._read_file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
+            "ssl_min_protocol_version": self._read_choice("ssl_min_protocol_version", _TLS_VERSIONS),
+            "ssl_max_protocol_version": self._read_choice("ssl_max_protocol_version", _TLS_VERSIONS),
+            "sslnegotiation": self._read_choice("sslnegotiation", ("postgres", "direct")),
             "sslpassword": self._members.pop("sslpassword", None),
         }
-        if self._choice("channel_binding", ("disable", "prefer", "require")) == "require":
+        if self._read_choice("channel_binding", ("disable", "prefer", "require")) == "require":
             mode = self._certificate_for_channel_binding(mode, members["sslrootcert"])
             members["sslrootcert"] = members["sslrootcert"] or "system"
         given_members = {name: value for name, value in members.items() if value is not None}
@@ -177,14 +177,14 @@ class _Reader:
 
     def _prepared_statements(self) -> int | None:
         """Reads the cache size under SQLAlchemy's name or asyncpg's."""
-        sizes = [self._number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
+        sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 
     def _keepalive(self) -> Keepalive:
-        on = self._choice("keepalives", ("0", "1")) != "0"
+        on = self._read_choice("keepalives", ("0", "1")) != "0"
         defaults = Keepalive()
         idle, interval, count, unacknowledged = (
-            default if (given := self._number(name)) is None else given or None
+            default if (given := self._read_number(name)) is None else given or None
             for name, default in (
                 ("keepalives_idle", defaults.idle_s),
                 ("keepalives_interval", defaults.interval_s),
@@ -194,13 +194,13 @@ class _Reader:
         )
         return Keepalive(on, idle, interval, count, unacknowledged)
 
-    def _choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
+    def _read_choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
         value = self._members.pop(name, None)
         if value is not None and value not in accepted:
             raise DatabaseURLError(f"has an invalid {name}: it must be one of {', '.join(accepted)}")
         return value
 
-    def _number(self, name: str) -> int | None:
+    def _read_number(self, name: str) -> int | None:
         value = self._members.pop(name, None)
         if value is None:
             return None
@@ -208,18 +208,18 @@ class _Reader:
             raise DatabaseURLError(f"has an invalid {name}: it must be a whole number")
         return int(value)
 
-    def _file(self, name: str) -> str | None:
+    def _read_file(self, name: str) -> str | None:
         path = self._members.pop(name, None) or None
         if path is not None and (name, path) != ("sslrootcert", "system") and not os.access(path, os.R_OK):
             raise DatabaseURLError(f"has a file as {name} that cannot be read")
         return path
 
 
-def _host(text: str, port: str) -> tuple[str, int]:
+def _parse_host(text: str, port: str) -> tuple[str, int]:
     """Parses a host name, an IP address or the directory of a Unix socket. `port` is used if the text has none."""
     text = unquote(text)
     if text.startswith("/"):
-        return text, _port(port)
+        return text, _parse_port(port)
     if text.startswith("["):
         host, bracket, own_port = text[1:].partition("]")
         if not bracket or own_port[:1] not in ("", ":"):
@@ -229,10 +229,10 @@ def _host(text: str, port: str) -> tuple[str, int]:
         host, _, own_port = text.partition(":")
     if not host or set(host) & set("/?@[] "):
         raise DatabaseURLError(_INVALID_HOST)
-    return host, _port(own_port or port)
+    return host, _parse_port(own_port or port)
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     if not text:
         return _DEFAULT_PORT
     if not (text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536):

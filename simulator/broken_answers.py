@@ -29,7 +29,7 @@ class Silence(NoAnswer):
         self._held = held_connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken = await Connection(receive).take()
+        taken = await Connection(receive).detach()
         if taken is not None:
             self._held.start(hold_open(taken))
 

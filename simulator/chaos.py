@@ -19,7 +19,7 @@ def _in_order(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-Span = Annotated[tuple[Seconds, Seconds], AfterValidator(_in_order)]
+TimeSpan = Annotated[tuple[Seconds, Seconds], AfterValidator(_in_order)]
 """The shortest and the longest of random times."""
 
 
@@ -42,7 +42,7 @@ class Chaos(BaseModel):
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
     lose: Probability = Field(0, description="The share of callbacks that are never sent.")
-    delay_s: Span = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
+    delay_s: TimeSpan = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
     seed: int = 0
 
     @property

@@ -16,7 +16,7 @@ NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """The connection of a request. After `close`, `reset` or `take` no answer can be sent, and uvicorn expects none."""
+    """The connection of a request. After `close`, `reset` or `detach` no answer can be sent, and uvicorn expects none."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -39,26 +39,26 @@ class Connection:
         self._transport.abort()
         await self._lost()
 
-    async def take(self) -> socket.socket | None:
+    async def detach(self) -> socket.socket | None:
         """Detaches the connection from the server and returns its socket; None if the client has closed it.
 
         The socket stays open. The server can stop without waiting for it.
         """
         if self._transport.is_closing():
             return None
-        taken = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
-        taken.setblocking(False)
+        detached = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        detached.setblocking(False)
         self._transport.abort()
         await self._lost()
-        return taken
+        return detached
 
     async def _lost(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
-async def hold_open(taken: socket.socket) -> None:
+async def hold_open(detached: socket.socket) -> None:
     """Keeps the socket open until the client closes it or the task is cancelled."""
-    with taken, suppress(OSError):
-        while await asyncio.get_running_loop().sock_recv(taken, 4096):
+    with detached, suppress(OSError):
+        while await asyncio.get_running_loop().sock_recv(detached, 4096):
             pass

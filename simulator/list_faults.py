@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from simulator.accounts import ACCOUNT_SID
-from simulator.chaos import Probability, Span
+from simulator.chaos import Probability, TimeSpan
 from simulator.errors import TwilioError
 from simulator.store import Call
 
@@ -22,8 +22,8 @@ class ListFaults(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lag_s: Span = Field((0, 0), description="How long a new call is missing from lists: shortest and longest time.")
-    stale_s: Span = Field((0, 0), description="The age of the state in which a call is listed and filtered.")
+    lag_s: TimeSpan = Field((0, 0), description="How long a new call is missing from lists: shortest and longest time.")
+    stale_s: TimeSpan = Field((0, 0), description="The age of the state in which a call is listed and filtered.")
     omit_share: Probability = Field(0, description="The share of calls that are missing from a page.")
     moving_pages: bool = Field(
         False, description="Count pages from the newest call at the time of each request, whatever the page token."
@@ -36,7 +36,7 @@ class ListFaults(BaseModel):
 
 
 class ListFaultState:
-    """The faults of lists, with the number of earlier requests and their times, on which the faults depend."""
+    """The faults of lists. Keeps the number and the times of earlier requests, on which the faults depend."""
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()

@@ -1,4 +1,4 @@
-"""The table of upgrades of this database."""
+"""The table of upgrades: when an upgrade brought a feature to this database."""
 
 from datetime import datetime
 

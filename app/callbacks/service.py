@@ -11,7 +11,7 @@ from app.callbacks.fields import FormFields
 from app.callbacks.signature import has_signature_form, is_genuine
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
-from app.calls.refreshes import refresh_after_callback
+from app.calls.refreshes import refresh_time_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, Changed, SidTaken, read_calls, taken_sids, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
@@ -168,7 +168,7 @@ class CallbackService:
                 changed.deliveries.append(delivery)
                 changed.event_ids[reported_by] = delivery["id"]
             if call.sid == resource.sid and effect.result == "taken":
-                call.refresh_at = refresh_after_callback(call, now=call.now, interval=self._settlement.refresh_interval)
+                call.refresh_at = refresh_time_after_callback(call, now=call.now, interval=self._settlement.refresh_interval)
         return _AppliedCallback(effect.result, call.traceparent, call.tenant_id, call.sid)
 
 

@@ -18,7 +18,7 @@ def created_at(call_id: UUID) -> datetime:
 
 
 def first_id_at(moment: datetime) -> UUID:
-    """Returns the least id that a call made at `moment` can have. Clamps moments outside UUIDv7's range."""
+    """Returns the lowest id that a call made at `moment` can have. Clamps moments outside UUIDv7's range."""
     milliseconds = -int(-moment.timestamp() * 1000 // 1)
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << _RANDOM_BITS)
 

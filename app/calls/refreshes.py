@@ -30,7 +30,7 @@ def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
     return CALLBACK_PATIENCE * interval if expects_callbacks else interval
 
 
-def refresh_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
     """Returns when to refresh a started call whose callback was just applied; None if it needs no refresh."""
     if is_complete(call):
         return None
@@ -39,7 +39,7 @@ def refresh_after_callback(call: AnyCall, *, now: datetime, interval: timedelta)
     return now + _wait_for_callback(call, now=now, interval=interval)
 
 
-def refresh_after_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
     """Returns when to refresh a call again that was just refreshed; None if it needs no more refreshes."""
     if is_complete(call):
         return None

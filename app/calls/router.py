@@ -56,7 +56,7 @@ _READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable
 _LIST_ERRORS = (*_READ_ERRORS, Overloaded)
 
 
-async def known_filters(request: Request) -> None:
+async def refuse_unknown_filters(request: Request) -> None:
     """Raises InvalidRequest for an unknown filter. Ignoring it would show more calls than requested."""
     unknown = [name for name in request.query_params if name not in _FILTERS]
     if unknown:
@@ -69,7 +69,7 @@ async def known_filters(request: Request) -> None:
     "",
     operation_id="list_calls",
     summary="List calls, newest first",
-    dependencies=[Depends(known_filters)],
+    dependencies=[Depends(refuse_unknown_filters)],
     response_model=CallPage,
     responses=responses(*_LIST_ERRORS, instance="/v1/calls"),
 )

@@ -24,7 +24,10 @@ class Followed:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns since when the oldest pending and the oldest unknown call wait. Reads one index entry each."""
+    """Returns the time since which the oldest `pending` and the oldest `unknown` call wait; None if there is none.
+
+    Reads one index entry for each.
+    """
     statement = select(
         *(
             select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)

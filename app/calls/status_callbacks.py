@@ -15,8 +15,8 @@ from app.tenants.directory import CallableAccount
 # By default Twilio repeats a callback only when it cannot connect, and once.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
 CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
-_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
-_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
+_CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
+_CALLBACK_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
 _ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
 UrlValidator = Callable[[str], tuple[str, str] | None]
@@ -28,7 +28,7 @@ class StatusCallbacks:
     """The callback parameters of a call: `for_twilio` replaces the request's, `columns` are set on the record."""
 
     for_twilio: dict[str, Any]
-    columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_COLUMNS))
+    columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
     reach_callgate: bool = False
     """Whether `for_twilio` has Callgate's own URL."""
@@ -44,7 +44,7 @@ def status_callbacks(
     can be verified: Twilio gets the request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an
     application_sid Twilio ignores both.
     """
-    own = {name: value for name in _PARAMETERS if (value := getattr(request, name)) is not None}
+    own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
         _require(request.status_callback, refused_by_twilio)
         return StatusCallbacks(own)
@@ -95,7 +95,7 @@ def _columns(request: CallRequest, account: CallableAccount, validate_url: UrlVa
     _require(named, validate_url)
     url = named or default.url
     if url is None:
-        return dict.fromkeys(_COLUMNS)
+        return dict.fromkeys(_CALLBACK_COLUMNS)
     return {
         # The fragment sets Twilio's own retries.
         "status_callback": urldefrag(url).url,

@@ -36,7 +36,10 @@ class OwnAccount:
 
 
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
-    """Raises Unauthorized, NotAcceptable or CallNotFound, checked in this order."""
+    """Returns the account in the path, if it belongs to the caller's tenant.
+
+    Raises Unauthorized, NotAcceptable or CallNotFound, checked in this order.
+    """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = await authenticate_key(request, key)
     if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):

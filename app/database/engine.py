@@ -114,7 +114,7 @@ class Database:
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def ping(self) -> None:
-        """Raises DatabaseUnavailable."""
+        """Runs `SELECT 1`. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 

@@ -57,7 +57,7 @@ class Listener:
                 logger.info("listener_lost", error=type(error).__name__, reason=reason)
             finally:
                 self._on_disconnect()
-            await _pause(stop, seconds=_RECONNECT_DELAY_S)
+            await _wait_until_set(stop, seconds=_RECONNECT_DELAY_S)
 
     async def _listen(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set; raises if the connection is lost."""
@@ -65,7 +65,7 @@ class Listener:
         try:
             if connection.is_pooled:
                 # A pooler drops LISTEN. `connected` stays false, so nothing is cached.
-                await _pause(stop, seconds=_POOLED_CHECK_INTERVAL_S)
+                await _wait_until_set(stop, seconds=_POOLED_CHECK_INTERVAL_S)
                 return
             connection.add_termination_listener(lambda _: self._on_disconnect())
             await connection.add_listener(self._channel, lambda *_: self._on_change())
@@ -74,7 +74,7 @@ class Listener:
             self.connected = True
             while not stop.is_set():
                 await connection.execute("SELECT 1")
-                await _pause(stop, seconds=_CHECK_INTERVAL_S)
+                await _wait_until_set(stop, seconds=_CHECK_INTERVAL_S)
         finally:
             self._on_disconnect()  # before closing, which waits for a lost connection
             await _close(connection)
@@ -84,7 +84,7 @@ class Listener:
         self._on_change()
 
 
-async def _pause(event: asyncio.Event, *, seconds: float) -> None:
+async def _wait_until_set(event: asyncio.Event, *, seconds: float) -> None:
     """Waits until the event is set, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)

@@ -60,7 +60,7 @@ class RetryQueue(Generic[Item]):
             while self._items:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
-                if await self._try_oldest():
+                if await self._write_oldest():
                     pause = 0.0
                 elif self._closing.is_set():
                     return
@@ -69,7 +69,7 @@ class RetryQueue(Generic[Item]):
         finally:
             self._task = None
 
-    async def _try_oldest(self) -> bool:
+    async def _write_oldest(self) -> bool:
         """Writes the oldest items and returns whether any of them left the queue.
 
         The others move to the end of the queue, so that a row that keeps failing does not block the rest.

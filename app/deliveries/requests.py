@@ -56,7 +56,7 @@ def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secre
 
     https://www.twilio.com/docs/usage/security#validating-requests
     """
-    url = _as_requested(url)
+    url = _url_as_received(url)
     headers = {"I-Twilio-Idempotency-Token": content.webhook_id}
     encoded = urlencode(content.fields)
     if method == "GET":
@@ -74,7 +74,7 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
     return compute_signature(secret, url, posted)
 
 
-def _as_requested(url: str) -> str:
+def _url_as_received(url: str) -> str:
     """Returns the URL that the receiver sees and checks: without a fragment, and with a path."""
     url, _ = urldefrag(url)
     parts = urlsplit(url)
@@ -92,4 +92,4 @@ def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> D
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": Webhook(secret).sign(content.webhook_id, at, body),
     }
-    return DeliveryRequest("POST", _as_requested(url), headers, body.encode())
+    return DeliveryRequest("POST", _url_as_received(url), headers, body.encode())

@@ -39,7 +39,7 @@ async def examine(settings: Settings) -> list[CheckResult]:
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     try:
-        async with _twilio(settings) as twilio:
+        async with _twilio_client(settings) as twilio:
             checks = _DatabaseChecks(
                 settings, database, keyring, TenantAdministration(database, keyring), TenantDirectory(database, keyring), twilio
             )
@@ -54,7 +54,7 @@ async def examine(settings: Settings) -> list[CheckResult]:
 
 
 @asynccontextmanager
-async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
+async def _twilio_client(settings: Settings) -> AsyncIterator[TwilioClient]:
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,
@@ -69,7 +69,7 @@ async def _twilio(settings: Settings) -> AsyncIterator[TwilioClient]:
         await http.aclose()
 
 
-def _durability(server: ServerInfo) -> Iterator[CheckResult]:
+def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
     """Checks that commits survive a crash and a failover: docs/assumptions.md."""
     check = "durability"
     if not server.fsync:
@@ -93,7 +93,7 @@ def _durability(server: ServerInfo) -> Iterator[CheckResult]:
         yield CheckResult(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
 
 
-def _pooler(server: ServerInfo) -> CheckResult:
+def _describe_pooler(server: ServerInfo) -> CheckResult:
     """Describes the pooler. One in transaction mode without prepared statements was already refused when connecting."""
     if server.keeps_prepared_statements:
         return CheckResult(
@@ -119,20 +119,20 @@ class _DatabaseChecks:
     twilio: TwilioClient
 
     async def results(self) -> AsyncIterator[CheckResult]:
-        async for result in self._server():
+        async for result in self._check_server():
             yield result
-        schema = await self._schema()
+        schema = await self._check_schema()
         yield schema
         if schema.state == "wrong":
             yield CheckResult("keys, accounts", "not checked", "the schema must be fixed first")
             return
-        yield await self._worker()
-        async for result in self._keys():
+        yield await self._check_worker()
+        async for result in self._check_keys():
             yield result
-        async for result in self._accounts():
+        async for result in self._check_accounts():
             yield result
 
-    async def _server(self) -> AsyncIterator[CheckResult]:
+    async def _check_server(self) -> AsyncIterator[CheckResult]:
         server = await self.database.server()
         if server.version < MIN_POSTGRES_VERSION:
             yield CheckResult("database", "wrong", f"PostgreSQL {server.version}", f"use {MIN_POSTGRES_VERSION} or newer")
@@ -141,15 +141,15 @@ class _DatabaseChecks:
         else:
             yield CheckResult("database", "ok", f"PostgreSQL {server.version}")
         if server.is_pooled:
-            yield _pooler(server)
-        for result in _durability(server):
+            yield _describe_pooler(server)
+        for result in _check_durability(server):
             yield result
         skew = abs(server.clock_ahead_s)
         state: State = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"
         found = f"this machine's and the database's differ by {skew:.1f} s"
         yield CheckResult("clocks", state, found, None if state == "ok" else "synchronise both with NTP")
 
-    async def _schema(self) -> CheckResult:
+    async def _check_schema(self) -> CheckResult:
         async with self.database.begin() as session:
             current, head = await revisions(session)
         if current == head:
@@ -165,7 +165,7 @@ class _DatabaseChecks:
             "run `callgate migrate`",
         )
 
-    async def _worker(self) -> CheckResult:
+    async def _check_worker(self) -> CheckResult:
         """Checks heartbeats, and for creations pending longer than a running worker would leave them."""
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
@@ -178,7 +178,7 @@ class _DatabaseChecks:
             return CheckResult("worker", "wrong", f"a creation has been pending for {age}", "run `callgate worker`")
         return CheckResult("worker", "ok", f"{running} running, and no creation is pending for too long")
 
-    async def _keys(self) -> AsyncIterator[CheckResult]:
+    async def _check_keys(self) -> AsyncIterator[CheckResult]:
         rotation = Rotation(self.database, self.keyring)
         unreadable = await rotation.unreadable()
         key_uses = await rotation.key_uses(count_calls=False)
@@ -196,7 +196,7 @@ class _DatabaseChecks:
                 f"{sum(use.secrets for use in key_uses)} secrets can be decrypted" + (f", {old} with an older key" * bool(old)),
             )
 
-    async def _accounts(self) -> AsyncIterator[CheckResult]:
+    async def _check_accounts(self) -> AsyncIterator[CheckResult]:
         for tenant in await self.tenants.list_tenants():
             listed = await self.tenants.list_accounts(tenant.id)
             if not listed:
@@ -204,7 +204,7 @@ class _DatabaseChecks:
                     f"tenant {tenant.id}", "warning", "has no Twilio account", f"callgate accounts add {tenant.id}"
                 )
             for account, credentials in listed:
-                async for result in self._account(account, credentials):
+                async for result in self._check_account(account, credentials):
                     yield result
         yield self._twilio_clock()
 
@@ -218,7 +218,7 @@ class _DatabaseChecks:
         found = f"this machine's and Twilio's differ by {skew.total_seconds():.1f} s"
         return CheckResult("clocks", state, found, None if state == "ok" else "synchronise this machine with NTP")
 
-    async def _account(self, account: AccountRow, credentials: list[CredentialRow]) -> AsyncIterator[CheckResult]:
+    async def _check_account(self, account: AccountRow, credentials: list[CredentialRow]) -> AsyncIterator[CheckResult]:
         check = f"account {account.account_sid} of {account.tenant_id}"
         add = f"callgate accounts add {account.tenant_id} --account-sid {account.account_sid}"
         if not credentials:

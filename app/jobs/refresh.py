@@ -19,7 +19,7 @@ from app.calls import leases
 from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
 from app.calls.progress import apply_deletion, take_resource
-from app.calls.refreshes import CALLBACK_PATIENCE, age, refresh_after_refresh
+from app.calls.refreshes import CALLBACK_PATIENCE, age, refresh_time_after_refresh
 from app.calls.store import CallState, Changed, read_calls, write_changes
 from app.database.engine import Database
 from app.deliveries.outbox import final_delivery, needs_final_delivery
@@ -171,7 +171,7 @@ class Refresher:
             result = "gone"
         else:
             result = "failed"
-        due_at = None if call.deleted_at else refresh_after_refresh(call, now=call.now, interval=self.interval)
+        due_at = None if call.deleted_at else refresh_time_after_refresh(call, now=call.now, interval=self.interval)
         if due_at and seen.not_before:
             due_at = max(due_at, seen.not_before)
         if needs_final_delivery(call):

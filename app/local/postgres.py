@@ -160,12 +160,12 @@ class EmbeddedPostgres:
             os.chown(new, NOBODY_UID, NOBODY_UID)
             os.chown(password, NOBODY_UID, NOBODY_UID)
         cluster = ("--username=callgate", f"--pwfile={password}", "--auth=scram-sha-256")
-        self._run("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
+        self._run_program("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
         single_user = ("--single", "-F", "-D", new, "-c", "exit_on_error=on", "postgres")
-        self._run("postgres", *single_user, statement="CREATE DATABASE callgate\n")
+        self._run_program("postgres", *single_user, statement="CREATE DATABASE callgate\n")
         new.rename(self._home / "data")
 
-    def _run(self, program: str, *arguments: object, statement: str = "") -> None:
+    def _run_program(self, program: str, *arguments: object, statement: str = "") -> None:
         with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
             process.communicate(statement.encode())
         if process.returncode != 0:

@@ -107,10 +107,10 @@ def userinfo_in(text: str) -> Iterator[str]:
                 user, colon, password = userinfo.partition(":")
                 yield from (user, password, unquote(user), unquote(password))
                 if colon:
-                    yield from basic_values(unquote(user), unquote(password))
+                    yield from basic_header_values(unquote(user), unquote(password))
 
 
-def basic_values(user: str, password: str) -> Iterator[str]:
+def basic_header_values(user: str, password: str) -> Iterator[str]:
     """Yields what follows `Basic` in a header, in both base64 alphabets and without padding."""
     pair = f"{user}:{password}".encode("utf-8", "replace")
     yield b64encode(pair).decode().rstrip("=")

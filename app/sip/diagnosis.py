@@ -48,14 +48,14 @@ class Salvage:
         return start, start + len(text)
 
 
-def _illegal(characters: str) -> re.Pattern[str]:
+def _illegal_characters(characters: str) -> re.Pattern[str]:
     """Matches runs of printable ASCII outside `characters`, and "%" without its two digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 
-_ILLEGAL_IN_USER = _illegal(grammar.USER_CHARACTERS)
-_ILLEGAL_IN_PARAM = _illegal(grammar.PARAM_CHARACTERS)
-_ILLEGAL_IN_HEADER = _illegal(grammar.HEADER_CHARACTERS)
+_ILLEGAL_IN_USER = _illegal_characters(grammar.USER_CHARACTERS)
+_ILLEGAL_IN_PARAM = _illegal_characters(grammar.PARAM_CHARACTERS)
+_ILLEGAL_IN_HEADER = _illegal_characters(grammar.HEADER_CHARACTERS)
 
 
 def diagnose(text: str, report: Report) -> Salvage:

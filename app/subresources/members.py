@@ -75,10 +75,12 @@ def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
         if operation.method == "GET":
             invalid = [FieldError(f"?{item.pointer[1:]}", item.code, item.detail) for item in invalid]
         raise InvalidRequest(field_errors=tuple(invalid)) from None
-    return [field for parameter in operation.parameters for field in _fields(parameter, getattr(members, parameter.member))]
+    return [
+        field for parameter in operation.parameters for field in _form_fields(parameter, getattr(members, parameter.member))
+    ]
 
 
-def _fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
+def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
     if value is None:
         return
     if parameter.kind == "pairs":
@@ -86,10 +88,10 @@ def _fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
             yield from zip(pair_names(number), pair, strict=True)
         return
     for item in value if parameter.many else [value]:
-        yield parameter.name, _text(item)
+        yield parameter.name, _format_value(item)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Formats a value like Twilio's SDKs."""
     if isinstance(value, bool):
         return str(value).lower()

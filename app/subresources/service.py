@@ -165,7 +165,7 @@ class SubresourceService:
             return None
         answer = self._open(
             parent.account_id,
-            lambda credential: self._forwarding.calls(credential, query, deadline_s=self._deadline_s),
+            lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
         )
         async with self._lists.slot(caller.tenant_id):
             page = await _document(answer)

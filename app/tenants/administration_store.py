@@ -78,7 +78,7 @@ _KEY_COLUMNS = "id, tenant_id, name, prefix, created_at, expires_at, revoked_at"
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
-    """Returns None if the tenant exists."""
+    """Inserts a tenant and returns it; None if it exists already."""
     statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT_COLUMNS}"
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id, name))
 
@@ -118,7 +118,7 @@ async def update_callbacks(connection: Connection, tenant: TenantRow) -> None:
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
-    """Returns False if there is no such tenant."""
+    """Replaces the secret. Returns False if there is no such tenant."""
     statement = "UPDATE tenant SET sealed_callback_secret = $2 WHERE id = $1 RETURNING id"
     return await connection.fetchrow(statement, tenant_id, sealed_secret) is not None
 

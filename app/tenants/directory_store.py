@@ -110,7 +110,7 @@ async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> l
 
 
 async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:
-    """Returns None if there is no such tenant."""
+    """Returns the form and the secret of the tenant's deliveries; None if there is no such tenant."""
     rows = await database.fetch("SELECT callback_format, sealed_callback_secret FROM tenant WHERE id = $1", tenant_id)
     return StoredSigning(*rows[0]) if rows else None
 
@@ -124,7 +124,7 @@ async def add_callback_secret(database: Database, tenant_id: str, sealed_secret:
 
 
 async def _credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
-    """Returns pairs of tenant id and credential."""
+    """Returns the credentials that the statement selects, each with its tenant's id."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))
         for tenant_id, url, method, events, *values in await database.fetch(statement, ids)

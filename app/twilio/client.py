@@ -142,7 +142,7 @@ class TwilioClient:
         prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(before=math.inf if send_before is None else send_before)
-        return _resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
+        return _parse_resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
         """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
@@ -150,13 +150,13 @@ class TwilioClient:
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
         """Fetches a call, eventually consistent: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
-        return _resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
+        return _parse_resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
         self, credential: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
     ) -> CallResource:
         """Updates a call by at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
-        return _resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
+        return _parse_resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
         """Deletes a call; may be repeated: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
@@ -181,7 +181,7 @@ class TwilioClient:
     def pages_of_calls(
         self, credential: Credential, filters: Mapping[str, str], *, deadline_s: float
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
-        """Yields the entries of one page of the list after another, read when it is asked for. Raises TwilioError."""
+        """Yields the list page by page. A page is requested when the iterator asks for it. Raises TwilioError."""
 
         async def get(path: str) -> Any:
             return await self._send("GET", credential, path, None, deadline_s, MAX_PAGE_BYTES)
@@ -200,7 +200,7 @@ class TwilioClient:
         gate: SendGate | None = None,
     ) -> Any:
         url: httpx.URL | str = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
-        form = parameters if isinstance(parameters, Form) else _form(parameters or {})
+        form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content
         if self._on_use:
             self._on_use(credential)
@@ -214,7 +214,7 @@ class TwilioClient:
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
                 self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
-                    body = await _read(response, answer_limit)
+                    body = await _read_body(response, answer_limit)
                 finally:
                     await response.aclose()
         return _classify(response, body, secrets_of(credential, form.parameters))
@@ -244,7 +244,7 @@ class ErrorTranslation:
             raise TwilioOutcomeUnknown(_reason_of(error)) from error
 
 
-def _form(parameters: Mapping[str, Any]) -> Form:
+def _as_form(parameters: Mapping[str, Any]) -> Form:
     try:
         return Form.of(parameters)
     except UnicodeEncodeError as error:
@@ -257,7 +257,7 @@ def _reason_of(error: Exception) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read_body(response: httpx.Response, limit: int) -> bytes:
     body = bytearray()
     # httpx's decoding wrapper takes longer than the reading, even where there is nothing to decode.
     chunks: AsyncIterable[bytes] = response.aiter_bytes()
@@ -281,15 +281,15 @@ def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
     return redact_document(document, secrets) if secrets.may_be_in(body) else document
 
 
-def _resource(document: Any) -> CallResource:
+def _parse_resource(document: Any) -> CallResource:
     resource = CallResource.read(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
     return resource
 
 
-def _resource_of(sid: str, document: Any) -> CallResource:
-    resource = _resource(document)
+def _parse_resource_of(sid: str, document: Any) -> CallResource:
+    resource = _parse_resource(document)
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")
     return resource

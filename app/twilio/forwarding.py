@@ -79,7 +79,9 @@ class Forwarding:
             yield response
 
     @asynccontextmanager
-    async def calls(self, credential: Credential, query: QueryPairs, *, deadline_s: float) -> AsyncIterator[StreamedResponse]:
+    async def list_calls(
+        self, credential: Credential, query: QueryPairs, *, deadline_s: float
+    ) -> AsyncIterator[StreamedResponse]:
         """Yields one page of the account's calls. The deadline applies to the head of the answer."""
         async with self._json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
             yield response

@@ -51,12 +51,12 @@ class Credential:
 OnUse = Callable[[Credential], None]
 
 
-def _text(value: object) -> str | None:
+def _read_text(value: object) -> str | None:
     """Returns None for a text that is longer than any of Twilio's fields: it might not fit into an index."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT_LENGTH else None
 
 
-def _integer(value: object) -> int | None:
+def _read_integer(value: object) -> int | None:
     try:
         number = int(value) if isinstance(value, str | int) else None
     except ValueError:
@@ -64,7 +64,7 @@ def _integer(value: object) -> int | None:
     return number if number is not None and abs(number) <= _INT32_MAX else None
 
 
-def _money(value: object) -> Decimal | None:
+def _read_money(value: object) -> Decimal | None:
     if not isinstance(value, str | int) or len(str(value)) > _MAX_PRICE_LENGTH:
         return None
     try:
@@ -77,7 +77,7 @@ def _money(value: object) -> Decimal | None:
     return amount if amount.is_finite() and abs(amount.adjusted()) < _MAX_PRICE_LENGTH else None
 
 
-def _time(value: object) -> datetime | None:
+def _read_time(value: object) -> datetime | None:
     """Reads an RFC 2822 date, the format of the 2010 API."""
     if not isinstance(value, str) or not value:
         return None
@@ -88,15 +88,15 @@ def _time(value: object) -> datetime | None:
         return None
 
 
-def _map(value: object) -> dict[str, Any] | None:
+def _read_map(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-TwilioText = Annotated[str | None, BeforeValidator(_text)]
-TwilioInteger = Annotated[int | None, BeforeValidator(_integer)]
-TwilioMoney = Annotated[Decimal | None, BeforeValidator(_money)]
-TwilioTime = Annotated[datetime | None, BeforeValidator(_time)]
-TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_map)]
+TwilioText = Annotated[str | None, BeforeValidator(_read_text)]
+TwilioInteger = Annotated[int | None, BeforeValidator(_read_integer)]
+TwilioMoney = Annotated[Decimal | None, BeforeValidator(_read_money)]
+TwilioTime = Annotated[datetime | None, BeforeValidator(_read_time)]
+TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_read_map)]
 
 
 class CallResource(BaseModel):
@@ -166,12 +166,12 @@ def read_json(body: bytes) -> Any:
         return None
 
 
-def _finite(number: str) -> float | None:
+def _finite_number(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
 
 
-_finite_json = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+_finite_json = json.JSONDecoder(parse_float=_finite_number, parse_constant=lambda _: None)
 
 
 def form_name(name: str) -> str:
@@ -182,7 +182,7 @@ def form_name(name: str) -> str:
 def form(parameters: Mapping[str, Any]) -> bytes:
     """Encodes parameters as a form like Twilio's SDKs: booleans as true/false, lists as repeated keys."""
     return "&".join(
-        f"{_quoted_name(name)}={_quoted(item)}"
+        f"{_quote_name(name)}={_quote(item)}"
         for name, value in parameters.items()
         for item in (value if isinstance(value, list) else (value,))
     ).encode()
@@ -202,11 +202,11 @@ class Form:
 
 
 @lru_cache(maxsize=256)  # a fixed set of names
-def _quoted_name(name: str) -> str:
-    return _quoted(form_name(name))
+def _quote_name(name: str) -> str:
+    return _quote(form_name(name))
 
 
-def _quoted(value: object) -> str:
+def _quote(value: object) -> str:
     """Returns the same as urllib's quote_plus, but faster: quote_plus handles each character in Python."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text.encode().decode("latin-1").translate(_QUOTED_BYTES)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from app.security.redaction import Secrets, basic_values, redact, userinfo_in
+from app.security.redaction import Secrets, basic_header_values, redact, userinfo_in
 from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID, Credential
 
 
@@ -42,4 +42,4 @@ def redact_document(document: Any, secrets: Secrets) -> Any:
 @lru_cache(maxsize=1024)
 def _credential_secrets(credential: Credential) -> Secrets:
     password = credential.password.get_secret_value()
-    return Secrets([password, *basic_values(credential.username, password)])
+    return Secrets([password, *basic_header_values(credential.username, password)])

@@ -159,7 +159,7 @@ def test_connections_that_the_client_has_closed_raise_no_error(loop: str, http: 
             while (await receive())["type"] != "http.disconnect":
                 pass
             connection = Connection(receive)
-            for end in (connection.take, connection.reset, connection.close):
+            for end in (connection.detach, connection.reset, connection.close):
                 try:
                     results.append(await end())
                 except Exception as error:

@@ -40,7 +40,10 @@ _MARKING_TIMEOUT_S = 2.0
 
 @dataclass
 class Placement:
-    """Runs the dials of one process. A client that hangs up does not cancel its dial; `drain` waits for all."""
+    """Dials the calls of one process and commits the outcomes. A client that disconnects does not cancel its dial.
+
+    `drain` waits for all dials.
+    """
 
     database: Database
     tenants: TenantDirectory
@@ -107,10 +110,11 @@ class Placement:
             await asyncio.wait(self._tasks)
 
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
+        """Dials, commits the outcome, counts it and marks credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
-        settled = await self._settle(call, outcome, prepared)
+        settled = await self._commit_outcome(call, outcome, prepared)
         with _logged_failure("creation_not_counted", call):
-            self.metrics.calls.creations.labels(outcome.execution, _destination(call.to)).inc()
+            self.metrics.calls.creations.labels(outcome.execution, _destination_kind(call.to)).inc()
         with _logged_failure("credentials_not_marked", call):
             async with asyncio.timeout(_MARKING_TIMEOUT_S):
                 await self._mark_credentials(account, outcome)
@@ -132,11 +136,11 @@ class Placement:
             logger.exception("dial_failed", call_id=str(call.id))
             return Unknown("internal_error", [])
 
-    async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
-        """Returns the call as its record then is."""
+    async def _commit_outcome(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
+        """Commits the outcome and returns the record. Returns the call as `unknown` if that is not possible now."""
         change = None
         try:
-            change = self._change(outcome, expects_callbacks=prepared.expects_callbacks)
+            change = self._change_for(outcome, expects_callbacks=prepared.expects_callbacks)
             return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
@@ -147,8 +151,8 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _change(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
-        data: dict[str, Any] = {"attempts": [_as_event(attempt) for attempt in outcome.attempts]}
+    def _change_for(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
+        data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
@@ -158,11 +162,11 @@ class Placement:
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Returns the call as its record then is."""
+        """Commits the change and returns the record. The record may have been settled meanwhile in another way."""
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
-            return await self._refuse_sid(call, outcome)
+            return await self._commit_sid_taken(call, outcome)
         if changed_at is None:
             # A callback or the worker has settled it meanwhile.
             return await self._commit_late(call, outcome, change)
@@ -172,18 +176,19 @@ class Placement:
             self.settlement.count(call)
         return call
 
-    async def _refuse_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
+    async def _commit_sid_taken(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """Commits `unknown`: the sid belongs to another record and proves nothing about this one."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = Unknown("sid_taken", outcome.attempts)
-        return await self._commit(call, unknown, self._change(unknown))
+        return await self._commit(call, unknown, self._change_for(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
         written = await write_outcomes(self.database, [SettledCall.of(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_late(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
+        """Applies the outcome to a record that was settled meanwhile, unless that is better founded. Returns the record."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -193,10 +198,10 @@ class Placement:
                     # Otherwise the stored outcome is more recent.
                     await self.settlement.apply(session, locked, change)
                 return locked
-        await self._write_anew(call)
+        await self._insert_lost_record(call)
         return await self._commit(call, outcome, change)
 
-    async def _write_anew(self, call: Call | NewCall) -> None:
+    async def _insert_lost_record(self, call: Call | NewCall) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         logger.error("record_lost", call_id=str(call.id))
         call.attempt = 1
@@ -243,12 +248,12 @@ def _logged_failure(event: str, call: Call | NewCall) -> Iterator[None]:
         logger.exception(event, call_id=str(call.id))
 
 
-def _destination(to: str) -> str:
+def _destination_kind(to: str) -> str:
     """Returns the kind of destination, as a metric label."""
     scheme = to.partition(":")[0].lower()
     return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
-def _as_event(attempt: Attempt) -> dict[str, Any]:
+def _attempt_json(attempt: Attempt) -> dict[str, Any]:
     """Returns the attempt as JSON for the event."""
     return {name: value for name in Attempt.__slots__ if (value := getattr(attempt, name)) is not None}

@@ -163,16 +163,16 @@ class CreationService:
         return progress, PreparedCall(form, began, progress.reach_callgate)
 
     async def _commit_intent(self, call: NewCall) -> bool:
-        """Returns False if the idempotency key names a call already."""
+        """Commits the intent. Returns False if the idempotency key names a call already."""
         try:
             written_at = await self._intents.submit(call)
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._withdrawals.intent(call)
+                self._withdrawals.withdraw_intent(call)
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
-            self._withdrawals.intent(call)
+            self._withdrawals.withdraw_intent(call)
             raise
         if written_at is None:
             return False
@@ -184,7 +184,10 @@ class CreationService:
         return [inserted.get(call.id) for call in calls]
 
     async def _reopen(self, existing: Call, intended: NewCall) -> Call | None:
-        """Makes the call of an earlier attempt pending again. Returns None if another request with the same key was first."""
+        """Makes the call of an earlier attempt pending again and returns it.
+
+        Returns None if another request with the same key was first.
+        """
         event_id = uuid7()
         committing = False
         try:
@@ -198,7 +201,7 @@ class CreationService:
         except (DatabaseUnavailable, asyncio.CancelledError):
             # A failure before the commit has rolled everything back.
             if committing:
-                self._withdrawals.reopening(existing.id, existing.attempt + 1, event_id=event_id)
+                self._withdrawals.withdraw_reopening(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
     async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Creation:

@@ -174,7 +174,7 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
 
 async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
-    """Settles intents that were not dialled and may be committed, now or later.
+    """Settles intents that were not dialled, although their insert may have been committed or may still be under way.
 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.

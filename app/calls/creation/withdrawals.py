@@ -33,11 +33,11 @@ class Withdrawals:
         self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
 
-    def intent(self, call: NewCall) -> None:
+    def withdraw_intent(self, call: NewCall) -> None:
         """Withdraws a new call in the background."""
         self._queue.add(call)
 
-    def reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
+    def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Withdraws an attempt in the background, unless it is another request's: then `event_id` was not committed."""
         self._queue.add(_Reopening(call_id, attempt, event_id))
 
