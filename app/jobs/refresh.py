@@ -174,6 +174,8 @@ class Refresher:
         due_at = None if call.deleted_at else refresh_time_after_refresh(call, now=call.now, interval=self.interval)
         if due_at and seen.not_before:
             due_at = max(due_at, seen.not_before)
+        elif due_at and seen.resource is None and seen.error is None:
+            due_at, result = call.now + self.interval, "unchanged"  # too many were missing in the list to fetch all of them
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
             deliver_at = call.now + CALLBACK_PATIENCE * self.interval - age(call, now=call.now, since=call.end_time)
