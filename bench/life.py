@@ -20,13 +20,11 @@ from statistics import quantiles
 from app.local.postgres import EmbeddedPostgres
 from bench import disk, life_report, processes
 from bench.disk import Disk
-from bench.life_run import Run, measure
+from bench.life_run import Run, accounts_for, measure
 from bench.life_services import COMPETITOR, SERVICES, Setting, simulator
 from bench.report import PAGE, machine, markdown_table
 
 MODES = {"callbacks": True, "polling": False}
-CALLS_OF_AN_ACCOUNT = 5
-"""A second."""
 ROLES = ("API", "worker", "Postgres")
 COSTS = ("", "calls/s", "carried", *(f"{role} ms" for role in ROLES), "CPU ms", "× by hand", "requests", "failed", "unfinished")
 TIMES = ("", "calls/s", "callback answered p50", "p99", "callback to delivery p50", "p99", "price known after p50", "p95")
@@ -66,7 +64,7 @@ def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
     """Returns the tables as Markdown."""
     parts = []
     for callbacks in (True, False):
-        chosen = [run for run in runs if run.callbacks == callbacks]
+        chosen = sorted((run for run in runs if run.callbacks == callbacks), key=lambda run: run.rate)
         if not chosen:
             continue
         parts.append(f"### {'With status callbacks' if callbacks else 'By polling only'}")
@@ -82,7 +80,9 @@ def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=float, nargs="+", default=[10, 50], help="calls a second, one run each")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[10, 50], help="calls a second, one run each, the lowest first"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="during which calls are placed")
     parser.add_argument("--services", nargs="+", choices=SERVICES, default=list(SERVICES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
@@ -99,15 +99,17 @@ def main() -> None:
         folder.chmod(0o755)  # root's Postgres runs as nobody
         server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
         twilio = stack.enter_context(simulator(folder))
-        for mode, rate, name in product(arguments.modes, arguments.rates, arguments.services):
-            setting = Setting(server, twilio, folder, max(1, round(rate / CALLS_OF_AN_ACCOUNT)), MODES[mode])
+        rates = sorted(arguments.rates)
+        for mode, name in product(arguments.modes, arguments.services):
+            setting = Setting(server, twilio, folder, accounts_for(rates[-1]), MODES[mode])
             with SERVICES[name](setting) as service:
-                run = Run(service.name, rate, setting.callbacks, arguments.seconds)
-                asyncio.run(measure(service, twilio, run, patience_s=arguments.patience))
-            at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
-            print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
-            runs.append(run)
-            if arguments.calls and setting.callbacks and service.name not in sizes:
+                measured = [Run(service.name, rate, setting.callbacks, arguments.seconds) for rate in rates]
+                asyncio.run(measure(service, twilio, measured, patience_s=arguments.patience))
+            for run in measured:
+                at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
+                print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
+            runs += measured
+            if arguments.calls and setting.callbacks:
                 sizes[service.name] = disk.measure(service.database, arguments.calls)
     results = [f"{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *tables(runs, sizes)]
     print("", *results, sep="\n\n")

@@ -34,7 +34,7 @@ background task, which retries from memory. It asks Twilio for each price every 
 intent before and the outcome after the request to Twilio, and signs its deliveries. When it restarts, it loses the deliveries
 that are not yet sent. It has no limits and no metrics, and does not resolve unknown outcomes.
 
-Each run starts one of the two over a new database in the same Postgres, with `fsync` on. Calls are placed by the clock,
+The two take turns, each over a new database in the same Postgres, with `fsync` on. Calls are placed by the clock,
 whether or not earlier ones were answered. The first {WARM_UP} calls warm the service up and do not count.
 
 - **With status callbacks**, Twilio sends {len(EVENTS)} callbacks for each call, and the service delivers all of them, as JSON.

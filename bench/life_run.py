@@ -23,6 +23,12 @@ PRICE_DELAY_S = 10 / SPEED
 IDLE_S = 3.0
 WARM_UP = 50
 LOOK_EVERY_S = 0.5
+CALLS_OF_AN_ACCOUNT = 5
+"""A second."""
+
+
+def accounts_for(rate: float) -> int:
+    return max(1, round(rate / CALLS_OF_AN_ACCOUNT))
 
 
 @dataclass
@@ -97,14 +103,17 @@ class Runner:
     database: psycopg.AsyncConnection[Any]
     patience_s: float
 
-    async def measure(self) -> None:
+    async def warm_up(self) -> None:
+        """Places calls that do not count, and measures what the processes use at rest."""
         await self._place(self.run.rate, WARM_UP)
         await self._finish()
         at_rest = self._cpu()
         await asyncio.sleep(IDLE_S)
         self.run.idle = {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self._cpu().items()}
-        self.run.placed.clear()
-        self.run.failed = 0
+
+    async def measure(self, run: Run) -> None:
+        run.idle = self.run.idle
+        self.run = run
         requests, callbacks = await self._requests(), (await self._callbacks(10**9))["begun"]
         before, began = self._cpu(), time.time()
         await self._place(self.run.rate, int(self.run.rate * self.run.seconds))
@@ -123,11 +132,12 @@ class Runner:
 
     async def _place(self, rate: float, number: int) -> None:
         """Creates calls by the clock, whether or not earlier ones were answered."""
+        tenants = self.service.tenants[: accounts_for(rate)]
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for n in range(number):
                 await asyncio.sleep(max(0, began + n / rate - time.monotonic()))
-                tasks.create_task(self._create(self.service.tenants[n % len(self.service.tenants)], n))
+                tasks.create_task(self._create(tenants[n % len(tenants)], n))
 
     async def _create(self, tenant: Tenant, number: int) -> None:
         body: dict[str, Any] = {
@@ -207,18 +217,24 @@ class Runner:
             return await answer.json()
 
 
-async def measure(service: Service, twilio: str, run: Run, *, patience_s: float) -> None:
-    """Measures into `run`. Simulator, receiver and the connection that looks at the database are not counted."""
+async def measure(service: Service, twilio: str, runs: Sequence[Run], *, patience_s: float) -> None:
+    """Measures into `runs`, one after the other.
+
+    Simulator, receiver and the connection that looks at the database are not counted.
+    """
     receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(receiving(receiver))
         database = await psycopg.AsyncConnection.connect(service.database, autocommit=True)
         await stack.enter_async_context(database)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)))
-        runner = Runner(service, twilio, receiver, run, http, database, patience_s)
+        warm_up = Run(service.name, runs[-1].rate, runs[-1].callbacks, WARM_UP / runs[-1].rate)
+        runner = Runner(service, twilio, receiver, warm_up, http, database, patience_s)
         for tenant in service.tenants:
             account = f"{twilio}/_simulator/accounts/{tenant.account_sid}"
             (await http.put(account, json={"auth_token": tenant.auth_token, "api_keys": {}})).raise_for_status()
         looking = asyncio.create_task(runner.look())
         stack.callback(looking.cancel)
-        await runner.measure()
+        await runner.warm_up()
+        for run in runs:
+            await runner.measure(run)
