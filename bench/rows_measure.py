@@ -1,126 +1,122 @@
 """Asks the same of two databases in turn, and reads from Postgres what it cost.
 
-A statement is taken as it leaves the application for the driver, prepared as the driver prepares it, and run by EXPLAIN: so
+A statement is captured where the application hands it to the driver, prepared as the driver prepares it, and run by EXPLAIN. So
 the plan is the one that the application gets, after some repetitions also a generic one. The time is Postgres's own. Buffers
-are pages of 8 KiB that were looked at; other work on the machine does not change them.
+are pages of 8 KiB that were read; other work on the machine does not change them.
 """
 
-import statistics
-from collections.abc import Iterator, Sequence
+import asyncio
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple, Self
 
-import asyncpg
+import psycopg
 from psycopg.sql import Literal
-from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy import event, make_url
 
-from app.database.connection import MIGRATION_SETTINGS
-from app.database.engine import make_engine
-from bench.rows_questions import Captured, Drawn, Question
+from app.calls.models import Call
+from app.database.connection import HOT_PATH_SETTINGS, SESSION_SETTINGS, Connection, Connector
+from app.database.engine import Database
+from app.jobs.partitions import PARTITIONED
+from app.schema import migrate
+from bench.report import markdown_table
+from bench.rows_data import load
+from bench.rows_questions import HOT, Question, creations, draw_calls, questions
+from bench.subjects import libpq
 
+GOAL = 1.3
+_DRAWN = 60
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, TIMING OFF, FORMAT JSON) EXECUTE"
-# Calls of the ten largest tenants in turn, whose pages are full at any size. Not from the first and the last day, so that the
-# days around are whole.
-_DRAW = text("""
-    SELECT id, sid, tenant_id, account_id, account_sid, "to", "from" AS from_, status, created_at, idempotency_key,
-        coalesce((SELECT parent_call_sid FROM call child
-                  WHERE parent_call_sid IS NOT NULL AND tenant_id = drawn.tenant_id LIMIT 1), 'CA0') AS a_parent,
-        (SELECT "to" FROM call other
-         WHERE tenant_id = drawn.tenant_id AND "to" LIKE 'sip:user-%' AND id > drawn.id ORDER BY id LIMIT 1) AS a_rare_to
-    FROM (
-        SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY random()) AS turn FROM call TABLESAMPLE SYSTEM (:percent)
-        WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
-            AND status IN ('completed', 'busy', 'no-answer')
-            AND created_at < now() - interval '36 h'
-            AND created_at > (SELECT created_at + interval '36 h' FROM call ORDER BY id LIMIT 1)
-    ) AS drawn
-    ORDER BY turn, tenant_id LIMIT :number
-""")
+# A worker moves the due times of the calls that it has claimed, and deletes their leases. Here they are due again at once.
+_RELEASE = """
+    WITH claimed AS (DELETE FROM lease RETURNING call_id, due_at)
+    UPDATE call SET refresh_at = CASE refresh_at WHEN due_at THEN now() ELSE refresh_at END,
+                    search_at = CASE search_at WHEN due_at THEN now() ELSE search_at END
+    FROM claimed WHERE id = call_id
+"""
+_HIDDEN_NODES = {"Result", "Append", "Nested Loop", "Hash", "Materialize"}
 
 
-async def draw_calls(session: AsyncSession, rows: int, number: int) -> list[Drawn]:
-    found = await session.execute(_DRAW, {"percent": min(100.0, 6e6 / rows), "number": number})
-    return [Drawn(**row) for row in found.mappings()]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    planning_ms: float
+class Cost(NamedTuple):
     ms: float
-    buffers: int
-    wal_bytes: int
-    plan: dict[str, Any]
+    planning_ms: float
+    buffers: float
+    wal_bytes: float
+
+    @classmethod
+    def median(cls, costs: Iterable[Self]) -> Self:
+        return cls(*map(median, zip(*costs, strict=True)))
 
 
-def median(asked: Sequence[Asked], attribute: str) -> float:
-    return float(statistics.median(getattr(one, attribute) for one in asked))
+class Captured(Exception):
+    """A statement that the application was about to send, its parameters, and whether it is hot. It is not sent."""
+
+
+def _capture(_connection: Any, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool) -> None:
+    raise Captured(statement, parameters, HOT in context.execution_options)
 
 
 @dataclass
 class Subject:
-    """One database, and how it is asked."""
+    """One database, some of its calls, and two connections with the settings of the application's own."""
 
+    url: str
     rows: int
-    engine: AsyncEngine
-    held: PoolProxiedConnection
-    connection: asyncpg.Connection
-    drawn: list[Drawn]
+    database: Database
+    drawn: Sequence[Call]
+    connection: Connection
+    hot_connection: Connection
     _prepared: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    async def open(cls, url: str, rows: int, *, draw: int) -> "Subject":
-        engine = make_engine(url, pool_size=2, session=MIGRATION_SETTINGS, statement_timeout_s=None)
-        async with AsyncSession(engine) as session:
-            drawn = await draw_calls(session, rows, draw)
+    async def load(cls, server: str, name: str, rows: int) -> Self:
+        """Makes the database, and opens connections that stay open until the process ends."""
+        with psycopg.connect(libpq(server), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = make_url(server).set(database=name).render_as_string(hide_password=False)
+        await asyncio.to_thread(migrate, url)
+        await asyncio.to_thread(load, libpq(url), rows)
+        database = Database(url, pool_size=1)
+        async with database.begin() as session:
+            drawn = await draw_calls(session, rows, _DRAWN)
         if not drawn:
             raise SystemExit(f"{rows:,} calls are too few: they span less than four days.")
-        held = await engine.raw_connection()
-        event.listen(engine.sync_engine, "before_cursor_execute", _capture)
-        return cls(rows, engine, held, held.driver_connection, drawn)
+        event.listen(database.engine.sync_engine, "before_cursor_execute", _capture)
+        connections = [await Connector(url, settings).connect() for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS)]
+        return cls(url, rows, database, drawn, *connections)
 
-    async def close(self) -> None:
-        self.held.close()
-        await self.engine.dispose()
+    async def ask(self, question: Question, call: Call) -> tuple[Cost, dict[str, Any]]:
+        """Returns the cost and the plan."""
+        statement, parameters, is_hot = await self._capture(question, call)
+        connection = self.hot_connection if is_hot else self.connection
+        if (name := self._prepared.get(statement)) is None:
+            name = self._prepared[statement] = f"statement_{len(self._prepared)}"
+            await connection.execute(f"PREPARE {name} AS {statement}")
+        values = ", ".join(Literal(list(one) if isinstance(one, tuple) else one).as_string() for one in parameters)
+        (explained,) = json.loads(await connection.fetchval(f"{_EXPLAIN} {name}{f' ({values})' if values else ''}"))
+        return _cost(explained), explained["Plan"]
 
-    async def ask(self, question: Question, call: Drawn) -> Asked:
-        captured = await self._capture(question, call)
-        name = self._prepared.get(captured.statement)
-        if name is None:
-            name = self._prepared[captured.statement] = f"statement_{len(self._prepared)}"
-            await self.connection.execute(f"PREPARE {name} AS {captured.statement}")
-        values = ", ".join(Literal(list(one) if isinstance(one, tuple) else one).as_string() for one in captured.parameters)
-        explained = await self.connection.fetchval(f"{_EXPLAIN} {name}{f' ({values})' if values else ''}")
-        return _read(explained[0])  # the engine has set up its connections to decode JSON
-
-    async def _capture(self, question: Question, call: Drawn) -> Captured:
+    async def _capture(self, question: Question, call: Call) -> tuple[Any, ...]:
         try:
-            async with AsyncSession(self.engine) as session:
-                await question.ask(session, call)
+            async with self.database.begin() as session:
+                await question(session, call)
         except Captured as captured:
-            return captured
+            return captured.args
         raise AssertionError("it sends nothing")
 
 
-def _capture(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-    raise Captured(statement, parameters)
-
-
-def _read(explained: dict[str, Any]) -> Asked:
+def _cost(explained: dict[str, Any]) -> Cost:
     plan = explained["Plan"]
     nodes = list(_nodes(plan))
     # The sum of a node does not contain what a writing CTE cost that nothing reads.
     read = {f"CTE {node.get('CTE Name')}" for node in nodes}
-    subplans = [(node.get("Subplan Name", ""), node) for node in nodes]
-    whole = [plan, *(node for name, node in subplans if name.startswith("CTE ") and name not in read)]
-    return Asked(
-        planning_ms=explained["Planning Time"],
-        ms=explained["Execution Time"],
-        buffers=sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in whole),
-        wal_bytes=sum(node.get("WAL Bytes", 0) for node in whole),
-        plan=plan,
-    )
+    unread = [node for node in nodes if (name := node.get("Subplan Name", "")).startswith("CTE ") and name not in read]
+    buffers = sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in (plan, *unread))
+    wal_bytes = sum(node.get("WAL Bytes", 0) for node in (plan, *unread))
+    return Cost(explained["Execution Time"], explained["Planning Time"], buffers, wal_bytes)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -129,52 +125,57 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(below)
 
 
-_NOT_SHOWN = {"Result", "Append", "Nested Loop", "Hash", "Materialize"}
-
-
 def _shape(plan: dict[str, Any]) -> str:
     """Returns the plan in a line: what is read and by which index. Partitions of one table are shown once."""
     parts: dict[str, None] = {}
     for node in _nodes(plan):
         what = node.get("Index Name") or node.get("Relation Name") or node.get("CTE Name") or ""
-        for table in ("call_event", "delivery"):
-            if what == table or what.startswith(f"{table}_"):
-                what = f"{table} (partitions)"
-        if node["Node Type"] not in _NOT_SHOWN and node.get("Actual Loops", 1):
+        what = re.sub(rf"^({'|'.join(PARTITIONED)})(_.*)?$", r"\1 (partitions)", what)
+        if node["Node Type"] not in _HIDDEN_NODES and node.get("Actual Loops", 1):
             backward = "backward" if node.get("Scan Direction") == "Backward" else ""
             parts[" ".join(filter(None, (node["Node Type"], backward, what)))] = None
     return ", ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    question: str
-    small: list[Asked]
-    large: list[Asked]
+async def compare_statements(small: Subject, large: Subject, *, times: int) -> list[str]:
+    """Returns two tables: what each statement costs in both databases, and its plan in the large one."""
+    costs, plans = [], []
+    for name, question in (questions() | creations(1) | creations(32)).items():
+        (few, _), (many, plan) = await _compare(question, small, large, times=times)
+        time_ratio, buffer_ratio = _ratio(many.ms / few.ms), _ratio(many.buffers / max(few.buffers, 1))
+        times_ms, planning_ms = (f"{few.ms:.3f}", f"{many.ms:.3f}"), (f"{few.planning_ms:.3f}", f"{many.planning_ms:.3f}")
+        buffers = f"{few.buffers:.0f}", f"{many.buffers:.0f}"
+        costs.append([name, *times_ms, time_ratio, *planning_ms, *buffers, buffer_ratio])
+        plans.append([name, _shape(plan)])
+        print(f"{name:36} time × {time_ratio:8}   buffers × {buffer_ratio:8}   {_shape(plan)}", flush=True)
+    head = ("statement", "ms", "ms", "ratio", "planning ms", "planning ms", "buffers", "buffers", "ratio")
+    return [
+        f"### {large.rows:,} calls beside {small.rows:,}",
+        f"Of each pair of columns the first is at {small.rows:,} calls, the second at {large.rows:,}; "
+        f"ratios above {GOAL} are bold.",
+        markdown_table(head, costs),
+        f"### Plans at {large.rows:,}",
+        markdown_table(("statement", "plan"), plans, text=2),
+    ]
 
-    @property
-    def time_ratio(self) -> float:
-        return median(self.large, "ms") / median(self.small, "ms")
 
-    @property
-    def buffer_ratio(self) -> float:
-        return median(self.large, "buffers") / max(median(self.small, "buffers"), 1)
+async def _compare(question: Question, *subjects: Subject, times: int) -> list[tuple[Cost, dict[str, Any]]]:
+    """Asks about the drawn calls in turn. Returns the median cost in each database, and the last plan.
 
-    @property
-    def plan(self) -> str:
-        return _shape(self.large[-1].plan)
-
-
-async def compare(question: Question, small: Subject, large: Subject, *, times: int) -> Compared:
-    """Asks about the drawn calls in turn. What only reads is asked twice and counted once, so that its pages are in memory."""
-    seen: tuple[list[Asked], list[Asked]] = ([], [])
+    What only reads is asked twice and counted once, so that its pages are in memory.
+    """
+    seen: list[list[tuple[Cost, dict[str, Any]]]] = [[] for _ in subjects]
     for number in range(times):
-        for subject, asked in zip((small, large), seen, strict=True):
+        for subject, asked in zip(subjects, seen, strict=True):
             call = subject.drawn[number % len(subject.drawn)]
-            if not question.writes:
-                await subject.ask(question, call)
-            asked.append(await subject.ask(question, call))
-            if question.then:
-                await subject.connection.execute(question.then)
+            cost, plan = await subject.ask(question, call)
+            if not any(node["Node Type"] == "ModifyTable" for node in _nodes(plan)):
+                cost, plan = await subject.ask(question, call)
+            asked.append((cost, plan))
+            await subject.connection.execute(_RELEASE)
     settled = times // 5  # by then a generic plan is there, and what is written to is in memory
-    return Compared(question.name, seen[0][settled:], seen[1][settled:])
+    return [(Cost.median(cost for cost, _ in asked[settled:]), asked[-1][1]) for asked in seen]
+
+
+def _ratio(value: float) -> str:
+    return f"**{value:.2f}**" if value > GOAL else f"{value:.2f}"
