@@ -22,7 +22,7 @@ _MEMBERS = LeftOut(
     )
 )
 _URI, _SUBRESOURCE_URIS = _MEMBERS.bits["uri"], _MEMBERS.bits["subresource_uris"]
-_DERIVED = ("uri", "subresource_uris", "resource")
+_DERIVED = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
 _STORED = {
     "uri": ("own_uri", "resource_left_out"),
     "subresource_uris": ("own_subresource_uris", "resource_left_out"),
@@ -120,19 +120,22 @@ def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
 
     `columns` are the values of Twilio's resource by attribute; `request` is the record, for `to`, `from_` and `account_sid`.
     """
-    row = CallRow({"account_sid": request.account_sid, "to": request.to, "from_": request.from_, "resource_left_out": None})
-    for name, value in columns.items():  # `resource` is the last of them
-        setattr(row, name, value)
+    others = {name: value for name, value in columns.items() if name not in _DERIVED}
+    row = CallRow(
+        {"account_sid": request.account_sid, "to": request.to, "from_": request.from_, "resource_left_out": None} | others
+    )
+    for name in _DERIVED:
+        setattr(row, name, columns[name])
     uris = {"uri": row.own_uri, "subresource_uris": row.own_subresource_uris}
     return {**columns, **uris, "resource": row.resource_rest, "resource_left_out": row.resource_left_out}
 
 
 def as_twilio(value: Any) -> Any:
     """Returns a column's value as it stands in Twilio's JSON: RFC 2822 dates, numbers as strings."""
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, datetime):
         return format_datetime(value.astimezone(UTC))
     if isinstance(value, Decimal):
         return f"{value:f}"
-    if isinstance(value, int):
-        return str(value)
-    return value
+    return str(value) if isinstance(value, int) else value
