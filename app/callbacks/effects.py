@@ -15,7 +15,7 @@ from app.twilio.schemas import CALL_SID, CallResource
 CallbackResult = Literal["taken", "late", "duplicate"]
 
 # A call has four events, so this is ample. Of more callbacks, the newest are remembered.
-_MAX_MARKS = 100
+_MAX_REPETITION_KEYS = 100
 _MAX_SEQUENCE = 2**31 - 1
 
 
@@ -47,7 +47,7 @@ class Callback:
         return cls(fields, resource, _sequence(fields.get("SequenceNumber", "")))
 
     @property
-    def mark(self) -> str:
+    def repetition_key(self) -> str:
         """Returns the key of repetitions: a hash of call and sequence number, or of all fields if there is no number."""
         content = sorted(self.fields.items()) if self.sequence is None else (self.resource.sid, self.sequence)
         return blake2b(repr(content).encode(), digest_size=8).hexdigest()
@@ -66,9 +66,9 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
 
     A callback with another sid than the call's only becomes an event; the settlement decides what it proves.
     """
-    if callback.mark in call.callbacks_seen:
+    if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")
-    call.callbacks_seen = [*call.callbacks_seen, callback.mark][-_MAX_MARKS:]
+    call.callbacks_seen = [*call.callbacks_seen, callback.repetition_key][-_MAX_REPETITION_KEYS:]
     events: list[Event] = [(CALLBACK_EVENT, dict(callback.fields))]
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))

@@ -33,7 +33,7 @@ class LeftOut:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """True is no 1, although Python's `==` says so."""
+    """Returns whether both are the same JSON. Python's `==` would take True for 1."""
     return type(one) is type(other) and bool(one == other)
 
 

@@ -108,7 +108,7 @@ class CallState(LastAnswer, RecordColumns):
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self.__dict__.update(row)
-        for name in _JSON & self.__dict__.keys():
+        for name in _JSON_COLUMNS & self.__dict__.keys():
             setattr(self, name, None if row[name] is None else json.loads(row[name]))
         self._read = dict(self.__dict__)
 
@@ -120,8 +120,8 @@ class CallState(LastAnswer, RecordColumns):
 
 AnyCall = Call | CallState
 
-_FIXED = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
-_JSON = frozenset({"problem", "own_subresource_uris", "resource_rest"})
+_READ_ONLY = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
+_JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "resource_rest"})
 _CHANGEABLE = {
     name: Call.__mapper__.columns[name].name
     for name in (
@@ -132,15 +132,17 @@ _CHANGEABLE = {
 }
 
 
-_SELECTED = ", ".join(f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_FIXED, *RecordColumns.__annotations__))
-_READ = f"SELECT {_SELECTED}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
+_SELECT_LIST = ", ".join(
+    f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_READ_ONLY, *RecordColumns.__annotations__)
+)
+_READ_CALLS = f"SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
 _COLUMNS = ", ".join(_CHANGEABLE.values())
-_BOUND = "SELECT sid FROM call WHERE sid = ANY($1::text[])"
+_TAKEN_SIDS = "SELECT sid FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
 # whole batch would wait for them.
-_WRITE = f"""
+_WRITE_CHANGES = f"""
     WITH given AS MATERIALIZED (
         SELECT (item ->> 'id')::uuid AS id, (item ->> 'version')::xid AS version,
             item -> 'columns' AS columns, item -> 'events' AS events, item -> 'deliveries' AS deliveries
@@ -194,13 +196,13 @@ class Changed:
 
 async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
     """Returns the records of any tenant by id."""
-    rows = await database.fetch(_READ, list(call_ids))
+    rows = await database.fetch(_READ_CALLS, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 
 
 async def taken_sids(database: Database, sids: Collection[str]) -> set[str]:
     """Returns those of the sids that a record of any tenant has."""
-    return {row["sid"] for row in await database.fetch(_BOUND, list(sids))} if sids else set()
+    return {row["sid"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else set()
 
 
 async def write_changes(database: Database, changed: Sequence[Changed]) -> set[UUID]:
@@ -210,7 +212,7 @@ async def write_changes(database: Database, changed: Sequence[Changed]) -> set[U
     nothing.
     """
     try:
-        rows = await database.fetch(_WRITE, to_json([each.item() for each in changed]).decode())
+        rows = await database.fetch(_WRITE_CHANGES, to_json([each.item() for each in changed]).decode())
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error

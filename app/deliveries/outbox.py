@@ -30,12 +30,12 @@ def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> 
     Write the event `call.callback` with the id of the delivery, which takes its fields from there.
     """
     event = _EVENT_OF_STATUS.get(status or "")
-    return _write(call, event, None, sequence=sequence) if event is not None and _is_due(call, event) else None
+    return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
     """Returns whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
-    return call.status in TERMINAL_STATUSES and _is_due(call, "completed")
+    return call.status in TERMINAL_STATUSES and _is_wanted(call, "completed")
 
 
 def final_delivery(call: AnyCall) -> NewDelivery:
@@ -57,14 +57,15 @@ def final_delivery(call: AnyCall) -> NewDelivery:
         "CallbackSource": "call-progress-events",
     }
     fields = {name: value for name, value in candidates.items() if value is not None}
-    return _write(call, "completed", fields, sequence=None)
+    return _add_delivery(call, "completed", fields, sequence=None)
 
 
-def _is_due(call: AnyCall, event: str) -> bool:
+def _is_wanted(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
-def _write(call: AnyCall, event: str, fields: Mapping[str, str] | None, *, sequence: int | None) -> NewDelivery:
+def _add_delivery(call: AnyCall, event: str, fields: Mapping[str, str] | None, *, sequence: int | None) -> NewDelivery:
+    """Records on the call that the event has a delivery, and returns the delivery's columns."""
     call.deliveries_written = [*call.deliveries_written, event]
     delivery_id = uuid7()
     return {

@@ -20,7 +20,7 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class DeliveryBacklog:
     """Statistics of at most MAX_COUNTED pending deliveries."""
 
     pending: int
@@ -28,14 +28,15 @@ class Waiting:
     most_overdue: datetime | None
 
 
-async def waiting(session: AsyncSession) -> Waiting:
+async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
+    """Counts pending deliveries, and finds the oldest and the most overdue of them."""
     some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
     found = some.limit(MAX_COUNTED).subquery()
     due = func.min(found.c.next_attempt_at).filter(found.c.next_attempt_at <= func.now())
     pending, oldest, most_overdue = (
         await session.execute(select(func.count(), func.min(found.c.pending_since), due).select_from(found))
     ).one()
-    return Waiting(pending, oldest, most_overdue)
+    return DeliveryBacklog(pending, oldest, most_overdue)
 
 
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, ReportedFields | None]]:

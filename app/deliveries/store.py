@@ -18,11 +18,11 @@ from app.deliveries.content import ReportedFields, webhook_id
 MAX_HOLDING_ATTEMPTS: Final = 2
 """A pending event holds back the later events of its call until it has failed this often."""
 
-_HOLD = timedelta(seconds=30)
+_HELD_RECHECK_AFTER = timedelta(seconds=30)
 # The deliveries of one call are written within this time. It limits the partitions that are read.
-_SPAN = "interval '30 days'"
-_RECORD = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
-_JSON = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
+_MAX_CALL_SPAN = "interval '30 days'"
+_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
+_JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class DeliveryAttempt:
 
 
 _DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
-_OWN = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
+_OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
 
 # The recursive part finds the tenants by skipping through the index, so that one tenant's backlog does not slow down the
 # others. Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
@@ -93,7 +93,7 @@ _CLAIM = f"""
         SELECT due.call_id, due.at, due.id, EXISTS (
             SELECT FROM delivery earlier
             WHERE earlier.call_id = due.call_id AND earlier.position < due.position
-            AND earlier.at BETWEEN due.at - {_SPAN} AND due.at + {_SPAN}
+            AND earlier.at BETWEEN due.at - {_MAX_CALL_SPAN} AND due.at + {_MAX_CALL_SPAN}
             AND earlier.state = 'pending' AND earlier.attempts < {MAX_HOLDING_ATTEMPTS}
         ) AS held
         FROM due
@@ -103,14 +103,14 @@ _CLAIM = f"""
         FROM checked WHERE delivery.call_id = checked.call_id AND delivery.at = checked.at AND delivery.id = checked.id
         RETURNING delivery.*
     )
-    SELECT {", ".join(f"claimed.{name}" for name in _OWN)}, claimed.event, claimed.webhook_id,
+    SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.event, claimed.webhook_id,
         coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
         coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
         call.traceparent, call.id IS NOT NULL AS has_record,
-        {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD.items())}
+        {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}
     FROM claimed LEFT JOIN call ON call.id = claimed.call_id
         LEFT JOIN call_event event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
-            AND event.at BETWEEN claimed.at - {_SPAN} AND claimed.at + {_SPAN}
+            AND event.at BETWEEN claimed.at - {_MAX_CALL_SPAN} AND claimed.at + {_MAX_CALL_SPAN}
     ORDER BY claimed.tenant_id
 """  # noqa: S608  # column names from this module
 
@@ -123,7 +123,7 @@ _RECORD_ATTEMPTS = f"""
             AS given (id uuid, call_id uuid, at timestamptz, state text, status int, error text, wait_s float8)
     ), locked AS MATERIALIZED (
         SELECT call_id, at, id, position, attempts, held FROM delivery
-        WHERE call_id = ANY($2::uuid[]) AND at BETWEEN $3::timestamptz - {_SPAN} AND $4::timestamptz + {_SPAN}
+        WHERE call_id = ANY($2::uuid[]) AND at BETWEEN $3::timestamptz - {_MAX_CALL_SPAN} AND $4::timestamptz + {_MAX_CALL_SPAN}
         AND state = 'pending'
         ORDER BY call_id, position, id FOR UPDATE
     ), ended AS MATERIALIZED (
@@ -155,7 +155,7 @@ async def claim(
 
     Ordered by tenant, starting with the first tenant id greater than `after`, and at most `limit` in all.
     """
-    rows = await database.fetch(_CLAIM, after, list(busy), per_tenant, limit, lease, _HOLD)
+    rows = await database.fetch(_CLAIM, after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
     return [_claimed(row) for row in rows]
 
 
@@ -176,7 +176,7 @@ async def record_attempts(
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedDelivery:
-    own = {name: row[name] for name in (*_OWN, "url", "method", "traceparent")}
+    own = {name: row[name] for name in (*_OWN_COLUMNS, "url", "method", "traceparent")}
     own["webhook_id"] = row["webhook_id"] or webhook_id(row["call_id"], row["event"])
     record = _record(row) if row["has_record"] else None
     given = None if row["fields"] is None else ReportedFields(loads(row["fields"]), row["data_left_out"])
@@ -186,5 +186,5 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedDelivery:
 
 
 def _record(row: Mapping[str, Any]) -> CallRow:
-    record = {name: row[f"record_{name}"] for name in _RECORD}
-    return CallRow(record | {name: record[name] and loads(record[name]) for name in _JSON})
+    record = {name: row[f"record_{name}"] for name in _RECORD_COLUMNS}
+    return CallRow(record | {name: record[name] and loads(record[name]) for name in _JSON_COLUMNS})

@@ -39,12 +39,12 @@ LEASE = timedelta(seconds=45)
 GIVE_UP_AFTER = timedelta(days=3)
 FIRST_RETRY = timedelta(seconds=5)
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
-_WAITS = (1, 6, 24, 180, 720)
-_LAST_WAIT = 2880
+_RETRY_WAITS = (1, 6, 24, 180, 720)
+_LAST_RETRY_WAIT = 2880
 _JITTER = 0.1
 # While a tenant is at its limit, the longest delay until newly due deliveries of other tenants are claimed.
-_RECHECK_S = 0.5
-_GONE = 410
+_RECHECK_INTERVAL_S = 0.5
+_STATUS_GONE = 410
 
 
 class RequestSender(Protocol):
@@ -55,7 +55,7 @@ class RequestSender(Protocol):
 
 def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
     """Returns the wait after this many failures, with jitter, so that retries of many deliveries spread out."""
-    wait = _WAITS[failures - 1] if failures <= len(_WAITS) else _LAST_WAIT
+    wait = _RETRY_WAITS[failures - 1] if failures <= len(_RETRY_WAITS) else _LAST_RETRY_WAIT
     return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
 
 
@@ -95,7 +95,7 @@ class Deliverer:
             await self._record_attempts([], held=held)
         if not due and busy and not started_after:
             # A busy tenant may have more to do as soon as one of its attempts ends.
-            await asyncio.wait(self._running, timeout=_RECHECK_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._running, timeout=_RECHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
 
@@ -160,7 +160,7 @@ class Deliverer:
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
         wait = wait_after(attempts, self.first_retry)
-        is_over = is_last or sent.status == _GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
+        is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         await self._attempts.submit(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
         )

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from app.calls.repository import now
 from app.calls.statistics import followed, oldest_unsettled
 from app.database.engine import Database
-from app.deliveries.repository import waiting as deliveries_waiting
+from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
 
 
@@ -40,7 +40,7 @@ class Gauges:
             moment = await now(session)
             waiting = await oldest_unsettled(session)
             calls = await followed(session)
-            deliveries = await deliveries_waiting(session)
+            deliveries = await delivery_backlog(session)
         self._pending.set(_age(moment, waiting.get("pending")))
         self._unknown.set(_age(moment, waiting.get("unknown")))
         self._lag.set(_age(moment, calls.most_overdue))

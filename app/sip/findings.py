@@ -95,7 +95,7 @@ class Report(list[Finding]):
 
     @property
     def only_errors(self) -> bool:
-        """Whether the report is full except for an error."""
+        """Whether further findings are kept only if they are errors: the report already has MAX_FINDINGS."""
         return len(self) >= MAX_FINDINGS
 
     def findings(self) -> tuple[Finding, ...]:
