@@ -518,8 +518,8 @@ async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
             await session.execute(
                 text(
                     "INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields)"
-                    " SELECT gen_random_uuid(), gen_random_uuid(), now(), tenant_id, event, position, webhook_id, url, method,"
-                    " fields FROM delivery, generate_series(1, 500) WHERE tenant_id = :sick"
+                    " SELECT gen_random_uuid(), gen_random_uuid(), now(), tenant_id, 'completed', 3, 'msg', status_callback,"
+                    " 'POST', '{}' FROM call, generate_series(1, 500) WHERE tenant_id = :sick"
                 ),
                 {"sick": sick.id},
             )
