@@ -15,7 +15,7 @@ from tests.support.upstream import Upstream, answer, call_resource, created, run
 SID = "CA" + "1" * 32
 RECORDING = "RE" + "1" * 32
 ACCOUNT = "/2010-04-01/Accounts/AC{0:032x}"
-VARYING = {"date", "x-request-id", "server-timing"}
+VARYING = {"date", "x-request-id", "server-timing", "age", "warning"}
 
 
 @pytest.fixture(scope="module")
