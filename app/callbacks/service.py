@@ -11,7 +11,7 @@ from app.callbacks.fields import FormFields
 from app.callbacks.signature import has_signature_form, is_genuine
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
-from app.calls.refreshes import refresh_time_after_callback
+from app.calls.refresh_plan import refresh_time_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, Changed, SidTaken, read_calls, taken_sids, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
@@ -157,7 +157,7 @@ class CallbackService:
         if effect.result != "duplicate":
             if call.sid != resource.sid:
                 is_taken = resource.sid in taken
-                changed.events += self._settlement.start(
+                changed.events += self._settlement.bind_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )
                 if call.sid == resource.sid:

@@ -13,7 +13,7 @@ _MAX_DATETIME_MS = 253_402_300_799_999
 
 
 def created_at(call_id: UUID) -> datetime:
-    """Returns the time in the id, in milliseconds: a bound on time is a bound on ids."""
+    """Returns when the id was made, to the millisecond."""
     return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _MAX_DATETIME_MS) / 1000, UTC)
 
 

@@ -14,7 +14,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.progress import resource_columns, take_resource
-from app.calls.refreshes import first_wait
+from app.calls.refresh_plan import first_wait
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.database.engine import Session
@@ -95,7 +95,7 @@ class Settlement:
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
         """Returns the change for an answer to the creation that contains the sid."""
-        change = self._started(resource, by="response", data=data, expects_callbacks=expects_callbacks)
+        change = self._change_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
@@ -113,7 +113,7 @@ class Settlement:
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
-    def _started(
+    def _change_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
     ) -> RecordChange:
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
@@ -121,19 +121,19 @@ class Settlement:
         refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
         return record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
-    async def started(
+    async def bind(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
         """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
         is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
         was_started = call.execution == "started"
         now = await repository.now(session)
-        for type_, event_data in self.start(call, resource, by=by, data=data, now=now, is_taken=is_taken):
+        for type_, event_data in self.bind_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken):
             await repository.add_event(session, call.id, type_, event_data)
         if not was_started and call.execution == "started":
             self.count(call)
 
-    def start(
+    def bind_in_memory(
         self,
         call: AnyCall,
         resource: CallResource,
@@ -151,7 +151,7 @@ class Settlement:
             return take_resource(call, resource)
         if call.execution == "started" or is_taken:
             return [self._second_sid(call, resource, by=by)]
-        change = self._started(resource, by=by, data=data, expects_callbacks=by == "callback")
+        change = self._change_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})

@@ -1,6 +1,7 @@
 """Refreshes started calls from Twilio until they have ended and have a price.
 
 Calls of one account that are due together are read from Twilio's list (app.jobs.sweep), and a few by requests of their own.
+When a call is refreshed is decided in app.calls.refresh_plan.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from app.calls import leases
 from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
 from app.calls.progress import apply_deletion, take_resource
-from app.calls.refreshes import CALLBACK_PATIENCE, age, refresh_time_after_refresh
+from app.calls.refresh_plan import CALLBACK_PATIENCE, age, refresh_time_after_refresh
 from app.calls.store import CallState, Changed, read_calls, write_changes
 from app.database.engine import Database
 from app.deliveries.outbox import final_delivery, needs_final_delivery

@@ -127,7 +127,7 @@ class Resolver:
             result = "bound"
         await repository.add_event(session, call.id, "call.searched", {"result": result} | found)
         if result == "bound":
-            await self.settlement.started(session, call, certain[0], by="list", data={})
+            await self.settlement.bind(session, call, certain[0], by="list", data={})
         return result
 
 

@@ -216,7 +216,10 @@ class EmbeddedPostgres:
 
 
 def remove(directory: Path) -> None:
-    """Deletes the data of this state folder, wherever it is. Raises PostgresAlreadyRunning."""
+    """Deletes PostgreSQL's data of this state folder, also if it is in a replacement folder.
+
+    Raises PostgresAlreadyRunning, and PostgresError if it cannot be deleted.
+    """
     directory = directory.resolve()
     if not directory.is_dir():
         return

@@ -38,7 +38,7 @@ _TRACEPARENT = "traceparent"
 _NO_MESSAGES: _ExceptionOptions = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
 _current_tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
-_open_span: ContextVar[Span | None] = ContextVar("callgate_opened", default=None)
+_root_span: ContextVar[Span | None] = ContextVar("callgate_root_span", default=None)
 _seconds_by_part: ContextVar[dict[str, float] | None] = ContextVar("callgate_spent", default=None)
 
 
@@ -61,7 +61,7 @@ class Tracing:
             return
         parent = _propagator.extract(headers) if trusted else Context()
         with self._current_tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
-            _open_span.set(span)
+            _root_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
@@ -143,13 +143,13 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
         yield
         return
     with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES) as span:
-        _open_span.set(span)
+        _root_span.set(span)
         yield
 
 
 def link(caused_by: str | None) -> None:
     """Links the open trace to the trace that caused it."""
-    span = _open_span.get()
+    span = _root_span.get()
     if span is not None:
         for one in _links(caused_by):
             span.add_link(one.context)
@@ -161,7 +161,10 @@ def has_recording_span() -> bool:
 
 
 def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
-    """Adds attributes to the open span. Only constants, numbers and ids: never an address, a URL or a SQL statement."""
+    """Adds attributes to the current span, and renames it to `name` if given.
+
+    Only constants, numbers and ids: never an address, a URL or a SQL statement.
+    """
     span = get_current_span()
     if span.is_recording():
         span.set_attributes(attributes)
@@ -170,7 +173,7 @@ def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = Non
 
 
 def fail(reason: str) -> None:
-    """Marks the open span as failed. `reason` is a constant or a class name, never an exception message."""
+    """Marks the current span as failed. `reason` is a constant or a class name, never an exception message."""
     span = get_current_span()
     if span.is_recording():
         span.set_attribute("error.type", reason)
@@ -178,7 +181,7 @@ def fail(reason: str) -> None:
 
 
 def current_traceparent() -> str | None:
-    """Returns the open span as a W3C `traceparent`, to store with the work that it causes; None without a trace."""
+    """Returns the current span as a W3C `traceparent`, to store with the work that it causes; None without a trace."""
     if _current_tracer.get() is None:
         return None
     carrier: dict[str, str] = {}

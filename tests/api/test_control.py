@@ -74,7 +74,7 @@ async def _prove_started(worker_services: Services, call_id: str) -> str:
     async with worker_services["database"].begin() as session:
         call = await repository.lock_call(session, UUID(call_id))
         assert call is not None
-        await worker_services["settlement"].started(session, call, resource, by="list", data={})
+        await worker_services["settlement"].bind(session, call, resource, by="list", data={})
     return resource.sid
 
 

@@ -193,7 +193,7 @@ class Placement:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
                 if isinstance(outcome, Started):
-                    await self.settlement.started(session, locked, outcome.resource, by="response", data=change.data)
+                    await self.settlement.bind(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
                     # Otherwise the stored outcome is more recent.
                     await self.settlement.apply(session, locked, change)

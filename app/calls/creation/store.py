@@ -155,7 +155,7 @@ class SettledCall:
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Returns the outcome of the call's present attempt."""
+        """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
         if change.columns.get("resource"):
             change = replace(change, columns=stored_columns(call, change.columns))
         return cls(call.id, call.attempt, change)
