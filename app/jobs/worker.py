@@ -36,7 +36,7 @@ _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _HEARTBEAT_EVERY_S = 15.0
 # The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
-_UNPOLLED_EVERY_S = 60.0
+_UNPOLLED_EVERY_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
 # How long a job that was woken waits before it starts: wake-ups come in groups, and one step then handles all of them.
 _WAKE_DELAY_S = 0.02

@@ -84,12 +84,13 @@ async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes
     ):
         tenant = await other.add_tenant(upstream.url)
         stop = asyncio.Event()
-        worker = asyncio.create_task(run_worker(settings, Metrics(), stop))
         async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=TIMEOUT_S) as http:
             async with held_intents(database_url) as gate:
                 creating = asyncio.create_task(http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "frozen"}))
                 await _until_held(gate)
                 process.send_signal(signal.SIGSTOP)
+            # Not earlier: its first statements could deadlock with the changes to the table.
+            worker = asyncio.create_task(run_worker(settings, Metrics(), stop))
             async with asyncio.timeout(TIMEOUT_S):
                 while [call["execution"] for call in (await tenant.http.get("/v1/calls")).json()["calls"]] != ["unknown"]:
                     await asyncio.sleep(0.1)

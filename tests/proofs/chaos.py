@@ -13,6 +13,7 @@ import random
 import ssl
 import time
 from collections import Counter
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from tests.proofs.disturbances import acknowledge_before_flush, disturbed
-from tests.proofs.fleet import Fleet, all_records, answers_to_callbacks, make_tenant, running_fleet, wait_until_up
+from tests.proofs.fleet import Fleet, all_records, answers_to_callbacks, callbacks_of, make_tenant, running_fleet, wait_until_up
 from tests.proofs.proof import parser, prove, report
 
 TENANT = "chaos"
@@ -66,13 +67,33 @@ async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[s
             await asyncio.sleep(2)
 
 
-def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dict[str, int]:
-    """Compares the ledger with the records. All counts are zero, or a promise is broken."""
+def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object], heard: Set[str]) -> set[str]:
+    """Returns the ids of unknown records that nothing can settle: `unknown` is the truth about them.
+
+    A call to their address rang, none of its callbacks was accepted during the disturbances (`heard` has the ids of those whose
+    callbacks were), and more than one creation may have started it.
+    """
+    unknown = [record for record in records if record["execution"] == "unknown"]
+    unheard = {record["to"] for record in unknown if record["id"] in rang and record["id"] not in heard}
+    rivals = Counter(record["to"] for record in records if record["execution"] != "started")
+    return {record["id"] for record in unknown if record["to"] in unheard and rivals[record["to"]] > 1}
+
+
+def calls_that_rang(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Returns the sids of accepted creations by the id of the record, which is in the callback's path."""
     rang: dict[str, list[str]] = {}
     for entry in entries:
         if entry["accepted"]:
-            call_id = urlsplit(entry["form"]["StatusCallback"][0]).path.rpartition("/")[2]
-            rang.setdefault(call_id, []).append(entry["sid"])
+            rang.setdefault(_call_id(entry["form"]["StatusCallback"][0]), []).append(entry["sid"])
+    return rang
+
+
+def _call_id(callback_url: str) -> str:
+    return urlsplit(callback_url).path.rpartition("/")[2]
+
+
+def verdict(records: list[dict[str, Any]], rang: Mapping[str, list[str]], undecidable: Set[str]) -> dict[str, int]:
+    """Compares the ledger with the records. All counts are zero, or a promise is broken."""
     known = {record["id"]: record for record in records}
     return {
         "duplicate dials": sum(len(sids) - 1 for sids in rang.values()),
@@ -81,7 +102,7 @@ def verdict(records: list[dict[str, Any]], entries: list[dict[str, Any]]) -> dic
             record["sid"] is not None and record["sid"] not in rang.get(record["id"], []) for record in records
         ),
         "wrong not_started": sum(record["execution"] == "not_started" and record["id"] in rang for record in records),
-        "records not settled": sum(record["execution"] not in FINAL for record in records),
+        "records not settled": sum(record["execution"] not in FINAL and record["id"] not in undecidable for record in records),
     }
 
 
@@ -110,12 +131,16 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
             ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()
             callbacks = await answers_to_callbacks(http)
-    found = verdict(records, ledger["entries"]) | {"answers 500": answers[500] + callbacks[500]}
+            heard = {_call_id(delivery["url"]) for delivery in await callbacks_of(http) if delivery["delivered"]}
+    rang = calls_that_rang(ledger["entries"])
+    undecidable = undecidable_records(records, rang, heard)
+    found = verdict(records, rang, undecidable) | {"answers 500": answers[500] + callbacks[500]}
     faults = Counter(entry["fault"] for entry in ledger["entries"] if entry["fault"])
     whole = time.monotonic() - began
     print(f"seed {seed}: {creations} creations by {options.clients} clients in {placed:.0f} s, all in {whole:.0f} s")
     print(f"  disturbed   {dict(fleet.killed)}")
     print(f"  answers     {dict(sorted(answers.items()))}, to callbacks {dict(callbacks)}")
+    print(f"  undecidable {len(undecidable)}: no callback was accepted, and another creation may be meant")
     print(f"  reported    {dict(Counter(reported.values()))}")
     print(f"  simulator   {ledger['received']} POSTs, {ledger['accepted']} accepted, {faults.total()} of them faulty")
     print(f"  faults      {dict(sorted(faults.items()))}")

@@ -162,8 +162,13 @@ async def wait_until_up(url: str, path: str) -> None:
 
 async def answers_to_callbacks(simulator: httpx.AsyncClient) -> Counter[int | None]:
     """Counts the statuses with which callbacks were answered; None stands for no answer."""
-    shown = (await simulator.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
-    return Counter(attempt["answer_status"] for delivery in shown for attempt in delivery["attempts"])
+    return Counter(attempt["answer_status"] for delivery in await callbacks_of(simulator) for attempt in delivery["attempts"])
+
+
+async def callbacks_of(simulator: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """Returns the callbacks that the simulator sent or lost, with their attempts."""
+    deliveries: list[dict[str, Any]] = (await simulator.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]
+    return deliveries
 
 
 async def all_records(http: httpx.AsyncClient) -> list[dict[str, Any]]:

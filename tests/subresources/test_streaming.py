@@ -121,5 +121,5 @@ async def test_a_client_that_disconnects_frees_the_connection_to_twilio(gateway:
     async with call_with(gateway, answer(200, {"sid": RECORDING}), endless) as call:
         async with call.tenant.http.stream("GET", call.media_path) as response:
             assert await anext(response.aiter_bytes())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):  # on a busy machine the sockets' buffers take seconds to drain
             await gone.wait()
