@@ -211,6 +211,8 @@ async def write_changes(database: Database, changed: Sequence[Changed]) -> set[U
     The others have changed since they were read, or another session has locked them. Raises SidTaken, and then has written
     nothing.
     """
+    if not changed:
+        return set()
     try:
         rows = await database.fetch(_WRITE_CHANGES, to_json([each.item() for each in changed]).decode())
     except UniqueViolationError as error:

@@ -102,8 +102,7 @@ class Refresher:
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Asks Twilio about all of the calls, with the fewest requests."""
-        now = datetime.now(UTC)
-        if (until := self._throttled.get(account_id, now)) > now:
+        if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: dict[str, CallResource] = {}
         try:
@@ -114,8 +113,8 @@ class Refresher:
         except TwilioThrottled as error:
             return self._pause_account(account_id, calls, error)
         except TwilioError as error:
+            # Says nothing about a single call: a 404 of the list deletes none, and a key may read calls without listing them.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
-            return {call.id: _FetchResult(error=error) for call in calls}
         seen = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
         return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
 
@@ -133,6 +132,8 @@ class Refresher:
         return seen
 
     async def _fetch(self, account_id: UUID, call: DueCall) -> _FetchResult:
+        if until := self._paused_until(account_id):
+            return _FetchResult(not_before=until)
         with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
@@ -144,6 +145,10 @@ class Refresher:
                 level = logging.INFO if is_missing(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
                 return _FetchResult(error=error)
+
+    def _paused_until(self, account_id: UUID) -> datetime | None:
+        until = self._throttled.get(account_id)
+        return until if until is not None and until > datetime.now(UTC) else None
 
     def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
         """Sends no request for this account for a while. Other accounts are not affected."""

@@ -282,6 +282,21 @@ async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, 
         assert await _refresh_at(gateway, call_id) is None
 
 
+async def test_a_404_of_the_list_deletes_no_call_and_each_call_is_fetched(gateway: Gateway, refresher: Refresher) -> None:
+    async with running_upstream(created(), created(), created(), error(404, 20404), proxy_page(500)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _stop_all_refreshes(gateway)
+        placed = [(await tenant.create()).json() for _ in range(3)]
+        for record in placed:
+            await _age(gateway, record["id"], seconds=3700)
+        await _refreshed(gateway, refresher, tenant, placed[0]["id"])
+        for record in placed:
+            assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is None
+            assert await _refresh_at(gateway, record["id"]) is not None
+        fetched = {request.path.rpartition("/")[2] for request in upstream.received[4:]}
+        assert fetched == {f"{record['sid']}.json" for record in placed}
+
+
 async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
     good, bad = call_resource(status="ringing"), call_resource(status="ringing")
     async with running_upstream(answer(201, good), answer(200, good)) as one, running_upstream(answer(201, bad), hang) as other:
