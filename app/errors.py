@@ -39,7 +39,7 @@ class Upstream:
 
 
 class CommandFailed(Exception):
-    """A command failed. The message tells the operator why, in one line."""
+    """A command failed. The message gives the reason in one line, for the operator."""
 
     exit_code: ClassVar[int] = 1
 

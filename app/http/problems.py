@@ -45,7 +45,7 @@ _ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
 
 
 class Retry(BaseModel):
-    """Tells whether and how to repeat the request."""
+    """Whether the client may repeat the request, and how."""
 
     safe: bool = Field(description="Whether repeating the request can never place a second call.")
     same_key: bool = Field(description="Whether to repeat it with the same Idempotency-Key; if false, use a new one.")

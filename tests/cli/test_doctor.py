@@ -137,7 +137,7 @@ async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
     flushes = (await database.server()).fsync
     await database.close()
     if flushes:
-        pytest.skip("it does")
+        pytest.skip("the test server flushes its writes")
     results = await examine_by_check(settings(database_url))
     assert results["durability"][0].state == "wrong"
     assert results["durability"][0].found.startswith("fsync is off")

@@ -289,7 +289,7 @@ def test_a_wheel_that_nobody_can_reach_is_copied(new_folder: Path, tmp_path: Pat
 def test_the_server_of_an_ordinary_user_runs_as_that_user(new_folder: Path) -> None:
     python = next(filter(nobody_can_run, (sys.executable, "/usr/bin/python3")), None)
     if python is None:
-        pytest.skip("nobody can run no Python with this repository and its wheels")
+        pytest.skip("the user nobody can run no Python that has this repository and its wheels")
     new_folder.mkdir()
     os.chown(new_folder, NOBODY_UID, NOBODY_UID)
     with starter(new_folder, python=python, user=NOBODY_UID) as process:
