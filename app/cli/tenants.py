@@ -32,7 +32,7 @@ _DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedel
 
 
 def _base_url(text: str) -> str:
-    from app.settings import parse_twilio_base_url
+    from app.setting_values import parse_twilio_base_url
 
     try:
         return parse_twilio_base_url(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple, Self
 
-from app.settings import parse_delivery_allow
+from app.setting_values import parse_delivery_allow
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

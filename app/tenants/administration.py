@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from app.database.connection import Connection
 from app.database.pool import Transactions
 from app.security.keyring import Keyring
-from app.settings import parse_twilio_base_url
+from app.setting_values import parse_twilio_base_url
 from app.tenants import administration_store as store
 from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 from app.tenants.api_keys import KeyFormat, default_expiry, generate_key, key_prefix

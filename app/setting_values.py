@@ -1,0 +1,64 @@
+"""Parses the values of settings and what operators enter. Functions raise ValueError with a text that says what is wrong."""
+
+import base64
+import binascii
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+_TWILIO_API_VERSION = "2010-04-01"
+# The last label of a host name has a letter; that of an IP address has none.
+_HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
+
+
+def decode_secret_keys(value: SecretStr) -> list[bytes]:
+    """Returns the keys in the given order. Raises ValueError, without key material, if one is not 32 bytes in base64."""
+    keys = []
+    for position, text in enumerate(value.get_secret_value().split(","), start=1):
+        try:
+            key = base64.b64decode(text.strip(), altchars=b"-_" if set(text) & set("-_") else None, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != 32:
+            raise ValueError(f"key {position} is not 32 bytes in base64")
+        keys.append(key)
+    return keys
+
+
+def parse_twilio_base_url(text: str) -> str:
+    """Returns the URL without the API version that Twilio's documentation appends. Raises ValueError if it is no base URL."""
+    url = parse_url(text.strip()).removesuffix(f"/{_TWILIO_API_VERSION}").rstrip("/")
+    path = urlsplit(url).path
+    if f"/{_TWILIO_API_VERSION}" in path or "/Accounts" in path:
+        raise ValueError(f"must end before /{_TWILIO_API_VERSION}, as in https://api.twilio.com")
+    return url
+
+
+def parse_url(text: str) -> str:
+    """Returns an http or https URL without its trailing slashes. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("has an invalid host or port") from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f\x7f\\]", text):
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, query or fragment")
+    return text.rstrip("/")
+
+
+def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:
+    """Returns the networks and the hosts. A leading dot means all subdomains. Raises ValueError for other entries."""
+    networks, hosts = [], []
+    for entry in filter(None, (part.strip().lower() for part in text.split(","))):
+        if _HOST_OR_SUFFIX.fullmatch(entry):
+            hosts.append(entry)
+            continue
+        try:
+            networks.append(ip_network(entry))
+        except ValueError:
+            raise ValueError(f"{entry!r} is neither a network like 10.0.0.0/8 nor a host like .svc.cluster.local") from None
+    return networks, hosts
