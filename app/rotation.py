@@ -7,8 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.audit.events import Actor
+from app.audit.store import record
 from app.calls.statistics import count_fingerprints
-from app.database.engine import Database
+from app.database.engine import Database, driver_connection
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import SEALED, SealedColumn, hashed_counts_by_key, list_sealed, name_of_sealed, sealed_counts_by_key
 
@@ -43,15 +45,15 @@ class Rotation:
     keyring: Keyring
     batch: int = 50
 
-    async def reseal(self) -> ResealResult:
-        """Re-encrypts every secret that was not encrypted with the newest key.
+    async def reseal(self, actor: Actor) -> ResealResult:
+        """Re-encrypts every secret that was not encrypted with the newest key. The audit log gets one event for each batch.
 
         Secrets that no key decrypts are left unchanged and reported.
         """
         result = ResealResult()
         for sealed_column in SEALED:
             last = None
-            while rows := await self._reseal_batch(sealed_column, last, result):
+            while rows := await self._reseal_batch(sealed_column, last, result, actor):
                 last = rows[-1].id
         result.unreadable = await self.unreadable()
         return result
@@ -96,7 +98,8 @@ class Rotation:
             if len(id_) == len(self.keyring.newest_id)  # a shorter id is of a truncated secret, which counts as unreadable
         ]
 
-    async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult) -> Any:
+    async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult, actor: Actor) -> Any:
+        resealed = 0
         async with self.database.begin() as session:
             rows = await list_sealed(session, sealed_column, after=last, limit=self.batch, other_than=self.keyring.newest_id)
             for row in rows:
@@ -107,7 +110,17 @@ class Rotation:
                 except SecretUnreadable:
                     continue
                 setattr(row, sealed_column.column, sealed)
-                result.resealed += 1
+                resealed += 1
+            if resealed:
+                await record(
+                    await driver_connection(session),
+                    actor,
+                    action="secrets.rotate",
+                    tenant_id=None,
+                    subject=self.keyring.newest_id.hex(),
+                    changed=[f"{sealed_column.row.__tablename__}.{sealed_column.column}"],
+                )
+        result.resealed += resealed
         return rows
 
     def _decryption_error(self, sealed_column: SealedColumn, row: Any) -> str | None:

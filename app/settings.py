@@ -143,6 +143,9 @@ class Settings(BaseSettings):
         le=36_500,
         description="Days after which settled calls and their events and deliveries are deleted; never, if not set.",
     )
+    audit_retention_days: int = Field(
+        400, ge=1, le=36_500, description="Days after which events of the audit log are deleted, a month at a time."
+    )
     worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds that the worker waits if there is no work.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from app.audit.events import command_actor
 from app.database.engine import Database
 from app.schema import migrate
 from app.security.keyring import Keyring
@@ -97,7 +98,7 @@ def callgate(setting: Setting) -> Iterator[Service]:
 async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
     database = Database(settings.require_database_url(), pool_size=1)
     keyring = Keyring(settings.require_secret_keys())
-    administration, callbacks = TenantAdministration(database, keyring), TenantCallbacks(database, keyring)
+    administration, callbacks = TenantAdministration(database, keyring, command_actor()), TenantCallbacks(database, keyring)
     tenants = []
     try:
         for account_sid, auth_token in _accounts(number):

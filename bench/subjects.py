@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import psycopg
 from sqlalchemy import make_url
 
+from app.audit.events import command_actor
 from app.database.engine import Database
 from app.schema import migrate
 from app.security.keyring import Keyring
@@ -157,7 +158,7 @@ def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
 
 async def _make_tenants(settings: Settings) -> list[Tenant]:
     database = Database(settings.require_database_url(), pool_size=1)
-    service = TenantAdministration(database, Keyring(settings.require_secret_keys()))
+    service = TenantAdministration(database, Keyring(settings.require_secret_keys()), command_actor())
     tenants = []
     try:
         for account_sid, auth_token in _accounts():

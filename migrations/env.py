@@ -7,6 +7,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.audit.models import AuditEvent
 from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
@@ -21,8 +22,8 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _POLL_INTERVAL_S = 0.2
 # Importing the models registers all tables in Base.metadata.
-MODELS = (Call, Delivery, Lease, Tenant, Upgrade, WorkerHeartbeat)
-_PARTITION = re.compile(r"(call_event|delivery)_(default|\d{4}_\d{2})")
+MODELS = (AuditEvent, Call, Delivery, Lease, Tenant, Upgrade, WorkerHeartbeat)
+_PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:

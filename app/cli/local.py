@@ -106,6 +106,7 @@ async def _run_demo(
     settings: Settings, folder: StateFolder, plan: Plan, database_location: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
     """Returns the call's record, or None if it was stopped before the call was priced."""
+    from app.audit.events import command_actor
     from app.local.demo import place_and_watch, prepare_tenant
     from app.local.stack import running_stack
     from app.observability import Metrics
@@ -118,7 +119,7 @@ async def _run_demo(
         _print_addresses(running, database_location, plan)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
-            administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()))
+            administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
             key = await prepare_tenant(administration, state["tenants"], folder)
         record = await _run_until(stop, place_and_watch(running, key, typer.echo))
         if record and not once:

@@ -76,7 +76,9 @@ def rotate(as_json: AsJson = False) -> None:
     the order of the steps. The command can run beside the service, be interrupted and be repeated. Exit code 1 if a secret
     cannot be decrypted with any of the keys.
     """
-    result = _run_rotation(lambda rotation: rotation.reseal())
+    from app.audit.events import command_actor
+
+    result = _run_rotation(lambda rotation: rotation.reseal(command_actor()))
     unreadable = ", ".join(result.unreadable) or None
     show({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
     if result.unreadable:

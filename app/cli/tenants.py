@@ -18,6 +18,7 @@ from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
+    from app.database.pool import Pool
     from app.tenants.administration import TenantAdministration
     from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 
@@ -28,7 +29,7 @@ keys = typer.Typer(help="API keys that a tenant's services send to Callgate.", n
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
 
-_DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
 def _base_url(text: str) -> str:
@@ -43,8 +44,8 @@ def _base_url(text: str) -> str:
 def _future_time(text: str) -> datetime:
     """Parses a time in the future, absolute or relative to now. A time without a zone is in UTC."""
     try:
-        if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
-            moment = datetime.now(UTC) + int(text[:-1]) * _DURATION_UNITS[text[-1]]
+        if text[:-1].isdecimal() and text[-1] in DURATION_UNITS:
+            moment = datetime.now(UTC) + int(text[:-1]) * DURATION_UNITS[text[-1]]
         else:
             moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
@@ -57,17 +58,25 @@ def _future_time(text: str) -> datetime:
 
 def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
     """Runs one use case of the administration against the configured database."""
-    from app.database.connection import SESSION_SETTINGS, Connector
-    from app.database.pool import Pool
+    from app.audit.events import command_actor
     from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
+
+    keyring = Keyring(service_settings().require_secret_keys())
+    return run_with_pool(lambda pool: use_case(TenantAdministration(pool, keyring, command_actor())))
+
+
+def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
+    """Runs one use case with a connection pool to the configured database."""
+    from app.database.connection import SESSION_SETTINGS, Connector
+    from app.database.pool import Pool
 
     settings = service_settings()
 
     async def run() -> Result:
         pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
         try:
-            return await use_case(TenantAdministration(pool, Keyring(settings.require_secret_keys())))
+            return await use_case(pool)
         finally:
             await pool.close()
 

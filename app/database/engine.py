@@ -123,9 +123,7 @@ class Database:
         async with self.begin() as session:
             asked = datetime.now(UTC)
             row = (await session.execute(text(_SERVER_INFO))).one()._asdict()
-            connection = (await (await session.connection()).get_raw_connection()).driver_connection
-        if not isinstance(connection, Connection):
-            raise TypeError("the connection was not opened by app.database.connection")
+            connection = await driver_connection(session)
         row |= {"is_pooled": connection.is_pooled, "keeps_prepared_statements": connection.keeps_prepared_statements}
         now: datetime = row.pop("now")
         return ServerInfo(**row, clock_ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
@@ -133,6 +131,14 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
         await self.engine.dispose()
+
+
+async def driver_connection(session: AsyncSession) -> Connection:
+    """Returns the connection of the session, for statements without SQLAlchemy. They join a transaction that has begun."""
+    connection = (await (await session.connection()).get_raw_connection()).driver_connection
+    if not isinstance(connection, Connection):
+        raise TypeError("the connection was not opened by app.database.connection")
+    return connection
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from app import __version__
+from app.audit.events import command_actor
 from app.calls.repository import now
 from app.calls.statistics import oldest_unsettled
 from app.database.engine import Database, ServerInfo
@@ -40,9 +41,8 @@ async def examine(settings: Settings) -> list[CheckResult]:
     keyring = Keyring(settings.require_secret_keys())
     try:
         async with _twilio_client(settings) as twilio:
-            checks = _DatabaseChecks(
-                settings, database, keyring, TenantAdministration(database, keyring), TenantDirectory(database, keyring), twilio
-            )
+            administration = TenantAdministration(database, keyring, command_actor())
+            checks = _DatabaseChecks(settings, database, keyring, administration, TenantDirectory(database, keyring), twilio)
             results += [result async for result in checks.results()]
     except DatabaseUnavailable as error:
         results.append(

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
+from app.audit.models import AuditEvent
 from app.calls.models import CallEvent
 from app.database.engine import Database
 from app.database.partitions import make_partitions
 from app.deliveries.models import Delivery
 
 MONTHS_AHEAD = 3
-PARTITIONED = (CallEvent.__tablename__, Delivery.__tablename__)
+AUDIT_TABLES = (AuditEvent.__tablename__,)
+CALL_TABLES = (CallEvent.__tablename__, Delivery.__tablename__)
+PARTITIONED = (*AUDIT_TABLES, *CALL_TABLES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,18 @@ from uuid import UUID
 from sqlalchemy import delete, exists, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.audit.models import AuditEvent
 from app.calls.ids import first_id_at
 from app.calls.models import Call, CallEvent, PendingUpdate
 from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
 _SETTLED = ("started", "not_started")
-_IS_DONE = {CallEvent.__tablename__: "true", Delivery.__tablename__: "next_attempt_at IS NULL"}
+_IS_DONE = {
+    AuditEvent.__tablename__: "true",
+    CallEvent.__tablename__: "true",
+    Delivery.__tablename__: "next_attempt_at IS NULL",
+}
 
 
 async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:

@@ -1,11 +1,12 @@
 """Deletes data that is older than the retention period, without slowing down requests.
 
 Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it does less on a
-busy database. Events and deliveries are deleted by dropping monthly partitions, which is cheap.
+busy database. Events, deliveries and audit events are deleted by dropping monthly partitions, which is cheap.
 """
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -16,7 +17,7 @@ import structlog
 from app.database.engine import Database
 from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock
 from app.jobs import repository
-from app.jobs.partitions import PARTITIONED
+from app.jobs.partitions import CALL_TABLES
 from app.observability import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -33,6 +34,8 @@ class Retainer:
     database: Database
     metrics: Metrics
     keep: timedelta
+    # The partitioned tables whose rows are kept for that time.
+    tables: Sequence[str] = CALL_TABLES
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
     _after: UUID = _BEFORE_ALL_IDS
 
@@ -52,7 +55,7 @@ class Retainer:
         Returns false if there was none.
         """
         began, gone = time.monotonic(), 0
-        for table in PARTITIONED:
+        for table in self.tables:
             async with self.database.begin() as session:
                 gone += await repository.delete_from_default_partition(session, table, before=self._expiry(), limit=BATCH)
         self._count_deleted("stray", gone)
@@ -61,7 +64,7 @@ class Retainer:
 
     async def drop_partitions(self) -> bool:
         """Drops partitions whose whole month is too old. Returns false; a locked partition is dropped in a later round."""
-        for table in PARTITIONED:
+        for table in self.tables:
             async with self.database.begin() as session:
                 expired = await expired_partitions(session, table, before=self._expiry())
             for partition in expired:

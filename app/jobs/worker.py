@@ -18,7 +18,7 @@ from app.jobs.control import Controller
 from app.jobs.deliver import Deliverer
 from app.jobs.gauges import Gauges
 from app.jobs.heartbeat import Heartbeat
-from app.jobs.partitions import Partitioner
+from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.jobs.retain import Retainer
@@ -81,6 +81,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("search", resolver.search, _UNPOLLED_EVERY_S),
         Job("control", Controller(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
     ]
+    audit = Retainer(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     jobs = [
         *polled,
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
@@ -89,6 +90,8 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
+        Job("expire_audit_default_partition", audit.expire_default_partitions, _RETENTION_EVERY_S),
+        Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
     if settings.retention_days is not None:
         retainer = Retainer(state["database"], metrics, timedelta(days=settings.retention_days))

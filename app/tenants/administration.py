@@ -1,5 +1,6 @@
 """Manages tenants, Twilio accounts, credentials and API keys (`callgate tenants|accounts|keys`).
 
+Every change is recorded in the audit log, in the same transaction. What is already as requested is not recorded.
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
 """
 
@@ -12,6 +13,8 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from app.audit.events import Actor
+from app.audit.store import record
 from app.database.connection import Connection
 from app.database.pool import Transactions
 from app.security.keyring import Keyring
@@ -26,20 +29,23 @@ from app.tenants.stored_secrets import callback_secret_identity, credential_iden
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
+_CALLBACK_MEMBERS = ("status_callback", "status_callback_method", "status_callback_events", "callback_format")
 
 
 @dataclass(frozen=True, slots=True)
 class TenantAdministration:
     database: Transactions
     keyring: Keyring
+    actor: Actor
 
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         if not _TENANT_ID.fullmatch(tenant_id):
             raise OperatorError(f"{tenant_id!r} is not a tenant id: use lower-case letters, digits and '-', at most 63")
         async with self.database.transaction() as connection:
             tenant = await store.insert_tenant(connection, tenant_id, name=name)
-        if tenant is None:
-            raise OperatorError(f"tenant {tenant_id} exists already")
+            if tenant is None:
+                raise OperatorError(f"tenant {tenant_id} exists already")
+            await record(connection, self.actor, action="tenant.create", tenant_id=tenant_id, subject=tenant_id)
         return tenant
 
     async def list_tenants(self) -> list[TenantRow]:
@@ -53,9 +59,10 @@ class TenantAdministration:
     async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
         """Suspends or resumes a tenant. Creations of a suspended tenant are refused; its records stay readable. Idempotent."""
         async with self.database.transaction() as connection:
-            tenant = await store.set_suspended(connection, tenant_id, suspended=suspended)
-        if tenant is None:
-            raise no_tenant(tenant_id)
+            tenant = await _lock_tenant(connection, tenant_id)
+            if suspended != (tenant.suspended_at is not None):
+                tenant = await store.set_suspended(connection, tenant_id, suspended=suspended)
+                await self._record_update(connection, tenant_id, ["suspended"])
         return tenant
 
     async def configure_callbacks(
@@ -78,16 +85,15 @@ class TenantAdministration:
             "status_callback_events": events and list(events),
         }
         async with self.database.transaction() as connection:
-            before = await store.lock_tenant(connection, tenant_id)
-            if before is None:
-                raise no_tenant(tenant_id)
+            before = await _lock_tenant(connection, tenant_id)
             tenant = replace(before, **{name: value for name, value in defaults.items() if value is not None or clear})
             if form is not None:
                 tenant = replace(tenant, callback_format=form)
             if tenant.status_callback is None and (tenant.status_callback_method or tenant.status_callback_events):
                 raise OperatorError("a default method or default events need a default URL: give --url too")
-            if tenant != before:
+            if changed := [name for name in _CALLBACK_MEMBERS if getattr(tenant, name) != getattr(before, name)]:
                 await store.update_callbacks(connection, tenant)
+                await self._record_update(connection, tenant_id, changed)
         return tenant
 
     async def renew_callback_secret(self, tenant_id: str) -> str:
@@ -97,6 +103,7 @@ class TenantAdministration:
         async with self.database.transaction() as connection:
             if not await store.update_callback_secret(connection, tenant_id, sealed):
                 raise no_tenant(tenant_id)
+            await self._record_update(connection, tenant_id, ["callback_secret"])
         return secret
 
     async def add_credential(
@@ -118,10 +125,8 @@ class TenantAdministration:
         sealed = self.keyring.seal(secret, identity=credential_identity(credential_id))
         async with self.database.transaction() as connection:
             await _require_tenant(connection, tenant_id)
-            account = await store.upsert_account(
-                connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
-            )
-            return await store.insert_credential(
+            account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
+            credential = await store.insert_credential(
                 connection,
                 credential_id,
                 account_id=account.id,
@@ -129,6 +134,31 @@ class TenantAdministration:
                 username=key_sid or account_sid,
                 sealed_secret=sealed,
             )
+            await record(connection, self.actor, action="credential.add", tenant_id=tenant_id, subject=str(credential_id))
+        return credential
+
+    async def _upsert_account(
+        self, connection: Connection, tenant_id: str, *, account_sid: str, base_url: str | None
+    ) -> AccountRow:
+        """Returns the tenant's account. It keeps its base URL unless another one is given."""
+        account = await store.insert_account(
+            connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
+        )
+        if account is not None:
+            await record(connection, self.actor, action="account.create", tenant_id=tenant_id, subject=account_sid)
+            return account
+        account = await store.lock_account(connection, tenant_id=tenant_id, account_sid=account_sid)
+        if base_url is not None and account.base_url != base_url:
+            account = await store.set_base_url(connection, account.id, base_url)
+            await record(
+                connection,
+                self.actor,
+                action="account.update",
+                tenant_id=tenant_id,
+                subject=account_sid,
+                changed=["base_url"],
+            )
+        return account
 
     async def list_accounts(self, tenant_id: str) -> list[tuple[AccountRow, list[CredentialRow]]]:
         """Returns the accounts, oldest first, each with its active credentials in the order to try them."""
@@ -140,9 +170,14 @@ class TenantAdministration:
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID) -> CredentialRow:
         async with self.database.transaction() as connection:
-            credential = await store.revoke_credential(connection, credential_id, tenant_id=tenant_id)
-        if credential is None:
-            raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
+            credential = await store.lock_credential(connection, credential_id, tenant_id=tenant_id)
+            if credential is None:
+                raise OperatorError(f"tenant {tenant_id} has no credential {credential_id}: see `callgate accounts list`")
+            if credential.revoked_at is None:
+                credential = await store.revoke_credential(connection, credential_id)
+                await record(
+                    connection, self.actor, action="credential.revoke", tenant_id=tenant_id, subject=str(credential_id)
+                )
         return credential
 
     async def create_key(
@@ -164,6 +199,7 @@ class TenantAdministration:
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
                 expires_at=expires_at or default_expiry(datetime.now(UTC)),
             )
+            await record(connection, self.actor, action="key.create", tenant_id=tenant_id, subject=row.prefix)
         return row, key
 
     async def list_keys(self, tenant_id: str) -> list[KeyRow]:
@@ -173,14 +209,27 @@ class TenantAdministration:
 
     async def revoke_key(self, prefix: str) -> KeyRow:
         async with self.database.transaction() as connection:
-            key = await store.revoke_key(connection, prefix=key_prefix(prefix))
-        if key is None:
-            raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
+            key = await store.lock_key(connection, prefix=key_prefix(prefix))
+            if key is None:
+                raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
+            if key.revoked_at is None:
+                key = await store.revoke_key(connection, key.id)
+                await record(connection, self.actor, action="key.revoke", tenant_id=key.tenant_id, subject=key.prefix)
         return key
+
+    async def _record_update(self, connection: Connection, tenant_id: str, changed: Sequence[str]) -> None:
+        await record(connection, self.actor, action="tenant.update", tenant_id=tenant_id, subject=tenant_id, changed=changed)
 
 
 async def _require_tenant(connection: Connection, tenant_id: str) -> TenantRow:
     tenant = await store.find_tenant(connection, tenant_id)
+    if tenant is None:
+        raise no_tenant(tenant_id)
+    return tenant
+
+
+async def _lock_tenant(connection: Connection, tenant_id: str) -> TenantRow:
+    tenant = await store.lock_tenant(connection, tenant_id)
     if tenant is None:
         raise no_tenant(tenant_id)
     return tenant

@@ -97,11 +97,10 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
 
 
-async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow | None:
-    """Suspends or resumes a tenant. One that is suspended already keeps the time of its suspension."""
-    value = "coalesce(suspended_at, now())" if suspended else "NULL"
+async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow:
+    value = "now()" if suspended else "NULL"
     statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT_COLUMNS}"
-    return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
+    return TenantRow(*await connection.fetchrow(statement, tenant_id))
 
 
 async def update_callbacks(connection: Connection, tenant: TenantRow) -> None:
@@ -123,14 +122,25 @@ async def update_callback_secret(connection: Connection, tenant_id: str, sealed_
     return await connection.fetchrow(statement, tenant_id, sealed_secret) is not None
 
 
-async def upsert_account(
+async def insert_account(
     connection: Connection, account_id: UUID, *, tenant_id: str, account_sid: str, base_url: str | None
-) -> AccountRow:
-    """Returns the tenant's account, which may have another id. An account keeps its base URL unless another one is given."""
+) -> AccountRow | None:
+    """Inserts an account and returns it; None if the tenant has it already."""
     statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (tenant_id, account_sid)
-        DO UPDATE SET base_url = coalesce(excluded.base_url, twilio_account.base_url) RETURNING {_ACCOUNT_COLUMNS}"""
-    return AccountRow(*await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
+        ON CONFLICT (tenant_id, account_sid) DO NOTHING RETURNING {_ACCOUNT_COLUMNS}"""
+    return _one(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
+
+
+async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow:
+    """Returns the tenant's account, which must exist, with a lock until the transaction ends."""
+    statement = f"""SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
+        FOR NO KEY UPDATE"""
+    return AccountRow(*await connection.fetchrow(statement, tenant_id, account_sid))
+
+
+async def set_base_url(connection: Connection, account_id: UUID, base_url: str | None) -> AccountRow:
+    statement = f"UPDATE twilio_account SET base_url = $2 WHERE id = $1 RETURNING {_ACCOUNT_COLUMNS}"
+    return AccountRow(*await connection.fetchrow(statement, account_id, base_url))
 
 
 async def list_accounts(connection: Connection, tenant_id: str) -> list[AccountRow]:
@@ -154,10 +164,17 @@ async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) 
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 
-async def revoke_credential(connection: Connection, credential_id: UUID, *, tenant_id: str) -> CredentialRow | None:
-    statement = f"""UPDATE twilio_credential AS credential SET revoked_at = coalesce(revoked_at, now())
-        WHERE id = $1 AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) RETURNING {_CREDENTIAL_COLUMNS}"""
+async def lock_credential(connection: Connection, credential_id: UUID, *, tenant_id: str) -> CredentialRow | None:
+    """Returns the tenant's credential with a lock until the transaction ends."""
+    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1
+        AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) FOR NO KEY UPDATE"""
     return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id))
+
+
+async def revoke_credential(connection: Connection, credential_id: UUID) -> CredentialRow:
+    statement = f"""UPDATE twilio_credential AS credential SET revoked_at = now() WHERE id = $1
+        RETURNING {_CREDENTIAL_COLUMNS}"""
+    return CredentialRow(*await connection.fetchrow(statement, credential_id))
 
 
 async def insert_key(
@@ -180,9 +197,15 @@ async def list_keys(connection: Connection, tenant_id: str) -> list[KeyRow]:
     return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id)]
 
 
-async def revoke_key(connection: Connection, *, prefix: str) -> KeyRow | None:
-    statement = f"UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1 RETURNING {_KEY_COLUMNS}"
+async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
+    """Returns the key with a lock until the transaction ends."""
+    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
     return _one(KeyRow, await connection.fetchrow(statement, prefix))
+
+
+async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
+    statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {_KEY_COLUMNS}"
+    return KeyRow(*await connection.fetchrow(statement, key_id))
 
 
 def _one(row: Callable[..., Row], record: Iterable[Any] | None) -> Row | None:

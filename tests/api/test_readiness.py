@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 
 from app import __version__
+from app.audit.events import command_actor
 from app.database.engine import Database
 from app.revisions import head, known_revisions
 from app.schema import alembic_config, migrate
@@ -82,7 +83,7 @@ async def test_a_process_whose_keys_open_no_stored_secret_is_not_ready(empty_dat
 
 async def _store(database_url: str, what: str) -> None:
     database, keyring = Database(database_url, pool_size=1), Keyring([b64decode(SECRET_KEY)])
-    administration = TenantAdministration(database, keyring)
+    administration = TenantAdministration(database, keyring, command_actor())
     await administration.create_tenant("acme", name="Acme")
     if what == "credential":
         await administration.add_credential("acme", account_sid="AC" + "0" * 32, secret="x", key_sid=None, base_url=None)

@@ -22,7 +22,9 @@ def commands(group: TyperGroup, path: str) -> Iterator[tuple[str, TyperCommand]]
 callgate = get_command(app)
 assert isinstance(callgate, TyperGroup)
 COMMANDS = dict(commands(callgate, "callgate"))
-COMMANDS_WITH_OUTPUT = [name for name in COMMANDS if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor")]
+COMMANDS_WITH_OUTPUT = [
+    name for name in COMMANDS if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor", "audit")
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -52,6 +54,8 @@ def test_commands_with_output_can_print_json(name: str) -> None:
         ["accounts", "add", "x", "--account-sid", "AC0", "--base-url", "https://api.twilio.com:twilio"],
         ["accounts", "revoke", "x", "y"],
         ["keys", "create", "x", "--format", "twillio"],
+        ["audit", "--since", "yesterday"],
+        ["audit", "--cursor", "x"],
         ["keys", "create", "x", "--expires", "tomorrow"],
         ["keys", "create", "x", "--expires", ""],
         ["keys", "create", "x", "--expires", "99999999999d"],

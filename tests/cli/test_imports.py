@@ -65,6 +65,7 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("keys", "create", "x", seals=True)
     (key,) = json.loads(check("keys", "list", "x", "--json"))
     check("keys", "revoke", key["id"])
+    check("audit", "x", "--since", "1h")
 
 
 def test_trouble_of_the_database_needs_no_more(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from app.calls.ids import first_id_at
 from app.database.partitions import make_partitions
 from app.jobs.deliver import Deliverer
+from app.jobs.partitions import AUDIT_TABLES
 from app.jobs.retain import BATCH, Retainer
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
@@ -199,6 +200,20 @@ async def test_old_rows_of_the_default_partition_are_deleted_too(
     assert await _run(gateway, left.format("call_event"), pending=pending, finished=finished) == []
 
 
+async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gateway) -> None:
+    month, audit = await _month_of_data(gateway, "audit_event"), Retainer(gateway.database, Metrics(), KEEP, AUDIT_TABLES)
+    tenant = await gateway.add_tenant()
+    await _run(gateway, "UPDATE audit_event SET at = :at WHERE action = 'tenant.create'", at=datetime.now(UTC) - OLD)
+    await Retainer(gateway.database, Metrics(), KEEP).drop_partitions()
+    assert month in await _partitions(gateway, "audit_event")
+    while await audit.expire_default_partitions():
+        pass
+    await audit.drop_partitions()
+    assert month not in await _partitions(gateway, "audit_event")
+    kept = await _run(gateway, "SELECT action FROM audit_event WHERE tenant_id = :tenant ORDER BY id", tenant=tenant.id)
+    assert kept == ["account.create", "credential.add", "key.create"]
+
+
 @pytest.mark.parametrize(("days", "expiring"), [(None, False), (30, True)])
 async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
@@ -206,3 +221,4 @@ async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, d
     deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
     names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring
+    assert {"expire_audit_default_partition", "drop_audit_partitions"} <= names

@@ -27,6 +27,7 @@ from twilio.base.exceptions import TwilioRestException
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
+from app.audit.events import command_actor
 from app.database.engine import Database
 from app.local.postgres import EmbeddedPostgres
 from app.main import create_app
@@ -133,7 +134,7 @@ async def measure(database_url: str, *, creations: int, concurrency: int, keyed:
 async def _make_tenant(settings: Settings) -> str:
     database = Database(settings.require_database_url(), pool_size=1)
     try:
-        tenants = TenantAdministration(database, Keyring(settings.require_secret_keys()))
+        tenants = TenantAdministration(database, Keyring(settings.require_secret_keys()), command_actor())
         tenant_id = f"{TENANT}-{uuid4().hex[:8]}"
         await tenants.create_tenant(tenant_id, name="SDK")
         await tenants.add_credential(tenant_id, account_sid=ACCOUNT, secret=TOKEN, key_sid=None, base_url=None)

@@ -12,6 +12,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from app.audit.events import command_actor
 from app.database.engine import Database
 from app.http.limits import ServerLimits
 from app.http.server import server_config
@@ -129,7 +130,7 @@ async def running_gateway(
 ) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
-    tenants = TenantAdministration(database, keyring)
+    tenants = TenantAdministration(database, keyring, command_actor())
     try:
         config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
         async with _served(config) as (url, state):

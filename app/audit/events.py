@@ -1,0 +1,43 @@
+"""The members of an audit event: who acts, and what an action is called."""
+
+import os
+import pwd
+from dataclasses import dataclass
+from typing import Literal
+
+ActorKind = Literal["cli", "key", "workload"]
+AuditAction = Literal[
+    "tenant.create",
+    "tenant.update",
+    "account.create",
+    "account.update",
+    "credential.add",
+    "credential.revoke",
+    "key.create",
+    "key.revoke",
+    "workload.create",
+    "workload.delete",
+    "sip_credential.create",
+    "sip_credential.delete",
+    "secrets.rotate",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something: a command, or the caller of a request.
+
+    `name` is the user of the operating system, the API key's id (`cgk_…`) or the workload. `request_id` is None for a command.
+    """
+
+    kind: ActorKind
+    name: str | None
+    request_id: str | None = None
+
+
+def command_actor() -> Actor:
+    """Returns the actor of this process's command. The user of a container often has no name."""
+    try:
+        return Actor("cli", pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:
+        return Actor("cli", None)

@@ -1,0 +1,42 @@
+"""Reads the audit log. Not aware of HTTP."""
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from app.audit.store import AuditFilter, AuditRow, list_audit_events
+from app.database.pool import Transactions
+
+# 8 bytes of microseconds and 16 of the id, in base64url.
+CURSOR = re.compile(r"[A-Za-z0-9_-]{32}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLog:
+    database: Transactions
+
+    async def list(self, filters: AuditFilter, *, limit: int) -> tuple[list[AuditRow], str | None]:
+        """Returns a page of events, newest first, and the cursor of the next page, or None on the last one."""
+        async with self.database.transaction() as connection:
+            events = await list_audit_events(connection, filters, limit=limit + 1)
+        return events[:limit], _cursor_of(events[limit - 1]) if len(events) > limit else None
+
+
+def _cursor_of(event: AuditRow) -> str:
+    microseconds = (event.at - _EPOCH) // _MICROSECOND
+    return base64.urlsafe_b64encode(microseconds.to_bytes(8) + event.id.bytes).decode()
+
+
+def read_audit_cursor(cursor: str) -> tuple[datetime, UUID] | None:
+    """Returns the place in the list after which the page begins, or None if the cursor is malformed."""
+    if not CURSOR.fullmatch(cursor):
+        return None
+    decoded = base64.urlsafe_b64decode(cursor)
+    try:
+        return _EPOCH + int.from_bytes(decoded[:8]) * _MICROSECOND, UUID(bytes=decoded[8:])
+    except OverflowError:
+        return None
