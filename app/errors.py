@@ -11,67 +11,17 @@ to follow, so an unknown outcome is ActionUnknown (409). Every 5xx therefore mea
 changed, and a client may repeat the request without harm.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-from uuid import UUID
+from typing import ClassVar, Literal, Self
 
-Execution = Literal["pending", "started", "not_started", "unknown"]
+from app.callgate_error import CallgateError, Execution, FieldError, Upstream
 
-
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """An invalid part of a request. `pointer` is an RFC 6901 JSON pointer into the body, `?name` or `Header-Name`."""
-
-    pointer: str
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Twilio's error response, with Twilio's own texts."""
-
-    status: int | None = None
-    code: int | None = None
-    message: str | None = None
-    more_info: str | None = None
-    request_id: str | None = None
+__all__ = ["CallgateError", "Execution", "FieldError", "Upstream"]
 
 
 class CommandFailed(Exception):
     """A command failed. The message gives the reason in one line, for the operator."""
 
     exit_code: ClassVar[int] = 1
-
-
-class CallgateError(Exception):
-    """An error response. The caller sees `detail`: it must hold no secret, no exception text and no SQL."""
-
-    slug: ClassVar[str]
-    status: ClassVar[int]
-    title: ClassVar[str]
-    execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
-    # Whether repeating the same request can never place a second call.
-    safe: bool = True
-    # Whether to repeat it with the same Idempotency-Key.
-    same_key: ClassVar[bool] = True
-    default_detail: ClassVar[str] = ""
-
-    def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        call_id: UUID | None = None,
-        field_errors: tuple[FieldError, ...] = (),
-        upstream: Upstream | None = None,
-        after_s: int | None = None,
-    ) -> None:
-        self.detail = detail or self.default_detail
-        self.call_id = call_id
-        self.field_errors = field_errors
-        self.upstream = upstream
-        self.after_s = after_s
-        super().__init__(self.detail)
 
 
 class ResponseTruncated(Exception):
@@ -102,6 +52,25 @@ class Unauthorized(RequestError):
 class TenantSuspended(RequestError):
     slug, status, title = "tenant-suspended", 403, "The tenant is suspended"
     default_detail = "This tenant cannot place calls until an operator resumes it. Its records can still be read."
+
+
+class ScopeRequired(RequestError):
+    slug, status, title = "scope-required", 403, "The API key lacks a scope"
+    default_detail = "This request needs an API key with another scope."
+
+    @classmethod
+    def of(cls, scope: str) -> Self:
+        return cls(f"This request needs an API key with the scope `{scope}`, which this key does not have.", scope=scope)
+
+
+class TenantKeyRequired(RequestError):
+    slug, status, title = "tenant-key-required", 403, "An API key of a tenant is required"
+    default_detail = "This request acts for one tenant, and the API key is an operator's: send an API key of the tenant."
+
+
+class OperatorKeyRequired(RequestError):
+    slug, status, title = "operator-key-required", 403, "An API key of an operator is required"
+    default_detail = "This request reaches beyond the tenant of the API key: send an API key of an operator."
 
 
 class CallbackForged(RequestError):

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import audit, callbacks, doctor, local, processes, secrets, sip, tenants
+from app.cli import audit, callbacks, doctor, keys, local, processes, secrets, sip, tenants
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import head
 
@@ -29,7 +29,7 @@ processes.register(app)
 callbacks.register(tenants.tenants)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
-app.add_typer(tenants.keys, name="keys")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(secrets.secrets, name="secrets")
 app.command()(audit.audit)
 app.command()(doctor.doctor)

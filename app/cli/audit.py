@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.output import AsJson, show_table
-from app.cli.tenants import DURATION_UNITS, run_with_pool
+from app.cli.tenants import run_with_pool
+from app.cli.times import past_time
 
 if TYPE_CHECKING:
     from app.audit.store import AuditRow
 
 _MAX_LIMIT = 10_000
-
-
-def _past_time(text: str) -> datetime:
-    """Parses a time, absolute or before now. A time without a zone is in UTC."""
-    try:
-        if text[:-1].isdecimal() and text[-1] in DURATION_UNITS:
-            return datetime.now(UTC) - int(text[:-1]) * DURATION_UNITS[text[-1]]
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a time: write 90d, 12h, 30m or 2026-11-28T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _cursor(text: str) -> tuple[datetime, Any]:
@@ -45,7 +35,7 @@ def audit(
     since: Annotated[
         datetime | None,
         typer.Option(
-            "--since", parser=_past_time, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
+            "--since", parser=past_time, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=_MAX_LIMIT, help="The maximum number of changes.")] = 100,

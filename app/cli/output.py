@@ -40,6 +40,8 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_
 
 
 def _format_cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
     return "-" if value is None else str(_to_plain(value))
 
 

@@ -1,4 +1,4 @@
-"""`callgate tenants|accounts|keys`: manages tenants, their Twilio accounts and their API keys."""
+"""`callgate tenants|accounts`: manages tenants and their Twilio accounts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -14,22 +13,18 @@ import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.tenants.api_keys import KeyFormat
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
     from app.database.pool import Pool
     from app.tenants.administration import TenantAdministration
-    from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
+    from app.tenants.administration_store import AccountRow, CredentialRow, TenantRow
 
 tenants = typer.Typer(help="Tenants: teams or products that place calls.", no_args_is_help=True)
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
-keys = typer.Typer(help="API keys that a tenant's services send to Callgate.", no_args_is_help=True)
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 Result = TypeVar("Result")
-
-DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
 def _base_url(text: str) -> str:
@@ -39,21 +34,6 @@ def _base_url(text: str) -> str:
         return parse_twilio_base_url(text)
     except ValueError as error:
         raise typer.BadParameter(f"it {error}; use a URL such as https://api.dublin.ie1.twilio.com") from None
-
-
-def _future_time(text: str) -> datetime:
-    """Parses a time in the future, absolute or relative to now. A time without a zone is in UTC."""
-    try:
-        if text[:-1].isdecimal() and text[-1] in DURATION_UNITS:
-            moment = datetime.now(UTC) + int(text[:-1]) * DURATION_UNITS[text[-1]]
-        else:
-            moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a time: write 90d, 12h, 30m or 2027-01-31T12:00:00Z") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment <= datetime.now(UTC):
-        raise typer.BadParameter(f"{text!r} is not in the future")
-    return moment
 
 
 def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
@@ -178,54 +158,6 @@ def revoke_credential(
     show(_credential_row(administer(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
 
 
-@keys.command("create")
-def create_key(
-    tenant: TenantId,
-    name: Annotated[str | None, typer.Option("--name", help="A name, such as the service that uses the key.")] = None,
-    expires: Annotated[
-        datetime | None,
-        typer.Option(
-            "--expires",
-            parser=_future_time,
-            metavar="WHEN",
-            help="The expiry: 90d, 12h, 30m or a time such as 2027-01-31T12:00:00Z; none by default.",
-        ),
-    ] = None,
-    key_format: Annotated[
-        KeyFormat,
-        typer.Option("--format", help="twilio: 32 hexadecimal digits like a Twilio auth token, printed without labels."),
-    ] = "callgate",
-    as_json: AsJson = False,
-) -> None:
-    """Create an API key and print it.
-
-    The key is printed only this time, because Callgate stores only a keyed hash of it.
-    """
-    row, key = administer(lambda service: service.create_key(tenant, name=name, expires_at=expires, key_format=key_format))
-    made = {"id": row.prefix, "key": key, "tenant": tenant, "name": name, "expires_at": row.expires_at}
-    if key_format == "twilio" and not as_json:
-        typer.echo(made.pop("key"))
-        show(made, as_json=False, err=True)
-    else:
-        show(made, as_json=as_json)
-
-
-@keys.command("list")
-def list_keys(tenant: TenantId, as_json: AsJson = False) -> None:
-    """List a tenant's API keys by id. The keys themselves are not stored."""
-    rows = [_key_row(row) for row in administer(lambda service: service.list_keys(tenant))]
-    show_table(rows, columns=["id", "name", "state", "created_at", "expires_at"], as_json=as_json)
-
-
-@keys.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id (cgk_…), from `callgate keys list`.")],
-    as_json: AsJson = False,
-) -> None:
-    """Revoke an API key, so that it is refused from now on."""
-    show(_key_row(administer(lambda service: service.revoke_key(key))), as_json=as_json)
-
-
 def _tenant_row(row: TenantRow) -> dict[str, Any]:
     state = "suspended" if row.suspended_at else "active"
     return {"id": row.id, "name": row.name, "state": state, "created_at": row.created_at, "suspended_at": row.suspended_at}
@@ -246,19 +178,6 @@ def _account_row(row: AccountRow, credential: CredentialRow | None) -> dict[str,
         "base_url": row.base_url,
         "created_at": credential.created_at if credential else row.created_at,
         "last_used_at": credential and credential.last_used_at,
-    }
-
-
-def _key_row(row: KeyRow) -> dict[str, Any]:
-    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
-    state = "revoked" if row.revoked_at else "expired" if expired else "active"
-    return {
-        "id": row.prefix,
-        "tenant": row.tenant_id,
-        "name": row.name,
-        "state": state,
-        "created_at": row.created_at,
-        "expires_at": row.expires_at,
     }
 
 

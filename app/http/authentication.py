@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.errors import Unauthorized
+from app.errors import TenantKeyRequired, Unauthorized
 from app.observability.context import bind
-from app.tenants.caller import Caller
+from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.directory import TenantDirectory
 
 _MAX_KEY_LENGTH = 128
@@ -29,15 +29,18 @@ async def authenticate(
 
 
 async def authenticate_key(request: Request, key: str) -> Caller:
-    """Returns the caller to whom this API key belongs. Raises Unauthorized."""
+    """Returns the caller to whom this API key belongs. Raises Unauthorized, or TenantKeyRequired for an operator's key."""
     if len(key) > _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise Unauthorized
     tenants: TenantDirectory = request.state.tenants
     known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized
-    bind(tenant_id=known.tenant_id, key_id=str(known.key_id))
-    return Caller(known.tenant_id, known.key_id, known.suspended)
+    caller = known.caller
+    if isinstance(caller, OperatorCaller):
+        raise TenantKeyRequired
+    bind(tenant_id=caller.tenant_id, key_id=str(caller.key_id))
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(authenticate)]

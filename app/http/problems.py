@@ -86,6 +86,7 @@ class Problem(BaseModel):
     retry: Retry
     request_id: str
     call_id: UUID | None = Field(None, description="The id of the call's record, if there is one.")
+    scope: str | None = Field(None, description="The scope that the API key lacks: `call`, `read` or `admin`.")
     errors: list[FieldErrorDetail] | None = Field(None, description="All faults of an invalid request.")
     upstream: UpstreamDetail | None = None
 
@@ -104,6 +105,7 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
+        scope=error.scope,
         errors=[
             FieldErrorDetail(pointer=f.pointer, code=f.code, detail=f.detail) for f in error.field_errors[:_MAX_FIELD_ERRORS]
         ]

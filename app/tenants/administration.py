@@ -5,7 +5,7 @@ Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailabl
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,9 @@ from app.tenants import administration_store as store
 from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, TenantRow
 from app.tenants.api_keys import KeyFormat, default_expiry, generate_key, key_prefix
 from app.tenants.callback_form import CallbackForm
+from app.tenants.caller import Caller, OperatorCaller, require_grantable
 from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
 from app.tenants.stored_secrets import callback_secret_identity, credential_identity, generate_callback_secret
 
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -181,19 +183,32 @@ class TenantAdministration:
         return credential
 
     async def create_key(
-        self, tenant_id: str, *, name: str | None, expires_at: datetime | None = None, key_format: KeyFormat = "callgate"
+        self,
+        tenant_id: str | None,
+        *,
+        name: str | None,
+        creator: Caller | OperatorCaller,
+        scopes: Collection[Scope] | None = None,
+        expires_at: datetime | None = None,
+        key_format: KeyFormat = "callgate",
     ) -> tuple[KeyRow, str]:
         """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again.
 
-        Without `expires_at`, `default_expiry` decides.
+        Without `tenant_id` it is an operator's key. Without `scopes` a tenant's key has `DEFAULT_SCOPES`, and an operator's key
+        has all. Without `expires_at`, `default_expiry` decides. Raises ScopeRequired or OperatorKeyRequired if `creator` has
+        less than the new key.
         """
+        wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
+        require_grantable(creator, wanted, tenant_id=tenant_id)
         key = generate_key(key_format)
         async with self.database.transaction() as connection:
-            await _require_tenant(connection, tenant_id)
+            if tenant_id is not None:
+                await _require_tenant(connection, tenant_id)
             row = await store.insert_key(
                 connection,
                 uuid7(),
                 tenant_id=tenant_id,
+                scopes=in_order(wanted),
                 name=name,
                 prefix=key_prefix(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
@@ -202,16 +217,18 @@ class TenantAdministration:
             await record(connection, self.actor, action="key.create", tenant_id=tenant_id, subject=row.prefix)
         return row, key
 
-    async def list_keys(self, tenant_id: str) -> list[KeyRow]:
+    async def list_keys(self, tenant_id: str | None) -> list[KeyRow]:
+        """Returns the keys of a tenant, oldest first; without a tenant, those of operators."""
         async with self.database.transaction() as connection:
-            await _require_tenant(connection, tenant_id)
+            if tenant_id is not None:
+                await _require_tenant(connection, tenant_id)
             return await store.list_keys(connection, tenant_id)
 
     async def revoke_key(self, prefix: str) -> KeyRow:
         async with self.database.transaction() as connection:
             key = await store.lock_key(connection, prefix=key_prefix(prefix))
             if key is None:
-                raise OperatorError(f"there is no key {prefix}: see `callgate keys list TENANT`")
+                raise OperatorError(f"there is no key {prefix}: see `callgate keys list`")
             if key.revoked_at is None:
                 key = await store.revoke_key(connection, key.id)
                 await record(connection, self.actor, action="key.revoke", tenant_id=key.tenant_id, subject=key.prefix)

@@ -58,10 +58,11 @@ class CredentialRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """`prefix` is the public part of the key, which identifies it."""
+    """`prefix` is the public part of the key, which identifies it. An operator's key has no tenant."""
 
     id: UUID
-    tenant_id: str
+    tenant_id: str | None
+    scopes: list[str]
     name: str | None
     prefix: str
     created_at: datetime
@@ -74,7 +75,7 @@ _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status
 _ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 _CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
-_KEY_COLUMNS = "id, tenant_id, name, prefix, created_at, expires_at, revoked_at"
+_KEY_COLUMNS = "id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at"
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
@@ -181,20 +182,23 @@ async def insert_key(
     connection: Connection,
     key_id: UUID,
     *,
-    tenant_id: str,
+    tenant_id: str | None,
+    scopes: Sequence[str],
     name: str | None,
     prefix: str,
     keyed_hash: bytes,
     expires_at: datetime | None,
 ) -> KeyRow:
-    statement = f"""INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
-        RETURNING {_KEY_COLUMNS}"""
-    return KeyRow(*await connection.fetchrow(statement, key_id, tenant_id, name, prefix, keyed_hash, expires_at))
+    statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_KEY_COLUMNS}"""
+    return KeyRow(*await connection.fetchrow(statement, key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at))
 
 
-async def list_keys(connection: Connection, tenant_id: str) -> list[KeyRow]:
-    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 ORDER BY id"
-    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id)]
+async def list_keys(connection: Connection, tenant_id: str | None) -> list[KeyRow]:
+    """Returns the keys of a tenant; without a tenant, those of operators."""
+    of, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $1", (tenant_id,))
+    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE {of} ORDER BY id"
+    return [KeyRow(*row) for row in await connection.fetch(statement, *values)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:

@@ -1,13 +1,48 @@
-"""The authenticated client of a request."""
+"""The authenticated client of a request, and which scopes it may give to others."""
 
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
+
+from app.errors import OperatorKeyRequired, ScopeRequired
+from app.tenants.scopes import ALL_SCOPES, Scope, in_order
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The authenticated client of a request. It acts for one tenant."""
+    """A client that acts for one tenant. `name` is the public part of its key, as `callgate keys list` shows it."""
 
     tenant_id: str
     key_id: UUID
+    name: str
     suspended: bool
+    scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCaller:
+    """A client that acts across tenants and for none of them. `key_id` is None on the command line."""
+
+    key_id: UUID | None
+    name: str
+    scopes: frozenset[Scope]
+
+
+COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
+"""Whoever can run commands with the database's URL and the encryption keys."""
+
+
+def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
+    """Raises ScopeRequired unless `creator` may give `scopes` to a client of this tenant; without a tenant, to an operator's.
+
+    Nobody gives more than they have. An operator's `admin` includes every scope within a tenant.
+    """
+    if isinstance(creator, Caller):
+        if creator.tenant_id != tenant_id:
+            raise OperatorKeyRequired
+        held = creator.scopes
+    else:
+        held = ALL_SCOPES if tenant_id is not None and Scope.ADMIN in creator.scopes else creator.scopes
+    missing = in_order(scopes - held)
+    if missing:
+        raise ScopeRequired(f"Only a key with the scope `{missing[0]}` can give it to another key.", scope=missing[0])

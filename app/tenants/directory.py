@@ -21,6 +21,7 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.api_keys import key_prefix
 from app.tenants.cache import TTLCache, always_stale
+from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.directory_store import (
     CallbackDefaults,
     StoredCredential,
@@ -29,6 +30,7 @@ from app.tenants.directory_store import (
     list_auth_tokens,
     list_credentials,
 )
+from app.tenants.scopes import known_scopes
 from app.twilio.schemas import Credential
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -36,11 +38,9 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedKey:
-    """An API key whose hash matched, with the state of its tenant."""
+    """An API key whose hash matched, and the client that sends it."""
 
-    key_id: UUID
-    tenant_id: str
-    suspended: bool
+    caller: Caller | OperatorCaller
     expires_at: datetime | None
 
 
@@ -80,12 +80,13 @@ class TenantDirectory:
             cache.invalidate()
 
     async def find_key(self, key: str) -> AuthenticatedKey | None:
-        """Returns the key and its tenant; None if the key is unknown, expired or revoked."""
+        """Returns the key and its client; None if the key is unknown, expired or revoked."""
         found = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
         return None if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)) else found
 
     async def _read_key(self, key: str) -> AuthenticatedKey | None:
-        found = await self._stored_keys.submit(key_prefix(key))
+        prefix = key_prefix(key)
+        found = await self._stored_keys.submit(prefix)
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
         if self._keyring.is_outdated(found.keyed_hash):
@@ -94,7 +95,11 @@ class TenantDirectory:
                 async with self._database.begin() as session:
                     hashed = self._keyring.keyed_hash(key.encode())
                     await repository.rehash_key(session, found.id, old_hash=found.keyed_hash, new_hash=hashed)
-        return AuthenticatedKey(found.id, found.tenant_id, found.suspended_at is not None, found.expires_at)
+        scopes = known_scopes(found.scopes)
+        if found.tenant_id is None:
+            return AuthenticatedKey(OperatorCaller(found.id, prefix, scopes), found.expires_at)
+        suspended = found.suspended_at is not None
+        return AuthenticatedKey(Caller(found.tenant_id, found.id, prefix, suspended, scopes), found.expires_at)
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """Returns the id of the tenant's account; None if the tenant does not have it."""

@@ -16,10 +16,11 @@ from app.tenants.stored_secrets import credential_identity
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A row of an API key with the state of its tenant."""
+    """A row of an API key with the state of its tenant. An operator's key has no tenant."""
 
     id: UUID
-    tenant_id: str
+    tenant_id: str | None
+    scopes: list[str]
     keyed_hash: bytes
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -63,8 +64,8 @@ class StoredSigning:
 
 
 _KEYS = """
-    SELECT prefix, api_key.id, tenant_id, keyed_hash, expires_at, revoked_at, suspended_at
-    FROM api_key JOIN tenant ON tenant.id = tenant_id
+    SELECT prefix, api_key.id, tenant_id, scopes, keyed_hash, expires_at, revoked_at, suspended_at
+    FROM api_key LEFT JOIN tenant ON tenant.id = tenant_id
     WHERE prefix = ANY ($1)
 """
 

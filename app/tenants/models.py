@@ -79,12 +79,14 @@ class CredentialLastUse(Base):
 
 
 class ApiKey(Base):
-    """An API key of a tenant. `prefix` is its public part, which identifies the key."""
+    """An API key of a tenant or, without a tenant, of an operator. `prefix` is its public part, which identifies the key."""
 
     __tablename__ = "api_key"
+    __table_args__ = (CheckConstraint("scopes <> '{}' AND scopes <@ '{call,read,admin}'", name="scopes"),)
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), index=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id"), index=True)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{call,read}'"))
     name: Mapped[str | None] = mapped_column(Text)
     prefix: Mapped[str] = mapped_column(Text, unique=True)
     keyed_hash: Mapped[bytes] = mapped_column(LargeBinary)

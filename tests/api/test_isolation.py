@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.tenants.caller import COMMAND_LINE
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -88,7 +89,9 @@ async def test_revoked_and_expired_keys_are_refused(gateway: Gateway) -> None:
     await gateway.tenants.revoke_key(tenant.key)
     gateway.invalidate_cache()
     assert (await tenant.http.get("/v1/calls")).status_code == 401
-    _, expired = await gateway.tenants.create_key(tenant.id, name=None, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    _, expired = await gateway.tenants.create_key(
+        tenant.id, name=None, creator=COMMAND_LINE, expires_at=datetime.now(UTC) - timedelta(seconds=1)
+    )
     response = await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer {expired}"})
     assert response.status_code == 401
 

@@ -20,6 +20,7 @@ from app.revisions import head, known_revisions
 from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
+from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 
@@ -88,7 +89,7 @@ async def _store(database_url: str, what: str) -> None:
     if what == "credential":
         await administration.add_credential("acme", account_sid="AC" + "0" * 32, secret="x", key_sid=None, base_url=None)
     elif what == "API key":
-        await administration.create_key("acme", name=None)
+        await administration.create_key("acme", name=None, creator=COMMAND_LINE)
     else:
         await administration.renew_callback_secret("acme")
     await database.close()

@@ -12,6 +12,7 @@ from app.audit.events import Actor
 from app.audit.service import AuditLog, read_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.tenants.administration import TenantAdministration
+from app.tenants.caller import COMMAND_LINE
 from app.tenants.errors import OperatorError
 from tests.support.gateway import Gateway
 
@@ -52,7 +53,7 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
         await tenants.add_credential("audited", account_sid=ACCOUNT_SID, secret=token, key_sid=None, base_url=base)
         for base in (None, base_url, base_url)
     ]
-    row, key = await tenants.create_key("audited", name=name)
+    row, key = await tenants.create_key("audited", name=name, creator=COMMAND_LINE)
     for _ in range(2):
         await tenants.revoke_credential("audited", credentials[0].id)
         await tenants.revoke_key(row.prefix)
@@ -132,7 +133,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
     other = replace(tenants, actor=Actor("cli", "anna"))
     await tenants.create_tenant("paged", name="x")
     for number in range(9):
-        await (tenants, other)[number % 2].create_key("paged", name=None)
+        await (tenants, other)[number % 2].create_key("paged", name=None, creator=COMMAND_LINE)
     whole = await events_of(gateway, "paged")
     log = AuditLog(gateway.database)
     pages, before = list[AuditRow](), None
@@ -144,7 +145,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
         before = read_audit_cursor(cursor)
         assert before == (page[-1].at, page[-1].id)
         # What happens meanwhile does not shift the pages.
-        await tenants.create_key("paged", name=None)
+        await tenants.create_key("paged", name=None, creator=COMMAND_LINE)
     assert pages == whole
     assert [event.actor_name for event in await events_of(gateway, "paged", actor_name="anna")] == ["anna"] * 4
     assert len(await events_of(gateway, "paged", action="tenant.create")) == 1

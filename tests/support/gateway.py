@@ -21,6 +21,7 @@ from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
+from app.tenants.caller import COMMAND_LINE
 from app.tenants.directory import TenantDirectory
 
 SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
@@ -118,7 +119,7 @@ class Gateway:
         await self.tenants.create_tenant(tenant_id, name=f"Tenant {number}")
         if with_account:
             await self.tenants.add_credential(tenant_id, account_sid=account_sid, secret=token, key_sid=None, base_url=base_url)
-        _, key = await self.tenants.create_key(tenant_id, name=None)
+        _, key = await self.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE)
         http = httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
         self.clients.append(http)
         return Tenant(tenant_id, key, account_sid, token, http)

@@ -23,7 +23,9 @@ from app.errors import (
     NoUsableCredentials,
     Overloaded,
     RequestTimeout,
+    ScopeRequired,
     ShuttingDown,
+    TenantKeyRequired,
     TenantSuspended,
     Unauthorized,
     UnsupportedMediaType,
@@ -117,6 +119,8 @@ router.add_api_route(
         **responses(
             MalformedBody,
             Unauthorized,
+            ScopeRequired,
+            TenantKeyRequired,
             TenantSuspended,
             CallPending,
             NoUsableCredentials,

@@ -1,0 +1,60 @@
+"""The base class of all error responses, and what an error can have. app/errors.py has the errors themselves."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+from uuid import UUID
+
+Execution = Literal["pending", "started", "not_started", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """An invalid part of a request. `pointer` is an RFC 6901 JSON pointer into the body, `?name` or `Header-Name`."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Twilio's error response, with Twilio's own texts."""
+
+    status: int | None = None
+    code: int | None = None
+    message: str | None = None
+    more_info: str | None = None
+    request_id: str | None = None
+
+
+class CallgateError(Exception):
+    """An error response. The caller sees `detail`: it must hold no secret, no exception text and no SQL."""
+
+    slug: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+    execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
+    # Whether repeating the same request can never place a second call.
+    safe: bool = True
+    # Whether to repeat it with the same Idempotency-Key.
+    same_key: ClassVar[bool] = True
+    default_detail: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        call_id: UUID | None = None,
+        field_errors: tuple[FieldError, ...] = (),
+        upstream: Upstream | None = None,
+        after_s: int | None = None,
+        scope: str | None = None,
+    ) -> None:
+        self.detail = detail or self.default_detail
+        self.call_id = call_id
+        self.field_errors = field_errors
+        self.upstream = upstream
+        self.after_s = after_s
+        # The scope that the API key lacks.
+        self.scope = scope
+        super().__init__(self.detail)

@@ -1,0 +1,30 @@
+"""Parses the times of options: absolute, or relative to now."""
+
+from datetime import UTC, datetime, timedelta
+
+import typer
+
+_DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+
+def future_time(text: str) -> datetime:
+    """Parses a time after now, such as 90d or 2027-01-31T12:00:00Z. A time without a zone is in UTC."""
+    moment = _parse(text, sign=1, example="2027-01-31T12:00:00Z")
+    if moment <= datetime.now(UTC):
+        raise typer.BadParameter(f"{text!r} is not in the future")
+    return moment
+
+
+def past_time(text: str) -> datetime:
+    """Parses a time, or a duration before now such as 90d. A time without a zone is in UTC."""
+    return _parse(text, sign=-1, example="2026-11-28T12:00:00Z")
+
+
+def _parse(text: str, *, sign: int, example: str) -> datetime:
+    try:
+        if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
+            return datetime.now(UTC) + sign * int(text[:-1]) * _DURATION_UNITS[text[-1]]
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a time: write 90d, 12h, 30m or {example}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

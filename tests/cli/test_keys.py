@@ -1,0 +1,66 @@
+"""`callgate keys` creates and lists keys with scopes, of tenants and of operators."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.cli.running import environment, failure, run
+from tests.support.gateway import SECRET_KEY, Gateway
+
+
+def configured(tmp_path: Path, database_url: str) -> dict[str, str]:
+    return environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+
+
+def ran(*arguments: str, settings: dict[str, str]) -> Any:
+    finished = run(*arguments, "--json", environment=settings)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_a_tenants_key_has_the_given_scopes_or_call_and_read(empty_database_url: str, tmp_path: Path) -> None:
+    settings = configured(tmp_path, empty_database_url)
+    run("migrate", environment=settings)
+    ran("tenants", "create", "acme", "--name", "Acme", settings=settings)
+    assert ran("keys", "create", "acme", settings=settings)["scopes"] == ["call", "read"]
+    chosen = ran("keys", "create", "acme", "--scope", "admin", "--scope", "read", settings=settings)
+    assert chosen["scopes"] == ["read", "admin"]
+    operators = ran("keys", "create", "--operator", "--name", "fleet", settings=settings)
+    assert (operators["tenant"], operators["scopes"]) == (None, ["call", "read", "admin"])
+    viewer = ran("keys", "create", "--operator", "--scope", "read", settings=settings)
+    assert viewer["scopes"] == ["read"]
+
+    listed = ran("keys", "list", "acme", settings=settings)
+    assert [(row["tenant"], row["scopes"]) for row in listed] == [("acme", ["call", "read"]), ("acme", ["read", "admin"])]
+    of_operators = ran("keys", "list", "--operator", settings=settings)
+    assert [(row["id"], row["tenant"], row["scopes"]) for row in of_operators] == [
+        (operators["id"], None, ["call", "read", "admin"]),
+        (viewer["id"], None, ["read"]),
+    ]
+    table = run("keys", "list", "acme", environment=settings).stdout
+    assert "SCOPES" in table
+    assert "read,admin" in table
+    assert ran("keys", "revoke", operators["id"], settings=settings)["state"] == "revoked"
+    code, message = failure("keys", "create", "nobody", environment=settings)
+    assert (code, message) == (1, "callgate: there is no tenant nobody: see `callgate tenants list`")
+
+
+async def test_a_key_of_the_version_before_may_call_and_read(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    insert = """INSERT INTO api_key (id, tenant_id, prefix, keyed_hash)
+        VALUES (gen_random_uuid(), $1, $2, '') RETURNING scopes"""
+    async with gateway.tenants.database.transaction() as connection:
+        row = await connection.fetchrow(insert, tenant.id, f"cgk_{tenant.id}")
+    assert row["scopes"] == ["call", "read"]
+
+
+@pytest.mark.parametrize("scopes", [[], ["write"], ["call", "everything"]])
+async def test_the_database_accepts_known_scopes_only(gateway: Gateway, scopes: list[str]) -> None:
+    tenant = await gateway.add_tenant()
+    change = "UPDATE api_key SET scopes = $2 WHERE tenant_id = $1"
+    with pytest.raises(asyncpg.CheckViolationError):
+        async with gateway.tenants.database.transaction() as connection:
+            await connection.execute(change, tenant.id, scopes)
