@@ -20,13 +20,15 @@ from bench.rows_writes import compare_indexes, create_while_expiring
 from bench.subjects import libpq
 
 SMALL = 100_000
-# Includes room for sorting the indexes.
-_BYTES_PER_CALL = 3_500
+_BYTES_PER_CALL = 3_500  # includes room for sorting the indexes
 _SETTINGS = {
     "wal_level": "minimal",  # then rows that are loaded need no write-ahead log
     "max_wal_senders": "0",
     "shared_buffers": "5GB",  # the indexes of ten million calls fit into memory
     "max_wal_size": "8GB",
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track_planning": "on",
+    "pg_stat_statements.track_utility": "off",
 }
 
 
@@ -43,29 +45,24 @@ def main() -> None:
             sys.exit(f"{folder} has no room for {arguments.rows:,} calls: they take {needed / 2**30:.0f} GiB. Set TMPDIR.")
         Path(folder).chmod(0o755)  # root's Postgres runs as nobody
         with EmbeddedPostgres(Path(folder), durable=True) as postgres:
-            _configure(postgres)
-            parts = asyncio.run(_measure(postgres.url, arguments.rows, times=arguments.times, seconds=arguments.seconds))
-    command = shlex.join(["python", "-m", "bench.rows", *sys.argv[1:]])
-    parts.insert(0, f"{machine()}. `{command}`")
-    print("\n\n".join(parts))
+            with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
+                for name, value in _SETTINGS.items():
+                    connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            postgres.stop()
+            postgres.start()
+            parts = asyncio.run(_measure(postgres.url, arguments))
+    parts.insert(0, f"{machine()}. `{shlex.join(['python', '-m', 'bench.rows', *sys.argv[1:]])}`")
     if arguments.write:
         replace_part("rows", parts)
+    print("\n\n".join(parts))
 
 
-def _configure(postgres: EmbeddedPostgres) -> None:
-    with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
-        for name, value in _SETTINGS.items():
-            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
-    postgres.stop()
-    postgres.start()
-
-
-async def _measure(server: str, rows: int, *, times: int, seconds: float) -> list[str]:
-    small, large = [await Subject.load(server, name, size) for name, size in (("small", SMALL), ("large", rows))]
+async def _measure(server: str, arguments: argparse.Namespace) -> list[str]:
+    small, large = [await Subject.load(server, name, size) for name, size in (("small", SMALL), ("large", arguments.rows))]
     return [
-        *await compare_statements(small, large, times=times),
-        *await compare_indexes(large, rounds=times),
-        *await create_while_expiring(large, seconds=seconds),
+        *await compare_statements(small, large, times=arguments.times),
+        *await create_while_expiring(large, seconds=arguments.seconds),
+        *await compare_indexes(large, rounds=arguments.times),
     ]
 
 

@@ -2,7 +2,6 @@
 
 import random
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -12,14 +11,16 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from app.calls import ids, leases, repository, statistics
+from app.calls import leases, repository, statistics
 from app.calls.control import repository as control
 from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
+from app.calls.ids import created_at, first_id_at
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.compat.repository import Edge, StartedFilter, TimeRange, list_started_ids
+from app.database.connection import HOT_PATH_SETTINGS
 from app.database.engine import Database
 from app.deliveries import store as deliveries
 from app.jobs import deliver, refresh, resolve, retain
@@ -28,8 +29,6 @@ from app.observability import Metrics
 from app.twilio.schemas import CallResource
 from bench.nginx import creation_answer
 
-# Marks a statement that the application sends through its own pool, whose connections have other settings.
-HOT = "hot"
 _PAGE = 51  # fifty, and one more that shows whether there is another page
 _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=5)
@@ -47,7 +46,7 @@ _DRAW = text("""
     ORDER BY turn, tenant_id LIMIT :number
 """)
 
-# Runs a statement about a call.
+# Runs statements about a call.
 Question = Callable[[AsyncSession, Call], Awaitable[object]]
 
 
@@ -56,15 +55,17 @@ async def draw_calls(session: AsyncSession, rows: int, number: int) -> Sequence[
     return (await session.scalars(select(Call).from_statement(_DRAW), values)).all()
 
 
-class _SessionDatabase(Database):
-    """Sends the statements of a store through the session, and returns no rows."""
+class _HotDatabase(Database):
+    """Runs a store's statements in the transaction of a session, with the settings of the hot path. Returns no rows."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         connection = await self._session.connection()
-        await connection.exec_driver_sql(statement, arguments, execution_options={HOT: True})
+        for name, value in HOT_PATH_SETTINGS.items():
+            await connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
+        await connection.exec_driver_sql(statement, arguments)
         return []
 
 
@@ -73,116 +74,91 @@ def _day(call: Call) -> TimeRange:
     return TimeRange(day, day + _DAY)
 
 
-_FILTERS: dict[str, Callable[[Call], CallFilter]] = {
-    "first page": lambda _: CallFilter(),
-    "deep page": lambda call: CallFilter(before=call.id),
-    "status": lambda call: CallFilter(status=call.status),
-    "status, deep page": lambda call: CallFilter(status=call.status, before=call.id),
-    "status=ringing (few)": lambda _: CallFilter(status="ringing"),
-    "execution=started": lambda _: CallFilter(execution="started"),
-    "execution=not_started": lambda _: CallFilter(execution="not_started"),
-    "execution=unknown (few)": lambda _: CallFilter(execution="unknown"),
-    "to": lambda call: CallFilter(to=call.to),
-    "to (few calls)": lambda call: CallFilter(to=f"sip:user-{call.id.int % 1000}@pbx.{call.tenant_id}.example.com"),
-    "to and status": lambda call: CallFilter(to=call.to, status=call.status),
-    "from": lambda call: CallFilter(from_=call.from_),
-    "created_after": lambda call: CallFilter(since=ids.first_id_at(call.created_at)),
-    "created_before": lambda call: CallFilter(until=ids.first_id_at(call.created_at)),
-    "created on a day, status": lambda call: CallFilter(
-        since=ids.first_id_at(call.created_at - _DAY), until=ids.first_id_at(call.created_at), status=call.status
-    ),
-}
-
-_STARTED_FILTERS: dict[str, Callable[[Call], dict[str, Any]]] = {
-    "first page": lambda _: {},
-    "deep page": lambda call: {"edge": Edge("older", call.id)},
-    "deep page, back": lambda call: {"edge": Edge("newer", call.id)},
-    "Status": lambda call: {"statuses": (call.status,)},
-    "Status=ringing (few)": lambda _: {"statuses": ("ringing", "initiated")},
-    "To": lambda call: {"to": (call.to,)},
-    "From": lambda call: {"from_": (call.from_,)},
-    "ParentCallSid": lambda call: {"parent_call_sid": f"CA-{call.tenant_id}-0"},
-    "StartTime (a day)": lambda call: {"started": _day(call)},
-    "StartTime<": lambda call: {"started": TimeRange(until=_day(call).since)},
-    "StartTime>": lambda call: {"started": TimeRange(since=_day(call).since)},
-    "EndTime (a day)": lambda call: {"ended": _day(call)},
-    "StartTime (a day), Status": lambda call: {"statuses": (call.status,), "started": _day(call)},
-}
+def _list(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object]:
+    return repository.list_call_ids(session, tenant_id=call.tenant_id, filters=CallFilter(**filters), limit=_PAGE)
 
 
-def questions() -> dict[str, Question]:
-    return {
-        **{f"GET /v1/calls, {name}": _list(filters) for name, filters in _FILTERS.items()},
-        **{f"GET …/Calls.json, {name}": _list_started(filters) for name, filters in _STARTED_FILTERS.items()},
-        "fetch by id": lambda session, call: repository.get_call(session, call.id, tenant_id=call.tenant_id),
-        "fetch by sid": lambda session, call: repository.get_call_by_sid(session, call.sid or "", tenant_id=call.tenant_id),
-        "look up an idempotency key": lambda session, call: repository.get_call_by_key(
-            session, call.idempotency_key or "", tenant_id=call.tenant_id
-        ),
-        "claim refreshes": lambda session, _: leases.claim_refreshes(session, lease=_LEASE, limit=refresh.BATCH),
-        "claim abandoned": lambda session, _: repository.claim_abandoned(session, older_than=_LEASE, limit=resolve.BATCH),
-        "claim searches": lambda session, _: leases.claim_searches(session, lease=_LEASE, limit=resolve.BATCH),
-        "claim deliveries": _claim_deliveries,
-        "claim wishes to end calls": lambda session, _: control.claim_pending_updates(session, lease=_LEASE, limit=20),
-        "rivals of a search": _rivals,
-        "gauges: oldest unsettled": lambda session, _: statistics.oldest_unsettled(session),
-        "gauges: followed calls": lambda session, _: statistics.followed(session),
-        f"find {retain.BATCH} expired calls": lambda session, call: lock_expired_calls(
-            session, after=call.id, before=datetime.now(UTC) - _DAY, limit=retain.BATCH
-        ),
-    }
-
-
-def _list(filters: Callable[[Call], CallFilter]) -> Question:
-    return lambda session, call: repository.list_call_ids(session, tenant_id=call.tenant_id, filters=filters(call), limit=_PAGE)
-
-
-def _list_started(filters: Callable[[Call], dict[str, Any]]) -> Question:
-    def ask(session: AsyncSession, call: Call) -> Awaitable[object]:
-        values = {"edge": None} | filters(call)
-        edge, wanted = values.pop("edge"), StartedFilter(call.account_sid, **values)
-        return list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, edge=edge, limit=_PAGE)
-
-    return ask
-
-
-def _rivals(session: AsyncSession, like: Call) -> Awaitable[object]:
-    call = Call(id=like.id, account_sid=like.account_sid, to=like.to, pending_since=datetime.now(UTC))
-    return repository.count_rivals(session, call, span=timedelta(minutes=4))
+def _list_started(session: AsyncSession, call: Call, *, edge: Edge | None = None, **filters: Any) -> Awaitable[object]:
+    wanted = StartedFilter(call.account_sid, **filters)
+    return list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, edge=edge, limit=_PAGE)
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     """Claims as a worker does, which continues after the tenant of its last claim: that may be any."""
     after = f"tenant-{random.randrange(100):02}"
     limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
-    return await deliveries.claim(_SessionDatabase(session), lease=deliver.LEASE, busy=(), after=after, **limits)
+    return await deliveries.claim(_HotDatabase(session), lease=deliver.LEASE, busy=(), after=after, **limits)
 
 
-def creations(size: int) -> dict[str, Question]:
-    """Returns the intents of `size` calls together, and the outcomes of the intents that were asked for first."""
-    made: deque[list[NewCall]] = deque()
-
-    async def intents(session: AsyncSession, like: Call) -> object:
-        made.append([intent(like) for _ in range(size)])
-        return await insert_intents(_SessionDatabase(session), made[-1])
-
-    async def outcomes(session: AsyncSession, _: Call) -> object:
-        return await write_outcomes(_SessionDatabase(session), [started(call) for call in made.popleft()])
-
-    return {f"create: intents, {size} together": intents, f"create: outcomes, {size} together": outcomes}
+async def create(database: Database, like: Call, *, together: int) -> None:
+    """Writes the intents of some calls, and then their outcomes: Twilio has created them."""
+    calls = [_intent(like) for _ in range(together)]
+    await insert_intents(database, calls)
+    await write_outcomes(database, [_started(call) for call in calls])
 
 
-def intent(like: Call) -> NewCall:
+def _intent(like: Call) -> NewCall:
     """Returns a new call with another's parameters."""
     call_id = uuid7()
-    own = {"id": call_id, "created_at": ids.created_at(call_id), "idempotency_key": secrets.token_hex(12)}
+    own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12)}
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 
-def started(call: NewCall) -> SettledCall:
+def _started(call: NewCall) -> SettledCall:
     """Returns the outcome of a call that Twilio has created."""
     answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
     resource = CallResource.read(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
     return SettledCall.of(call, change)
+
+
+# What is asked, in a session `s` about a call `c`.
+QUESTIONS: dict[str, Question] = {
+    "GET /v1/calls, first page": _list,
+    "GET /v1/calls, deep page": lambda s, c: _list(s, c, before=c.id),
+    "GET /v1/calls, status": lambda s, c: _list(s, c, status=c.status),
+    "GET /v1/calls, status, deep page": lambda s, c: _list(s, c, status=c.status, before=c.id),
+    "GET /v1/calls, status=ringing (few)": lambda s, c: _list(s, c, status="ringing"),
+    "GET /v1/calls, execution=started": lambda s, c: _list(s, c, execution="started"),
+    "GET /v1/calls, execution=not_started": lambda s, c: _list(s, c, execution="not_started"),
+    "GET /v1/calls, execution=unknown (few)": lambda s, c: _list(s, c, execution="unknown"),
+    "GET /v1/calls, to": lambda s, c: _list(s, c, to=c.to),
+    "GET /v1/calls, to (few calls)": lambda s, c: _list(s, c, to=f"sip:user-{c.id.int % 1000}@pbx.{c.tenant_id}.example.com"),
+    "GET /v1/calls, to and status": lambda s, c: _list(s, c, to=c.to, status=c.status),
+    "GET /v1/calls, from": lambda s, c: _list(s, c, from_=c.from_),
+    "GET /v1/calls, created_after": lambda s, c: _list(s, c, since=first_id_at(c.created_at)),
+    "GET /v1/calls, created_before": lambda s, c: _list(s, c, until=first_id_at(c.created_at)),
+    "GET /v1/calls, created on a day, status": lambda s, c: _list(
+        s, c, since=first_id_at(c.created_at - _DAY), until=first_id_at(c.created_at), status=c.status
+    ),
+    "GET …/Calls.json, first page": _list_started,
+    "GET …/Calls.json, deep page": lambda s, c: _list_started(s, c, edge=Edge("older", c.id)),
+    "GET …/Calls.json, deep page, back": lambda s, c: _list_started(s, c, edge=Edge("newer", c.id)),
+    "GET …/Calls.json, Status": lambda s, c: _list_started(s, c, statuses=(c.status,)),
+    "GET …/Calls.json, Status=ringing (few)": lambda s, c: _list_started(s, c, statuses=("ringing", "initiated")),
+    "GET …/Calls.json, To": lambda s, c: _list_started(s, c, to=(c.to,)),
+    "GET …/Calls.json, From": lambda s, c: _list_started(s, c, from_=(c.from_,)),
+    "GET …/Calls.json, ParentCallSid": lambda s, c: _list_started(s, c, parent_call_sid=f"CA-{c.tenant_id}-0"),
+    "GET …/Calls.json, StartTime (a day)": lambda s, c: _list_started(s, c, started=_day(c)),
+    "GET …/Calls.json, StartTime<": lambda s, c: _list_started(s, c, started=TimeRange(until=_day(c).since)),
+    "GET …/Calls.json, StartTime>": lambda s, c: _list_started(s, c, started=TimeRange(since=_day(c).since)),
+    "GET …/Calls.json, EndTime (a day)": lambda s, c: _list_started(s, c, ended=_day(c)),
+    "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started(s, c, statuses=(c.status,), started=_day(c)),
+    "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
+    "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
+    "fetch by idempotency key": lambda s, c: repository.get_call_by_key(s, c.idempotency_key or "", tenant_id=c.tenant_id),
+    "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH),
+    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH),
+    "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH),
+    "claim deliveries": _claim_deliveries,
+    "claim wishes to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20),
+    "rivals of a search": lambda s, c: repository.count_rivals(
+        s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
+    ),
+    "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled(s),
+    "gauges: followed calls": lambda s, _: statistics.followed(s),
+    "find expired calls": lambda s, c: lock_expired_calls(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH),
+    "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
+    "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),
+}

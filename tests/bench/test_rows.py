@@ -10,7 +10,7 @@ from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs import refresh
 from bench.rows_data import load
-from bench.rows_questions import draw_calls, questions
+from bench.rows_questions import QUESTIONS, draw_calls
 
 ROWS = 100_000
 # A page, and the calls by which the filters on times are wide: those of an hour.
@@ -43,11 +43,11 @@ async def drawn(database: Database) -> Sequence[Call]:
         return await draw_calls(session, ROWS, 2)
 
 
-@pytest.mark.parametrize("name", [name for name in questions() if name != COUNTS])
+@pytest.mark.parametrize("name", [name for name in QUESTIONS if name != COUNTS])
 async def test_nothing_that_is_asked_walks_through_the_table(database: Database, drawn: Sequence[Call], name: str) -> None:
     limit = FEW_REFRESHES if name == "claim refreshes" else FEW
     for call in drawn:
         async with database.begin() as session:
             before = await session.scalar(text(LOOKED_AT)) or 0
-            await questions()[name](session, call)
+            await QUESTIONS[name](session, call)
             assert await session.scalar(text(LOOKED_AT)) - before < limit
