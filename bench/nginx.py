@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.processes import until_it_listens
+from bench.processes import until_it_answers
 from tests.proofs.balancer import free_port
 
 SLOW_MS = 200
@@ -81,7 +81,7 @@ def running_nginx(folder: Path) -> Iterator[str]:
     (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"])
     try:
-        until_it_listens(port, process)
+        until_it_answers(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

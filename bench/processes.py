@@ -2,10 +2,10 @@
 
 import ctypes
 import os
-import socket
 import subprocess
 import time
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -18,15 +18,20 @@ def missing() -> str | None:
     return None if Path("/proc/self/statm").exists() else "what a process uses is read from Linux's /proc"
 
 
-def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
+def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Waits for an HTTP response of any status: `callgate serve` listens before it has loaded, and its start is not measured."""
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
+        connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
         try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+        except (OSError, HTTPException):
             time.sleep(0.05)
         else:
             return
+        finally:
+            connection.close()
     raise SystemExit(f"{process.args!r} did not come up")
 
 

@@ -28,7 +28,7 @@ from app.tenants.caller import COMMAND_LINE
 from bench.competitors import tables
 from bench.connections import raw_request
 from bench.load import KEY
-from bench.processes import cpu_seconds, resident_mib, until_it_listens
+from bench.processes import cpu_seconds, resident_mib, until_it_answers
 from bench.results import DIRECT, ECHO, OURS
 from tests.proofs.balancer import free_port
 
@@ -125,11 +125,11 @@ def _accounts() -> list[tuple[str, str]]:
 
 @contextmanager
 def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
-    """Yields the process id once the process listens."""
+    """Yields the process id once the process answers."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
         try:
-            until_it_listens(port, process)
+            until_it_answers(port, process)
             yield process.pid
         finally:
             process.terminate()
