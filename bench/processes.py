@@ -19,7 +19,7 @@ def missing() -> str | None:
 
 
 def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Waits for an HTTP response of any status: `callgate serve` listens before it has loaded, and its start is not measured."""
+    """Waits for an HTTP response of any status. `callgate serve` listens before it has loaded, and that is not measured."""
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)

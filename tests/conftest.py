@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
 from app.local.postgres import EmbeddedPostgres, remove
@@ -20,6 +21,9 @@ from tests.support.gateway import Gateway, running_gateway, settings_for
 _SERVER = "CALLGATE_TEST_SERVER"
 _TEMPLATE = "callgate_template"
 _numbers = itertools.count(1)
+# The same examples in every run and no deadline, so that a build never fails by chance.
+settings.register_profile("callgate", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("callgate")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,7 +31,7 @@ def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mappin
     """Returns the fields to store, and which are left out; None: none, because they are not the fields of this call."""
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
-    return _FIELDS.leave_out(fields, lambda name: _implied(call, name))
+    return _FIELDS.leave_out(fields, {name: _implied(call, name) for name in _FIELDS.bits})
 
 
 def whole_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:

@@ -22,6 +22,13 @@ _MEMBERS = LeftOut(
     )
 )
 _URI, _SUBRESOURCE_URIS = _MEMBERS.bits["uri"], _MEMBERS.bits["subresource_uris"]
+# From column to attribute, which may derive what a column lacks.
+_ATTRIBUTES = {
+    "uri": "own_uri",
+    "subresource_uris": "own_subresource_uris",
+    "resource": "resource_rest",
+    "resource_left_out": "resource_left_out",
+}
 _DERIVED = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
 _STORED = {
     "uri": ("own_uri", "resource_left_out"),
@@ -77,14 +84,9 @@ class LastAnswer:
         if answer is None:
             self.resource_rest = self.resource_left_out = None
             return
-        usual = {"uri": call_uri(self.account_sid, self.sid), "subresource_uris": subresource_uris(self.account_sid, self.sid)}
-        given = {name: getattr(self, name) for name in usual}
-        uris = {name: usual[name] if value is None else value for name, value in given.items()}
-        rest, left_out = _MEMBERS.leave_out(answer, lambda name: uris[name] if name in uris else self._implied(name))
-        self.own_uri = None if left_out & _URI and uris["uri"] == usual["uri"] else given["uri"]
-        is_usual = left_out & _SUBRESOURCE_URIS and uris["subresource_uris"] == usual["subresource_uris"]
-        self.own_subresource_uris = None if is_usual else given["subresource_uris"]
-        self.resource_rest, self.resource_left_out = rest, left_out
+        implied = {name: self._implied(name) for name in _MEMBERS.bits}
+        for name, value in _answer_columns(answer, implied).items():
+            setattr(self, _ATTRIBUTES[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute, and first stores the member of the last answer that its present value implies."""
@@ -120,14 +122,25 @@ def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
 
     `columns` are the values of Twilio's resource by attribute; `request` is the record, for `to`, `from_` and `account_sid`.
     """
-    others = {name: value for name, value in columns.items() if name not in _DERIVED}
-    row = CallRow(
-        {"account_sid": request.account_sid, "to": request.to, "from_": request.from_, "resource_left_out": None} | others
-    )
-    for name in _DERIVED:
-        setattr(row, name, columns[name])
-    uris = {"uri": row.own_uri, "subresource_uris": row.own_subresource_uris}
-    return {**columns, **uris, "resource": row.resource_rest, "resource_left_out": row.resource_left_out}
+    record = {"account_sid": request.account_sid, "to": request.to, "from": request.from_, **columns}
+    implied = {name: as_twilio(value) for name, value in record.items() if name in _MEMBERS.bits}
+    return {**columns, **_answer_columns(columns["resource"], implied)}
+
+
+def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
+    """Returns the columns of the table that hold an answer. `implied` holds the record's values; None for unknown URIs."""
+    usual_uri = call_uri(implied["account_sid"], implied["sid"])
+    usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])
+    uri, uris = implied["uri"], implied["subresource_uris"]
+    implied["uri"] = usual_uri if uri is None else uri
+    implied["subresource_uris"] = usual_subresource_uris if uris is None else uris
+    rest, left_out = _MEMBERS.leave_out(answer, implied)
+    return {
+        "uri": None if left_out & _URI and uri == usual_uri else uri,
+        "subresource_uris": None if left_out & _SUBRESOURCE_URIS and uris == usual_subresource_uris else uris,
+        "resource": rest,
+        "resource_left_out": left_out,
+    }
 
 
 def as_twilio(value: Any) -> Any:

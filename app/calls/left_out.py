@@ -17,24 +17,25 @@ class LeftOut:
     def __init__(self, names: Sequence[str]) -> None:
         self.bits: Mapping[str, int] = {name: 1 << number for number, name in enumerate(names)}
 
-    def leave_out(self, whole: Mapping[str, Any], value_of: ValueOf) -> tuple[dict[str, Any], int]:
-        """Returns the members to store, and the number of those that are left out, because the columns imply their values."""
+    def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        """Returns the members to store, and the number of those that are left out.
+
+        `implied` holds the values that the columns imply. A member is left out if its value is the same JSON.
+        """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():
-            if name in rest and _is_same(rest[name], value_of(name)):
-                del rest[name]
-                left_out |= bit
+            if name in rest and name in implied:
+                value, other = rest[name], implied[name]
+                # Compares types too, because Python's `==` takes True for 1.
+                if type(value) is type(other) and value == other:
+                    del rest[name]
+                    left_out |= bit
         return rest, left_out
 
     def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
         """Returns the whole object, its members in the order in which Postgres keeps them."""
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
         return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Returns whether both are the same JSON. Python's `==` would take True for 1."""
-    return type(one) is type(other) and bool(one == other)
 
 
 def _jsonb_order(name: str) -> tuple[int, bytes]:

@@ -69,7 +69,9 @@ class HttpClient:
     def __init__(self, transport: httpx.AsyncBaseTransport, *, timeout: httpx.Timeout, user_agent: str) -> None:
         self._transport = transport
         self._extensions = {"timeout": timeout.as_dict()}
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": user_agent}
+        self._user_agent = user_agent
+        # The same for all requests with one credential. Building them takes longer than the rest of httpx's part.
+        self._headers = lru_cache(maxsize=1024)(self._build_headers)
 
     async def send(
         self,
@@ -85,16 +87,19 @@ class HttpClient:
         Raises TooLate, with nothing sent, if `gate` is closed when the first byte is due.
         """
         url = httpx.URL(url)
-        # httpx adds no headers to a request with a stream. Adding them would copy all headers several times.
-        length = {} if content is None else {"Content-Length": str(len(content))}
+        # httpx adds no headers to a request with a stream; the transport adds Content-Length.
         request = httpx.Request(
             method,
             url,
-            headers={"Host": url.netloc.decode(), **self._headers, **headers, **length},
+            headers=self._headers(url.netloc, tuple(headers.items())),
             stream=httpx.ByteStream(content or b""),
             extensions=self._extensions if gate is None else {**self._extensions, "send_gate": gate},
         )
         return await self._transport.handle_async_request(request)
+
+    def _build_headers(self, host: bytes, headers: Sequence[tuple[str, str]]) -> httpx.Headers:
+        accepted = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        return httpx.Headers({"Host": host.decode(), **accepted, "User-Agent": self._user_agent, **dict(headers)})
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -205,7 +205,7 @@ def _body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body |
     body = (
         _BufferedBody(content)
         if content is not None and len(content) <= _MAX_BUFFERED_BODY_BYTES
-        else _StreamedBody(stream, timeout)
+        else _StreamedBody(stream, timeout, size=None if content is None else len(content))
     )
     body.gate = gate
     return body
@@ -250,9 +250,10 @@ class _BufferedBody(_Body):
 class _StreamedBody(_Body):
     """A streamed body, written chunk by chunk with a write timeout, which aiohttp lacks."""
 
-    def __init__(self, stream: Any, timeout: float | None) -> None:
+    def __init__(self, stream: Any, timeout: float | None, *, size: int | None) -> None:
         super().__init__(stream)
         self._timeout = timeout
+        self._size = size
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         async for chunk in self._value:

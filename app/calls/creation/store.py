@@ -5,7 +5,7 @@ parameter for each value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -157,7 +157,7 @@ class SettledCall:
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
         if change.columns.get("resource"):
-            change = replace(change, columns=stored_columns(call, change.columns))
+            change = RecordChange(stored_columns(call, change.columns), change.times, change.event, change.data)
         return cls(call.id, call.attempt, change)
 
     def row(self) -> dict[str, Any]:
