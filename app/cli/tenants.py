@@ -101,6 +101,29 @@ def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
 
 
+@tenants.command("limits")
+def limit_tenant(
+    tenant: TenantId,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option("--max-in-flight", help="Creations that one process sends to Twilio at the same time, 1 to 10000."),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the tenant's own limits first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set or show a tenant's own limits.
+
+    Without a limit of its own, CALLGATE_MAX_IN_FLIGHT_PER_TENANT applies to the tenant.
+    """
+    from app.tenants.administration_store import TenantSettings
+
+    changes = TenantSettings()
+    if max_in_flight is not None or clear:
+        changes["max_in_flight"] = max_in_flight
+    row = administer(lambda service: service.update_tenant(tenant, changes))
+    show({"tenant": row.id, "max_in_flight": row.max_in_flight}, as_json=as_json)
+
+
 @accounts.command("add")
 def add_account(
     tenant: TenantId,

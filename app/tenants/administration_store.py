@@ -4,18 +4,34 @@ Functions run in the caller's transaction and never commit.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 from uuid import UUID
 
 from app.database.connection import Connection
 
 Row = TypeVar("Row")
 
+_VERSION_DIGITS = 32
+_BEFORE_ALL_IDS = UUID(int=0)
+
 # Active credentials of an account are tried in this order.
 CREDENTIAL_ORDER = "credential.rejected_at NULLS FIRST, credential.id"
+
+
+class TenantSettings(TypedDict, total=False):
+    """What can be set of a tenant. In a change, a member that is missing stays as it is."""
+
+    name: str
+    suspended: bool
+    status_callback: str | None
+    status_callback_method: str | None
+    status_callback_events: list[str] | None
+    callback_format: str
+    max_in_flight: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +44,26 @@ class TenantRow:
     status_callback_method: str | None
     status_callback_events: list[str] | None
     callback_format: str
+    max_in_flight: int | None
+    """The creations that one process sends to Twilio at the same time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     has_callback_secret: bool
+
+    @property
+    def settings(self) -> TenantSettings:
+        return TenantSettings(
+            name=self.name,
+            suspended=self.suspended_at is not None,
+            status_callback=self.status_callback,
+            status_callback_method=self.status_callback_method,
+            status_callback_events=self.status_callback_events,
+            callback_format=self.callback_format,
+            max_in_flight=self.max_in_flight,
+        )
+
+    @property
+    def version(self) -> str:
+        """Names the settings: it changes when one of them does."""
+        return hashlib.sha256(repr(self.settings).encode()).hexdigest()[:_VERSION_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +106,7 @@ class KeyRow:
 
 
 _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
-    callback_format, sealed_callback_secret IS NOT NULL"""
+    callback_format, max_in_flight, sealed_callback_secret IS NOT NULL"""
 _ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 _CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
@@ -84,8 +119,10 @@ async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) ->
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id, name))
 
 
-async def list_tenants(connection: Connection) -> list[TenantRow]:
-    return [TenantRow(*row) for row in await connection.fetch(f"SELECT {_TENANT_COLUMNS} FROM tenant ORDER BY id")]
+async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
+    """Returns tenants in the order of their ids. `limit` None: all."""
+    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
+    return [TenantRow(*row) for row in await connection.fetch(statement, after or "", limit)]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
@@ -98,23 +135,21 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
 
 
-async def set_suspended(connection: Connection, tenant_id: str, *, suspended: bool) -> TenantRow:
-    value = "now()" if suspended else "NULL"
-    statement = f"UPDATE tenant SET suspended_at = {value} WHERE id = $1 RETURNING {_TENANT_COLUMNS}"
-    return TenantRow(*await connection.fetchrow(statement, tenant_id))
-
-
-async def update_callbacks(connection: Connection, tenant: TenantRow) -> None:
-    statement = """UPDATE tenant SET status_callback = $2, status_callback_method = $3, status_callback_events = $4,
-        callback_format = $5 WHERE id = $1"""
-    await connection.execute(
-        statement,
-        tenant.id,
-        tenant.status_callback,
-        tenant.status_callback_method,
-        tenant.status_callback_events,
-        tenant.callback_format,
+async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
+    """Sets all settings. A tenant that is suspended already keeps the time of its suspension."""
+    statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
+        status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
+        max_in_flight = $8 WHERE id = $1 RETURNING {_TENANT_COLUMNS}"""
+    values = (
+        settings["name"],
+        settings["suspended"],
+        settings["status_callback"],
+        settings["status_callback_method"],
+        settings["status_callback_events"],
+        settings["callback_format"],
+        settings["max_in_flight"],
     )
+    return TenantRow(*await connection.fetchrow(statement, tenant_id, *values))
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
@@ -132,11 +167,11 @@ async def insert_account(
     return _one(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
 
 
-async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow:
-    """Returns the tenant's account, which must exist, with a lock until the transaction ends."""
+async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow | None:
+    """Returns the tenant's account with a lock until the transaction ends."""
     statement = f"""SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
         FOR NO KEY UPDATE"""
-    return AccountRow(*await connection.fetchrow(statement, tenant_id, account_sid))
+    return _one(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
 
 
 async def set_base_url(connection: Connection, account_id: UUID, base_url: str | None) -> AccountRow:
@@ -144,10 +179,10 @@ async def set_base_url(connection: Connection, account_id: UUID, base_url: str |
     return AccountRow(*await connection.fetchrow(statement, account_id, base_url))
 
 
-async def list_accounts(connection: Connection, tenant_id: str) -> list[AccountRow]:
-    """Returns the accounts, oldest first. The first is the tenant's default."""
-    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 ORDER BY id"
-    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id)]
+async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:
+    """Returns the accounts, oldest first. The first of all is the tenant's default."""
+    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
+    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
 
 async def insert_credential(
@@ -165,11 +200,20 @@ async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) 
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 
-async def lock_credential(connection: Connection, credential_id: UUID, *, tenant_id: str) -> CredentialRow | None:
-    """Returns the tenant's credential with a lock until the transaction ends."""
-    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1
-        AND account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $2) FOR NO KEY UPDATE"""
-    return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id))
+async def find_active_secrets(connection: Connection, account_id: UUID, *, username: str) -> dict[UUID, bytes]:
+    """Returns the encrypted secrets of the account's active credentials with this username, by the credential's id."""
+    statement = """SELECT id, sealed_secret FROM twilio_credential
+        WHERE account_id = $1 AND username = $2 AND revoked_at IS NULL"""
+    return dict(map(tuple, await connection.fetch(statement, account_id, username)))
+
+
+async def lock_credential(
+    connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
+) -> CredentialRow | None:
+    """Returns the tenant's credential with a lock until the transaction ends. `account_sid` None: of any account."""
+    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
+        SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
+    return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
 
 
 async def revoke_credential(connection: Connection, credential_id: UUID) -> CredentialRow:
@@ -188,17 +232,27 @@ async def insert_key(
     prefix: str,
     keyed_hash: bytes,
     expires_at: datetime | None,
-) -> KeyRow:
-    statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_KEY_COLUMNS}"""
-    return KeyRow(*await connection.fetchrow(statement, key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at))
+    idempotency_key: str | None,
+) -> KeyRow | None:
+    """Inserts a key and returns it; None if the tenant has a key with this idempotency key."""
+    statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {_KEY_COLUMNS}"""
+    values = (key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
+    return _one(KeyRow, await connection.fetchrow(statement, *values))
 
 
-async def list_keys(connection: Connection, tenant_id: str | None) -> list[KeyRow]:
-    """Returns the keys of a tenant; without a tenant, those of operators."""
-    of, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $1", (tenant_id,))
-    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE {of} ORDER BY id"
-    return [KeyRow(*row) for row in await connection.fetch(statement, *values)]
+async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> KeyRow:
+    """Returns the key, which must exist."""
+    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
+    return KeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
+
+
+async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[KeyRow]:
+    """Returns the keys of a tenant, oldest first; without a tenant, those of operators."""
+    owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
+    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
+    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:

@@ -17,6 +17,8 @@ class Caller:
     name: str
     suspended: bool
     scopes: frozenset[Scope]
+    max_in_flight: int | None = None
+    """The tenant's own limit of creations that one process sends to Twilio at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

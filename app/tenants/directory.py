@@ -99,7 +99,8 @@ class TenantDirectory:
         if found.tenant_id is None:
             return AuthenticatedKey(OperatorCaller(found.id, prefix, scopes), found.expires_at)
         suspended = found.suspended_at is not None
-        return AuthenticatedKey(Caller(found.tenant_id, found.id, prefix, suspended, scopes), found.expires_at)
+        caller = Caller(found.tenant_id, found.id, prefix, suspended, scopes, found.max_in_flight)
+        return AuthenticatedKey(caller, found.expires_at)
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """Returns the id of the tenant's account; None if the tenant does not have it."""

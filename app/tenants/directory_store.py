@@ -25,6 +25,7 @@ class StoredKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     suspended_at: datetime | None
+    max_in_flight: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class StoredSigning:
 
 
 _KEYS = """
-    SELECT prefix, api_key.id, tenant_id, scopes, keyed_hash, expires_at, revoked_at, suspended_at
+    SELECT prefix, api_key.id, tenant_id, scopes, keyed_hash, expires_at, revoked_at, suspended_at, max_in_flight
     FROM api_key LEFT JOIN tenant ON tenant.id = tenant_id
     WHERE prefix = ANY ($1)
 """

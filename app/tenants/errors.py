@@ -1,4 +1,8 @@
-"""Errors for operators. The message says what to do. It appears on the command line, never in an answer of the API."""
+"""Errors of the administration: for an operator on the command line, and as problems in the admin API.
+
+The message of an OperatorError says what to do next, and appears on the command line only. app/admin turns the errors below it
+into problems, from their attributes.
+"""
 
 from app.errors import CommandFailed
 
@@ -7,5 +11,30 @@ class OperatorError(CommandFailed):
     pass
 
 
+class NoSuchResource(OperatorError):
+    """There is no such tenant, credential or API key, or not for this tenant. `noun` names the kind."""
+
+    def __init__(self, noun: str, message: str) -> None:
+        super().__init__(message)
+        self.noun = noun
+
+
+class ResourceExists(OperatorError):
+    """It exists already, and not as it was to be created. The message contains no value."""
+
+
+class InvalidMember(OperatorError):
+    """A value is not acceptable. `pointer` is the RFC 6901 pointer of the member in the admin API's body."""
+
+    def __init__(self, pointer: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+        self.code = code
+
+
+class VersionOutdated(OperatorError):
+    """It was changed since the version that the change is for."""
+
+
 def no_tenant(tenant_id: str) -> OperatorError:
-    return OperatorError(f"there is no tenant {tenant_id}: see `callgate tenants list`")
+    return NoSuchResource("tenant", f"there is no tenant {tenant_id}: see `callgate tenants list`")

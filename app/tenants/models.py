@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, Uuid, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, UniqueConstraint, Uuid, func, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -16,7 +16,10 @@ TENANTS_CHANNEL = "callgate_tenants"
 
 class Tenant(Base):
     __tablename__ = "tenant"
-    __table_args__ = (CheckConstraint("callback_format IN ('twilio', 'json')", name="callback_format"),)
+    __table_args__ = (
+        CheckConstraint("callback_format IN ('twilio', 'json')", name="callback_format"),
+        CheckConstraint("max_in_flight > 0", name="max_in_flight"),
+    )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
@@ -29,6 +32,8 @@ class Tenant(Base):
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     callback_format: Mapped[str] = mapped_column(Text, server_default=text("'twilio'"))
     sealed_callback_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+    # Creations that one process sends to Twilio at the same time; null: CALLGATE_MAX_IN_FLIGHT_PER_TENANT.
+    max_in_flight: Mapped[int | None] = mapped_column(Integer)
 
     @property
     def callback_secret_identity(self) -> str:
@@ -82,7 +87,10 @@ class ApiKey(Base):
     """An API key of a tenant or, without a tenant, of an operator. `prefix` is its public part, which identifies the key."""
 
     __tablename__ = "api_key"
-    __table_args__ = (CheckConstraint("scopes <> '{}' AND scopes <@ '{call,read,admin}'", name="scopes"),)
+    __table_args__ = (
+        CheckConstraint("scopes <> '{}' AND scopes <@ '{call,read,admin}'", name="scopes"),
+        Index(None, "tenant_id", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")),
+    )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id"), index=True)
@@ -93,3 +101,5 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    # The Idempotency-Key of the request that created it.
+    idempotency_key: Mapped[str | None] = mapped_column(Text)

@@ -17,6 +17,8 @@ from app.database.partitions import make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
+from app.tenants.administration_store import TenantSettings
+from app.tenants.errors import InvalidMember
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
@@ -160,6 +162,33 @@ async def test_creations_beyond_the_limits_are_refused_at_once_and_not_stored(da
         assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {202}
         assert len((await slow.http.get("/v1/calls")).json()["calls"]) == 2
         assert (await slow.create()).status_code == 202
+
+
+async def test_a_tenants_own_limit_replaces_the_setting(database_url: str) -> None:
+    settings = settings_for(database_url, max_in_flight_per_tenant=1)
+    async with running_upstream(hang) as upstream, running_gateway(settings) as small:
+        tenant = await small.add_tenant(upstream.url)
+
+        async def limit(max_in_flight: int | None) -> None:
+            await small.tenants.update_tenant(tenant.id, TenantSettings(max_in_flight=max_in_flight))
+            small.invalidate_cache()
+
+        await limit(2)
+        hanging = [asyncio.create_task(tenant.create()) for _ in range(2)]
+        while len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        assert (await tenant.create()).json()["type"] == "urn:callgate:problem:overloaded"
+        await limit(3)
+        hanging.append(asyncio.create_task(tenant.create()))
+        while len(upstream.posts) < 3:
+            await asyncio.sleep(0.01)
+        await limit(None)
+        assert (await tenant.create()).json()["type"] == "urn:callgate:problem:overloaded"
+        upstream.released.set()
+        assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {202}
+        for wrong in (0, -1, 10_001):
+            with pytest.raises(InvalidMember):
+                await small.tenants.update_tenant(tenant.id, TenantSettings(max_in_flight=wrong))
 
 
 async def test_a_refused_creation_frees_its_slot(database_url: str) -> None:

@@ -57,6 +57,7 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("tenants", "show", "x")
     check("tenants", "suspend", "x")
     check("tenants", "resume", "x")
+    check("tenants", "limits", "x", "--max-in-flight", "5")
     check("tenants", "callbacks", "x", "--url", "https://example.com/told")
     check("tenants", "callback-secret", "x", seals=True)
     check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, seals=True)

@@ -65,10 +65,13 @@ class Placement:
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
 
     @contextlib.contextmanager
-    def slot(self, tenant_id: str) -> Iterator[None]:
-        """Takes a slot for one creation, or raises Overloaded or ShuttingDown. A tenant's limit leaves slots for the others."""
+    def slot(self, tenant_id: str, own_limit: int | None) -> Iterator[None]:
+        """Takes a slot for one creation, or raises Overloaded or ShuttingDown. A tenant's limit leaves slots for the others.
+
+        `own_limit` replaces the limit that all tenants have.
+        """
         self.require_capacity()
-        if self._slots_by_tenant[tenant_id] >= self.max_in_flight_per_tenant:
+        if self._slots_by_tenant[tenant_id] >= (own_limit or self.max_in_flight_per_tenant):
             raise Overloaded(after_s=1)
         self._slots_by_tenant[tenant_id] += 1
         self.metrics.calls.in_flight.inc()

@@ -94,7 +94,7 @@ class CreationService:
                 self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
-                stack.enter_context(self._placement.slot(caller.tenant_id))
+                stack.enter_context(self._placement.slot(caller.tenant_id, caller.max_in_flight))
                 account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials

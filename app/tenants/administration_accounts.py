@@ -1,0 +1,171 @@
+"""Manages the Twilio accounts of tenants and their credentials."""
+
+import hmac
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.database.connection import Connection
+from app.security.keyring import SecretUnreadable
+from app.setting_values import parse_twilio_base_url
+from app.tenants import administration_store as store
+from app.tenants.administration_base import Administration
+from app.tenants.administration_store import AccountRow, CredentialRow
+from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.stored_secrets import credential_identity
+
+_ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+_KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAdministration(Administration):
+    async def add_credential(
+        self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
+    ) -> CredentialRow:
+        """Adds a credential, and its account if the tenant does not have it.
+
+        Credentials are tried in the order of their ids.
+        """
+        _check_sids(account_sid, key_sid)
+        base_url = _read_base_url(base_url)
+        async with self.database.transaction() as connection:
+            await self._require_tenant(connection, tenant_id)
+            account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
+            return await self._add(connection, account, secret=secret, key_sid=key_sid)
+
+    async def create_account(
+        self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
+    ) -> tuple[AccountRow, list[CredentialRow], bool]:
+        """Creates an account with its first credential.
+
+        Returns the account, its active credentials, and whether it was created now. An account that has this credential, and
+        this base URL if one is given, is returned unchanged. Raises ResourceExists for an account that differs.
+        """
+        _check_sids(account_sid, key_sid)
+        base_url = _read_base_url(base_url)
+        async with self.database.transaction() as connection:
+            await self._require_tenant(connection, tenant_id)
+            account = await store.insert_account(
+                connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
+            )
+            if account is not None:
+                await self._record(connection, "account.create", tenant_id, account_sid)
+                return account, [await self._add(connection, account, secret=secret, key_sid=key_sid)], True
+            account = await self._lock_account(connection, tenant_id, account_sid)
+            if base_url not in (None, account.base_url):
+                raise ResourceExists("The tenant has this account with another base_url.")
+            if await self._find_same(connection, account, secret=secret, key_sid=key_sid) is None:
+                raise ResourceExists("The tenant has this account with other credentials: add one to its credentials.")
+            return account, await store.list_credentials(connection, [account.id]), False
+
+    async def create_credential(
+        self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None
+    ) -> tuple[CredentialRow, bool]:
+        """Adds a credential to an account that exists. Returns it, and whether it was created now.
+
+        An active credential with the same secret is returned unchanged.
+        """
+        _check_sids(account_sid, key_sid)
+        async with self.database.transaction() as connection:
+            account = await self._lock_account(connection, tenant_id, account_sid)
+            found = await self._find_same(connection, account, secret=secret, key_sid=key_sid)
+            if found is not None:
+                return found, False
+            return await self._add(connection, account, secret=secret, key_sid=key_sid), True
+
+    async def list_accounts(
+        self, tenant_id: str, *, after: UUID | None = None, limit: int | None = None
+    ) -> list[tuple[AccountRow, list[CredentialRow]]]:
+        """Returns the accounts, oldest first, each with its active credentials in the order to try them.
+
+        With `after`, returns those after the account of this id.
+        """
+        async with self.database.transaction() as connection:
+            await self._require_tenant(connection, tenant_id)
+            accounts = await store.list_accounts(connection, tenant_id, after=after, limit=limit)
+            credentials = await store.list_credentials(connection, [account.id for account in accounts])
+        return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
+
+    async def revoke_credential(self, tenant_id: str, credential_id: UUID, *, account_sid: str | None = None) -> CredentialRow:
+        """Revokes a credential of the tenant; with `account_sid`, of this account. Idempotent."""
+        async with self.database.transaction() as connection:
+            credential = await store.lock_credential(connection, credential_id, tenant_id=tenant_id, account_sid=account_sid)
+            if credential is None:
+                advice = "see `callgate accounts list`"
+                raise NoSuchResource("credential", f"tenant {tenant_id} has no credential {credential_id}: {advice}")
+            if credential.revoked_at is None:
+                credential = await store.revoke_credential(connection, credential_id)
+                await self._record(connection, "credential.revoke", tenant_id, str(credential_id))
+        return credential
+
+    async def _upsert_account(
+        self, connection: Connection, tenant_id: str, *, account_sid: str, base_url: str | None
+    ) -> AccountRow:
+        """Returns the tenant's account. It keeps its base URL unless another one is given."""
+        account = await store.insert_account(
+            connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
+        )
+        if account is not None:
+            await self._record(connection, "account.create", tenant_id, account_sid)
+            return account
+        account = await self._lock_account(connection, tenant_id, account_sid)
+        if base_url is not None and account.base_url != base_url:
+            account = await store.set_base_url(connection, account.id, base_url)
+            await self._record(connection, "account.update", tenant_id, account_sid, ["base_url"])
+        return account
+
+    async def _lock_account(self, connection: Connection, tenant_id: str, account_sid: str) -> AccountRow:
+        account = await store.lock_account(connection, tenant_id=tenant_id, account_sid=account_sid)
+        if account is None:
+            await self._require_tenant(connection, tenant_id)
+            raise NoSuchResource("account", f"tenant {tenant_id} has no account {account_sid}: see `callgate accounts list`")
+        return account
+
+    async def _add(self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None) -> CredentialRow:
+        credential_id = uuid7()
+        credential = await store.insert_credential(
+            connection,
+            credential_id,
+            account_id=account.id,
+            kind="api_key" if key_sid else "auth_token",
+            username=key_sid or account.account_sid,
+            sealed_secret=self.keyring.seal(secret, identity=credential_identity(credential_id)),
+        )
+        await self._record(connection, "credential.add", account.tenant_id, str(credential_id))
+        return credential
+
+    async def _find_same(
+        self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
+    ) -> CredentialRow | None:
+        """Returns the account's active credential with this secret. One that cannot be decrypted is another."""
+        username = key_sid or account.account_sid
+        sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
+        for credential in await store.list_credentials(connection, [account.id]):
+            if credential.id in sealed_secrets and self._opens_to(
+                sealed_secrets[credential.id], secret, identity=credential_identity(credential.id)
+            ):
+                return credential
+        return None
+
+    def _opens_to(self, sealed: bytes, secret: str, *, identity: str) -> bool:
+        try:
+            return hmac.compare_digest(self.keyring.unseal(sealed, identity=identity).encode(), secret.encode())
+        except SecretUnreadable:
+            return False
+
+
+def _check_sids(account_sid: str, key_sid: str | None) -> None:
+    if not _ACCOUNT_SID.fullmatch(account_sid):
+        raise InvalidMember("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
+    if key_sid is not None and not _KEY_SID.fullmatch(key_sid):
+        raise InvalidMember("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
+
+
+def _read_base_url(base_url: str | None) -> str | None:
+    try:
+        return base_url and parse_twilio_base_url(base_url)
+    except ValueError as error:
+        raise InvalidMember("/base_url", "invalid_url", f"the base URL {error}") from None

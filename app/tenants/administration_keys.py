@@ -1,0 +1,129 @@
+"""Manages API keys of tenants and operators."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.errors import IdempotencyKeyReused
+from app.tenants import administration_store as store
+from app.tenants.administration_base import Administration
+from app.tenants.administration_store import KeyRow
+from app.tenants.api_keys import KeyFormat, default_expiry, generate_key, key_prefix
+from app.tenants.caller import Caller, OperatorCaller, require_grantable
+from app.tenants.errors import NoSuchResource
+from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAdministration(Administration):
+    async def create_key(
+        self,
+        tenant_id: str | None,
+        *,
+        name: str | None,
+        creator: Caller | OperatorCaller,
+        scopes: Collection[Scope] | None = None,
+        expires_at: datetime | None = None,
+        key_format: KeyFormat = "callgate",
+    ) -> tuple[KeyRow, str]:
+        """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again.
+
+        Without `tenant_id` it is an operator's key. Without `scopes` a tenant's key has `DEFAULT_SCOPES`, and an operator's key
+        has all. Without `expires_at`, `default_expiry` decides. Raises ScopeRequired or OperatorKeyRequired if `creator` has
+        less than the new key.
+        """
+        row, key = await self._create(
+            tenant_id,
+            name=name,
+            creator=creator,
+            scopes=scopes,
+            expires_at=expires_at,
+            key_format=key_format,
+            idempotency_key=None,
+        )
+        if key is None:
+            raise RuntimeError("without an idempotency key, each key is new")
+        return row, key
+
+    async def create_key_once(
+        self,
+        tenant_id: str,
+        *,
+        name: str | None,
+        creator: Caller | OperatorCaller,
+        scopes: Collection[Scope] | None,
+        expires_at: datetime | None,
+        key_format: KeyFormat,
+        idempotency_key: str | None,
+    ) -> tuple[KeyRow, str | None]:
+        """Creates a key for a tenant as `create_key` does, and once for each idempotency key of the tenant.
+
+        If the key was created before, returns its row as it is now and None, because the key is not stored. Raises
+        IdempotencyKeyReused if it was created with another name, other scopes or another expiry.
+        """
+        return await self._create(
+            tenant_id,
+            name=name,
+            creator=creator,
+            scopes=scopes,
+            expires_at=expires_at,
+            key_format=key_format,
+            idempotency_key=idempotency_key,
+        )
+
+    async def _create(
+        self,
+        tenant_id: str | None,
+        *,
+        name: str | None,
+        creator: Caller | OperatorCaller,
+        scopes: Collection[Scope] | None,
+        expires_at: datetime | None,
+        key_format: KeyFormat,
+        idempotency_key: str | None,
+    ) -> tuple[KeyRow, str | None]:
+        wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
+        require_grantable(creator, wanted, tenant_id=tenant_id)
+        key = generate_key(key_format)
+        async with self.database.transaction() as connection:
+            if tenant_id is not None:
+                await self._require_tenant(connection, tenant_id)
+            row = await store.insert_key(
+                connection,
+                uuid7(),
+                tenant_id=tenant_id,
+                scopes=in_order(wanted),
+                name=name,
+                prefix=key_prefix(key),
+                keyed_hash=self.keyring.keyed_hash(key.encode()),
+                expires_at=expires_at or default_expiry(datetime.now(UTC)),
+                idempotency_key=idempotency_key,
+            )
+            if row is not None:
+                await self._record(connection, "key.create", tenant_id, row.prefix)
+                return row, key
+            existing = await store.find_key_by_idempotency_key(connection, tenant_id, idempotency_key)
+        if (existing.name, existing.scopes, existing.expires_at) != (name, in_order(wanted), expires_at):
+            raise IdempotencyKeyReused("This Idempotency-Key was used to create another API key.")
+        return existing, None
+
+    async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[KeyRow]:
+        """Returns the keys of a tenant, oldest first; without a tenant, those of operators. `after` is the id of a row."""
+        async with self.database.transaction() as connection:
+            if tenant_id is not None:
+                await self._require_tenant(connection, tenant_id)
+            return await store.list_keys(connection, tenant_id, after=after, limit=limit)
+
+    async def revoke_key(self, prefix: str, *, tenant_id: str | None = None) -> KeyRow:
+        """Revokes a key, which `prefix` names; with `tenant_id`, a key of this tenant. Idempotent."""
+        async with self.database.transaction() as connection:
+            key = await store.lock_key(connection, prefix=key_prefix(prefix))
+            if key is None or tenant_id not in (None, key.tenant_id):
+                raise NoSuchResource("key", f"there is no key {prefix}: see `callgate keys list`")
+            if key.revoked_at is None:
+                key = await store.revoke_key(connection, key.id)
+                await self._record(connection, "key.revoke", key.tenant_id, key.prefix)
+        return key
