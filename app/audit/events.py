@@ -18,6 +18,7 @@ AuditAction = Literal[
     "workload.create",
     "workload.delete",
     "sip_credential.create",
+    "sip_credential.update",
     "sip_credential.delete",
     "secrets.rotate",
 ]

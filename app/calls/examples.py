@@ -35,6 +35,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
             "sip_auth_password": "secret",
         },
     },
+    "sip_credential": {
+        "summary": "With a stored SIP credential",
+        "description": "An operator has stored user name and password under this name: `callgate sip-credentials create`.",
+        "value": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL, "sip_credential": "pbx-berlin"},
+    },
     "headers": {
         "summary": "With a SIP header",
         "description": "Headers are part of the URI, percent-encoded. Only names with `X-` are sure to reach the endpoint.",

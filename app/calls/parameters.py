@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from app.security.redaction import without_userinfo
+from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
 from app.twilio.schemas import SECRET_PARAMETERS
 
 
@@ -199,13 +200,25 @@ _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field
 
 
 class CallRequest(CallParameters):
-    """The request for a call: every parameter of Twilio's *create call*, and the account that pays."""
+    """The request for a call: every parameter of Twilio's *create call*, the account that pays, and a SIP credential."""
 
     account_sid: str | None = Field(
         None,
         pattern=r"^AC[0-9a-fA-F]{32}$",
         description="The tenant's Twilio account that pays; by default its oldest with an active credential.",
     )
+    sip_credential: str | None = Field(
+        None,
+        pattern=f"^{SIP_CREDENTIAL_NAME}$",
+        description="The name of a SIP credential that an operator stored for the tenant, instead of `sip_auth_username` and "
+        "`sip_auth_password`.",
+    )
+
+    def for_record(self) -> dict[str, Any]:
+        record = super().for_record()
+        if self.sip_credential is not None:
+            record["sip_credential"] = self.sip_credential
+        return record
 
 
 EndStatus = TypeAliasType("EndStatus", Literal["canceled", "completed"])

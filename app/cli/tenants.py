@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
@@ -13,7 +11,7 @@ import typer
 
 from app.cli.output import AsJson, show, show_table
 from app.cli.processes import service_settings
-from app.tenants.errors import OperatorError
+from app.cli.secret_input import read_secret
 
 if TYPE_CHECKING:
     from app.database.pool import Pool
@@ -148,13 +146,20 @@ def add_account(
     (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from standard input, or from a prompt. It is never an argument, which other users
     of the machine could see.
     """
-    secret = _read_secret(f"Secret of {key_sid}" if key_sid else f"Auth token of {account_sid}", key_sid)
+    secret = read_twilio_secret(account_sid, key_sid)
     credential = administer(
         lambda service: service.add_credential(
             tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
         )
     )
     show({"tenant": tenant, "account_sid": account_sid} | _credential_row(credential), as_json=as_json)
+
+
+def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
+    """Returns the secret of an API key, or without `key_sid` the auth token of the account."""
+    if key_sid:
+        return read_secret(f"Secret of {key_sid}", "TWILIO_API_SECRET")
+    return read_secret(f"Auth token of {account_sid}", "TWILIO_AUTH_TOKEN")
 
 
 @accounts.command("list")
@@ -202,14 +207,3 @@ def _account_row(row: AccountRow, credential: CredentialRow | None) -> dict[str,
         "created_at": credential.created_at if credential else row.created_at,
         "last_used_at": credential and credential.last_used_at,
     }
-
-
-def _read_secret(use_case: str, key_sid: str | None) -> str:
-    variable = "TWILIO_API_SECRET" if key_sid else "TWILIO_AUTH_TOKEN"
-    secret = os.environ.get(variable)
-    if secret is None:
-        secret = typer.prompt(use_case, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    secret = secret.strip()
-    if not secret:
-        raise OperatorError(f"no secret was given: set {variable} or pass the secret on standard input")
-    return secret

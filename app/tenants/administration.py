@@ -1,4 +1,4 @@
-"""Manages tenants, and with its base classes Twilio accounts, credentials and API keys.
+"""Manages tenants, and with its base classes Twilio accounts, credentials, API keys and SIP credentials.
 
 Every change is recorded in the audit log, in the same transaction. What is already as requested is not recorded.
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
@@ -12,6 +12,7 @@ from app.database.connection import Connection
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.administration_keys import KeyAdministration
+from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
@@ -22,7 +23,7 @@ MAX_IN_FLIGHT_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class TenantAdministration(AccountAdministration, KeyAdministration):
+class TenantAdministration(AccountAdministration, KeyAdministration, SipCredentialAdministration):
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         """Raises ResourceExists for a tenant that exists."""
         async with self.database.transaction() as connection:

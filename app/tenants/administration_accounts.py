@@ -1,6 +1,5 @@
 """Manages the Twilio accounts of tenants and their credentials."""
 
-import hmac
 import re
 from dataclasses import dataclass
 from uuid import UUID
@@ -8,7 +7,6 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app.database.connection import Connection
-from app.security.keyring import SecretUnreadable
 from app.setting_values import parse_twilio_base_url
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
@@ -149,12 +147,6 @@ class AccountAdministration(Administration):
             ):
                 return credential
         return None
-
-    def _opens_to(self, sealed: bytes, secret: str, *, identity: str) -> bool:
-        try:
-            return hmac.compare_digest(self.keyring.unseal(sealed, identity=identity).encode(), secret.encode())
-        except SecretUnreadable:
-            return False
 
 
 def _check_sids(account_sid: str, key_sid: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Looks up API keys, Twilio accounts and credentials for requests.
+"""Looks up API keys, Twilio accounts, credentials and SIP credentials for requests.
 
 Reads are batched and cached. A change by any process empties the caches.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -26,11 +27,13 @@ from app.tenants.directory_store import (
     CallbackDefaults,
     StoredCredential,
     find_keys,
+    find_sip_credentials,
     list_account_credentials,
     list_auth_tokens,
     list_credentials,
 )
 from app.tenants.scopes import known_scopes
+from app.tenants.sip_auth import SipAuth
 from app.twilio.schemas import Credential
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -68,15 +71,25 @@ class TenantDirectory:
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
+        self._stored_sip_credentials = Batcher(partial(find_sip_credentials, database))
         self._keys = TTLCache[AuthenticatedKey | None](is_coherent=is_coherent)
         self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._auth_tokens = TTLCache[tuple[str, ...]](is_coherent=is_coherent)
+        self._sip_auths = TTLCache[SipAuth | None](is_coherent=is_coherent)
+        self._caches: tuple[TTLCache[Any], ...] = (
+            self._keys,
+            self._callable_accounts,
+            self._account_ids,
+            self._account_credentials,
+            self._auth_tokens,
+            self._sip_auths,
+        )
 
     def invalidate(self) -> None:
         """Empties the caches. Called after every change or possible change."""
-        for cache in (self._keys, self._callable_accounts, self._account_ids, self._account_credentials, self._auth_tokens):
+        for cache in self._caches:
             cache.invalidate()
 
     async def find_key(self, key: str) -> AuthenticatedKey | None:
@@ -162,6 +175,27 @@ class TenantDirectory:
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         return tuple(self._decrypt_all(await list_account_credentials(self._database, account_id)))
+
+    async def sip_auth(self, tenant_id: str, name: str) -> SipAuth | None:
+        """Returns user name and password of the tenant's SIP credential; None if there is none of this name.
+
+        Raises NoUsableCredentials if they cannot be decrypted.
+        """
+        return await self._sip_auths.get((tenant_id, name), lambda: self._read_sip_auth(tenant_id, name))
+
+    async def _read_sip_auth(self, tenant_id: str, name: str) -> SipAuth | None:
+        stored = await self._stored_sip_credentials.submit((tenant_id, name))
+        if stored is None:
+            return None
+        try:
+            username = self._keyring.unseal(stored.sealed_username, identity=stored.username_identity)
+            password = self._keyring.unseal(stored.sealed_password, identity=stored.password_identity)
+        except SecretUnreadable as error:
+            logger.error("sip_credential_unreadable", tenant_id=tenant_id, name=name, reason=str(error))
+            raise NoUsableCredentials(
+                f"The stored SIP credential {name} cannot be opened, so it cannot be used; ask the operator to replace it."
+            ) from None
+        return SipAuth(SecretStr(username), SecretStr(password))
 
     def _decrypt_all(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
         opened = []

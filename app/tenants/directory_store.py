@@ -11,7 +11,7 @@ from uuid import UUID
 
 from app.database.engine import Database
 from app.tenants.administration_store import CREDENTIAL_ORDER
-from app.tenants.stored_secrets import credential_identity
+from app.tenants.stored_secrets import credential_identity, sip_password_identity, sip_username_identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,23 @@ class StoredSigning:
     sealed_secret: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredSipCredential:
+    """A SIP credential, as stored."""
+
+    id: UUID
+    sealed_username: bytes
+    sealed_password: bytes
+
+    @property
+    def username_identity(self) -> str:
+        return sip_username_identity(self.id)
+
+    @property
+    def password_identity(self) -> str:
+        return sip_password_identity(self.id)
+
+
 _KEYS = """
     SELECT prefix, api_key.id, tenant_id, scopes, keyed_hash, expires_at, revoked_at, suspended_at, max_in_flight
     FROM api_key LEFT JOIN tenant ON tenant.id = tenant_id
@@ -82,6 +99,12 @@ _CREDENTIALS_OF = f"""
 _CREDENTIALS = _CREDENTIALS_OF.format("tenant.id = ANY ($1)")
 _CREDENTIALS_OF_ACCOUNT = _CREDENTIALS_OF.format("account.id = $1")
 _AUTH_TOKENS = _CREDENTIALS_OF.format("account.id = ANY ($1) AND kind = 'auth_token'")
+
+
+_SIP_CREDENTIALS = """
+    SELECT tenant_id, name, id, sealed_username, sealed_password
+    FROM sip_credential JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, name) USING (tenant_id, name)
+"""
 
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
@@ -109,6 +132,13 @@ async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> l
     for _, credential in await _credentials(database, _AUTH_TOKENS, account_ids):
         listed[credential.account_id].append(credential)
     return [listed[account_id] for account_id in account_ids]
+
+
+async def find_sip_credentials(database: Database, names: Sequence[tuple[str, str]]) -> list[StoredSipCredential | None]:
+    """Returns the credential of each pair of a tenant's id and a name, or None."""
+    rows = await database.fetch(_SIP_CREDENTIALS, *zip(*names, strict=True))
+    found = {(tenant_id, name): StoredSipCredential(*values) for tenant_id, name, *values in rows}
+    return [found.get(name) for name in names]
 
 
 async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:

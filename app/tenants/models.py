@@ -1,4 +1,4 @@
-"""Tables of tenants, Twilio accounts, credentials and API keys. Secrets are stored encrypted or hashed only."""
+"""Tables of tenants, Twilio accounts, credentials, API keys and SIP credentials. Secrets are encrypted or hashed."""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,9 +8,14 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
-from app.tenants.stored_secrets import callback_secret_identity, credential_identity
+from app.tenants.stored_secrets import (
+    callback_secret_identity,
+    credential_identity,
+    sip_password_identity,
+    sip_username_identity,
+)
 
-# Triggers on the four tables notify this channel of every change (migration 0005).
+# Triggers on these tables notify this channel of every change (migrations 0005 and 0022), except on `credential_use`.
 TENANTS_CHANNEL = "callgate_tenants"
 
 
@@ -103,3 +108,26 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
     # The Idempotency-Key of the request that created it.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
+
+
+class SipCredential(Base):
+    """User name and password of a SIP endpoint. Creations give the name instead of them."""
+
+    __tablename__ = "sip_credential"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    name: Mapped[str] = mapped_column(Text)
+    sealed_username: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed_password: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    @property
+    def username_identity(self) -> str:
+        return sip_username_identity(self.id)
+
+    @property
+    def password_identity(self) -> str:
+        return sip_password_identity(self.id)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
-from app.tenants.models import ApiKey, CredentialLastUse, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.models import ApiKey, CredentialLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
 async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
@@ -60,11 +60,15 @@ class SealedColumn:
 SEALED = (
     SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
     SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
+    SealedColumn("user name of SIP credential", SipCredential, "sealed_username", "username_identity"),
+    SealedColumn("password of SIP credential", SipCredential, "sealed_password", "password_identity"),
 )
 
 
 async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -> str:
     """Returns a name of the secret for messages to operators."""
+    if isinstance(row, SipCredential):
+        return f"{where.what} {row.name} of tenant {row.tenant_id}"
     if not isinstance(row, TwilioCredential):
         return f"{where.what} {row.id}"
     account = await session.get_one(TwilioAccount, row.account_id)
@@ -105,7 +109,8 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
     """Returns the ids of the keys that sealed or hashed the secrets in use, by kind of secret."""
     credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
     tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
-    sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants)]
+    sip_credentials = select(_key_id(SipCredential.sealed_password, KEY_ID_IN_SEALED))
+    sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants, sip_credentials)]
     return [*sealed, set(await hashed_counts_by_key(session))]
 
 

@@ -19,3 +19,11 @@ def callback_secret_identity(tenant_id: str) -> str:
 
 def credential_identity(credential_id: UUID) -> str:
     return f"twilio_credential:{credential_id}"
+
+
+def sip_username_identity(credential_id: UUID) -> str:
+    return f"sip_credential:{credential_id}:username"
+
+
+def sip_password_identity(credential_id: UUID) -> str:
+    return f"sip_credential:{credential_id}:password"

@@ -81,6 +81,11 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         BASIC | {"sip_auth_username": "j" * 256, "sip_auth_password": "p" * 256},
         {"/sip_auth_username", "/sip_auth_password"},
     ),
+    "SIP credential and SIP user": (
+        BASIC | {"sip_credential": "pbx", "sip_auth_username": "jack", "sip_auth_password": "p"},
+        {"/sip_credential"},
+    ),
+    "unknown SIP credential": (BASIC | {"sip_credential": "pbx"}, {"/sip_credential"}),
     "from too long": (BASIC | {"from": "J" * 256}, {"/from"}),
     "NUL in a secret": (BASIC | {"call_token": "a\0b"}, {"/call_token"}),
     "to of no known form": (BASIC | {"to": "kate"}, {"/to"}),

@@ -35,6 +35,8 @@ URL_PASSWORD = "pl4nted-url-p4ssw0rd"
 TWIML = f"<Response><Play>https://{URL_USER}:{URL_PASSWORD}@www.example.com/a.mp3</Play></Response>"
 AUTH_TOKEN = "pl4nted-twilio-t0ken"
 FORM_PASSWORD = "pl4nted&f0rm=p4ss"
+STORED_SIP_USER = "pl4nted-st0red-us3r"
+STORED_SIP_PASSWORD = "pl4nted-st0red-p4ss"
 SECRETS = (SIP_PASSWORD, CALL_TOKEN, URL_USER, URL_PASSWORD, AUTH_TOKEN, FORM_PASSWORD, quote_plus(FORM_PASSWORD))
 PERSONAL = ("+14155550123", "kate.private")
 
@@ -93,7 +95,9 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
     gateway, answers = watched.gateway, list[str]()
     echoed = f"SipAuthPassword is bad, token {CALL_TOKEN}, Url {REQUEST['url']}, key {AUTH_TOKEN}"
     echo = error(400, 21224, f"{echoed} as {quote_plus(FORM_PASSWORD)}")
-    async with running_upstream(created(), echo, error(401, 20003), reset, hang, error(500, 20500)) as upstream:
+    stored_echo = error(400, 21224, f"{STORED_SIP_PASSWORD} is bad")
+    script = (created(), echo, error(401, 20003), reset, hang, error(500, 20500), created(), stored_echo)
+    async with running_upstream(*script) as upstream:
         tenant = await gateway.add_tenant()
         await gateway.tenants.add_credential(
             tenant.id, account_sid="AC" + "f" * 32, secret=AUTH_TOKEN, key_sid=None, base_url=upstream.url
@@ -103,6 +107,9 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
             other = {"sip_auth_password": FORM_PASSWORD} if key == "b" else {}
             response = await tenant.http.post("/v1/calls", json=REQUEST | own | other, headers={"Idempotency-Key": key})
             answers += [response.text, str(response.headers)]
+        await gateway.tenants.create_sip_credential(tenant.id, "pbx", username=STORED_SIP_USER, password=STORED_SIP_PASSWORD)
+        for _ in range(2):
+            answers.append((await tenant.create(sip_credential="pbx", **own)).text)
         faulty = REQUEST | {
             "to": f"sip:kate:{SIP_PASSWORD}@example.com",
             "sip_auth_password": SIP_PASSWORD + "\x01",
@@ -111,10 +118,11 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
         answers.append((await tenant.http.post("/v1/calls", json=faulty)).text)
         sent = upstream.posts[0].form
     assert ("SipAuthPassword", SIP_PASSWORD) in sent
+    assert ("SipAuthPassword", STORED_SIP_PASSWORD) in upstream.posts[-1].form
     assert ("Url", REQUEST["url"]) in sent
     assert upstream.posts[0].credentials[1] == AUTH_TOKEN
     listed = await tenant.http.get("/v1/calls")
-    assert len(listed.json()["calls"]) == 6
+    assert len(listed.json()["calls"]) == 8
     answers.append(listed.text)
     answers += [(await tenant.http.get(f"/v1/calls/{call['id']}/events")).text for call in listed.json()["calls"]]
     answers.append((await tenant.http.get("/metrics")).text)
@@ -123,7 +131,14 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
     callback_secret = await gateway.tenants.renew_callback_secret(tenant.id)
     stored = await _every_cell(database_url)
     assert "kate.private" in stored
-    for secret in (*SECRETS, tenant.key, callback_secret, callback_secret.removeprefix("whsec_")):
+    for secret in (
+        *SECRETS,
+        STORED_SIP_USER,
+        STORED_SIP_PASSWORD,
+        tenant.key,
+        callback_secret,
+        callback_secret.removeprefix("whsec_"),
+    ):
         assert secret not in watched.log.getvalue()
         assert secret not in stored
         assert secret.encode().hex() not in stored

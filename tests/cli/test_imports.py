@@ -42,7 +42,7 @@ def test_help_needs_neither_server_nor_database(arguments: list[str], tmp_path: 
 
 def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_path: Path, database_url: str) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
-    configured |= {"TWILIO_AUTH_TOKEN": "t" * 32}
+    configured |= {"TWILIO_AUTH_TOKEN": "t" * 32, "SIP_AUTH_PASSWORD": "secret"}
 
     def check(*arguments: str, seals: bool = False) -> str:
         modules, code, output = ran(*arguments, **configured)
@@ -63,6 +63,9 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, seals=True)
     (account,) = json.loads(check("accounts", "list", "x", "--json"))
     check("accounts", "revoke", "x", account["credential"])
+    check("sip-credentials", "create", "x", "pbx", "--username", "jack", seals=True)
+    check("sip-credentials", "list", "x")
+    check("sip-credentials", "delete", "x", "pbx")
     check("keys", "create", "x", seals=True)
     (key,) = json.loads(check("keys", "list", "x", "--json"))
     check("keys", "revoke", key["id"])

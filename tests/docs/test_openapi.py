@@ -85,7 +85,7 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
 async def test_every_member_of_the_request_is_described(document: dict[str, Any]) -> None:
     properties = document["components"]["schemas"]["CallRequest"]["properties"]
     parameters = inspect.signature(CallList.create).parameters.keys() - {"self"}
-    assert properties.keys() == {name.rstrip("_") for name in parameters} | {"account_sid"}
+    assert properties.keys() == {name.rstrip("_") for name in parameters} | {"account_sid", "sip_credential"}
     assert all(member.get("description") for member in properties.values())
 
 

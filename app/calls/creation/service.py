@@ -32,7 +32,9 @@ from app.errors import (
     CallgateError,
     CallPending,
     DatabaseUnavailable,
+    FieldError,
     IdempotencyKeyReused,
+    InvalidRequest,
     MalformedBody,
     NoUsableCredentials,
     TenantSuspended,
@@ -42,6 +44,7 @@ from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.tenants.caller import Caller
 from app.tenants.directory import CallableAccount, TenantDirectory
+from app.tenants.sip_auth import SipAuth
 from app.twilio.addresses import address_key
 from app.twilio.schemas import Form
 
@@ -98,7 +101,8 @@ class CreationService:
                 account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
-                progress, prepared = self._prepare(valid.request, account, call_id, began)
+                sip_auth = await self._find_sip_auth(caller, name) if (name := valid.request.sip_credential) else None
+                progress, prepared = self._prepare(valid.request, account, sip_auth, call_id, began)
             except CallgateError:
                 existing = await self._find(caller, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
@@ -126,7 +130,7 @@ class CreationService:
             if existing and not self._may_be_retried(existing, fingerprint):
                 return Creation(existing, replayed=True)
             if existing:
-                _, prepared = self._prepare(valid.request, account, existing.id, began)
+                _, prepared = self._prepare(valid.request, account, sip_auth, existing.id, began)
                 if reopened := await self._reopen(existing, call):
                     return await self._place(reopened, account, prepared)
         # Another request with the same key was first.
@@ -154,13 +158,23 @@ class CreationService:
             return True
         raise restore_error(call.problem, call_id=call.id)
 
+    async def _find_sip_auth(self, caller: Caller, name: str) -> SipAuth:
+        """Returns what the tenant's SIP credential holds now. Raises InvalidRequest for a name that it does not have."""
+        sip_auth = await self._tenants.sip_auth(caller.tenant_id, name)
+        if sip_auth is None:
+            text = f"must name a SIP credential of this tenant: there is none with the name {name}"
+            raise InvalidRequest(field_errors=(FieldError("/sip_credential", "unknown_sip_credential", text),))
+        return sip_auth
+
     def _prepare(
-        self, request: CallRequest, account: CallableAccount, call_id: UUID, began: float
+        self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
         """Does everything that can fail, before anything is committed."""
         progress = status_callbacks(request, account, call_id, urls=self._callback_urls, validate_url=self._validate_callback)
-        form = Form.of(request.for_twilio() | progress.for_twilio)
-        return progress, PreparedCall(form, began, progress.reach_callgate)
+        parameters = request.for_twilio() | progress.for_twilio
+        if sip_auth is not None:
+            parameters |= sip_auth.for_twilio()
+        return progress, PreparedCall(Form.of(parameters), began, progress.reach_callgate)
 
     async def _commit_intent(self, call: NewCall) -> bool:
         """Commits the intent. Returns False if the idempotency key names a call already."""

@@ -27,6 +27,8 @@ _IGNORED_WITH_APPLICATION = (
     "status_callback_method",
 )
 
+_SIP_AUTH = ("sip_auth_username", "sip_auth_password")
+
 
 @dataclass(frozen=True, slots=True)
 class ValidCall:
@@ -44,7 +46,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
-    found = [*_address_findings(body), *_source_findings(body)]
+    found = [*_address_findings(body), *_source_findings(body), *_credential_findings(body)]
     errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
     if request is None or errors:
         raise InvalidRequest(field_errors=tuple(errors))
@@ -99,6 +101,14 @@ def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Seve
         yield FieldError("/url", "missing", text), Severity.ERROR
 
 
+def _credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
+    if body.get("sip_credential") is None:
+        return
+    if given := [name for name in _SIP_AUTH if body.get(name) is not None]:
+        text = f"must not be given together with {' and '.join(given)}: it names a stored user name and password"
+        yield FieldError("/sip_credential", "sip_credential_and_sip_auth", text), Severity.ERROR
+
+
 def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
     """Yields a warning for each parameter that Twilio accepts and ignores."""
     if request.url and request.twiml:
@@ -112,6 +122,6 @@ def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
     if request.byoc and not request.to.startswith("+"):
         yield FieldError("/byoc", "ignored", "Twilio ignores byoc unless `to` is a phone number")
     if not request.to[:4].lower().startswith("sip"):
-        for name in ("sip_auth_username", "sip_auth_password"):
+        for name in (*_SIP_AUTH, "sip_credential"):
             if getattr(request, name) is not None:
                 yield FieldError(f"/{name}", "ignored", "SIP credentials are used only when `to` is a SIP URI")

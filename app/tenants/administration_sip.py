@@ -1,0 +1,106 @@
+"""Manages the named SIP credentials of tenants. No error contains a user name or a password."""
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.sip import Severity, check_sip_auth
+from app.tenants import sip_credential_store as store
+from app.tenants.administration_base import Administration
+from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
+from app.tenants.sip_credential_store import SealedSipAuth, SipCredentialRow
+from app.tenants.stored_secrets import sip_password_identity, sip_username_identity
+
+_NAME = re.compile(SIP_CREDENTIAL_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class SipCredentialAdministration(Administration):
+    async def create_sip_credential(
+        self, tenant_id: str, name: str, *, username: str, password: str
+    ) -> tuple[SipCredentialRow, bool]:
+        """Stores user name and password under a name. Returns the credential, and whether it was created now.
+
+        One that has the same user name and password is returned unchanged. Raises ResourceExists for one that differs.
+        """
+        _require_valid(name, username, password)
+        credential_id = uuid7()
+        async with self.database.transaction() as connection:
+            await self._require_tenant(connection, tenant_id)
+            credential = await store.insert_sip_credential(
+                connection, credential_id, tenant_id=tenant_id, name=name, **self._seal(credential_id, username, password)
+            )
+            if credential is not None:
+                await self._record(connection, "sip_credential.create", tenant_id, name)
+                return credential, True
+            stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
+        if stored is None or not self._has(stored, username, password):
+            raise ResourceExists(f"The tenant has a SIP credential {name} already, with another user name or password.")
+        return stored.credential, False
+
+    async def replace_sip_credential(self, tenant_id: str, name: str, *, username: str, password: str) -> SipCredentialRow:
+        """Replaces user name and password. Calls that are placed from now on use the new ones."""
+        _require_valid(name, username, password)
+        async with self.database.transaction() as connection:
+            stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
+            if stored is None:
+                await self._require_tenant(connection, tenant_id)
+                raise _no_credential(tenant_id, name)
+            if self._has(stored, username, password):
+                return stored.credential
+            credential_id = stored.credential.id
+            credential = await store.update_sip_credential(
+                connection, credential_id, **self._seal(credential_id, username, password)
+            )
+            await self._record(connection, "sip_credential.update", tenant_id, name, ["username", "password"])
+        return credential
+
+    async def list_sip_credentials(
+        self, tenant_id: str, *, after: str | None = None, limit: int | None = None
+    ) -> list[SipCredentialRow]:
+        """Returns the credentials by name, without user names and passwords; with `after`, those with a later name."""
+        async with self.database.transaction() as connection:
+            await self._require_tenant(connection, tenant_id)
+            return await store.list_sip_credentials(connection, tenant_id, after=after, limit=limit)
+
+    async def delete_sip_credential(self, tenant_id: str, name: str) -> SipCredentialRow:
+        """Deletes the credential. Creations that name it are refused from now on; records keep the name."""
+        async with self.database.transaction() as connection:
+            credential = await store.delete_sip_credential(connection, tenant_id=tenant_id, name=name)
+            if credential is None:
+                await self._require_tenant(connection, tenant_id)
+                raise _no_credential(tenant_id, name)
+            await self._record(connection, "sip_credential.delete", tenant_id, name)
+        return credential
+
+    def _seal(self, credential_id: UUID, username: str, password: str) -> dict[str, bytes]:
+        return {
+            "sealed_username": self.keyring.seal(username, identity=sip_username_identity(credential_id)),
+            "sealed_password": self.keyring.seal(password, identity=sip_password_identity(credential_id)),
+        }
+
+    def _has(self, stored: SealedSipAuth, username: str, password: str) -> bool:
+        credential_id = stored.credential.id
+        return self._opens_to(stored.username, username, identity=sip_username_identity(credential_id)) and self._opens_to(
+            stored.password, password, identity=sip_password_identity(credential_id)
+        )
+
+
+def _require_valid(name: str, username: str, password: str) -> None:
+    """Raises InvalidMember for a name that a creation could not give, and for what Twilio would refuse at every call."""
+    if not _NAME.fullmatch(name):
+        advice = "use letters, digits and '._-', at most 63, a letter or digit first"
+        raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {advice}")
+    auth = check_sip_auth(username, password)
+    for pointer, findings in (("/username", auth.username), ("/password", auth.password)):
+        for finding in findings:
+            if finding.severity is Severity.ERROR:
+                raise InvalidMember(pointer, finding.code, f"{finding.code}: {finding.detail}")
+
+
+def _no_credential(tenant_id: str, name: str) -> NoSuchResource:
+    advice = f"see `callgate sip-credentials list {tenant_id}`"
+    return NoSuchResource("SIP credential", f"tenant {tenant_id} has no SIP credential {name!r}: {advice}")

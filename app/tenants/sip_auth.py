@@ -1,0 +1,21 @@
+"""User name and password for the digest authentication of a SIP endpoint, and the names under which tenants keep them."""
+
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+SIP_CREDENTIAL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+"""The pattern of a name. It has no character that would need escaping in a URL or a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class SipAuth:
+    username: SecretStr
+    password: SecretStr
+
+    def for_twilio(self) -> dict[str, str]:
+        """Returns the parameters in clear text. Only for the form that goes to Twilio."""
+        return {
+            "sip_auth_username": self.username.get_secret_value(),
+            "sip_auth_password": self.password.get_secret_value(),
+        }

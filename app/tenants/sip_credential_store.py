@@ -1,0 +1,77 @@
+"""SQL of named SIP credentials, on asyncpg alone, as in `administration_store`.
+
+Functions run in the caller's transaction and never commit.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from app.database.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class SipCredentialRow:
+    id: UUID
+    tenant_id: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    """When user name and password were last replaced."""
+
+
+_COLUMNS = "id, tenant_id, name, created_at, updated_at"
+
+
+async def insert_sip_credential(
+    connection: Connection, credential_id: UUID, *, tenant_id: str, name: str, sealed_username: bytes, sealed_password: bytes
+) -> SipCredentialRow | None:
+    """Inserts a credential and returns it; None if the tenant has one of this name."""
+    statement = f"""INSERT INTO sip_credential (id, tenant_id, name, sealed_username, sealed_password)
+        VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, name) DO NOTHING RETURNING {_COLUMNS}"""
+    row = await connection.fetchrow(statement, credential_id, tenant_id, name, sealed_username, sealed_password)
+    return None if row is None else SipCredentialRow(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSipAuth:
+    """User name and password of a credential, as stored."""
+
+    credential: SipCredentialRow
+    username: bytes
+    password: bytes
+
+
+async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SealedSipAuth | None:
+    """Returns the row with a lock until the transaction ends."""
+    statement = f"""SELECT sealed_username, sealed_password, {_COLUMNS} FROM sip_credential
+        WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
+    row = await connection.fetchrow(statement, tenant_id, name)
+    if row is None:
+        return None
+    username, password, *values = row
+    return SealedSipAuth(SipCredentialRow(*values), username, password)
+
+
+async def update_sip_credential(
+    connection: Connection, credential_id: UUID, *, sealed_username: bytes, sealed_password: bytes
+) -> SipCredentialRow:
+    statement = f"""UPDATE sip_credential SET sealed_username = $2, sealed_password = $3, updated_at = now()
+        WHERE id = $1 RETURNING {_COLUMNS}"""
+    return SipCredentialRow(*await connection.fetchrow(statement, credential_id, sealed_username, sealed_password))
+
+
+async def list_sip_credentials(
+    connection: Connection, tenant_id: str, *, after: str | None = None, limit: int | None = None
+) -> list[SipCredentialRow]:
+    """Returns credentials by name; with `after`, those with a later name."""
+    statement = f"""SELECT {_COLUMNS} FROM sip_credential WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2)
+        ORDER BY name LIMIT $3"""
+    return [SipCredentialRow(*row) for row in await connection.fetch(statement, tenant_id, after, limit)]
+
+
+async def delete_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SipCredentialRow | None:
+    statement = f"DELETE FROM sip_credential WHERE tenant_id = $1 AND name = $2 RETURNING {_COLUMNS}"
+    row = await connection.fetchrow(statement, tenant_id, name)
+    return None if row is None else SipCredentialRow(*row)
