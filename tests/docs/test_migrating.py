@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support import node
 from tests.support.gateway import running_gateway, served, settings_for
+from tests.support.tools import needs_program
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MIGRATING = (DOCS / "migrating.md").read_text()
@@ -54,7 +54,7 @@ async def test_the_python_snippets_run(environment: dict[str, str]) -> None:
     assert re.match(r"CA[0-9a-f]{32} queued", output)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+@needs_program("curl")
 async def test_the_curl_snippets_run(environment: dict[str, str]) -> None:
     output = await _run("sh", "-euc", snippets("sh"), environment=environment)
     assert '"status":"queued"' in output

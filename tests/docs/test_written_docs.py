@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from app.settings import PREFIX, Settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
+from tests.support.tools import needs_program
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -67,7 +67,7 @@ async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
         yield tenant
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+@needs_program("curl")
 async def test_the_printed_commands_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
     mark = "\n=== next ===\n"
     script = f"printf '{mark}'\n".join(example.command for example in examples()).replace(PRINTED_URL, gateway.url)

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +15,7 @@ import pytest
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.raw import TIMEOUT_S, connected, head
+from tests.support.tools import needs_program
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
 
 BODY = json.dumps(BASIC).encode()
@@ -186,11 +185,9 @@ async def test_an_upgrade_is_declined_and_the_body_is_read(
     assert len(upstream.posts) == 2
 
 
+@needs_program("curl")
 async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("no curl on this machine")
-    command = [curl, "--http2", "--silent", "--show-error", "--json", BODY.decode(), "--header", key_of(tenant)]
+    command = ["curl", "--http2", "--silent", "--show-error", "--json", BODY.decode(), "--header", key_of(tenant)]
     ended = await asyncio.to_thread(
         subprocess.run, [*command, f"{gateway.url}/v1/calls"], capture_output=True, timeout=TIMEOUT_S, check=True
     )
@@ -198,10 +195,8 @@ async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, u
     assert len(upstream.posts) == 1
 
 
+@needs_program("java")
 async def test_javas_http_client_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path) -> None:
-    java = shutil.which("java")
-    if java is None and not os.environ.get("CALLGATE_REQUIRE_JAVA"):
-        pytest.skip("no java on this machine")
     source = tmp_path / "Place.java"
     source.write_text(
         """
@@ -217,7 +212,7 @@ async def test_javas_http_client_places_a_call(gateway: Gateway, tenant: Tenant,
         }
         """
     )
-    command = [java or "java", "-Xmx128m", str(source), f"{gateway.url}/v1/calls", f"Bearer {tenant.key}", BODY.decode()]
+    command = ["java", "-Xmx128m", str(source), f"{gateway.url}/v1/calls", f"Bearer {tenant.key}", BODY.decode()]
     ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=120, check=True)
     assert json.loads(ended.stdout)["execution"] == "started"
     assert len(upstream.posts) == 1

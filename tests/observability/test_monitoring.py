@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.errors import all_errors
 from tests.cli.running import environment, free_port, is_listening, running, wait_until
 from tests.support.gateway import SECRET_KEY
+from tests.support.tools import needs_program
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -98,7 +98,7 @@ def test_the_dashboards_panels_have_unique_ids_and_do_not_overlap() -> None:
     assert all(x < 24 for x, _ in cells)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here (Debian's package prometheus has it)")
+@needs_program("promtool")
 def test_promtool_accepts_the_rules_and_their_tests(tmp_path: Path) -> None:
     rules = MONITORING / "alerts.yaml"
     checked = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True)

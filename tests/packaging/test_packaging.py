@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,6 +24,7 @@ from app.main import create_app
 from app.settings import PREFIX, Settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support.tools import needs_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHIPPED_PACKAGES = ("app", "migrations", "simulator")
@@ -234,7 +234,7 @@ def test_every_variable_of_the_compose_file_is_required_with_a_message() -> None
     }
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this machine")
+@needs_program("docker-compose")
 @pytest.mark.parametrize("missing", REQUIRED_VARIABLES)
 def test_compose_refuses_to_start_without_a_secret_and_says_how_to_create_one(missing: str) -> None:
     command = ["docker-compose", "--file", str(REPOSITORY / "docker-compose.yml"), "config", "--quiet"]

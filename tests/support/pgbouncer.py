@@ -11,15 +11,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 from sqlalchemy import make_url
 
 from tests.cli.running import free_port
+from tests.support.tools import needs_program
 
 PGBOUNCER = shutil.which("pgbouncer")
-needs_pgbouncer = pytest.mark.skipif(
-    PGBOUNCER is None and not os.environ.get("CALLGATE_REQUIRE_PGBOUNCER"), reason="no PgBouncer on this machine"
-)
+needs_pgbouncer = needs_program("pgbouncer")
 
 _STARTS_WITHIN_S = 20.0
 _CONFIGURATION = """

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,12 @@ async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = 
     output = (await process.communicate())[0].decode()
     assert process.returncode == 0, output
     return output
+
+
+def needs_program(name: str) -> pytest.MarkDecorator:
+    """Skips a test on a machine without this program, unless CALLGATE_REQUIRE_<NAME> is set, as in CI: then the test fails."""
+    is_required = os.environ.get(f"CALLGATE_REQUIRE_{name.upper().replace('-', '_')}")
+    return pytest.mark.skipif(shutil.which(name) is None and not is_required, reason=f"no {name} on this machine")
 
 
 # The Makefile creates it from requirements-openapi.lock, because its packages need other versions than Callgate's.
