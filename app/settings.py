@@ -5,7 +5,7 @@ A process calls `load_settings()` once and passes the result on. Importing this 
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -24,6 +24,11 @@ class SettingsError(CommandFailed):
     """Settings are missing or invalid. The message names every variable that is wrong."""
 
     exit_code = 2
+
+
+def _seconds(default: float, description: str, *, maximum: float = 3600) -> Any:
+    """Declares a setting with a time above 0, at most `maximum`."""
+    return Field(default, gt=0, le=maximum, description=description)
 
 
 class Settings(BaseSettings):
@@ -47,23 +52,15 @@ class Settings(BaseSettings):
         description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
     )
     twilio_base_url: str = Field("https://api.twilio.com", description="Base URL of Twilio's API; an account can have its own.")
-    twilio_connect_timeout: float = Field(5.0, gt=0, le=60, description="Seconds to connect to Twilio, TLS included.")
-    twilio_read_timeout: float = Field(
-        35.0,
-        gt=0,
-        le=300,
-        description="Seconds to wait for Twilio's response; Twilio's own timeout is about 30.",
+    twilio_connect_timeout: float = _seconds(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
+    twilio_read_timeout: float = _seconds(
+        35.0, "Seconds to wait for Twilio's response; Twilio's own timeout is about 30.", maximum=300
     )
-    twilio_pool_timeout: float = Field(2.0, gt=0, le=60, description="Seconds to wait for a free connection to Twilio.")
-    twilio_keepalive: float = Field(
-        2.0,
-        gt=0,
-        le=300,
-        description="Seconds to keep an idle connection to Twilio; must be much less than any server or proxy keeps it.",
+    twilio_pool_timeout: float = _seconds(2.0, "Seconds to wait for a free connection to Twilio.", maximum=60)
+    twilio_keepalive: float = _seconds(
+        2.0, "Seconds to keep an idle connection to Twilio; must be much less than any server or proxy keeps it.", maximum=300
     )
-    request_budget: float = Field(
-        45.0, gt=0, le=600, description="Seconds that one creation may take in total, retries included."
-    )
+    request_budget: float = _seconds(45.0, "Seconds that one creation may take in total, retries included.", maximum=600)
     max_connections: int = Field(
         1000,
         ge=10,
@@ -71,17 +68,14 @@ class Settings(BaseSettings):
         description="Client connections that one process keeps open. Beyond this limit it closes the one that has waited "
         "longest for its client; if all are busy, it answers the new one with 503.",
     )
-    head_timeout: float = Field(
-        10.0, gt=0, le=300, description="Seconds for the request line and the headers to arrive, from the request's first byte."
+    head_timeout: float = _seconds(
+        10.0, "Seconds for the request line and the headers to arrive, from the request's first byte.", maximum=300
     )
-    body_timeout: float = Field(
-        10.0, gt=0, le=300, description="Seconds for the body of a request to arrive; after that the response is 408."
+    body_timeout: float = _seconds(
+        10.0, "Seconds for the body of a request to arrive; after that the response is 408.", maximum=300
     )
-    write_timeout: float = Field(
-        60.0,
-        gt=0,
-        le=3600,
-        description="Seconds after which the connection of a client that does not read its response is closed.",
+    write_timeout: float = _seconds(
+        60.0, "Seconds after which the connection of a client that does not read its response is closed."
     )
     ops_port: int | None = Field(
         None,
@@ -97,9 +91,7 @@ class Settings(BaseSettings):
         description="Seconds for which a stopping process still accepts requests, so that load balancers stop using it first. "
         "It closes each connection after its response.",
     )
-    drain_timeout: float = Field(
-        55.0, gt=0, le=3600, description="Seconds for which a stopping process waits for its creations in progress."
-    )
+    drain_timeout: float = _seconds(55.0, "Seconds for which a stopping process waits for its creations in progress.")
     database_pool_size: int = Field(
         10,
         ge=1,
@@ -113,20 +105,15 @@ class Settings(BaseSettings):
         le=10_000,
         description="How many of these one tenant can have, so that one slow account cannot use all.",
     )
-    abandon_margin: float = Field(
-        60.0, gt=0, le=3600, description="Seconds after its budget at which a pending creation counts as abandoned."
-    )
+    abandon_margin: float = _seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
     resolve_searches: int = Field(
         5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."
     )
-    resolve_period: float = Field(
-        900.0, gt=0, le=86_400, description="Seconds over which these searches are spread, at growing intervals."
+    resolve_period: float = _seconds(
+        900.0, "Seconds over which these searches are spread, at growing intervals.", maximum=86_400
     )
-    refresh_interval: float = Field(
-        2.0,
-        gt=0,
-        le=3600,
-        description="Seconds from a call's start to its first refresh, and the minimum between two refreshes.",
+    refresh_interval: float = _seconds(
+        2.0, "Seconds from a call's start to its first refresh, and the minimum between two refreshes."
     )
     delivery_allow: str | None = Field(
         None,
@@ -134,8 +121,8 @@ class Settings(BaseSettings):
         "`hooks.example.internal`, or `.svc.cluster.local` for all of its subdomains. Public addresses are always allowed; "
         "link-local and metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
     )
-    delivery_first_retry: float = Field(
-        5.0, gt=0, le=3600, description="Seconds until the first retry of a failed delivery; later retries scale with it."
+    delivery_first_retry: float = _seconds(
+        5.0, "Seconds until the first retry of a failed delivery; later retries scale with it."
     )
     retention_days: int | None = Field(
         None,
@@ -146,7 +133,7 @@ class Settings(BaseSettings):
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="Days after which events of the audit log are deleted, a month at a time."
     )
-    worker_poll_interval: float = Field(1.0, gt=0, le=60, description="Seconds that the worker waits if there is no work.")
+    worker_poll_interval: float = _seconds(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."

@@ -62,8 +62,7 @@ async def _events(tenant: Tenant, call_id: str, prefix: str = "call.update") -> 
 async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any], str]:
     """Returns a creation that Twilio has not answered yet, and the id of its record."""
     creating = asyncio.create_task(tenant.create("k"))
-    while not upstream.posts:
-        await asyncio.sleep(0.01)
+    await upstream.wait_for_post()
     return creating, (await tenant.http.get("/v1/calls")).json()["calls"][0]["id"]
 
 

@@ -95,8 +95,7 @@ async def test_an_outcome_while_postgres_is_down_is_reported_as_unknown_and_comm
     async with running_upstream(created_after_release()) as upstream:
         tenant = await fragile.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create("k"))
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         postgres.stop()
         try:
             upstream.released.set()
@@ -113,8 +112,7 @@ async def test_a_client_that_disconnects_does_not_cancel_the_dial(gateway: Gatew
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create("k"))
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         creating.cancel()
         await asyncio.gather(creating, return_exceptions=True)
         (pending,) = (await tenant.http.get("/v1/calls")).json()["calls"]
@@ -129,8 +127,7 @@ async def test_a_process_stops_only_after_its_outcomes_are_committed(database_ur
         async with running_gateway(settings_for(database_url)) as stopping:
             tenant = await stopping.add_tenant(upstream.url)
             creating = asyncio.create_task(tenant.create())
-            while not upstream.posts:
-                await asyncio.sleep(0.01)
+            await upstream.wait_for_post()
             asyncio.get_running_loop().call_later(0.3, upstream.released.set)
         # The gateway has stopped here. It must have waited for the outcome.
         assert (await asyncio.gather(creating, return_exceptions=True))[0] is not None
@@ -230,8 +227,7 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
                 tenant = await stopping.add_tenant(upstream.url)
                 url, headers = f"{stopping.url}/v1/calls", tenant.http.headers
                 creating = asyncio.create_task(http.post(url, json=BASIC, headers=headers))
-                while not upstream.posts:
-                    await asyncio.sleep(0.01)
+                await upstream.wait_for_post()
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
             response = await creating
     assert (response.status_code, response.json()["execution"]) == (202, "unknown")
@@ -273,8 +269,7 @@ async def test_an_outcome_that_postgres_refuses_temporarily_is_committed_later(
         async with running_upstream(created_after_release()) as upstream:
             tenant = await fragile.add_tenant(upstream.url)
             creating = asyncio.create_task(tenant.create())
-            while not upstream.posts:
-                await asyncio.sleep(0.01)
+            await upstream.wait_for_post()
             await connection.execute(f"""
                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}'; END $$;

@@ -60,8 +60,7 @@ async def test_a_repetition_while_the_first_request_is_pending_gets_retry_after(
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = asyncio.create_task(tenant.create("k"))
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         waiting = await tenant.create("k")
         upstream.released.set()
         assert waiting.status_code == 409

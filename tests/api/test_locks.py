@@ -44,8 +44,7 @@ async def _pending(tenant: Tenant, upstream: Upstream, key: str | None = None) -
         return (await tenant.create(key)).status_code
 
     creating = asyncio.create_task(create())
-    while not upstream.posts:
-        await asyncio.sleep(0.01)
+    await upstream.wait_for_post()
     (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
     return creating, str(call["id"])
 

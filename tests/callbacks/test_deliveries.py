@@ -27,9 +27,9 @@ from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
-from app.twilio.client import TwilioClient, make_http_client
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import running_refresher
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -549,16 +549,8 @@ async def _repeat(deliverer: Deliverer) -> None:
 
 @pytest.fixture
 async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
-    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
-    async with http:
-        yield Refresher(
-            database=gateway.database,
-            tenants=gateway.directory,
-            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-            metrics=Metrics(),
-            interval=timedelta(seconds=3),
-            fetch_deadline_s=1.0,
-        )
+    async with running_refresher(gateway, interval=timedelta(seconds=3), timeout_s=1) as running:
+        yield running
 
 
 async def _refresh(gateway: Gateway, refresher: Refresher, call_id: str) -> None:

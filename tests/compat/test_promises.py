@@ -56,8 +56,7 @@ async def test_a_repeated_key_waits_for_the_first_request(database_url: str) -> 
     async with running_upstream(created_after_release()) as upstream, running_gateway(patient) as gateway:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant, key="k"))
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         early = await create(tenant, key="k")
         assert (error_code_of(early), early.headers["Retry-After"]) == ((409, 900002), "1")
         upstream.released.set()
@@ -87,8 +86,7 @@ async def test_an_overloaded_process_answers_in_twilios_shape_and_dials_nothing(
     async with running_upstream(hang) as upstream, running_gateway(settings_for(database_url, max_in_flight=1)) as small:
         tenant = await small.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant))
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         for path in (".json", ""):
             refused = await tenant.http.post(calls(tenant, path), content=b"unread", headers={"Authorization": "unread"})
             assert (error_code_of(refused), refused.headers["Retry-After"]) == ((503, 20503), "1")
@@ -106,8 +104,7 @@ async def test_a_request_timeout_is_never_reported_as_not_started(database_url: 
                 tenant = await stopping.add_tenant(upstream.url)
                 url, headers = stopping.url + calls(tenant), tenant.http.headers
                 creating = asyncio.create_task(http.post(url, data=FORM, headers=headers))
-                while not upstream.posts:
-                    await asyncio.sleep(0.01)
+                await upstream.wait_for_post()
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
             assert error_code_of(await creating) == (409, 900001)
 

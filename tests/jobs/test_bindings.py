@@ -3,21 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from app.calls.search_plan import SearchPlan
-from app.calls.settlement import Settlement
 from app.jobs.resolve import Resolver
-from app.observability import Metrics
-from app.twilio.client import TwilioClient, make_http_client
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
+from tests.support.jobs import running_resolver
 from tests.support.upstream import Upstream, answer, call_resource, reset, running_upstream
 
 SEARCHES = 2
@@ -26,20 +22,8 @@ STARTS, NOT_STARTED = "accept-then-reset", "refuse-500"
 
 @pytest.fixture
 async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
-    metrics = Metrics()
-    http = make_http_client(
-        connect_timeout=5, read_timeout=5, pool_timeout=5, keepalive=2, max_connections=10, user_agent="tests"
-    )
-    async with http:
-        yield Resolver(
-            database=gateway.database,
-            tenants=gateway.directory,
-            twilio=TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics),
-            metrics=metrics,
-            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(SEARCHES, timedelta(minutes=15))),
-            longest_life=timedelta(minutes=1),
-            deadline_s=5.0,
-        )
+    async with running_resolver(gateway, searches=SEARCHES) as running:
+        yield running
 
 
 @dataclass

@@ -14,11 +14,9 @@ from twilio.request_validator import RequestValidator
 
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
-from app.calls.settlement import Settlement
 from app.jobs.resolve import Resolver
-from app.observability import Metrics
-from app.twilio.client import TwilioClient, make_http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import running_resolver
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -44,18 +42,8 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
-    metrics = Metrics()
-    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
-    async with http:
-        yield Resolver(
-            database=gateway.database,
-            tenants=gateway.directory,
-            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-            metrics=metrics,
-            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(SEARCHES, timedelta(minutes=15))),
-            longest_life=timedelta(minutes=1),
-            deadline_s=1.0,
-        )
+    async with running_resolver(gateway, searches=SEARCHES, timeout_s=1) as running:
+        yield running
 
 
 def listed(*entries: dict[str, Any]) -> Behaviour:
@@ -124,8 +112,7 @@ async def test_a_callback_before_the_response_binds_and_the_response_completes(g
     async with running_upstream(created_after_release(sid=sid)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create())
-        while not upstream.posts:
-            await asyncio.sleep(0.01)
+        await upstream.wait_for_post()
         assert (await _send_callback(gateway, tenant, upstream, CallSid=sid)).status_code == 204
         upstream.released.set()
         answered = await creating

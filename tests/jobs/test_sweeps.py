@@ -13,12 +13,11 @@ from sqlalchemy import text
 
 from app.jobs.refresh import MAX_FETCHES, Refresher
 from app.jobs.sweep import MIN_CALLS
-from app.observability import Metrics
 from app.twilio.call_list import PAGE_SIZE
-from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
+from tests.support.jobs import running_refresher
 
 TERMINAL = {"completed", "busy", "no-answer", "failed"}
 RANK = {"queued": 0, "ringing": 1, "in-progress": 2} | dict.fromkeys(TERMINAL, 3)
@@ -97,26 +96,9 @@ async def tenant(gateway: Gateway, twilio: Twilio) -> Tenant:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[HttpClient]:
-    client = make_http_client(connect_timeout=5, read_timeout=5, pool_timeout=5, max_connections=10, user_agent="tests")
-    async with client:
-        yield client
-
-
-@pytest.fixture
-async def refresher(gateway: Gateway, http: HttpClient) -> Refresher:
-    return make_refresher(gateway, http)
-
-
-def make_refresher(gateway: Gateway, http: HttpClient) -> Refresher:
-    return Refresher(
-        database=gateway.database,
-        tenants=gateway.directory,
-        twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-        metrics=Metrics(),
-        interval=timedelta(seconds=30),
-        fetch_deadline_s=5.0,
-    )
+async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
+    async with running_refresher(gateway) as running:
+        yield running
 
 
 async def create(tenant: Tenant, number: int) -> dict[str, dict[str, Any]]:
@@ -267,7 +249,6 @@ async def test_a_429_slows_only_the_account_that_got_it(
     gateway: Gateway,
     twilio: Twilio,
     tenant: Tenant,
-    http: HttpClient,
     refresher: Refresher,
     retry_after_s: int | None,
     wait_s: int,
@@ -289,5 +270,6 @@ async def test_a_429_slows_only_the_account_that_got_it(
     # Another worker knows nothing of the 429. Its requests are answered again.
     await twilio.set_list_faults()
     twilio.clock.move(seconds=120)
-    await refresh_all(gateway, make_refresher(gateway, http))
+    async with running_refresher(gateway) as another:
+        await refresh_all(gateway, another)
     assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())

@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.calls.search_plan import SearchPlan
-from app.calls.settlement import Settlement
 from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.jobs.worker import Job, run_jobs
-from app.observability import Metrics
-from app.twilio.client import TwilioClient, make_http_client
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
+from tests.support.jobs import running_refresher, running_resolver
 from tests.support.logs import logging_to
 from tests.support.upstream import answer, call_resource, created, error, hang, proxy_page, running_upstream
 
@@ -53,33 +50,15 @@ async def simulated(gateway: Gateway, clock: Clock) -> AsyncIterator[Tenant]:
 
 @pytest.fixture
 async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
-    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
-    async with http:
-        yield Refresher(
-            database=gateway.database,
-            tenants=gateway.directory,
-            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-            metrics=Metrics(),
-            interval=timedelta(seconds=30),
-            fetch_deadline_s=1.0,
-        )
+    async with running_refresher(gateway, timeout_s=1) as running:
+        yield running
 
 
 @pytest.fixture
 async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
     """A resolver that sends no request to Twilio, because no search is due in these tests."""
-    http = make_http_client(connect_timeout=1, read_timeout=1, pool_timeout=1, max_connections=10, user_agent="tests")
-    metrics = Metrics()
-    async with http:
-        yield Resolver(
-            database=gateway.database,
-            tenants=gateway.directory,
-            twilio=TwilioClient(http, base_url="http://127.0.0.1:9"),
-            metrics=metrics,
-            settlement=Settlement(metrics, timedelta(seconds=1), SearchPlan(5, timedelta(minutes=15))),
-            longest_life=timedelta(minutes=2),
-            deadline_s=1.0,
-        )
+    async with running_resolver(gateway, searches=5, longest_life=timedelta(minutes=2), timeout_s=1) as running:
+        yield running
 
 
 async def _age(gateway: Gateway, call_id: str, *, seconds: int) -> None:

@@ -47,6 +47,11 @@ class Upstream:
     def posts(self) -> list[Received]:
         return [request for request in self.received if request.method == "POST"]
 
+    async def wait_for_post(self) -> None:
+        """Returns when a POST has been received, now or earlier."""
+        while not self.posts:
+            await asyncio.sleep(0.01)
+
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(writer)
         try:

@@ -44,8 +44,7 @@ async def test_a_request_that_waited_too_long_for_its_connection_is_not_written(
     ):
         first = asyncio.create_task(client.create_call(ACCESS, SMALL, deadline_s=20))
         async with asyncio.timeout(10):
-            while not upstream.posts:
-                await asyncio.sleep(0.01)
+            await upstream.wait_for_post()
         asyncio.get_running_loop().call_later(0.5, upstream.released.set)
         with pytest.raises(TwilioNotSent, match="too_late"):
             await client.create_call(ACCESS, SMALL, deadline_s=20, send_before=elapsed() + 0.2)

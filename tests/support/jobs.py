@@ -1,0 +1,44 @@
+"""Jobs of the worker over the database of a gateway."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from app.calls.search_plan import SearchPlan
+from app.calls.settlement import Settlement
+from app.jobs.refresh import Refresher
+from app.jobs.resolve import Resolver
+from app.observability import Metrics
+from app.twilio.client import TwilioClient, make_http_client
+from tests.support.gateway import Gateway
+
+
+@asynccontextmanager
+async def running_refresher(
+    gateway: Gateway, *, interval: timedelta = timedelta(seconds=30), timeout_s: float = 5
+) -> AsyncIterator[Refresher]:
+    metrics = Metrics()
+    async with _twilio_client(metrics, timeout_s) as twilio:
+        yield Refresher(gateway.database, gateway.directory, twilio, metrics, interval, fetch_deadline_s=timeout_s)
+
+
+@asynccontextmanager
+async def running_resolver(
+    gateway: Gateway, *, searches: int, longest_life: timedelta = timedelta(minutes=1), timeout_s: float = 5
+) -> AsyncIterator[Resolver]:
+    metrics = Metrics()
+    settlement = Settlement(metrics, timedelta(seconds=1), SearchPlan(searches, timedelta(minutes=15)))
+    async with _twilio_client(metrics, timeout_s) as twilio:
+        yield Resolver(
+            gateway.database, gateway.directory, twilio, metrics, settlement, longest_life=longest_life, deadline_s=timeout_s
+        )
+
+
+@asynccontextmanager
+async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[TwilioClient]:
+    """A client for accounts that each have the base URL of their own upstream."""
+    http = make_http_client(
+        connect_timeout=timeout_s, read_timeout=timeout_s, pool_timeout=timeout_s, max_connections=10, user_agent="tests"
+    )
+    async with http:
+        yield TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics)
