@@ -64,6 +64,7 @@ class _Shared:
     keyring: Keyring
     tenants: TenantDirectory
     tenant_callbacks: TenantCallbacks
+    credential_use: CredentialUse
     twilio: TwilioClient
     forwarding: Forwarding
     settlement: Settlement
@@ -124,6 +125,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 keyring=keyring,
                 tenants=tenants,
                 tenant_callbacks=tenant_callbacks,
+                credential_use=credential_use,
                 twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark),
                 forwarding=Forwarding(
                     forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark
@@ -165,6 +167,7 @@ def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creat
             public_url=settings.public_url,
             urls=shared.callback_urls,
             untagged=UntaggedCallbacks(database),
+            on_use=shared.credential_use.mark,
         ),
         subresources=SubresourceService(
             database=database,

@@ -21,6 +21,8 @@ class Account:
     """Secret by API key sid (`SK…`)."""
     first_password: str | None = field(default=None, repr=False)
     """The password of the first request to an open account, which signs its callbacks."""
+    secondary_auth_token: str | None = field(default=None, repr=False)
+    """Accepted like the auth token, but signs nothing until it is promoted: https://www.twilio.com/docs/iam/api/authtoken."""
 
     @property
     def signing_token(self) -> str | None:
@@ -34,8 +36,8 @@ class Account:
     def accepts(self, username: str, password: str) -> bool:
         if self.is_open:
             return True
-        secret = self.auth_token if username == self.sid else self.api_keys.get(username)
-        return secret is not None and secrets.compare_digest(secret.encode(), password.encode())
+        tokens = (self.auth_token, self.secondary_auth_token) if username == self.sid else (self.api_keys.get(username),)
+        return any(token is not None and secrets.compare_digest(token.encode(), password.encode()) for token in tokens)
 
 
 def basic_credentials(authorization: str | None) -> tuple[str, str] | None:
@@ -61,6 +63,15 @@ class Accounts:
 
     def get(self, account_sid: str) -> Account | None:
         return self._accounts.get(account_sid)
+
+    def promote(self, account_sid: str) -> Account:
+        """Replaces the auth token by the secondary one. Raises error 20404 if there is none."""
+        account = self._accounts.get(account_sid)
+        if account is None or account.secondary_auth_token is None:
+            raise TwilioError(20404, f"/_simulator/accounts/{account_sid}/promote")
+        account = replace(account, auth_token=account.secondary_auth_token, secondary_auth_token=None)
+        self.register(account)
+        return account
 
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
         """Returns the account. Raises error 20003 for wrong credentials, 20404 for a malformed account sid.

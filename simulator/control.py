@@ -20,12 +20,16 @@ class Health(BaseModel):
 
 class Credentials(BaseModel):
     auth_token: SecretStr | None = None
+    secondary_auth_token: SecretStr | None = Field(
+        None, description="Accepted like `auth_token`; signs callbacks only after its promotion."
+    )
     api_keys: dict[str, SecretStr] = Field(default_factory=dict, description="Secret by API key sid (SK…).")
 
 
 class RegisteredAccount(BaseModel):
     sid: str
     has_auth_token: bool
+    has_secondary_auth_token: bool
     api_keys: list[str]
 
 
@@ -79,9 +83,29 @@ async def register_account(
         sid,
         credentials.auth_token.get_secret_value() if credentials.auth_token else None,
         {key: secret.get_secret_value() for key, secret in credentials.api_keys.items()},
+        secondary_auth_token=(
+            credentials.secondary_auth_token.get_secret_value() if credentials.secondary_auth_token else None
+        ),
     )
     state.accounts.register(account)
-    return RegisteredAccount(sid=sid, has_auth_token=account.auth_token is not None, api_keys=sorted(account.api_keys))
+    return _registered(account)
+
+
+@router.post("/accounts/{sid}/promote", summary="Promote the secondary auth token of an account")
+async def promote_auth_token(
+    sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], state: StateDep
+) -> RegisteredAccount:
+    """Replaces the auth token by the secondary one: the old one is refused and signs no callback from now on."""
+    return _registered(state.accounts.promote(sid))
+
+
+def _registered(account: Account) -> RegisteredAccount:
+    return RegisteredAccount(
+        sid=account.sid,
+        has_auth_token=account.auth_token is not None,
+        has_secondary_auth_token=account.secondary_auth_token is not None,
+        api_keys=sorted(account.api_keys),
+    )
 
 
 @router.post("/reset", status_code=204, summary="Remove calls, ledger, callbacks and faults")

@@ -8,7 +8,7 @@ import structlog
 
 from app.callbacks.effects import Callback, CallbackResult, callback_effect, record_sequence
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import has_signature_form, is_genuine
+from app.callbacks.signature import has_signature_form, signing_token
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.refresh_plan import refresh_time_after_callback
@@ -22,7 +22,7 @@ from app.observability import Metrics
 from app.observability.context import bind
 from app.observability.tracing import link
 from app.tenants.directory import TenantDirectory
-from app.twilio.schemas import storable
+from app.twilio.schemas import OnUse, storable
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -63,6 +63,7 @@ class CallbackService:
         public_url: str | None,
         urls: CallbackUrls | None,
         untagged: UntaggedCallbacks,
+        on_use: OnUse,
     ) -> None:
         self._database = database
         self._tenants = tenants
@@ -71,6 +72,7 @@ class CallbackService:
         self._public_url = public_url
         self._urls = urls
         self._untagged = untagged
+        self._on_use = on_use
         self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
     async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
@@ -97,11 +99,13 @@ class CallbackService:
         nothing has changed.
         """
         tokens = await self._tenants.auth_tokens(received.account_id)
-        if self._public_url is None or not is_genuine(
-            self._public_url + received.path, received.posted, received.signature, tokens
-        ):
+        token = None
+        if self._public_url is not None:
+            token = signing_token(self._public_url + received.path, received.posted, received.signature, tokens)
+        if token is None:
             logger.warning("callback_forged", call_id=str(received.call_id))
             raise self._count_forged("forged")
+        self._on_use(token)
         applied = await self._batcher.submit(received)
         if not isinstance(applied, _AppliedCallback):
             self._metrics.callbacks.received.labels(_RESULT_LABELS[type(applied)]).inc()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from app.callbacks.fields import FormFields
+from app.twilio.schemas import Credential
 from app.twilio.signature import is_signed
 
 # 20 bytes in base64. The last digit encodes only four bits.
@@ -18,9 +19,11 @@ def has_signature_form(text: str) -> bool:
     return _SIGNATURE_FORM.fullmatch(text) is not None
 
 
-def is_genuine(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[str]) -> bool:
-    """Returns whether one of the tokens signed the request. While a token is rotated, Twilio still signs with the old one."""
+def signing_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:
+    """Returns the auth token that signed the request, or None: while a token is rotated, Twilio signs with the old one."""
     try:
-        return any(is_signed(token, url, posted, signature) for token in auth_tokens)
+        return next(
+            (token for token in auth_tokens if is_signed(token.password.get_secret_value(), url, posted, signature)), None
+        )
     except ValueError:
-        return False  # an address that is none
+        return None  # an address that is none

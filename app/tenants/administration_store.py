@@ -88,7 +88,7 @@ class CredentialRow:
     rejected_at: datetime | None
     rejected_reason: str | None
     last_used_at: datetime | None
-    """The time when it was last sent to Twilio, to about a minute."""
+    """When it was last sent to Twilio or, for an auth token, verified a callback; to about a minute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Records when each Twilio credential was last used, to about a minute. Requests do not wait for the write."""
+"""Records when each Twilio credential was last used, to about a minute. Requests do not wait for the write.
+
+A credential is used when a request is sent with it, and an auth token also when it verifies a callback.
+"""
 
 import asyncio
 import contextlib

@@ -76,7 +76,7 @@ class TenantDirectory:
         self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
-        self._auth_tokens = TTLCache[tuple[str, ...]](is_coherent=is_coherent)
+        self._auth_tokens = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._sip_auths = TTLCache[SipAuth | None](is_coherent=is_coherent)
         self._caches: tuple[TTLCache[Any], ...] = (
             self._keys,
@@ -161,13 +161,12 @@ class TenantDirectory:
         if accepted:
             await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
 
-    async def auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
+    async def auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the account's auth tokens that are not revoked. Twilio may sign callbacks with any of them."""
         return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(account_id))
 
-    async def _read_auth_tokens(self, account_id: UUID) -> tuple[str, ...]:
-        tokens = await self._stored_auth_tokens.submit(account_id)
-        return tuple(credential.password.get_secret_value() for credential in self._decrypt_all(tokens))
+    async def _read_auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
+        return tuple(self._decrypt_all(await self._stored_auth_tokens.submit(account_id)))
 
     async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the active credentials of an account in the order to try them; empty if none can be decrypted."""

@@ -47,7 +47,7 @@ class Credential:
     reference: str = ""
 
 
-# Called with each credential that a request is sent with.
+# Called with each credential that a request is sent with, and with each auth token that verifies a callback.
 OnUse = Callable[[Credential], None]
 
 

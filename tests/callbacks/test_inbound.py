@@ -10,12 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import is_genuine
+from app.callbacks.signature import signing_token
 from app.observability.metrics import EXPOSITION_INTERVAL_S
+from app.twilio.schemas import Credential
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -97,21 +99,25 @@ VECTORS = {
 }
 
 
+def auth_token(token: str) -> Credential:
+    return Credential("AC" + "1" * 32, "AC" + "1" * 32, SecretStr(token))
+
+
 @pytest.mark.parametrize(("url", "form", "signature"), VECTORS.values(), ids=VECTORS.keys())
 def test_twilios_published_signatures_are_genuine_and_altered_requests_are_not(url: str, form: str, signature: str) -> None:
     fields = FormFields.parse(form)
-    token = "12345"
-    assert is_genuine(url, fields, signature, ["another", token])
-    assert not is_genuine(url, fields, signature, ["another"])
-    assert not is_genuine(url + "3", fields, signature, [token])
-    assert not is_genuine(url, FormFields.parse(form + "&Digits=9"), signature, [token])
-    assert not is_genuine(url, fields, signature[:-2] + "A=", [token])
+    another, token = auth_token("another"), auth_token("12345")
+    assert signing_token(url, fields, signature, [another, token]) == token
+    assert signing_token(url, fields, signature, [another]) is None
+    assert signing_token(url + "3", fields, signature, [token]) is None
+    assert signing_token(url, FormFields.parse(form + "&Digits=9"), signature, [token]) is None
+    assert signing_token(url, fields, signature[:-2] + "A=", [token]) is None
 
 
 @pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
 @pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
 def test_malformed_signatures_and_odd_urls_are_not_genuine(url: str, signature: str) -> None:
-    assert not is_genuine(url, FormFields.parse(VECTOR_FORM), signature, ["12345"])
+    assert signing_token(url, FormFields.parse(VECTOR_FORM), signature, [auth_token("12345")]) is None
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

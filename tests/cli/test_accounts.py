@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
 from app.schema import migrate
 from tests.cli.running import environment, run
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -36,3 +39,21 @@ async def test_accounts_list_shows_when_each_credential_was_created_and_last_use
     assert unused["last_used_at"] is None
     assert used["last_used_at"] >= used["created_at"]
     assert used["created_at"] <= unused["created_at"]
+
+
+async def test_an_auth_token_that_only_verifies_callbacks_is_in_use(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    settings = settings_for(empty_database_url, public_url=PUBLIC_URL)
+    async with running_upstream(created()) as upstream, running_gateway(settings) as first:
+        tenant = await first.add_tenant(upstream.url)
+        ((_, (token,)),) = await first.tenants.list_accounts(tenant.id)
+        record = (await tenant.create()).json()
+    async with running_gateway(settings) as gateway:
+        async with gateway.database.begin() as session:
+            await session.execute(text("DELETE FROM credential_use"))
+        response = await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3))
+        assert response.status_code == 204
+    async with running_gateway(settings) as gateway:
+        ((_, (used,)),) = await gateway.tenants.list_accounts(tenant.id)
+    assert token.last_used_at is None
+    assert used.last_used_at is not None

@@ -462,3 +462,27 @@ def test_a_simulator_stops_while_a_receiver_hangs(receiver: Receiver) -> None:
         client.post(path, data=form).raise_for_status()
         wait_until(lambda: receiver.received)
         assert client.get("/_simulator/callbacks").json()["sending"] == 1
+
+
+def test_a_secondary_auth_token_is_accepted_and_signs_after_its_promotion(scenario: Scenario) -> None:
+    sid, first, second = "AC" + "8" * 32, "the-primary", "the-secondary"
+    control = scenario.control
+    assert control.post(f"/accounts/{sid}/promote").status_code == 404
+    registered = control.put(f"/accounts/{sid}", json={"auth_token": first, "secondary_auth_token": second}).json()
+    assert registered["has_secondary_auth_token"]
+
+    def place(token: str) -> int:
+        callback = f"{scenario.receiver.url}/status"
+        form = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>", "StatusCallback": callback}
+        with scenario.running.client(sid, token) as calls:
+            status = calls.post("/Calls.json", data=form).status_code
+        scenario.finish_calls()
+        return status
+
+    assert [place(token) for token in (first, second)] == [201, 201]
+    assert [request.is_signed_with(first) for request in scenario.receiver.received] == [True, True]
+    promoted = control.post(f"/accounts/{sid}/promote").json()
+    assert (promoted["has_auth_token"], promoted["has_secondary_auth_token"]) == (True, False)
+    assert [place(token) for token in (first, second)] == [401, 201]
+    assert scenario.receiver.received[-1].is_signed_with(second)
+    assert control.post(f"/accounts/{sid}/promote").status_code == 404

@@ -136,7 +136,12 @@ def test_registering_an_account_replaces_its_credentials(simulator: Running, con
     sid = "AC" + "7" * 32
     for token in ("first", "second"):
         answer = control.put(f"/accounts/{sid}", json={"auth_token": token, "api_keys": {"SK1": "s"}})
-        assert answer.json() == {"sid": sid, "has_auth_token": True, "api_keys": ["SK1"]}
+        assert answer.json() == {
+            "sid": sid,
+            "has_auth_token": True,
+            "has_secondary_auth_token": False,
+            "api_keys": ["SK1"],
+        }
     statuses = {}
     for token in ("first", "second"):
         with simulator.client(sid, token) as client:
