@@ -167,6 +167,12 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
     return (await session.scalars(statement)).all()
 
 
+async def unknown_calls(session: AsyncSession, account_id: UUID, *, limit: int) -> Sequence[Call]:
+    """Returns calls of the account whose execution is unknown, newest first."""
+    statement = select(Call).where(Call.execution == "unknown", Call.account_id == account_id)
+    return (await session.scalars(statement.order_by(Call.pending_since.desc()).limit(limit))).all()
+
+
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
     """Returns the row as it is now, locked until the transaction ends."""
     statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)

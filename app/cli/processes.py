@@ -150,6 +150,8 @@ def worker(
     Updates records from Twilio, delivers callbacks and finds creations whose process died. Requires CALLGATE_DATABASE_URL and
     CALLGATE_SECRET_KEYS. On SIGTERM it finishes the work in progress.
     """
+    from uvicorn.loops.auto import auto_loop_factory
+
     from app.jobs.worker import run_worker
     from app.local.stack import probed
     from app.observability import Metrics
@@ -158,7 +160,6 @@ def worker(
 
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
-
     metrics = Metrics()
 
     async def run() -> None:
@@ -167,7 +168,9 @@ def worker(
                 await stack.enter_async_context(probed(settings, metrics, host, port))
             await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
-    asyncio.run(run())
+    # uvicorn chooses the loop of the API in the same way: uvloop where it is installed.
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(run())
 
 
 def migrate() -> None:

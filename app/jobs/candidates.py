@@ -5,7 +5,7 @@ Twilio filters it by address, with each way in which Twilio may write the addres
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -59,9 +59,8 @@ class CallLists:
         is_complete = listed is not None or is_plain(call.to)
         if listed is None:
             listed = await self._of_address(call)
-        likely = {entry.sid: (entry, likeness(call, entry, longest_life=self.longest_life)) for entry in listed}
-        calls = {sid: match for sid, match in likely.items() if match[1] != "no"}
-        return Candidates(calls, is_complete, await self._twilio_ahead(call))
+        calls = similar_calls(call, listed, longest_life=self.longest_life)
+        return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _of_account(self, call: Call) -> list[CallResource] | None:
         """Returns the account's calls of about that time to an address of the batch; None if the list is too long to read."""
@@ -72,15 +71,9 @@ class CallLists:
         return await self._reading[group]
 
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
-        keys = {address_key(call.to) for call in calls}
-
-        def keep(entry: Mapping[str, Any]) -> bool:
-            to = _text(entry.get("to"))
-            return to is None or address_key(to) in keys
-
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                return await self._read(calls, {}, keep)
+                return await self._read(calls, {}, may_be_to(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
 
@@ -97,7 +90,7 @@ class CallLists:
         The order matters: a call may leave the queue between the two requests. It is unknown whether Twilio uses more of
         StartTime than the day, so the lower bound is exact and the upper one is a whole day.
         """
-        since = min(call.pending_since for call in calls) - CLOCK_SKEW - DATE_TOLERANCE
+        since = min(map(earliest_date, calls))
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
         credentials = await self.tenants.credentials(calls[0].account_id)
@@ -107,11 +100,35 @@ class CallLists:
             listed += await first_accepted(credentials, ask)
         return listed
 
-    async def _twilio_ahead(self, call: Call) -> timedelta | None:
-        offsets = [
-            self.twilio.clock.offset(credential.base_url) for credential in await self.tenants.credentials(call.account_id)
-        ]
-        return max((offset for offset in offsets if offset is not None), key=abs, default=None)
+
+async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
+    """Returns the lead of Twilio's clock over this machine's; None if unknown."""
+    offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.credentials(account_id)]
+    return max((offset for offset in offsets if offset is not None), key=abs, default=None)
+
+
+def may_be_to(calls: Iterable[Call]) -> Keep:
+    """Returns a predicate for entries of Twilio's list: whether they may show a call to the address of one of these calls."""
+    keys = {address_key(call.to) for call in calls}
+
+    def keep(entry: Mapping[str, Any]) -> bool:
+        to = _text(entry.get("to"))
+        return to is None or address_key(to) in keys
+
+    return keep
+
+
+def similar_calls(
+    call: Call, listed: Iterable[CallResource], *, longest_life: timedelta
+) -> dict[str, tuple[CallResource, Likeness]]:
+    """Returns, by sid, the calls of Twilio's list that the intent may have started."""
+    rated = {entry.sid: (entry, likeness(call, entry, longest_life=longest_life)) for entry in listed}
+    return {sid: match for sid, match in rated.items() if match[1] != "no"}
+
+
+def earliest_date(call: Call) -> datetime:
+    """Returns the earliest date that Twilio may show for a call that the intent started."""
+    return call.pending_since - CLOCK_SKEW - DATE_TOLERANCE
 
 
 def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Likeness:

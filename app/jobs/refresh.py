@@ -7,11 +7,11 @@ When a call is refreshed is decided in app.calls.refresh_plan.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
@@ -62,6 +62,8 @@ class Refresher:
     metrics: Metrics
     interval: timedelta
     fetch_deadline_s: float
+    bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
+    """Receives the first page of each list that is read: `Resolver.bind_listed`."""
     # Accounts that Twilio throttles, with the time until which they are left alone.
     _throttled: dict[UUID, datetime] = field(default_factory=dict)
 
@@ -104,12 +106,14 @@ class Refresher:
         """Asks Twilio about all of the calls, with the fewest requests."""
         if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
-        found: dict[str, CallResource] = {}
+        found: Mapping[str, CallResource] = {}
         try:
             if len(calls) >= MIN_CALLS:
                 wanted = frozenset(call.sid for call in calls)
                 ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
-                found = await first_accepted(await self.tenants.credentials(account_id), ask)
+                found, newest = await first_accepted(await self.tenants.credentials(account_id), ask)
+                if self.bind_listed:
+                    await self.bind_listed(account_id, newest)
         except TwilioThrottled as error:
             return self._pause_account(account_id, calls, error)
         except TwilioError as error:

@@ -5,11 +5,12 @@ have started that call. Otherwise it waits for the callback. When to search: `Se
 `app/calls/search_plan.py`. This module never dials.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 import structlog
 
@@ -17,13 +18,24 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
-from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
+from app.jobs.candidates import (
+    CLOCK_SKEW,
+    DATE_TOLERANCE,
+    CallLists,
+    Candidates,
+    earliest_date,
+    may_be_to,
+    similar_calls,
+    twilio_clock_lead,
+)
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.directory import TenantDirectory
+from app.twilio.call_list import PAGE_SIZE
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
+from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -73,6 +85,34 @@ class Resolver:
     def call_lists(self, batch: Sequence[Call]) -> CallLists:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
+    async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+        """Binds calls of unknown outcome that the first page of an account's list shows without doubt.
+
+        Such a call need not wait for a search of its own. Nothing else is concluded, because the page may be stale or lack
+        calls. Raises DatabaseUnavailable.
+        """
+        async with self.database.begin() as session:
+            unknown = await repository.unknown_calls(session, account_id, limit=BATCH)
+            database_ahead = await repository.clock(session) - datetime.now(UTC)
+        covered = [call for call in unknown if _covers(page, call)]
+        ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
+        if ahead is None:
+            return
+        listed = [entry for each in filter(may_be_to(covered), page) if (entry := CallResource.read(each)) is not None]
+        for call in covered:
+            calls = similar_calls(call, listed, longest_life=self.longest_life)
+            if not calls:
+                continue
+            async with self.database.begin() as session:
+                locked = await repository.lock_call(session, call.id)
+                if locked is None or not _is_open(locked):
+                    continue
+                finding = await self._judge(session, locked, Candidates(calls, True, ahead), ahead - database_ahead)
+                if finding.resource is None:
+                    continue
+                await self._write_finding(session, locked, finding)
+            self.metrics.calls.searches.labels(finding.result).inc()
+
     async def _search(self, call_lists: CallLists, database_ahead: timedelta, call: Call) -> None:
         with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
@@ -98,7 +138,9 @@ class Resolver:
                 return
             result: SearchResult = "failed"
             if candidates is not None:
-                result = await self._bind_if_certain(session, locked, candidates, clock_offset)
+                finding = await self._judge(session, locked, candidates, clock_offset)
+                await self._write_finding(session, locked, finding)
+                result = finding.result
             if result == "none":
                 clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
@@ -108,31 +150,45 @@ class Resolver:
                 await self.settlement.search_later(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
-    async def _bind_if_certain(
-        self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None
-    ) -> SearchResult:
+    async def _judge(self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None) -> "_Finding":
+        """Decides what the candidates say about a locked call. Writes nothing."""
         # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
         undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
         span = None if undated else self.longest_life + 2 * CLOCK_SKEW + DATE_TOLERANCE
         rivals = await repository.count_rivals(session, call, span=span)
         free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
         certain = [entry for entry, likeness in candidates.calls.values() if entry.sid in free and likeness == "yes"]
-        found: dict[str, Any] = {"candidates": len(free), "rivals": rivals}
-        result: SearchResult = "ambiguous"
+        numbers = {"candidates": len(free), "rivals": rivals}
         if not free:
             doubt = _reason_for_doubt(candidates, clock_offset)
-            result = "inconclusive" if doubt else "none"
-            found |= {"reason": doubt} if doubt else {}
-        elif len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= CLOCK_SKEW:
-            result = "bound"
-        await repository.add_event(session, call.id, "call.searched", {"result": result} | found)
-        if result == "bound":
-            await self.settlement.bind(session, call, certain[0], by="list", data={})
-        return result
+            return _Finding("inconclusive", numbers | {"reason": doubt}) if doubt else _Finding("none", numbers)
+        if len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= CLOCK_SKEW:
+            return _Finding("bound", numbers, certain[0])
+        return _Finding("ambiguous", numbers)
+
+    async def _write_finding(self, session: Session, call: Call, finding: "_Finding") -> None:
+        await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
+        if finding.resource is not None:
+            await self.settlement.bind(session, call, finding.resource, by="list", data={})
+
+
+class _Finding(NamedTuple):
+    """What a search found about a call, and the call at Twilio to bind it to."""
+
+    result: SearchResult
+    data: Mapping[str, Any]
+    resource: CallResource | None = None
 
 
 def _is_open(call: Call) -> bool:
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
+
+
+def _covers(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
+    """Returns whether the page, newest entries first, shows all of the account's calls that the intent may have started."""
+    last = CallResource.read(page[-1]) if page else None
+    is_whole_list = len(page) < PAGE_SIZE
+    return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))
 
 
 def _reason_for_doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:

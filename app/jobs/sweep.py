@@ -4,7 +4,8 @@ Nothing is deleted. The list may lack calls: it is eventually consistent, and it
 fetches the rest.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource, Credential
@@ -15,16 +16,23 @@ _CALLS_PER_PAGE = 10
 """Pages are read as long as that takes at most a tenth of the requests that fetching the calls would take."""
 
 
-async def sweep(
-    twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float
-) -> dict[str, CallResource]:
-    """Returns, by sid, the wanted calls found on the newest pages of Twilio's list.
+class Swept(NamedTuple):
+    """The wanted calls that the list shows, by sid, and the entries of its first page."""
+
+    found: Mapping[str, CallResource]
+    newest: Sequence[Mapping[str, Any]]
+
+
+async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> Swept:
+    """Looks for the wanted calls on the newest pages of Twilio's list.
 
     No filter on start times is used, because it would hide queued calls. Raises TwilioError.
     """
     found: dict[str, CallResource] = {}
+    newest: Sequence[Mapping[str, Any]] = ()
     pages = 0
     async for entries in twilio.pages_of_calls(credential, {}, deadline_s=deadline_s):
+        newest = newest or entries
         for entry in entries:
             if entry.get("sid") in wanted and (resource := CallResource.read(entry)) is not None:
                 found[resource.sid] = resource
@@ -32,4 +40,4 @@ async def sweep(
         missing = len(wanted) - len(found)
         if not missing or pages > missing // _CALLS_PER_PAGE:
             break
-    return found
+    return Swept(found, newest)

@@ -56,14 +56,6 @@ class Job:
 
 def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
     budget = budget_of(settings)
-    refresher = Refresher(
-        database=state["database"],
-        tenants=state["tenants"],
-        twilio=state["twilio"],
-        metrics=metrics,
-        interval=timedelta(seconds=settings.refresh_interval),
-        fetch_deadline_s=budget.attempt,
-    )
     resolver = Resolver(
         database=state["database"],
         tenants=state["tenants"],
@@ -72,6 +64,15 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         settlement=state["settlement"],
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
+    )
+    refresher = Refresher(
+        database=state["database"],
+        tenants=state["tenants"],
+        twilio=state["twilio"],
+        metrics=metrics,
+        interval=timedelta(seconds=settings.refresh_interval),
+        fetch_deadline_s=budget.attempt,
+        bind_listed=resolver.bind_listed,
     )
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,7 +15,9 @@ from twilio.request_validator import RequestValidator
 
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
+from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
+from app.twilio.call_list import PAGE_SIZE
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import running_resolver
 from tests.support.upstream import (
@@ -32,6 +35,7 @@ from tests.support.upstream import (
 
 PUBLIC_URL = "https://calls.example.com/gate"
 SEARCHES = 3
+USERS = ("kate", "ann", "bob", "eve")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,64 @@ async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: 
         assert "StartTime>" in queries[1]
         assert not any("To" in query for query in queries)
         assert len(upstream.posts) == 1
+
+
+async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outcome(
+    gateway: Gateway, resolver: Resolver
+) -> None:
+    lost_entry, *started = [entry("a", to=f"sip:{user}@example.com") | {"sid": f"CA{uuid4().hex}"} for user in USERS]
+    answers = [answer(201, resource) for resource in started]
+    async with running_upstream(reset, *answers, listed(lost_entry, *started)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        ids = [(await tenant.create(to=resource["to"])).json()["id"] for resource in started]
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = ANY(:ids)"), {"ids": ids})
+        refresher = Refresher(
+            database=resolver.database,
+            tenants=resolver.tenants,
+            twilio=resolver.twilio,
+            metrics=resolver.metrics,
+            interval=timedelta(seconds=30),
+            fetch_deadline_s=1.0,
+            bind_listed=resolver.bind_listed,
+        )
+        while await refresher.step():
+            pass
+        assert [request.method for request in upstream.received] == ["POST"] * 4 + ["GET"]
+        record = await _record(tenant, lost["id"])
+        assert (record["execution"], record["settled_by"], record["sid"]) == ("started", "list", lost_entry["sid"])
+        (searched,) = [event for event in await tenant.events(lost["id"]) if event["type"] == "call.searched"]
+        assert searched["data"] == {"result": "bound", "candidates": 1, "rivals": 0}
+
+
+UNSURE: dict[str, list[dict[str, Any]]] = {
+    "without a candidate": [{"to": "sip:ann@example.com"}],
+    "with two candidates": [{}, {}],
+    "without an address": [{"to": None}],
+    "with a doubtful candidate": [{"direction": None}],
+    "that ends before the call": [{}] + [{"to": "sip:ann@example.com"}] * (PAGE_SIZE - 1),
+}
+
+
+@pytest.mark.parametrize("fields", UNSURE.values(), ids=UNSURE.keys())
+async def test_a_page_that_leaves_a_doubt_binds_nothing_and_is_no_search(
+    gateway: Gateway, resolver: Resolver, fields: list[dict[str, Any]]
+) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create()).json()
+        now = datetime.now(UTC)
+        resolver.twilio.clock.observe(upstream.url, format_datetime(now), sent_at=now.timestamp(), received_at=now.timestamp())
+        page = [entry("e") | {"sid": f"CA{uuid4().hex}"} | each for each in fields]
+        async with gateway.database.begin() as session:
+            account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": lost["id"]})
+        await resolver.bind_listed(account_id, page)
+        assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
+        assert "call.searched" not in [event["type"] for event in await tenant.events(lost["id"])]
+        # A page without the doubt binds it.
+        await resolver.bind_listed(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
+        assert (await _record(tenant, lost["id"]))["execution"] == "started"
 
 
 OTHERS: dict[str, dict[str, Any]] = {
