@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Scope
 
 from app import __version__
@@ -36,6 +37,7 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
+from app.http.routes import describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -115,6 +117,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
+    _declare_static_files(app)
+    require_declarations(app.routes)
     return app
 
 
@@ -144,6 +148,13 @@ def _direct_endpoint(scope: Scope) -> ASGIApp | None:
     return callbacks_router.receive_callback_asgi if callbacks_router.is_callback(scope) else None
 
 
+def _declare_static_files(app: FastAPI) -> None:
+    """Declares that the scripts and styles of the documentation pages are public."""
+    for route in app.routes:
+        if isinstance(route, Mount):
+            public(route.app)
+
+
 def _complete_openapi(app: FastAPI) -> None:
     """Adds the schemas that no route declares: request bodies that routes parse themselves, and problems from handlers."""
     generate = app.openapi
@@ -151,6 +162,7 @@ def _complete_openapi(app: FastAPI) -> None:
     @cache
     def openapi() -> dict[str, Any]:
         document = generate()
+        describe_access(document, app.routes)
         _, definitions = models_json_schema(
             [
                 (CallRequest, "validation"),

@@ -9,12 +9,14 @@ from app.callbacks.fields import FormFields
 from app.callbacks.service import CallbackService, ReceivedCallback
 from app.calls.callback_urls import CALLBACK_PATH, TAG
 from app.errors import MalformedBody, RouteNotFound
+from app.http.routes import ScopedRoute, public
 
 # Not in the OpenAPI document: only Twilio can call it.
-router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False)
+router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False, route_class=ScopedRoute)
 
 
 @router.api_route("/{call_id}", methods=["GET", "POST"], status_code=204)
+@public
 async def receive_callback(request: Request) -> Response:
     """Takes a status callback: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
     service: CallbackService = request.state.callbacks

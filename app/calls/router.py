@@ -21,14 +21,15 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     Overloaded,
-    Unauthorized,
 )
 from app.http.authentication import CallerDep
 from app.http.list_responses import list_response
 from app.http.problems import responses
+from app.http.routes import ScopedRoute, needs
 from app.http.times import Timestamp
+from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1/calls", tags=["calls"])
+router = APIRouter(prefix="/v1/calls", tags=["calls"], route_class=ScopedRoute)
 
 
 async def call_service(request: Request) -> CallService:
@@ -52,7 +53,7 @@ _ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[
 _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
-_READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
+_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 _LIST_ERRORS = (*_READ_ERRORS, Overloaded)
 
 
@@ -73,6 +74,7 @@ async def refuse_unknown_filters(request: Request) -> None:
     response_model=CallPage,
     responses=responses(*_LIST_ERRORS, instance="/v1/calls"),
 )
+@needs(Scope.READ)
 async def list_calls(
     caller: CallerDep,
     service: CallServiceDep,
@@ -110,6 +112,7 @@ async def list_calls(
         **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
+@needs(Scope.READ)
 async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
     """Returns the current record, with the last resource that Twilio sent. Does not send a request to Twilio."""
     call = await service.get(caller, id_or_sid)
@@ -124,6 +127,7 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
     response_model=EventList,
     responses=responses(CallNotFound, *_LIST_ERRORS, instance=f"{_CALL_PATH}/events"),
 )
+@needs(Scope.READ)
 async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Response:
     """Lists the request, each attempt to place the call, the outcome, and every later change of status or price."""
     call = await service.get(caller, id_or_sid)

@@ -11,7 +11,6 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     MalformedBody,
-    Unauthorized,
     UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
@@ -19,9 +18,11 @@ from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.openapi import json_body
 from app.http.problems import responses
+from app.http.routes import ScopedRoute, needs
 from app.sip import Severity, SipUri
+from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"])
+router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"], route_class=ScopedRoute)
 
 NameAndValue = Annotated[list[str | None], Field(min_length=2, max_length=2)]
 
@@ -83,7 +84,6 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     openapi_extra=json_body("SipUriQuestion", _EXAMPLES),
     responses=responses(
         MalformedBody,
-        Unauthorized,
         BodyTooLarge,
         UnsupportedMediaType,
         InvalidRequest,
@@ -93,6 +93,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         instance="/v1/sip-uris",
     ),
 )
+@needs(Scope.CALL)
 async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
     """Returns the parts of the URI and all findings, by the same rules as for creations.
 

@@ -8,14 +8,16 @@ path of a subaccount), the SID of a Twilio API key (`SK…`) or the id of the Ca
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import authenticate_key
+from app.http.authentication import authenticate_key, of_tenant
+from app.http.routes import ScopedRoute
 from app.tenants.api_keys import key_prefix
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
@@ -38,10 +40,10 @@ class OwnAccount:
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
     """Returns the account in the path, if it belongs to the caller's tenant.
 
-    Raises Unauthorized, NotAcceptable or CallNotFound, checked in this order.
+    Raises what `authenticate_key` raises, then NotAcceptable or CallNotFound.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
-    caller = await authenticate_key(request, key)
+    caller = of_tenant(await authenticate_key(request, key))
     if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)
@@ -55,6 +57,13 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
 
 
 AccountDep = Annotated[OwnAccount, Depends(own_account)]
+
+
+class TwilioRoute(ScopedRoute):
+    """A route of Twilio's paths, which authenticates as Twilio does."""
+
+    def authentication(self) -> Callable[..., Any]:
+        return own_account
 
 
 def _parse_authorization(authorization: str) -> tuple[str | None, str]:

@@ -20,7 +20,7 @@ from app.calls.models import Call
 from app.calls.parameters import CallParameters, CallUpdate
 from app.calls.router import CallServiceDep
 from app.calls.service import CallService
-from app.compat.access import AccountDep, OwnAccount
+from app.compat.access import AccountDep, OwnAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
 from app.compat.listing import parse_list_query
@@ -31,13 +31,15 @@ from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.list_responses import list_response
+from app.http.routes import needs
 from app.subresources.router import SubresourceServiceDep
+from app.tenants.scopes import Scope
 from app.twilio.schemas import CALL_SID
 
 PREFIX = "/2010-04-01"
 WARNING_HEADER = "Callgate-Warning"
 
-router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
+router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False, route_class=TwilioRoute)
 
 
 async def own_call(sid: str, account: AccountDep, service: CallServiceDep) -> Call:
@@ -65,6 +67,7 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 
 @router.post("/Calls")
 @router.post("/Calls.json")
+@needs(Scope.CALL)
 async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
     """Answers 201 with the resource, also when the Idempotency-Key names an earlier call, and 409 for an unknown outcome."""
     body, warnings = normalize(parameters_of(form, CallParameters))
@@ -86,6 +89,7 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
 
 @router.get("/Calls")
 @router.get("/Calls.json")
+@needs(Scope.READ)
 async def list_calls(
     request: Request,
     account: AccountDep,
@@ -108,6 +112,7 @@ async def list_calls(
 
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.get("/Calls/{sid}.json", dependencies=[NoQueryDep])
+@needs(Scope.READ)
 async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
     """Answers with Twilio's current state of the call.
 
@@ -124,6 +129,7 @@ async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
 
 @router.post("/Calls/{sid}")
 @router.post("/Calls/{sid}.json")
+@needs(Scope.CALL)
 async def update_call(
     request: Request, account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
@@ -136,6 +142,7 @@ async def update_call(
 
 @router.delete("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.delete("/Calls/{sid}.json", dependencies=[NoQueryDep])
+@needs(Scope.CALL)
 async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
     await control.delete(call)
     return Response(status_code=204)

@@ -12,11 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 from app.calls.models import Call
 from app.calls.router import CallServiceDep
-from app.compat.access import AccountDep
+from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import FormDep, NoQueryDep, ParameterValues, normalize_boolean, parse_fields, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
 from app.http.idempotency_key import IdempotencyKeyDep
+from app.http.routes import needs
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.router import (
@@ -30,9 +31,10 @@ from app.subresources.router import (
     streamed,
 )
 from app.subresources.service import Media, SubresourceRequest
+from app.tenants.scopes import Scope
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
-router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False)
+router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False, route_class=TwilioRoute)
 
 _CALL_PATH = "/Calls/{call_sid}"
 
@@ -48,6 +50,7 @@ ParentCallDep = Annotated[Call, Depends(parent_call)]
 
 @router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.mp3")
 @router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.wav")
+@needs(Scope.READ)
 async def fetch_media(
     request: Request,
     call: ParentCallDep,
@@ -62,6 +65,7 @@ async def fetch_media(
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.mp3")
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.wav")
+@needs(Scope.READ)
 async def fetch_media_of_account(
     request: Request,
     account: AccountDep,
@@ -77,12 +81,14 @@ async def fetch_media_of_account(
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])
+@needs(Scope.READ)
 async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: RecordingSid) -> Response:
     _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     return JSONResponse(recording)
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}")
+@needs(Scope.READ)
 async def fetch_recording_url(
     request: Request,
     account: AccountDep,
@@ -104,6 +110,7 @@ def _media(request: Request, sid: str, byte_range: str | None) -> Media:
 
 
 def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    @needs(Scope.READ)
     async def read(
         request: Request,
         call: ParentCallDep,
@@ -123,6 +130,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
 
 
 def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    @needs(Scope.CALL)
     async def change(
         request: Request,
         account: AccountDep,

@@ -17,7 +17,6 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     MalformedBody,
-    Unauthorized,
     UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
@@ -25,8 +24,10 @@ from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.openapi import json_body, json_examples
 from app.http.problems import responses
+from app.http.routes import ScopedRoute, needs
+from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1", tags=["deliveries"])
+router = APIRouter(prefix="/v1", tags=["deliveries"], route_class=ScopedRoute)
 
 _EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",
@@ -53,7 +54,7 @@ EXAMPLES: dict[str, Any] = {
     "replayed": {"summary": "All deliveries are replayed", "value": {"replayed": 17, "continue_since": None}},
 }
 _CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"
-_READ_ERRORS = (Unauthorized, InvalidRequest, InternalError, DatabaseUnavailable)
+_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 
 
 async def delivery_service(request: Request) -> DeliveryService:
@@ -73,6 +74,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
         **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
     },
 )
+@needs(Scope.READ)
 async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
     """Lists one delivery for each requested event that has happened, in the order of the events.
 
@@ -97,6 +99,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
         ),
     },
 )
+@needs(Scope.CALL)
 async def retry_delivery(
     caller: CallerDep,
     service: DeliveryServiceDep,
@@ -127,7 +130,6 @@ async def retry_delivery(
         200: {"content": json_examples("replayed")},
         **responses(
             MalformedBody,
-            Unauthorized,
             BodyTooLarge,
             UnsupportedMediaType,
             InvalidRequest,
@@ -138,6 +140,7 @@ async def retry_delivery(
         ),
     },
 )
+@needs(Scope.CALL)
 async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body: JsonBody) -> ReplayAnswer:
     """Sends deliveries that were given up, and with `failed_only: false` delivered ones too. Each keeps its webhook id.
 

@@ -1,12 +1,13 @@
-"""Authenticates requests by API key. A handler that depends on `CallerDep` never runs without a valid key."""
+"""Authenticates requests by API key, and checks what the route declares (app/http/routes.py)."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.errors import TenantKeyRequired, Unauthorized
+from app.errors import Unauthorized
 from app.observability.context import bind
+from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.directory import TenantDirectory
 
@@ -19,28 +20,46 @@ bearer = HTTPBearer(
 )
 
 
-async def authenticate(
+async def authenticate_client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> Caller:
-    """Returns the caller. Raises Unauthorized, which does not tell whether the key exists or what is wrong with it."""
+) -> Caller | OperatorCaller:
+    """Returns the client. Raises as `authenticate_key`."""
     if credentials is None:
         raise Unauthorized
     return await authenticate_key(request, credentials.credentials)
 
 
-async def authenticate_key(request: Request, key: str) -> Caller:
-    """Returns the caller to whom this API key belongs. Raises Unauthorized, or TenantKeyRequired for an operator's key."""
+async def authenticate(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> Caller:
+    """Returns the caller, for a route that takes tenants' keys only. Raises as `authenticate_key`."""
+    return of_tenant(await authenticate_client(request, credentials))
+
+
+async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
+    """Returns the client to whom this API key belongs, if it has what the route declares.
+
+    Raises Unauthorized, which does not tell whether the key exists or what is wrong with it. Raises ScopeRequired,
+    TenantKeyRequired or OperatorKeyRequired for a valid key that does not suffice.
+    """
     if len(key) > _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise Unauthorized
     tenants: TenantDirectory = request.state.tenants
     known = await tenants.find_key(key)
     if known is None:
         raise Unauthorized
-    caller = known.caller
-    if isinstance(caller, OperatorCaller):
-        raise TenantKeyRequired
-    bind(tenant_id=caller.tenant_id, key_id=str(caller.key_id))
-    return caller
+    client = known.client
+    bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
+    authorize(client, request.scope["route"].access)
+    return client
+
+
+def of_tenant(client: Caller | OperatorCaller) -> Caller:
+    """Returns the client as a tenant's caller. Raises TypeError on a route that takes operators' keys, too."""
+    if not isinstance(client, Caller):
+        raise TypeError("this route takes operators' keys: its handler depends on ClientDep")
+    return client
 
 
 CallerDep = Annotated[Caller, Depends(authenticate)]
+ClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_client)]

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from app.errors import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
-from app.http.authentication import CallerDep
 
 
-async def read_json_object(request: Request, _: CallerDep) -> dict[str, Any]:
-    """Returns the body. Depends on the caller, so a request without a valid key is refused before its body is parsed.
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """Returns the body. A route authenticates its client before, so the body of a request without a valid key is not parsed.
 
     Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
     """

@@ -11,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.http.routes import public
+
 
 def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, Any]]) -> None:
     """Serves `document` at `path` with an ETag, and replaces FastAPI's own route, which renders it for every request."""
@@ -20,6 +22,7 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
         content = json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
         return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
+    @public
     async def answer(request: Request) -> Response:
         content, etag = await asyncio.to_thread(rendered)
         headers = {"ETag": etag, "Cache-Control": "no-cache"}

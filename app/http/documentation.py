@@ -8,35 +8,41 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.errors import RouteNotFound
 from app.http.guides import render_guide
+from app.http.routes import ScopedRoute, public
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=ScopedRoute)
 
 _LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
 
 
 @router.get("/")
+@public
 async def root() -> Response:
     return RedirectResponse("/docs")
 
 
 @router.get("/docs")
+@public
 def docs() -> Response:
     return _page("docs.html")
 
 
 @router.get("/redoc")
+@public
 def redoc() -> Response:
     return _page("redoc.html")
 
 
 @router.get("/redoc.standalone.js")
+@public
 def redoc_script() -> Response:
     """Serves ReDoc without its vendor's logo, which it would load from a CDN."""
     return Response(_redoc_script(), media_type="text/javascript")
 
 
 @router.get("/docs/{name}")
+@public
 def guide(name: str) -> Response:
     page = render_guide(name)
     if page is None:

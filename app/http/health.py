@@ -15,13 +15,14 @@ from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head_method import HeadMethodMiddleware
 from app.http.openapi import drop_null_types
 from app.http.problems import responses
+from app.http.routes import ScopedRoute, public
 from app.observability import Metrics
 from app.schema import applied_revision, is_usable
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.key_check import has_the_right_keys
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=ScopedRoute)
 
 # Less than the timeout of any probe, so a Postgres that does not answer is reported too.
 READY_TIMEOUT_S = 2.0
@@ -103,6 +104,7 @@ class Readiness:
     response_model_exclude_none=True,
     responses=responses(BodyTooLarge, instance="/livez"),
 )
+@public
 async def livez() -> Health:
     """Always answers 200. Does not check the database: restarting this process would not repair it."""
     return Health(status="ok")
@@ -121,6 +123,7 @@ async def livez() -> Health:
         **responses(BodyTooLarge, instance="/readyz"),
     },
 )
+@public
 async def readyz(request: Request, response: Response) -> Health:
     """Checks the database, its schema and the encryption keys.
 
@@ -143,6 +146,7 @@ async def readyz(request: Request, response: Response) -> Health:
         **responses(BodyTooLarge, instance="/metrics"),
     },
 )
+@public
 async def metrics(request: Request) -> Response:
     """Returns the metrics of this process, computed at most a second ago."""
     process_metrics: Metrics = request.app.state.metrics

@@ -210,11 +210,17 @@ def _field_error(detail: dict[str, Any]) -> FieldError:
     return FieldError(prefixes.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
-def responses(*errors: type[CallgateError], method: str = "GET", instance: str) -> dict[int | str, dict[str, Any]]:
-    """Returns OpenAPI's `responses` for these errors of an operation, with an example of each."""
+def responses(
+    *errors: type[CallgateError] | CallgateError, method: str = "GET", instance: str
+) -> dict[int | str, dict[str, Any]]:
+    """Returns OpenAPI's `responses` for these errors of an operation, with an example of each.
+
+    The errors of authentication are left out: `describe_access` adds them as the route declares.
+    """
     documented: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
-        header_names = [name for name, owners in _ERRORS_WITH_HEADER.items() if issubclass(error, owners)]
+    for each in errors:
+        error = each if isinstance(each, CallgateError) else each()
+        header_names = [name for name, owners in _ERRORS_WITH_HEADER.items() if isinstance(error, owners)]
         entry = documented.setdefault(
             error.status,
             {
@@ -224,7 +230,7 @@ def responses(*errors: type[CallgateError], method: str = "GET", instance: str) 
         )
         if header_names:
             entry["headers"] = entry.get("headers", {}) | headers(*header_names)
-        example = problem_of(error(), method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
+        example = problem_of(error, method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,
             "value": example.model_dump(mode="json", exclude_none=True),

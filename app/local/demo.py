@@ -15,7 +15,7 @@ import httpx
 from app.errors import CommandFailed
 from app.local.state import Running, StateFolder
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE, Caller
+from app.tenants.caller import COMMAND_LINE
 from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError
 
@@ -43,7 +43,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
     if folder.demo_key.exists():
         key = folder.demo_key.read_text().strip()
         known = await directory.find_key(key)
-        if known and isinstance(known.caller, Caller) and known.caller.tenant_id == TENANT:
+        if known and known.client.tenant_id == TENANT:
             return key
     _, key = await tenants.create_key(TENANT, name="demo", creator=COMMAND_LINE)
     folder.write(folder.demo_key, key)

@@ -22,7 +22,6 @@ _TWILIO_PAGES = {
     "UserDefinedMessageSubscriptions": "userdefinedmessagesubscription-resource",
 }
 _READ_ERRORS = (
-    errors.Unauthorized,
     errors.CallNotFound,
     errors.NoUsableCredentials,
     errors.WrongCallState,

@@ -14,6 +14,7 @@ from app.errors import FieldError, InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
+from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
@@ -26,11 +27,12 @@ from app.subresources.openapi import (
     summary_of,
 )
 from app.subresources.service import Media, SubresourceRequest, SubresourceService
+from app.tenants.scopes import Scope
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import StreamedResponse, UpstreamResponse
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
-router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"])
+router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"], route_class=ScopedRoute)
 
 _METHODS_BY_ACTION = {"list": "GET", "fetch": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
 _PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
@@ -105,6 +107,7 @@ StartedCallDep = Annotated[Call, Depends(started_call)]
     },
     response_class=StreamingResponse,
 )
+@needs(Scope.READ)
 async def fetch_recording_media(
     call: StartedCallDep,
     service: SubresourceServiceDep,
@@ -134,6 +137,7 @@ def streamed(answer: StreamedResponse) -> Response:
 
 
 def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    @needs(Scope.READ)
     async def read(
         request: Request,
         call: StartedCallDep,
@@ -148,6 +152,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
 
 
 def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+    @needs(Scope.CALL)
     async def change(
         request: Request,
         caller: CallerDep,

@@ -1,7 +1,7 @@
 """The authenticated client of a request, and which scopes it may give to others."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 from uuid import UUID
 
 from app.errors import OperatorKeyRequired, ScopeRequired
@@ -24,6 +24,8 @@ class Caller:
 @dataclass(frozen=True, slots=True)
 class OperatorCaller:
     """A client that acts across tenants and for none of them. `key_id` is None on the command line."""
+
+    tenant_id: ClassVar[None] = None
 
     key_id: UUID | None
     name: str

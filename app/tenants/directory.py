@@ -43,7 +43,7 @@ logger = structlog.stdlib.get_logger(__name__)
 class AuthenticatedKey:
     """An API key whose hash matched, and the client that sends it."""
 
-    caller: Caller | OperatorCaller
+    client: Caller | OperatorCaller
     expires_at: datetime | None
 
 

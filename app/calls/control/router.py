@@ -20,7 +20,6 @@ from app.errors import (
     InvalidRequest,
     MalformedBody,
     TenantSuspended,
-    Unauthorized,
     UnsupportedMediaType,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -32,8 +31,10 @@ from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.openapi import json_body
 from app.http.problems import responses
+from app.http.routes import ScopedRoute, needs
+from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1/calls", tags=["calls"])
+router = APIRouter(prefix="/v1/calls", tags=["calls"], route_class=ScopedRoute)
 
 
 async def call_control(request: Request) -> CallControl:
@@ -65,7 +66,6 @@ def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown |
         },
         **responses(
             MalformedBody,
-            Unauthorized,
             TenantSuspended,
             CallNotFound,
             WrongCallState,
@@ -84,6 +84,7 @@ def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown |
         ),
     },
 )
+@needs(Scope.CALL)
 async def update_call(
     request: Request,
     caller: CallerDep,

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from app.calls import examples
 from app.calls.creation.service import CreationService
@@ -23,11 +24,8 @@ from app.errors import (
     NoUsableCredentials,
     Overloaded,
     RequestTimeout,
-    ScopeRequired,
     ShuttingDown,
-    TenantKeyRequired,
     TenantSuspended,
-    Unauthorized,
     UnsupportedMediaType,
     UpstreamCredentialsRejected,
     UpstreamRejected,
@@ -39,12 +37,14 @@ from app.http.bodies import read_json_object
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers, json_body
 from app.http.problems import CREATION_PATH, responses
+from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind
+from app.tenants.scopes import Scope
 
-router = APIRouter(tags=["calls"])
+router = APIRouter(tags=["calls"], route_class=ScopedRoute)
 
 
-def require_capacity(scope: Scope) -> None:
+def require_capacity(scope: ASGIScope) -> None:
     """Raises Overloaded or ShuttingDown early. A request with a key passes, because a refusal could hide its live call."""
     if "idempotency-key" not in Headers(scope=scope):
         service: CreationService = scope["state"]["creation"]
@@ -65,6 +65,7 @@ async def idempotency_key(
     return await read_idempotency_key(request)
 
 
+@needs(Scope.CALL)
 async def create_call(request: Request) -> Response:
     """Places one call through Twilio and keeps a record of it.
 
@@ -73,7 +74,7 @@ async def create_call(request: Request) -> Response:
     timeout or a crash returns the record and never places a second call.
     """
     caller = await authenticate(request, await bearer(request))
-    body = await read_json_object(request, caller)
+    body = await read_json_object(request)
     key = await idempotency_key(request)
     service: CreationService = request.state.creation
     creation = await service.create(caller, body, key)
@@ -94,7 +95,7 @@ router.add_api_route(
     CREATION_PATH,
     create_call,
     methods=["POST"],
-    dependencies=[Depends(authenticate), Depends(idempotency_key)],
+    dependencies=[Depends(idempotency_key)],
     operation_id="create_call",
     summary="Place a call",
     status_code=201,
@@ -118,9 +119,6 @@ router.add_api_route(
         },
         **responses(
             MalformedBody,
-            Unauthorized,
-            ScopeRequired,
-            TenantKeyRequired,
             TenantSuspended,
             CallPending,
             NoUsableCredentials,
@@ -145,7 +143,7 @@ router.add_api_route(
 )
 
 
-async def create_call_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+async def create_call_asgi(scope: ASGIScope, receive: Receive, send: Send) -> None:
     """Runs `create_call` as an ASGI app, for this route's path and method only. The middleware answers its errors.
 
     FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would take much of the time.

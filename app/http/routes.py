@@ -1,0 +1,132 @@
+"""Routes declare the scope that they need, once: it is checked before the endpoint runs, and described in OpenAPI.
+
+    router = APIRouter(route_class=ScopedRoute)
+
+    @router.get("/v1/things")
+    @needs(Scope.READ)
+    async def list_things(caller: CallerDep) -> …
+
+A `ScopedRoute` cannot be created without a declaration. `require_declarations` finds routes of other classes without one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from fastapi import Depends
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette.routing import BaseRoute
+
+from app.errors import CallgateError, OperatorKeyRequired, ScopeRequired, TenantKeyRequired, Unauthorized
+from app.http.authentication import authenticate, authenticate_client, bearer
+from app.http.problems import MEDIA_TYPE, responses
+from app.tenants.access import PUBLIC, Access, Clients
+from app.tenants.scopes import Scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_DECLARED = "access"
+_REFUSED_CLIENTS: dict[Clients, tuple[CallgateError, ...]] = {
+    "tenant": (TenantKeyRequired(),),
+    "operator": (OperatorKeyRequired(),),
+    "any": (),
+}
+
+
+def needs(scope: Scope, *, clients: Clients = "tenant") -> Callable[[Endpoint], Endpoint]:
+    """Declares that an endpoint needs a key with this scope, of a tenant or an operator or any of both."""
+    return _declare(Access(scope, clients))
+
+
+def public(endpoint: Endpoint) -> Endpoint:
+    """Declares that an endpoint needs no key."""
+    return _declare(PUBLIC)(endpoint)
+
+
+def _declare(access: Access) -> Callable[[Endpoint], Endpoint]:
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _DECLARED, access)
+        return endpoint
+
+    return declare
+
+
+class ScopedRoute(APIRoute):
+    """A route that authenticates and authorizes its client, as its endpoint declares, before anything else."""
+
+    access: Access
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        declared = getattr(endpoint, _DECLARED, None)
+        if not isinstance(declared, Access):
+            raise TypeError(f"{path}: {endpoint.__name__} does not declare what it needs: see app/http/routes.py")
+        self.access = declared
+        if declared is not PUBLIC:
+            options["dependencies"] = [Depends(self.authentication()), *(options.get("dependencies") or ())]
+        super().__init__(path, endpoint, **options)
+
+    def authentication(self) -> Callable[..., Any]:
+        """Returns the dependency that authenticates. Handlers that depend on the same one get its result."""
+        return authenticate if self.access.clients == "tenant" else authenticate_client
+
+
+def access_of(route: RouteContext) -> Access | None:
+    """Returns what a route declares; None if it declares nothing. A mount declares it on its app."""
+    endpoint = route.endpoint or getattr(route.original_route, "app", None)
+    declared = getattr(endpoint, _DECLARED, None)
+    is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC
+    return declared if isinstance(declared, Access) and is_checked else None
+
+
+def require_declarations(routes: Sequence[BaseRoute]) -> None:
+    """Raises TypeError if a route declares nothing, or needs a key and is no `ScopedRoute`."""
+    undeclared = [route.path for route in iter_route_contexts(routes) if access_of(route) is None]
+    if undeclared:
+        raise TypeError(f"these routes do not declare what they need, see app/http/routes.py: {undeclared}")
+
+
+def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
+    """Adds to each operation of the OpenAPI document the scope that it needs, and the problems of a key without it."""
+    for route, operation in _operations(document, routes):
+        access = access_of(route)
+        if access is None or access.scope is None:
+            continue
+        operation["security"] = [{bearer.scheme_name: [access.scope.value]}]
+        operation["description"] += f"\n\nNeeds {_key_description(access)} with the scope `{access.scope}`."
+        method = next(iter(route.methods or ()))
+        refusals = (Unauthorized(), ScopeRequired.of(access.scope), *_REFUSED_CLIENTS[access.clients])
+        documented = responses(*refusals, method=method, instance=_instance(operation) or str(route.path))
+        _merge(operation["responses"], documented)
+
+
+def _operations(document: dict[str, Any], routes: Sequence[BaseRoute]) -> Iterator[tuple[RouteContext, dict[str, Any]]]:
+    for route in iter_route_contexts(routes):
+        for method in route.methods or ():
+            operation = document["paths"].get(route.path_format, {}).get(method.lower())
+            if operation is not None:
+                yield route, operation
+
+
+def _key_description(access: Access) -> str:
+    return {"tenant": "a tenant's API key", "operator": "an operator's API key", "any": "an API key"}[access.clients]
+
+
+def _instance(operation: dict[str, Any]) -> str | None:
+    """Returns the path in the example of another problem, so that all examples of an operation are about one request."""
+    for response in operation["responses"].values():
+        for example in response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).values():
+            instance: str = example["value"]["instance"]
+            return instance
+    return None
+
+
+def _merge(documented: dict[str, Any], more: dict[int | str, dict[str, Any]]) -> None:
+    """Adds responses, in the order of their status. Those of the same status have the examples of both."""
+    for status, response in more.items():
+        known = documented.setdefault(str(status), response)
+        if known is not response:
+            examples = known["content"][MEDIA_TYPE]["examples"]
+            known["content"][MEDIA_TYPE]["examples"] = response["content"][MEDIA_TYPE]["examples"] | examples
+            known["headers"] = known.get("headers", {}) | response.get("headers", {})
+    in_order = sorted(documented.items())
+    documented.clear()
+    documented.update(in_order)

@@ -1,0 +1,246 @@
+"""Every route × every kind of key: what it answers.
+
+A new route needs a row: run the test, which prints the missing rows with what was answered, and check each cell.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
+
+from app.http.routes import ScopedRoute, needs, require_declarations
+from app.main import create_app
+from app.tenants.caller import COMMAND_LINE
+from app.tenants.scopes import ALL_SCOPES, Scope
+from simulator.config import SimulatorConfig
+from simulator.main import create_app as create_simulator
+from tests.support.gateway import BASIC, Gateway, Tenant, served
+
+# The columns `call`, `read` and `admin` are keys of the call's tenant with this scope alone. `other` is another tenant's
+# key, and `operator` an operator's; both have all scopes. In the cells, `2xx` and `3xx` mean that the request was answered, and
+# `4xx` that something else than the key was wrong. `-call`, `-read` and `-admin` are a 403 that names this scope, `-tenant` and
+# `-operator` a 403 that asks for the key of a tenant or an operator. `forged` is the 403 of a callback.
+TABLE = """
+none    call    read    admin   other   operator route
+2xx     2xx     2xx     2xx     2xx     2xx     GET /static-offline-docs
+401     2xx     -call   -call   2xx     -tenant POST /v1/calls
+401     -read   2xx     -read   2xx     -tenant GET /v1/calls
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/events
+401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}/media
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/twilio_events
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/notifications
+401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/notifications/{sid}
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/recordings
+401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant DELETE /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/payments
+401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/payments/{sid}
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/transcriptions
+401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/transcriptions/{sid}
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/siprec
+401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/siprec/{sid}
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/streams
+401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/streams/{sid}
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/user_defined_messages
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/user_defined_message_subscriptions
+401     4xx     -call   -call   4xx     -tenant DELETE /v1/calls/{id_or_sid}/user_defined_message_subscriptions/{sid}
+401     2xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}
+401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/deliveries
+401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/deliveries/{delivery_id}/retry
+401     2xx     -call   -call   2xx     -tenant POST /v1/deliveries/replay
+401     2xx     -call   -call   4xx     -tenant POST {twilio}/Calls.json
+401     2xx     -call   -call   4xx     -tenant POST {twilio}/Calls
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls.json
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{sid}.json
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{sid}
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{sid}.json
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{sid}
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.wav
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.mp3
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.wav
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.mp3
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.json
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Events.json
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Events
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications.json
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}.json
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings.json
+401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions.json
+401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions/{sid}.json
+401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions/{sid}
+forged  forged  forged  forged  forged  forged  GET /callbacks/twilio/{call_id}
+forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
+401     2xx     -call   -call   2xx     -tenant POST /v1/sip-uris
+2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
+2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
+2xx     2xx     2xx     2xx     2xx     2xx     GET /metrics
+3xx     3xx     3xx     3xx     3xx     3xx     GET /
+2xx     2xx     2xx     2xx     2xx     2xx     GET /docs
+2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc
+2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc.standalone.js
+2xx     2xx     2xx     2xx     2xx     2xx     GET /docs/{name}
+2xx     2xx     2xx     2xx     2xx     2xx     GET /openapi.json
+"""
+TWILIO = "/2010-04-01/Accounts/{account_sid}"
+COLUMNS = ("none", "call", "read", "admin", "other", "operator")
+
+PATH_PARAMETERS = {
+    "name": "errors",
+    "call_id": str(uuid4()),
+    "delivery_id": str(uuid4()),
+    "sid": "RE" + "0" * 32,
+}
+FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
+BODIES: dict[str, Any] = {
+    "POST /v1/calls": BASIC,
+    "PATCH /v1/calls/{id_or_sid}": {"status": "completed"},
+    "POST /v1/sip-uris": {"uri": BASIC["to"]},
+    "POST /v1/deliveries/replay": {"since": "2026-01-01T00:00:00Z"},
+}
+FORMS: dict[str, dict[str, str]] = {
+    path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+    for path in (f"POST {TWILIO}/Calls", f"POST {TWILIO}/Calls.json")
+}
+
+
+def expected() -> dict[str, list[str]]:
+    """Returns the cells of each route of the table."""
+    lines = [line.split() for line in TABLE.replace("{twilio}", TWILIO).strip().splitlines()[1:]]
+    return {f"{method} {path}": cells for *cells, method, path in lines}
+
+
+@pytest.fixture
+async def keys(gateway: Gateway) -> AsyncIterator[tuple[Tenant, dict[str, str | None]]]:
+    """Yields a tenant at the simulator, and the key of each column."""
+    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+        own, other = await gateway.add_tenant(simulator_url), await gateway.add_tenant(simulator_url)
+
+        async def key(tenant_id: str | None, *scopes: Scope) -> str:
+            return (await gateway.tenants.create_key(tenant_id, name=None, scopes=scopes, creator=COMMAND_LINE))[1]
+
+        of_scopes: dict[str, str | None] = {scope.value: await key(own.id, scope) for scope in Scope}
+        yield (
+            own,
+            {"none": None, **of_scopes, "other": await key(other.id, *ALL_SCOPES), "operator": await key(None, *ALL_SCOPES)},
+        )
+
+
+def routes_of(gateway: Gateway) -> list[str]:
+    return [
+        f"{method} {route.path}"
+        for route in iter_route_contexts(create_app(gateway.settings).routes)
+        for method in sorted(route.methods or {"GET"})
+        if method != "HEAD"
+    ]
+
+
+async def answered(http: httpx.AsyncClient, name: str, tenant: Tenant, key: str | None) -> str:
+    """Sends a request to a route, about a new call of the tenant where it is about a call, and returns the table's cell."""
+    method, path = name.split(" ")
+    call = (await tenant.create()).raise_for_status().json() if "sid}" in path else {"id": "", "sid": ""}
+    named = PATH_PARAMETERS | {"account_sid": tenant.account_sid, "id_or_sid": call["id"], "call_sid": call["sid"]}
+    if path.endswith(("/Calls/{sid}", "/Calls/{sid}.json")):
+        named["sid"] = call["sid"]
+    url = FILES.get(path) or re.sub(r"{(\w+)}", lambda found: named[found[1]], path)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers["Accept"] = "application/json"
+    bodies: dict[str, Any] = {"json": BODIES[name]} if name in BODIES else {"data": FORMS[name]} if name in FORMS else {}
+    response = await http.request(method, url, headers=headers, **bodies)
+    return cell_of(response)
+
+
+def cell_of(response: httpx.Response) -> str:
+    if response.status_code == 401:
+        return "401"
+    if response.status_code != 403:
+        return f"{response.status_code // 100}xx"
+    problem = response.json()
+    text = problem.get("detail") or problem["message"]
+    if lacking := re.search(r"the scope `(\w+)`", text):
+        assert problem.get("scope", lacking[1]) == lacking[1]
+        assert problem.get("type", "scope-required").endswith("scope-required")
+        return f"-{lacking[1]}"
+    if required := re.search(r"send an API key of (the tenant|an operator)\.", text):
+        return {"the tenant": "-tenant", "an operator": "-operator"}[required[1]]
+    return "forged" if problem["type"].endswith("callback-forged") else text
+
+
+async def test_every_route_answers_each_kind_of_key_as_the_table_says(
+    gateway: Gateway, keys: tuple[Tenant, dict[str, str | None]]
+) -> None:
+    tenant, of_columns = keys
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+        seen = {
+            name: [await answered(http, name, tenant, of_columns[column]) for column in COLUMNS] for name in routes_of(gateway)
+        }
+    other = {name: cells for name, cells in seen.items() if expected().get(name) != cells}
+    lines = [" ".join([*(f"{cell:<7}" for cell in cells), name.replace(TWILIO, "{twilio}")]) for name, cells in other.items()]
+    assert not other, "\n" + "\n".join(lines)
+    assert expected().keys() == seen.keys()
+
+
+def test_a_route_without_a_declaration_fails() -> None:
+    async def list_things() -> None: ...
+
+    with pytest.raises(TypeError, match="list_things does not declare"):
+        APIRouter(route_class=ScopedRoute).get("/things")(list_things)
+
+    undeclared, unchecked, private = FastAPI(openapi_url=None), FastAPI(openapi_url=None), FastAPI(openapi_url=None)
+    undeclared.get("/things")(list_things)
+    # A route of another class does not check what its endpoint declares.
+    unchecked.get("/things")(needs(Scope.READ)(list_things))
+    private.include_router(router := APIRouter(route_class=ScopedRoute))
+    router.get("/things")(list_things)
+    for app in (undeclared, unchecked):
+        for unsafe in (app.routes, _included(app).routes):
+            with pytest.raises(TypeError, match="/things"):
+                require_declarations(unsafe)
+    require_declarations(private.routes)
+
+
+def _included(app: FastAPI) -> FastAPI:
+    outer = FastAPI(openapi_url=None)
+    outer.include_router(app.router)
+    return outer
