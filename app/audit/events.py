@@ -5,7 +5,7 @@ import pwd
 from dataclasses import dataclass
 from typing import Literal
 
-ActorKind = Literal["cli", "key", "workload"]
+ActorKind = Literal["cli", "apply", "key", "workload"]
 AuditAction = Literal[
     "tenant.create",
     "tenant.update",
@@ -36,9 +36,9 @@ class Actor:
     request_id: str | None = None
 
 
-def command_actor() -> Actor:
+def command_actor(kind: Literal["cli", "apply"] = "cli") -> Actor:
     """Returns the actor of this process's command. The user of a container often has no name."""
     try:
-        return Actor("cli", pwd.getpwuid(os.getuid()).pw_name)
+        return Actor(kind, pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:
-        return Actor("cli", None)
+        return Actor(kind, None)

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import audit, callbacks, doctor, keys, local, processes, secrets, sip, sip_credentials, tenants
+from app.cli import apply, audit, callbacks, doctor, keys, local, processes, secrets, sip, sip_credentials, tenants
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import head
 
@@ -32,6 +32,7 @@ app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(sip_credentials.sip_credentials, name="sip-credentials")
 app.add_typer(secrets.secrets, name="secrets")
+app.command()(apply.apply)
 app.command()(audit.audit)
 app.command()(doctor.doctor)
 app.add_typer(sip.sip, name="sip")

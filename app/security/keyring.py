@@ -103,6 +103,13 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise SecretUnreadable("damaged, or moved from another row") from None
 
+    def has_sealed(self, sealed: bytes, secret: str, *, identity: str) -> bool:
+        """Returns whether `sealed` decrypts to `secret`. Compares in constant time. One that cannot be decrypted is another."""
+        try:
+            return hmac.compare_digest(self.unseal(sealed, identity=identity).encode(), secret.encode())
+        except SecretUnreadable:
+            return False
+
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
         """Returns the secret sealed with the newest key. Raises SecretUnreadable."""
         return self.seal(self.unseal(sealed, identity=identity), identity=identity)

@@ -18,7 +18,7 @@ from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
-_TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MAX_IN_FLIGHT_LIMIT = 10_000
 
 
@@ -48,7 +48,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
 
     async def _insert(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
         """Returns the new tenant, or None if it exists."""
-        if not _TENANT_ID.fullmatch(tenant_id):
+        if not TENANT_ID.fullmatch(tenant_id):
             advice = "use lower-case letters, digits and '-', at most 63"
             raise InvalidMember("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
         tenant = await store.insert_tenant(connection, tenant_id, name=name)

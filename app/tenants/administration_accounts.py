@@ -14,8 +14,8 @@ from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import credential_identity
 
-_ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-_KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
+ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,12 @@ class AccountAdministration(Administration):
                 return found, False
             return await self._add(connection, account, secret=secret, key_sid=key_sid), True
 
+    async def set_base_url(self, tenant_id: str, *, account_sid: str, base_url: str) -> AccountRow:
+        """Changes the base URL of an account that exists."""
+        checked = _read_base_url(base_url)
+        async with self.database.transaction() as connection:
+            return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), checked)
+
     async def list_accounts(
         self, tenant_id: str, *, after: UUID | None = None, limit: int | None = None
     ) -> list[tuple[AccountRow, list[CredentialRow]]]:
@@ -109,10 +115,12 @@ class AccountAdministration(Administration):
         if account is not None:
             await self._record(connection, "account.create", tenant_id, account_sid)
             return account
-        account = await self._lock_account(connection, tenant_id, account_sid)
+        return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), base_url)
+
+    async def _set_base_url(self, connection: Connection, account: AccountRow, base_url: str | None) -> AccountRow:
         if base_url is not None and account.base_url != base_url:
             account = await store.set_base_url(connection, account.id, base_url)
-            await self._record(connection, "account.update", tenant_id, account_sid, ["base_url"])
+            await self._record(connection, "account.update", account.tenant_id, account.account_sid, ["base_url"])
         return account
 
     async def _lock_account(self, connection: Connection, tenant_id: str, account_sid: str) -> AccountRow:
@@ -142,7 +150,7 @@ class AccountAdministration(Administration):
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
-            if credential.id in sealed_secrets and self._opens_to(
+            if credential.id in sealed_secrets and self.keyring.has_sealed(
                 sealed_secrets[credential.id], secret, identity=credential_identity(credential.id)
             ):
                 return credential
@@ -150,9 +158,9 @@ class AccountAdministration(Administration):
 
 
 def _check_sids(account_sid: str, key_sid: str | None) -> None:
-    if not _ACCOUNT_SID.fullmatch(account_sid):
+    if not ACCOUNT_SID.fullmatch(account_sid):
         raise InvalidMember("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
-    if key_sid is not None and not _KEY_SID.fullmatch(key_sid):
+    if key_sid is not None and not KEY_SID.fullmatch(key_sid):
         raise InvalidMember("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
 
 

@@ -135,6 +135,12 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
     return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
 
 
+async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
+    """Returns those tenants that exist, by id. `lock` locks the rows as `lock_tenant` does, in this order."""
+    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
+    return [TenantRow(*row) for row in await connection.fetch(statement, tenant_ids)]
+
+
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
     """Sets all settings. A tenant that is suspended already keeps the time of its suspension."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
@@ -177,6 +183,12 @@ async def lock_account(connection: Connection, *, tenant_id: str, account_sid: s
 async def set_base_url(connection: Connection, account_id: UUID, base_url: str | None) -> AccountRow:
     statement = f"UPDATE twilio_account SET base_url = $2 WHERE id = $1 RETURNING {_ACCOUNT_COLUMNS}"
     return AccountRow(*await connection.fetchrow(statement, account_id, base_url))
+
+
+async def find_accounts(connection: Connection, tenant_ids: Sequence[str]) -> list[AccountRow]:
+    """Returns the accounts of all these tenants, oldest first."""
+    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = ANY ($1) ORDER BY id"
+    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:

@@ -69,6 +69,8 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("keys", "create", "x", seals=True)
     (key,) = json.loads(check("keys", "list", "x", "--json"))
     check("keys", "revoke", key["id"])
+    (tmp_path / "tenants.yaml").write_text("tenants: [{id: x, name: Y, callbacks: {url: 'https://example.com/other'}}]")
+    check("apply", "-f", str(tmp_path / "tenants.yaml"))
     check("audit", "x", "--since", "1h")
 
 

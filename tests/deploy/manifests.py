@@ -13,7 +13,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE = REPOSITORY / "deploy" / "base"
-OVERLAYS = ("dev", "production")
+OVERLAYS = ("dev", "production", "declared")
 
 Manifest = dict[str, Any]
 

@@ -46,8 +46,14 @@ def ports_of(workload: Manifest) -> dict[str, int]:
     return {port["name"]: port["containerPort"] for port in container(workload)["ports"]}
 
 
+def config_of(manifests: Manifests) -> Manifest:
+    """Returns the ConfigMap with the settings. The other one has the declared tenants."""
+    (config,) = (each for each in manifests.of_kind("ConfigMap") if not each["metadata"]["name"].startswith("callgate-tenants"))
+    return config
+
+
 def settings_of(manifests: Manifests) -> Settings:
-    (config,) = manifests.of_kind("ConfigMap")
+    config = config_of(manifests)
     given = {name.removeprefix(PREFIX).lower(): value for name, value in config["data"].items()}
     return Settings.model_validate(given)
 
@@ -81,6 +87,22 @@ def test_only_the_dev_overlay_has_a_simulator_and_a_postgres() -> None:
     assert {command(workload)[0] for workload in rendered("dev").of_callgate()} == {"serve", "worker", "migrate", "simulator"}
     assert {command(workload)[0] for workload in rendered("production").of_callgate()} == {"serve", "worker", "migrate"}
     assert rendered("production").of_kind("StatefulSet") == []
+
+
+def test_the_declared_overlay_adds_a_job_and_its_file_to_the_production_overlay() -> None:
+    production, declared = rendered("production").documents, rendered("declared").documents
+    added = [document for document in declared if document not in production]
+    assert [document for document in production if document not in declared] == []
+    assert sorted(document["kind"] for document in added) == ["ConfigMap", "Job"]
+    (job,) = (document for document in added if document["kind"] == "Job")
+    (config,) = (document for document in added if document["kind"] == "ConfigMap")
+    _, parameters = command(job)
+    mounts = {mount["mountPath"]: mount["name"] for mount in container(job)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(job)["volumes"]}
+    folder, _, file = parameters["file"].rpartition("/")
+    assert volumes[mounts[folder]]["configMap"]["name"] == config["metadata"]["name"]
+    named = re.findall(r"\{file: (/\S+)/\w+\}", config["data"][file])
+    assert {volumes[mounts[path]]["secret"]["secretName"] for path in named} == {"callgate-tenants"}
 
 
 def test_every_selector_selects_exactly_the_pods_of_its_workload(overlay: Manifests) -> None:
@@ -119,7 +141,7 @@ def test_only_the_autoscaler_sets_the_replicas_of_the_api(manifests: Manifests) 
 def test_callgate_accepts_its_arguments_and_listens_on_the_probed_ports(manifests: Manifests) -> None:
     for workload in manifests.of_callgate():
         name, parameters = command(workload)
-        if name == "migrate":
+        if name in ("migrate", "apply"):
             assert "ports" not in container(workload)
             continue
         assert parameters["host"] == "0.0.0.0"
@@ -177,7 +199,7 @@ def test_secrets_are_mounted_where_settings_read_them_for_each_workload(manifest
             assert "secrets" not in mounts
             continue
         assert mounts["secrets"]["mountPath"] == str(SECRETS_DIR)
-        (secret,) = (volume["secret"] for volume in pod(workload)["volumes"] if "secret" in volume)
+        (secret,) = (volume["secret"] for volume in pod(workload)["volumes"] if volume["name"] == "secrets")
         assert secret["secretName"] == "callgate"
         files = {item["path"] for item in secret.get("items", [])} or SECRET_FILES
         assert files == ({"callgate_database_url"} if name == "migrate" else SECRET_FILES)
@@ -186,7 +208,7 @@ def test_secrets_are_mounted_where_settings_read_them_for_each_workload(manifest
 
 def test_manifests_contain_no_secret(overlay: Manifests) -> None:
     assert overlay.of_kind("Secret") == []
-    (config,) = overlay.of_kind("ConfigMap")
+    config = config_of(overlay)
     fields = {name: Settings.model_fields[name.removeprefix(PREFIX).lower()].annotation for name in config["data"]}
     assert [name for name, kind in fields.items() if "SecretStr" in str(kind)] == []
 

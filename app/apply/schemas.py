@@ -1,0 +1,266 @@
+"""The models of a file that declares tenants. Their docstrings and descriptions are the texts of the JSON Schema.
+
+A member that is left out is not changed. `null` is accepted only where it means something.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
+
+from app.apply.document import MemberPath
+from app.setting_values import parse_twilio_base_url
+from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
+from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
+from app.tenants.callback_form import CallbackForm, CallbackMethod
+
+Value = TypeVar("Value")
+
+_CREDENTIAL_ID: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_NULLABLE: Final = "x-nullable"
+_SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
+_INLINE_CREDENTIAL: Final = "give auth_token, or key_sid and secret"
+
+
+def _error(text: str) -> PydanticCustomError:
+    return PydanticCustomError("declaration", text)
+
+
+def _matching(pattern: str, description: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise _error(f"must be {description}")
+        return value
+
+    return check
+
+
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise _error("has no value: give one, or leave the member out")
+    return value
+
+
+def _check_text(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise _error("must be text in one line")
+    return value
+
+
+def _check_base_url(value: str) -> str:
+    try:
+        return parse_twilio_base_url(value)
+    except ValueError as error:
+        raise _error(str(error)) from None
+
+
+def _without_repetition(values: list[Value]) -> list[Value]:
+    return list(dict.fromkeys(values))
+
+
+Given = Annotated[Value | None, BeforeValidator(_refuse_null)]
+"""A member that may be left out and may not be null. Its attribute is None if it was left out."""
+Nullable = Annotated[Value | None, Field(json_schema_extra={_NULLABLE: True})]
+"""A member that may be left out and may be null, which removes the value."""
+_Event = Literal["initiated", "ringing", "answered", "completed"]
+_Text = Annotated[str, AfterValidator(_check_text), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+_TenantIdentifier = Annotated[
+    str,
+    AfterValidator(_matching(TENANT_ID.pattern, "lower-case letters, digits and '-', at most 63")),
+    Field(json_schema_extra={"pattern": f"^{TENANT_ID.pattern}$"}),
+]
+_AccountSid = Annotated[
+    str,
+    AfterValidator(_matching(ACCOUNT_SID.pattern, "AC and 32 hexadecimal digits")),
+    Field(json_schema_extra={"pattern": f"^{ACCOUNT_SID.pattern}$"}),
+]
+_KeySid = Annotated[
+    str,
+    AfterValidator(_matching(KEY_SID.pattern, "SK and 32 hexadecimal digits")),
+    Field(json_schema_extra={"pattern": f"^{KEY_SID.pattern}$"}),
+]
+_Revoked = Annotated[
+    str,
+    AfterValidator(_matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")),
+    Field(json_schema_extra={"pattern": f"^(?:{KEY_SID.pattern}|{_CREDENTIAL_ID})$"}),
+]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    def gives(self, member: str) -> bool:
+        """Returns whether the file has the member, be it null."""
+        return member in self.model_fields_set
+
+
+class SecretReference(_Declared):
+    """The place of a secret: an environment variable of the command, or a file. The file itself never contains a secret."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
+
+    env: Given[str] = Field(None, min_length=1, description="The name of an environment variable.")
+    file: Given[str] = Field(
+        None, min_length=1, description="The path of a file. A relative path begins at the folder of the declaring file."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, value: Any) -> Any:
+        """Refuses anything else as a whole, so that no part of a secret is taken for the name of a member."""
+        match value:
+            case {"env": str(name)} | {"file": str(name)} if len(value) == 1 and name:
+                return value
+        raise _error(_SECRET_ADVICE)
+
+
+class DeclaredCallbacks(_Declared):
+    """Where the status callbacks of the tenant's calls are delivered, unless a call has its own `status_callback`."""
+
+    url: Nullable[str] = Field(None, description="The default URL. null removes it, with method and events.")
+    method: Nullable[CallbackMethod] = Field(None, description="The HTTP method. Unset: POST.")
+    events: Nullable[Annotated[list[_Event], AfterValidator(_without_repetition)]] = Field(
+        None, min_length=1, description="The events to deliver. Unset: completed."
+    )
+    format: Given[CallbackForm] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
+
+
+class DeclaredCredential(_Declared):
+    """A credential of a Twilio account: its auth token, or an API key with its secret."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["auth_token"]}, {"required": ["key_sid", "secret"]}],
+            "dependentRequired": {"key_sid": ["secret"], "secret": ["key_sid"]},
+        }
+    )
+
+    auth_token: Given[SecretReference] = None
+    key_sid: Given[_KeySid] = None
+    secret: Given[SecretReference] = None
+
+    def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
+        """Returns the secret's place, with the path where it is written. `path` is that of the credential."""
+        if self.auth_token is not None:
+            return (*path, "auth_token"), self.auth_token
+        if self.secret is not None:
+            return (*path, "secret"), self.secret
+        raise ValueError("a credential has a secret")
+
+    @model_validator(mode="after")
+    def _check_members(self) -> "DeclaredCredential":
+        if _credential_kind(self.model_fields_set) is None:
+            raise _error(_INLINE_CREDENTIAL)
+        return self
+
+
+class DeclaredAccount(_Declared):
+    """A Twilio account of the tenant. Credentials that are stored and not named here stay."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {"key_sid": ["secret"], "secret": ["key_sid"]},
+            "not": {"anyOf": [{"required": list(pair)} for pair in combinations(("auth_token", "key_sid", "credentials"), 2)]},
+        }
+    )
+
+    account_sid: _AccountSid
+    base_url: Given[Annotated[str, AfterValidator(_check_base_url)]] = Field(
+        None, description="The base URL of this account's API. Unset: that of the installation."
+    )
+    auth_token: Given[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
+    key_sid: Given[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
+    secret: Given[SecretReference] = Field(None, description="The secret of `key_sid`.")
+    credentials: Given[list[DeclaredCredential]] = Field(
+        None, description="Several credentials. New ones are added in this order, and tried in it."
+    )
+    revoked: Given[list[_Revoked]] = Field(
+        None, description="Credentials that must not be used any more: SIDs of API keys (SK…), or ids from `accounts list`."
+    )
+
+    def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
+        """Yields the credentials with the path where each is written. `path` is that of the account."""
+        if self.auth_token or self.key_sid:
+            yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
+        for index, credential in enumerate(self.credentials or ()):
+            yield (*path, "credentials", index), credential
+
+    @model_validator(mode="after")
+    def _check_members(self) -> "DeclaredAccount":
+        inline = {"auth_token", "key_sid", "secret"} & self.model_fields_set
+        if inline and self.gives("credentials"):
+            raise _error("has a credential and `credentials`: give all of them under `credentials`")
+        if inline and _credential_kind(self.model_fields_set) is None:
+            raise _error(_INLINE_CREDENTIAL)
+        return self
+
+
+class DeclaredLimits(_Declared):
+    """Limits of the tenant."""
+
+    max_in_flight: Nullable[Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]] = Field(
+        None,
+        description="Creations that one process sends to Twilio at once. null: CALLGATE_MAX_IN_FLIGHT_PER_TENANT.",
+    )
+
+
+class DeclaredTenant(_Declared):
+    """A tenant. What is stored and not named here stays as it is."""
+
+    id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
+    name: Given[_Text] = Field(None, description="The display name. Required for a new tenant.")
+    suspended: Given[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
+    callbacks: Given[DeclaredCallbacks] = None
+    limits: Given[DeclaredLimits] = None
+    accounts: Given[list[DeclaredAccount]] = None
+
+
+class Declaration(_Declared):
+    """A file for `callgate apply`. Declares tenants; changes what is named and deletes nothing."""
+
+    schema_: Given[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
+    tenants: list[DeclaredTenant]
+
+    def accounts_at(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
+        """Yields the accounts of all tenants with the path where each is written."""
+        for number, tenant in enumerate(self.tenants):
+            for index, account in enumerate(tenant.accounts or ()):
+                yield ("tenants", number, "accounts", index), account
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    """Writes members that may be left out without null and without a default."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a file, for editors and for checks before it is applied."""
+    schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
+    for model in schema["$defs"].values():
+        for name, member in model["properties"].items():
+            if member.pop(_NULLABLE, False):
+                description = member.pop("description")
+                model["properties"][name] = {"anyOf": [member, {"type": "null"}], "description": description}
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
+
+
+def _credential_kind(given: set[str]) -> str | None:
+    """Returns which kind of credential the members are of, or None if they are of none or of both."""
+    match sorted({"auth_token", "key_sid", "secret"} & given):
+        case ["auth_token"]:
+            return "auth_token"
+        case ["key_sid", "secret"]:
+            return "api_key"
+    return None

@@ -1,0 +1,63 @@
+"""Reads the secrets to which a declaration refers, from environment variables and files. Texts of problems contain neither."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from app.apply.document import DocumentInvalid, FileProblem, MemberPath
+from app.apply.schemas import Declaration, SecretReference
+
+_MAX_SECRET_BYTES: Final = 64 * 1024
+
+
+class SecretMissing(Exception):
+    """A reference leads to no usable secret. The message gives the reason."""
+
+
+def read_secrets(declaration: Declaration, environment: Mapping[str, str], folder: Path) -> dict[MemberPath, str]:
+    """Returns the secrets by the path of their reference. Relative paths of files begin at `folder`.
+
+    Raises DocumentInvalid with all problems.
+    """
+    secrets: dict[MemberPath, str] = {}
+    problems: list[FileProblem] = []
+    for account_path, account in declaration.accounts_at():
+        for credential_path, credential in account.credentials_at(account_path):
+            path, reference = credential.reference_at(credential_path)
+            try:
+                secrets[path] = _read(reference, environment, folder)
+            except SecretMissing as error:
+                problems.append(FileProblem(str(error), (*path, "env" if reference.env is not None else "file")))
+    if problems:
+        raise DocumentInvalid(*problems)
+    return secrets
+
+
+def _read(reference: SecretReference, environment: Mapping[str, str], folder: Path) -> str:
+    if reference.env is not None:
+        secret = environment.get(reference.env, "").strip()
+        source = "this environment variable"
+    else:
+        secret = _read_file(folder / (reference.file or ""))
+        source = "this file"
+    if not secret:
+        raise SecretMissing(f"{source} is not set or empty" if reference.env else f"{source} is empty")
+    if not secret.isprintable():
+        raise SecretMissing(f"{source} has more than one line, or control characters")
+    return secret
+
+
+def _read_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise SecretMissing(f"this file cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise SecretMissing("this is not the path of a file") from None
+    if len(content) > _MAX_SECRET_BYTES:
+        raise SecretMissing(f"this file is larger than {_MAX_SECRET_BYTES // 1024} KiB")
+    try:
+        return content.decode().strip()
+    except UnicodeDecodeError:
+        raise SecretMissing("this file is not text") from None

@@ -1,0 +1,87 @@
+"""Makes a declaration true in one transaction, with the use cases that the other commands have."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from app.apply import store
+from app.apply.document import MemberPath
+from app.apply.plan import (
+    BaseUrlChange,
+    Change,
+    ChangePlan,
+    CredentialAddition,
+    CredentialRevocation,
+    TenantCreation,
+    TenantUpdate,
+    make_plan,
+)
+from app.apply.schemas import Declaration
+from app.audit.events import Actor
+from app.database.connection import Connection
+from app.database.pool import Transactions
+from app.security.keyring import Keyring
+from app.tenants.administration import TenantAdministration
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTransaction:
+    """Gives use cases the connection of one transaction. A savepoint takes back what a failed use case has done."""
+
+    connection: Connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with self.connection.transaction():
+            yield self.connection
+
+
+@dataclass(frozen=True, slots=True)
+class DeclarationService:
+    database: Transactions
+    keyring: Keyring
+    actor: Actor
+
+    async def compare(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+        """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid and DatabaseUnavailable."""
+        async with self.database.transaction() as connection:
+            await store.begin_reading(connection)
+            return await self._plan(connection, declaration, secrets, lock=False)
+
+    async def apply(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+        """Makes all changes, or none if it raises, and returns them. Waits for another `apply` to end.
+
+        Raises DocumentInvalid, OperatorError, ApplyLocked and DatabaseUnavailable.
+        """
+        async with self.database.transaction() as connection:
+            await store.lock_apply(connection)
+            plan = await self._plan(connection, declaration, secrets, lock=True)
+            administration = TenantAdministration(SharedTransaction(connection), self.keyring, self.actor)
+            for change in plan.changes:
+                await _make(administration, change)
+        return plan
+
+    async def _plan(
+        self, connection: Connection, declaration: Declaration, secrets: Mapping[MemberPath, str], *, lock: bool
+    ) -> ChangePlan:
+        tenant_ids = [tenant.id for tenant in declaration.tenants]
+        stored = await store.read_tenants(connection, tenant_ids, lock=lock)
+        return make_plan(declaration, secrets, stored, self.keyring)
+
+
+async def _make(administration: TenantAdministration, change: Change) -> None:
+    match change:
+        case TenantCreation(settings=settings):
+            await administration.ensure_tenant(change.tenant_id, settings)
+        case TenantUpdate(settings=settings):
+            await administration.update_tenant(change.tenant_id, settings)
+        case BaseUrlChange(account_sid=account_sid, base_url=base_url):
+            await administration.set_base_url(change.tenant_id, account_sid=account_sid, base_url=base_url)
+        case CredentialAddition(account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url):
+            await administration.add_credential(
+                change.tenant_id, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
+            )
+        case CredentialRevocation(credential_id=credential_id):
+            await administration.revoke_credential(change.tenant_id, credential_id)
+        case _:
+            raise TypeError("a change without a use case")

@@ -1,0 +1,85 @@
+"""SQL of `callgate apply`: its lock, and what is stored of the tenants that a file names. On asyncpg alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from app.database.connection import SESSION_SETTINGS, Connection
+from app.errors import CommandFailed
+from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
+
+_LOCK: Final = 0xCA11A991
+# How long one `apply` waits for another.
+_LOCK_TIMEOUT_S: Final = 60
+STATEMENT_TIMEOUT_S: Final = _LOCK_TIMEOUT_S + 10.0
+APPLY_SETTINGS: Final = SESSION_SETTINGS | {
+    "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
+    "statement_timeout": f"{_LOCK_TIMEOUT_S + 5}s",
+}
+
+
+class ApplyLocked(CommandFailed):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialState:
+    id: UUID
+    account_id: UUID
+    username: str
+    sealed_secret: bytes = field(repr=False)
+    is_revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    row: AccountRow
+    credentials: list[CredentialState]
+    """All of them, also revoked ones, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantState:
+    row: TenantRow
+    accounts: dict[str, AccountState]
+    """By account SID."""
+
+
+async def lock_apply(connection: Connection) -> None:
+    """Waits until no other `apply` runs, and lets none run until the transaction ends. Raises ApplyLocked.
+
+    The lock belongs to the transaction, because behind a pooler the next transaction may be another session's.
+    """
+    try:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    except asyncpg.LockNotAvailableError:
+        raise ApplyLocked(f"another `callgate apply` has not ended within {_LOCK_TIMEOUT_S} s: nothing was changed") from None
+
+
+async def begin_reading(connection: Connection) -> None:
+    """Makes Postgres refuse any change in this transaction."""
+    await connection.execute("SET TRANSACTION READ ONLY")
+
+
+async def read_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> dict[str, TenantState]:
+    """Returns those tenants that exist. `lock` keeps others from changing them until the transaction ends."""
+    rows = await find_tenants(connection, tenant_ids, lock=lock)
+    accounts = await find_accounts(connection, [row.id for row in rows])
+    credentials = await _read_credentials(connection, [account.id for account in accounts])
+    tenants = {row.id: TenantState(row, {}) for row in rows}
+    for account in accounts:
+        tenants[account.tenant_id].accounts[account.account_sid] = AccountState(account, credentials.get(account.id, []))
+    return tenants
+
+
+async def _read_credentials(connection: Connection, account_ids: Sequence[UUID]) -> dict[UUID, list[CredentialState]]:
+    statement = """SELECT id, account_id, username, sealed_secret, revoked_at IS NOT NULL FROM twilio_credential
+        WHERE account_id = ANY ($1) ORDER BY id"""
+    credentials: dict[UUID, list[CredentialState]] = {}
+    for row in await connection.fetch(statement, account_ids):
+        credential = CredentialState(*row)
+        credentials.setdefault(credential.account_id, []).append(credential)
+    return credentials

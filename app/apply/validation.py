@@ -1,0 +1,104 @@
+"""Validates a document as a declaration. Every problem has the line and the member, and none has a value."""
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.apply.document import Document, DocumentInvalid, FileProblem, MemberPath
+from app.apply.schemas import (
+    Declaration,
+    DeclaredAccount,
+    DeclaredCallbacks,
+    DeclaredCredential,
+    DeclaredLimits,
+    DeclaredTenant,
+    SecretReference,
+)
+from app.deliveries.addresses import AllowList, UrlError, read_url
+
+_MODELS: tuple[type[BaseModel], ...] = (
+    Declaration,
+    DeclaredAccount,
+    DeclaredCallbacks,
+    DeclaredCredential,
+    DeclaredLimits,
+    DeclaredTenant,
+    SecretReference,
+)
+_INPUT = re.compile(r"^(?:Input|List|String|Value) should")
+_TEXTS = {
+    "missing": "is missing",
+    "string_type": "must be text: put it in quotes",
+    "string_unicode": "has a character that is not Unicode",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list: each item begins with '- '",
+    "model_type": "must be a mapping: `member: value`",
+}
+
+
+def validate_declaration(document: Document, *, allowed: AllowList) -> Declaration:
+    """Returns the declaration. Raises DocumentInvalid with all problems.
+
+    `allowed` are the private destinations that the operator allows for deliveries.
+    """
+    if document.value is None:
+        raise DocumentInvalid(FileProblem("the file is empty: it needs a list of `tenants`", line=1))
+    try:
+        declaration = Declaration.model_validate(document.value)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False)
+        raise DocumentInvalid(*(FileProblem(_text_of(detail), detail["loc"]) for detail in details)) from None
+    if problems := [*_duplicates(declaration, document), *_refused_urls(declaration, allowed)]:
+        raise DocumentInvalid(*problems)
+    return declaration
+
+
+def _text_of(detail: ErrorDetails) -> str:
+    if detail["type"] == "extra_forbidden":
+        return _unknown_member(str(detail["loc"][-1]))
+    message = _INPUT.sub("must", detail["msg"]).partition(" after validation")[0]
+    return _TEXTS.get(detail["type"], message)
+
+
+def _unknown_member(name: str) -> str:
+    known = {member for model in _MODELS for member in model.model_fields}
+    similar = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
+    return f"is not known: {advice}"
+
+
+def _duplicates(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
+    yield from _repeated("tenant", [(("tenants", i), tenant.id) for i, tenant in enumerate(declaration.tenants)], document)
+    for number, tenant in enumerate(declaration.tenants):
+        path: MemberPath = ("tenants", number, "accounts")
+        accounts = [((*path, index), account.account_sid) for index, account in enumerate(tenant.accounts or ())]
+        yield from _repeated("account", accounts, document)
+    for path, account in declaration.accounts_at():
+        keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
+        yield from _repeated("key", keys, document)
+        for index, revoked in enumerate(account.revoked or ()):
+            if revoked in (key for _, key in keys):
+                yield FileProblem("this key is declared as a credential, too: remove one of the two", (*path, "revoked", index))
+
+
+def _repeated(what: str, items: Iterable[tuple[MemberPath, Hashable]], document: Document) -> Iterator[FileProblem]:
+    first: dict[Hashable, MemberPath] = {}
+    for path, identity in items:
+        if identity in first:
+            yield FileProblem(
+                f"this {what} is declared twice: the first time in line {document.line_of(first[identity])}", path
+            )
+        first.setdefault(identity, path)
+
+
+def _refused_urls(declaration: Declaration, allowed: AllowList) -> Iterator[FileProblem]:
+    for number, tenant in enumerate(declaration.tenants):
+        url: Any = tenant.callbacks and tenant.callbacks.url
+        if url is not None and isinstance(error := read_url(url, allowed), UrlError):
+            path: MemberPath = ("tenants", number, "callbacks", "url")
+            yield FileProblem(f"deliveries to this URL are not possible ({error.code}): {error.detail}", path)

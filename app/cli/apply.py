@@ -1,0 +1,170 @@
+"""`callgate apply`: makes the tenants what a file declares."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from app.cli.output import AsJson
+from app.cli.processes import service_settings
+from app.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from app.apply.document import Document, FileProblem
+    from app.apply.plan import Change, ChangePlan
+    from app.settings import Settings
+
+DIFFERENCE: Final = 2
+"""The exit code of a dry run that found a difference."""
+_STANDARD_INPUT: Final = "-"
+_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
+
+
+def apply(
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="The file, YAML or JSON; - for standard input.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the difference. Exit code 2 if there is one, 0 if there is none.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make tenants what a file declares.
+
+    Creates and changes what the file names and deletes nothing. Removal is written: `suspended: true`, `revoked: […]`. Secrets
+    are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none. Exit code 1 if the file is
+    invalid or the changes cannot be made.
+    """
+    if schema:
+        from app.apply.schemas import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return
+    if file is None:
+        raise CommandFailed("no file was given: use --file FILE, or --file - for standard input")
+    plan = _run(_read(file), file, _settings(), dry_run=dry_run)
+    _show(plan, dry_run=dry_run, as_json=as_json)
+    if dry_run and plan.changes:
+        raise typer.Exit(DIFFERENCE)
+
+
+def _settings() -> Settings:
+    """Returns the settings. Exit code 1 if they are wrong, because 2 means a difference."""
+    from app.settings import SettingsError
+
+    try:
+        return service_settings()
+    except SettingsError as error:
+        raise CommandFailed(str(error)) from None
+
+
+def _read(file: str) -> bytes:
+    from app.apply.document import MAX_BYTES
+
+    try:
+        if file == _STANDARD_INPUT:
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> ChangePlan:
+    from app.apply.document import Document, DocumentInvalid, read_document
+    from app.apply.secrets import read_secrets
+    from app.apply.service import DeclarationService
+    from app.apply.store import APPLY_SETTINGS, STATEMENT_TIMEOUT_S
+    from app.apply.validation import validate_declaration
+    from app.audit.events import command_actor
+    from app.database.connection import Connector
+    from app.database.pool import Pool
+    from app.deliveries.addresses import AllowList
+    from app.security.keyring import Keyring
+
+    document = Document(None)
+    folder = Path.cwd() if file == _STANDARD_INPUT else Path(file).parent
+
+    async def run() -> ChangePlan:
+        url = settings.require_database_url()
+        pool = Pool(Connector(url, APPLY_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
+        service = DeclarationService(pool, Keyring(settings.require_secret_keys()), command_actor("apply"))
+        try:
+            return await (service.compare if dry_run else service.apply)(declaration, secrets)
+        finally:
+            await pool.close()
+
+    try:
+        document = read_document(content)
+        declaration = validate_declaration(document, allowed=AllowList.parse(settings.delivery_allow))
+        secrets = read_secrets(declaration, os.environ, folder)
+        plan = asyncio.run(run())
+    except DocumentInvalid as error:
+        for problem in error.problems:
+            typer.echo(f"callgate: {_located(problem, document, file)}", err=True)
+        raise typer.Exit(1) from None
+    for note in plan.notes:
+        typer.echo(f"callgate: note: {_located(note, document, file)}", err=True)
+    return plan
+
+
+def _located(problem: FileProblem, document: Document, file: str) -> str:
+    """Returns the problem in one line, with file, line and member."""
+    from app.apply.document import member_at
+
+    name = "<stdin>" if file == _STANDARD_INPUT else file
+    line = problem.line or document.line_of(problem.path)
+    member = member_at(problem.path)
+    return f"{name}:{line}: {member}: {problem.text}" if member else f"{name}:{line}: {problem.text}"
+
+
+def _show(plan: ChangePlan, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"applied": not dry_run, "changes": [_to_json(change) for change in plan.changes]}))
+        return
+    for change in plan.changes:
+        typer.echo(_to_line(change))
+    if not plan.changes:
+        typer.echo("no changes")
+    elif dry_run:
+        typer.echo(f"{_count(plan)} would be made")
+    else:
+        typer.echo(f"{_count(plan)} made")
+
+
+def _count(plan: ChangePlan) -> str:
+    return "1 change" if len(plan.changes) == 1 else f"{len(plan.changes)} changes"
+
+
+def _to_line(change: Change) -> str:
+    line = f"tenant {change.tenant_id}: {change.action} {change.subject}"
+    members = [
+        f"{name} {_shown(after)}" if change.action == "create" else f"{name} {_shown(before)} -> {_shown(after)}"
+        for name, (before, after) in change.members.items()
+    ]
+    return f"{line}: {', '.join(members)}" if members else line
+
+
+def _to_json(change: Change) -> dict[str, Any]:
+    members = {
+        name: {"before": _without_query(before), "after": _without_query(after)}
+        for name, (before, after) in change.members.items()
+    }
+    return {"tenant": change.tenant_id, "action": change.action, "subject": change.subject, "members": members}
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else json.dumps(_without_query(value), ensure_ascii=False)
+
+
+def _without_query(value: Any) -> Any:
+    """Returns the value to print. The query of a URL may hold a key of the receiver."""
+    return _QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

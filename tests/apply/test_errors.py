@@ -1,0 +1,228 @@
+"""Every error in a file names the file, the line and the member, in one line, and shows nothing of a value."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from app.apply.document import MAX_BYTES, read_document
+from app.apply.schemas import json_schema
+from app.apply.validation import validate_declaration
+from app.cli import app
+from app.deliveries.addresses import AllowList
+from tests.cli.running import environment, failure, run
+from tests.support.gateway import SECRET_KEY
+from tests.support.upstream import refused_url
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENT = ROOT / "deploy" / "components" / "apply"
+SID, KEY = "AC" + "1" * 32, "SK" + "1" * 32
+PLANTED = "pl4nted5ecret"
+SECRET_ADVICE = "a secret is written as {env: NAME} or {file: PATH}, never as its value"
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+
+
+class Refused(NamedTuple):
+    """A file, the line and the member that the error names, and how its text begins."""
+
+    file: str
+    line: int
+    member: str
+    text: str
+
+
+def tenant(*lines: str) -> str:
+    """Returns a file with one tenant, whose further members begin in line 3."""
+    return "\n".join(["tenants:", "  - id: shop", *(f"    {line}" for line in lines)]) + "\n"
+
+
+def account(*lines: str) -> str:
+    """Returns a file with one account, whose further members begin in line 5."""
+    return tenant("accounts:", f"  - account_sid: {SID}", *(f"    {line}" for line in lines))
+
+
+TENANT, ACCOUNT = "tenants[0]", "tenants[0].accounts[0]"
+AUTH_TOKEN = f"{ACCOUNT}.auth_token"
+ENV, FILE = f"{AUTH_TOKEN}.env", f"{AUTH_TOKEN}.file"
+SYNTAX = [
+    Refused("", 1, "", "the file is empty: it needs a list of `tenants`"),
+    Refused("# nothing\n---\n", 1, "", "the file is empty"),
+    Refused("tenants: []\n---\ntenants: []\n", 2, "", "a second document begins: a file has one"),
+    Refused("tenants:\n\t- id: shop\n", 2, "", "a tab indents this line: YAML is indented with spaces"),
+    Refused("tenants: [\n", 2, "", "this is not valid YAML: "),
+    Refused(
+        "tenants:\n  - id: 'shop\n", 3, "", "this is not valid YAML: found unexpected end of stream (column 1) in what begins"
+    ),
+    Refused("tenants:\n  - id: shop: x\n", 2, "", "this is not valid YAML: mapping values are not allowed"),
+    Refused('{"tenants": [}', 1, "", "this is not valid YAML: "),
+    Refused("tenants: \x07\n", 1, "", "a control character is not allowed"),
+    Refused("tenants:\n  - \udcff\n", 2, "", "the file is not UTF-8"),
+    Refused("tenants: []\ntenants: []\n", 2, "tenants", "this member is given twice: the first time in line 1"),
+    Refused('{\n\t"tenants": [],\n\t"tenants": []\n}', 3, "tenants", "this member is given twice: the first time in line 2"),
+    Refused("? [tenants]\n: []\n", 1, "", "the name of a member must be plain text"),
+    Refused(f"tenants: {'[' * 30}", 1, "tenants" + "[0]" * 19, "values are nested more than 20 deep"),
+    Refused(BOMB, 6, "…[3]", "the file has more than 500000 values, aliases written out"),
+    Refused("tenants: &all [*all]\n", 1, "tenants[0]", "this alias (*) has no anchor (&) before it"),
+    Refused(account(f"auth_token: *{PLANTED}"), 5, AUTH_TOKEN, "this alias (*) has no anchor (&) before it"),
+    Refused(account(f"auth_token: !{PLANTED} x"), 5, AUTH_TOKEN, "tags (!) are not supported"),
+    Refused(tenant("<<: {name: Shop}"), 3, TENANT, "merge keys (<<) are not supported"),
+    Refused(tenant(f"name: 0x_{PLANTED[:0]}"), 3, f"{TENANT}.name", "this number cannot be read: put text in quotes"),
+]
+TYPES = [
+    Refused("just text\n", 1, "", "must be a mapping"),
+    Refused("- id: shop\n", 1, "", "must be a mapping"),
+    Refused("{}\n", 1, "tenants", "is missing"),
+    Refused("tenants:\n", 1, "tenants", "must be a list"),
+    Refused("tenants: {id: shop}\n", 1, "tenants", "must be a list"),
+    Refused("tenants:\n  - shop\n", 2, TENANT, "must be a mapping"),
+    Refused("tenants:\n  - name: Shop\n", 2, f"{TENANT}.id", "is missing"),
+    Refused("tenants:\n  - id: Shop\n", 2, f"{TENANT}.id", "must be lower-case letters, digits and '-', at most 63"),
+    Refused("tenants:\n  - id: 42\n", 2, f"{TENANT}.id", "must be text: put it in quotes"),
+    Refused("tenants: []\nother: 1\n", 2, "other", "is not known: `callgate apply --schema` lists all members"),
+    Refused(tenant("name: no"), 3, f"{TENANT}.name", "must be text: put it in quotes"),
+    Refused(tenant("name:"), 3, f"{TENANT}.name", "has no value: give one, or leave the member out"),
+    Refused(tenant("name: ' '"), 3, f"{TENANT}.name", "must be text in one line"),
+    Refused(tenant("suspended: 'true'"), 3, f"{TENANT}.suspended", "must be true or false"),
+    Refused(tenant("suspend: true"), 3, f"{TENANT}.suspend", "is not known: did you mean suspended?"),
+    Refused(
+        tenant("callbacks: {url: ftp://x}"),
+        3,
+        f"{TENANT}.callbacks.url",
+        "deliveries to this URL are not possible (url_scheme)",
+    ),
+    Refused(
+        tenant("callbacks: {url: 'http://10.0.0.1/'}"),
+        3,
+        f"{TENANT}.callbacks.url",
+        "deliveries to this URL are not possible (",
+    ),
+    Refused(tenant("callbacks: {method: PUT}"), 3, f"{TENANT}.callbacks.method", "must be 'GET' or 'POST'"),
+    Refused(tenant("callbacks:", "  events: []"), 4, f"{TENANT}.callbacks.events", "must have at least 1 item"),
+    Refused(tenant("callbacks: {events: [ended]}"), 3, f"{TENANT}.callbacks.events[0]", "must be 'initiated', "),
+    Refused(tenant("limits: {max_in_flight: true}"), 3, f"{TENANT}.limits.max_in_flight", "must be a whole number"),
+    Refused(tenant("limits: {max_in_flight: 0}"), 3, f"{TENANT}.limits.max_in_flight", "must be greater than or equal to 1"),
+    Refused(
+        "tenants:\n  - {id: a, name: A}\n  - {id: a, name: B}\n",
+        3,
+        "tenants[1]",
+        "this tenant is declared twice: the first time in line 2",
+    ),
+]
+ACCOUNTS = [
+    Refused(tenant("accounts: [{}]"), 3, f"{ACCOUNT}.account_sid", "is missing"),
+    Refused(tenant("accounts: [{account_sid: AC1}]"), 3, f"{ACCOUNT}.account_sid", "must be AC and 32 hexadecimal digits"),
+    Refused(account("base_url: api.twilio.com"), 5, f"{ACCOUNT}.base_url", "must be an http:// or https:// URL"),
+    Refused(account(f"auth_token: {PLANTED}"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account("auth_token: 12345"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account(f"auth_token: [{PLANTED}]"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account(f"auth_token: {{{PLANTED}}}"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account(f"auth_token: {{value: {PLANTED}}}"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account(f"auth_token: {{env: A, file: {PLANTED}}}"), 5, AUTH_TOKEN, SECRET_ADVICE),
+    Refused(account("auth_token:"), 5, AUTH_TOKEN, "has no value"),
+    Refused(account(f"credentials: [{{auth_token: {PLANTED}}}]"), 5, f"{ACCOUNT}.credentials[0].auth_token", SECRET_ADVICE),
+    Refused(account(f"auth_token: {{env: {PLANTED}}}"), 5, ENV, "this environment variable is not set or empty"),
+    Refused(account("auth_token: {env: EMPTY}"), 5, ENV, "this environment variable is not set or empty"),
+    Refused(account("auth_token: {env: LINES}"), 5, ENV, "this environment variable has more than one line"),
+    Refused(account(f"auth_token: {{file: {PLANTED}}}"), 5, FILE, "this file cannot be read: No such file"),
+    Refused(account("auth_token: {file: .}"), 5, FILE, "this file cannot be read: Is a directory"),
+    Refused(account("auth_token: {file: empty}"), 5, FILE, "this file is empty"),
+    Refused(account("auth_token: {file: binary}"), 5, FILE, "this file is not text"),
+    Refused(account("auth_token: {file: /dev/zero}"), 5, FILE, "this file is larger than 64 KiB"),
+    Refused(account(f"key_sid: {KEY}"), 4, ACCOUNT, "give auth_token, or key_sid and secret"),
+    Refused(account("credentials: [{}]"), 5, f"{ACCOUNT}.credentials[0]", "give auth_token, or key_sid and secret"),
+    Refused(account("key_sid: SK1", "secret: {env: A}"), 5, f"{ACCOUNT}.key_sid", "must be SK and 32 hexadecimal digits"),
+    Refused(account("auth_token: {env: A}", "credentials: []"), 4, ACCOUNT, "has a credential and `credentials`"),
+    Refused(
+        account(f"auth_token: {{env: A}}\n      - account_sid: {SID}"),
+        6,
+        f"{TENANT}.accounts[1]",
+        "this account is declared twice: the first time in line 4",
+    ),
+    Refused(account("revoked: [x]"), 5, f"{ACCOUNT}.revoked[0]", "must be an API key's SID (SK…) or a credential's id"),
+    Refused(
+        account(f"key_sid: {KEY}", "secret: {env: A}", f"revoked: [{KEY}]"),
+        7,
+        f"{ACCOUNT}.revoked[0]",
+        "this key is declared as a credential, too",
+    ),
+]
+
+
+@pytest.mark.parametrize("refused", SYNTAX + TYPES + ACCOUNTS, ids=lambda refused: f"{refused.member}: {refused.text[:40]}")
+def test_an_error_names_file_line_and_member_and_shows_no_value(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "tenants.yaml"
+    file.write_bytes(refused.file.encode("utf-8", "surrogateescape"))
+    (tmp_path / "empty").touch()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    url = refused_url().replace("http", "postgresql")
+    variables = {"CALLGATE_DATABASE_URL": url, "CALLGATE_SECRET_KEYS": SECRET_KEY, "A": "a", "EMPTY": " ", "LINES": "a\nb"}
+    ended = CliRunner().invoke(app, ["apply", "-f", str(file)], env=environment(tmp_path) | variables)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    place = f"callgate: {file}:{refused.line}: " + (f"{refused.member}: " if refused.member else "")
+    assert ended.stderr.startswith(place + refused.text)
+    assert ended.stderr.count("\n") == 1
+    assert PLANTED not in ended.output
+
+
+def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL="postgresql://127.0.0.1:9/x", CALLGATE_SECRET_KEYS=SECRET_KEY)
+    declared = tenant("name: 1", "suspended: 2", "accounts: [{}]")
+    ended = run("apply", "-f", "-", environment=configured, standard_input=declared)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines() == [
+        "callgate: <stdin>:3: tenants[0].name: must be text: put it in quotes",
+        "callgate: <stdin>:4: tenants[0].suspended: must be true or false",
+        "callgate: <stdin>:5: tenants[0].accounts[0].account_sid: is missing",
+    ]
+
+
+def test_failures_before_the_file_is_read_have_exit_code_1(tmp_path: Path) -> None:
+    """Exit code 2 of a dry run means a difference."""
+    bare = environment(tmp_path)
+    configured = bare | {
+        "CALLGATE_DATABASE_URL": refused_url().replace("http", "postgresql"),
+        "CALLGATE_SECRET_KEYS": SECRET_KEY,
+    }
+    (tmp_path / "large").write_bytes(b"#" * (MAX_BYTES + 1))
+    assert failure("apply", environment=configured) == (
+        1,
+        "callgate: no file was given: use --file FILE, or --file - for standard input",
+    )
+    code, message = failure("apply", "-f", str(tmp_path / "none"), "--dry-run", environment=configured)
+    assert (code, message) == (1, f"callgate: {tmp_path / 'none'}: cannot be read: No such file or directory")
+    code, message = failure("apply", "-f", str(tmp_path / "large"), "--dry-run", environment=configured)
+    assert (code, message) == (1, f"callgate: {tmp_path / 'large'}:1: the file is larger than 4 MiB")
+    code, message = failure("apply", "-f", "-", "--dry-run", environment=bare, standard_input="tenants: []")
+    assert code == 1
+    assert "CALLGATE_DATABASE_URL is not set" in message
+    code, message = failure("apply", "-f", "-", "--dry-run", environment=configured, standard_input="tenants: []")
+    assert code == 1
+    assert message.startswith("callgate: the database cannot be used (")
+
+
+def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> None:
+    printed = run("apply", "--schema", environment=environment(tmp_path))
+    assert (printed.returncode, printed.stderr) == (0, "")
+    schema = json.loads(printed.stdout)
+    assert printed.stdout == (COMPONENT / "tenants.schema.json").read_text()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load((COMPONENT / "tenants.yaml").read_text()), schema)
+    (documented,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "administration.md").read_text(), re.DOTALL)
+    jsonschema.validate(yaml.safe_load(documented), schema)
+    validate_declaration(read_document(documented.encode()), allowed=AllowList())
+
+
+@pytest.mark.parametrize("refused", [one for one in TYPES + ACCOUNTS if "twice" not in one.text], ids=lambda one: one.text[:40])
+def test_the_schema_refuses_what_the_command_refuses(refused: Refused) -> None:
+    """Except what a schema cannot see: secrets, the rules for URLs, and a key that is declared and revoked."""
+    unseen = (".url", ".env", ".file", ".base_url", ".revoked[0]")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    document: Any = yaml.safe_load(refused.file)
+    assert validator.is_valid(document) is (refused.member.endswith(unseen) and "must be an API" not in refused.text), refused
