@@ -88,6 +88,16 @@ class CallNotFound(RequestError):
     default_detail = "This tenant has no call with this id or CallSid."
 
 
+class TenantNotFound(RequestError):
+    slug, status, title = "tenant-not-found", 404, "Tenant not found"
+    default_detail = "There is no tenant with this id, or the API key is of another tenant."
+
+
+class ResourceNotFound(RequestError):
+    slug, status, title = "resource-not-found", 404, "Not found in this tenant"
+    default_detail = "This tenant has no credential with this id."
+
+
 class SubresourceNotFound(RequestError):
     slug, status, title = "subresource-not-found", 404, "Subresource not found"
     default_detail = "Twilio has no such subresource of this call; `upstream` has Twilio's error."
@@ -118,9 +128,19 @@ class NoUsableCredentials(RequestError):
     default_detail = "This tenant has no Twilio account with an active credential. An operator has to add one."
 
 
+class AlreadyExists(RequestError):
+    slug, status, title = "already-exists", 409, "It exists, and differs"
+    default_detail = "The tenant exists with another name."
+
+
 class WrongCallState(RequestError):
     slug, status, title = "wrong-call-state", 409, "The call's state does not allow this"
     default_detail = "The call has ended, or has not reached the state that this request needs."
+
+
+class PreconditionFailed(RequestError):
+    slug, status, title = "precondition-failed", 412, "It has changed since it was read"
+    default_detail = "The ETag in If-Match is not the present one: read it again, and decide whether to repeat the change."
 
 
 class BodyTooLarge(RequestError):

@@ -14,6 +14,8 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Scope
 
 from app import __version__
+from app.admin import openapi as admin_openapi
+from app.admin.router import ROUTERS as ADMIN_ROUTERS
 from app.callbacks import router as callbacks_router
 from app.calls import examples
 from app.calls import router as calls_router
@@ -62,6 +64,7 @@ TAGS = [
     {"name": "subresources", "description": "The subresources of a call at Twilio: recordings, streams, payments and others."},
     {"name": "deliveries", "description": "List the requests to your status_callback, and send them again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
+    admin_openapi.TAG,
     {"name": "operations", "description": "Probes and metrics for operators. They need no API key."},
 ]
 
@@ -99,6 +102,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
     app.include_router(sip_uris.router)
+    for admin_router in ADMIN_ROUTERS:
+        app.include_router(admin_router)
     app.include_router(health.router)
     app.include_router(documentation.router)
     renderers = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
@@ -170,13 +175,14 @@ def _complete_openapi(app: FastAPI) -> None:
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
+                *((body, "validation") for body in admin_openapi.BODIES),
             ],
             ref_template="#/components/schemas/{model}",
         )
         complete_document(
             document,
             schemas=definitions["$defs"] | subresources_openapi.schemas(),
-            examples=examples.EXAMPLE_COMPONENTS | delivery_router.EXAMPLES,
+            examples=examples.EXAMPLE_COMPONENTS | delivery_router.EXAMPLES | admin_openapi.EXAMPLES,
         )
         return document
 

@@ -43,8 +43,10 @@ class Services(TypedDict):
     """The services that handlers find in `request.state` and that jobs receive."""
 
     database: Database
+    keyring: Keyring
     tenants: TenantDirectory
     tenant_callbacks: TenantCallbacks
+    validate_callback: UrlValidator
     twilio: TwilioClient
     settlement: Settlement
     creation: CreationService
@@ -151,8 +153,10 @@ def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creat
     deadline_s = budget_of(settings).attempt
     return Services(
         database=database,
+        keyring=shared.keyring,
         tenants=tenants,
         tenant_callbacks=shared.tenant_callbacks,
+        validate_callback=shared.validate_callback,
         twilio=twilio,
         settlement=shared.settlement,
         creation=creation,

@@ -17,6 +17,7 @@ HEADERS: dict[str, Any] = {
         "description": "`true`: this is the record of an earlier request with this Idempotency-Key.",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "ETag": {"description": "The version of the record, for `If-Match`.", "schema": _STRING_SCHEMA},
     "RetryAfter": {
         "description": "Seconds to wait before the request is repeated; also `retry.after_s`.",
         "schema": {"type": "integer", "minimum": 0},
@@ -27,6 +28,7 @@ _COMPONENT_NAMES = {
     "X-Request-Id": "RequestId",
     "Location": "Location",
     "Idempotent-Replayed": "IdempotentReplayed",
+    "ETag": "ETag",
     "Retry-After": "RetryAfter",
     "WWW-Authenticate": "WWWAuthenticate",
 }

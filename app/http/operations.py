@@ -1,9 +1,10 @@
-"""The operations port: a separate port for probes, metrics and documentation."""
+"""The operations port: a separate port for probes, metrics, documentation and the admin API."""
 
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
+ADMIN_PREFIX = "/v1/admin"
 _METRICS_PATH = "/metrics"
 _PATHS = frozenset({"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
 _FOLDERS = ("/docs/", "/static-offline-docs/")
@@ -19,6 +20,7 @@ class OperationsPort:
         if self.port is None:
             return True
         path: str = scope["path"]
+        is_admin = path.startswith(f"{ADMIN_PREFIX}/")
         if scope["server"] and scope["server"][1] == self.port:
-            return path in _PATHS or path.startswith(_FOLDERS)
-        return path != _METRICS_PATH
+            return is_admin or path in _PATHS or path.startswith(_FOLDERS)
+        return not is_admin and path != _METRICS_PATH

@@ -143,7 +143,7 @@ def _different_members(tenant: TenantRow, settings: TenantSettings) -> list[str]
 
 def _check_settings(settings: TenantSettings) -> None:
     if settings["status_callback"] is None and (settings["status_callback_method"] or settings["status_callback_events"]):
-        message = "a default method or default events need a default URL: give --url too"
+        message = "a default method or default events need a default URL"
         raise InvalidMember("/callbacks/url", "missing", message)
     limit = settings["max_in_flight"]
     if limit is not None and not 1 <= limit <= MAX_IN_FLIGHT_LIMIT:

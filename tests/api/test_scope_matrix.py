@@ -113,6 +113,18 @@ none    call    read    admin   other   operator route
 forged  forged  forged  forged  forged  forged  GET /callbacks/twilio/{call_id}
 forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
 401     2xx     -call   -call   2xx     -tenant POST /v1/sip-uris
+401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/tenants
+401     -operator -operator -operator -operator 2xx POST /v1/admin/tenants
+401     -admin  -admin  2xx     4xx     2xx     GET {tenant}
+401     -admin  -admin  2xx     4xx     2xx     PATCH {tenant}
+401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/accounts
+401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/accounts
+401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/accounts/{account_sid}/credentials
+401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/accounts/{account_sid}/credentials/{credential_id}
+401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/keys
+401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/keys
+401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/keys/{key_id}
+401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/audit-events
 2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
 2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
 2xx     2xx     2xx     2xx     2xx     2xx     GET /metrics
@@ -124,12 +136,15 @@ forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
 2xx     2xx     2xx     2xx     2xx     2xx     GET /openapi.json
 """
 TWILIO = "/2010-04-01/Accounts/{account_sid}"
+TENANT = "/v1/admin/tenants/{tenant_id}"
 COLUMNS = ("none", "call", "read", "admin", "other", "operator")
 
 PATH_PARAMETERS = {
     "name": "errors",
     "call_id": str(uuid4()),
     "delivery_id": str(uuid4()),
+    "credential_id": str(uuid4()),
+    "key_id": "cgk_000000000000",
     "sid": "RE" + "0" * 32,
 }
 FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
@@ -138,6 +153,11 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/calls/{id_or_sid}": {"status": "completed"},
     "POST /v1/sip-uris": {"uri": BASIC["to"]},
     "POST /v1/deliveries/replay": {"since": "2026-01-01T00:00:00Z"},
+    "POST /v1/admin/tenants": {"id": "matrix", "name": "Matrix"},
+    "PATCH /v1/admin/tenants/{tenant_id}": {"name": "Matrix"},
+    "POST /v1/admin/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "f" * 32, "auth_token": "t"},
+    "POST /v1/admin/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t"},
+    "POST /v1/admin/tenants/{tenant_id}/keys": {"scopes": ["admin"]},
 }
 FORMS: dict[str, dict[str, str]] = {
     path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
@@ -147,7 +167,7 @@ FORMS: dict[str, dict[str, str]] = {
 
 def expected() -> dict[str, list[str]]:
     """Returns the cells of each route of the table."""
-    lines = [line.split() for line in TABLE.replace("{twilio}", TWILIO).strip().splitlines()[1:]]
+    lines = [line.split() for line in TABLE.replace("{twilio}", TWILIO).replace("{tenant}", TENANT).strip().splitlines()[1:]]
     return {f"{method} {path}": cells for *cells, method, path in lines}
 
 
@@ -180,7 +200,12 @@ async def answered(http: httpx.AsyncClient, name: str, tenant: Tenant, key: str 
     """Sends a request to a route, about a new call of the tenant where it is about a call, and returns the table's cell."""
     method, path = name.split(" ")
     call = (await tenant.create()).raise_for_status().json() if "sid}" in path else {"id": "", "sid": ""}
-    named = PATH_PARAMETERS | {"account_sid": tenant.account_sid, "id_or_sid": call["id"], "call_sid": call["sid"]}
+    named = PATH_PARAMETERS | {
+        "tenant_id": tenant.id,
+        "account_sid": tenant.account_sid,
+        "id_or_sid": call["id"],
+        "call_sid": call["sid"],
+    }
     if path.endswith(("/Calls/{sid}", "/Calls/{sid}.json")):
         named["sid"] = call["sid"]
     url = FILES.get(path) or re.sub(r"{(\w+)}", lambda found: named[found[1]], path)
@@ -216,7 +241,10 @@ async def test_every_route_answers_each_kind_of_key_as_the_table_says(
             name: [await answered(http, name, tenant, of_columns[column]) for column in COLUMNS] for name in routes_of(gateway)
         }
     other = {name: cells for name, cells in seen.items() if expected().get(name) != cells}
-    lines = [" ".join([*(f"{cell:<7}" for cell in cells), name.replace(TWILIO, "{twilio}")]) for name, cells in other.items()]
+    lines = [
+        " ".join([*(f"{cell:<7}" for cell in cells), name.replace(TWILIO, "{twilio}").replace(TENANT, "{tenant}")])
+        for name, cells in other.items()
+    ]
     assert not other, "\n" + "\n".join(lines)
     assert expected().keys() == seen.keys()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from app import __version__
 from app.cli import app as command_line
 from app.errors import all_errors
 from app.settings import PREFIX, Settings
+from app.tenants.caller import COMMAND_LINE
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
@@ -23,12 +25,13 @@ from tests.support.tools import needs_program
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+ADMINISTRATION = (ROOT / "docs" / "administration.md").read_text()
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PRINTED_URL = "http://127.0.0.1:8000"
 # Other in each run; everything else that is shown has to be answered so.
-_VOLATILE = {"id", "sid", "call_id", "request_id", "at", "credential", "milliseconds", "next_cursor"}
+_VOLATILE = {"id", "sid", "call_id", "request_id", "at", "credential", "milliseconds", "next_cursor", "key"}
 _PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
 
 
@@ -43,7 +46,10 @@ class Example(NamedTuple):
 
 def examples() -> list[Example]:
     """Returns the examples of README's one section with a command, then those of docs/api.md."""
-    text = README.split("\n## Place a call\n")[1].split("\n## ")[0] + API
+    return examples_in(README.split("\n## Place a call\n")[1].split("\n## ")[0] + API)
+
+
+def examples_in(text: str) -> list[Example]:
     pairs = re.findall(r"```sh\n(.*?)```\n+```http\n(.*?)```", text, re.DOTALL)
     assert len(pairs) == text.count("```sh") == text.count("```http")
     return [_example(command, answer) for command, answer in pairs]
@@ -69,13 +75,23 @@ async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
 
 @needs_program("curl")
 async def test_the_printed_commands_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
+    await _assert_printed_answers(gateway, examples(), cwd=tmp_path)
+
+
+async def test_the_printed_commands_of_administration_answer_as_printed(gateway: Gateway, tmp_path: Path) -> None:
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE)
+    await _assert_printed_answers(gateway, examples_in(ADMINISTRATION), cwd=tmp_path, OPERATOR_KEY=key)
+
+
+async def _assert_printed_answers(gateway: Gateway, printed: list[Example], *, cwd: Path, **variables: str) -> None:
     mark = "\n=== next ===\n"
-    script = f"printf '{mark}'\n".join(example.command for example in examples()).replace(PRINTED_URL, gateway.url)
-    shell = await asyncio.create_subprocess_exec("sh", "-euc", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+    script = f"printf '{mark}'\n".join(example.command for example in printed).replace(PRINTED_URL, gateway.url)
+    environment = os.environ | variables
+    shell = await asyncio.create_subprocess_exec("sh", "-euc", script, cwd=cwd, env=environment, stdout=asyncio.subprocess.PIPE)
     output, _ = await shell.communicate()
     answers = output.decode().split(mark)
-    assert len(answers) == len(examples())
-    for example, answer in zip(examples(), answers, strict=True):
+    assert len(answers) == len(printed)
+    for example, answer in zip(printed, answers, strict=True):
         head, body = answer.replace("\r\n", "\n").split("\n\n", 1)
         assert int(head.split(" ")[1]) == example.status, example.command
         headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])

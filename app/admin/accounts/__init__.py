@@ -1,0 +1,1 @@
+"""Twilio accounts and their credentials in the admin API."""

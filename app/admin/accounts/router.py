@@ -1,0 +1,174 @@
+"""Routes of a tenant's Twilio accounts and their credentials."""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from fastapi import Path, Response
+
+from app.admin.access import (
+    BODY_ERRORS,
+    CHANGE_ERRORS,
+    EXAMPLE_TENANT,
+    READ_ERRORS,
+    TenantAdministrationDep,
+    TenantDep,
+    admin_router,
+    parse_body,
+    require_operator,
+)
+from app.admin.accounts import examples
+from app.admin.accounts.schemas import AccountPage, AccountRecord, CredentialRecord, NewAccount, NewCredential
+from app.admin.pages import PageDep
+from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
+from app.http.authentication import ClientDep
+from app.http.bodies import JsonBody
+from app.http.openapi import headers, json_body, json_examples
+from app.http.operations import ADMIN_PREFIX
+from app.http.problems import responses
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = admin_router()
+
+_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
+_CREDENTIALS_PATH = f"{_PATH}/{examples.ACCOUNT_SID}/credentials"
+_TWILIOS_HOST = re.compile(r"(.+\.)?twilio\.com", re.IGNORECASE)
+_REPLAYED = "Idempotent-Replayed"
+
+AccountSid = Annotated[str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34)]
+
+
+@router.get(
+    "/tenants/{tenant_id}/accounts",
+    operation_id="list_accounts",
+    summary="List a tenant's Twilio accounts",
+    responses={200: {"content": json_examples("accounts")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+)
+@needs(Scope.ADMIN, clients="any")
+async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> AccountPage:
+    """Lists the accounts, oldest first, each with its active credentials. A call uses the first unless it names another."""
+    listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetched)
+    shown, next_cursor = page.cut(listed, lambda item: item[0].id)
+    return AccountPage(accounts=[AccountRecord.of(row, active) for row, active in shown], next_cursor=next_cursor)
+
+
+@router.post(
+    "/tenants/{tenant_id}/accounts",
+    operation_id="create_account",
+    summary="Add a Twilio account to a tenant",
+    status_code=201,
+    response_model=AccountRecord,
+    response_description="The account was added.",
+    openapi_extra=json_body("NewAccount", examples.ACCOUNT_CREATIONS),
+    responses={
+        200: {
+            "model": AccountRecord,
+            "description": "The tenant has the account with this credential. Nothing was changed.",
+            "headers": headers(_REPLAYED),
+            "content": json_examples("account"),
+        },
+        201: {"content": json_examples("account")},
+        **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def create_account(
+    client: ClientDep, tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
+) -> AccountRecord:
+    """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not asked.
+
+    The same request again answers 200 with the account as it is. If the tenant has the account with another secret or another
+    base_url, the answer is 409 `already-exists`: another secret is added as a credential of the account.
+    """
+    new = parse_body(NewAccount, body)
+    if new.base_url is not None and not _TWILIOS_HOST.fullmatch(_host_of(new.base_url)):
+        require_operator(client, "use a base_url outside of twilio.com")
+    account, credentials, created = await administration.create_account(
+        tenant_id, account_sid=new.account_sid, secret=new.plain_secret, key_sid=new.key_sid or None, base_url=new.base_url
+    )
+    _mark_replayed(response, created)
+    return AccountRecord.of(account, credentials)
+
+
+@router.post(
+    "/tenants/{tenant_id}/accounts/{account_sid}/credentials",
+    operation_id="create_credential",
+    summary="Add a credential to a Twilio account",
+    status_code=201,
+    response_model=CredentialRecord,
+    response_description="The credential was added.",
+    openapi_extra=json_body("NewCredential", examples.CREDENTIAL_CREATIONS),
+    responses={
+        200: {
+            "model": CredentialRecord,
+            "description": "The account has this credential. Nothing was changed.",
+            "headers": headers(_REPLAYED),
+            "content": json_examples("credential"),
+        },
+        201: {"content": json_examples("credential")},
+        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_CREDENTIALS_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def create_credential(
+    tenant_id: TenantDep,
+    account_sid: AccountSid,
+    administration: TenantAdministrationDep,
+    body: JsonBody,
+    response: Response,
+) -> CredentialRecord:
+    """Adds a credential, which is tried after the account's other ones. Its secret is never shown.
+
+    The same request again answers 200 with the credential, unless it was revoked. [Rotation](/docs/rotation) describes how to
+    replace a credential without a failed call.
+    """
+    new = parse_body(NewCredential, body)
+    credential, created = await administration.create_credential(
+        tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
+    )
+    _mark_replayed(response, created)
+    return CredentialRecord.of(credential)
+
+
+@router.delete(
+    "/tenants/{tenant_id}/accounts/{account_sid}/credentials/{credential_id}",
+    operation_id="revoke_credential",
+    summary="Revoke a credential",
+    status_code=204,
+    response_description="The credential is revoked.",
+    responses=responses(
+        TenantNotFound,
+        ResourceNotFound,
+        *CHANGE_ERRORS,
+        method="DELETE",
+        instance=f"{_CREDENTIALS_PATH}/{examples.CREDENTIAL_ID}",
+    ),
+)
+@needs(Scope.ADMIN, clients="any")
+async def revoke_credential(
+    tenant_id: TenantDep,
+    account_sid: AccountSid,
+    credential_id: Annotated[UUID, Path(description="The credential's id.", examples=[examples.CREDENTIAL_ID])],
+    administration: TenantAdministrationDep,
+) -> None:
+    """Revokes the credential: it is never used again and no longer listed. Callbacks that are signed with it are refused.
+
+    The same request again has the same answer.
+    """
+    await administration.revoke_credential(tenant_id, credential_id, account_sid=account_sid)
+
+
+def _mark_replayed(response: Response, created: bool) -> None:
+    if not created:
+        response.status_code = 200
+        response.headers[_REPLAYED] = "true"
+
+
+def _host_of(url: str) -> str:
+    """Returns the host, or an empty text for a URL that cannot be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

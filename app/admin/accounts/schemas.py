@@ -1,0 +1,108 @@
+"""Request and response bodies of Twilio accounts and their credentials. Secrets are in requests only."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
+
+from app.tenants.administration_store import AccountRow, CredentialRow
+
+_AccountSid = Annotated[str, Field(pattern="^AC[0-9a-fA-F]{32}$", description="The account's SID.")]
+_KeySid = Annotated[str, Field(pattern="^SK[0-9a-fA-F]{32}$", description="The SID of an API key of the account.")]
+_SECRET_RULE: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}
+_NONE = SecretStr("")
+
+
+def _check_secret(value: SecretStr) -> SecretStr:
+    """Refuses spaces and line breaks, which were copied along with the secret."""
+    if not re.fullmatch("[!-~]{1,256}", value.get_secret_value()):
+        raise PydanticCustomError("invalid_secret", "must be 1 to 256 printable ASCII characters without spaces")
+    return value
+
+
+_Secret = Annotated[SecretStr, AfterValidator(_check_secret), Field(json_schema_extra=_SECRET_RULE)]
+
+
+class NewCredential(BaseModel):
+    """A credential to add: either `auth_token`, or `key_sid` and `secret` of an API key."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    auth_token: _Secret = Field(_NONE, description="The account's auth token.")
+    key_sid: _KeySid = ""
+    secret: _Secret = Field(_NONE, description="The secret of the API key.")
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        given = self.model_fields_set & {"auth_token", "key_sid", "secret"}
+        if given not in ({"auth_token"}, {"key_sid", "secret"}):
+            raise PydanticCustomError("credential_form", "must have either auth_token, or key_sid and secret")
+        return self
+
+    @property
+    def plain_secret(self) -> str:
+        return (self.secret if self.key_sid else self.auth_token).get_secret_value()
+
+
+class NewAccount(NewCredential):
+    """A Twilio account with its first credential: either `auth_token`, or `key_sid` and `secret` of an API key."""
+
+    account_sid: _AccountSid
+    base_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="The base URL of this account's API, such as `https://api.dublin.ie1.twilio.com`. Null: the one of all "
+        "accounts, `CALLGATE_TWILIO_BASE_URL`. A host outside of twilio.com needs an operator's key.",
+    )
+
+
+class CredentialRecord(BaseModel):
+    """A credential, without its secret."""
+
+    id: UUID
+    kind: Literal["auth_token", "api_key"]
+    key_sid: str | None = Field(description="The SID of the API key; null for an auth token.")
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="When it was last sent to Twilio, to about a minute.")
+    rejected_at: datetime | None = Field(description="Since when Twilio refuses it. It is then tried last.")
+    rejected_reason: str | None
+
+    @classmethod
+    def of(cls, row: CredentialRow) -> Self:
+        return cls(
+            id=row.id,
+            kind="api_key" if row.kind == "api_key" else "auth_token",
+            key_sid=row.username if row.kind == "api_key" else None,
+            created_at=row.created_at,
+            last_used_at=row.last_used_at,
+            rejected_at=row.rejected_at,
+            rejected_reason=row.rejected_reason,
+        )
+
+
+class AccountRecord(BaseModel):
+    """A Twilio account with its active credentials, in the order in which they are tried."""
+
+    account_sid: _AccountSid
+    base_url: str | None
+    credentials: list[CredentialRecord]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: AccountRow, credentials: Sequence[CredentialRow]) -> Self:
+        return cls(
+            account_sid=row.account_sid,
+            base_url=row.base_url,
+            credentials=[CredentialRecord.of(credential) for credential in credentials],
+            created_at=row.created_at,
+        )
+
+
+class AccountPage(BaseModel):
+    accounts: list[AccountRecord]
+    next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")

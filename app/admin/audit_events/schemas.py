@@ -1,0 +1,45 @@
+"""Response bodies of the audit log."""
+
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from app.audit.store import AuditRow
+
+
+class AuditActor(BaseModel):
+    kind: str = Field(description="`cli`, `apply`, `key` or `workload`.")
+    name: str | None = Field(description="The user of the operating system, the API key's id or the workload.")
+
+
+class AuditEventRecord(BaseModel):
+    """One change. It has no values."""
+
+    id: UUID
+    at: datetime
+    actor: AuditActor
+    action: str = Field(description="What was done, such as `key.create`; [Administration](/docs/administration) lists all.")
+    tenant_id: str | None
+    subject: str = Field(description="The id of what was changed.")
+    changed: list[str] = Field(description="The names of the members that an update changed.")
+    request_id: str | None = Field(description="The request that made the change; null for a command.")
+
+    @classmethod
+    def of(cls, row: AuditRow) -> Self:
+        return cls(
+            id=row.id,
+            at=row.at,
+            actor=AuditActor(kind=row.actor_kind, name=row.actor_name),
+            action=row.action,
+            tenant_id=row.tenant_id,
+            subject=row.subject,
+            changed=row.changed,
+            request_id=row.request_id,
+        )
+
+
+class AuditEventPage(BaseModel):
+    audit_events: list[AuditEventRecord]
+    next_cursor: str | None = Field(description="The `cursor` of the next, older page, or null on the last one.")

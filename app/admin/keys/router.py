@@ -1,0 +1,124 @@
+"""Routes of a tenant's API keys."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Response
+
+from app.admin.access import (
+    BODY_ERRORS,
+    CHANGE_ERRORS,
+    EXAMPLE_TENANT,
+    READ_ERRORS,
+    TenantAdministrationDep,
+    TenantDep,
+    admin_router,
+    parse_body,
+)
+from app.admin.keys import examples
+from app.admin.keys.schemas import CreatedKey, KeyPage, KeyRecord, NewKey
+from app.admin.pages import PageDep
+from app.errors import IdempotencyKeyReused, ResourceNotFound, ScopeRequired, TenantNotFound
+from app.http.authentication import ClientDep
+from app.http.bodies import JsonBody
+from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
+from app.http.openapi import headers, json_body, json_examples
+from app.http.operations import ADMIN_PREFIX
+from app.http.problems import responses
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = admin_router()
+
+_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/keys"
+_IDEMPOTENCY_KEY = "Names one creation within the tenant: repeated, no second key is created, and the key is not shown again."
+
+
+async def documented_idempotency_key(
+    _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY, examples=["dialler-2027"])] = None,
+) -> None:
+    """Describes the header in the OpenAPI document."""
+
+
+@router.get(
+    "/tenants/{tenant_id}/keys",
+    operation_id="list_keys",
+    summary="List a tenant's API keys",
+    responses={200: {"content": json_examples("keys")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+)
+@needs(Scope.ADMIN, clients="any")
+async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
+    """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
+    listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetched)
+    shown, next_cursor = page.cut(listed, lambda row: row.id)
+    return KeyPage(keys=[KeyRecord.of(row) for row in shown], next_cursor=next_cursor)
+
+
+@router.post(
+    "/tenants/{tenant_id}/keys",
+    operation_id="create_key",
+    summary="Create an API key",
+    dependencies=[Depends(documented_idempotency_key)],
+    status_code=201,
+    response_model=CreatedKey,
+    response_description="The key was created. No other answer shows it.",
+    openapi_extra=json_body("NewKey", examples.CREATIONS),
+    responses={
+        200: {
+            "model": CreatedKey,
+            "description": "An earlier request with this Idempotency-Key created the key; `key` is null.",
+            "headers": headers("Idempotent-Replayed"),
+            "content": json_examples("key_created_before"),
+        },
+        201: {"content": json_examples("created_key")},
+        **responses(ScopeRequired, TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def create_key(
+    client: ClientDep,
+    tenant_id: TenantDep,
+    administration: TenantAdministrationDep,
+    idempotency_key: IdempotencyKeyDep,
+    body: JsonBody,
+    response: Response,
+) -> CreatedKey:
+    """Creates a key for the tenant's services and shows it this once.
+
+    Repeat a request whose answer was lost with the same `Idempotency-Key`. If it created the key, the answer is 200 with the id
+    and without the key: revoke it and create another one.
+    """
+    new = parse_body(NewKey, body)
+    row, key = await administration.create_key_once(
+        tenant_id,
+        name=new.name,
+        creator=client,
+        scopes=new.scopes,
+        expires_at=new.expires_at,
+        key_format=new.format,
+        idempotency_key=idempotency_key,
+    )
+    response.headers["Cache-Control"] = "no-store"
+    if key is None:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    return CreatedKey.shown_once(row, key)
+
+
+@router.delete(
+    "/tenants/{tenant_id}/keys/{key_id}",
+    operation_id="revoke_key",
+    summary="Revoke an API key",
+    status_code=204,
+    response_description="The key is revoked.",
+    responses=responses(
+        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_PATH}/{examples.KEY['id']}"
+    ),
+)
+@needs(Scope.ADMIN, clients="any")
+async def revoke_key(
+    tenant_id: TenantDep,
+    key_id: Annotated[str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64)],
+    administration: TenantAdministrationDep,
+) -> None:
+    """Revokes the key, so that it is refused from now on. The same request again has the same answer."""
+    await administration.revoke_key(key_id, tenant_id=tenant_id)

@@ -1,0 +1,86 @@
+"""Request and response bodies of API keys. A key itself is in one answer only."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
+from pydantic_core import PydanticCustomError
+
+from app.http.times import Timestamp
+from app.tenants.administration_store import KeyRow
+from app.tenants.api_keys import KeyFormat
+from app.tenants.scopes import Scope, in_order, known_scopes
+
+_Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
+_SCOPES = "What the key may do. Nobody gives more than they have: 403 `scope-required` names the scope that is missing."
+
+
+def _in_future(moment: datetime) -> datetime:
+    if moment <= datetime.now(UTC):
+        raise PydanticCustomError("not_in_future", "must be in the future")
+    return moment
+
+
+class NewKey(BaseModel):
+    """An API key to create."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")] | None = Field(
+        None, description="A name, such as the service that uses the key."
+    )
+    scopes: _Scopes | None = Field(None, description=f"{_SCOPES} Without it: `call` and `read`.")
+    expires_at: Annotated[Timestamp, AfterValidator(_in_future)] | None = Field(
+        None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
+    )
+    format: KeyFormat = Field(
+        "callgate",
+        description="`twilio`: 32 lower-case hexadecimal digits, for clients that check Twilio's tokens.",
+    )
+
+
+class KeyRecord(BaseModel):
+    """An API key, without the key itself."""
+
+    id: str = Field(description="The public part of the key, `cgk_` and 12 hexadecimal digits.")
+    name: str | None
+    scopes: list[Scope]
+    state: Literal["active", "expired", "revoked"]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: KeyRow) -> Self:
+        return cls(**_members(row))
+
+
+class CreatedKey(KeyRecord):
+    """An API key that was just created."""
+
+    key: str | None = Field(
+        description="The key, to be sent as `Authorization: Bearer …`. This answer alone has it, because only a keyed hash is "
+        "stored. Null if an earlier request with this Idempotency-Key created the key."
+    )
+
+    @classmethod
+    def shown_once(cls, row: KeyRow, key: str | None) -> Self:
+        return cls(**_members(row), key=key)
+
+
+class KeyPage(BaseModel):
+    keys: list[KeyRecord]
+    next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
+
+
+def _members(row: KeyRow) -> dict[str, object]:
+    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
+    return {
+        "id": row.prefix,
+        "name": row.name,
+        "scopes": in_order(known_scopes(row.scopes)),
+        "state": "revoked" if row.revoked_at else "expired" if expired else "active",
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+    }

@@ -1,0 +1,71 @@
+"""Pages of the admin API's lists: keyset pages, whose cursor holds the key of the last item."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Query
+
+from app.errors import FieldError, InvalidRequest
+
+Item = TypeVar("Item")
+
+_CURSOR: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-]{1,128}$"}
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which page of a list is requested. `after` is the key of the last item before it."""
+
+    limit: int
+    after: str | None
+
+    @property
+    def after_id(self) -> UUID | None:
+        """The key as a UUID. Raises InvalidRequest if it is none."""
+        try:
+            return None if self.after is None else UUID(self.after)
+        except ValueError:
+            raise cursor_unknown() from None
+
+    @property
+    def fetched(self) -> int:
+        """How many items to read: one more than are shown, which says whether there is another page."""
+        return self.limit + 1
+
+    def cut(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
+        """Returns the items of the page, and the cursor of the next page or None on the last one."""
+        shown = items[: self.limit]
+        return shown, _cursor_of(str(key(shown[-1]))) if len(items) > self.limit else None
+
+
+async def requested_page(
+    limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of items on a page.")] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
+) -> PageRequest:
+    return PageRequest(limit, None if cursor is None else _read_cursor(cursor))
+
+
+PageDep = Annotated[PageRequest, Depends(requested_page)]
+
+
+def cursor_unknown() -> InvalidRequest:
+    fault = FieldError("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page")
+    return InvalidRequest(field_errors=(fault,))
+
+
+def _cursor_of(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> str:
+    try:
+        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise cursor_unknown() from None
+    if not key.isprintable():
+        raise cursor_unknown()
+    return key

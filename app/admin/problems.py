@@ -1,0 +1,30 @@
+"""Turns the errors of the administration's use cases into problems. No text for the command line appears in them."""
+
+from app.errors import (
+    AlreadyExists,
+    CallgateError,
+    FieldError,
+    InternalError,
+    InvalidRequest,
+    PreconditionFailed,
+    ResourceNotFound,
+    TenantNotFound,
+)
+from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, VersionOutdated
+
+
+def problem_for(error: OperatorError) -> CallgateError:
+    match error:
+        case NoSuchResource(noun="tenant"):
+            return TenantNotFound()
+        case NoSuchResource(noun=noun):
+            return ResourceNotFound(f"This tenant has no {noun} with this id.")
+        case ResourceExists():
+            return AlreadyExists(str(error))
+        case VersionOutdated():
+            return PreconditionFailed()
+        case InvalidMember(pointer=pointer, code=code):
+            return InvalidRequest(
+                "Nothing was changed; `errors` lists every fault.", field_errors=(FieldError(pointer, code, str(error)),)
+            )
+    return InternalError()

@@ -1,0 +1,15 @@
+"""All routes of the admin API."""
+
+from fastapi import APIRouter
+
+from app.admin.accounts import router as accounts_router
+from app.admin.audit_events import router as audit_events_router
+from app.admin.keys import router as keys_router
+from app.admin.tenants import router as tenants_router
+
+ROUTERS: tuple[APIRouter, ...] = (
+    tenants_router.router,
+    accounts_router.router,
+    keys_router.router,
+    audit_events_router.router,
+)

@@ -1,0 +1,41 @@
+"""Examples of tenants for the OpenAPI document."""
+
+from typing import Any
+
+from app.admin.access import EXAMPLE_TENANT
+
+TENANT: dict[str, Any] = {
+    "id": EXAMPLE_TENANT,
+    "name": "Support",
+    "suspended": False,
+    "suspended_at": None,
+    "callbacks": {
+        "url": "https://hooks.example.com/calls",
+        "method": None,
+        "events": ["answered", "completed"],
+        "format": "json",
+    },
+    "limits": {"max_in_flight": 20},
+    "created_at": "2026-11-23T09:30:00.123Z",
+}
+CREATIONS: dict[str, Any] = {
+    "tenant": {"summary": "A tenant", "value": {"id": EXAMPLE_TENANT, "name": "Support"}},
+    "with_settings": {
+        "summary": "With callbacks and a limit",
+        "value": {
+            "id": EXAMPLE_TENANT,
+            "name": "Support",
+            "callbacks": {"url": "https://hooks.example.com/calls", "events": ["answered", "completed"], "format": "json"},
+            "limits": {"max_in_flight": 20},
+        },
+    },
+}
+CHANGES: dict[str, Any] = {
+    "suspend": {"summary": "Suspend", "value": {"suspended": True}},
+    "limit": {"summary": "Back to the limit of all tenants", "value": {"limits": {"max_in_flight": None}}},
+    "callbacks": {"summary": "Another URL for callbacks", "value": {"callbacks": {"url": "https://hooks.example.com/v2"}}},
+}
+COMPONENTS: dict[str, Any] = {
+    "tenant": {"summary": "A tenant", "value": TENANT},
+    "tenants": {"summary": "The last page", "value": {"tenants": [TENANT], "next_cursor": None}},
+}

@@ -1,0 +1,181 @@
+"""Routes of tenants."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Request, Response
+
+from app.admin.access import (
+    BODY_ERRORS,
+    EXAMPLE_TENANT,
+    READ_ERRORS,
+    TenantAdministrationDep,
+    TenantDep,
+    admin_router,
+    parse_body,
+    require_operator,
+)
+from app.admin.pages import PageDep
+from app.admin.tenants import examples
+from app.admin.tenants.schemas import NewTenant, TenantChange, TenantPage, TenantRecord
+from app.calls.status_callbacks import UrlValidator
+from app.errors import AlreadyExists, FieldError, InvalidRequest, OperatorKeyRequired, PreconditionFailed, TenantNotFound
+from app.http.authentication import ClientDep
+from app.http.bodies import JsonBody
+from app.http.openapi import headers, json_body, json_examples
+from app.http.operations import ADMIN_PREFIX
+from app.http.problems import responses
+from app.http.routes import needs
+from app.tenants.administration_store import TenantRow, TenantSettings
+from app.tenants.caller import Caller
+from app.tenants.scopes import Scope
+
+router = admin_router()
+
+_PATH = f"{ADMIN_PREFIX}/tenants"
+_TENANT_PATH = f"{_PATH}/{EXAMPLE_TENANT}"
+_OPERATORS_SETTINGS = ("suspended", "max_in_flight")
+_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
+
+
+async def callback_validator(request: Request) -> UrlValidator:
+    validate: UrlValidator = request.state.validate_callback
+    return validate
+
+
+UrlValidatorDep = Annotated[UrlValidator, Depends(callback_validator)]
+
+
+async def expected_versions(
+    if_match: Annotated[
+        str | None,
+        Header(
+            alias="If-Match",
+            description="The `ETag` of the tenant as it was read: if it has changed since, the answer is 412 and nothing is "
+            "changed. Without it, the change is made in any case.",
+            examples=['"6f1ed002ab5595859014ebf0951522d9"'],
+        ),
+    ] = None,
+) -> frozenset[str] | None:
+    """Returns the versions that the change is for; None: any. Weak ETags match none (RFC 9110 §13.1.1)."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [_ETAG.fullmatch(tag) for tag in if_match.split(",")]
+    if not all(tags):
+        fault = FieldError("If-Match", "invalid_etag", 'must be * or ETags in double quotes, such as "6f1ed002ab559585"')
+        raise InvalidRequest(field_errors=(fault,))
+    return frozenset(tag[2] for tag in tags if tag and not tag[1])
+
+
+@router.get(
+    "/tenants",
+    operation_id="list_tenants",
+    summary="List tenants",
+    responses={200: {"content": json_examples("tenants")}, **responses(*READ_ERRORS, instance=_PATH)},
+)
+@needs(Scope.ADMIN, clients="any")
+async def list_tenants(client: ClientDep, administration: TenantAdministrationDep, page: PageDep) -> TenantPage:
+    """Lists tenants in the order of their ids. A tenant's own key lists its own tenant only."""
+    if isinstance(client, Caller):
+        own = await administration.get_tenant(client.tenant_id)
+        return TenantPage(tenants=[TenantRecord.of(own)], next_cursor=None)
+    rows, next_cursor = page.cut(await administration.list_tenants(after=page.after, limit=page.fetched), lambda row: row.id)
+    return TenantPage(tenants=[TenantRecord.of(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.post(
+    "/tenants",
+    operation_id="create_tenant",
+    summary="Create a tenant",
+    status_code=201,
+    response_model=TenantRecord,
+    response_description="The tenant was created.",
+    openapi_extra=json_body("NewTenant", examples.CREATIONS),
+    responses={
+        200: {
+            "model": TenantRecord,
+            "description": "The tenant exists as it was to be created. Nothing was changed.",
+            "headers": headers("Location", "Idempotent-Replayed", "ETag"),
+            "content": json_examples("tenant"),
+        },
+        201: {"headers": headers("Location", "ETag"), "content": json_examples("tenant")},
+        **responses(AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="operator")
+async def create_tenant(
+    administration: TenantAdministrationDep, validate_url: UrlValidatorDep, body: JsonBody, response: Response
+) -> TenantRecord:
+    """Creates a tenant under an id of your choice. It can place calls once it has an account and an API key.
+
+    The same request again answers 200 with the tenant as it is. If the tenant exists and differs in a member of the request,
+    the answer is 409 `already-exists`. Needs no Idempotency-Key.
+    """
+    new = parse_body(NewTenant, body)
+    _check_url(new.settings, validate_url)
+    tenant, created = await administration.ensure_tenant(new.id, new.settings)
+    response.headers["Location"] = f"{_PATH}/{tenant.id}"
+    if not created:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    return _tagged(tenant, response)
+
+
+@router.get(
+    "/tenants/{tenant_id}",
+    operation_id="get_tenant",
+    summary="Get a tenant",
+    responses={
+        200: {"headers": headers("ETag"), "content": json_examples("tenant")},
+        **responses(TenantNotFound, *READ_ERRORS, instance=_TENANT_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
+    """Returns the tenant. Its `ETag` makes a change conditional."""
+    return _tagged(await administration.get_tenant(tenant_id), response)
+
+
+@router.patch(
+    "/tenants/{tenant_id}",
+    operation_id="update_tenant",
+    summary="Change a tenant",
+    response_model=TenantRecord,
+    openapi_extra=json_body("TenantChange", examples.CHANGES),
+    responses={
+        200: {"headers": headers("ETag"), "content": json_examples("tenant")},
+        **responses(
+            OperatorKeyRequired, TenantNotFound, PreconditionFailed, *BODY_ERRORS, method="PATCH", instance=_TENANT_PATH
+        ),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def update_tenant(
+    client: ClientDep,
+    tenant_id: TenantDep,
+    administration: TenantAdministrationDep,
+    validate_url: UrlValidatorDep,
+    versions: Annotated[frozenset[str] | None, Depends(expected_versions)],
+    body: JsonBody,
+    response: Response,
+) -> TenantRecord:
+    """Changes the members that the body has. Members that are missing stay as they are, and null removes a value.
+
+    Only an operator's key may change `suspended` and `limits`.
+    """
+    changes = parse_body(TenantChange, body).settings
+    if changes.keys() & _OPERATORS_SETTINGS:
+        require_operator(client, "change `suspended` and `limits`")
+    _check_url(changes, validate_url)
+    return _tagged(await administration.update_tenant(tenant_id, changes, of_versions=versions), response)
+
+
+def _tagged(tenant: TenantRow, response: Response) -> TenantRecord:
+    response.headers["ETag"] = f'"{tenant.version}"'
+    return TenantRecord.of(tenant)
+
+
+def _check_url(settings: TenantSettings, validate_url: UrlValidator) -> None:
+    url = settings.get("status_callback")
+    if url is not None and (fault := validate_url(url)):
+        raise InvalidRequest(field_errors=(FieldError("/callbacks/url", *fault),))

@@ -1,0 +1,130 @@
+"""Request and response bodies of tenants. `callgate apply` has the same members."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.tenants.administration_store import TenantRow, TenantSettings
+from app.tenants.callback_form import CallbackForm, CallbackMethod
+
+CallbackEvents = Annotated[list[Literal["initiated", "ringing", "answered", "completed"]], Field(min_length=1, max_length=4)]
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$", description="The display name.")]
+_Id = Annotated[
+    str,
+    Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
+]
+_MaxInFlight = Annotated[int, Field(ge=1, le=10_000)]
+_MAX_IN_FLIGHT = (
+    "Creations that one process sends to Twilio at the same time for this tenant. Null: `CALLGATE_MAX_IN_FLIGHT_PER_TENANT`."
+)
+
+
+class _SettingsBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    def _given(self, names: dict[str, str]) -> dict[str, Any]:
+        """Returns the members that the body has, be they null, under the names of the settings."""
+        return {setting: getattr(self, name) for name, setting in names.items() if name in self.model_fields_set}
+
+
+class TenantCallbackSettings(_SettingsBody):
+    """Where status callbacks of calls are delivered that have no `status_callback` of their own, and the form of all."""
+
+    url: str | None = Field(
+        None, max_length=2048, description="The default URL. Null removes it, and method and events with it."
+    )
+    method: CallbackMethod | None = Field(None, description="The HTTP method. Null: POST.")
+    events: CallbackEvents | None = Field(None, description="The events to deliver. Null: `completed`.")
+    format: CallbackForm = Field("twilio", description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        names = {
+            "url": "status_callback",
+            "method": "status_callback_method",
+            "events": "status_callback_events",
+            "format": "callback_format",
+        }
+        given = self._given(names)
+        if "url" in self.model_fields_set and self.url is None:
+            given = {"status_callback_method": None, "status_callback_events": None} | given
+        return given
+
+
+class TenantLimits(_SettingsBody):
+    max_in_flight: _MaxInFlight | None = Field(None, description=_MAX_IN_FLIGHT)
+
+
+class _TenantSettingsBody(_SettingsBody):
+    suspended: bool = Field(False, description="Whether creations are refused. Records stay readable.")
+    callbacks: TenantCallbackSettings = Field(default_factory=TenantCallbackSettings)
+    limits: TenantLimits = Field(default_factory=TenantLimits)
+
+    @property
+    def settings(self) -> TenantSettings:
+        """The settings that the body has."""
+        limits = self.limits._given({"max_in_flight": "max_in_flight"})
+        own = self._given({"name": "name", "suspended": "suspended"})
+        settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
+        return settings
+
+
+class NewTenant(_TenantSettingsBody):
+    """A tenant to create."""
+
+    id: _Id
+    name: _Name
+
+
+class TenantChange(_TenantSettingsBody):
+    """What to change of a tenant. Members that are missing stay as they are."""
+
+    name: _Name = ""
+
+
+class TenantCallbacksRecord(BaseModel):
+    url: str | None = Field(description="The default URL of status callbacks.")
+    method: CallbackMethod | None = Field(description="The HTTP method. Null: POST.")
+    events: CallbackEvents | None = Field(description="The events that are delivered. Null: `completed`.")
+    format: CallbackForm = Field(description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
+
+
+class TenantLimitsRecord(BaseModel):
+    max_in_flight: int | None = Field(description=_MAX_IN_FLIGHT)
+
+
+class TenantRecord(BaseModel):
+    """A tenant: a team or product that places calls."""
+
+    id: _Id
+    name: str
+    suspended: bool = Field(description="Whether creations are refused. Records stay readable.")
+    suspended_at: datetime | None
+    callbacks: TenantCallbacksRecord
+    limits: TenantLimitsRecord
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: TenantRow) -> Self:
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "name": row.name,
+                "suspended": row.suspended_at is not None,
+                "suspended_at": row.suspended_at,
+                "callbacks": {
+                    "url": row.status_callback,
+                    "method": row.status_callback_method,
+                    "events": row.status_callback_events,
+                    "format": row.callback_format,
+                },
+                "limits": {"max_in_flight": row.max_in_flight},
+                "created_at": row.created_at,
+            }
+        )
+
+
+class TenantPage(BaseModel):
+    tenants: list[TenantRecord]
+    next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")

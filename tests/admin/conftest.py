@@ -1,0 +1,58 @@
+"""Clients of the admin API: an operator's, and those of two tenants."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from app.tenants.caller import COMMAND_LINE
+from app.tenants.scopes import Scope
+from tests.support.gateway import Gateway
+
+ADMIN = "/v1/admin"
+
+
+@dataclass
+class Admin:
+    """A client of the admin API with a key of its own."""
+
+    http: httpx.AsyncClient
+    key_id: str
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        return await self.http.get(ADMIN + path, **options)
+
+    async def post(self, path: str, body: Any, key: str | None = None) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        return await self.http.post(ADMIN + path, content=json.dumps(body), headers=headers)
+
+    async def patch(self, path: str, body: Any, etag: str | None = None) -> httpx.Response:
+        return await self.http.patch(ADMIN + path, json=body, headers={"If-Match": etag} if etag else {})
+
+    async def delete(self, path: str) -> httpx.Response:
+        return await self.http.delete(ADMIN + path)
+
+
+async def admin_of(gateway: Gateway, tenant_id: str | None, *scopes: Scope) -> Admin:
+    """Returns a client with a key of this tenant, or with an operator's; with all scopes unless some are given."""
+    row, key = await gateway.tenants.create_key(tenant_id, name="admin", creator=COMMAND_LINE, scopes=scopes or tuple(Scope))
+    http = httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    gateway.clients.append(http)
+    return Admin(http, row.prefix)
+
+
+def slug_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["type"].removeprefix("urn:callgate:problem:")
+
+
+def faults_of(answer: httpx.Response) -> list[tuple[str, str]]:
+    """Returns pointer and code of each fault of an invalid request."""
+    assert slug_of(answer) == (422, "invalid-request"), answer.text
+    return [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]]
+
+
+@pytest.fixture
+async def operator(gateway: Gateway) -> Admin:
+    return await admin_of(gateway, None)
