@@ -263,11 +263,11 @@ class ShuttingDown(ServiceError):
     default_detail = "This process completes the requests that it has begun and accepts no new creation."
 
 
-def _leaves(cls: type[CallgateError]) -> list[type[CallgateError]]:
-    found = [leaf for child in cls.__subclasses__() for leaf in _leaves(child)]
+def _leaf_classes(cls: type[CallgateError]) -> list[type[CallgateError]]:
+    found = [leaf for child in cls.__subclasses__() for leaf in _leaf_classes(child)]
     return found or [cls]
 
 
 def all_errors() -> dict[str, type[CallgateError]]:
     """Returns the class of every error that can reach a caller, by slug."""
-    return {error.slug: error for error in _leaves(CallgateError)}
+    return {error.slug: error for error in _leaf_classes(CallgateError)}

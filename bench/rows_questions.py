@@ -157,7 +157,7 @@ QUESTIONS: dict[str, Question] = {
         s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
     ),
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled(s),
-    "gauges: followed calls": lambda s, _: statistics.followed(s),
+    "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
     "find expired calls": lambda s, c: lock_expired_calls(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),

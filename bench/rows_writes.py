@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from statistics import median, quantiles
 
-from app.jobs.retain import Retainer
+from app.jobs.retain import Retention
 from app.observability import Metrics
 from bench.report import markdown_table
 from bench.rows_data import EVERY_MS
@@ -48,12 +48,12 @@ async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
 async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str]:
     """Measures creations one after the other, in turns with and without the retention job, which deletes the older half."""
     metrics = Metrics()
-    retainer = Retainer(subject.database, metrics, keep=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
+    retention = Retention(subject.database, metrics, keep=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
     taken: dict[str, list[float]] = {"at rest": [], "at work": []}
     await _creations(subject, seconds)  # what is touched first is slow
     for _ in range(_ROUNDS):
         taken["at rest"] += await _creations(subject, seconds)
-        job = asyncio.create_task(_expire(retainer))
+        job = asyncio.create_task(_expire(retention))
         taken["at work"] += await _creations(subject, seconds)
         job.cancel()
         await asyncio.wait([job])
@@ -76,8 +76,8 @@ async def _creations(subject: Subject, seconds: float) -> list[float]:
     return taken
 
 
-async def _expire(retainer: Retainer) -> None:
+async def _expire(retention: Retention) -> None:
     """Runs until it is cancelled."""
-    await retainer.drop_partitions()
+    await retention.drop_partitions()
     while True:
-        await retainer.expire_calls()
+        await retention.expire_calls()

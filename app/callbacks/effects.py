@@ -44,7 +44,7 @@ class Callback:
             parent_call_sid=fields.get("ParentCallSid"),
             raw={},
         )
-        return cls(fields, resource, _sequence(fields.get("SequenceNumber", "")))
+        return cls(fields, resource, _sequence_number(fields.get("SequenceNumber", "")))
 
     @property
     def repetition_key(self) -> str:
@@ -90,7 +90,7 @@ def _is_overtaken(call: CallState, callback: Callback) -> bool:
     return callback.sequence < call.callback_sequence
 
 
-def _sequence(text: str) -> int | None:
+def _sequence_number(text: str) -> int | None:
     """Returns the number, or None if it does not fit into Postgres's integer. Twilio's numbers are small."""
     if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_MAX_SEQUENCE)):
         return None

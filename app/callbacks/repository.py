@@ -1,4 +1,4 @@
-"""SQL for upgrades. Never commits."""
+"""Reads the table of upgrades. Never commits."""
 
 from datetime import datetime
 

@@ -20,7 +20,7 @@ router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False, route_class=Sc
 async def receive_callback(request: Request) -> Response:
     """Takes a status callback: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
     service: CallbackService = request.state.callbacks
-    call_id = _uuid(request.url.path.removeprefix(f"{CALLBACK_PATH}/"))
+    call_id = _parse_uuid(request.url.path.removeprefix(f"{CALLBACK_PATH}/"))
     signature = request.headers.get("X-Twilio-Signature", "")
     query = request.url.query
     # Check before the body is read, so that requests that are not from Twilio stay cheap.
@@ -51,7 +51,7 @@ def is_callback(scope: Scope) -> bool:
     return scope["path"].startswith(f"{CALLBACK_PATH}/") and scope["method"] in ("GET", "POST")
 
 
-def _uuid(text: str) -> UUID:
+def _parse_uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:

@@ -13,7 +13,7 @@ from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
 from app.calls.refresh_plan import refresh_time_after_callback
 from app.calls.settlement import Settlement
-from app.calls.store import CallState, Changed, SidTaken, read_calls, taken_sids, write_changes
+from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, taken_sids, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
 from app.database.engine import Database
 from app.deliveries.outbox import delivery_for
@@ -130,7 +130,7 @@ class CallbackService:
             if isinstance(callback, Callback) and calls[received.call_id].sid != callback.resource.sid
         }
         taken = await taken_sids(self._database, unbound)
-        changed = {call_id: Changed(call) for call_id, call in calls.items()}
+        changed = {call_id: ChangedCall(call) for call_id, call in calls.items()}
         settled = [call for call in calls.values() if call.execution != "started"]
         results = [
             callback if isinstance(callback, _Rejection) else self._apply(changed[received.call_id], callback, taken)
@@ -144,7 +144,7 @@ class CallbackService:
             return [LOCKED]  # another record was bound in between: it is found when this callback is read again
         for call in settled:
             if call.id in written and call.execution == "started":
-                self._settlement.count(call)
+                self._settlement.count_settled(call)
         return [
             LOCKED
             if isinstance(result, _AppliedCallback) and changed[received.call_id].events and received.call_id not in written
@@ -152,7 +152,7 @@ class CallbackService:
             for received, result in zip(batch, results, strict=True)
         ]
 
-    def _apply(self, changed: Changed, callback: Callback, taken: set[str]) -> _AppliedCallback:
+    def _apply(self, changed: ChangedCall, callback: Callback, taken: set[str]) -> _AppliedCallback:
         """Applies a callback to its record in memory."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
@@ -161,7 +161,7 @@ class CallbackService:
         if effect.result != "duplicate":
             if call.sid != resource.sid:
                 is_taken = resource.sid in taken
-                changed.events += self._settlement.bind_in_memory(
+                changed.events += self._settlement.bind_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )
                 if call.sid == resource.sid:

@@ -28,7 +28,10 @@ class CallIdentity(Protocol):
 
 
 def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the fields to store, and which are left out; None: none, because they are not the fields of this call."""
+    """Returns the fields to store, and a number that says which are left out (`LeftOut`).
+
+    The number is None if the fields are not those of this call, and nothing is left out.
+    """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
     return _FIELDS.leave_out(fields, {name: _implied(call, name) for name in _FIELDS.bits})

@@ -89,7 +89,7 @@ class LastAnswer:
             setattr(self, _ATTRIBUTES[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, and first stores the member of the last answer that its present value implies."""
+        """Sets an attribute. Keeps the last answer: a member that was left out as equal to the old value is stored first."""
         bit = _MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
             self.resource_rest = {name: self._implied(name)} | self.resource_rest
@@ -112,13 +112,13 @@ class CallRow(LastAnswer):
 
 
 def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the mapped attributes of `Call` from which these attributes follow."""
+    """Returns the attributes of `Call` that have columns and from which these attributes are computed."""
     stored = [name for derived in _DERIVED if derived in attributes for name in _STORED[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _DERIVED), *stored]),)
 
 
 def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the columns with those of the table that hold Twilio's answer, `columns["resource"]`.
+    """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
 
     `columns` are the values of Twilio's resource by attribute; `request` is the record, for `to`, `from_` and `account_sid`.
     """

@@ -65,13 +65,13 @@ def _secret_text(value: SecretStr) -> SecretStr:
     return value
 
 
-def _distinct(values: list[Any]) -> list[Any]:
+def _without_repetitions(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise PydanticCustomError("repeated_item", "must not name an item twice")
     return values
 
 
-def _passports(value: str) -> str:
+def _at_most_five_passports(value: str) -> str:
     if value.count(",") >= 5:
         raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
     return value
@@ -122,7 +122,7 @@ class CallParameters(BaseModel):
         None,
         description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
-    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_distinct)] | None = Field(
+    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_without_repetitions)] | None = Field(
         None, min_length=1, description="The events that are sent to `status_callback`; only `completed` by default."
     )
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
@@ -140,7 +140,7 @@ class CallParameters(BaseModel):
     recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
     recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(_distinct)] | None = Field(
+    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(_without_repetitions)] | None = Field(
         None, min_length=1, description="`completed` by default."
     )
     recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
@@ -172,7 +172,7 @@ class CallParameters(BaseModel):
         None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
     )
     client_notification_url: HttpUrl | None = Field(None, description="The URL for push notifications to `client:` targets.")
-    passports: Annotated[Text, AfterValidator(_passports)] | None = Field(
+    passports: Annotated[Text, AfterValidator(_at_most_five_passports)] | None = Field(
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
 
@@ -243,7 +243,7 @@ class CallUpdate(BaseModel):
     time_limit: int | None = Field(None, ge=1, description="The maximum duration of the call in seconds.")
 
     @property
-    def only_ends(self) -> bool:
+    def only_ends_call(self) -> bool:
         """Whether the update only ends the call, which is idempotent."""
         return self.given_parameters().keys() == {"status"}
 

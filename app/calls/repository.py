@@ -55,14 +55,14 @@ class StoredEvent(NamedTuple):
         return self._replace(data=whole_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
 
 
-async def now(session: AsyncSession) -> datetime:
+async def transaction_time(session: AsyncSession) -> datetime:
     """Returns the start of the transaction by Postgres's clock, which dates all records."""
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()
     return moment
 
 
-async def clock(session: AsyncSession) -> datetime:
-    """Returns Postgres's clock at this moment, unlike `now`, which returns the start of the transaction."""
+async def current_time(session: AsyncSession) -> datetime:
+    """Returns Postgres's clock at this moment, unlike `transaction_time`, which returns the start of the transaction."""
     moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return moment
 
@@ -181,7 +181,7 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
-    for type_, data in progress.apply_deletion(call, by=by, now=await now(session)):
+    for type_, data in progress.apply_deletion(call, by=by, now=await transaction_time(session)):
         await add_event(session, call.id, type_, data)
 
 
@@ -191,9 +191,10 @@ async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts other intents to which a call of this account to this address may belong: open or none found.
+    """Counts the other creations that may have started a call of this account to this address.
 
-    Includes all tenants, because two may share an account. `span` limits the distance in time; None: no limit.
+    Those are the ones whose outcome is open, or that ended as none found. Includes all tenants, because two may share an
+    account. `span` limits the distance in time; None: no limit.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,

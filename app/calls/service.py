@@ -25,7 +25,7 @@ class CallService:
             if CALL_SID.fullmatch(id_or_sid):
                 call = await repository.get_call_by_sid(session, id_or_sid, tenant_id=caller.tenant_id)
             else:
-                call = await repository.get_call(session, _uuid(id_or_sid), tenant_id=caller.tenant_id)
+                call = await repository.get_call(session, _parse_uuid(id_or_sid), tenant_id=caller.tenant_id)
         if call is None:
             raise CallNotFound
         return call
@@ -63,7 +63,7 @@ class CallService:
             after = events[-1].at, events[-1].id
 
 
-def _uuid(text: str) -> UUID:
+def _parse_uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:

@@ -95,7 +95,7 @@ class Settlement:
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
         """Returns the change for an answer to the creation that contains the sid."""
-        change = self._change_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
+        change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
@@ -113,7 +113,7 @@ class Settlement:
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
-    def _change_by(
+    def _change_to_started_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
     ) -> RecordChange:
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
@@ -121,19 +121,19 @@ class Settlement:
         refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
         return record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
-    async def bind(
+    async def bind_call(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
         """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
         is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
         was_started = call.execution == "started"
-        now = await repository.now(session)
-        for type_, event_data in self.bind_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken):
+        now = await repository.transaction_time(session)
+        for type_, event_data in self.bind_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken):
             await repository.add_event(session, call.id, type_, event_data)
         if not was_started and call.execution == "started":
-            self.count(call)
+            self.count_settled(call)
 
-    def bind_in_memory(
+    def bind_call_in_memory(
         self,
         call: AnyCall,
         resource: CallResource,
@@ -150,8 +150,8 @@ class Settlement:
         if call.execution == "started" and call.sid == resource.sid:
             return take_resource(call, resource)
         if call.execution == "started" or is_taken:
-            return [self._second_sid(call, resource, by=by)]
-        change = self._change_by(resource, by=by, data=data, expects_callbacks=by == "callback")
+            return [self._report_second_sid(call, resource, by=by)]
+        change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
@@ -163,34 +163,34 @@ class Settlement:
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
         """Writes the change and its event."""
-        change.apply_to(call, now=await repository.now(session))
+        change.apply_to(call, now=await repository.transaction_time(session))
         await repository.add_event(session, call.id, change.event, dict(change.data))
-        self.count(call)
+        self.count_settled(call)
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
         """Schedules the next search after `clean` searches that showed no call."""
         wait = self.plan.wait_after(clean)
         call.clean_searches = clean
-        call.search_at = None if wait is None else await repository.now(session) + wait
+        call.search_at = None if wait is None else await repository.transaction_time(session) + wait
 
     async def search_later(self, session: Session, call: Call) -> None:
         """Schedules the next search after an inconclusive one.
 
         The intervals grow; after `_GIVE_UP_SEARCHING_AFTER` there is no further search.
         """
-        now = await repository.now(session)
+        now = await repository.transaction_time(session)
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _GIVE_UP_SEARCHING_AFTER else None
 
-    def count(self, call: Settled) -> None:
+    def count_settled(self, call: Settled) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled.labels(call.settled_by).inc()
             waited = call.settled_at - call.pending_since
             self.metrics.calls.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
 
-    def _second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
+    def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
         why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)

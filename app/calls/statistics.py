@@ -15,7 +15,7 @@ FOLLOWED_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedCalls:
     """Counts of the calls that the worker refreshes. Covers the FOLLOWED_LIMIT most overdue ones."""
 
     most_overdue: datetime | None
@@ -37,7 +37,7 @@ async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
     return dict((await session.execute(statement)).one()._mapping)
 
 
-async def followed(session: AsyncSession) -> Followed:
+async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
     due = (
         select(Call.refresh_at, Call.status)
         .where(Call.refresh_at.is_not(None))
@@ -48,7 +48,7 @@ async def followed(session: AsyncSession) -> Followed:
     ended = due.c.status.in_(TERMINAL_STATUSES)
     statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
     most_overdue, unpriced, all_ = (await session.execute(statement)).one()
-    return Followed(most_overdue, all_ - unpriced, unpriced)
+    return FollowedCalls(most_overdue, all_ - unpriced, unpriced)
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:

@@ -46,7 +46,7 @@ def status_callbacks(
     """
     own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
-        _require(request.status_callback, refused_by_twilio)
+        _require_valid_url(request.status_callback, refused_by_twilio)
         return StatusCallbacks(own)
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
@@ -56,7 +56,7 @@ def status_callbacks(
         "status_callback_event": _ALL_EVENTS,
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(for_twilio, _columns(request, account, validate_url), reach_callgate=True)
+    return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), reach_callgate=True)
 
 
 def changed_callbacks(
@@ -69,11 +69,11 @@ def changed_callbacks(
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
     if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
-        _require(update.status_callback, refused_by_twilio)
+        _require_valid_url(update.status_callback, refused_by_twilio)
         return StatusCallbacks(own, {})
     if update.status_callback is None:
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
-    _require(update.status_callback, validate_url)
+    _require_valid_url(update.status_callback, validate_url)
     for_twilio = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
@@ -83,16 +83,16 @@ def changed_callbacks(
     return StatusCallbacks(for_twilio, columns)
 
 
-def _require(url: str | None, validate_url: UrlValidator) -> None:
+def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
     if url and (refused := validate_url(url)):
         code, text = refused
         raise InvalidRequest(field_errors=(FieldError("/status_callback", code, text),))
 
 
-def _columns(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+def _callback_columns(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the columns. Without a URL in the request the tenant's default is used; the request's method and events win."""
     named, default = request.status_callback, account.callbacks
-    _require(named, validate_url)
+    _require_valid_url(named, validate_url)
     url = named or default.url
     if url is None:
         return dict.fromkeys(_CALLBACK_COLUMNS)

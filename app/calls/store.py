@@ -168,7 +168,7 @@ _WRITE_CHANGES = f"""
 
 
 @dataclass(slots=True)
-class Changed:
+class ChangedCall:
     """A record that was changed in memory, with what is written in the same transaction."""
 
     call: CallState
@@ -205,7 +205,7 @@ async def taken_sids(database: Database, sids: Collection[str]) -> set[str]:
     return {row["sid"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else set()
 
 
-async def write_changes(database: Database, changed: Sequence[Changed]) -> set[UUID]:
+async def write_changes(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
     """Writes changed records, each of them once, in one transaction. Returns the ids of those that were written.
 
     The others have changed since they were read, or another session has locked them. Raises SidTaken, and then has written

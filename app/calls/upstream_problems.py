@@ -11,12 +11,12 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
-from app.twilio.errors import TwilioAnswered, TwilioCredentialRejected, TwilioError, TwilioThrottled
+from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotProcessed, TwilioThrottled
 
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioThrottled: UpstreamThrottled,
     TwilioCredentialRejected: UpstreamCredentialsRejected,
-    TwilioAnswered: UpstreamRejected,
+    TwilioNotProcessed: UpstreamRejected,
 }
 
 
@@ -27,11 +27,11 @@ def upstream_problem(
     rejected: str | None = None,
     call_id: UUID | None = None,
 ) -> CallgateError:
-    """Returns the error for a TwilioNotSent or TwilioAnswered, with Twilio's message. Nothing was processed.
+    """Returns the error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message. Nothing was processed.
 
     `more` overrides the error class for some Twilio errors; `rejected` replaces the detail of UpstreamRejected.
     """
-    if not isinstance(error, TwilioAnswered):
+    if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)
     known = {**_PROBLEMS, **(more or {})}
     class_ = next(known[kind] for kind in type(error).__mro__ if kind in known)

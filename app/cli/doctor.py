@@ -16,7 +16,7 @@ def doctor(as_json: AsJson = False) -> None:
     Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
     is wrong; warnings do not affect it.
     """
-    from app.doctor.checks import CheckResult, examine
+    from app.doctor.checks import CheckResult, run_checks
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 
@@ -26,7 +26,7 @@ def doctor(as_json: AsJson = False) -> None:
     except SettingsError as error:
         results = [CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")]
     else:
-        results = asyncio.run(examine(settings))
+        results = asyncio.run(run_checks(settings))
     show_table([asdict(result) for result in results], columns=["state", "check", "found", "do"], as_json=as_json)
     if any(result.state == "wrong" for result in results):
         raise typer.Exit(1)

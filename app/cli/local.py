@@ -14,8 +14,8 @@ from app.cli.processes import migrate_database
 from app.cli.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from app.local.stack import Plan
-    from app.local.state import Running, StateFolder
+    from app.local.stack import StackOptions
+    from app.local.state import RunningStack, StateFolder
     from app.settings import Settings
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ def dev(
     Starts an embedded Postgres, the API, the worker and the simulator. The data is kept in .callgate/ (CALLGATE_STATE_DIR).
     While it runs, other commands in the same folder use its database, unless CALLGATE_DATABASE_URL is set.
     """
-    from app.local.stack import Plan, local_database
+    from app.local.stack import StackOptions, local_database
     from app.local.state import StateFolder
     from app.observability.logs import configure_logging
     from app.settings import load_settings
@@ -53,17 +53,19 @@ def dev(
     with local_database(settings, folder) as (settings, database_location):
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="text")
-        plan = Plan(port, simulator_port, simulator)
-        asyncio.run(_run_dev(settings, folder, plan, database_location, with_parent=with_parent))
+        options = StackOptions(port, simulator_port, simulator)
+        asyncio.run(_run_dev(settings, folder, options, database_location, with_parent=with_parent))
     typer.echo("Everything is stopped.")
 
 
-async def _run_dev(settings: Settings, folder: StateFolder, plan: Plan, database_location: str, *, with_parent: bool) -> None:
+async def _run_dev(
+    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, with_parent: bool
+) -> None:
     from app.local.stack import running_stack
 
     stop = stop_on_signal(with_parent=with_parent)
-    async with running_stack(settings, folder, plan, stop) as running:
-        _print_addresses(running, database_location, plan)
+    async with running_stack(settings, folder, options, stop) as running:
+        _print_addresses(running, database_location, options)
         typer.echo("\nOther `callgate` commands in this folder use this database. Ctrl-C stops everything.")
         await stop.wait()
 
@@ -79,7 +81,7 @@ def demo(
     gateway to the simulator, and shows its progress. Then keeps running and prints a command to try.
     """
     from app.local.demo import DemoFailed
-    from app.local.stack import Plan, local_database
+    from app.local.stack import StackOptions, local_database
     from app.local.state import StateFolder
     from app.observability.logs import configure_logging
     from app.settings import load_settings
@@ -92,7 +94,7 @@ def demo(
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="json", stream=log)
         record = asyncio.run(
-            _run_demo(settings, folder, Plan(port=port), database_location, once=once, with_parent=with_parent)
+            _run_demo(settings, folder, StackOptions(port=port), database_location, once=once, with_parent=with_parent)
         )
     if not once:
         typer.echo("Everything is stopped.")
@@ -103,7 +105,7 @@ def demo(
 
 
 async def _run_demo(
-    settings: Settings, folder: StateFolder, plan: Plan, database_location: str, *, once: bool, with_parent: bool
+    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
     """Returns the call's record, or None if it was stopped before the call was priced."""
     from app.audit.events import command_actor
@@ -115,8 +117,8 @@ async def _run_demo(
     from app.tenants.administration import TenantAdministration
 
     stop = stop_on_signal(with_parent=with_parent)
-    async with running_stack(settings, folder, plan, stop) as running:
-        _print_addresses(running, database_location, plan)
+    async with running_stack(settings, folder, options, stop) as running:
+        _print_addresses(running, database_location, options)
         typer.echo(f"  Log        {folder.demo_log}\n")
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
@@ -157,11 +159,11 @@ def clean() -> None:
     typer.echo(f"Removed {folder.directory}.")
 
 
-def _print_addresses(running: Running, database_location: str, plan: Plan) -> None:
+def _print_addresses(running: RunningStack, database_location: str, options: StackOptions) -> None:
     from app.local.stack import API_PORT
 
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
-    if plan.port is None and not running.api_url.endswith(f":{API_PORT}"):
+    if options.port is None and not running.api_url.endswith(f":{API_PORT}"):
         typer.echo(f"             (port {API_PORT} is in use by another process: adjust the commands in the docs)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {database_location}")

@@ -153,7 +153,7 @@ def worker(
     from uvicorn.loops.auto import auto_loop_factory
 
     from app.jobs.worker import run_worker
-    from app.local.stack import probed
+    from app.local.stack import serving_probes
     from app.observability import Metrics
     from app.observability.logs import configure_logging
     from app.observability.tracing import tracing_of_this_environment
@@ -165,7 +165,7 @@ def worker(
     async def run() -> None:
         async with AsyncExitStack() as stack:
             if port := ops_port or settings.ops_port:
-                await stack.enter_async_context(probed(settings, metrics, host, port))
+                await stack.enter_async_context(serving_probes(settings, metrics, host, port))
             await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
 
     # uvicorn chooses the loop of the API in the same way: uvloop where it is installed.

@@ -53,7 +53,7 @@ def status(as_json: AsJson = False) -> None:
     rows = [
         {
             "key": use.key_id,
-            "state": _state(use),
+            "state": _key_state(use),
             "secrets": use.secrets,
             "api_keys": use.api_keys,
             "calls": use.calls,
@@ -85,5 +85,5 @@ def rotate(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _state(use: KeyUse) -> str:
+def _key_state(use: KeyUse) -> str:
     return "newest" if use.is_newest else "configured" if use.is_configured else "not configured"

@@ -48,7 +48,7 @@ def given_values(fields: ParameterValues, known: Collection[str]) -> ParameterVa
 
 
 def unknown_names(fields: ParameterValues, known: Collection[str]) -> list[FieldError]:
-    return [_unknown(name) for name in fields if name not in known]
+    return [_unknown_parameter_error(name) for name in fields if name not in known]
 
 
 def refuse_encoded_pairs(fields: ParameterValues) -> None:
@@ -56,11 +56,11 @@ def refuse_encoded_pairs(fields: ParameterValues) -> None:
 
     This is the only check of names where Twilio validates the request, because no parameter of Twilio has such a name.
     """
-    if errors := [_unknown(name) for name in fields if "=" in name]:
+    if errors := [_unknown_parameter_error(name) for name in fields if "=" in name]:
         raise InvalidRequest(field_errors=tuple(errors))
 
 
-def _unknown(name: str) -> FieldError:
+def _unknown_parameter_error(name: str) -> FieldError:
     text = "is not a parameter of this request"
     if "=" in name:
         text += ": the = between name and value must not be percent-encoded"

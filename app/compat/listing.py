@@ -79,7 +79,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     written = {name: values[0] for name, values in given.items()}
     # In a list of child legs the page token is Twilio's, not ours.
     checked = {name: value for name, value in written.items() if name != "PageToken" or "ParentCallSid" not in written}
-    errors += [error for name, value in checked.items() if (error := _error_in(name, value))]
+    errors += [error for name, value in checked.items() if (error := _value_error(name, value))]
     if int(written.get("Page", 0) if not errors else 0) > 0 and "PageToken" not in written:
         text = "PageToken is required for paging: follow next_page_uri"
         errors.append(FieldError("?Page", "page_token_missing", text))
@@ -101,17 +101,17 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
         size=int(written.get("PageSize", _DEFAULT_PAGE_SIZE)),
         number=int(written.get("Page", 0)),
         token=written.get("PageToken"),
-        edge=_edge(checked["PageToken"]) if "PageToken" in checked else None,
+        edge=_edge_of_page_token(checked["PageToken"]) if "PageToken" in checked else None,
     )
 
 
-def _error_in(name: str, value: str) -> FieldError | None:
+def _value_error(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
         "Status": ("unknown_status", "must be one of " + ", ".join(_STATUSES), value in _STATUSES),
         "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID.fullmatch(value)),
         "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _is_number_within(value, 1, MAX_PAGE_SIZE)),
         "Page": ("page", "must be a number", _is_number_within(value, 0, _MAX_PAGE_NUMBER)),
-        "PageToken": ("page_token", "must be the token of an earlier page", _edge(value)),
+        "PageToken": ("page_token", "must be the token of an earlier page", _edge_of_page_token(value)),
     }
     if name in _TIMES:
         wrong[name] = ("not_a_date", "must be a date: YYYY-MM-DD", _start_of_day(value))
@@ -123,7 +123,7 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12 and minimum <= int(text) <= maximum
 
 
-def _edge(token: str) -> Edge | None:
+def _edge_of_page_token(token: str) -> Edge | None:
     call_id = ids.read_cursor(token[2:])
     if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None

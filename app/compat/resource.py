@@ -57,7 +57,7 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
         "uri": call_uri(call.account_sid, sid),
     }
     from_twilio = {name: value for name, value in (call.resource or {}).items() if value is not None}
-    from_record = {name: _formatted(name, value) for name in FIELDS if (value := _record_value(call, name)) is not None}
+    from_record = {name: _in_twilios_form(name, value) for name in FIELDS if (value := _record_value(call, name)) is not None}
     return dict.fromkeys(FIELDS) | defaults | {name: from_twilio[name] for name in FIELDS if name in from_twilio} | from_record
 
 
@@ -66,5 +66,5 @@ def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
     return None if name in ("to", "from") else getattr(call, name)
 
 
-def _formatted(name: str, value: Any) -> Any:
+def _in_twilios_form(name: str, value: Any) -> Any:
     return _RESOURCE_STATUSES.get(value, value) if name == "status" else as_twilio(value)

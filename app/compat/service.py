@@ -65,7 +65,7 @@ class StartedCalls:
                 raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
             async with self.database.begin() as session:
-                age = await repository.now(session) - await control_repository.last_twilio_event_at(session, call)
+                age = await repository.transaction_time(session) - await control_repository.last_twilio_event_at(session, call)
             return FetchedCall(call, age)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call

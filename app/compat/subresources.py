@@ -30,7 +30,7 @@ from app.subresources.router import (
     no_sid,
     streamed,
 )
-from app.subresources.service import Media, SubresourceRequest
+from app.subresources.service import MediaRequest, SubresourceRequest
 from app.tenants.scopes import Scope
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
@@ -59,7 +59,7 @@ async def fetch_media(
     sid: RecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    media = _media(request, sid, byte_range)
+    media = _media_request(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
@@ -76,7 +76,7 @@ async def fetch_media_of_account(
 ) -> Response:
     """Answers at the URL that Twilio's guides and `RecordingUrl` use. Twilio is asked first which call the recording is of."""
     call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
-    media = _media(request, sid, byte_range)
+    media = _media_request(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))
 
 
@@ -103,10 +103,10 @@ async def fetch_recording_url(
     return await fetch_media_of_account(request, account, service, stack, sid, byte_range)
 
 
-def _media(request: Request, sid: str, byte_range: str | None) -> Media:
+def _media_request(request: Request, sid: str, byte_range: str | None) -> MediaRequest:
     suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
     headers = {"Range": byte_range} if byte_range else {}
-    return Media(sid, suffix, _name_value_pairs(parse_fields(request.url.query)), headers)
+    return MediaRequest(sid, suffix, _name_value_pairs(parse_fields(request.url.query)), headers)
 
 
 def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:

@@ -22,7 +22,7 @@ from app.database.connection import HOT_PATH_SETTINGS, SESSION_SETTINGS, STATEME
 from app.database.errors import log_fields, makes_connection_unusable, translate_error
 from app.database.pool import Pool
 from app.errors import DatabaseUnavailable
-from app.observability.tracing import TimedSpan, fail
+from app.observability.tracing import TimedSpan, mark_span_failed
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -149,7 +149,7 @@ def _timed_and_logged() -> Iterator[None]:
             yield
         except DatabaseUnavailable as error:
             logger.warning("database_unavailable", **log_fields(error))
-            fail(type(error.__cause__ or error).__name__)
+            mark_span_failed(type(error.__cause__ or error).__name__)
             raise
 
 

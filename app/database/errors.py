@@ -52,7 +52,7 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 
     `commit_in_doubt` says whether a commit may have been sent. It is ignored if Postgres has answered with an error.
     """
-    reason = _reason(error)
+    reason = _reason_for_log(error)
     if reason is None:
         return None
     translated = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
@@ -99,7 +99,7 @@ def first_line(error: BaseException) -> str:
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
-def _reason(error: BaseException) -> str | None:
+def _reason_for_log(error: BaseException) -> str | None:
     cause, sqlstate = _cause(error), sqlstate_of(error)
     if reason := _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2]):
         return reason

@@ -33,7 +33,7 @@ class _PooledConnection:
 
 
 class Transactions(Protocol):
-    """A Pool or a Database."""
+    """The part of the database that runs transactions without SQLAlchemy: a Pool or a Database."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 

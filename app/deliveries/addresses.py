@@ -70,7 +70,7 @@ class AllowList:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Parses networks and hosts. Raises ValueError for any other entry, like Settings."""
+        """Parses networks and hosts. Raises ValueError for any other entry."""
         return cls(*parse_delivery_allow(text or ""))
 
     def includes_host(self, host: str) -> bool:
@@ -162,7 +162,7 @@ def _read_host(host: str) -> Address | UrlError | None:
 
 
 def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
-    address = _embedded(address)
+    address = _embedded_ipv4(address)
     is_private = _any_contains(_PRIVATE, address)
     is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
     if _any_contains(_ALWAYS_REFUSED, address) or not (is_private or is_allocated):
@@ -177,7 +177,7 @@ def _any_contains(networks: Iterable[Network], address: Address) -> bool:
     return any(address in network for network in networks)
 
 
-def _embedded(address: Address) -> Address:
+def _embedded_ipv4(address: Address) -> Address:
     """Returns the IPv4 address that is embedded in a mapped, 6to4 or NAT64 (RFC 6052) address; else the address itself."""
     if isinstance(address, IPv4Address):
         return address

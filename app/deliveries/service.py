@@ -21,7 +21,7 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayResult:
     count: int
     continue_since: datetime | None
 
@@ -34,7 +34,7 @@ class DeliveryService:
     async def list(self, caller: Caller, id_or_sid: str) -> Sequence[DeliveryRecord]:
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
-            return await _records(session, call)
+            return await _delivery_records(session, call)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> DeliveryRecord:
         """Makes the delivery due now, whatever its state. A settled one is retried for three days again."""
@@ -42,9 +42,9 @@ class DeliveryService:
         async with self.database.begin() as session:
             if not await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id):
                 raise DeliveryNotFound
-            return next(record for record in await _records(session, call) if record.id == delivery_id)
+            return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
-    async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> Replay:
+    async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> ReplayResult:
         """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch."""
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))
@@ -61,12 +61,12 @@ class DeliveryService:
                 )
             count += len(replayed)
             if len(replayed) < _REPLAY_BATCH_SIZE:
-                return Replay(count, None)
+                return ReplayResult(count, None)
             after = replayed[-1]
-        return Replay(count, ids.created_at(after))
+        return ReplayResult(count, ids.created_at(after))
 
 
-async def _records(session: Session, call: Call) -> Sequence[DeliveryRecord]:
+async def _delivery_records(session: Session, call: Call) -> Sequence[DeliveryRecord]:
     records = []
     for delivery, reported in await repository.list_deliveries(session, call.id):
         fields = delivery.fields if delivery.fields is not None else reported.whole(call) if reported else {}

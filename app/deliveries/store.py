@@ -156,7 +156,7 @@ async def claim(
     Ordered by tenant, starting with the first tenant id greater than `after`, and at most `limit` in all.
     """
     rows = await database.fetch(_CLAIM, after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
-    return [_claimed(row) for row in rows]
+    return [_claimed_delivery(row) for row in rows]
 
 
 async def record_attempts(
@@ -175,16 +175,16 @@ async def record_attempts(
     return int(row["released"])
 
 
-def _claimed(row: Mapping[str, Any]) -> ClaimedDelivery:
+def _claimed_delivery(row: Mapping[str, Any]) -> ClaimedDelivery:
     own = {name: row[name] for name in (*_OWN_COLUMNS, "url", "method", "traceparent")}
     own["webhook_id"] = row["webhook_id"] or webhook_id(row["call_id"], row["event"])
-    record = _record(row) if row["has_record"] else None
+    record = _call_row(row) if row["has_record"] else None
     given = None if row["fields"] is None else ReportedFields(loads(row["fields"]), row["data_left_out"])
     if given is not None and given.left_out:
         return ClaimedDelivery(**own, fields=given.whole(record) if record else None, record=record)
     return ClaimedDelivery(**own, fields=given.data if given else None, record=record)
 
 
-def _record(row: Mapping[str, Any]) -> CallRow:
+def _call_row(row: Mapping[str, Any]) -> CallRow:
     record = {name: row[f"record_{name}"] for name in _RECORD_COLUMNS}
     return CallRow(record | {name: record[name] and loads(record[name]) for name in _JSON_COLUMNS})

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from app import __version__
 from app.audit.events import command_actor
-from app.calls.repository import now
+from app.calls.repository import transaction_time
 from app.calls.statistics import oldest_unsettled
 from app.database.engine import Database, ServerInfo
 from app.database.errors import describe
@@ -27,13 +27,13 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
-__all__ = ["CheckResult", "examine"]
+__all__ = ["CheckResult", "run_checks"]
 
 MIN_POSTGRES_VERSION = 14
 _WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0
 
 
-async def examine(settings: Settings) -> list[CheckResult]:
+async def run_checks(settings: Settings) -> list[CheckResult]:
     """Runs all checks. The results are in the order in which problems should be fixed."""
     version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {head()}")
     results = [version, *check_settings(settings), check_public_url(settings.public_url)]
@@ -169,7 +169,7 @@ class _DatabaseChecks:
         """Checks heartbeats, and for creations pending longer than a running worker would leave them."""
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
-            age = await now(session) - oldest if oldest else timedelta(0)
+            age = await transaction_time(session) - oldest if oldest else timedelta(0)
             running = (await summarize_workers(session)).running
         if not running:
             return CheckResult("worker", "wrong", "no worker has reported within the last minute", "run `callgate worker`")

@@ -29,7 +29,7 @@ from app.http.problems import record_error
 from app.http.request_body import read_body, replay_body
 from app.observability import Metrics
 from app.observability.context import bind, bound, clear
-from app.observability.tracing import Tracing, annotate, fail, has_recording_span
+from app.observability.tracing import Tracing, annotate, has_recording_span, mark_span_failed
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
@@ -91,17 +91,17 @@ class RequestMiddleware:
         clear()
         tracing = _UNTRACED if scope["path"] in _UNLOGGED_PATHS else self.tracing
         trusted = not scope["path"].startswith(self.untrusted_path)
-        with tracing.request(_method(scope), headers, trusted=trusted) as spent:
+        with tracing.request(_method_label(scope), headers, trusted=trusted) as spent:
             exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
             try:
                 await self._handle(exchange, receive)
             finally:
-                self._record(scope, exchange.status, exchange.seconds, spent)
+                self._count_and_log(scope, exchange.status, exchange.seconds, spent)
 
     async def _handle(self, exchange: "_Exchange", receive: Receive) -> None:
         try:
             try:
-                await self._run(exchange, receive)
+                await self._call_endpoint(exchange, receive)
             except CallgateError as error:
                 await exchange.send_error(error)
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ class RequestMiddleware:
             logger.exception("unexpected_error")
             await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
-    async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _call_endpoint(self, exchange: "_Exchange", receive: Receive) -> None:
         """Refuses what can be refused before the body is read, reads the body, and calls the endpoint."""
         scope = exchange.scope
         # The router's patterns end in `$`, which also matches before a final line break.
@@ -132,10 +132,10 @@ class RequestMiddleware:
         endpoint = self.direct(scope) or self.app
         await endpoint(scope, replay_body(body, receive), exchange.send)
 
-    def _record(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
+    def _count_and_log(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
         # The route's template: the path and the query may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
-        method = _method(scope)
+        method = _method_label(scope)
         self.metrics.http.requests.labels(method, route, str(status)).inc()
         self.metrics.http.request_seconds.labels(method, route).observe(seconds)
         if route not in _UNLOGGED_PATHS:
@@ -146,7 +146,7 @@ class RequestMiddleware:
             request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             annotate(request | context, name=f"{method} {route}")
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                fail(str(status))
+                mark_span_failed(str(status))
 
 
 class _Exchange:
@@ -213,7 +213,7 @@ async def _no_body() -> Message:
     return {"type": "http.disconnect"}
 
 
-def _method(scope: Scope) -> str:
+def _method_label(scope: Scope) -> str:
     """Returns the method as a label: "other" if it is not a standard one."""
     return scope["method"] if scope["method"] in _STANDARD_METHODS else "other"
 

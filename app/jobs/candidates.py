@@ -55,36 +55,36 @@ class CallLists:
     _reading: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
 
     async def candidates(self, call: Call) -> Candidates:
-        listed = await self._of_account(call)
+        listed = await self._calls_of_account(call)
         is_complete = listed is not None or is_plain(call.to)
         if listed is None:
-            listed = await self._of_address(call)
+            listed = await self._calls_to_address(call)
         calls = similar_calls(call, listed, longest_life=self.longest_life)
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
-    async def _of_account(self, call: Call) -> list[CallResource] | None:
+    async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
         """Returns the account's calls of about that time to an address of the batch; None if the list is too long to read."""
-        group = _group(call)
+        group = _account_and_hour(call)
         if group not in self._reading:
-            calls = [other for other in self.batch if _group(other) == group]
+            calls = [other for other in self.batch if _account_and_hour(other) == group]
             self._reading[group] = asyncio.create_task(self._read_account(calls))
         return await self._reading[group]
 
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                return await self._read(calls, {}, may_be_to(calls))
+                return await self._read_list(calls, {}, may_be_to(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
 
-    async def _of_address(self, call: Call) -> list[CallResource]:
+    async def _calls_to_address(self, call: Call) -> list[CallResource]:
         listed: list[CallResource] = []
         async with asyncio.timeout(2 * self.deadline_s):
             for to in address_spellings(call.to):
-                listed += await self._read([call], {"To": to}, lambda _: True)
+                listed += await self._read_list([call], {"To": to}, lambda _: True)
         return listed
 
-    async def _read(self, calls: Sequence[Call], filters: Mapping[str, str], keep: Keep) -> list[CallResource]:
+    async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: Keep) -> list[CallResource]:
         """Lists queued calls, then calls by their start time, which queued calls lack.
 
         The order matters: a call may leave the queue between the two requests. It is unknown whether Twilio uses more of
@@ -112,7 +112,7 @@ def may_be_to(calls: Iterable[Call]) -> Keep:
     keys = {address_key(call.to) for call in calls}
 
     def keep(entry: Mapping[str, Any]) -> bool:
-        to = _text(entry.get("to"))
+        to = _text_or_none(entry.get("to"))
         return to is None or address_key(to) in keys
 
     return keep
@@ -133,7 +133,7 @@ def earliest_date(call: Call) -> datetime:
 
 def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Likeness:
     """Rates whether the intent may have started Twilio's call. A field that Twilio omits proves nothing."""
-    shown_to, shown_from = _text(entry.raw.get("to")), _text(entry.raw.get("from"))
+    shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_DIRECTION, None):
         return "no"
     if shown_to and address_key(shown_to) != address_key(call.to):
@@ -152,9 +152,9 @@ def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Lik
     return "yes" if exact else "perhaps"
 
 
-def _group(call: Call) -> tuple[UUID, datetime]:
+def _account_and_hour(call: Call) -> tuple[UUID, datetime]:
     return call.account_id, call.pending_since.replace(minute=0, second=0, microsecond=0)
 
 
-def _text(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None

@@ -13,7 +13,7 @@ BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Controller:
+class PendingUpdateSender:
     database: Database
     control: CallControl
 

@@ -126,21 +126,21 @@ class Deliverer:
 
     async def _attempt(self, delivery: ClaimedDelivery) -> None:
         if delivery.url is None or delivery.fields is None:
-            await self._record(delivery, SendResult(None, None), error="deleted", is_last=True)
+            await self._record_result(delivery, SendResult(None, None), error="deleted", is_last=True)
             return
         try:
-            request = await self._request(delivery, url=delivery.url, fields=delivery.fields)
+            request = await self._build_request(delivery, url=delivery.url, fields=delivery.fields)
         except OperatorError:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
-            await self._record(delivery, SendResult(None, None), error="secret")
+            await self._record_result(delivery, SendResult(None, None), error="secret")
             return
         # Send no `traceparent`: a receiver gets exactly the request of Twilio or of Standard Webhooks.
         with TimedSpan("receiver"):
             sent = await self.sender.send(request.method, request.url, request.headers, request.body)
             annotate({"callgate.result": sent.error or str(sent.status)})
-        await self._record(delivery, sent, error=sent.error)
+        await self._record_result(delivery, sent, error=sent.error)
 
-    async def _request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:
+    async def _build_request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:
         signing = await self.tenants.signing(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
@@ -153,7 +153,9 @@ class Deliverer:
         secret = signing.secret.get_secret_value()
         return build_request(signing.form, content, method=method, url=url, secret=secret, at=datetime.now(UTC))
 
-    async def _record(self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False) -> None:
+    async def _record_result(
+        self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False
+    ) -> None:
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
             await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
-from app.calls.repository import now
-from app.calls.statistics import followed, oldest_unsettled
+from app.calls.repository import transaction_time
+from app.calls.statistics import count_followed_calls, oldest_unsettled
 from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
@@ -37,9 +37,9 @@ class Gauges:
     async def step(self) -> bool:
         """Measures once and returns false. If the database is unavailable, the old values stay."""
         async with self._database.begin() as session:
-            moment = await now(session)
+            moment = await transaction_time(session)
             waiting = await oldest_unsettled(session)
-            calls = await followed(session)
+            calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
         self._pending.set(_age(moment, waiting.get("pending")))
         self._unknown.set(_age(moment, waiting.get("unknown")))

@@ -23,7 +23,7 @@ class Heartbeat:
             await record_heartbeat(session, self.worker, version=__version__)
         return False
 
-    async def leave(self) -> None:
+    async def delete(self) -> None:
         """Deletes the heartbeat. If the database is unavailable, the worker counts as running for another minute."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:

@@ -21,7 +21,7 @@ from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
 from app.calls.progress import apply_deletion, take_resource
 from app.calls.refresh_plan import CALLBACK_PATIENCE, age, refresh_time_after_refresh
-from app.calls.store import CallState, Changed, read_calls, write_changes
+from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
 from app.deliveries.outbox import final_delivery, needs_final_delivery
 from app.errors import DatabaseUnavailable
@@ -164,13 +164,13 @@ class Refresher:
     async def _write(self, seen: dict[UUID, _FetchResult]) -> None:
         """Updates the records. One that has changed meanwhile, or is locked, is claimed again."""
         calls = await read_calls(self.database, seen)
-        changes = {call_id: self._change(call, seen[call_id]) for call_id, call in calls.items()}
+        changes = {call_id: self._apply_result(call, seen[call_id]) for call_id, call in calls.items()}
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
-    def _change(self, call: CallState, seen: _FetchResult) -> tuple[Changed, Result]:
-        changed = Changed(call)
+    def _apply_result(self, call: CallState, seen: _FetchResult) -> tuple[ChangedCall, Result]:
+        changed = ChangedCall(call)
         result: Result
         gone = seen.error is not None and is_gone(call, seen.error)
         if seen.resource is not None and call.sid == seen.resource.sid:

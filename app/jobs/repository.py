@@ -67,7 +67,7 @@ async def delete_from_default_partition(session: AsyncSession, table: str, *, be
     return len((await session.execute(statement, {"before": before, "limit": limit})).all())
 
 
-async def is_done(session: AsyncSession, partition: Partition) -> bool:
+async def has_no_work(session: AsyncSession, partition: Partition) -> bool:
     """Returns whether the partition has no row with work to do."""
     statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE[partition.table]}))")  # noqa: S608
     return bool(await session.scalar(statement))

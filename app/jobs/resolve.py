@@ -74,7 +74,7 @@ class Resolver:
         lease = timedelta(seconds=4 * self.deadline_s + 30)
         async with self.database.begin() as session:
             due = await leases.claim_searches(session, lease=lease, limit=BATCH)
-            database_ahead = await repository.clock(session) - datetime.now(UTC)
+            database_ahead = await repository.current_time(session) - datetime.now(UTC)
         search = partial(self._search, self.call_lists(due), database_ahead)
         await run_isolated(due, search, event="search_crashed")
         if due:
@@ -93,7 +93,7 @@ class Resolver:
         """
         async with self.database.begin() as session:
             unknown = await repository.unknown_calls(session, account_id, limit=BATCH)
-            database_ahead = await repository.clock(session) - datetime.now(UTC)
+            database_ahead = await repository.current_time(session) - datetime.now(UTC)
         covered = [call for call in unknown if _covers(page, call)]
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
         if ahead is None:
@@ -169,7 +169,7 @@ class Resolver:
     async def _write_finding(self, session: Session, call: Call, finding: "_Finding") -> None:
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
-            await self.settlement.bind(session, call, finding.resource, by="list", data={})
+            await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
 
 
 class _Finding(NamedTuple):

@@ -30,7 +30,7 @@ _BEFORE_ALL_IDS: Final = UUID(int=0)
 
 
 @dataclass(slots=True)
-class Retainer:
+class Retention:
     database: Database
     metrics: Metrics
     keep: timedelta
@@ -68,13 +68,13 @@ class Retainer:
             async with self.database.begin() as session:
                 expired = await expired_partitions(session, table, before=self._expiry())
             for partition in expired:
-                await self._drop(partition)
+                await self._drop_partition(partition)
         return False
 
-    async def _drop(self, partition: Partition) -> None:
+    async def _drop_partition(self, partition: Partition) -> None:
         async with self.database.begin() as session:
             # Check under the lock: a replay may just have made a delivery pending again.
-            dropped = await try_lock(session, partition) and await repository.is_done(session, partition)
+            dropped = await try_lock(session, partition) and await repository.has_no_work(session, partition)
             if dropped:
                 await drop_partition(session, partition)
         if dropped:

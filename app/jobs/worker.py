@@ -14,14 +14,14 @@ from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
-from app.jobs.control import Controller
+from app.jobs.control import PendingUpdateSender
 from app.jobs.deliver import Deliverer
 from app.jobs.gauges import Gauges
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
-from app.jobs.retain import Retainer
+from app.jobs.retain import Retention
 from app.jobs.store import jobs_with_due_work
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -80,14 +80,14 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("refresh", refresher.step, _UNPOLLED_EVERY_S),
         Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
         Job("search", resolver.search, _UNPOLLED_EVERY_S),
-        Job("control", Controller(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
+        Job("control", PendingUpdateSender(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
     ]
-    audit = Retainer(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
+    audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     jobs = [
         *polled,
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
-        Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.leave),
+        Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
@@ -95,8 +95,8 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
     if settings.retention_days is not None:
-        retainer = Retainer(state["database"], metrics, timedelta(days=settings.retention_days))
-        steps = (retainer.expire_calls, retainer.expire_default_partitions, retainer.drop_partitions)
+        retention = Retention(state["database"], metrics, timedelta(days=settings.retention_days))
+        steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
 
@@ -113,7 +113,7 @@ async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timed
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
     """Runs a worker with its own services until `stop` is set. Closes `tracing` at the end."""
     tracing = tracing or Tracing()
-    with tracing.active():
+    with tracing.enabled():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
             first_retry = timedelta(seconds=settings.delivery_first_retry)
             deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
@@ -127,16 +127,16 @@ async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
     """Repeats the jobs. Returns when `stop` is set and the running steps have finished."""
     async with asyncio.TaskGroup() as running:
         for job in jobs:
-            running.create_task(_repeat(job, stop))
+            running.create_task(_repeat_job(job, stop))
 
 
-async def _repeat(job: Job, stop: asyncio.Event) -> None:
+async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             pause = 0.0 if await job.step() else job.idle_s
         except Exception as error:
             pause = _PAUSE_AFTER_FAILURE_S
-            for cause in _causes(error):
+            for cause in _leaf_exceptions(error):
                 # DatabaseUnavailable is already logged, with its reason.
                 if not isinstance(cause, DatabaseUnavailable):
                     logger.error("job_failed", job=job.name, exc_info=cause)
@@ -157,8 +157,8 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
         job.wake.clear()
 
 
-def _causes(error: Exception) -> list[Exception]:
+def _leaf_exceptions(error: Exception) -> list[Exception]:
     """Returns the exceptions of a group and its nested groups, or the error itself."""
     if isinstance(error, ExceptionGroup):
-        return [cause for each in error.exceptions for cause in _causes(each)]
+        return [cause for each in error.exceptions for cause in _leaf_exceptions(each)]
     return [error]

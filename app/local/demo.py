@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from app.errors import CommandFailed
-from app.local.state import Running, StateFolder
+from app.local.state import RunningStack, StateFolder
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.directory import TenantDirectory
@@ -50,7 +50,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
     return key
 
 
-async def place_and_watch(running: Running, key: str, say: Say) -> dict[str, Any]:
+async def place_and_watch(running: RunningStack, key: str, say: Say) -> dict[str, Any]:
     """Places the call and returns its record once it is completed and priced. Raises DemoFailed."""
     headers = {"Authorization": f"Bearer {key}"}
     try:

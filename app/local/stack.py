@@ -20,7 +20,7 @@ from app.http.listening import CannotListen, listen
 from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
-from app.local.state import Running, StateFolder
+from app.local.state import RunningStack, StateFolder
 from app.main import create_app
 from app.observability import Metrics
 from app.settings import Settings
@@ -51,7 +51,7 @@ class StackFailed(CommandFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StackOptions:
     """The parts to start. A port of None is the usual port or the next free one; a port of 0 is any free one."""
 
     port: int | None = None
@@ -75,14 +75,16 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
                 )
             postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
-            settings = _updated(settings, database_url=postgres.url)
+            settings = _with_values(settings, database_url=postgres.url)
         if settings.secret_keys is None:
             settings = settings.model_copy(update={"secret_keys": folder.secret_keys()})
         yield settings, where
 
 
 @asynccontextmanager
-async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, stop: asyncio.Event) -> AsyncIterator[Running]:
+async def running_stack(
+    settings: Settings, folder: StateFolder, options: StackOptions, stop: asyncio.Event
+) -> AsyncIterator[RunningStack]:
     """Starts everything, yields the addresses once everything answers, and stops everything at the end of the block.
 
     When a part ends by itself, `stop` is set, and StackFailed is raised after the others have stopped.
@@ -90,13 +92,13 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
     with contextlib.ExitStack() as listeners:
         servers: list[_Server] = []
         simulator_url = None
-        if plan.simulator:
-            listener = listeners.enter_context(_listen_near(plan.simulator_port, SIMULATOR_PORT))
+        if options.simulator:
+            listener = listeners.enter_context(_listen_near(options.simulator_port, SIMULATOR_PORT))
             simulator_url = _url(listener)
             servers.append(_simulator_server(listener))
-            settings = _following_simulator(settings, simulator_url)
-        settings = _updated(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS])))
-        listener = listeners.enter_context(_listen_near(plan.port, API_PORT))
+            settings = _with_simulator_as_twilio(settings, simulator_url)
+        settings = _with_values(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS])))
+        listener = listeners.enter_context(_listen_near(options.port, API_PORT))
         servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
@@ -110,7 +112,7 @@ async def running_stack(settings: Settings, folder: StateFolder, plan: Plan, sto
                     break
                 await asyncio.sleep(0.01)
             if not any(part.done() for part in parts):
-                running = _running(settings, _url(listener), simulator_url)
+                running = _describe_stack(settings, _url(listener), simulator_url)
                 with folder.announced(running):
                     yield running
         finally:
@@ -135,20 +137,20 @@ def _simulator_server(listener: socket.socket) -> "_Server":
 
 
 def _api_server(settings: Settings, listener: socket.socket) -> "_Server":
-    app = create_app(_updated(settings, ops_port=None))  # all on one port
+    app = create_app(_with_values(settings, ops_port=None))  # all on one port
     config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
     return _Server("the API", config, [listener])
 
 
-def _following_simulator(settings: Settings, url: str) -> Settings:
+def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
     """Returns the settings with the simulator as Twilio, and with calls refreshed as often as its speed needs."""
     poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
-    return _updated(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
+    return _with_values(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
 
 
-def _running(settings: Settings, api_url: str, simulator_url: str | None) -> Running:
+def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None) -> RunningStack:
     keys = settings.secret_keys.get_secret_value() if settings.secret_keys else ""
-    return Running(
+    return RunningStack(
         api_url,
         simulator_url,
         settings.require_database_url(),
@@ -180,7 +182,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def probed(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
+async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
     config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
     server = _Server("the probes", config, listen(host, port, option="--ops-port"))
@@ -205,6 +207,6 @@ def _url(listener: socket.socket) -> str:
     return f"http://{HOST}:{listener.getsockname()[1]}"
 
 
-def _updated(settings: Settings, **values: object) -> Settings:
+def _with_values(settings: Settings, **values: object) -> Settings:
     """Returns the settings with these values, validated as if they came from the environment."""
     return Settings.model_validate(settings.model_dump(exclude_unset=True) | values)

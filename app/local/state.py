@@ -21,7 +21,7 @@ class StateFolderUnusable(CommandFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningStack:
     """A `callgate dev` or `callgate demo` that is running now."""
 
     api_url: str
@@ -68,7 +68,7 @@ class StateFolder:
         new.replace(file)
 
     @contextmanager
-    def announced(self, running: Running) -> Iterator[None]:
+    def announced(self, running: RunningStack) -> Iterator[None]:
         """Lets other commands find this process. The kernel frees its file lock when it ends."""
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
@@ -78,14 +78,14 @@ class StateFolder:
             finally:
                 self._running.unlink(missing_ok=True)
 
-    def running(self) -> Running | None:
+    def running(self) -> RunningStack | None:
         """Returns the process that announced itself and is still alive."""
         try:
             with self._running.open() as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return Running(**json.load(file))
+                    return RunningStack(**json.load(file))
         except (OSError, ValueError, TypeError):
             return None
         return None

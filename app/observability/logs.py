@@ -89,7 +89,7 @@ def _with_fallback(render: structlog.types.Processor) -> structlog.types.Process
         try:
             return render(logger, method, {**event})  # rendering may remove fields
         except Exception:
-            shown = {name: value if isinstance(value, str) else _shown(value) for name, value in event.items()}
+            shown = {name: value if isinstance(value, str) else _repr_or_type(value) for name, value in event.items()}
             return render(logger, method, shown)
 
     return rendered
@@ -99,7 +99,7 @@ def _as_json(_: Any, __: str, event: structlog.types.EventDict) -> str:
     return _json.encode(event)
 
 
-def _shown(value: object) -> str:
+def _repr_or_type(value: object) -> str:
     try:
         return repr(value)
     except Exception:
@@ -107,7 +107,7 @@ def _shown(value: object) -> str:
 
 
 # Built once. ASCII output is valid on any stream and can represent lone surrogates.
-_json = json.JSONEncoder(default=_shown)
+_json = json.JSONEncoder(default=_repr_or_type)
 
 
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

@@ -66,7 +66,7 @@ class Tracing:
             yield spent
 
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def enabled(self) -> Iterator[None]:
         """Enables `trace` inside the block, for processes without incoming requests, such as the worker."""
         token = _current_tracer.set(self._current_tracer)
         try:
@@ -172,7 +172,7 @@ def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = Non
             span.update_name(name)
 
 
-def fail(reason: str) -> None:
+def mark_span_failed(reason: str) -> None:
     """Marks the current span as failed. `reason` is a constant or a class name, never an exception message."""
     span = get_current_span()
     if span.is_recording():

@@ -37,18 +37,18 @@ class Secrets:
     def __repr__(self) -> str:
         return "Secrets(***)"
 
-    def may_be_in(self, body: bytes) -> bool:
+    def may_occur_in(self, body: bytes) -> bool:
         """Returns whether a JSON body may contain a secret. Returns true for any escape sequence, which may hide one."""
         return b"\\" in body or any(spelling in body for spelling in self._encoded)
 
-    def out_of(self, text: str) -> str:
+    def redact_text(self, text: str) -> str:
         """Returns the text with `***` for each secret."""
         for spelling in self._spellings:
             if spelling in text:
-                text = _replaced(text, spelling)
+                text = _replace_secret(text, spelling)
         return text
 
-    async def out_of_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the bytes without secrets. Holds back an end that may be the start of a secret until more bytes arrive."""
         held = b""
         async for chunk in chunks:
@@ -79,10 +79,10 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
     """Returns text or JSON without the secrets. Texts for which `keep` returns true stay unchanged."""
     match value:
         case str():
-            return value if keep(value) else secrets.out_of(value)
+            return value if keep(value) else secrets.redact_text(value)
         case dict():
             return {
-                secrets.out_of(key) if len(key) > _MAX_NAME_LENGTH else key: redact(item, secrets, keep=keep)
+                secrets.redact_text(key) if len(key) > _MAX_NAME_LENGTH else key: redact(item, secrets, keep=keep)
                 for key, item in value.items()
             }
         case list():
@@ -130,7 +130,7 @@ def _encodings(secret: str) -> Iterator[str]:
         yield escaped
 
 
-def _replaced(text: str, spelling: str) -> str:
+def _replace_secret(text: str, spelling: str) -> str:
     if len(spelling) >= _MIN_SUBSTRING_LENGTH:
         return text.replace(spelling, _REDACTED)
     return re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", _REDACTED, text)

@@ -16,15 +16,18 @@ _NEVER_IGNORED: Final = ("transport", "user", "ttl", "method", "maddr")
 _Value = str | None
 
 
-class Comparable(NamedTuple):
+class ComparableUri(NamedTuple):
     fixed: tuple[object, ...]
     """Equal URIs have the same value. Only this may go into a hash: equality ignores a parameter that only one URI has."""
     parameters: dict[str, _Value]
     """Parameters that must match if both URIs have them."""
 
 
-def comparable(text: str) -> Comparable | None:
-    """Returns None for a text that is not a SIP URI: outside the grammar, or with a repeated parameter (§19.1.1)."""
+def comparable_form(text: str) -> ComparableUri | None:
+    """Returns what `equal` compares of a SIP URI.
+
+    Returns None for a text that is no SIP URI: it is outside the grammar, or repeats a parameter (§19.1.1).
+    """
     match = SIP_URI.fullmatch(text)
     if match is None:
         return None
@@ -49,13 +52,13 @@ def comparable(text: str) -> Comparable | None:
         tuple((name, parameters[name]) for name in _NEVER_IGNORED if name in parameters),
         tuple(headers),
     )
-    return Comparable(fixed, {name or "": value for name, value in parameters.items()})
+    return ComparableUri(fixed, {name or "": value for name, value in parameters.items()})
 
 
 def equal(a: str, b: str) -> bool:
     if a == b:
         return True
-    left, right = comparable(a), comparable(b)
+    left, right = comparable_form(a), comparable_form(b)
     if left is None or right is None or left.fixed != right.fixed:
         return False
     shared = left.parameters.keys() & right.parameters.keys()

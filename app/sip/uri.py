@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from app.sip.comparison import comparable, equal
+from app.sip.comparison import comparable_form, equal
 from app.sip.diagnosis import diagnose
 from app.sip.escapes import Pairs, unescape
 from app.sip.findings import Finding, Report, Severity
@@ -104,7 +104,7 @@ class SipUri:
         return equal(self.text, other.text) if isinstance(other, SipUri) else NotImplemented
 
     def __hash__(self) -> int:
-        key = comparable(self.text)
+        key = comparable_form(self.text)
         return hash(self.text if key is None else key.fixed)
 
     def as_dict(self) -> dict[str, Any]:

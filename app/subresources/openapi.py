@@ -91,12 +91,12 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
     documented = responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":
         return documented | {operation.status: {"description": "Deleted."}}
-    name = _page_name(operation.subresource) if operation.action == "list" else _name(operation.subresource)
+    name = _page_name(operation.subresource) if operation.action == "list" else _component_name(operation.subresource)
     content = {"application/json": {"schema": _reference(name)}}
     return documented | {operation.status: {"description": "Twilio's answer.", "content": content}}
 
 
-def extra_of(operation: Operation) -> dict[str, Any]:
+def openapi_extra_of(operation: Operation) -> dict[str, Any]:
     """Returns the documentation of the query parameters or the body that `members` reads."""
     if operation.method == "GET":
         properties = schema_of(operation)["properties"].items()
@@ -118,15 +118,15 @@ def schemas() -> dict[str, Any]:
     for operation in OPERATIONS:
         subresource = operation.subresource
         if operation.action != "delete":
-            found[_name(subresource)] = _item(subresource)
+            found[_component_name(subresource)] = _item_schema(subresource)
         if operation.action == "list":
-            found[_page_name(subresource)] = _page(subresource)
+            found[_page_name(subresource)] = _page_schema(subresource)
         if operation.method == "POST":
-            found |= _body(_body_name(operation), schema_of(operation))
+            found |= _body_schema(_body_name(operation), schema_of(operation))
     return found
 
 
-def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Returns the schema, with enums and objects as separate components.
 
     Code generators would otherwise invent names for them, such as a member's name with a number.
@@ -138,7 +138,7 @@ def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
             return kind | {"items": named(member, kind["items"])}
         if "enum" not in kind and kind.get("type") != "object":
             return kind
-        part = name + _pascal(member)
+        part = name + _pascal_case(member)
         parts[part] = kind
         return _reference(part)
 
@@ -148,14 +148,14 @@ def _body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {name: schema} | parts
 
 
-def _item(subresource: Subresource) -> dict[str, Any]:
+def _item_schema(subresource: Subresource) -> dict[str, Any]:
     text = {"type": ["string", "null"]}
     properties = {name: _MEMBER_SCHEMAS.get((subresource, name), text) for name in subresource.fields}
     return {"type": "object", "description": "The resource as Twilio returns it.", "properties": properties}
 
 
-def _page(subresource: Subresource) -> dict[str, Any]:
-    properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_name(subresource))}}
+def _page_schema(subresource: Subresource) -> dict[str, Any]:
+    properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_component_name(subresource))}}
     properties |= {name: {"type": ["string", "null"]} for name in _URI_MEMBERS}
     properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
     return {"type": "object", "properties": properties, "required": [subresource.key]}
@@ -165,21 +165,21 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _name(subresource: Subresource) -> str:
+def _component_name(subresource: Subresource) -> str:
     """Returns the name in PascalCase. Twilio's events are `TwilioEvent`, because Callgate has events too."""
-    return _pascal("twilio_event" if subresource is EVENTS else subresource.noun)
+    return _pascal_case("twilio_event" if subresource is EVENTS else subresource.noun)
 
 
-def _pascal(words: str) -> str:
+def _pascal_case(words: str) -> str:
     return "".join(word.capitalize() for word in words.split("_"))
 
 
 def _page_name(subresource: Subresource) -> str:
-    return f"{_name(subresource)}Page"
+    return f"{_component_name(subresource)}Page"
 
 
 def _body_name(operation: Operation) -> str:
-    return f"{operation.action.capitalize()}{_name(operation.subresource)}"
+    return f"{operation.action.capitalize()}{_component_name(operation.subresource)}"
 
 
 def _noun(operation: Operation) -> str:

@@ -20,13 +20,13 @@ from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
 from app.subresources.openapi import (
     description_of,
-    extra_of,
     name_of,
+    openapi_extra_of,
     operation_id_of,
     responses_of,
     summary_of,
 )
-from app.subresources.service import Media, SubresourceRequest, SubresourceService
+from app.subresources.service import MediaRequest, SubresourceRequest, SubresourceService
 from app.tenants.scopes import Scope
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import StreamedResponse, UpstreamResponse
@@ -120,7 +120,7 @@ async def fetch_recording_media(
     """Streams the audio from Twilio, up to 4 GiB. Supports `Range`."""
     query = [("RequestedChannels", str(requested_channels))] if requested_channels else []
     headers = {"Range": byte_range} if byte_range else {}
-    return streamed(await stack.enter_async_context(service.media(call, Media(sid, f".{media_format}", query, headers))))
+    return streamed(await stack.enter_async_context(service.media(call, MediaRequest(sid, f".{media_format}", query, headers))))
 
 
 def streamed(answer: StreamedResponse) -> Response:
@@ -144,7 +144,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
-        subrequest = SubresourceRequest(operation, sid, read_members(operation, _query(request)))
+        subrequest = SubresourceRequest(operation, sid, read_members(operation, _query_fields(request)))
         page = await service.read_whole(call, subrequest)
         return JSONResponse(_with_own_uris(page, operation, request.url.path) if operation.action == "list" else page)
 
@@ -173,7 +173,7 @@ def json_response(answer: UpstreamResponse) -> Response:
     return Response(status_code=answer.status) if answer.document is None else JSONResponse(answer.document, answer.status)
 
 
-def _query(request: Request) -> dict[str, str]:
+def _query_fields(request: Request) -> dict[str, str]:
     query = request.query_params
     repeated = [name for name in query if len(query.getlist(name)) > 1]
     if repeated:
@@ -205,6 +205,6 @@ for _operation in OPERATIONS:
         description=description_of(_operation),
         status_code=_operation.status,
         responses=responses_of(_operation, f"{router.prefix}{_path}"),
-        openapi_extra=extra_of(_operation),
+        openapi_extra=openapi_extra_of(_operation),
         response_model=None,
     )

@@ -50,7 +50,7 @@ class SubresourceRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Media:
+class MediaRequest:
     """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` are the client's (`Range`)."""
 
     recording_sid: str
@@ -99,7 +99,7 @@ class SubresourceService:
         """Reads Twilio's whole answer and returns its JSON object. A list needs a slot; raises Overloaded without one."""
         slot = self._lists.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
         async with slot:
-            return await _document(self.read(call, request))
+            return await _read_document(self.read(call, request))
 
     async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
         """Creates, updates or deletes an item. Writes an event before the request is sent, and another with the result.
@@ -129,7 +129,7 @@ class SubresourceService:
         return response
 
     @asynccontextmanager
-    async def media(self, call: Call, media: Media) -> AsyncIterator[StreamedResponse]:
+    async def media(self, call: Call, media: MediaRequest) -> AsyncIterator[StreamedResponse]:
         """Yields the audio of a recording of this call, to be streamed."""
         # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
@@ -151,7 +151,7 @@ class SubresourceService:
                 credential, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
             ),
         )
-        recording = await _document(answer)
+        recording = await _read_document(answer)
         try:
             return await self.started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
         except CallNotFound:
@@ -168,7 +168,7 @@ class SubresourceService:
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
         )
         async with self._lists.slot(caller.tenant_id):
-            page = await _document(answer)
+            page = await _read_document(answer)
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -216,7 +216,7 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-async def _document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
+async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
     try:
         async with answer as response:
             body = b"".join([chunk async for chunk in response.chunks])

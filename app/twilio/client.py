@@ -143,8 +143,8 @@ class TwilioClient:
     ) -> CallResource:
         """Creates a call: https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource.
 
-        Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and TwilioAnswered
-        prove that no call was created; TwilioOutcomeUnknown proves nothing.
+        Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and
+        TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(before=math.inf if send_before is None else send_before)
         return _parse_resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
@@ -228,7 +228,7 @@ class TwilioClient:
 class ErrorTranslation:
     """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
 
-    A request counts as not sent if the exception's class or the gate proves it. Other exceptions pass.
+    A request counts as not sent if the exception's class or its SendGate proves it. Other exceptions pass.
     """
 
     def __init__(self, gate: SendGate | None = None) -> None:
@@ -283,7 +283,7 @@ def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
         raise error_for(read_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
         raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document, secrets))
-    return redact_document(document, secrets) if secrets.may_be_in(body) else document
+    return redact_document(document, secrets) if secrets.may_occur_in(body) else document
 
 
 def _parse_resource(document: Any) -> CallResource:

@@ -4,7 +4,7 @@ TwilioError
 ├── TwilioNotSent              the request was not sent: DNS, connect or TLS failed, or no connection was free in time
 ├── TwilioOutcomeUnknown       the request was or may have been sent, and no trustworthy answer came back
 │   └── TwilioListTooLong      the list has more pages than Callgate reads
-└── TwilioAnswered             Twilio answered with an error in its own shape: the request was not processed
+└── TwilioNotProcessed             Twilio answered with an error in its own shape: the request was not processed
     ├── TwilioThrottled        429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
     └── TwilioRejected         every other 4xx
@@ -58,25 +58,25 @@ class TwilioListTooLong(TwilioOutcomeUnknown):
         super().__init__("list_too_long")
 
 
-class TwilioAnswered(TwilioError):
+class TwilioNotProcessed(TwilioError):
     answer: ErrorAnswer
 
     def __init__(self, reason: str, answer: ErrorAnswer) -> None:
         super().__init__(reason, answer)
 
 
-class TwilioThrottled(TwilioAnswered):
+class TwilioThrottled(TwilioNotProcessed):
     pass
 
 
-class TwilioCredentialRejected(TwilioAnswered):
+class TwilioCredentialRejected(TwilioNotProcessed):
     reason = "credential_rejected"
 
     def __init__(self, answer: ErrorAnswer) -> None:
         super().__init__(self.reason, answer)
 
 
-class TwilioRejected(TwilioAnswered):
+class TwilioRejected(TwilioNotProcessed):
     pass
 
 

@@ -98,7 +98,7 @@ class Forwarding:
     ) -> UpstreamResponse:
         """Creates, updates or deletes an item with at most one request.
 
-        TwilioNotSent and TwilioAnswered prove that nothing was changed.
+        TwilioNotSent and TwilioNotProcessed prove that nothing was changed.
         """
         path = _path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
@@ -140,7 +140,7 @@ class Forwarding:
     ) -> AsyncIterator[StreamedResponse]:
         secrets = secrets_of_fields(credential, query)
         async with self._open(credential, "GET", path, deadline_s, secrets) as response:
-            chunks = secrets.out_of_stream(_chunks(response, MAX_JSON_BYTES))
+            chunks = secrets.redact_stream(_chunks(response, MAX_JSON_BYTES))
             yield StreamedResponse(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager

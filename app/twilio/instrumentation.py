@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, annotate, fail
+from app.observability.tracing import TimedSpan, annotate, mark_span_failed
 from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
 
 # The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
@@ -57,7 +57,7 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                 answer = "2xx"
             except TwilioError as error:
                 answer = _outcome_label(error)
-                fail(error.reason)
+                mark_span_failed(error.reason)
                 if error.answer:
                     annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
                 raise

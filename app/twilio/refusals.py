@@ -41,7 +41,7 @@ def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> Er
 
 
 def error_for(answer: ErrorAnswer) -> TwilioError:
-    """Returns the error for an answer that is not a 2xx. A TwilioAnswered proves that the request was not processed."""
+    """Returns the error for an answer that is not a 2xx. A TwilioNotProcessed proves that the request was not processed."""
     status = answer.status
     # Proxies (and Twilio, for recordings) send a 408 when the work took too long: it proves nothing.
     if not answer.is_from_twilio or not 400 <= status < 500 or status == httpx.codes.REQUEST_TIMEOUT:

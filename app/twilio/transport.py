@@ -90,7 +90,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             "url": url,
             # aiohttp sets the header itself, and raises if the caller does too.
             "headers": [header for header in headers if header[0].lower() != "transfer-encoding"],
-            "data": _body(request.stream, timeout.get("write"), request.extensions.get("send_gate")),
+            "data": _request_body(request.stream, timeout.get("write"), request.extensions.get("send_gate")),
             "proxy": self._proxy(url) if self._proxies else None,
             "timeout": aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
             "allow_redirects": False,
@@ -197,7 +197,7 @@ def _raise_possibly_sent(error: Exception) -> NoReturn:
             raise httpx.ReadError(str(error)) from error
 
 
-def _body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body | None":
+def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body | None":
     content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else None
     if content == b"":
         return None

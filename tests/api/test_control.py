@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls import repository
-from app.jobs.control import Controller
+from app.jobs.control import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
@@ -41,8 +41,8 @@ async def worker_services(gateway: Gateway) -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def controller(worker_services: Services) -> Controller:
-    return Controller(worker_services["database"], worker_services["control"])
+def controller(worker_services: Services) -> PendingUpdateSender:
+    return PendingUpdateSender(worker_services["database"], worker_services["control"])
 
 
 def updated(status: str = "completed") -> Behaviour:
@@ -73,7 +73,7 @@ async def _prove_started(worker_services: Services, call_id: str) -> str:
     async with worker_services["database"].begin() as session:
         call = await repository.lock_call(session, UUID(call_id))
         assert call is not None
-        await worker_services["settlement"].bind(session, call, resource, by="list", data={})
+        await worker_services["settlement"].bind_call(session, call, resource, by="list", data={})
     return resource.sid
 
 
@@ -97,7 +97,7 @@ async def test_a_change_is_sent_to_twilio_and_recorded_as_an_event_without_secre
 
 
 async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_started(
-    gateway: Gateway, controller: Controller
+    gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     async with running_upstream(created_after_release(), updated("canceled")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -120,7 +120,7 @@ async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_st
 
 
 async def test_ending_an_unknown_call_waits_until_the_call_is_found(
-    gateway: Gateway, worker_services: Services, controller: Controller
+    gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
 ) -> None:
     async with running_upstream(reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -134,7 +134,9 @@ async def test_ending_an_unknown_call_waits_until_the_call_is_found(
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
 
 
-async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(gateway: Gateway, controller: Controller) -> None:
+async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(
+    gateway: Gateway, controller: PendingUpdateSender
+) -> None:
     async def refused_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
         await error(400, 21215)(upstream, *streams)
@@ -154,7 +156,7 @@ async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(gateway: 
 
 
 async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_key(
-    gateway: Gateway, controller: Controller
+    gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     async def denied_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
@@ -173,7 +175,9 @@ async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_
         assert (await _events(tenant, call_id))[-1][0] == "call.update_forgotten"
 
 
-async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gateway: Gateway, controller: Controller) -> None:
+async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(
+    gateway: Gateway, controller: PendingUpdateSender
+) -> None:
     redirected = updated("in-progress")
     async with running_upstream(created(), reset, reset, redirected, reset, error(404, 20404), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -201,7 +205,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(gatewa
 
 
 async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
-    gateway: Gateway, worker_services: Services, controller: Controller
+    gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
 ) -> None:
     """Canceling has no effect on an answered call, so the remembered hang-up must still be carried out."""
 
@@ -230,7 +234,7 @@ async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
         ]
 
 
-async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: Controller) -> None:
+async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: PendingUpdateSender) -> None:
     async with running_upstream(created(), reset, error(400, 21220)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -244,7 +248,9 @@ async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway,
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
-async def test_a_proxys_refusal_does_not_drop_a_remembered_end(gateway: Gateway, controller: Controller, status: int) -> None:
+async def test_a_proxys_refusal_does_not_drop_a_remembered_end(
+    gateway: Gateway, controller: PendingUpdateSender, status: int
+) -> None:
     async with running_upstream(created(), proxy_page(status), proxy_page(status), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()

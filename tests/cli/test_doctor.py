@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.database.engine import Database
 from app.database.heartbeats import record_heartbeat
-from app.doctor.checks import CheckResult, examine
+from app.doctor.checks import CheckResult, run_checks
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
 from tests.cli.running import environment, run
@@ -30,7 +30,7 @@ LISTED = answer(200, {"calls": [], "next_page_uri": None})
 async def examine_by_check(settings: Settings) -> dict[str, list[CheckResult]]:
     """Returns the results by check."""
     results: dict[str, list[CheckResult]] = {}
-    for result in await examine(settings):
+    for result in await run_checks(settings):
         assert result.do or result.state in ("ok", "not checked"), result
         results.setdefault(result.check, []).append(result)
     return results

@@ -6,7 +6,7 @@ import httpx
 from sqlalchemy import text
 
 from app.database.heartbeats import summarize_workers
-from app.doctor.checks import examine
+from app.doctor.checks import run_checks
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.schema import migrate
@@ -30,7 +30,7 @@ async def test_a_worker_is_counted_while_it_runs(empty_database_url: str) -> Non
     async with running_gateway(settings) as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
 
         async def found() -> tuple[object, str]:
-            (result,) = (result for result in await examine(settings) if result.check == "worker")
+            (result,) = (result for result in await run_checks(settings) if result.check == "worker")
             return (await http.get("/readyz")).json().get("workers"), result.state
 
         assert await found() == (0, "wrong")

@@ -13,7 +13,7 @@ from app.calls.ids import first_id_at
 from app.database.partitions import make_partitions
 from app.jobs.deliver import Deliverer
 from app.jobs.partitions import AUDIT_TABLES
-from app.jobs.retain import BATCH, Retainer
+from app.jobs.retain import BATCH, Retention
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
 from tests.support.gateway import Gateway, Tenant, settings_for
@@ -24,8 +24,8 @@ OLD = KEEP + timedelta(days=1)
 
 
 @pytest.fixture
-def retainer(gateway: Gateway) -> Retainer:
-    return Retainer(gateway.database, Metrics(), KEEP)
+def retention(gateway: Gateway) -> Retention:
+    return Retention(gateway.database, Metrics(), KEEP)
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ async def _call(
     return call_id
 
 
-async def _expire_all(retainer: Retainer) -> None:
-    while await retainer.expire_calls():
+async def _expire_all(retention: Retention) -> None:
+    while await retention.expire_calls():
         pass
 
 
@@ -63,8 +63,8 @@ async def _remaining(gateway: Gateway, tenant: Tenant) -> list[UUID]:
     return await _run(gateway, "SELECT id FROM call WHERE tenant_id = :tenant ORDER BY id", tenant=tenant.id)
 
 
-def _deleted(retainer: Retainer, what: str) -> float:
-    return retainer.metrics.registry.get_sample_value("callgate_expired_total", {"what": what}) or 0
+def _deleted(retention: Retention, what: str) -> float:
+    return retention.metrics.registry.get_sample_value("callgate_expired_total", {"what": what}) or 0
 
 
 _DELIVERY = """
@@ -84,35 +84,35 @@ OPEN_CALLS = {
 }
 
 
-async def test_old_calls_are_deleted_and_young_ones_stay(gateway: Gateway, retainer: Retainer, upstream: Upstream) -> None:
+async def test_old_calls_are_deleted_and_young_ones_stay(gateway: Gateway, retention: Retention, upstream: Upstream) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     await _call(gateway, tenant)
     await _call(gateway, tenant, number=2, change_sql=FINISHED_DELIVERY)
     await _call(gateway, tenant, number=3, change_sql="UPDATE call SET execution = 'not_started', sid = NULL WHERE id = :id")
     young = await _call(gateway, tenant, age=KEEP - timedelta(minutes=1))
-    await _expire_all(retainer)
+    await _expire_all(retention)
     assert await _remaining(gateway, tenant) == [young]
-    assert _deleted(retainer, "call") == 3
+    assert _deleted(retention, "call") == 3
 
 
 @pytest.mark.parametrize("open_call", OPEN_CALLS.values(), ids=OPEN_CALLS.keys())
 async def test_an_old_call_with_work_left_stays(
-    gateway: Gateway, retainer: Retainer, upstream: Upstream, open_call: str
+    gateway: Gateway, retention: Retention, upstream: Upstream, open_call: str
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     kept = await _call(gateway, tenant, change_sql=open_call)
     await _call(gateway, tenant, number=2)
-    await _expire_all(retainer)
+    await _expire_all(retention)
     assert await _remaining(gateway, tenant) == [kept]
 
 
 async def test_a_key_identifies_one_creation_for_as_long_as_its_record_is_kept(
-    gateway: Gateway, retainer: Retainer, upstream: Upstream
+    gateway: Gateway, retention: Retention, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     await _call(gateway, tenant, key="k")
     assert (await tenant.create("k")).status_code == 200
-    await _expire_all(retainer)
+    await _expire_all(retention)
     assert (await tenant.create("k")).status_code == 201
     assert len(upstream.posts) == 2
 
@@ -135,7 +135,7 @@ async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gatew
     metrics = Metrics()
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked})
-        await asyncio.gather(*(_expire_all(Retainer(gateway.database, metrics, KEEP)) for _ in range(4)))
+        await asyncio.gather(*(_expire_all(Retention(gateway.database, metrics, KEEP)) for _ in range(4)))
     assert await _remaining(gateway, tenant) == [locked]
     assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH + 1
 
@@ -155,35 +155,35 @@ async def _partitions(gateway: Gateway, table: str) -> set[str]:
     return set(await _run(gateway, names, table=table))
 
 
-async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retainer: Retainer) -> None:
+async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retention: Retention) -> None:
     for table in ("call_event", "delivery"):
         async with gateway.database.begin() as session:
             await make_partitions(session, table, months_ahead=1)
         young = await _partitions(gateway, table)
         await _month_of_data(gateway, table)
-        await asyncio.gather(retainer.drop_partitions(), Retainer(gateway.database, Metrics(), KEEP).drop_partitions())
+        await asyncio.gather(retention.drop_partitions(), Retention(gateway.database, Metrics(), KEEP).drop_partitions())
         assert await _partitions(gateway, table) == young
 
 
 async def test_a_partition_with_a_pending_delivery_or_in_use_stays(
-    gateway: Gateway, retainer: Retainer, upstream: Upstream
+    gateway: Gateway, retention: Retention, upstream: Upstream
 ) -> None:
     tenant, month = await gateway.add_tenant(upstream.url), await _month_of_data(gateway, "delivery")
     first = datetime.strptime(month, "delivery_%Y_%m").replace(tzinfo=UTC)
     await _call(gateway, tenant, age=datetime.now(UTC) - first - timedelta(days=1), change_sql=PENDING_DELIVERY)
-    await retainer.drop_partitions()
+    await retention.drop_partitions()
     assert month in await _partitions(gateway, "delivery")
     await _run(gateway, "UPDATE delivery SET state = 'delivered', next_attempt_at = NULL")
     async with gateway.database.begin() as session:
         await session.execute(text(f"SELECT FROM {month}"))
-        await retainer.drop_partitions()
+        await retention.drop_partitions()
         assert month in await _partitions(gateway, "delivery")
-    await retainer.drop_partitions()
+    await retention.drop_partitions()
     assert month not in await _partitions(gateway, "delivery")
 
 
 async def test_old_rows_of_the_default_partition_are_deleted_too(
-    gateway: Gateway, retainer: Retainer, upstream: Upstream
+    gateway: Gateway, retention: Retention, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     pending = await _call(gateway, tenant, change_sql=PENDING_DELIVERY)
@@ -193,7 +193,7 @@ async def test_old_rows_of_the_default_partition_are_deleted_too(
         SELECT gen_random_uuid(), id, created_at, 'call.status', '{}' FROM call WHERE id = :id
     """
     await _run(gateway, event, id=finished)
-    while await retainer.expire_default_partitions():
+    while await retention.expire_default_partitions():
         pass
     left = "SELECT call_id FROM {}_default WHERE call_id IN (:pending, :finished)"
     assert await _run(gateway, left.format("delivery"), pending=pending, finished=finished) == [pending]
@@ -201,10 +201,10 @@ async def test_old_rows_of_the_default_partition_are_deleted_too(
 
 
 async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gateway) -> None:
-    month, audit = await _month_of_data(gateway, "audit_event"), Retainer(gateway.database, Metrics(), KEEP, AUDIT_TABLES)
+    month, audit = await _month_of_data(gateway, "audit_event"), Retention(gateway.database, Metrics(), KEEP, AUDIT_TABLES)
     tenant = await gateway.add_tenant()
     await _run(gateway, "UPDATE audit_event SET at = :at WHERE action = 'tenant.create'", at=datetime.now(UTC) - OLD)
-    await Retainer(gateway.database, Metrics(), KEEP).drop_partitions()
+    await Retention(gateway.database, Metrics(), KEEP).drop_partitions()
     assert month in await _partitions(gateway, "audit_event")
     while await audit.expire_default_partitions():
         pass

@@ -106,8 +106,8 @@ def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
     redacted = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))
     assert "pl4nted" not in redacted
-    assert Secrets([SECRET]).may_be_in(json.dumps(document).encode())
-    assert not Secrets([SECRET]).may_be_in(b"{}")
+    assert Secrets([SECRET]).may_occur_in(json.dumps(document).encode())
+    assert not Secrets([SECRET]).may_occur_in(b"{}")
     assert "pl4nted" not in repr(Secrets([SECRET]))
 
 
@@ -119,7 +119,7 @@ async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Cr
         for start in range(0, len(whole), size):
             yield whole[start : start + size]
 
-    redacted = b"".join([piece async for piece in secrets_of(credential, {}).out_of_stream(pieces())])
+    redacted = b"".join([piece async for piece in secrets_of(credential, {}).redact_stream(pieces())])
     assert b"pl4nted" not in redacted
     assert b64encode(b"AC111") not in redacted
     assert json.loads(redacted)["b"] == "z" * 50

@@ -75,7 +75,7 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call. A CallgateError means that nothing was changed, except ActionUnknown."""
         update = validate_update(body)
-        if caller.suspended and not update.only_ends:
+        if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
         if call.execution in _UNSETTLED:
             call = await self._store_unless_settled(call, update)
@@ -145,7 +145,7 @@ class CallControl:
             locked = await repository.lock_call(session, call.id)
             if locked is None or locked.execution not in _UNSETTLED:
                 return locked or call
-            if not update.only_ends or update.status is None:
+            if not update.only_ends_call or update.status is None:
                 detail = "It is not known yet whether the call has started. Until then the call can only be ended."
                 raise WrongCallState(detail, call_id=call.id)
             await self._store_pending_update(session, locked, update)
@@ -155,12 +155,12 @@ class CallControl:
         """Stores the request to end the call. Raises ActionUnknown for any other change, and if the database is unavailable."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
-                if update.only_ends:
+                if update.only_ends_call:
                     await self._store_pending_update(session, call, update)
                 else:
                     data = update.for_event() | {"reason": error.reason}
                     await repository.add_event(session, call.id, "call.update_unknown", data)
-            if update.only_ends:
+            if update.only_ends_call:
                 return call
         raise ActionUnknown(call_id=call.id) from error
 
@@ -188,7 +188,7 @@ class CallControl:
             for type_, data in take_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # The next status follows soon.
-            locked.refresh_at = await repository.now(session)
+            locked.refresh_at = await repository.transaction_time(session)
             if update.status is not None:
                 await control_repository.delete_pending_update(session, call.id, only=remembered)
         return locked
@@ -201,7 +201,7 @@ class CallControl:
 
     async def _on_failed_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
-            age = await repository.now(session) - pending.wanted_at
+            age = await repository.transaction_time(session) - pending.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
             if age < _GIVE_UP_AFTER and may_work_later:
                 await control_repository.postpone_pending_update(

@@ -43,7 +43,7 @@ class Budget:
     connect: float
 
     @property
-    def first(self) -> float:
+    def first_attempt(self) -> float:
         """Seconds required for a first attempt: fewer than for a repetition, because the intent is committed."""
         return min(self.attempt, self.total / 2)
 
@@ -144,7 +144,7 @@ async def dial(
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
     course = _Dial(budget, prepared.began)
-    if course.remaining < budget.first:
+    if course.remaining < budget.first_attempt:
         return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), course.attempts)
     tries = 0
     waiting = list(credentials)

@@ -142,7 +142,7 @@ class Placement:
         """Commits the outcome and returns the record. Returns the call as `unknown` if that is not possible now."""
         change = None
         try:
-            change = self._change_for(outcome, expects_callbacks=prepared.expects_callbacks)
+            change = self._settlement_of(outcome, expects_callbacks=prepared.expects_callbacks)
             return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
@@ -153,7 +153,7 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _change_for(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
+    def _settlement_of(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
@@ -175,7 +175,7 @@ class Placement:
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with _LoggedFailure("settlement_not_counted", call):
-            self.settlement.count(call)
+            self.settlement.count_settled(call)
         return call
 
     async def _commit_sid_taken(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
@@ -183,7 +183,7 @@ class Placement:
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = Unknown("sid_taken", outcome.attempts)
-        return await self._commit(call, unknown, self._change_for(unknown))
+        return await self._commit(call, unknown, self._settlement_of(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
         written = await write_outcomes(self.database, [SettledCall.of(call, change) for call, change in outcomes])
@@ -195,7 +195,7 @@ class Placement:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
                 if isinstance(outcome, Started):
-                    await self.settlement.bind(session, locked, outcome.resource, by="response", data=change.data)
+                    await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
                     # Otherwise the stored outcome is more recent.
                     await self.settlement.apply(session, locked, change)

@@ -85,8 +85,9 @@ class CreationService:
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Places a call with at most one POST that Twilio may have processed, even if this process dies.
 
-        Raises CallgateError if the call was not started, or if the key names another request. A refusal never hides a live
-        call: the key is looked up before an error is raised. Otherwise the insert of the intent shows whether the key is new.
+        Raises CallgateError if the call was not started, or if the key belongs to another request. Before any error is
+        raised, the key is looked up: a repeated request gets its call, even if it would be refused by now. Without an error,
+        no lookup is needed: the insert of the intent fails if the key is taken.
         """
         began = elapsed()
         fingerprint = _canonical_bytes(body)

@@ -83,11 +83,11 @@ _OUTCOME_COLUMNS = (
 _OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
 
 
-def _names(columns: Sequence[str], prefix: str = "") -> str:
+def _quoted(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
 
-def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
+def _insert_statement(columns: Sequence[str], *, on_conflict: str) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
     Rows are sorted, so that two processes that insert the same keys do not deadlock.
@@ -97,8 +97,8 @@ def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
             SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data
             FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
         ), inserted AS (
-            INSERT INTO call (pending_since, settled_at, {_names(columns)}, {_names(_INTENT_COLUMNS)})
-            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_names(columns)}, {_names(_INTENT_COLUMNS)}
+            INSERT INTO call (pending_since, settled_at, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)})
+            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)}
             FROM given ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
@@ -111,11 +111,11 @@ def _insert(columns: Sequence[str], *, on_conflict: str) -> str:
 
 
 # Contains the newest column of an outcome: without it, nothing is dialled whose outcome could not be written.
-_INSERT_INTENTS = _insert(
+_INSERT_INTENTS = _insert_statement(
     ["execution", "resource_left_out"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 )
 # Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
-_INSERT_WITHDRAWN = _insert(["execution", "settled_by", "problem"], on_conflict="")
+_INSERT_WITHDRAWN = _insert_statement(["execution", "settled_by", "problem"], on_conflict="")
 
 # Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres may
 # choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is: its
@@ -130,7 +130,7 @@ _WRITE_OUTCOMES = f"""
     ), pending AS MATERIALIZED (
         SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
     ), changed AS (
-        UPDATE call SET ({_names(_OUTCOME_COLUMNS)}) = ROW ({_names(_OUTCOME_COLUMNS, "given.")}),
+        UPDATE call SET ({_quoted(_OUTCOME_COLUMNS)}) = ROW ({_quoted(_OUTCOME_COLUMNS, "given.")}),
             {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)}, updated_at = now()
         FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
         RETURNING call.id, call.attempt, call.updated_at
@@ -169,7 +169,7 @@ class SettledCall:
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-    inserted = await database.fetch(_INSERT_INTENTS, _rows([_intent(call) | pending for call in calls]))
+    inserted = await database.fetch(_INSERT_INTENTS, _rows_as_json([_intent_row(call) | pending for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
@@ -179,8 +179,8 @@ async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.
     """
-    rows = [_intent(call) | SettledCall.of(call, change).row() for call in calls]
-    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows(rows))
+    rows = [_intent_row(call) | SettledCall.of(call, change).row() for call in calls]
+    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows_as_json(rows))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
     landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
@@ -196,7 +196,7 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     as the present one's. Raises SidTaken, and then has written nothing.
     """
     try:
-        written = await database.fetch(_WRITE_OUTCOMES, _rows([outcome.row() for outcome in outcomes]))
+        written = await database.fetch(_WRITE_OUTCOMES, _rows_as_json([outcome.row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error
@@ -225,10 +225,10 @@ async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call |
     return (await session.scalars(statement)).one_or_none()
 
 
-def _intent(call: Call | NewCall) -> dict[str, Any]:
+def _intent_row(call: Call | NewCall) -> dict[str, Any]:
     columns = {column: getattr(call, name) for name, column in _INTENT.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+def _rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
     return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()
