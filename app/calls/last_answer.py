@@ -128,7 +128,10 @@ def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
-    """Returns the columns of the table that hold an answer. `implied` holds the record's values; None for unknown URIs."""
+    """Returns the columns that store an answer, without the members that equal `implied`: what the record's columns say.
+
+    Where the record has no URI (None), Twilio's usual one is implied.
+    """
     usual_uri = call_uri(implied["account_sid"], implied["sid"])
     usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])
     uri, uris = implied["uri"], implied["subresource_uris"]

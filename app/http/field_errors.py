@@ -39,7 +39,7 @@ _TEXTS_BY_TYPE: Mapping[str, str] = {
 
 
 def field_errors_from(error: ValidationError) -> list[FieldError]:
-    """Returns all errors. None of them contains a value of the request."""
+    """Returns every error of a failed validation. None of them contains a value of the request."""
     return [field_error_from(detail) for detail in error.errors(include_input=False, include_url=False)]
 
 
