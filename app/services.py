@@ -32,11 +32,13 @@ from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.callbacks import TenantCallbacks
-from app.tenants.credential_use import CredentialUse
 from app.tenants.directory import TenantDirectory
+from app.tenants.last_use import LastUse
 from app.tenants.models import TENANTS_CHANNEL
+from app.tenants.repository import mark_credentials_used, mark_keys_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.forwarding import Forwarding
+from app.twilio.schemas import Credential, OnUse
 
 
 class Services(TypedDict):
@@ -66,7 +68,7 @@ class _Shared:
     keyring: Keyring
     tenants: TenantDirectory
     tenant_callbacks: TenantCallbacks
-    credential_use: CredentialUse
+    mark_credential: OnUse
     twilio: TwilioClient
     forwarding: Forwarding
     settlement: Settlement
@@ -111,26 +113,30 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     keyring = Keyring(settings.require_secret_keys())
     # Separate pools, so that downloads of recordings cannot use up the connections that creations need.
     http, forwarding_http = _http_client(settings), _http_client(settings)
-    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected)
+    credential_use = LastUse(database, mark_credentials_used)
+    key_use = LastUse(database, mark_keys_used)
+    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark)
     tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
 
     def invalidate() -> None:
         tenants.invalidate()
         tenant_callbacks.invalidate()
 
+    def mark_credential(credential: Credential) -> None:
+        credential_use.mark(credential.reference)
+
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
-    credential_use = CredentialUse(database)
     try:
-        async with listener.running(), credential_use.running():
+        async with listener.running(), credential_use.running(), key_use.running():
             yield _Shared(
                 database=database,
                 keyring=keyring,
                 tenants=tenants,
                 tenant_callbacks=tenant_callbacks,
-                credential_use=credential_use,
-                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark),
+                mark_credential=mark_credential,
+                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential),
                 forwarding=Forwarding(
-                    forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=credential_use.mark
+                    forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential
                 ),
                 settlement=Settlement(
                     metrics,
@@ -171,7 +177,7 @@ def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creat
             public_url=settings.public_url,
             urls=shared.callback_urls,
             untagged=UntaggedCallbacks(database),
-            on_use=shared.credential_use.mark,
+            on_use=shared.mark_credential,
         ),
         subresources=SubresourceService(
             database=database,

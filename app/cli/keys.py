@@ -88,10 +88,13 @@ def list_keys(
     operator: Annotated[bool, typer.Option("--operator", help="List the keys of operators.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List a tenant's or the operators' API keys by id. The keys themselves are not stored."""
+    """List a tenant's or the operators' API keys by id. The keys themselves are not stored.
+
+    `last_used_at` is accurate to about a minute.
+    """
     owner = _owner(tenant, operator)
     rows = [_key_row(row) for row in administer(lambda service: service.list_keys(owner))]
-    show_table(rows, columns=["id", "name", "scopes", "state", "created_at", "expires_at"], as_json=as_json)
+    show_table(rows, columns=["id", "name", "scopes", "state", "created_at", "expires_at", "last_used_at"], as_json=as_json)
 
 
 @keys.command("revoke")
@@ -114,4 +117,5 @@ def _key_row(row: KeyRow) -> dict[str, Any]:
         "state": state,
         "created_at": row.created_at,
         "expires_at": row.expires_at,
+        "last_used_at": row.last_used_at,
     }

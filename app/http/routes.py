@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute
 
 from app.errors import CallgateError, OperatorKeyRequired, ScopeRequired, TenantKeyRequired, Unauthorized
-from app.http.authentication import authenticate, authenticate_client, bearer
+from app.http.authentication import authenticate, authenticate_client
 from app.http.problems import MEDIA_TYPE, responses
 from app.tenants.access import PUBLIC, Access, Clients
 from app.tenants.scopes import Scope
@@ -90,7 +90,7 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
         access = access_of(route)
         if access is None or access.scope is None:
             continue
-        operation["security"] = [{bearer.scheme_name: [access.scope.value]}]
+        operation["x-scope"] = access.scope.value
         operation["description"] += f"\n\nNeeds {_key_description(access)} with the scope `{access.scope}`."
         method = next(iter(route.methods or ()))
         refusals = (Unauthorized(), ScopeRequired.of(access.scope), *_REFUSED_CLIENTS[access.clients])

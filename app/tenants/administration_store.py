@@ -103,6 +103,8 @@ class KeyRow:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
+    """When a request was last authenticated with it, to about a minute."""
 
 
 _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
@@ -110,7 +112,8 @@ _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status
 _ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 _CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
-_KEY_COLUMNS = "id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at"
+_KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
+    (SELECT last_used_at FROM api_key_use WHERE key_id = api_key.id)"""
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:

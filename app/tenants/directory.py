@@ -64,9 +64,18 @@ class CallableAccount:
 class TenantDirectory:
     """Looks up and caches. Callers make `is_coherent` return true only while `invalidate` is called for every change."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        *,
+        is_coherent: Callable[[], bool] = always_stale,
+        on_key_use: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_key_use` gets the public part of each key that is found."""
         self._database = database
         self._keyring = keyring
+        self._on_key_use = on_key_use
         # A batch never joins a statement that is already running: its result could be older than a change before the request.
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
@@ -95,7 +104,11 @@ class TenantDirectory:
     async def find_key(self, key: str) -> AuthenticatedKey | None:
         """Returns the key and its client; None if the key is unknown, expired or revoked."""
         found = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
-        return None if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)) else found
+        if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
+            return None
+        if self._on_key_use:
+            self._on_key_use(found.client.name)
+        return found
 
     async def _read_key(self, key: str) -> AuthenticatedKey | None:
         prefix = key_prefix(key)

@@ -15,7 +15,8 @@ from app.tenants.stored_secrets import (
     sip_username_identity,
 )
 
-# Triggers on these tables notify this channel of every change (migrations 0005 and 0022), except on `credential_use`.
+# Triggers on these tables notify this channel of every change (migrations 0005 and 0022), except on `credential_use` and
+# `api_key_use`.
 TENANTS_CHANNEL = "callgate_tenants"
 
 
@@ -108,6 +109,15 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
     # The Idempotency-Key of the request that created it.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
+
+
+class KeyLastUse(Base):
+    """The last use of an API key. A separate table, because changes of `api_key` empty all caches."""
+
+    __tablename__ = "api_key_use"
+
+    key_id: Mapped[UUID] = mapped_column(ForeignKey("api_key.id", ondelete="CASCADE"), primary_key=True)
+    last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class SipCredential(Base):

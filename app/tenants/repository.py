@@ -9,8 +9,9 @@ from sqlalchemy import LargeBinary, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database.base import Base
 from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
-from app.tenants.models import ApiKey, CredentialLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
+from app.tenants.models import ApiKey, CredentialLastUse, KeyLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
 async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
@@ -28,14 +29,24 @@ async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID],
     await session.execute(statement)
 
 
-async def mark_used(session: AsyncSession, credential_ids: Sequence[UUID]) -> None:
-    """Records that the credentials were used now. Writes in the order of ids, which prevents deadlocks."""
-    used = select(TwilioCredential.id, func.now()).where(TwilioCredential.id.in_(credential_ids)).order_by(TwilioCredential.id)
-    statement = insert(CredentialLastUse).from_select(["credential_id", "last_used_at"], used)
+async def mark_credentials_used(session: AsyncSession, references: Collection[str]) -> None:
+    """Records that the credentials with these ids were used now."""
+    ids = [UUID(reference) for reference in references]
+    used = select(TwilioCredential.id, func.now()).where(TwilioCredential.id.in_(ids)).order_by(TwilioCredential.id)
+    await _mark_used(session, CredentialLastUse, "credential_id", used)
+
+
+async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> None:
+    """Records that the API keys with these prefixes were used now."""
+    used = select(ApiKey.id, func.now()).where(ApiKey.prefix.in_(prefixes)).order_by(ApiKey.id)
+    await _mark_used(session, KeyLastUse, "key_id", used)
+
+
+async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
+    """Writes rows of id and time. They are in the order of their ids, which prevents deadlocks."""
+    statement = insert(table).from_select([id_column, "last_used_at"], used)
     await session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["credential_id"], set_={"last_used_at": statement.excluded.last_used_at}
-        )
+        statement.on_conflict_do_update(index_elements=[id_column], set_={"last_used_at": statement.excluded.last_used_at})
     )
 
 

@@ -33,6 +33,7 @@ async def test_a_key_is_shown_once_and_works_until_it_is_revoked(gateway: Gatewa
         "created_at": record["created_at"],
         "expires_at": "2099-12-31T23:00:00Z",
         "revoked_at": None,
+        "last_used_at": None,
     }
     listed = await operator.get(path)
     assert record in listed.json()["keys"]

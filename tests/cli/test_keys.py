@@ -1,5 +1,6 @@
 """`callgate keys` creates and lists keys with scopes, of tenants and of operators."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from app.schema import migrate
+from app.tenants.caller import COMMAND_LINE
 from tests.cli.running import environment, failure, run
-from tests.support.gateway import SECRET_KEY, Gateway
+from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 
 
 def configured(tmp_path: Path, database_url: str) -> dict[str, str]:
@@ -64,3 +67,24 @@ async def test_the_database_accepts_known_scopes_only(gateway: Gateway, scopes: 
     with pytest.raises(asyncpg.CheckViolationError):
         async with gateway.tenants.database.transaction() as connection:
             await connection.execute(change, tenant.id, scopes)
+
+
+async def test_keys_list_shows_when_each_key_was_last_used(empty_database_url: str, tmp_path: Path) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    settings = configured(tmp_path, empty_database_url)
+    async with running_gateway(settings_for(empty_database_url)) as gateway:
+        tenant = await gateway.add_tenant()
+        unused, _ = await gateway.tenants.create_key(tenant.id, name="unused", creator=COMMAND_LINE)
+        wrong = tenant.key[:-4] + "AAAA"
+        refused, wrong_key = await gateway.tenants.create_key(tenant.id, name="wrong", creator=COMMAND_LINE)
+        for key, status in ((tenant.key, 404), (wrong, 401), (wrong_key[:-4] + "AAAA", 401)):
+            response = await tenant.http.get("/v1/calls/none", headers={"Authorization": f"Bearer {key}"})
+            assert response.status_code == status
+        before = await asyncio.to_thread(ran, "keys", "list", tenant.id, settings=settings)
+        assert [row["last_used_at"] for row in before] == [None, None, None]
+    # A process writes the times once a minute and when it ends.
+    rows = {row["id"]: row for row in await asyncio.to_thread(ran, "keys", "list", tenant.id, settings=settings)}
+    assert rows.pop(unused.prefix)["last_used_at"] is None
+    assert rows.pop(refused.prefix)["last_used_at"] is None
+    (used,) = rows.values()
+    assert used["last_used_at"] >= used["created_at"]

@@ -68,6 +68,15 @@ async def test_every_operation_with_a_key_documents_its_errors_with_examples(doc
                 assert Problem.model_validate(example["value"]).status == int(status)
 
 
+async def test_every_operation_with_a_key_names_its_scope(document: dict[str, Any]) -> None:
+    for name, operation in _operations(document):
+        assert ("x-scope" in operation) is bool(operation["security"]), name
+        if scope := operation.get("x-scope"):
+            example = operation["responses"]["403"]["content"]["application/problem+json"]["examples"]["scope-required"]
+            assert example["value"]["scope"] == scope, name
+            assert f"with the scope `{scope}`" in operation["description"], name
+
+
 async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/calls"]["post"]["responses"].values()
     documented = {

@@ -10,6 +10,7 @@ KEY: dict[str, Any] = {
     "created_at": "2026-11-23T09:30:00.123Z",
     "expires_at": "2027-11-23T00:00:00Z",
     "revoked_at": None,
+    "last_used_at": None,
 }
 CREATIONS: dict[str, Any] = {
     "key": {

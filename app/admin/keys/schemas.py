@@ -49,6 +49,7 @@ class KeyRecord(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="When a request last came with the key, to about a minute.")
 
     @classmethod
     def of(cls, row: KeyRow) -> Self:
@@ -83,4 +84,5 @@ def _members(row: KeyRow) -> dict[str, object]:
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
+        "last_used_at": row.last_used_at,
     }

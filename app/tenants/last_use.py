@@ -1,0 +1,56 @@
+"""Records when each Twilio credential and each API key was last used, to about a minute. Requests do not wait for the write.
+
+A credential is used when a request is sent with it, and an auth token also when it verifies a callback. An API key is used
+when a request with it is authenticated, even if the request is then refused.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+
+from app.database.engine import Database, Session
+from app.errors import DatabaseUnavailable
+
+FLUSH_EVERY_S = 60.0
+
+WriteUse = Callable[[Session, Collection[str]], Awaitable[None]]
+
+
+class LastUse:
+    """Collects what this process uses, and writes it once a minute and when it ends."""
+
+    def __init__(self, database: Database, write: WriteUse, *, every_s: float = FLUSH_EVERY_S) -> None:
+        self._database = database
+        self._write = write
+        self._every_s = every_s
+        self._used: set[str] = set()
+
+    def mark(self, reference: str) -> None:
+        if reference:
+            self._used.add(reference)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        flushing = asyncio.create_task(self._flush_repeatedly())
+        try:
+            yield
+        finally:
+            flushing.cancel()
+            await asyncio.wait([flushing])
+            await self._flush()
+
+    async def _flush_repeatedly(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Writes what was collected. Keeps it for the next time if the database is unavailable."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        try:
+            async with self._database.begin() as session:
+                await self._write(session, used)
+        except DatabaseUnavailable:
+            self._used |= used
