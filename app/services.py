@@ -15,6 +15,7 @@ from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
 from app.calls.creation.placement import Placement
 from app.calls.creation.service import CreationService
+from app.calls.creation.slots import CreationSlots
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.search_plan import SearchPlan
 from app.calls.service import CallService
@@ -89,13 +90,13 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             settlement=shared.settlement,
             withdrawals=withdrawals,
             budget=budget_of(settings),
-            max_in_flight=settings.max_in_flight,
-            max_in_flight_per_tenant=settings.max_in_flight_per_tenant,
         )
+        slots = CreationSlots(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
         creation = CreationService(
             database=shared.database,
             keyring=shared.keyring,
             tenants=shared.tenants,
+            slots=slots,
             placement=placement,
             withdrawals=withdrawals,
             pseudonyms=Pseudonyms(shared.keyring, shown=settings.log_pii),
@@ -103,6 +104,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             validate_callback=shared.validate_callback,
         )
         yield _build_services(settings, metrics, shared, creation)
+        slots.close()
         await placement.drain()
 
 

@@ -186,9 +186,9 @@ class Settlement:
     def count_settled(self, call: Settled) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
-            self.metrics.calls.settled.labels(call.settled_by).inc()
+            self.metrics.calls.settled_series(call.settled_by).inc()
             waited = call.settled_at - call.pending_since
-            self.metrics.calls.settle_seconds.labels(call.settled_by).observe(waited.total_seconds())
+            self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
     def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid4
 
 from app.errors import (
     BodyTooLarge,
@@ -136,8 +136,8 @@ class RequestMiddleware:
         # The route's template: the path and the query may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         method = _method_label(scope)
-        self.metrics.http.requests.labels(method, route, str(status)).inc()
-        self.metrics.http.request_seconds.labels(method, route).observe(seconds)
+        self.metrics.http.requests_series(method, route, str(status)).inc()
+        self.metrics.http.request_seconds_series(method, route).observe(seconds)
         if route not in _UNLOGGED_PATHS:
             parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
             logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)

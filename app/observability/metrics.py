@@ -1,8 +1,13 @@
-"""The metrics of one process. Workers measure what concerns the whole database: app/jobs/gauges.py."""
+"""The metrics of one process. Workers measure what concerns the whole database: app/jobs/gauges.py.
+
+What each creation counts has a function `…_series` beside the metric. It returns the series of some label values; `labels` does
+the same, but takes longer than the increment.
+"""
 
 import platform
 import time
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
 
@@ -37,6 +42,8 @@ class HttpMetrics:
             ["slug"],
             registry=registry,
         )
+        self.requests_series = cache(self.requests.labels)
+        self.request_seconds_series = cache(self.request_seconds.labels)
         # Series start at 0, because Prometheus shows no increase from a missing series to 1.
         for slug in all_errors():
             self.refused.labels(slug)
@@ -61,6 +68,9 @@ class CallMetrics:
             buckets=_SETTLING_BUCKETS,
             registry=registry,
         )
+        self.creations_series = cache(self.creations.labels)
+        self.settled_series = cache(self.settled.labels)
+        self.settle_seconds_series = cache(self.settle_seconds.labels)
         self.corrected = Counter(
             "callgate_corrected_total",
             "Calls reported as not started that had started. Investigate each one.",
@@ -106,6 +116,8 @@ class TwilioMetrics:
             ["operation", "answer"],
             registry=registry,
         )
+        self.seconds_series = cache(self.seconds.labels)
+        self.answers_series = cache(self.answers.labels)
         self.in_flight = Gauge("callgate_upstream_in_flight", "Requests to Twilio that wait for an answer.", registry=registry)
         self.clock_offset = Gauge(
             "callgate_twilio_clock_offset_seconds",

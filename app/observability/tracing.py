@@ -7,7 +7,7 @@ because the ready-made instrumentations put URLs and SQL statements into theirs.
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Thread
 from typing import Literal, Self, TypedDict
@@ -50,17 +50,18 @@ class Tracing:
         self._current_tracer = provider.get_tracer("callgate") if provider else None
         self._provider = provider
 
-    @contextmanager
-    def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> Iterator[dict[str, float]]:
+    def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> AbstractContextManager[Mapping[str, float]]:
         """Traces one incoming request. Yields the seconds spent in each part. Its `traceparent` is used only if `trusted`."""
         spent: dict[str, float] = {}
         _seconds_by_part.set(spent)
         _current_tracer.set(self._current_tracer)
         if self._current_tracer is None:
-            yield spent
-            return
-        parent = _propagator.extract(headers) if trusted else Context()
-        with self._current_tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
+            return nullcontext(spent)
+        return self._traced(self._current_tracer, name, _propagator.extract(headers) if trusted else Context(), spent)
+
+    @contextmanager
+    def _traced(self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]) -> Iterator[Mapping[str, float]]:
+        with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent

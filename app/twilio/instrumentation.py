@@ -62,8 +62,8 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                     annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
                 raise
             finally:
-                self.metrics.twilio.seconds.labels(operation).observe(time.perf_counter() - began)
-                self.metrics.twilio.answers.labels(operation, answer).inc()
+                self.metrics.twilio.seconds_series(operation).observe(time.perf_counter() - began)
+                self.metrics.twilio.answers_series(operation, answer).inc()
                 annotate({"http.request.method": method, "callgate.answer": answer})
         return result
 

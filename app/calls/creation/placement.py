@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from app.database.batcher import Batcher, Busy
 from app.database.engine import Database
 from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
-from app.errors import DatabaseUnavailable, Overloaded, ShuttingDown
+from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.client import TwilioClient
@@ -52,43 +51,13 @@ class Placement:
     settlement: Settlement
     withdrawals: Withdrawals
     budget: Budget
-    max_in_flight: int
-    max_in_flight_per_tenant: int
-    _slots_by_tenant: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    _closing: bool = False
 
     def __post_init__(self) -> None:
         self._outcomes: Batcher[tuple[Call | NewCall, RecordChange], datetime | None] = Batcher(
             self._write_outcomes, max_batch=BATCH
         )
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
-
-    @contextlib.contextmanager
-    def slot(self, tenant_id: str, own_limit: int | None) -> Iterator[None]:
-        """Takes a slot for one creation, or raises Overloaded or ShuttingDown. A tenant's limit leaves slots for the others.
-
-        `own_limit` replaces the limit that all tenants have.
-        """
-        self.require_capacity()
-        if self._slots_by_tenant[tenant_id] >= (own_limit or self.max_in_flight_per_tenant):
-            raise Overloaded(after_s=1)
-        self._slots_by_tenant[tenant_id] += 1
-        self.metrics.calls.in_flight.inc()
-        try:
-            yield
-        finally:
-            self.metrics.calls.in_flight.dec()
-            self._slots_by_tenant[tenant_id] -= 1
-            if not self._slots_by_tenant[tenant_id]:
-                del self._slots_by_tenant[tenant_id]
-
-    def require_capacity(self) -> None:
-        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
-        if self._closing:
-            raise ShuttingDown(after_s=1)
-        if self._slots_by_tenant.total() >= self.max_in_flight:
-            raise Overloaded(after_s=1)
 
     async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials, commits the outcome, and returns the record.
@@ -100,7 +69,6 @@ class Placement:
 
     async def drain(self) -> None:
         """Waits for the outcomes of all dials to be committed, at most LAST_COMMITS_S."""
-        self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_COMMITS_S):
                 await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._wait_for_tasks())
@@ -117,7 +85,7 @@ class Placement:
         outcome = await self._dial(call, account, prepared)
         settled = await self._commit_outcome(call, outcome, prepared)
         with _LoggedFailure("creation_not_counted", call):
-            self.metrics.calls.creations.labels(outcome.execution, _destination_kind(call.to)).inc()
+            self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
         with _LoggedFailure("credentials_not_marked", call):
             await self._mark_credentials(account, outcome)
         return settled

@@ -6,7 +6,6 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +17,7 @@ from app.calls import ids, repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.dial import PreparedCall
 from app.calls.creation.placement import Placement
+from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
 from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
@@ -66,6 +66,7 @@ class CreationService:
         database: Database,
         keyring: Keyring,
         tenants: TenantDirectory,
+        slots: CreationSlots,
         placement: Placement,
         withdrawals: Withdrawals,
         pseudonyms: Pseudonyms,
@@ -75,6 +76,7 @@ class CreationService:
         self._database = database
         self._keyring = keyring
         self._tenants = tenants
+        self._slots = slots
         self._placement = placement
         self._withdrawals = withdrawals
         self._pseudonyms = pseudonyms
@@ -92,13 +94,13 @@ class CreationService:
         began = elapsed()
         fingerprint = _canonical_bytes(body)
         call_id = uuid7()
-        with ExitStack() as stack:
+        with CreationSlot(self._slots, caller.tenant_id) as slot:
             try:
                 valid = validate_call(body)
                 self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
-                stack.enter_context(self._placement.slot(caller.tenant_id, caller.max_in_flight))
+                slot.take(caller.max_in_flight)
                 account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
                 if account is None:
                     raise NoUsableCredentials
@@ -139,7 +141,7 @@ class CreationService:
 
     def require_capacity(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
-        self._placement.require_capacity()
+        self._slots.require_free()
 
     async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:

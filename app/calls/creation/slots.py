@@ -1,0 +1,70 @@
+"""Limits how many creations one process sends to Twilio at the same time."""
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from app.errors import Overloaded, ShuttingDown
+from app.observability import Metrics
+
+
+class CreationSlots:
+    """The slots of one process. The limit of each tenant leaves slots for the others."""
+
+    def __init__(self, metrics: Metrics, *, limit: int, limit_per_tenant: int) -> None:
+        self._in_flight = metrics.calls.in_flight
+        self._limit = limit
+        self._limit_per_tenant = limit_per_tenant
+        self._taken: Counter[str] = Counter()
+        self._closed = False
+
+    def close(self) -> None:
+        """Lets no further creation begin."""
+        self._closed = True
+
+    def require_free(self) -> None:
+        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
+        if self._closed:
+            raise ShuttingDown(after_s=1)
+        if self._taken.total() >= self._limit:
+            raise Overloaded(after_s=1)
+
+    def take(self, tenant_id: str, own_limit: int | None) -> None:
+        """Takes a slot, or raises Overloaded or ShuttingDown. `own_limit` replaces the limit that all tenants have."""
+        self.require_free()
+        if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
+            raise Overloaded(after_s=1)
+        self._taken[tenant_id] += 1
+        self._in_flight.inc()
+
+    def free(self, tenant_id: str) -> None:
+        self._in_flight.dec()
+        self._taken[tenant_id] -= 1
+        if not self._taken[tenant_id]:
+            del self._taken[tenant_id]
+
+
+class CreationSlot:
+    """A slot for one creation of a tenant: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
+
+    The end of the block frees it if it was taken.
+    """
+
+    __slots__ = ("_is_taken", "_slots", "_tenant_id")
+
+    def __init__(self, slots: CreationSlots, tenant_id: str) -> None:
+        self._slots = slots
+        self._tenant_id = tenant_id
+        self._is_taken = False
+
+    def take(self, own_limit: int | None) -> None:
+        """Raises Overloaded or ShuttingDown. `own_limit` replaces the limit that all tenants have."""
+        self._slots.take(self._tenant_id, own_limit)
+        self._is_taken = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        if self._is_taken:
+            self._slots.free(self._tenant_id)
