@@ -248,6 +248,11 @@ class DatabaseUnavailable(ServiceError):
     commit_in_doubt: bool = True
 
 
+class WorkloadKeysUnavailable(ServiceError):
+    slug, status, title = "workload-keys-unavailable", 503, "The keys for service account tokens are unavailable"
+    default_detail = "The key of this service account token is not known, and the issuer's key set cannot be read now."
+
+
 class Overloaded(ServiceError):
     slug, status, title = "overloaded", 503, "Too many creations or lists are in progress"
     default_detail = "Too many creations are in progress for this tenant or in this process."

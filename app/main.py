@@ -48,6 +48,7 @@ from app.services import services
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
+from app.workloads.authentication import workload_tokens
 
 DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once,
@@ -132,10 +133,15 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with services(settings, metrics) as state, WorkerGauges(state["database"], metrics).running():
+        async with (
+            services(settings, metrics) as state,
+            WorkerGauges(state["database"], metrics).running(),
+            workload_tokens(settings, metrics.workloads) as tokens,
+        ):
             yield {
                 **state,
-                "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys())),
+                "workload_tokens": tokens,
+                "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
             }
         await asyncio.to_thread(tracing.close)

@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -62,3 +63,28 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
         except ValueError:
             raise ValueError(f"{entry!r} is neither a network like 10.0.0.0/8 nor a host like .svc.cluster.local") from None
     return networks, hosts
+
+
+def parse_workload_keys(text: str) -> str:
+    """Returns the URL or the absolute path of a key set. Raises ValueError for others."""
+    if "://" not in text:
+        if not Path(text).is_absolute():
+            raise ValueError("must be an https:// URL or an absolute path")
+        return text
+    parse_url(text)
+    if not is_trusted_url(text):
+        raise ValueError("must be an https:// URL: whoever can change the key set can make tokens")
+    return text
+
+
+def is_trusted_url(url: str) -> bool:
+    """Returns whether nobody on the network can change what this URL answers: https, or http on this machine."""
+    try:
+        parts = urlsplit(parse_url(url))
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "https" or host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

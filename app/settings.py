@@ -14,7 +14,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.database_url import DatabaseURL
 from app.errors import CommandFailed
 from app.misspelt import find_misspelt
-from app.setting_values import decode_secret_keys, parse_delivery_allow, parse_twilio_base_url, parse_url
+from app.setting_values import (
+    decode_secret_keys,
+    is_trusted_url,
+    parse_delivery_allow,
+    parse_twilio_base_url,
+    parse_url,
+    parse_workload_keys,
+)
 
 PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
@@ -133,6 +140,25 @@ class Settings(BaseSettings):
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="Days after which events of the audit log are deleted, a month at a time."
     )
+    workload_issuer: str | None = Field(
+        None,
+        min_length=1,
+        description="The issuer of the cluster's service account tokens, exactly as in their `iss`; without it no token is "
+        "accepted.",
+    )
+    workload_audience: str = Field("callgate", min_length=1, description="The audience that these tokens must have (`aud`).")
+    workload_keys: str | None = Field(
+        None,
+        description="Where the issuer's key set is: the URL of a discovery document (`…/.well-known/openid-configuration`) or "
+        "of the key set (`https://kubernetes.default.svc/openid/v1/jwks`), or the absolute path of a file; by default the "
+        "issuer's own discovery document.",
+    )
+    workload_keys_ca_file: Path | None = Field(
+        None, description="The file with the certificates to trust for that URL instead of the system's."
+    )
+    workload_keys_token_file: Path | None = Field(
+        None, description="The file with the bearer token for that URL; the Kubernetes API server asks for one."
+    )
     worker_poll_interval: float = _seconds(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
@@ -162,6 +188,11 @@ class Settings(BaseSettings):
         parse_delivery_allow(value or "")
         return value
 
+    @field_validator("workload_keys")
+    @classmethod
+    def _check_workload_keys(cls, value: str | None) -> str | None:
+        return None if value is None else parse_workload_keys(value)
+
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
@@ -188,6 +219,14 @@ class Settings(BaseSettings):
                 f"{PREFIX}REQUEST_BUDGET is {self.request_budget:g} s but the pool, connect and read timeouts of one "
                 f"attempt add up to {attempt:g} s"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_workload_issuer(self) -> "Settings":
+        if self.workload_issuer is None and (self.workload_keys or self.workload_keys_ca_file or self.workload_keys_token_file):
+            raise ValueError(f"{PREFIX}WORKLOAD_ISSUER is not set, so {PREFIX}WORKLOAD_KEYS… would have no effect")
+        if self.workload_issuer is not None and self.workload_keys is None and not is_trusted_url(self.workload_issuer):
+            raise ValueError(f"{PREFIX}WORKLOAD_ISSUER is not an https:// URL, so {PREFIX}WORKLOAD_KEYS must be set")
         return self
 
     def require_database_url(self) -> str:

@@ -111,7 +111,7 @@ TenantDep = Annotated[str, Depends(accessible_tenant)]
 
 async def acting_client(client: ClientDep, request: Request) -> Actor:
     """Returns the client of the request as the actor of the audit log."""
-    return Actor("key", client.name, request.state.request_id)
+    return Actor(client.kind, client.name, request.state.request_id)
 
 
 ActorDep = Annotated[Actor, Depends(acting_client)]

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import apply, audit, callbacks, doctor, keys, local, processes, secrets, sip, sip_credentials, tenants
+from app.cli import apply, audit, callbacks, doctor, keys, local, processes, secrets, sip, sip_credentials, tenants, workloads
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import head
 
@@ -31,6 +31,7 @@ app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(sip_credentials.sip_credentials, name="sip-credentials")
+app.add_typer(workloads.workloads, name="workloads")
 app.add_typer(secrets.secrets, name="secrets")
 app.command()(apply.apply)
 app.command()(audit.audit)

@@ -3,6 +3,8 @@
 import asyncio
 import sys
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,8 +12,20 @@ from app.cli.output import AsJson, show_table
 from app.cli.processes import service_settings
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check settings, database, keys, accounts and the public URL.
+def doctor(
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            allow_dash=True,
+            exists=True,
+            dir_okay=False,
+            help="Also check the service account token in this file (-: standard input). The token is not printed.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, database, keys, accounts, the public URL and the keys for service account tokens.
 
     Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
     is wrong; warnings do not affect it.
@@ -26,7 +40,14 @@ def doctor(as_json: AsJson = False) -> None:
     except SettingsError as error:
         results = [CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")]
     else:
-        results = asyncio.run(run_checks(settings))
+        results = asyncio.run(run_checks(settings, _read_token(token_file)))
     show_table([asdict(result) for result in results], columns=["state", "check", "found", "do"], as_json=as_json)
     if any(result.state == "wrong" for result in results):
         raise typer.Exit(1)
+
+
+def _read_token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    return content.decode("ascii", "replace").strip()

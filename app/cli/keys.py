@@ -21,7 +21,7 @@ keys = typer.Typer(help="API keys that a tenant's services or an operator's tool
 TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's id; none with --operator.")]
 
 
-def _owner(tenant: str | None, operator: bool) -> str | None:
+def owner_of(tenant: str | None, operator: bool) -> str | None:
     """Returns the tenant, or None for operators. Exactly one of both must be given."""
     if operator == (tenant is not None):
         raise typer.BadParameter("give a tenant, or --operator for keys of operators")
@@ -61,7 +61,7 @@ def create_key(
     """
     from app.tenants.caller import COMMAND_LINE
 
-    owner = _owner(tenant, operator)
+    owner = owner_of(tenant, operator)
     row, key = administer(
         lambda service: service.create_key(
             owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE
@@ -92,7 +92,7 @@ def list_keys(
 
     `last_used_at` is accurate to about a minute.
     """
-    owner = _owner(tenant, operator)
+    owner = owner_of(tenant, operator)
     rows = [_key_row(row) for row in administer(lambda service: service.list_keys(owner))]
     show_table(rows, columns=["id", "name", "scopes", "state", "created_at", "expires_at", "last_used_at"], as_json=as_json)
 

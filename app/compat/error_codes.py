@@ -59,6 +59,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.NoneFound: ErrorCode(409, 900004),
     errors.InternalError: ErrorCode(500, 20500),
     errors.DatabaseUnavailable: ErrorCode(503, 20503),
+    errors.WorkloadKeysUnavailable: ErrorCode(503, 20503),
     errors.Overloaded: ErrorCode(503, 20503),
     errors.TooManyConnections: ErrorCode(503, 20503),
     errors.ShuttingDown: ErrorCode(503, 20503),

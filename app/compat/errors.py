@@ -82,7 +82,7 @@ def _message(error: CallgateError, path: str) -> str:
     if error.field_errors:
         return " ".join(field_error_message(field_error) for field_error in error.field_errors[:_MAX_FIELD_ERRORS])
     if isinstance(error, Unauthorized):
-        return _UNAUTHORIZED_MESSAGE
+        return _UNAUTHORIZED_MESSAGE if error.detail == error.default_detail else error.detail
     if isinstance(error, UpstreamRejected):
         return "Twilio refused the request without a reason."
     return with_twilio_names(error.detail.replace("`call_id`", f"the header {CALL_ID_HEADER}"))

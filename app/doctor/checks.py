@@ -13,6 +13,7 @@ from app.database.engine import Database, ServerInfo
 from app.database.errors import describe
 from app.database.heartbeats import summarize_workers
 from app.doctor.settings import CheckResult, State, check_public_url, check_settings
+from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
 from app.revisions import head
 from app.rotation import Rotation
@@ -33,8 +34,11 @@ MIN_POSTGRES_VERSION = 14
 _WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0
 
 
-async def run_checks(settings: Settings) -> list[CheckResult]:
-    """Runs all checks. The results are in the order in which problems should be fixed."""
+async def run_checks(settings: Settings, token: str | None = None) -> list[CheckResult]:
+    """Runs all checks. The results are in the order in which problems should be fixed.
+
+    `token` is a service account token whose acceptance is checked, too.
+    """
     version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {head()}")
     results = [version, *check_settings(settings), check_public_url(settings.public_url)]
     database = Database(settings.require_database_url(), pool_size=2)
@@ -43,7 +47,7 @@ async def run_checks(settings: Settings) -> list[CheckResult]:
         async with _twilio_client(settings) as twilio:
             administration = TenantAdministration(database, keyring, command_actor())
             checks = _DatabaseChecks(settings, database, keyring, administration, TenantDirectory(database, keyring), twilio)
-            results += [result async for result in checks.results()]
+            results += [result async for result in checks.results(token)]
     except DatabaseUnavailable as error:
         results.append(
             CheckResult("database", "wrong", describe(error), "check CALLGATE_DATABASE_URL; nothing else could be checked")
@@ -118,7 +122,7 @@ class _DatabaseChecks:
     directory: TenantDirectory
     twilio: TwilioClient
 
-    async def results(self) -> AsyncIterator[CheckResult]:
+    async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
         async for result in self._check_server():
             yield result
         schema = await self._check_schema()
@@ -130,6 +134,8 @@ class _DatabaseChecks:
         async for result in self._check_keys():
             yield result
         async for result in self._check_accounts():
+            yield result
+        async for result in WorkloadChecks(self.settings, self.directory).results(token):
             yield result
 
     async def _check_server(self) -> AsyncIterator[CheckResult]:

@@ -1,4 +1,4 @@
-"""Authenticates requests by API key, and checks what the route declares (app/http/routes.py)."""
+"""Authenticates requests by API key or service account token, and checks what the route declares (app/http/routes.py)."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
+from app.http.workload_authentication import authenticate_workload, may_be_token
 from app.observability.context import bind
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
@@ -15,7 +16,8 @@ _MAX_KEY_LENGTH = 128
 
 bearer = HTTPBearer(
     scheme_name="ApiKey",
-    description="A Callgate API key (`cgk_…`), created with `callgate keys create TENANT`. Twilio's keys are not accepted.",
+    description="A Callgate API key (`cgk_…`), created with `callgate keys create TENANT`, or the projected service account "
+    "token of a Kubernetes workload. Twilio's keys are not accepted.",
     auto_error=False,
 )
 
@@ -37,11 +39,17 @@ async def authenticate(
 
 
 async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
-    """Returns the client to whom this API key belongs, if it has what the route declares.
+    """Returns the client to whom this API key or service account token belongs, if it has what the route declares.
 
-    Raises Unauthorized, which does not tell whether the key exists or what is wrong with it. Raises ScopeRequired,
-    TenantKeyRequired or OperatorKeyRequired for a valid key that does not suffice.
+    Raises Unauthorized, which does not tell whether a key exists or what is wrong with it, but which check of a token failed.
+    Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client for which the route is not, and
+    WorkloadKeysUnavailable for a token.
     """
+    if may_be_token(key):
+        client = await authenticate_workload(request, key)
+        bind(tenant_id=client.tenant_id, workload=client.name)
+        authorize(client, request.scope["route"].access)
+        return client
     if len(key) > _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise Unauthorized
     tenants: TenantDirectory = request.state.tenants

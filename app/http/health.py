@@ -21,6 +21,8 @@ from app.schema import applied_revision, is_usable
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.key_check import has_the_right_keys
+from app.workloads.authentication import WorkloadTokens
+from app.workloads.key_set import KeySetState
 
 router = APIRouter(tags=["operations"], route_class=ScopedRoute)
 
@@ -40,6 +42,8 @@ class Health(BaseModel):
     schema_revision: str | None = None
     # Workers whose heartbeat is less than a minute old. Calls can be placed without any.
     workers: int | None = None
+    # The issuer's key set for service account tokens, if they are accepted. Requests with API keys do not need it.
+    workload_keys: KeySetState | None = None
 
 
 class Readiness:
@@ -50,8 +54,9 @@ class Readiness:
     and callers would get a connection error instead of a response that says that no call was started.
     """
 
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    def __init__(self, database: Database, keyring: Keyring, tokens: WorkloadTokens | None = None) -> None:
         self._database = database
+        self._tokens = tokens
         self._keyring = keyring
         self._was_ready = False
         self._running_check: asyncio.Task[Health] | None = None
@@ -65,6 +70,7 @@ class Readiness:
     async def _check(self) -> Health:
         health = await self._check_database()
         health.version = __version__
+        health.workload_keys = None if self._tokens is None else self._tokens.key_set_state
         return health
 
     async def _check_database(self) -> Health:

@@ -27,6 +27,7 @@ from app.errors import (
     Unauthorized,
     UpstreamThrottled,
     UpstreamUnreachable,
+    WorkloadKeysUnavailable,
 )
 from app.http.error_renderers import ErrorRenderers
 from app.http.openapi import drop_null_types, headers
@@ -39,7 +40,15 @@ _MAX_FIELD_ERRORS = 100
 TYPE_PREFIX = "urn:callgate:problem:"
 # The errors that can have each header.
 _ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
-    "Retry-After": (CallPending, DatabaseUnavailable, Overloaded, ShuttingDown, UpstreamThrottled, UpstreamUnreachable),
+    "Retry-After": (
+        CallPending,
+        DatabaseUnavailable,
+        Overloaded,
+        ShuttingDown,
+        UpstreamThrottled,
+        UpstreamUnreachable,
+        WorkloadKeysUnavailable,
+    ),
     "WWW-Authenticate": (Unauthorized,),
 }
 

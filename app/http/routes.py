@@ -16,7 +16,14 @@ from fastapi import Depends
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute
 
-from app.errors import CallgateError, OperatorKeyRequired, ScopeRequired, TenantKeyRequired, Unauthorized
+from app.errors import (
+    CallgateError,
+    OperatorKeyRequired,
+    ScopeRequired,
+    TenantKeyRequired,
+    Unauthorized,
+    WorkloadKeysUnavailable,
+)
 from app.http.authentication import authenticate, authenticate_client
 from app.http.problems import MEDIA_TYPE, responses
 from app.tenants.access import PUBLIC, Access, Clients
@@ -93,7 +100,12 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
         operation["x-scope"] = access.scope.value
         operation["description"] += f"\n\nNeeds {_key_description(access)} with the scope `{access.scope}`."
         method = next(iter(route.methods or ()))
-        refusals = (Unauthorized(), ScopeRequired.of(access.scope), *_REFUSED_CLIENTS[access.clients])
+        refusals = (
+            Unauthorized(),
+            ScopeRequired.of(access.scope),
+            *_REFUSED_CLIENTS[access.clients],
+            WorkloadKeysUnavailable(),
+        )
         documented = responses(*refusals, method=method, instance=_instance(operation) or str(route.path))
         _merge(operation["responses"], documented)
 

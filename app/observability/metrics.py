@@ -142,6 +142,34 @@ class CallbackMetrics:
         )
 
 
+class WorkloadMetrics:
+    """Service account tokens of Kubernetes, and the key set that they are checked with."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.refused = Counter(
+            "callgate_workload_tokens_refused_total",
+            "Service account tokens that were refused, by the check that failed.",
+            ["reason"],
+            registry=registry,
+        )
+        self.key_set_reads = Counter(
+            "callgate_workload_key_set_reads_total",
+            "Reads of the issuer's key set, by result: `ok` or `failed`.",
+            ["result"],
+            registry=registry,
+        )
+        self.key_set_stale = Gauge(
+            "callgate_workload_key_set_stale",
+            "1 if the last read of the key set failed, so that the last good one, if any, is used; otherwise 0.",
+            registry=registry,
+        )
+        self.key_set_read_at = Gauge(
+            "callgate_workload_key_set_read_timestamp_seconds",
+            "When the key set was read for the last time; 0: never.",
+            registry=registry,
+        )
+
+
 class Metrics:
     """All metrics of /metrics. Labels come from short, fixed sets; ids, tenants and phone numbers are never labels."""
 
@@ -161,6 +189,7 @@ class Metrics:
         self.calls = CallMetrics(self.registry)
         self.twilio = TwilioMetrics(self.registry)
         self.callbacks = CallbackMetrics(self.registry)
+        self.workloads = WorkloadMetrics(self.registry)
 
     def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
         """Registers gauges of the connection pool. `in_use` is called at each scrape."""

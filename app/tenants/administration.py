@@ -1,4 +1,4 @@
-"""Manages tenants, and with its base classes Twilio accounts, credentials, API keys and SIP credentials.
+"""Manages tenants, and with its base classes Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
 Every change is recorded in the audit log, in the same transaction. What is already as requested is not recorded.
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
@@ -14,6 +14,7 @@ from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.administration_keys import KeyAdministration
 from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
+from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
@@ -23,7 +24,7 @@ MAX_IN_FLIGHT_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class TenantAdministration(AccountAdministration, KeyAdministration, SipCredentialAdministration):
+class TenantAdministration(AccountAdministration, KeyAdministration, SipCredentialAdministration, WorkloadAdministration):
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         """Raises ResourceExists for a tenant that exists."""
         async with self.database.transaction() as connection:

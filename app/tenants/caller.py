@@ -1,16 +1,22 @@
 """The authenticated client of a request, and which scopes it may give to others."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from app.errors import OperatorKeyRequired, ScopeRequired
 from app.tenants.scopes import ALL_SCOPES, Scope, in_order
 
+CallerKind = Literal["key", "workload"]
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A client that acts for one tenant. `name` is the public part of its key, as `callgate keys list` shows it."""
+    """A client that acts for one tenant.
+
+    `name` is the public part of its key, as `callgate keys list` shows it, or that of its workload (`namespace/name`). `key_id`
+    is the id of the key or the workload.
+    """
 
     tenant_id: str
     key_id: UUID
@@ -19,6 +25,7 @@ class Caller:
     scopes: frozenset[Scope]
     max_in_flight: int | None = None
     """The tenant's own limit of creations that one process sends to Twilio at the same time."""
+    kind: CallerKind = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +37,16 @@ class OperatorCaller:
     key_id: UUID | None
     name: str
     scopes: frozenset[Scope]
+    kind: CallerKind = "key"
 
 
 COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 """Whoever can run commands with the database's URL and the encryption keys."""
+
+
+def workload_name(namespace: str, service_account: str) -> str:
+    """Returns the name of a workload in logs and in the audit log. Nothing is looked up by it."""
+    return f"{namespace}/{service_account}"
 
 
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:

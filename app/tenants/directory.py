@@ -22,12 +22,13 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.api_keys import key_prefix
 from app.tenants.cache import TTLCache, always_stale
-from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.caller import Caller, OperatorCaller, workload_name
 from app.tenants.directory_store import (
     CallbackDefaults,
     StoredCredential,
     find_keys,
     find_sip_credentials,
+    find_workloads,
     list_account_credentials,
     list_auth_tokens,
     list_credentials,
@@ -35,6 +36,7 @@ from app.tenants.directory_store import (
 from app.tenants.scopes import known_scopes
 from app.tenants.sip_auth import SipAuth
 from app.twilio.schemas import Credential
+from app.workloads.service_accounts import ServiceAccount
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -78,10 +80,12 @@ class TenantDirectory:
         self._on_key_use = on_key_use
         # A batch never joins a statement that is already running: its result could be older than a change before the request.
         self._stored_keys = Batcher(partial(find_keys, database))
+        self._stored_workloads = Batcher(partial(find_workloads, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
         self._stored_sip_credentials = Batcher(partial(find_sip_credentials, database))
         self._keys = TTLCache[AuthenticatedKey | None](is_coherent=is_coherent)
+        self._workloads = TTLCache[Caller | OperatorCaller | None](is_coherent=is_coherent)
         self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
@@ -89,6 +93,7 @@ class TenantDirectory:
         self._sip_auths = TTLCache[SipAuth | None](is_coherent=is_coherent)
         self._caches: tuple[TTLCache[Any], ...] = (
             self._keys,
+            self._workloads,
             self._callable_accounts,
             self._account_ids,
             self._account_credentials,
@@ -127,6 +132,20 @@ class TenantDirectory:
         suspended = found.suspended_at is not None
         caller = Caller(found.tenant_id, found.id, prefix, suspended, scopes, found.max_in_flight)
         return AuthenticatedKey(caller, found.expires_at)
+
+    async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
+        """Returns the client that the service account is; None if it is no workload."""
+        return await self._workloads.get(account, lambda: self._read_workload(account))
+
+    async def _read_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
+        found = await self._stored_workloads.submit(account)
+        if found is None:
+            return None
+        name, scopes = workload_name(account.namespace, account.name), known_scopes(found.scopes)
+        if found.tenant_id is None:
+            return OperatorCaller(found.id, name, scopes, "workload")
+        suspended = found.suspended_at is not None
+        return Caller(found.tenant_id, found.id, name, suspended, scopes, found.max_in_flight, "workload")
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """Returns the id of the tenant's account; None if the tenant does not have it."""

@@ -12,6 +12,7 @@ from uuid import UUID
 from app.database.engine import Database
 from app.tenants.administration_store import CREDENTIAL_ORDER
 from app.tenants.stored_secrets import credential_identity, sip_password_identity, sip_username_identity
+from app.workloads.service_accounts import ServiceAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,17 @@ class StoredKey:
     keyed_hash: bytes
     expires_at: datetime | None
     revoked_at: datetime | None
+    suspended_at: datetime | None
+    max_in_flight: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWorkload:
+    """A row of a workload with the state of its tenant. An operator's workload has no tenant."""
+
+    id: UUID
+    tenant_id: str | None
+    scopes: list[str]
     suspended_at: datetime | None
     max_in_flight: int | None
 
@@ -87,6 +99,13 @@ _KEYS = """
     WHERE prefix = ANY ($1)
 """
 
+_WORKLOADS = """
+    SELECT issuer, namespace, service_account, workload.id, tenant_id, scopes, suspended_at, max_in_flight
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (issuer, namespace, service_account)
+    JOIN workload USING (issuer, namespace, service_account)
+    LEFT JOIN tenant ON tenant.id = tenant_id
+"""
+
 _CREDENTIALS_OF = f"""
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
@@ -111,6 +130,14 @@ async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredK
     """Returns the key of each prefix, or None."""
     found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
+
+
+async def find_workloads(database: Database, accounts: Sequence[ServiceAccount]) -> list[StoredWorkload | None]:
+    """Returns the workload of each service account, or None."""
+    wanted = ([one.issuer for one in accounts], [one.namespace for one in accounts], [one.name for one in accounts])
+    rows = await database.fetch(_WORKLOADS, *wanted)
+    found = {ServiceAccount(*row[:3]): StoredWorkload(*row[3:]) for row in map(tuple, rows)}
+    return [found.get(account) for account in accounts]
 
 
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:

@@ -15,7 +15,7 @@ from app.tenants.stored_secrets import (
     sip_username_identity,
 )
 
-# Triggers on these tables notify this channel of every change (migrations 0005 and 0022), except on `credential_use` and
+# Triggers on these tables notify this channel of every change (migrations 0005, 0022 and 0024), except on `credential_use` and
 # `api_key_use`.
 TENANTS_CHANNEL = "callgate_tenants"
 
@@ -141,3 +141,21 @@ class SipCredential(Base):
     @property
     def password_identity(self) -> str:
         return sip_password_identity(self.id)
+
+
+class Workload(Base):
+    """A service account of Kubernetes that acts for a tenant or, without a tenant, for an operator."""
+
+    __tablename__ = "workload"
+    __table_args__ = (
+        UniqueConstraint("issuer", "namespace", "service_account"),
+        CheckConstraint("scopes <> '{}' AND scopes <@ '{call,read,admin}'", name="scopes"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    issuer: Mapped[str] = mapped_column(Text)
+    namespace: Mapped[str] = mapped_column(Text)
+    service_account: Mapped[str] = mapped_column(Text)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id"), index=True)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -6,6 +6,7 @@ request, all other errors may come after it (docs/adr/0011).
 
 import asyncio
 import select
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -32,11 +33,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     Uses the timeouts of the request: `pool` for a free connection; `connect` for DNS, TCP, proxy and TLS together; `write` for
     each chunk of the body; `read` for each wait for data.
 
-    Needs a running event loop. Takes proxies and certificates from the environment, as httpx does.
+    Needs a running event loop. Takes proxies and, without `tls`, certificates from the environment, as httpx does.
     """
 
-    def __init__(self, *, max_connections: int, keepalive_s: float) -> None:
-        tls = httpx.create_ssl_context()
+    def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
+        tls = tls or httpx.create_ssl_context()
         tls.set_alpn_protocols(["http/1.1"])
         self._slots = asyncio.Semaphore(max_connections)
         self._proxies = getproxies()

@@ -23,7 +23,7 @@ callgate = get_command(app)
 assert isinstance(callgate, TyperGroup)
 COMMANDS = dict(commands(callgate, "callgate"))
 COMMANDS_WITH_OUTPUT = [
-    name for name in COMMANDS if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor", "audit")
+    name for name in COMMANDS if name.split()[1] in ("tenants", "accounts", "keys", "secrets", "doctor", "workloads", "audit")
 ]
 
 

@@ -164,3 +164,33 @@ def test_a_misspelt_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_variables_of_kubernetes_and_others_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     load_settings()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"KEYS": "/etc/callgate/jwks.json"}, "CALLGATE_WORKLOAD_ISSUER is not set"),
+        ({"ISSUER": "kubernetes/serviceaccount"}, "CALLGATE_WORKLOAD_KEYS must be set"),
+        ({"ISSUER": "http://oidc.example.com"}, "CALLGATE_WORKLOAD_KEYS must be set"),
+        ({"ISSUER": "https://a", "KEYS": "http://oidc.example.com/jwks"}, "CALLGATE_WORKLOAD_KEYS: must be an https:// URL"),
+        ({"ISSUER": "https://a", "KEYS": "https://user:x@oidc.example.com/jwks"}, "CALLGATE_WORKLOAD_KEYS: must have no user"),
+        ({"ISSUER": "https://a", "KEYS": "jwks.json"}, "CALLGATE_WORKLOAD_KEYS: must be an https:// URL or an absolute path"),
+        ({"ISSUER": "https://a", "AUDIENCE": ""}, "CALLGATE_WORKLOAD_AUDIENCE"),
+    ],
+)
+def test_a_key_set_that_others_could_change_is_refused(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], message: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"CALLGATE_WORKLOAD_{name}", value)
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
+@pytest.mark.parametrize("keys", ["/etc/jwks.json", "https://kubernetes.default.svc/openid/v1/jwks", "http://127.0.0.1:8001/k"])
+def test_a_key_set_is_a_file_or_a_url(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("CALLGATE_WORKLOAD_ISSUER", "https://kubernetes.default.svc.cluster.local/")
+    monkeypatch.setenv("CALLGATE_WORKLOAD_KEYS", keys)
+    settings = load_settings()
+    assert (settings.workload_issuer, settings.workload_keys) == ("https://kubernetes.default.svc.cluster.local/", keys)
+    assert settings.workload_audience == "callgate"

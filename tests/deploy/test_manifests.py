@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from app.http.health import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import budget_of
 from app.settings import PREFIX, SECRETS_DIR, Settings
+from app.workloads.tokens import MAX_LIFETIME_S
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, rendered
@@ -288,8 +290,8 @@ def test_no_pod_can_reach_a_clouds_metadata_service(overlay: Manifests) -> None:
         for peer in rule.get("to", [])
         if "ipBlock" in peer
     ]
-    assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "2000::/3"]
-    assert "169.254.0.0/16" in blocks[0]["except"]
+    assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "2000::/3"}
+    assert all("169.254.0.0/16" in block["except"] for block in blocks if block["cidr"] == "0.0.0.0/0")
 
 
 def test_the_ingress_admits_only_twilios_callbacks() -> None:
@@ -308,6 +310,38 @@ def test_the_dev_overlay_connects_callgate_and_simulator_in_both_directions() ->
     ports = {service["metadata"]["name"]: service["spec"]["ports"][0]["port"] for service in rendered("dev").of_kind("Service")}
     assert settings.twilio_base_url == f"http://simulator:{ports['simulator']}"
     assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
+
+
+def test_the_api_reads_the_key_set_with_files_that_are_mounted() -> None:
+    overlay = rendered("dev")
+    settings = settings_of(overlay)
+    for workload in overlay.of_callgate():
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(workload)["volumeMounts"]}
+        if command(workload)[0] != "serve":
+            assert "kubernetes" not in mounts
+            continue
+        (sources,) = (volume["projected"]["sources"] for volume in pod(workload)["volumes"] if volume["name"] == "kubernetes")
+        token, ca = sources[0]["serviceAccountToken"], sources[1]["configMap"]
+        assert "audience" not in token  # for the API server
+        assert settings.workload_keys_token_file == Path(mounts["kubernetes"]) / token["path"]
+        assert settings.workload_keys_ca_file == Path(mounts["kubernetes"]) / ca["items"][0]["path"]
+    (binding,) = overlay.of_kind("ClusterRoleBinding")
+    (namespace,) = overlay.of_kind("Namespace")
+    assert binding["subjects"][0]["namespace"] == namespace["metadata"]["name"]
+
+
+def test_the_example_of_a_client_sends_a_token_that_callgate_accepts() -> None:
+    documents = list(yaml.safe_load_all((REPOSITORY / "deploy" / "examples" / "client.yaml").read_text()))
+    example = Manifests(documents)
+    (client,) = example.workloads()
+    (volume,) = pod(client)["volumes"]
+    token = volume["projected"]["sources"][0]["serviceAccountToken"]
+    assert token["audience"] == Settings.model_fields["workload_audience"].default
+    assert token["expirationSeconds"] <= MAX_LIFETIME_S
+    (mount,) = container(client)["volumeMounts"]
+    assert f"{mount['mountPath']}/{token['path']}" in container(client)["args"][0]
+    (admitted,) = example.of_kind("Namespace")
+    assert admitted["metadata"]["labels"]["callgate-client"] == "true"
 
 
 def test_every_exception_for_checkov_is_explained() -> None:

@@ -25,7 +25,7 @@ from tests.support.upstream import answer, created, error, refused_url, reset, r
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
-LABELS |= {"destination", "state", "status", "version"}
+LABELS |= {"destination", "reason", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
 WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
 

@@ -1,0 +1,86 @@
+"""`callgate workloads`: manages the service accounts of Kubernetes that act for tenants and operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from app.cli.keys import TenantOrNone, owner_of
+from app.cli.output import AsJson, show, show_table
+from app.cli.processes import service_settings
+from app.cli.tenants import administer
+from app.tenants.scopes import Scope
+
+if TYPE_CHECKING:
+    from app.tenants.workload_store import WorkloadRow
+
+workloads = typer.Typer(help="Service accounts of Kubernetes that call Callgate without an API key.", no_args_is_help=True)
+
+_COLUMNS = ["id", "namespace", "service_account", "scopes", "issuer", "created_at"]
+
+
+@workloads.command("create")
+def create_workload(
+    namespace: Annotated[str, typer.Option("--namespace", help="The namespace of the service account.")],
+    service_account: Annotated[str, typer.Option("--service-account", help="The name of the service account.")],
+    tenant: TenantOrNone = None,
+    operator: Annotated[bool, typer.Option("--operator", help="An operator's workload: it has no tenant.")] = False,
+    scopes: Annotated[
+        list[Scope] | None,
+        typer.Option(
+            "--scope",
+            help="What the workload may do; repeat it for several. Default: call and read, for an operator's workload all.",
+        ),
+    ] = None,
+    issuer: Annotated[
+        str | None,
+        typer.Option("--issuer", help="The issuer of its tokens (`iss`); by default CALLGATE_WORKLOAD_ISSUER."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a service account act for a tenant or, with --operator, for an operator.
+
+    Every pod that runs with this service account can get its tokens. A service account acts for one tenant only.
+    """
+    from app.tenants.caller import COMMAND_LINE
+    from app.workloads.service_accounts import ServiceAccount
+
+    owner = owner_of(tenant, operator)
+    account = ServiceAccount(issuer or service_settings().workload_issuer or "", namespace, service_account)
+    row, _ = administer(lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE))
+    show(_workload_row(row), as_json=as_json)
+
+
+@workloads.command("list")
+def list_workloads(
+    tenant: TenantOrNone = None,
+    operator: Annotated[bool, typer.Option("--operator", help="List the workloads of operators.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List a tenant's or the operators' workloads."""
+    owner = owner_of(tenant, operator)
+    rows = [_workload_row(row) for row in administer(lambda service: service.list_workloads(owner))]
+    show_table(rows, columns=_COLUMNS, as_json=as_json)
+
+
+@workloads.command("delete")
+def delete_workload(
+    workload: Annotated[UUID, typer.Argument(metavar="WORKLOAD", help="The id, from `callgate workloads list`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Delete a workload, so that its tokens are refused from now on."""
+    show(_workload_row(administer(lambda service: service.delete_workload(workload))), as_json=as_json)
+
+
+def _workload_row(row: WorkloadRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "tenant": row.tenant_id,
+        "namespace": row.namespace,
+        "service_account": row.service_account,
+        "scopes": row.scopes,
+        "issuer": row.issuer,
+        "created_at": row.created_at,
+    }

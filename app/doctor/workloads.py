@@ -1,0 +1,112 @@
+"""The checks of `callgate doctor` of the issuer's key set, and of a service account token that it is shown."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from app.doctor.settings import CheckResult
+from app.settings import Settings
+from app.tenants.caller import Caller
+from app.tenants.directory import TenantDirectory
+from app.workloads.key_set import Keys, KeySetUnreadable, parse_key_set
+from app.workloads.key_sources import key_source
+from app.workloads.service_accounts import ServiceAccount
+from app.workloads.tokens import TokenRefused, TokenRules, unknown_key, unverified_claims
+
+_KEY_SET, _TOKEN = "workload keys", "workload token"
+_REMEDIES: Mapping[str, str] = {
+    "issuer": "set CALLGATE_WORKLOAD_ISSUER to exactly the token's issuer, if it is that of your cluster",
+    "audience": "request the token with `audience: callgate`, or what CALLGATE_WORKLOAD_AUDIENCE names",
+    "expired": "read the token again for each request: the kubelet renews its file",
+    "lifetime": "set `expirationSeconds` to 86400 or less; tokens of Secrets are not accepted",
+    "not_yet_valid": "synchronise the clocks with NTP",
+    "unknown_key": "check that CALLGATE_WORKLOAD_KEYS is the key set of the cluster that issued the token",
+}
+_OTHER_REMEDY = "mount a projected token: docs/administration.md, Workload identities"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadChecks:
+    settings: Settings
+    directory: TenantDirectory
+
+    async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
+        """Yields the checks; none if no service account tokens are accepted and none is shown. Raises DatabaseUnavailable."""
+        issuer = self.settings.workload_issuer
+        if issuer is None:
+            if token is not None:
+                yield _describe(token)
+                do = "set CALLGATE_WORKLOAD_ISSUER to the token's issuer, if it is that of your cluster"
+                yield CheckResult(_TOKEN, "wrong", "no service account tokens are accepted", do)
+            return
+        source = key_source(self.settings, issuer=issuer)
+        keys: Keys = {}
+        try:
+            keys = parse_key_set(await source.read())
+        except KeySetUnreadable as error:
+            do = "check CALLGATE_WORKLOAD_KEYS and the files that belong to it: docs/administration.md"
+            yield CheckResult(_KEY_SET, "wrong", f"{source.where} cannot be used: {error.reason}", do)
+        else:
+            yield CheckResult(_KEY_SET, "ok", f"{len(keys)} of the issuer {issuer} from {source.where}")
+        if token is not None:
+            yield _describe(token)
+            yield await self._check(token, keys, TokenRules(issuer, self.settings.workload_audience))
+
+    async def _check(self, token: str, keys: Keys, rules: TokenRules) -> CheckResult:
+        try:
+            account = _validate(token, keys, rules)
+        except TokenRefused as refused:
+            if refused.reason == "unknown_key" and not keys:
+                return CheckResult(_TOKEN, "not checked", "there is no key set to check it with")
+            return CheckResult(_TOKEN, "wrong", refused.detail, _REMEDIES.get(refused.reason, _OTHER_REMEDY))
+        caller = await self.directory.find_workload(account)
+        if caller is None:
+            names = f"--namespace {account.namespace} --service-account {account.name}"
+            do = f"callgate workloads create TENANT {names}"
+            return CheckResult(_TOKEN, "wrong", "it is valid, but its service account is not a workload", do)
+        acts_for = f"tenant {caller.tenant_id}" if isinstance(caller, Caller) else "operators"
+        return CheckResult(_TOKEN, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
+
+
+def _validate(token: str, keys: Keys, rules: TokenRules) -> ServiceAccount:
+    """Raises TokenRefused."""
+    key = keys.get(rules.key_id(token))
+    if key is None:
+        rules.check_claims(token)
+        raise unknown_key()
+    return rules.validate(token, key).service_account
+
+
+def _describe(token: str) -> CheckResult:
+    """Describes the token by its claims, which are not checked yet. Never shows the token."""
+    claims = unverified_claims(token)
+    if not claims:
+        return CheckResult(_TOKEN, "wrong", "it is not a readable JSON Web Token", _OTHER_REMEDY)
+    private = claims.get("kubernetes.io")
+    names = private if isinstance(private, dict) else {}
+    account = names.get("serviceaccount")
+    shown = {
+        "issuer": claims.get("iss"),
+        "audience": claims.get("aud"),
+        "namespace": names.get("namespace"),
+        "service account": account.get("name") if isinstance(account, dict) else None,
+    }
+    described = [f"{name} {_text(value)}" for name, value in shown.items()]
+    return CheckResult(_TOKEN, "ok", ", ".join([*described, f"lifetime {_lifetime(claims)}"]))
+
+
+def _text(value: Any) -> str:
+    """Returns the value of a claim as JSON, in which a terminal interprets nothing."""
+    return "none" if value is None else json.dumps(value)
+
+
+def _lifetime(claims: Mapping[str, Any]) -> str:
+    issued_at, expires_at = claims.get("iat"), claims.get("exp")
+    if not isinstance(issued_at, int) or not isinstance(expires_at, int):
+        return "unknown"
+    try:
+        return str(timedelta(seconds=expires_at - issued_at))
+    except OverflowError:
+        return "unknown"

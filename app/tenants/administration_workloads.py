@@ -1,0 +1,85 @@
+"""Manages workloads: which service accounts of Kubernetes act for a tenant or an operator, and with which scopes."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.errors import OperatorKeyRequired
+from app.tenants import workload_store as store
+from app.tenants.administration_base import Administration
+from app.tenants.caller import Caller, OperatorCaller, require_grantable, workload_name
+from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
+from app.tenants.workload_store import WorkloadRow
+from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadAdministration(Administration):
+    async def create_workload(
+        self,
+        tenant_id: str | None,
+        account: ServiceAccount,
+        *,
+        creator: Caller | OperatorCaller,
+        scopes: Collection[Scope] | None = None,
+    ) -> tuple[WorkloadRow, bool]:
+        """Lets a service account act for a tenant or, without `tenant_id`, for an operator.
+
+        Returns the workload, and whether it was created now: one that is as requested is returned unchanged. Without `scopes` a
+        tenant's workload has `DEFAULT_SCOPES`, and an operator's has all. Raises ResourceExists for a service account that acts
+        for another tenant or with other scopes, InvalidMember, ScopeRequired if `creator` has less, and OperatorKeyRequired for
+        a creator that is no operator: by claiming another team's service account, a tenant would receive that team's calls.
+        """
+        if isinstance(creator, Caller):
+            raise OperatorKeyRequired("Only an operator decides for which tenant a service account acts.")
+        _require_valid(account)
+        wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
+        require_grantable(creator, wanted, tenant_id=tenant_id)
+        async with self.database.transaction() as connection:
+            if tenant_id is not None:
+                await self._require_tenant(connection, tenant_id)
+            created = await store.insert_workload(connection, uuid7(), account, tenant_id=tenant_id, scopes=in_order(wanted))
+            if created is not None:
+                await self._record(connection, "workload.create", tenant_id, _subject(created))
+                return created, True
+            existing = await store.find_workload(connection, account)
+        if existing is None or (existing.tenant_id, existing.scopes) != (tenant_id, in_order(wanted)):
+            whom = "another tenant or for operators" if existing and existing.tenant_id != tenant_id else "it with other scopes"
+            raise ResourceExists(f"The service account acts for {whom} already. Delete that workload first.")
+        return existing, False
+
+    async def list_workloads(
+        self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None
+    ) -> list[WorkloadRow]:
+        """Returns the workloads of a tenant, oldest first; without a tenant, those of operators. `after` is the id of one."""
+        async with self.database.transaction() as connection:
+            if tenant_id is not None:
+                await self._require_tenant(connection, tenant_id)
+            return await store.list_workloads(connection, tenant_id, after=after, limit=limit)
+
+    async def delete_workload(self, workload_id: UUID, *, tenant_id: str | None = None) -> WorkloadRow:
+        """Deletes a workload, so that its tokens are refused from now on; with `tenant_id`, only one of this tenant."""
+        async with self.database.transaction() as connection:
+            workload = await store.delete_workload(connection, workload_id, tenant_id=tenant_id)
+            if workload is None:
+                raise NoSuchResource("workload", f"there is no workload {workload_id}: see `callgate workloads list`")
+            await self._record(connection, "workload.delete", workload.tenant_id, _subject(workload))
+        return workload
+
+
+def _subject(workload: WorkloadRow) -> str:
+    return workload_name(workload.namespace, workload.service_account)
+
+
+def _require_valid(account: ServiceAccount) -> None:
+    """Raises InvalidMember."""
+    if not account.issuer:
+        raise InvalidMember("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
+    if not is_namespace(account.namespace):
+        raise InvalidMember("/namespace", "invalid_name", "a namespace has lower-case letters, digits and '-', at most 63")
+    if not is_service_account(account.name):
+        advice = "use lower-case letters, digits, '-' and '.', at most 253"
+        raise InvalidMember("/service_account", "invalid_name", f"this is not the name of a service account: {advice}")

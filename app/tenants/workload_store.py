@@ -1,0 +1,59 @@
+"""SQL of workloads, on asyncpg alone as the rest of the administration. Functions never commit."""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from app.database.connection import Connection
+from app.workloads.service_accounts import ServiceAccount
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRow:
+    """A service account of Kubernetes and what it may do. An operator's workload has no tenant."""
+
+    id: UUID
+    issuer: str
+    namespace: str
+    service_account: str
+    tenant_id: str | None
+    scopes: list[str]
+    created_at: datetime
+
+
+_COLUMNS = "id, issuer, namespace, service_account, tenant_id, scopes, created_at"
+
+
+async def insert_workload(
+    connection: Connection, workload_id: UUID, account: ServiceAccount, *, tenant_id: str | None, scopes: Sequence[str]
+) -> WorkloadRow | None:
+    """Inserts a workload and returns it; None if the service account is a workload already."""
+    statement = f"""INSERT INTO workload (id, issuer, namespace, service_account, tenant_id, scopes)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (issuer, namespace, service_account) DO NOTHING RETURNING {_COLUMNS}"""
+    values = (workload_id, account.issuer, account.namespace, account.name, tenant_id, scopes)
+    row = await connection.fetchrow(statement, *values)
+    return None if row is None else WorkloadRow(*row)
+
+
+async def find_workload(connection: Connection, account: ServiceAccount) -> WorkloadRow | None:
+    statement = f"SELECT {_COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3"
+    row = await connection.fetchrow(statement, account.issuer, account.namespace, account.name)
+    return None if row is None else WorkloadRow(*row)
+
+
+async def list_workloads(
+    connection: Connection, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None
+) -> list[WorkloadRow]:
+    """Returns the workloads of a tenant, oldest first; without a tenant, those of operators. `after` is the id of one."""
+    of, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $3", (tenant_id,))
+    statement = f"""SELECT {_COLUMNS} FROM workload WHERE ($1::uuid IS NULL OR id > $1) AND {of} ORDER BY id LIMIT $2"""
+    return [WorkloadRow(*row) for row in await connection.fetch(statement, after, limit, *values)]
+
+
+async def delete_workload(connection: Connection, workload_id: UUID, *, tenant_id: str | None) -> WorkloadRow | None:
+    """Deletes a workload and returns it. With `tenant_id`, only if it is one of this tenant."""
+    of, values = ("", ()) if tenant_id is None else ("AND tenant_id = $2", (tenant_id,))
+    row = await connection.fetchrow(f"DELETE FROM workload WHERE id = $1 {of} RETURNING {_COLUMNS}", workload_id, *values)
+    return None if row is None else WorkloadRow(*row)

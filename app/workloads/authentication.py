@@ -1,0 +1,69 @@
+"""Finds the service account of a token, and remembers valid tokens so that each signature is checked once."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.observability.metrics import WorkloadMetrics
+from app.settings import Settings
+from app.workloads.key_set import KeySet, KeySetState, KeySource
+from app.workloads.key_sources import key_source
+from app.workloads.service_accounts import ServiceAccount
+from app.workloads.tokens import REASONS, TokenRules, ValidToken, seconds_left, unknown_key
+
+_MAX_REMEMBERED = 10_000
+
+
+class WorkloadTokens:
+    """Validates the tokens of one issuer. `running` must be active while it is used."""
+
+    def __init__(self, rules: TokenRules, source: KeySource, metrics: WorkloadMetrics) -> None:
+        self._rules = rules
+        for reason in REASONS:  # series start at 0
+            metrics.refused.labels(reason)
+        self._valid: OrderedDict[bytes, ValidToken] = OrderedDict()
+        # A removed key no longer proves anything, and which tokens it signed is not kept.
+        self._keys = KeySet(source, metrics=metrics, on_removed=self._valid.clear)
+
+    @property
+    def key_set_state(self) -> KeySetState:
+        return self._keys.state
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with self._keys.running():
+            yield
+
+    async def service_account(self, token: str) -> ServiceAccount:
+        """Returns the service account that the token proves. Raises TokenRefused or KeySetUnavailable."""
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._valid.get(digest)
+        if known is None or seconds_left(known) <= 0:
+            known = await self._validate(token)
+            self._valid[digest] = known
+            if len(self._valid) > _MAX_REMEMBERED:
+                self._valid.popitem(last=False)
+        return known.service_account
+
+    async def _validate(self, token: str) -> ValidToken:
+        key_id = self._rules.key_id(token)
+        if not self._keys.has(key_id):
+            self._rules.check_claims(token)
+        try:
+            key = await self._keys.find(key_id)
+        except KeyError:
+            raise unknown_key() from None
+        return self._rules.validate(token, key)
+
+
+@asynccontextmanager
+async def workload_tokens(settings: Settings, metrics: WorkloadMetrics) -> AsyncIterator[WorkloadTokens | None]:
+    """Yields the validation of tokens; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+    if settings.workload_issuer is None:
+        yield None
+        return
+    rules = TokenRules(settings.workload_issuer, settings.workload_audience)
+    tokens = WorkloadTokens(rules, key_source(settings, issuer=settings.workload_issuer), metrics)
+    async with tokens.running():
+        yield tokens

@@ -1,0 +1,193 @@
+"""The keys with which an issuer signs tokens, read again and again. The last good set is used while a read fails."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import jwt
+import structlog
+from jwt import PyJWK
+
+from app.observability.metrics import WorkloadMetrics
+from app.workloads.tokens import ALGORITHMS
+
+logger = structlog.stdlib.get_logger(__name__)
+
+RETRY_AFTER_FAILURE_S: Final = 15.0
+
+Keys = Mapping[str, PyJWK]
+"""By their ids."""
+KeySetState = Literal["ok", "stale", "unavailable"]
+"""`stale`: the last read failed, and the set from before it is used. `unavailable`: there is no set yet."""
+
+
+class KeySetUnreadable(Exception):
+    """The key set cannot be read. `reason` is a short constant for logs and `callgate doctor`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class KeySetUnavailable(Exception):
+    """Whether a key exists cannot be told now, because the key set cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a key set comes from and how often it is read.
+
+    `read` returns a JSON Web Key Set (RFC 7517) or raises KeySetUnreadable.
+    """
+
+    where: str
+    read: Callable[[], Awaitable[bytes]]
+    interval_s: float
+    min_interval_s: float
+    """The shortest time between the starts of two reads, however many tokens name unknown keys."""
+
+
+def parse_key_set(body: bytes) -> dict[str, PyJWK]:
+    """Returns the keys for signatures by their ids. Ignores others. Raises KeySetUnreadable if there is none."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise KeySetUnreadable("not_json") from None
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise KeySetUnreadable("not_a_key_set")
+    keys = {key.key_id: key for key in map(_parse_key, listed) if key is not None and key.key_id}
+    if not keys:
+        raise KeySetUnreadable("no_usable_key")
+    return keys
+
+
+def _parse_key(document: Any) -> PyJWK | None:
+    """Returns the key if it is a public one that signs with an accepted algorithm; otherwise None."""
+    if not isinstance(document, dict) or document.get("use", "sig") != "sig" or not isinstance(document.get("kid"), str):
+        return None
+    try:
+        key = PyJWK(document)
+        is_too_short = key.Algorithm.check_key_length(key.key) is not None
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        return None
+    return None if key.algorithm_name not in ALGORITHMS or "d" in document or is_too_short else key
+
+
+class KeySet:
+    """The current keys of an issuer. `running` must be active while it is used."""
+
+    def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
+        """Makes an empty set. It calls `on_removed` when a key that was in the set is no longer in it, or is another key."""
+        self._source = source
+        self._metrics = metrics
+        self._on_removed = on_removed
+        self._keys: Keys = {}
+        self._body = b""
+        self._failure: str | None = None
+        self._read_started_at = -source.min_interval_s
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> KeySetState:
+        if not self._keys:
+            return "unavailable"
+        return "stale" if self._failure else "ok"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Reads the set in the background, at once and then at intervals. Never fails."""
+        repeating = asyncio.create_task(self._read_repeatedly())
+        try:
+            yield
+        finally:
+            tasks = [repeating, *([self._reading] if self._reading else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def has(self, key_id: str) -> bool:
+        return key_id in self._keys
+
+    async def find(self, key_id: str) -> PyJWK:
+        """Returns the key with this id.
+
+        An unknown key may be new, so the set is read again first: the wait is at most `min_interval_s` and the time of a read.
+        Raises KeyError, or KeySetUnavailable if the set cannot be read.
+        """
+        key = self._keys.get(key_id)
+        if key is not None:
+            return key
+        if self._failure and not self._is_reading and self._seconds_until_due > 0:
+            raise KeySetUnavailable
+        await self._read_again()
+        if key_id not in self._keys and self._failure:
+            raise KeySetUnavailable
+        return self._keys[key_id]
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._reading is not None and not self._reading.done()
+
+    @property
+    def _seconds_until_due(self) -> float:
+        return self._read_started_at + self._source.min_interval_s - time.monotonic()
+
+    async def _read_repeatedly(self) -> None:
+        while True:
+            await self._read_again()
+            interval_s = self._source.interval_s
+            await asyncio.sleep(min(RETRY_AFTER_FAILURE_S, interval_s) if self._failure else interval_s)
+
+    async def _read_again(self) -> None:
+        """Reads the set as soon as `min_interval_s` has passed since the last read. Concurrent calls share one read."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_when_due())
+        await asyncio.shield(self._reading)
+
+    async def _read_when_due(self) -> None:
+        await asyncio.sleep(max(self._seconds_until_due, 0.0))
+        self._read_started_at = time.monotonic()
+        try:
+            body = await self._source.read()
+            keys = self._keys if body == self._body else parse_key_set(body)
+        except KeySetUnreadable as error:
+            self._fail(error.reason)
+        except Exception as error:
+            logger.exception("workload_key_set_failed", error=type(error).__name__)
+            self._fail("unexpected")
+        else:
+            self._replace(keys, body)
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.key_set_reads.labels("failed").inc()
+        self._metrics.key_set_stale.set(1)
+        if reason != self._failure:  # a lasting failure is logged once
+            logger.warning("workload_key_set_unreadable", reason=reason, source=self._source.where, keys=len(self._keys))
+        self._failure = reason
+
+    def _replace(self, keys: Keys, body: bytes) -> None:
+        self._metrics.key_set_reads.labels("ok").inc()
+        self._metrics.key_set_stale.set(0)
+        self._metrics.key_set_read_at.set_to_current_time()
+        old, self._keys, self._body = self._keys, keys, body
+        removed = [key_id for key_id, key in old.items() if not _has_same_key(keys, key_id, key)]
+        if keys is not old or self._failure:
+            logger.info(
+                "workload_key_set_read",
+                source=self._source.where,
+                keys=len(keys),
+                added=len(keys.keys() - old.keys()),
+                removed=len(removed),
+            )
+        self._failure = None
+        if removed:
+            self._on_removed()
+
+
+def _has_same_key(keys: Keys, key_id: str, key: PyJWK) -> bool:
+    return key_id in keys and bool(keys[key_id].key == key.key)

@@ -1,0 +1,142 @@
+"""Reads key sets: from a file, from the URL of a key set, or from the URL that an issuer's discovery document names."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from app import __version__
+from app.setting_values import is_trusted_url
+from app.settings import Settings
+from app.twilio.client import HttpClient
+from app.twilio.transport import AiohttpTransport
+from app.workloads.key_set import KeySetUnreadable, KeySource
+
+DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+URL_INTERVAL_S: Final = 300.0
+URL_MIN_INTERVAL_S: Final = 5.0
+FILE_INTERVAL_S: Final = 5.0
+FILE_MIN_INTERVAL_S: Final = 1.0
+READ_TIMEOUT_S: Final = 5.0
+_MAX_BYTES = 256 * 1024
+
+
+def key_source(settings: Settings, *, issuer: str) -> KeySource:
+    """Returns the source that CALLGATE_WORKLOAD_KEYS names; without it, the issuer's discovery document."""
+    where = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
+    if not where.startswith(("http://", "https://")):
+        return KeySource(where, partial(_read_file, Path(where)), FILE_INTERVAL_S, FILE_MIN_INTERVAL_S)
+    web = _Web(settings.workload_keys_ca_file, settings.workload_keys_token_file)
+    read: Callable[[], Awaitable[bytes]] = partial(web.get, where, with_token=True)
+    if where.endswith(DISCOVERY_PATH):
+        read = partial(_read_discovered, web, where, issuer)
+    return KeySource(where, partial(_read_within_timeout, read), URL_INTERVAL_S, URL_MIN_INTERVAL_S)
+
+
+async def _read_file(path: Path) -> bytes:
+    return await asyncio.to_thread(_read_bytes, path, "file")
+
+
+def _read_bytes(path: Path, what: str) -> bytes:
+    """Raises KeySetUnreadable."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise KeySetUnreadable(f"{what}_missing") from None
+    except OSError:
+        raise KeySetUnreadable(f"{what}_not_readable") from None
+    if len(content) > _MAX_BYTES:
+        raise KeySetUnreadable("too_long")
+    return content
+
+
+async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            return await read()
+    except TimeoutError:
+        raise KeySetUnreadable("timeout") from None
+
+
+async def _read_discovered(web: "_Web", url: str, issuer: str) -> bytes:
+    """Reads the key set that the discovery document names: https://openid.net/specs/openid-connect-discovery-1_0.html"""
+    try:
+        document = json.loads(await web.get(url, with_token=True))
+    except (ValueError, RecursionError):
+        raise KeySetUnreadable("discovery_not_json") from None
+    if not isinstance(document, dict) or document.get("issuer") != issuer:
+        raise KeySetUnreadable("discovery_of_another_issuer")
+    keys_url = document.get("jwks_uri")
+    if not isinstance(keys_url, str) or not is_trusted_url(keys_url):
+        raise KeySetUnreadable("discovery_without_https_key_set")
+    return await web.get(keys_url, with_token=_origin(keys_url) == _origin(url))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+@dataclass(frozen=True, slots=True)
+class _Web:
+    """GET requests that trust the certificates of `ca_file`, or the system's.
+
+    Both files are read for each request, because Kubernetes renews them.
+    """
+
+    ca_file: Path | None
+    token_file: Path | None
+
+    async def get(self, url: str, *, with_token: bool) -> bytes:
+        """Returns the body of a 200. Follows no redirect. Raises KeySetUnreadable."""
+        tls = await asyncio.to_thread(self._tls)
+        headers = {}
+        if with_token and self.token_file:
+            token = await asyncio.to_thread(_read_bytes, self.token_file, "token_file")
+            headers["Authorization"] = f"Bearer {token.decode('ascii', 'replace').strip()}"
+        transport = AiohttpTransport(max_connections=1, keepalive_s=READ_TIMEOUT_S, tls=tls)
+        timeout = httpx.Timeout(READ_TIMEOUT_S)
+        try:
+            async with HttpClient(transport, timeout=timeout, user_agent=f"callgate/{__version__}") as client:
+                return await _read_body(await client.send("GET", url, headers=headers, content=None))
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            raise KeySetUnreadable(_reason_of(error)) from None
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.ca_file is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError:  # ssl.SSLError is one
+            raise KeySetUnreadable("ca_file_not_readable") from None
+
+
+async def _read_body(response: httpx.Response) -> bytes:
+    try:
+        if response.status_code != httpx.codes.OK:
+            raise KeySetUnreadable(f"status_{response.status_code}")
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > _MAX_BYTES:
+                raise KeySetUnreadable("too_long")
+        return bytes(body)
+    finally:
+        await response.aclose()
+
+
+def _reason_of(error: Exception) -> str:
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return "certificate_not_trusted" if isinstance(cause, ssl.SSLCertVerificationError) else "tls"
+        cause = cause.__cause__
+    return "no_connection" if isinstance(error, httpx.ConnectError | httpx.ProxyError) else "no_answer"

@@ -1,0 +1,193 @@
+"""Validates service account tokens of Kubernetes: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+
+The signature is checked before the claims. A token whose key is unknown is checked in reverse, so that a token that would be
+refused anyway does not cause a request to the issuer.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import jwt
+from jwt import PyJWK
+from jwt.types import Options
+
+from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
+
+ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
+"""Those that Kubernetes signs with. Symmetric ones and `none` are never accepted, whatever a key set or a token says."""
+LEEWAY_S: Final = 30
+"""How far the issuer's clock may be ahead of this machine's, or behind it."""
+MAX_LIFETIME_S: Final = 24 * 3600
+MAX_TOKEN_LENGTH: Final = 8192
+"""In characters. Projected tokens have 900 to 3,000."""
+
+Reason = Literal[
+    "not_configured", "malformed", "too_long", "algorithm", "unknown_key", "signature", "issuer", "audience", "expired",
+    "not_yet_valid", "missing_claim", "lifetime", "no_service_account", "no_workload",
+]  # fmt: skip
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+
+_REASONS_OF_PYJWT: tuple[tuple[type[jwt.InvalidTokenError], Reason], ...] = (
+    (jwt.InvalidSignatureError, "signature"),
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.ImmatureSignatureError, "not_yet_valid"),
+    (jwt.InvalidIssuerError, "issuer"),
+    (jwt.InvalidAudienceError, "audience"),
+    (jwt.InvalidAlgorithmError, "algorithm"),
+)
+_CHECKS: Options = {
+    "require": ["iss", "aud", "sub", "iat", "exp"],
+    "verify_exp": True,
+    "verify_nbf": True,
+    "verify_iat": True,
+    "verify_aud": True,
+    "verify_iss": True,
+    "verify_sub": True,
+    "verify_jti": True,
+    "enforce_minimum_key_length": True,
+}
+_SUBJECT_PREFIX = ("system", "serviceaccount")
+
+
+class TokenRefused(Exception):
+    """A token is not accepted. `detail` says which check failed, and holds nothing of the token."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidToken:
+    service_account: ServiceAccount
+    issued_at: float
+    expires_at: float
+    """In Unix time, without the leeway."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    issuer: str
+    audience: str
+
+    def key_id(self, token: str) -> str:
+        """Returns the id of the key that signed the token, unverified. Raises TokenRefused."""
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise TokenRefused("too_long", f"The service account token is longer than {MAX_TOKEN_LENGTH} characters.")
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise _malformed() from None
+        if header.get("alg") not in ALGORITHMS:
+            raise _wrong_algorithm()
+        key_id = header.get("kid")
+        if not isinstance(key_id, str) or not key_id:
+            raise unknown_key()
+        return key_id
+
+    def validate(self, token: str, key: PyJWK) -> ValidToken:
+        """Returns the service account of the token. Raises TokenRefused."""
+        return self._validate(token, key, algorithms=ALGORITHMS)
+
+    def check_claims(self, token: str) -> ValidToken:
+        """Returns the claims of a token whose signature is not checked, so they prove nothing. Raises TokenRefused."""
+        return self._validate(token, None, algorithms=None)
+
+    def _validate(self, token: str, key: PyJWK | None, *, algorithms: Sequence[str] | None) -> ValidToken:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                "" if key is None else key,
+                algorithms=algorithms,
+                audience=self.audience,
+                issuer=self.issuer,
+                leeway=LEEWAY_S,
+                options={**_CHECKS, "verify_signature": key is not None},
+            )
+        except jwt.InvalidTokenError as error:
+            raise self._refusal(error) from None
+        return self._read_claims(claims)
+
+    def _read_claims(self, claims: Mapping[str, Any]) -> ValidToken:
+        issued_at, expires_at = claims["iat"], claims["exp"]
+        # PyJWT also reads times from text.
+        if not all(type(moment) in (int, float) for moment in (issued_at, expires_at)):
+            raise _malformed()
+        if expires_at - issued_at > MAX_LIFETIME_S:
+            hours = MAX_LIFETIME_S // 3600
+            raise TokenRefused(
+                "lifetime",
+                f"The service account token is valid for more than {hours} hours: request one with a shorter "
+                "`expirationSeconds`.",
+            )
+        return ValidToken(_service_account(claims), issued_at, expires_at)
+
+    def _refusal(self, error: jwt.InvalidTokenError) -> TokenRefused:
+        if isinstance(error, jwt.MissingRequiredClaimError):
+            return TokenRefused("missing_claim", f"The service account token has no claim `{error.claim}`.")
+        reason = next((reason for kind, reason in _REASONS_OF_PYJWT if isinstance(error, kind)), None)
+        match reason:
+            case None:
+                return _malformed()
+            case "algorithm":
+                return _wrong_algorithm()
+            case "audience":
+                return TokenRefused(reason, f"The service account token is not for the audience `{self.audience}`.")
+            case _:
+                return TokenRefused(reason, _DETAILS[reason])
+
+
+_DETAILS: Mapping[str, str] = {
+    "signature": "The signature of the service account token is wrong.",
+    "expired": "The service account token has expired.",
+    "not_yet_valid": "The service account token is not valid yet: its `iat` or `nbf` is in the future.",
+    "issuer": "The service account token has another issuer than the one that Callgate accepts.",
+}
+
+
+def unknown_key() -> TokenRefused:
+    return TokenRefused("unknown_key", "The service account token names no key of the issuer's key set (`kid`).")
+
+
+def _malformed() -> TokenRefused:
+    return TokenRefused("malformed", "The service account token is not a readable JSON Web Token.")
+
+
+def _wrong_algorithm() -> TokenRefused:
+    return TokenRefused(
+        "algorithm",
+        f"The service account token is not signed with the algorithm of its key; {', '.join(ALGORITHMS)} are accepted.",
+    )
+
+
+def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
+    """Returns the service account that both `sub` and `kubernetes.io` name. Raises TokenRefused."""
+    private = claims.get("kubernetes.io")
+    account = private.get("serviceaccount") if isinstance(private, dict) else None
+    namespace = private.get("namespace") if isinstance(private, dict) else None
+    name = account.get("name") if isinstance(account, dict) else None
+    is_named = is_namespace(namespace) and is_service_account(name)
+    if not is_named or tuple(claims["sub"].split(":")) != (*_SUBJECT_PREFIX, namespace, name):
+        raise TokenRefused(
+            "no_service_account",
+            "The token is not that of a service account: `sub` and the claim `kubernetes.io` must name the same namespace and "
+            "service account.",
+        )
+    return ServiceAccount(claims["iss"], str(namespace), str(name))
+
+
+def unverified_claims(token: str) -> Mapping[str, Any]:
+    """Returns the claims of a token without any check; empty if it cannot be read."""
+    try:
+        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return {}
+    return claims
+
+
+def seconds_left(token: ValidToken) -> float:
+    """Returns for how long the token is accepted, leeway included."""
+    return token.expires_at + LEEWAY_S - time.time()
