@@ -6,14 +6,36 @@ stored one in constant time and appears in no change's text.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
+from app.apply.changes import (
+    BaseUrlChange,
+    Change,
+    ChangePlan,
+    CredentialAddition,
+    CredentialRevocation,
+    KeyRevocation,
+    SipCredentialCreation,
+    SipCredentialDeletion,
+    SipCredentialReplacement,
+    TenantCreation,
+    TenantUpdate,
+)
 from app.apply.document import DocumentInvalid, FileProblem, MemberPath
-from app.apply.schemas import Declaration, DeclaredAccount, DeclaredCredential, DeclaredTenant
+from app.apply.schemas import (
+    Declaration,
+    DeclaredAccount,
+    DeclaredCredential,
+    DeclaredRemoval,
+    DeclaredSipCredential,
+    DeclaredTenant,
+)
 from app.apply.store import AccountState, CredentialState, TenantState
 from app.security.keyring import Keyring
+from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
+from app.tenants.sip_credential_store import SealedSipAuth
 from app.tenants.stored_secrets import credential_identity
 
 _DEFAULT_METHOD: Final = "POST"
@@ -39,53 +61,6 @@ _MEMBERS: Final = {
     **{setting: f"callbacks.{name}" for name, setting in _CALLBACK_SETTINGS.items()},
     "max_in_flight": "limits.max_in_flight",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One change. `members` has the value before and after of each member that changes; none for a secret."""
-
-    tenant_id: str
-    action: Literal["create", "update", "add", "revoke"]
-    subject: str
-    members: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantCreation(Change):
-    settings: TenantSettings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantUpdate(Change):
-    settings: TenantSettings
-    """Those that change."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseUrlChange(Change):
-    account_sid: str
-    base_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialAddition(Change):
-    account_sid: str
-    base_url: str | None
-    key_sid: str | None
-    secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialRevocation(Change):
-    credential_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class ChangePlan:
-    changes: list[Change]
-    notes: list[FileProblem]
-    """What the operator should know, although it is no error."""
 
 
 def make_plan(
@@ -126,6 +101,43 @@ class _Planner:
         for index, account in enumerate(tenant.accounts or ()):
             of_account = stored.accounts.get(account.account_sid) if stored else None
             yield from self._of_account(tenant.id, account, (*path, "accounts", index), of_account)
+        for index, sip_credential in enumerate(tenant.sip_credentials or ()):
+            of_name = stored.sip_credentials.get(sip_credential.name) if stored else None
+            yield from self._of_sip_credential(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
+        for index, removal in enumerate(tenant.revoked or ()):
+            yield from self._of_removal(tenant.id, removal, (*path, "revoked", index), stored)
+
+    def _of_sip_credential(
+        self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: SealedSipAuth | None
+    ) -> Iterator[Change]:
+        given = declared.username
+        username = given if isinstance(given, str) else self.secrets[(*path, "username")]
+        password = self.secrets[(*path, "password")]
+        for pointer, code, detail in sip_auth_errors(username, password):
+            self.problems.append(FileProblem(f"{code}: {detail}", (*path, pointer.removeprefix("/"))))
+        subject = f"SIP credential {declared.name}"
+        if stored is None:
+            yield SipCredentialCreation(
+                tenant_id=tenant_id, action="create", subject=subject, name=declared.name, username=username, password=password
+            )
+        elif not has_sip_auth(self.keyring, stored, username, password):
+            yield SipCredentialReplacement(
+                tenant_id=tenant_id, action="update", subject=subject, name=declared.name, username=username, password=password
+            )
+
+    def _of_removal(
+        self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: TenantState | None
+    ) -> Iterator[Change]:
+        if removal.sip_credential is not None and stored is not None and removal.sip_credential in stored.sip_credentials:
+            subject = f"SIP credential {removal.sip_credential}"
+            yield SipCredentialDeletion(tenant_id=tenant_id, action="delete", subject=subject, name=removal.sip_credential)
+        if removal.key is not None:
+            is_revoked = stored.keys.get(removal.key) if stored else None
+            if is_revoked is None:
+                self.notes.append(FileProblem("the tenant has no such key: nothing to revoke", (*path, "key")))
+            elif not is_revoked:
+                subject = f"API key {removal.key}"
+                yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
     def _check_callbacks(self, settings: Mapping[str, Any], path: MemberPath) -> None:
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):

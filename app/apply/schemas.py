@@ -3,122 +3,59 @@
 A member that is left out is not changed. `null` is accepted only where it means something.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import core_schema
 
 from app.apply.document import MemberPath
+from app.apply.members import (
+    NULLABLE,
+    Declared,
+    Given,
+    Matching,
+    Nullable,
+    OneLine,
+    SecretReference,
+    TextOrReference,
+    Value,
+    declaration_error,
+)
 from app.setting_values import parse_twilio_base_url
 from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
 from app.tenants.callback_form import CallbackForm, CallbackMethod
-
-Value = TypeVar("Value")
+from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
 
 _CREDENTIAL_ID: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_NULLABLE: Final = "x-nullable"
-_SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
 _INLINE_CREDENTIAL: Final = "give auth_token, or key_sid and secret"
-
-
-def _error(text: str) -> PydanticCustomError:
-    return PydanticCustomError("declaration", text)
-
-
-def _matching(pattern: str, description: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise _error(f"must be {description}")
-        return value
-
-    return check
-
-
-def _refuse_null(value: Any) -> Any:
-    if value is None:
-        raise _error("has no value: give one, or leave the member out")
-    return value
-
-
-def _check_text(value: str) -> str:
-    if not value.strip() or not value.isprintable():
-        raise _error("must be text in one line")
-    return value
 
 
 def _check_base_url(value: str) -> str:
     try:
         return parse_twilio_base_url(value)
     except ValueError as error:
-        raise _error(str(error)) from None
+        raise declaration_error(str(error)) from None
 
 
 def _without_repetition(values: list[Value]) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-Given = Annotated[Value | None, BeforeValidator(_refuse_null)]
-"""A member that may be left out and may not be null. Its attribute is None if it was left out."""
-Nullable = Annotated[Value | None, Field(json_schema_extra={_NULLABLE: True})]
-"""A member that may be left out and may be null, which removes the value."""
+_TenantIdentifier = Annotated[str, Matching(TENANT_ID.pattern, "lower-case letters, digits and '-', at most 63")]
+_AccountSid = Annotated[str, Matching(ACCOUNT_SID.pattern, "AC and 32 hexadecimal digits")]
+_KeySid = Annotated[str, Matching(KEY_SID.pattern, "SK and 32 hexadecimal digits")]
+_RevokedCredential = Annotated[
+    str, Matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
+]
+_SipCredentialName = Annotated[str, Matching(SIP_CREDENTIAL_NAME, "letters, digits and '._-', at most 63")]
 _Event = Literal["initiated", "ringing", "answered", "completed"]
-_Text = Annotated[str, AfterValidator(_check_text), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
-_TenantIdentifier = Annotated[
-    str,
-    AfterValidator(_matching(TENANT_ID.pattern, "lower-case letters, digits and '-', at most 63")),
-    Field(json_schema_extra={"pattern": f"^{TENANT_ID.pattern}$"}),
-]
-_AccountSid = Annotated[
-    str,
-    AfterValidator(_matching(ACCOUNT_SID.pattern, "AC and 32 hexadecimal digits")),
-    Field(json_schema_extra={"pattern": f"^{ACCOUNT_SID.pattern}$"}),
-]
-_KeySid = Annotated[
-    str,
-    AfterValidator(_matching(KEY_SID.pattern, "SK and 32 hexadecimal digits")),
-    Field(json_schema_extra={"pattern": f"^{KEY_SID.pattern}$"}),
-]
-_Revoked = Annotated[
-    str,
-    AfterValidator(_matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")),
-    Field(json_schema_extra={"pattern": f"^(?:{KEY_SID.pattern}|{_CREDENTIAL_ID})$"}),
-]
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-    def gives(self, member: str) -> bool:
-        """Returns whether the file has the member, be it null."""
-        return member in self.model_fields_set
-
-
-class SecretReference(_Declared):
-    """The place of a secret: an environment variable of the command, or a file. The file itself never contains a secret."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
-
-    env: Given[str] = Field(None, min_length=1, description="The name of an environment variable.")
-    file: Given[str] = Field(
-        None, min_length=1, description="The path of a file. A relative path begins at the folder of the declaring file."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_form(cls, value: Any) -> Any:
-        """Refuses anything else as a whole, so that no part of a secret is taken for the name of a member."""
-        match value:
-            case {"env": str(name)} | {"file": str(name)} if len(value) == 1 and name:
-                return value
-        raise _error(_SECRET_ADVICE)
-
-
-class DeclaredCallbacks(_Declared):
+class DeclaredCallbacks(Declared):
     """Where the status callbacks of the tenant's calls are delivered, unless a call has its own `status_callback`."""
 
     url: Nullable[str] = Field(None, description="The default URL. null removes it, with method and events.")
@@ -129,7 +66,7 @@ class DeclaredCallbacks(_Declared):
     format: Given[CallbackForm] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
 
 
-class DeclaredCredential(_Declared):
+class DeclaredCredential(Declared):
     """A credential of a Twilio account: its auth token, or an API key with its secret."""
 
     model_config = ConfigDict(
@@ -154,11 +91,11 @@ class DeclaredCredential(_Declared):
     @model_validator(mode="after")
     def _check_members(self) -> "DeclaredCredential":
         if _credential_kind(self.model_fields_set) is None:
-            raise _error(_INLINE_CREDENTIAL)
+            raise declaration_error(_INLINE_CREDENTIAL)
         return self
 
 
-class DeclaredAccount(_Declared):
+class DeclaredAccount(Declared):
     """A Twilio account of the tenant. Credentials that are stored and not named here stay."""
 
     model_config = ConfigDict(
@@ -178,7 +115,7 @@ class DeclaredAccount(_Declared):
     credentials: Given[list[DeclaredCredential]] = Field(
         None, description="Several credentials. New ones are added in this order, and tried in it."
     )
-    revoked: Given[list[_Revoked]] = Field(
+    revoked: Given[list[_RevokedCredential]] = Field(
         None, description="Credentials that must not be used any more: SIDs of API keys (SK…), or ids from `accounts list`."
     )
 
@@ -193,13 +130,41 @@ class DeclaredAccount(_Declared):
     def _check_members(self) -> "DeclaredAccount":
         inline = {"auth_token", "key_sid", "secret"} & self.model_fields_set
         if inline and self.gives("credentials"):
-            raise _error("has a credential and `credentials`: give all of them under `credentials`")
+            raise declaration_error("has a credential and `credentials`: give all of them under `credentials`")
         if inline and _credential_kind(self.model_fields_set) is None:
-            raise _error(_INLINE_CREDENTIAL)
+            raise declaration_error(_INLINE_CREDENTIAL)
         return self
 
 
-class DeclaredLimits(_Declared):
+class DeclaredSipCredential(Declared):
+    """A user name and a password for the digest authentication of SIP endpoints. Creations give its name.
+
+    It replaces what is stored under the name.
+    """
+
+    name: _SipCredentialName
+    username: TextOrReference = Field(description="The user name, or the place where it is.")
+    password: SecretReference
+
+
+class DeclaredRemoval(Declared):
+    """What is removed: one of the members."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    sip_credential: Given[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
+    key: Given[Annotated[str, Matching(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]] = Field(
+        None, description="The id of an API key (cgk_…), which is revoked."
+    )
+
+    @model_validator(mode="after")
+    def _check_members(self) -> "DeclaredRemoval":
+        if len(self.model_fields_set) != 1:
+            raise declaration_error("must have one member: sip_credential or key")
+        return self
+
+
+class DeclaredLimits(Declared):
     """Limits of the tenant."""
 
     max_in_flight: Nullable[Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]] = Field(
@@ -208,22 +173,36 @@ class DeclaredLimits(_Declared):
     )
 
 
-class DeclaredTenant(_Declared):
+class DeclaredTenant(Declared):
     """A tenant. What is stored and not named here stays as it is."""
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
-    name: Given[_Text] = Field(None, description="The display name. Required for a new tenant.")
+    name: Given[OneLine] = Field(None, description="The display name. Required for a new tenant.")
     suspended: Given[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
     callbacks: Given[DeclaredCallbacks] = None
     limits: Given[DeclaredLimits] = None
     accounts: Given[list[DeclaredAccount]] = None
+    sip_credentials: Given[list[DeclaredSipCredential]] = None
+    revoked: Given[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
 
 
-class Declaration(_Declared):
+class Declaration(Declared):
     """A file for `callgate apply`. Declares tenants; changes what is named and deletes nothing."""
 
     schema_: Given[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
     tenants: list[DeclaredTenant]
+
+    def references_at(self) -> Iterator[tuple[MemberPath, SecretReference]]:
+        """Yields the places of all secrets with the path where each is written."""
+        for account_path, account in self.accounts_at():
+            for path, credential in account.credentials_at(account_path):
+                yield credential.reference_at(path)
+        for number, tenant in enumerate(self.tenants):
+            for index, sip_credential in enumerate(tenant.sip_credentials or ()):
+                place: MemberPath = ("tenants", number, "sip_credentials", index)
+                if isinstance(sip_credential.username, SecretReference):
+                    yield (*place, "username"), sip_credential.username
+                yield (*place, "password"), sip_credential.password
 
     def accounts_at(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
         """Yields the accounts of all tenants with the path where each is written."""
@@ -250,7 +229,7 @@ def json_schema() -> dict[str, Any]:
     schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
     for model in schema["$defs"].values():
         for name, member in model["properties"].items():
-            if member.pop(_NULLABLE, False):
+            if member.pop(NULLABLE, False):
                 description = member.pop("description")
                 model["properties"][name] = {"anyOf": [member, {"type": "null"}], "description": description}
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}

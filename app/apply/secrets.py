@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from app.apply.document import DocumentInvalid, FileProblem, MemberPath
-from app.apply.schemas import Declaration, SecretReference
+from app.apply.members import SecretReference
+from app.apply.schemas import Declaration
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -21,13 +22,11 @@ def read_secrets(declaration: Declaration, environment: Mapping[str, str], folde
     """
     secrets: dict[MemberPath, str] = {}
     problems: list[FileProblem] = []
-    for account_path, account in declaration.accounts_at():
-        for credential_path, credential in account.credentials_at(account_path):
-            path, reference = credential.reference_at(credential_path)
-            try:
-                secrets[path] = _read(reference, environment, folder)
-            except SecretMissing as error:
-                problems.append(FileProblem(str(error), (*path, "env" if reference.env is not None else "file")))
+    for path, reference in declaration.references_at():
+        try:
+            secrets[path] = _read(reference, environment, folder)
+        except SecretMissing as error:
+            problems.append(FileProblem(str(error), (*path, "env" if reference.env is not None else "file")))
     if problems:
         raise DocumentInvalid(*problems)
     return secrets

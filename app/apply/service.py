@@ -5,17 +5,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.apply import store
-from app.apply.document import MemberPath
-from app.apply.plan import (
+from app.apply.changes import (
     BaseUrlChange,
     Change,
     ChangePlan,
     CredentialAddition,
     CredentialRevocation,
+    KeyRevocation,
+    SipCredentialCreation,
+    SipCredentialDeletion,
+    SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
-    make_plan,
 )
+from app.apply.document import MemberPath
+from app.apply.plan import make_plan
 from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
@@ -65,7 +69,8 @@ class DeclarationService:
         self, connection: Connection, declaration: Declaration, secrets: Mapping[MemberPath, str], *, lock: bool
     ) -> ChangePlan:
         tenant_ids = [tenant.id for tenant in declaration.tenants]
-        stored = await store.read_tenants(connection, tenant_ids, lock=lock)
+        key_ids = [removal.key for tenant in declaration.tenants for removal in tenant.revoked or () if removal.key]
+        stored = await store.read_tenants(connection, tenant_ids, key_ids=key_ids, lock=lock)
         return make_plan(declaration, secrets, stored, self.keyring)
 
 
@@ -83,5 +88,13 @@ async def _make(administration: TenantAdministration, change: Change) -> None:
             )
         case CredentialRevocation(credential_id=credential_id):
             await administration.revoke_credential(change.tenant_id, credential_id)
+        case KeyRevocation(key_id=key_id):
+            await administration.revoke_key(key_id, tenant_id=change.tenant_id)
+        case SipCredentialCreation(name=name, username=username, password=password):
+            await administration.create_sip_credential(change.tenant_id, name, username=username, password=password)
+        case SipCredentialReplacement(name=name, username=username, password=password):
+            await administration.replace_sip_credential(change.tenant_id, name, username=username, password=password)
+        case SipCredentialDeletion(name=name):
+            await administration.delete_sip_credential(change.tenant_id, name)
         case _:
             raise TypeError("a change without a use case")

@@ -10,6 +10,7 @@ import asyncpg
 from app.database.connection import SESSION_SETTINGS, Connection
 from app.errors import CommandFailed
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
+from app.tenants.sip_credential_store import SealedSipAuth, find_sealed_sip_auth
 
 _LOCK: Final = 0xCA11A991
 # How long one `apply` waits for another.
@@ -46,6 +47,10 @@ class TenantState:
     row: TenantRow
     accounts: dict[str, AccountState]
     """By account SID."""
+    sip_credentials: dict[str, SealedSipAuth]
+    """By name."""
+    keys: dict[str, bool]
+    """Whether each of the keys that the file names is revoked."""
 
 
 async def lock_apply(connection: Connection) -> None:
@@ -64,14 +69,21 @@ async def begin_reading(connection: Connection) -> None:
     await connection.execute("SET TRANSACTION READ ONLY")
 
 
-async def read_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> dict[str, TenantState]:
+async def read_tenants(
+    connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
+) -> dict[str, TenantState]:
     """Returns those tenants that exist. `lock` keeps others from changing them until the transaction ends."""
     rows = await find_tenants(connection, tenant_ids, lock=lock)
-    accounts = await find_accounts(connection, [row.id for row in rows])
+    tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}
+    accounts = await find_accounts(connection, list(tenants))
     credentials = await _read_credentials(connection, [account.id for account in accounts])
-    tenants = {row.id: TenantState(row, {}) for row in rows}
     for account in accounts:
         tenants[account.tenant_id].accounts[account.account_sid] = AccountState(account, credentials.get(account.id, []))
+    for sip_auth in await find_sealed_sip_auth(connection, list(tenants)):
+        tenants[sip_auth.credential.tenant_id].sip_credentials[sip_auth.credential.name] = sip_auth
+    statement = "SELECT tenant_id, prefix, revoked_at IS NOT NULL FROM api_key WHERE tenant_id = ANY ($1) AND prefix = ANY ($2)"
+    for tenant_id, key_id, is_revoked in await connection.fetch(statement, list(tenants), key_ids):
+        tenants[tenant_id].keys[key_id] = is_revoked
     return tenants
 
 

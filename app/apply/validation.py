@@ -5,30 +5,15 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.apply.document import Document, DocumentInvalid, FileProblem, MemberPath
-from app.apply.schemas import (
-    Declaration,
-    DeclaredAccount,
-    DeclaredCallbacks,
-    DeclaredCredential,
-    DeclaredLimits,
-    DeclaredTenant,
-    SecretReference,
-)
+from app.apply.members import Declared
+from app.apply.schemas import Declaration, DeclaredTenant
 from app.deliveries.addresses import AllowList, UrlError, read_url
 
-_MODELS: tuple[type[BaseModel], ...] = (
-    Declaration,
-    DeclaredAccount,
-    DeclaredCallbacks,
-    DeclaredCredential,
-    DeclaredLimits,
-    DeclaredTenant,
-    SecretReference,
-)
+_BOTH = "declared as a credential, too: remove one of the two"
 _INPUT = re.compile(r"^(?:Input|List|String|Value) should")
 _TEXTS = {
     "missing": "is missing",
@@ -66,7 +51,7 @@ def _text_of(detail: ErrorDetails) -> str:
 
 
 def _unknown_member(name: str) -> str:
-    known = {member for model in _MODELS for member in model.model_fields}
+    known = {member for model in Declared.__subclasses__() for member in model.model_fields}
     similar = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
     return f"is not known: {advice}"
@@ -75,15 +60,23 @@ def _unknown_member(name: str) -> str:
 def _duplicates(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
     yield from _repeated("tenant", [(("tenants", i), tenant.id) for i, tenant in enumerate(declaration.tenants)], document)
     for number, tenant in enumerate(declaration.tenants):
-        path: MemberPath = ("tenants", number, "accounts")
-        accounts = [((*path, index), account.account_sid) for index, account in enumerate(tenant.accounts or ())]
-        yield from _repeated("account", accounts, document)
+        yield from _duplicates_of_tenant(tenant, ("tenants", number), document)
     for path, account in declaration.accounts_at():
         keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
         yield from _repeated("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
             if revoked in (key for _, key in keys):
-                yield FileProblem("this key is declared as a credential, too: remove one of the two", (*path, "revoked", index))
+                yield FileProblem(f"this key is {_BOTH}", (*path, "revoked", index))
+
+
+def _duplicates_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Document) -> Iterator[FileProblem]:
+    accounts = [((*path, "accounts", i), account.account_sid) for i, account in enumerate(tenant.accounts or ())]
+    yield from _repeated("account", accounts, document)
+    named = [((*path, "sip_credentials", i), credential.name) for i, credential in enumerate(tenant.sip_credentials or ())]
+    yield from _repeated("SIP credential", named, document)
+    for index, removal in enumerate(tenant.revoked or ()):
+        if removal.sip_credential in {name for _, name in named}:
+            yield FileProblem(f"this SIP credential is {_BOTH}", (*path, "revoked", index))
 
 
 def _repeated(what: str, items: Iterable[tuple[MemberPath, Hashable]], document: Document) -> Iterator[FileProblem]:

@@ -17,8 +17,8 @@ from app.cli.processes import service_settings
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
+    from app.apply.changes import Change, ChangePlan
     from app.apply.document import Document, FileProblem
-    from app.apply.plan import Change, ChangePlan
     from app.settings import Settings
 
 DIFFERENCE: Final = 2

@@ -1,6 +1,5 @@
 """What the use cases of administration share."""
 
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ from app.audit.events import Actor, AuditAction
 from app.audit.store import record
 from app.database.connection import Connection
 from app.database.pool import Transactions
-from app.security.keyring import Keyring, SecretUnreadable
+from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantRow, find_tenant
 from app.tenants.errors import no_tenant
 
@@ -26,13 +25,6 @@ class Administration:
     ) -> None:
         """Records a change in its transaction; `record` in app.audit.store describes the arguments."""
         await record(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
-
-    def _opens_to(self, sealed: bytes, secret: str, *, identity: str) -> bool:
-        """Returns whether a sealed secret is `secret`. One that cannot be decrypted is another."""
-        try:
-            return hmac.compare_digest(self.keyring.unseal(sealed, identity=identity).encode(), secret.encode())
-        except SecretUnreadable:
-            return False
 
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
         tenant = await find_tenant(connection, tenant_id)

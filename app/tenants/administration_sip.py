@@ -1,11 +1,13 @@
 """Manages the named SIP credentials of tenants. No error contains a user name or a password."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from app.security.keyring import Keyring
 from app.sip import Severity, check_sip_auth
 from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
@@ -37,7 +39,7 @@ class SipCredentialAdministration(Administration):
                 await self._record(connection, "sip_credential.create", tenant_id, name)
                 return credential, True
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
-        if stored is None or not self._has(stored, username, password):
+        if stored is None or not has_sip_auth(self.keyring, stored, username, password):
             raise ResourceExists(f"The tenant has a SIP credential {name} already, with another user name or password.")
         return stored.credential, False
 
@@ -49,7 +51,7 @@ class SipCredentialAdministration(Administration):
             if stored is None:
                 await self._require_tenant(connection, tenant_id)
                 raise _no_credential(tenant_id, name)
-            if self._has(stored, username, password):
+            if has_sip_auth(self.keyring, stored, username, password):
                 return stored.credential
             credential_id = stored.credential.id
             credential = await store.update_sip_credential(
@@ -82,11 +84,13 @@ class SipCredentialAdministration(Administration):
             "sealed_password": self.keyring.seal(password, identity=sip_password_identity(credential_id)),
         }
 
-    def _has(self, stored: SealedSipAuth, username: str, password: str) -> bool:
-        credential_id = stored.credential.id
-        return self._opens_to(stored.username, username, identity=sip_username_identity(credential_id)) and self._opens_to(
-            stored.password, password, identity=sip_password_identity(credential_id)
-        )
+
+def has_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
+    """Returns whether this user name and password are stored. What cannot be decrypted is another. Takes constant time."""
+    credential_id = stored.credential.id
+    has_username = keyring.has_sealed(stored.username, username, identity=sip_username_identity(credential_id))
+    has_password = keyring.has_sealed(stored.password, password, identity=sip_password_identity(credential_id))
+    return has_username and has_password
 
 
 def _require_valid(name: str, username: str, password: str) -> None:
@@ -94,11 +98,17 @@ def _require_valid(name: str, username: str, password: str) -> None:
     if not _NAME.fullmatch(name):
         advice = "use letters, digits and '._-', at most 63, a letter or digit first"
         raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {advice}")
+    for pointer, code, detail in sip_auth_errors(username, password):
+        raise InvalidMember(pointer, code, f"{code}: {detail}")
+
+
+def sip_auth_errors(username: str, password: str) -> Iterator[tuple[str, str, str]]:
+    """Yields pointer, code and detail of what Twilio would refuse at every call. No detail contains a value."""
     auth = check_sip_auth(username, password)
     for pointer, findings in (("/username", auth.username), ("/password", auth.password)):
         for finding in findings:
             if finding.severity is Severity.ERROR:
-                raise InvalidMember(pointer, finding.code, f"{finding.code}: {finding.detail}")
+                yield pointer, finding.code, finding.detail
 
 
 def _no_credential(tenant_id: str, name: str) -> NoSuchResource:

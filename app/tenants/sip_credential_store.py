@@ -4,8 +4,10 @@ Functions run in the caller's transaction and never commit.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from app.database.connection import Connection
@@ -48,8 +50,16 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
     statement = f"""SELECT sealed_username, sealed_password, {_COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
-    if row is None:
-        return None
+    return None if row is None else _sealed(row)
+
+
+async def find_sealed_sip_auth(connection: Connection, tenant_ids: Sequence[str]) -> list[SealedSipAuth]:
+    """Returns the credentials of all these tenants."""
+    statement = f"SELECT sealed_username, sealed_password, {_COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
+    return [_sealed(row) for row in await connection.fetch(statement, tenant_ids)]
+
+
+def _sealed(row: Iterable[Any]) -> SealedSipAuth:
     username, password, *values = row
     return SealedSipAuth(SipCredentialRow(*values), username, password)
 

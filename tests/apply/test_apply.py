@@ -110,7 +110,7 @@ API_KEY = {"key_sid": KEY, "secret": {"env": "SECRET"}}
 
 
 async def test_applying_twice_changes_nothing_the_second_time(installed: Installation) -> None:
-    for name in ("shop_auth_token", "support_api_secret", "support_auth_token"):
+    for name in ("shop_auth_token", "support_api_secret", "support_auth_token", "pbx_berlin_password"):
         (installed.folder / name).write_text(f"secret of {name}\n")
     path = installed.folder / "example.yaml"
     path.write_text(EXAMPLE.read_text().replace("/run/tenant-secrets/", ""))
@@ -264,6 +264,38 @@ def test_revoking_what_an_account_does_not_have_is_a_note(installed: Installatio
     )
 
 
+def test_sip_credentials_are_created_replaced_and_deleted(installed: Installation) -> None:
+    pbx = {"name": "pbx-berlin", "username": "berlin", "password": {"env": "SECRET"}}
+    other = pbx | {"name": "pbx-other", "username": {"env": "TOKEN"}}
+    declared = shop(sip_credentials=[pbx, other])
+    assert installed.apply(declared)[1:] == [
+        "tenant shop: create SIP credential pbx-berlin",
+        "tenant shop: create SIP credential pbx-other",
+    ]
+    assert installed.apply(declared) == []
+    for changed in ({"username": "hamburg"}, {"password": {"env": "TOKEN"}}):
+        assert installed.apply(shop(sip_credentials=[pbx | changed])) == ["tenant shop: update SIP credential pbx-berlin"]
+    removed = shop(revoked=[{"sip_credential": "pbx-berlin"}])
+    assert installed.apply(removed) == ["tenant shop: delete SIP credential pbx-berlin"]
+    assert installed.apply(removed) == []
+    assert [row["name"] for row in installed.listed("sip-credentials", "list", "shop")] == ["pbx-other"]
+
+
+def test_keys_are_revoked(installed: Installation) -> None:
+    installed.apply(shop(), {"id": "other", "name": "Other"})
+    ids = [installed.listed("keys", "create", tenant)["id"] for tenant in ("shop", "other")]
+    declared = shop(revoked=[{"key": ids[0]}])
+    assert installed.apply(declared) == [f"tenant shop: revoke API key {ids[0]}"]
+    assert installed.apply(declared) == []
+    path = installed.write(shop(revoked=[{"key": ids[1]}]))
+    assert installed.run("apply", "-f", path) == (
+        0,
+        "no changes\n",
+        f"callgate: note: {path}:5: tenants[0].revoked[0].key: the tenant has no such key: nothing to revoke\n",
+    )
+    assert [row["state"] for row in installed.listed("keys", "list", "other")] == ["active"]
+
+
 def test_secrets_from_files_and_the_declaration_from_standard_input(installed: Installation) -> None:
     (installed.folder / "token").write_text("token-of-one\n")
     declared = shop(accounts=[{"account_sid": ACCOUNT, "auth_token": {"file": "token"}}])
@@ -320,7 +352,8 @@ async def test_planted_secrets_appear_nowhere(installed: Installation) -> None:
     }
     (installed.folder / "secret").write_text(secrets["SECRET"])
     from_file = {"key_sid": KEY, "secret": {"file": "secret"}}
-    good = installed.write(shop(accounts=[account(TOKEN, from_file)]))
+    sip = {"name": "pbx", "username": {"env": "OTHER_TOKEN"}, "password": {"file": "secret"}}
+    good = installed.write(shop(accounts=[account(TOKEN, from_file)], sip_credentials=[sip]))
     commands = [["apply", "-f", good, *options] for options in (["--dry-run"], ["--json"], ["--dry-run", "--json"])]
     printed = [installed.run(*command, **secrets) for command in commands]
     assert [code for code, _, _ in printed] == [2, 0, 0]

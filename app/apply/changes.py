@@ -1,0 +1,80 @@
+"""The changes that make a declaration true. Each is one use case of the administration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from app.apply.document import FileProblem
+from app.tenants.administration_store import TenantSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change. `members` has the value before and after of each member that changes; none for a secret."""
+
+    tenant_id: str
+    action: Literal["create", "update", "add", "revoke", "delete"]
+    subject: str
+    members: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantCreation(Change):
+    settings: TenantSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUpdate(Change):
+    settings: TenantSettings
+    """Those that change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseUrlChange(Change):
+    account_sid: str
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialAddition(Change):
+    account_sid: str
+    base_url: str | None
+    key_sid: str | None
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialRevocation(Change):
+    credential_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRevocation(Change):
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SipCredentialCreation(Change):
+    name: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SipCredentialReplacement(Change):
+    name: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SipCredentialDeletion(Change):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePlan:
+    changes: list[Change]
+    notes: list[FileProblem]
+    """What the operator should know, although it is no error."""

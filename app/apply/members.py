@@ -1,0 +1,113 @@
+"""The kinds of members that a declaration has. Not aware of which member has which."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+Value = TypeVar("Value")
+
+NULLABLE: Final = "x-nullable"
+"""Marks a member in its JSON Schema, until `json_schema` writes it out."""
+_SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
+_USERNAME_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
+
+
+def declaration_error(text: str) -> PydanticCustomError:
+    """Returns the error of a validator. Its text contains no value."""
+    return PydanticCustomError("declaration", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """An annotation of text: it must match the pattern as a whole."""
+
+    pattern: str
+    description: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"pattern": f"^(?:{self.pattern})$"}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise declaration_error(f"must be {self.description}")
+        return value
+
+
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise declaration_error("has no value: give one, or leave the member out")
+    return value
+
+
+def _check_text(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise declaration_error("must be text in one line")
+    return value
+
+
+Given = Annotated[Value | None, BeforeValidator(_refuse_null)]
+"""A member that may be left out and may not be null. Its attribute is None if it was left out."""
+Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE: True})]
+"""A member that may be left out and may be null, which removes the value."""
+OneLine = Annotated[str, AfterValidator(_check_text), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+
+
+class Declared(BaseModel):
+    """The base of all parts of a declaration."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    def gives(self, member: str) -> bool:
+        """Returns whether the file has the member, be it null."""
+        return member in self.model_fields_set
+
+
+class SecretReference(Declared):
+    """The place of a secret: an environment variable of the command, or a file. The file itself never contains a secret."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
+
+    env: Given[str] = Field(None, min_length=1, description="The name of an environment variable.")
+    file: Given[str] = Field(
+        None, min_length=1, description="The path of a file. A relative path begins at the folder of the declaring file."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, value: Any) -> Any:
+        """Refuses anything else as a whole, so that no part of a secret is taken for the name of a member."""
+        if not _is_reference(value):
+            raise declaration_error(_SECRET_ADVICE)
+        return value
+
+
+def _is_reference(value: Any) -> bool:
+    match value:
+        case {"env": str(name)} | {"file": str(name)} if len(value) == 1 and name:
+            return True
+    return False
+
+
+def _check_username(value: Any) -> Any:
+    if not (isinstance(value, str) and value) and not _is_reference(value):
+        raise declaration_error(_USERNAME_ADVICE)
+    return value
+
+
+TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_check_username)]
