@@ -12,6 +12,7 @@ AuditAction = Literal[
     "account.create",
     "account.update",
     "credential.add",
+    "credential.update",
     "credential.revoke",
     "key.create",
     "key.revoke",

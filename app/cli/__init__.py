@@ -10,7 +10,21 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import apply, audit, callbacks, doctor, keys, local, processes, secrets, sip, sip_credentials, tenants, workloads
+from app.cli import (
+    apply,
+    audit,
+    callbacks,
+    doctor,
+    keys,
+    local,
+    processes,
+    rotate,
+    secrets,
+    sip,
+    sip_credentials,
+    tenants,
+    workloads,
+)
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import head
 
@@ -27,6 +41,7 @@ app = typer.Typer(
 local.register(app)
 processes.register(app)
 callbacks.register(tenants.tenants)
+rotate.register(tenants.accounts)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")
@@ -59,7 +74,7 @@ def callgate(
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
+    """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 run it again to go on, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that cannot show "…"
     try:

@@ -20,6 +20,16 @@ def past_time(text: str) -> datetime:
     return _parse(text, sign=-1, example="2026-11-28T12:00:00Z")
 
 
+def duration(text: str) -> timedelta:
+    """Parses a duration, such as 5m."""
+    if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
+        raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")
+    try:
+        return int(text[:-1]) * _DURATION_UNITS[text[-1]]
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is too long") from None
+
+
 def _parse(text: str, *, sign: int, example: str) -> datetime:
     try:
         if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:

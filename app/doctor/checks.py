@@ -1,7 +1,6 @@
 """Checks for problems that would keep Callgate from working. Changes nothing and places no call."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +12,7 @@ from app.database.engine import Database, ServerInfo
 from app.database.errors import describe
 from app.database.heartbeats import summarize_workers
 from app.doctor.settings import CheckResult, State, check_public_url, check_settings
+from app.doctor.twilio_client import CredentialCheck, credential_check
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
 from app.revisions import head
@@ -23,7 +23,6 @@ from app.settings import Settings
 from app.tenants.administration import TenantAdministration
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.directory import TenantDirectory
-from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -44,9 +43,10 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     try:
-        async with _twilio_client(settings) as twilio:
+        async with credential_check(settings) as check_credential:
             administration = TenantAdministration(database, keyring, command_actor())
-            checks = _DatabaseChecks(settings, database, keyring, administration, TenantDirectory(database, keyring), twilio)
+            directory = TenantDirectory(database, keyring)
+            checks = _DatabaseChecks(settings, database, keyring, administration, directory, check_credential)
             results += [result async for result in checks.results(token)]
     except DatabaseUnavailable as error:
         results.append(
@@ -55,22 +55,6 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
     finally:
         await database.close()
     return results
-
-
-@asynccontextmanager
-async def _twilio_client(settings: Settings) -> AsyncIterator[TwilioClient]:
-    http = make_http_client(
-        connect_timeout=settings.twilio_connect_timeout,
-        read_timeout=settings.twilio_read_timeout,
-        pool_timeout=settings.twilio_pool_timeout,
-        keepalive=settings.twilio_keepalive,
-        max_connections=1,
-        user_agent=f"callgate/{__version__}",
-    )
-    try:
-        yield TwilioClient(http, base_url=settings.twilio_base_url)
-    finally:
-        await http.aclose()
 
 
 def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
@@ -120,7 +104,7 @@ class _DatabaseChecks:
     keyring: Keyring
     tenants: TenantAdministration
     directory: TenantDirectory
-    twilio: TwilioClient
+    check_credential: CredentialCheck
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
         async for result in self._check_server():
@@ -216,7 +200,7 @@ class _DatabaseChecks:
 
     def _twilio_clock(self) -> CheckResult:
         """Compares the clocks by the Date headers of Twilio's answers to the checks of accounts."""
-        offset = self.twilio.clock.largest_offset
+        offset = self.check_credential.twilio.clock.largest_offset
         if offset is None:
             return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")
         skew = abs(offset)
@@ -241,9 +225,8 @@ class _DatabaseChecks:
     async def _check_credential(self, check: str, credential: Credential, kind: str) -> CheckResult:
         """Lists one call: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources"""
         which = f"credential {credential.reference} ({kind.replace('_', ' ')})"
-        deadline = self.settings.twilio_connect_timeout + self.settings.twilio_read_timeout
         try:
-            await self.twilio.check_credential(credential, deadline_s=deadline)
+            await self.check_credential(credential)
         except TwilioCredentialRejected:
             remedy = "add the new one with `callgate accounts add`, then revoke this one with `callgate accounts revoke`"
             return CheckResult(check, "wrong", f"Twilio refuses {which}", remedy)

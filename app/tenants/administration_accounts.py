@@ -27,7 +27,7 @@ class AccountAdministration(Administration):
 
         Credentials are tried in the order of their ids.
         """
-        _check_sids(account_sid, key_sid)
+        check_sids(account_sid, key_sid)
         base_url = _read_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -42,7 +42,7 @@ class AccountAdministration(Administration):
         Returns the account, its active credentials, and whether it was created now. An account that has this credential, and
         this base URL if one is given, is returned unchanged. Raises ResourceExists for an account that differs.
         """
-        _check_sids(account_sid, key_sid)
+        check_sids(account_sid, key_sid)
         base_url = _read_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -66,7 +66,7 @@ class AccountAdministration(Administration):
 
         An active credential with the same secret is returned unchanged.
         """
-        _check_sids(account_sid, key_sid)
+        check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
             found = await self._find_same(connection, account, secret=secret, key_sid=key_sid)
@@ -157,7 +157,7 @@ class AccountAdministration(Administration):
         return None
 
 
-def _check_sids(account_sid: str, key_sid: str | None) -> None:
+def check_sids(account_sid: str, key_sid: str | None) -> None:
     if not ACCOUNT_SID.fullmatch(account_sid):
         raise InvalidMember("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
     if key_sid is not None and not KEY_SID.fullmatch(key_sid):

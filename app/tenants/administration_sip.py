@@ -28,7 +28,10 @@ class SipCredentialAdministration(Administration):
 
         One that has the same user name and password is returned unchanged. Raises ResourceExists for one that differs.
         """
-        _require_valid(name, username, password)
+        if not _NAME.fullmatch(name):
+            advice = "use letters, digits and '._-', at most 63, a letter or digit first"
+            raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {advice}")
+        _check_values(username, password)
         credential_id = uuid7()
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -45,7 +48,7 @@ class SipCredentialAdministration(Administration):
 
     async def replace_sip_credential(self, tenant_id: str, name: str, *, username: str, password: str) -> SipCredentialRow:
         """Replaces user name and password. Calls that are placed from now on use the new ones."""
-        _require_valid(name, username, password)
+        _check_values(username, password)
         async with self.database.transaction() as connection:
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
             if stored is None:
@@ -93,11 +96,8 @@ def has_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, passwor
     return has_username and has_password
 
 
-def _require_valid(name: str, username: str, password: str) -> None:
-    """Raises InvalidMember for a name that a creation could not give, and for what Twilio would refuse at every call."""
-    if not _NAME.fullmatch(name):
-        advice = "use letters, digits and '._-', at most 63, a letter or digit first"
-        raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {advice}")
+def _check_values(username: str, password: str) -> None:
+    """Raises InvalidMember for what Twilio would refuse at every call."""
     for pointer, code, detail in sip_auth_errors(username, password):
         raise InvalidMember(pointer, code, f"{code}: {detail}")
 

@@ -18,8 +18,9 @@ Row = TypeVar("Row")
 _VERSION_DIGITS = 32
 _BEFORE_ALL_IDS = UUID(int=0)
 
-# Active credentials of an account are tried in this order.
-CREDENTIAL_ORDER = "credential.rejected_at NULLS FIRST, credential.id"
+# Active credentials of an account are tried in this order: one that replaces another comes directly before it.
+CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
+    credential.preferred_at DESC NULLS LAST, credential.id"""
 
 
 class TenantSettings(TypedDict, total=False):
@@ -89,6 +90,9 @@ class CredentialRow:
     rejected_reason: str | None
     last_used_at: datetime | None
     """When it was last sent to Twilio or, for an auth token, verified a callback; to about a minute."""
+    place: UUID
+    """Its place among the account's credentials: its id, or the id of the one whose place it has taken at `preferred_at`."""
+    preferred_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status
     callback_format, max_in_flight, sealed_callback_secret IS NOT NULL"""
 _ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 _CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
-    (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id)"""
+    (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id), coalesce(place, id), preferred_at"""
 _KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
     (SELECT last_used_at FROM api_key_use WHERE key_id = api_key.id)"""
 

@@ -74,6 +74,9 @@ class TwilioCredential(Base):
     # When Twilio refused it. It is tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
+    # The id of the credential whose place in the order it has taken, at `preferred_at`. Null: it has its own.
+    place: Mapped[UUID | None] = mapped_column(Uuid)
+    preferred_at: Mapped[datetime | None]
 
     @property
     def identity(self) -> str:

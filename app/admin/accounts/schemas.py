@@ -68,7 +68,9 @@ class CredentialRecord(BaseModel):
     kind: Literal["auth_token", "api_key"]
     key_sid: str | None = Field(description="The SID of the API key; null for an auth token.")
     created_at: datetime
-    last_used_at: datetime | None = Field(description="When it was last sent to Twilio, to about a minute.")
+    last_used_at: datetime | None = Field(
+        description="When it was last sent to Twilio or, for an auth token, verified a callback; to about a minute."
+    )
     rejected_at: datetime | None = Field(description="Since when Twilio refuses it. It is then tried last.")
     rejected_reason: str | None
 

@@ -1,0 +1,151 @@
+"""`callgate accounts rotate`: replaces a Twilio credential without a failed call or a refused callback."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from app.cli.output import AsJson, show
+from app.cli.processes import service_settings
+from app.cli.tenants import TenantId, read_twilio_secret, run_with_pool
+from app.cli.times import duration
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.database.pool import Pool
+    from app.tenants.administration_rotation import CredentialRotation, Replacement, RotationProgress
+
+_LOOK_EVERY_S = 10.0
+_RUN_AGAIN = 3
+_PROMOTE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
+POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
+
+
+def register(accounts: typer.Typer) -> None:
+    accounts.command("rotate")(rotate)
+
+
+def rotate(
+    tenant: TenantId,
+    account_sid: Annotated[str, typer.Argument(metavar="ACCOUNT_SID", help="AC and 32 hexadecimal digits.")],
+    key_sid: Annotated[
+        str | None, typer.Option("--key-sid", help="SK…: the new API key, which replaces another API key.")
+    ] = None,
+    replaced: Annotated[
+        UUID | None,
+        typer.Option("--replace", metavar="CREDENTIAL", help="The credential to replace, if the account has several."),
+    ] = None,
+    quiet: Annotated[
+        timedelta,
+        typer.Option(
+            "--quiet",
+            parser=duration,
+            metavar="DURATION",
+            help="How long the old credential must be unused before it is revoked. Less than 2m may miss a use.",
+        ),
+    ] = "3m",  # type: ignore[assignment]  # the parser reads it
+    wait: Annotated[bool, typer.Option(help="Wait for the next step; without it, exit with code 3 if there is one.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Replace an auth token or an API key without a failed call.
+
+    Create the secondary auth token, or the new API key, at Twilio first. This command reads it as `accounts add` does, checks
+    that Twilio accepts it, and lets it be tried before the old one. For an auth token, promote it at Twilio next. The old token
+    is revoked once Twilio refuses it and it has verified no callback for a while; an old API key, once it has not been used for
+    a while. Each step is stored: if the command is interrupted, run it again to go on.
+    """
+
+    async def run(pool: Pool) -> None:
+        async with _rotation(pool) as rotation:
+            replacement = await _begin(rotation, tenant, account_sid, key_sid, replaced, as_json=as_json)
+            progress = None
+            if replacement is not None:
+                progress = await _watch(rotation, replacement, quiet, wait=wait, as_json=as_json)
+            show(_result(tenant, account_sid, replacement, progress), as_json=as_json)
+            if progress is not None and progress.step != "done":
+                raise typer.Exit(_RUN_AGAIN)
+
+    run_with_pool(run)
+
+
+@asynccontextmanager
+async def _rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
+    from app.audit.events import command_actor
+    from app.doctor.twilio_client import credential_check
+    from app.security.keyring import Keyring
+    from app.tenants.administration_rotation import CredentialRotation
+
+    settings = service_settings()
+    async with credential_check(settings) as check:
+        yield CredentialRotation(pool, Keyring(settings.require_secret_keys()), command_actor(), check)
+
+
+async def _begin(
+    rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
+) -> Replacement | None:
+    """Returns the replacement that is under way, or begins one. None: the new credential replaces nothing any more."""
+    replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
+    if replacement is not None:
+        _tell(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
+        return replacement
+    secret = read_twilio_secret(account_sid, key_sid)
+    replacement = await rotation.begin(tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced)
+    if replacement is None:
+        _tell("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
+    else:
+        text = f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
+        _tell(text, as_json=as_json)
+    return replacement
+
+
+async def _watch(
+    rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
+) -> RotationProgress:
+    """Takes the steps that are possible, and with `wait` all of them. Says what is waited for when that changes."""
+    told = ""
+    while True:
+        progress = await rotation.advance(replacement, quiet=quiet)
+        text = _describe(progress)
+        if text != told:
+            _tell(text, as_json=as_json)
+            told = text
+        if progress.step == "done" or not wait:
+            return progress
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _describe(progress: RotationProgress) -> str:
+    if progress.step == "promote":
+        return _PROMOTE
+    if progress.step == "wait" and progress.revoke_at is not None:
+        used = progress.old.last_used_at
+        last_use = f"was last used at {used.isoformat(timespec='seconds')}" if used else "was not used since it is recorded"
+        return f"The old credential {last_use}. It is revoked at {progress.revoke_at.isoformat(timespec='seconds')}, if unused."
+    if progress.old.kind == "api_key":
+        return f"The old credential is revoked. Delete the API key {progress.old.username} at Twilio, too."
+    return "The old credential is revoked."
+
+
+def _tell(text: str, *, as_json: bool) -> None:
+    """Prints a step; to standard error if standard output is JSON."""
+    typer.echo(text, err=as_json)
+
+
+def _result(
+    tenant: str, account_sid: str, replacement: Replacement | None, progress: RotationProgress | None
+) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "account_sid": account_sid,
+        "step": progress.step if progress else "done",
+        "old": replacement and replacement.old.id,
+        "new": replacement and replacement.new.id,
+        "last_used_at": progress and progress.old.last_used_at,
+        "revoke_at": progress and progress.revoke_at,
+    }

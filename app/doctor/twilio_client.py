@@ -1,0 +1,39 @@
+"""A client that asks Twilio whether it accepts a credential. Imports no SQLAlchemy: `callgate accounts rotate` uses it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app import __version__
+from app.settings import Settings
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.schemas import Credential
+
+
+class CredentialCheck:
+    def __init__(self, twilio: TwilioClient, *, deadline_s: float) -> None:
+        self.twilio = twilio
+        self._deadline_s = deadline_s
+
+    async def __call__(self, credential: Credential) -> None:
+        """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
+        await self.twilio.check_credential(credential, deadline_s=self._deadline_s)
+
+
+@asynccontextmanager
+async def credential_check(settings: Settings) -> AsyncIterator[CredentialCheck]:
+    """Yields a check that uses one connection."""
+    http = make_http_client(
+        connect_timeout=settings.twilio_connect_timeout,
+        read_timeout=settings.twilio_read_timeout,
+        pool_timeout=settings.twilio_pool_timeout,
+        keepalive=settings.twilio_keepalive,
+        max_connections=1,
+        user_agent=f"callgate/{__version__}",
+    )
+    try:
+        yield CredentialCheck(
+            TwilioClient(http, base_url=settings.twilio_base_url),
+            deadline_s=settings.twilio_connect_timeout + settings.twilio_read_timeout,
+        )
+    finally:
+        await http.aclose()
