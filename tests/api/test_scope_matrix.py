@@ -124,6 +124,10 @@ forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
 401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/keys
 401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/keys
 401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/keys/{key_id}
+401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/sip-credentials
+401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/sip-credentials
+401     -admin  -admin  4xx     4xx     4xx     PUT {tenant}/sip-credentials/{name}
+401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/sip-credentials/{name}
 401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/audit-events
 2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
 2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
@@ -158,6 +162,8 @@ BODIES: dict[str, Any] = {
     "POST /v1/admin/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "f" * 32, "auth_token": "t"},
     "POST /v1/admin/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t"},
     "POST /v1/admin/tenants/{tenant_id}/keys": {"scopes": ["admin"]},
+    "POST /v1/admin/tenants/{tenant_id}/sip-credentials": {"name": "pbx", "username": "u", "password": "p"},
+    "PUT /v1/admin/tenants/{tenant_id}/sip-credentials/{name}": {"username": "u", "password": "p"},
 }
 FORMS: dict[str, dict[str, str]] = {
     path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}

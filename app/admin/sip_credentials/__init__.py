@@ -1,0 +1,1 @@
+"""SIP credentials in the admin API."""

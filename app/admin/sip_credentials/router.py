@@ -1,0 +1,124 @@
+"""Routes of a tenant's SIP credentials."""
+
+from typing import Annotated
+
+from fastapi import Path, Response
+
+from app.admin.access import (
+    BODY_ERRORS,
+    CHANGE_ERRORS,
+    EXAMPLE_TENANT,
+    READ_ERRORS,
+    TenantAdministrationDep,
+    TenantDep,
+    admin_router,
+    parse_body,
+)
+from app.admin.pages import PageDep
+from app.admin.sip_credentials import examples
+from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
+from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
+from app.http.bodies import JsonBody
+from app.http.openapi import headers, json_body, json_examples
+from app.http.operations import ADMIN_PREFIX
+from app.http.problems import responses
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = admin_router()
+
+_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
+_ONE_PATH = f"{_PATH}/{examples.NAME}"
+
+Name = Annotated[str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63)]
+
+
+@router.get(
+    "/tenants/{tenant_id}/sip-credentials",
+    operation_id="list_sip_credentials",
+    summary="List a tenant's SIP credentials",
+    responses={200: {"content": json_examples("sip_credentials")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+)
+@needs(Scope.ADMIN, clients="any")
+async def list_sip_credentials(
+    tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep
+) -> SipCredentialPage:
+    """Lists the credentials by name, without user names and passwords."""
+    listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetched)
+    shown, next_cursor = page.cut(listed, lambda row: row.name)
+    return SipCredentialPage(sip_credentials=[SipCredentialRecord.of(row) for row in shown], next_cursor=next_cursor)
+
+
+@router.post(
+    "/tenants/{tenant_id}/sip-credentials",
+    operation_id="create_sip_credential",
+    summary="Create a SIP credential",
+    status_code=201,
+    response_model=SipCredentialRecord,
+    response_description="The credential was created.",
+    openapi_extra=json_body("NewSipCredential", examples.CREATIONS),
+    responses={
+        200: {
+            "model": SipCredentialRecord,
+            "description": "The tenant has this credential. Nothing was changed.",
+            "headers": headers("Idempotent-Replayed"),
+            "content": json_examples("sip_credential"),
+        },
+        201: {"content": json_examples("sip_credential")},
+        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def create_sip_credential(
+    tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
+) -> SipCredentialRecord:
+    """Stores a user name and a password, encrypted. Creations that give the name in `sip_credential` use them.
+
+    The same request again answers 200. With another user name or password, the answer is 409 `already-exists`: a PUT to the
+    credential replaces both.
+    """
+    new = parse_body(NewSipCredential, body)
+    row, created = await administration.create_sip_credential(
+        tenant_id, new.name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
+    )
+    if not created:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    return SipCredentialRecord.of(row)
+
+
+@router.put(
+    "/tenants/{tenant_id}/sip-credentials/{name}",
+    operation_id="replace_sip_credential",
+    summary="Replace user name and password of a SIP credential",
+    response_description="User name and password are stored.",
+    openapi_extra=json_body("NewSipAuth", examples.REPLACEMENTS),
+    responses={
+        200: {"content": json_examples("sip_credential")},
+        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_ONE_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="any")
+async def replace_sip_credential(
+    tenant_id: TenantDep, name: Name, administration: TenantAdministrationDep, body: JsonBody
+) -> SipCredentialRecord:
+    """Replaces both. Calls that are placed from now on use them."""
+    new = parse_body(NewSipAuth, body)
+    row = await administration.replace_sip_credential(
+        tenant_id, name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
+    )
+    return SipCredentialRecord.of(row)
+
+
+@router.delete(
+    "/tenants/{tenant_id}/sip-credentials/{name}",
+    operation_id="delete_sip_credential",
+    summary="Delete a SIP credential",
+    status_code=204,
+    response_description="The credential is deleted.",
+    responses=responses(TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_ONE_PATH),
+)
+@needs(Scope.ADMIN, clients="any")
+async def delete_sip_credential(tenant_id: TenantDep, name: Name, administration: TenantAdministrationDep) -> None:
+    """Deletes the credential. Creations that give its name are refused from now on; records keep the name."""
+    await administration.delete_sip_credential(tenant_id, name)
