@@ -88,8 +88,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65_535,
-        description="Separate port of `callgate serve` and `callgate worker` for probes, metrics and documentation; the API's "
-        "port then has no `/metrics`. `--ops-port` overrides it.",
+        description="Separate port of `callgate serve` and `callgate worker` for probes, metrics, documentation and the "
+        "admin API; the API's port then has neither `/metrics` nor `/v1/admin`. `--ops-port` overrides it.",
     )
     linger: float = Field(
         0.0,

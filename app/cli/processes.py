@@ -33,7 +33,8 @@ OpsPort = Annotated[
     typer.Option(
         min=1,
         max=65535,
-        help="A separate port for probes, metrics and docs; /metrics is then served only there (CALLGATE_OPS_PORT).",
+        help="A separate port for probes, metrics, docs and the admin API; /metrics and /v1/admin are then served only there "
+        "(CALLGATE_OPS_PORT).",
     ),
 ]
 

@@ -80,7 +80,7 @@ async def watched(database_url: str) -> AsyncIterator[InstrumentedGateway]:
         yield running
 
 
-async def _every_cell(url: str) -> str:
+async def every_cell(url: str) -> str:
     connection = await asyncpg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
     try:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -129,7 +129,7 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
     spans = [span.to_json() for span in watched.spans.get_finished_spans()]
     assert len(spans) > len(answers)
     callback_secret = await gateway.tenants.renew_callback_secret(tenant.id)
-    stored = await _every_cell(database_url)
+    stored = await every_cell(database_url)
     assert "kate.private" in stored
     for secret in (
         *SECRETS,
@@ -205,7 +205,7 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
     statuses = [response.status_code for response in answers]
     assert statuses == [201, 422, 502, 202, 200, 409, 201, 422, 200, 200, 404, 200, 200, 200]
     assert answers[0].json()["sid"] == sid
-    stored = await _every_cell(database_url)
+    stored = await every_cell(database_url)
     assert "***" in stored
     basic = b64encode(f"{tenant.account_sid}:{tenant.auth_token}".encode()).decode().rstrip("=")
     spans = "".join(span.to_json() for span in watched.spans.get_finished_spans())
@@ -235,7 +235,7 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: Inst
         listed = (await tenant.http.get(f"/v1/calls/{record['id']}/deliveries")).text
     assert '"attempts":2' in listed
     assert watched.log.getvalue().count("delivery_failed") == 2
-    stored = await _every_cell(database_url)
+    stored = await every_cell(database_url)
     for secret in secrets:
         for shape in (secret, secret.removeprefix("whsec_"), secret.encode().hex()):
             assert shape not in watched.log.getvalue() + stored + listed

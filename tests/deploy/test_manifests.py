@@ -107,6 +107,12 @@ def test_the_declared_overlay_adds_a_job_and_its_file_to_the_production_overlay(
     assert {volumes[mounts[path]]["secret"]["secretName"] for path in named} == {"callgate-tenants"}
 
 
+def workload_of(service: Manifest) -> str:
+    """Returns the name of the workload whose pods a Service selects. callgate-admin is the API's operations port."""
+    name: str = service["metadata"]["name"]
+    return "callgate-api" if name == "callgate-admin" else name
+
+
 def test_every_selector_selects_exactly_the_pods_of_its_workload(overlay: Manifests) -> None:
     pods = {workload["metadata"]["name"]: labels(workload) for workload in overlay.workloads()}
     for workload in overlay.of_kind("Deployment") + overlay.of_kind("StatefulSet"):
@@ -116,7 +122,7 @@ def test_every_selector_selects_exactly_the_pods_of_its_workload(overlay: Manife
             assert matches(spread["labelSelector"], labels(workload))
     for service in overlay.of_kind("Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
-        assert [name for name, pod_labels in pods.items() if matches(selector, pod_labels)] == [service["metadata"]["name"]]
+        assert [name for name, pod_labels in pods.items() if matches(selector, pod_labels)] == [workload_of(service)]
     for budget in overlay.of_kind("PodDisruptionBudget"):
         selected = [name for name, pod_labels in pods.items() if matches(budget["spec"]["selector"], pod_labels)]
         assert selected == [budget["metadata"]["name"]]
@@ -128,7 +134,7 @@ def test_every_selector_selects_exactly_the_pods_of_its_workload(overlay: Manife
 
 def test_every_service_targets_a_port_of_its_pods(manifests: Manifests) -> None:
     for service in manifests.of_kind("Service"):
-        (workload,) = (each for each in manifests.workloads() if each["metadata"]["name"] == service["metadata"]["name"])
+        (workload,) = (each for each in manifests.workloads() if each["metadata"]["name"] == workload_of(service))
         ports = {port["name"] for port in container(workload)["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
@@ -261,8 +267,9 @@ def test_every_pod_has_network_policies_in_both_directions(overlay: Manifests) -
         assert covered == {"Ingress", "Egress"}, workload["metadata"]["name"]
 
 
-def test_only_monitoring_can_reach_the_operations_port(overlay: Manifests) -> None:
-    """The operations port needs no API key. Network policies do not apply to the probes of kubelets."""
+def test_only_monitoring_and_administration_can_reach_the_operations_port(overlay: Manifests) -> None:
+    """Most of the operations port needs no API key. Network policies do not apply to the probes of kubelets."""
+    admins = {"namespaceSelector": {"matchLabels": {"callgate-admin": "true"}}}
     observers = {"namespaceSelector": {"matchLabels": {"callgate-observer": "true"}}}
     for workload in (each for each in overlay.of_callgate() if command(each)[0] in ("serve", "worker")):
         ops_port = ports_of(workload)["ops"]
@@ -275,11 +282,12 @@ def test_only_monitoring_can_reach_the_operations_port(overlay: Manifests) -> No
         ]
         assert all(rule["ports"] for rule in rules), "a rule without ports opens them all"
         let_in = [rule["from"] for rule in rules if ops_port in [port["port"] for port in rule["ports"]]]
-        assert let_in == [[observers]]
+        assert let_in == ([[observers], [admins]] if command(workload)[0] == "serve" else [[observers]])
         for rule in rules:
-            assert observers not in rule["from"] or [port["port"] for port in rule["ports"]] == [ops_port]
-    for service in overlay.of_kind("Service"):
-        assert "ops" not in {port["targetPort"] for port in service["spec"]["ports"]}
+            if observers in rule["from"] or admins in rule["from"]:
+                assert [port["port"] for port in rule["ports"]] == [ops_port]
+    services = {service["metadata"]["name"]: service["spec"]["ports"] for service in overlay.of_kind("Service")}
+    assert [name for name, ports in services.items() if "ops" in {port["targetPort"] for port in ports}] == ["callgate-admin"]
 
 
 def test_no_pod_can_reach_a_clouds_metadata_service(overlay: Manifests) -> None:

@@ -69,7 +69,12 @@ def test_the_operations_port_has_metrics_but_no_api_and_stops_with_the_main_port
             "/metrics": 404,
         }
         assert httpx.post(f"{main}/v1/calls", json=BASIC).status_code == 401
-        for path in ("/v1/calls", "/v1/sip-uris", "/callbacks/twilio/x", "/2010-04-01/Accounts/AC/Calls"):
+        # The admin API needs a key on this port, and is not on the other one.
+        for path in ("/v1/admin/tenants", "/v1/admin/audit-events", "/v1/admin/tenants/x/keys"):
+            assert httpx.get(operations + path).status_code == 401
+            assert httpx.get(main + path).status_code == 404
+            assert httpx.post(main + path, json={}).json()["type"] == "urn:callgate:problem:not-found"
+        for path in ("/v1/admin", "/v1/calls", "/v1/sip-uris", "/callbacks/twilio/x", "/2010-04-01/Accounts/AC/Calls"):
             assert {httpx.request(method, operations + path).status_code for method in ("GET", "POST")} == {404}
         handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "A" * 24}
         assert httpx.get(f"{main}/v1/x?To=%2B14155550100", headers=handshake).status_code == 404
