@@ -13,18 +13,30 @@ from app.admin.sip_credentials import examples as sip_credential_examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential
 from app.admin.tenants import examples as tenant_examples
 from app.admin.tenants.schemas import NewTenant, TenantChange
+from app.admin.workloads import examples as workload_examples
+from app.admin.workloads.schemas import NewWorkload
 
 TAG = {
     "name": "administration",
-    "description": "Manage tenants, their Twilio accounts, API keys and SIP credentials, and see who changed what. Needs a key "
-    "with the scope `admin`: an operator's key reaches all tenants, a tenant's own key its own tenant. With an operations "
-    "port, only that port serves these routes. [Administration](/docs/administration) has examples.",
+    "description": "Manage tenants, their Twilio accounts, API keys, SIP credentials and workloads, and see who changed what. "
+    "Needs the scope `admin`: an operator's key reaches all tenants, a tenant's own key its own tenant. With an "
+    "operations port, only that port serves these routes. [Administration](/docs/administration) has examples.",
 }
-BODIES: list[type[BaseModel]] = [NewTenant, TenantChange, NewAccount, NewCredential, NewKey, NewSipCredential, NewSipAuth]
+BODIES: list[type[BaseModel]] = [
+    NewTenant,
+    TenantChange,
+    NewAccount,
+    NewCredential,
+    NewKey,
+    NewSipCredential,
+    NewSipAuth,
+    NewWorkload,
+]
 EXAMPLES: dict[str, Any] = {
     **tenant_examples.COMPONENTS,
     **account_examples.COMPONENTS,
     **key_examples.COMPONENTS,
     **sip_credential_examples.COMPONENTS,
+    **workload_examples.COMPONENTS,
     **audit_events_router.COMPONENTS,
 }

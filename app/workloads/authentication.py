@@ -27,6 +27,10 @@ class WorkloadTokens:
         self._keys = KeySet(source, metrics=metrics, on_removed=self._valid.clear)
 
     @property
+    def issuer(self) -> str:
+        return self._rules.issuer
+
+    @property
     def key_set_state(self) -> KeySetState:
         return self._keys.state
 

@@ -128,6 +128,9 @@ forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
 401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/sip-credentials
 401     -admin  -admin  4xx     4xx     4xx     PUT {tenant}/sip-credentials/{name}
 401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/sip-credentials/{name}
+401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/workloads
+401     -operator -operator -operator -operator 2xx POST {tenant}/workloads
+401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/workloads/{workload_id}
 401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/audit-events
 2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
 2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
@@ -149,6 +152,7 @@ PATH_PARAMETERS = {
     "delivery_id": str(uuid4()),
     "credential_id": str(uuid4()),
     "key_id": "cgk_000000000000",
+    "workload_id": str(uuid4()),
     "sid": "RE" + "0" * 32,
 }
 FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
@@ -164,6 +168,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/admin/tenants/{tenant_id}/keys": {"scopes": ["admin"]},
     "POST /v1/admin/tenants/{tenant_id}/sip-credentials": {"name": "pbx", "username": "u", "password": "p"},
     "PUT /v1/admin/tenants/{tenant_id}/sip-credentials/{name}": {"username": "u", "password": "p"},
+    "POST /v1/admin/tenants/{tenant_id}/workloads": {"namespace": "a", "service_account": "b", "issuer": "https://c"},
 }
 FORMS: dict[str, dict[str, str]] = {
     path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}

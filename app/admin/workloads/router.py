@@ -1,0 +1,112 @@
+"""Routes of a tenant's workloads."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Path, Request, Response
+
+from app.admin.access import (
+    BODY_ERRORS,
+    CHANGE_ERRORS,
+    EXAMPLE_TENANT,
+    READ_ERRORS,
+    TenantAdministrationDep,
+    TenantDep,
+    admin_router,
+    parse_body,
+)
+from app.admin.pages import PageDep
+from app.admin.workloads import examples
+from app.admin.workloads.schemas import NewWorkload, WorkloadPage, WorkloadRecord
+from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
+from app.http.authentication import ClientDep
+from app.http.bodies import JsonBody
+from app.http.openapi import headers, json_body, json_examples
+from app.http.operations import ADMIN_PREFIX
+from app.http.problems import responses
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+from app.workloads.authentication import WorkloadTokens
+from app.workloads.service_accounts import ServiceAccount
+
+router = admin_router()
+
+_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
+
+
+@router.get(
+    "/tenants/{tenant_id}/workloads",
+    operation_id="list_workloads",
+    summary="List a tenant's workloads",
+    responses={200: {"content": json_examples("workloads")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+)
+@needs(Scope.ADMIN, clients="any")
+async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
+    """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
+    listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetched)
+    shown, next_cursor = page.cut(listed, lambda row: row.id)
+    return WorkloadPage(workloads=[WorkloadRecord.of(row) for row in shown], next_cursor=next_cursor)
+
+
+@router.post(
+    "/tenants/{tenant_id}/workloads",
+    operation_id="create_workload",
+    summary="Let a service account act for a tenant",
+    status_code=201,
+    response_model=WorkloadRecord,
+    response_description="The service account acts for the tenant.",
+    openapi_extra=json_body("NewWorkload", examples.CREATIONS),
+    responses={
+        200: {
+            "model": WorkloadRecord,
+            "description": "The service account acts for the tenant with these scopes already. Nothing was changed.",
+            "headers": headers("Idempotent-Replayed"),
+            "content": json_examples("workload"),
+        },
+        201: {"content": json_examples("workload")},
+        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="operator")
+async def create_workload(
+    request: Request,
+    client: ClientDep,
+    tenant_id: TenantDep,
+    administration: TenantAdministrationDep,
+    body: JsonBody,
+    response: Response,
+) -> WorkloadRecord:
+    """Lets pods with this service account send requests for the tenant, with their service account token.
+
+    The same request again answers 200. A service account acts for one tenant: if it acts for another or with other scopes, the
+    answer is 409 `already-exists`. A tenant's own key cannot claim a service account, because it could be another team's.
+    """
+    new = parse_body(NewWorkload, body)
+    tokens: WorkloadTokens | None = request.state.workload_tokens
+    issuer = new.issuer or ("" if tokens is None else tokens.issuer)
+    account = ServiceAccount(issuer, new.namespace, new.service_account)
+    row, created = await administration.create_workload(tenant_id, account, creator=client, scopes=new.scopes)
+    if not created:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    return WorkloadRecord.of(row)
+
+
+@router.delete(
+    "/tenants/{tenant_id}/workloads/{workload_id}",
+    operation_id="delete_workload",
+    summary="Delete a workload",
+    status_code=204,
+    response_description="The workload is deleted.",
+    responses=responses(
+        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_PATH}/{examples.WORKLOAD['id']}"
+    ),
+)
+@needs(Scope.ADMIN, clients="any")
+async def delete_workload(
+    tenant_id: TenantDep,
+    workload_id: Annotated[UUID, Path(description="The workload's id.", examples=[examples.WORKLOAD["id"]])],
+    administration: TenantAdministrationDep,
+) -> None:
+    """Deletes the workload, so that tokens of its service account are refused from now on."""
+    await administration.delete_workload(workload_id, tenant_id=tenant_id)
