@@ -7,6 +7,8 @@ from uuid import UUID
 
 from app.apply.document import FileProblem
 from app.tenants.administration_store import TenantSettings
+from app.tenants.scopes import Scope
+from app.workloads.service_accounts import ServiceAccount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,19 @@ class SipCredentialReplacement(Change):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SipCredentialDeletion(Change):
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadGrant(Change):
+    account: ServiceAccount
+    scopes: list[Scope]
+    replaces: UUID | None
+    """The workload that has other scopes. It is deleted first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadDeletion(Change):
+    workload_id: UUID
 
 
 @dataclass(frozen=True, slots=True)

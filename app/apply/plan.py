@@ -6,7 +6,7 @@ stored one in constant time and appears in no change's text.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, cast
 from uuid import UUID
 
 from app.apply.changes import (
@@ -21,6 +21,8 @@ from app.apply.changes import (
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
+    WorkloadDeletion,
+    WorkloadGrant,
 )
 from app.apply.document import DocumentInvalid, FileProblem, MemberPath
 from app.apply.schemas import (
@@ -30,44 +32,35 @@ from app.apply.schemas import (
     DeclaredRemoval,
     DeclaredSipCredential,
     DeclaredTenant,
+    DeclaredWorkload,
 )
 from app.apply.store import AccountState, CredentialState, TenantState
+from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, meaning_of_setting
 from app.security.keyring import Keyring
 from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
+from app.tenants.caller import workload_name
+from app.tenants.scopes import DEFAULT_SCOPES, in_order, known_scopes
 from app.tenants.sip_credential_store import SealedSipAuth
 from app.tenants.stored_secrets import credential_identity
-
-_DEFAULT_METHOD: Final = "POST"
-_DEFAULT_EVENTS: Final = ("completed",)
-_NEW_TENANT: Final = TenantSettings(
-    suspended=False,
-    status_callback=None,
-    status_callback_method=None,
-    status_callback_events=None,
-    callback_format="twilio",
-    max_in_flight=None,
-)
-_CALLBACK_SETTINGS: Final = {
-    "url": "status_callback",
-    "method": "status_callback_method",
-    "events": "status_callback_events",
-    "format": "callback_format",
-}
-# The member of the file for each setting, in the order to print them.
-_MEMBERS: Final = {
-    "name": "name",
-    "suspended": "suspended",
-    **{setting: f"callbacks.{name}" for name, setting in _CALLBACK_SETTINGS.items()},
-    "max_in_flight": "limits.max_in_flight",
-}
+from app.tenants.workload_store import WorkloadRow
+from app.workloads.service_accounts import ServiceAccount
 
 
 def make_plan(
-    declaration: Declaration, secrets: Mapping[MemberPath, str], stored: Mapping[str, TenantState], keyring: Keyring
+    declaration: Declaration,
+    secrets: Mapping[MemberPath, str],
+    stored: Mapping[str, TenantState],
+    workloads: Mapping[ServiceAccount, WorkloadRow],
+    keyring: Keyring,
+    workload_issuer: str | None,
 ) -> ChangePlan:
-    """Returns the changes in the order to make them. Raises DocumentInvalid with all problems."""
-    planner = _Planner(secrets, keyring)
+    """Returns the changes in the order to make them. Raises DocumentInvalid with all problems.
+
+    `workloads` are those stored of the service accounts that the file names, whatever tenant they act for. `workload_issuer` is
+    the issuer of those that the file names without one.
+    """
+    planner = _Planner(secrets, workloads, keyring, workload_issuer)
     changes = [
         change
         for index, tenant in enumerate(declaration.tenants)
@@ -81,17 +74,25 @@ def make_plan(
 @dataclass(slots=True)
 class _Planner:
     secrets: Mapping[MemberPath, str]
+    workloads: Mapping[ServiceAccount, WorkloadRow]
     keyring: Keyring
+    workload_issuer: str | None
     problems: list[FileProblem] = field(default_factory=list)
     notes: list[FileProblem] = field(default_factory=list)
 
     def of_tenant(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
-        before = stored.row.settings if stored else _NEW_TENANT
-        after = _declared_settings(tenant)
-        changed = [name for name, value in after.items() if _meaning(name, value) != _meaning(name, before.get(name))]
-        members = {_MEMBERS[name]: (before.get(name), after.get(name)) for name in _MEMBERS if name in changed}
+        before = stored.row.settings if stored else NEW_TENANT
+        after = declared_settings(tenant)
+        changed = [
+            name
+            for name, value in after.items()
+            if meaning_of_setting(name, value) != meaning_of_setting(name, before.get(name))
+        ]
+        members = {
+            MEMBER_OF_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBER_OF_SETTING if name in changed
+        }
         settings = cast(TenantSettings, {name: after[name] for name in changed})
         self._check_callbacks({**before, **settings}, path)
         if stored is None:
@@ -104,6 +105,8 @@ class _Planner:
         for index, sip_credential in enumerate(tenant.sip_credentials or ()):
             of_name = stored.sip_credentials.get(sip_credential.name) if stored else None
             yield from self._of_sip_credential(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
+        for index, workload in enumerate(tenant.workloads or ()):
+            yield from self._of_workload(tenant.id, workload, (*path, "workloads", index))
         for index, removal in enumerate(tenant.revoked or ()):
             yield from self._of_removal(tenant.id, removal, (*path, "revoked", index), stored)
 
@@ -125,12 +128,38 @@ class _Planner:
                 tenant_id=tenant_id, action="update", subject=subject, name=declared.name, username=username, password=password
             )
 
+    def _of_workload(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
+        account = declared.account(self.workload_issuer)
+        if not account.issuer:
+            self.problems.append(FileProblem("is missing: give it, or set CALLGATE_WORKLOAD_ISSUER", (*path, "issuer")))
+        stored = self.workloads.get(account)
+        before = None if stored is None else in_order(known_scopes(stored.scopes))
+        after = in_order(declared.scopes) if declared.scopes else before or in_order(DEFAULT_SCOPES)
+        if stored is not None and stored.tenant_id != tenant_id:
+            text = "this service account acts for another tenant or for operators: delete that workload first"
+            self.problems.append(FileProblem(text, path))
+        elif before != after:
+            yield WorkloadGrant(
+                tenant_id=tenant_id,
+                action="update" if stored else "create",
+                subject=f"workload {workload_name(account.namespace, account.name)}",
+                members={"scopes": (before, after)},
+                account=account,
+                scopes=after,
+                replaces=stored.id if stored else None,
+            )
+
     def _of_removal(
         self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: TenantState | None
     ) -> Iterator[Change]:
         if removal.sip_credential is not None and stored is not None and removal.sip_credential in stored.sip_credentials:
             subject = f"SIP credential {removal.sip_credential}"
             yield SipCredentialDeletion(tenant_id=tenant_id, action="delete", subject=subject, name=removal.sip_credential)
+        if removal.workload is not None:
+            workload = self.workloads.get(removal.workload.account(self.workload_issuer))
+            if workload is not None and workload.tenant_id == tenant_id:
+                subject = f"workload {workload_name(workload.namespace, workload.service_account)}"
+                yield WorkloadDeletion(tenant_id=tenant_id, action="delete", subject=subject, workload_id=workload.id)
         if removal.key is not None:
             is_revoked = stored.keys.get(removal.key) if stored else None
             if is_revoked is None:
@@ -216,26 +245,3 @@ class _Planner:
 
 def _credential_name(credential: DeclaredCredential, account: DeclaredAccount) -> str:
     return f"{credential.key_sid or 'auth token'} of account {account.account_sid}"
-
-
-def _declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
-    """Returns the settings that the file names."""
-    settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.gives(name)}
-    callbacks = tenant.callbacks
-    if callbacks is not None:
-        if callbacks.gives("url") and callbacks.url is None:
-            settings |= {"status_callback_method": None, "status_callback_events": None}
-        given = {name: getattr(callbacks, name) for name in callbacks.model_fields_set}
-        settings |= {setting: given[name] for name, setting in _CALLBACK_SETTINGS.items() if name in given}
-    if tenant.limits is not None and tenant.limits.gives("max_in_flight"):
-        settings["max_in_flight"] = tenant.limits.max_in_flight
-    return settings
-
-
-def _meaning(setting: str, value: Any) -> Any:
-    """Returns what a setting means: an unset one is the default, and events have no order."""
-    if setting == "status_callback_method":
-        return value or _DEFAULT_METHOD
-    if setting == "status_callback_events":
-        return set(value or _DEFAULT_EVENTS)
-    return value

@@ -28,7 +28,15 @@ from app.setting_values import parse_twilio_base_url
 from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
 from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.scopes import Scope
 from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
+from app.workloads.service_accounts import (
+    MAX_NAMESPACE_LENGTH,
+    MAX_SERVICE_ACCOUNT_LENGTH,
+    NAMESPACE,
+    SERVICE_ACCOUNT,
+    ServiceAccount,
+)
 
 _CREDENTIAL_ID: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _INLINE_CREDENTIAL: Final = "give auth_token, or key_sid and secret"
@@ -52,6 +60,7 @@ _RevokedCredential = Annotated[
     str, Matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
 ]
 _SipCredentialName = Annotated[str, Matching(SIP_CREDENTIAL_NAME, "letters, digits and '._-', at most 63")]
+_ScopeName = Annotated[Scope, Field(strict=False)]
 _Event = Literal["initiated", "ringing", "answered", "completed"]
 
 
@@ -147,6 +156,27 @@ class DeclaredSipCredential(Declared):
     password: SecretReference
 
 
+class DeclaredServiceAccount(Declared):
+    """A service account of Kubernetes."""
+
+    issuer: Given[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
+    namespace: Annotated[str, Field(max_length=MAX_NAMESPACE_LENGTH), Matching(NAMESPACE.pattern, "the name of a namespace")]
+    service_account: Annotated[
+        str, Field(max_length=MAX_SERVICE_ACCOUNT_LENGTH), Matching(SERVICE_ACCOUNT.pattern, "the name of a service account")
+    ]
+
+    def account(self, default_issuer: str | None) -> ServiceAccount:
+        return ServiceAccount(self.issuer or default_issuer or "", self.namespace, self.service_account)
+
+
+class DeclaredWorkload(DeclaredServiceAccount):
+    """A service account of Kubernetes that acts for the tenant."""
+
+    scopes: Given[Annotated[list[_ScopeName], AfterValidator(_without_repetition)]] = Field(
+        None, min_length=1, description="What it may do. Unset: call and read for a new one."
+    )
+
+
 class DeclaredRemoval(Declared):
     """What is removed: one of the members."""
 
@@ -157,10 +187,12 @@ class DeclaredRemoval(Declared):
         None, description="The id of an API key (cgk_…), which is revoked."
     )
 
+    workload: Given[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
+
     @model_validator(mode="after")
     def _check_members(self) -> "DeclaredRemoval":
         if len(self.model_fields_set) != 1:
-            raise declaration_error("must have one member: sip_credential or key")
+            raise declaration_error("must have one member: sip_credential, key or workload")
         return self
 
 
@@ -183,6 +215,7 @@ class DeclaredTenant(Declared):
     limits: Given[DeclaredLimits] = None
     accounts: Given[list[DeclaredAccount]] = None
     sip_credentials: Given[list[DeclaredSipCredential]] = None
+    workloads: Given[list[DeclaredWorkload]] = None
     revoked: Given[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
 
 
@@ -191,6 +224,15 @@ class Declaration(Declared):
 
     schema_: Given[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
     tenants: list[DeclaredTenant]
+
+    def service_accounts(self, default_issuer: str | None) -> Iterator[ServiceAccount]:
+        """Yields the service accounts that are named, also those whose workload is removed."""
+        for tenant in self.tenants:
+            for workload in tenant.workloads or ():
+                yield workload.account(default_issuer)
+            for removal in tenant.revoked or ():
+                if removal.workload is not None:
+                    yield removal.workload.account(default_issuer)
 
     def references_at(self) -> Iterator[tuple[MemberPath, SecretReference]]:
         """Yields the places of all secrets with the path where each is written."""
@@ -228,7 +270,7 @@ def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of a file, for editors and for checks before it is applied."""
     schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
     for model in schema["$defs"].values():
-        for name, member in model["properties"].items():
+        for name, member in model.get("properties", {}).items():
             if member.pop(NULLABLE, False):
                 description = member.pop("description")
                 model["properties"][name] = {"anyOf": [member, {"type": "null"}], "description": description}

@@ -17,6 +17,8 @@ from app.apply.changes import (
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
+    WorkloadDeletion,
+    WorkloadGrant,
 )
 from app.apply.document import MemberPath
 from app.apply.plan import make_plan
@@ -26,6 +28,7 @@ from app.database.connection import Connection
 from app.database.pool import Transactions
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
+from app.tenants.caller import COMMAND_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class DeclarationService:
     database: Transactions
     keyring: Keyring
     actor: Actor
+    workload_issuer: str | None = None
 
     async def compare(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid and DatabaseUnavailable."""
@@ -71,7 +75,9 @@ class DeclarationService:
         tenant_ids = [tenant.id for tenant in declaration.tenants]
         key_ids = [removal.key for tenant in declaration.tenants for removal in tenant.revoked or () if removal.key]
         stored = await store.read_tenants(connection, tenant_ids, key_ids=key_ids, lock=lock)
-        return make_plan(declaration, secrets, stored, self.keyring)
+        accounts = list(declaration.service_accounts(self.workload_issuer))
+        workloads = await store.read_workloads(connection, accounts, lock=lock)
+        return make_plan(declaration, secrets, stored, workloads, self.keyring, self.workload_issuer)
 
 
 async def _make(administration: TenantAdministration, change: Change) -> None:
@@ -96,5 +102,11 @@ async def _make(administration: TenantAdministration, change: Change) -> None:
             await administration.replace_sip_credential(change.tenant_id, name, username=username, password=password)
         case SipCredentialDeletion(name=name):
             await administration.delete_sip_credential(change.tenant_id, name)
+        case WorkloadGrant(account=account, scopes=scopes, replaces=replaces):
+            if replaces is not None:
+                await administration.delete_workload(replaces, tenant_id=change.tenant_id)
+            await administration.create_workload(change.tenant_id, account, scopes=scopes, creator=COMMAND_LINE)
+        case WorkloadDeletion(workload_id=workload_id):
+            await administration.delete_workload(workload_id, tenant_id=change.tenant_id)
         case _:
             raise TypeError("a change without a use case")

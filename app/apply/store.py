@@ -11,6 +11,8 @@ from app.database.connection import SESSION_SETTINGS, Connection
 from app.errors import CommandFailed
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
 from app.tenants.sip_credential_store import SealedSipAuth, find_sealed_sip_auth
+from app.tenants.workload_store import WorkloadRow, find_workload
+from app.workloads.service_accounts import ServiceAccount
 
 _LOCK: Final = 0xCA11A991
 # How long one `apply` waits for another.
@@ -85,6 +87,14 @@ async def read_tenants(
     for tenant_id, key_id, is_revoked in await connection.fetch(statement, list(tenants), key_ids):
         tenants[tenant_id].keys[key_id] = is_revoked
     return tenants
+
+
+async def read_workloads(
+    connection: Connection, accounts: Sequence[ServiceAccount], *, lock: bool
+) -> dict[ServiceAccount, WorkloadRow]:
+    """Returns the workloads of these service accounts, of whatever tenant. `lock` locks them until the transaction ends."""
+    found = [await find_workload(connection, account, lock=lock) for account in accounts]
+    return {account: row for account, row in zip(accounts, found, strict=True) if row is not None}
 
 
 async def _read_credentials(connection: Connection, account_ids: Sequence[UUID]) -> dict[UUID, list[CredentialState]]:

@@ -74,7 +74,13 @@ def _duplicates_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Do
     yield from _repeated("account", accounts, document)
     named = [((*path, "sip_credentials", i), credential.name) for i, credential in enumerate(tenant.sip_credentials or ())]
     yield from _repeated("SIP credential", named, document)
+    accounts_named = [((*path, "workloads", i), workload.account(None)) for i, workload in enumerate(tenant.workloads or ())]
+    yield from _repeated("service account", accounts_named, document)
     for index, removal in enumerate(tenant.revoked or ()):
+        if removal.workload is not None and removal.workload.account(None) in {account for _, account in accounts_named}:
+            yield FileProblem(
+                "this service account is declared as a workload, too: remove one of the two", (*path, "revoked", index)
+            )
         if removal.sip_credential in {name for _, name in named}:
             yield FileProblem(f"this SIP credential is {_BOTH}", (*path, "revoked", index))
 

@@ -96,7 +96,9 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
     async def run() -> ChangePlan:
         url = settings.require_database_url()
         pool = Pool(Connector(url, APPLY_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
-        service = DeclarationService(pool, Keyring(settings.require_secret_keys()), command_actor("apply"))
+        service = DeclarationService(
+            pool, Keyring(settings.require_secret_keys()), command_actor("apply"), settings.workload_issuer
+        )
         try:
             return await (service.compare if dry_run else service.apply)(declaration, secrets)
         finally:

@@ -37,8 +37,10 @@ async def insert_workload(
     return None if row is None else WorkloadRow(*row)
 
 
-async def find_workload(connection: Connection, account: ServiceAccount) -> WorkloadRow | None:
-    statement = f"SELECT {_COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3"
+async def find_workload(connection: Connection, account: ServiceAccount, *, lock: bool = False) -> WorkloadRow | None:
+    """Returns the workload of a service account. `lock` locks the row until the transaction ends."""
+    statement = f"""SELECT {_COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3
+        {"FOR NO KEY UPDATE" if lock else ""}"""
     row = await connection.fetchrow(statement, account.issuer, account.namespace, account.name)
     return None if row is None else WorkloadRow(*row)
 

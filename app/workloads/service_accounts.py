@@ -6,10 +6,10 @@ from dataclasses import dataclass
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/: a namespace is a DNS label, a service account a DNS
 # subdomain, whose labels Kubernetes does not limit. Neither can hold the ":" that separates the parts of a token's `sub`.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
-_NAMESPACE = re.compile(_LABEL)
-_SERVICE_ACCOUNT = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_MAX_NAMESPACE_LENGTH = 63
-_MAX_SERVICE_ACCOUNT_LENGTH = 253
+NAMESPACE = re.compile(_LABEL)
+SERVICE_ACCOUNT = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+MAX_NAMESPACE_LENGTH = 63
+MAX_SERVICE_ACCOUNT_LENGTH = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class ServiceAccount:
 
 
 def is_namespace(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= _MAX_NAMESPACE_LENGTH and _NAMESPACE.fullmatch(name) is not None
+    return isinstance(name, str) and len(name) <= MAX_NAMESPACE_LENGTH and NAMESPACE.fullmatch(name) is not None
 
 
 def is_service_account(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= _MAX_SERVICE_ACCOUNT_LENGTH and _SERVICE_ACCOUNT.fullmatch(name) is not None
+    return isinstance(name, str) and len(name) <= MAX_SERVICE_ACCOUNT_LENGTH and SERVICE_ACCOUNT.fullmatch(name) is not None

@@ -92,7 +92,7 @@ async def installed(database_url: str, tmp_path: Path) -> Installation:
     """An installation without tenants."""
     installation = Installation(database_url, tmp_path)
     async with installation.connected() as connection:
-        await connection.execute("TRUNCATE tenant, audit_event CASCADE")
+        await connection.execute("TRUNCATE tenant, audit_event, workload CASCADE")
     return installation
 
 
@@ -279,6 +279,36 @@ def test_sip_credentials_are_created_replaced_and_deleted(installed: Installatio
     assert installed.apply(removed) == ["tenant shop: delete SIP credential pbx-berlin"]
     assert installed.apply(removed) == []
     assert [row["name"] for row in installed.listed("sip-credentials", "list", "shop")] == ["pbx-other"]
+
+
+def test_workloads_are_created_changed_and_deleted(installed: Installation) -> None:
+    issuer = "https://cluster.example.com"
+    backend = {"namespace": "shop", "service_account": "backend"}
+    foreign = backend | {"issuer": "https://other.example.com", "scopes": ["read", "read"]}
+    declared = shop(workloads=[backend, foreign])
+    created = [
+        'tenant shop: create workload shop/backend: scopes ["call", "read"]',
+        'tenant shop: create workload shop/backend: scopes ["read"]',
+    ]
+    assert installed.apply(declared, CALLGATE_WORKLOAD_ISSUER=issuer)[1:] == created
+    assert installed.apply(declared, CALLGATE_WORKLOAD_ISSUER=issuer) == []
+    named = backend | {"issuer": issuer}
+    assert installed.apply(shop(workloads=[named | {"scopes": ["admin", "call"]}])) == [
+        'tenant shop: update workload shop/backend: scopes ["call", "read"] -> ["call", "admin"]'
+    ]
+    assert installed.apply(shop(workloads=[named])) == []
+    path = installed.write(shop(workloads=[backend]), {"id": "other", "name": "Other", "workloads": [named]})
+    code, output, errors = installed.run("apply", "-f", path)
+    assert (code, output) == (1, "")
+    assert errors.splitlines() == [
+        f"callgate: {path}:5: tenants[0].workloads[0].issuer: is missing: give it, or set CALLGATE_WORKLOAD_ISSUER",
+        f"callgate: {path}:10: tenants[1].workloads[0]: this service account acts for another tenant or for operators: delete "
+        "that workload first",
+    ]
+    removed = shop(revoked=[{"workload": named}])
+    assert installed.apply(removed) == ["tenant shop: delete workload shop/backend"]
+    assert installed.apply(removed) == []
+    assert [row["issuer"] for row in installed.listed("workloads", "list", "shop")] == ["https://other.example.com"]
 
 
 def test_keys_are_revoked(installed: Installation) -> None:

@@ -154,6 +154,7 @@ ACCOUNTS = [
     ),
 ]
 PBX = "sip_credentials: [{name: pbx, username: berlin, password: {env: A}}]"
+WORKLOAD = "tenants[0].workloads[0]"
 SIP = "tenants[0].sip_credentials[0]"
 REMOVALS = [
     Refused(tenant(PBX.replace("name: pbx", "name: a b")), 3, f"{SIP}.name", "must be letters, digits and '._-', at most 63"),
@@ -177,7 +178,31 @@ REMOVALS = [
         "this SIP credential is declared twice: the first time in line 3",
     ),
     Refused(tenant(PBX, "revoked: [{sip_credential: pbx}]"), 4, "tenants[0].revoked[0]", "this SIP credential is declared as"),
-    Refused(tenant("revoked: [{}]"), 3, "tenants[0].revoked[0]", "must have one member: sip_credential or key"),
+    Refused(
+        tenant("workloads: [{namespace: A, service_account: b}]"), 3, f"{WORKLOAD}.namespace", "must be the name of a name"
+    ),
+    Refused(
+        tenant("workloads: [{namespace: a, service_account: a:b}]"), 3, f"{WORKLOAD}.service_account", "must be the name of"
+    ),
+    Refused(
+        tenant("workloads: [{namespace: a, service_account: b, scopes: [write]}]"),
+        3,
+        f"{WORKLOAD}.scopes[0]",
+        "must be 'call', ",
+    ),
+    Refused(
+        tenant("workloads: [{namespace: a, service_account: b}, {namespace: a, service_account: b}]"),
+        3,
+        "tenants[0].workloads[1]",
+        "this service account is declared twice: the first time in line 3",
+    ),
+    Refused(
+        tenant("workloads: [&one {namespace: a, service_account: b}]", "revoked: [{workload: *one}]"),
+        4,
+        "tenants[0].revoked[0]",
+        "this service account is declared as a workload, too: remove one of the two",
+    ),
+    Refused(tenant("revoked: [{}]"), 3, "tenants[0].revoked[0]", "must have one member: sip_credential, key or workload"),
     Refused(tenant("revoked: [{key: cgk_1}]"), 3, "tenants[0].revoked[0].key", "must be the id of an API key"),
     Refused(
         tenant("revoked: [{key: cgk_0123456789ab, sip_credential: a}]"), 3, "tenants[0].revoked[0]", "must have one member"

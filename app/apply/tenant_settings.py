@@ -1,0 +1,53 @@
+"""The settings of a tenant as a declaration names them, and what they mean. Pure."""
+
+from typing import Any, Final
+
+from app.apply.schemas import DeclaredTenant
+from app.tenants.administration_store import TenantSettings
+
+_DEFAULT_METHOD: Final = "POST"
+_DEFAULT_EVENTS: Final = ("completed",)
+NEW_TENANT: Final = TenantSettings(
+    suspended=False,
+    status_callback=None,
+    status_callback_method=None,
+    status_callback_events=None,
+    callback_format="twilio",
+    max_in_flight=None,
+)
+_CALLBACK_SETTINGS: Final = {
+    "url": "status_callback",
+    "method": "status_callback_method",
+    "events": "status_callback_events",
+    "format": "callback_format",
+}
+# The member of the file for each setting, in the order to print them.
+MEMBER_OF_SETTING: Final = {
+    "name": "name",
+    "suspended": "suspended",
+    **{setting: f"callbacks.{name}" for name, setting in _CALLBACK_SETTINGS.items()},
+    "max_in_flight": "limits.max_in_flight",
+}
+
+
+def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
+    """Returns the settings that the file names."""
+    settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.gives(name)}
+    callbacks = tenant.callbacks
+    if callbacks is not None:
+        if callbacks.gives("url") and callbacks.url is None:
+            settings |= {"status_callback_method": None, "status_callback_events": None}
+        given = {name: getattr(callbacks, name) for name in callbacks.model_fields_set}
+        settings |= {setting: given[name] for name, setting in _CALLBACK_SETTINGS.items() if name in given}
+    if tenant.limits is not None and tenant.limits.gives("max_in_flight"):
+        settings["max_in_flight"] = tenant.limits.max_in_flight
+    return settings
+
+
+def meaning_of_setting(setting: str, value: Any) -> Any:
+    """Returns what a setting means: an unset one is the default, and events have no order."""
+    if setting == "status_callback_method":
+        return value or _DEFAULT_METHOD
+    if setting == "status_callback_events":
+        return set(value or _DEFAULT_EVENTS)
+    return value
