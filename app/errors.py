@@ -73,6 +73,13 @@ class OperatorKeyRequired(RequestError):
     default_detail = "This request reaches beyond the tenant of the API key: send an API key of an operator."
 
 
+class TooManyAttempts(RequestError):
+    slug, status, title = "too-many-attempts", 429, "Too many wrong API keys"
+    default_detail = (
+        "Too many requests with wrong API keys came from this address, and this key is not known to be valid. Nothing was done."
+    )
+
+
 class CallbackForged(RequestError):
     slug, status, title = "callback-forged", 403, "The callback is not signed by Twilio"
     default_detail = "X-Twilio-Signature is missing, or does not match the public URL with any auth token of the account."

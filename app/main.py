@@ -35,6 +35,7 @@ from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderers
 from app.http.head_method import HeadMethodMiddleware
 from app.http.health import Readiness
+from app.http.key_attempts import KeyAttempts
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import OperationsPort
@@ -45,6 +46,7 @@ from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
 from app.services import services
+from app.setting_values import parse_networks
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
@@ -143,6 +145,9 @@ def _lifespan(
                 "workload_tokens": tokens,
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
+                "key_attempts": KeyAttempts(
+                    per_minute=settings.key_attempts, proxies=parse_networks(settings.trusted_proxies or "")
+                ),
             }
         await asyncio.to_thread(tracing.close)
 

@@ -88,3 +88,14 @@ def is_trusted_url(url: str) -> bool:
         return parts.scheme == "https" or host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """Returns the networks of a list with commas. Raises ValueError."""
+    networks = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            networks.append(ip_network(entry))
+        except ValueError:
+            raise ValueError(f"{entry!r} is not a network like 10.0.0.0/8") from None
+    return networks

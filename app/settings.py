@@ -18,6 +18,7 @@ from app.setting_values import (
     decode_secret_keys,
     is_trusted_url,
     parse_delivery_allow,
+    parse_networks,
     parse_twilio_base_url,
     parse_url,
     parse_workload_keys,
@@ -90,6 +91,18 @@ class Settings(BaseSettings):
         le=65_535,
         description="Separate port of `callgate serve` and `callgate worker` for probes, metrics, documentation and the "
         "admin API; the API's port then has neither `/metrics` nor `/v1/admin`. `--ops-port` overrides it.",
+    )
+    key_attempts: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="Wrong API keys that one address may send to one process in a minute; more are answered with 429. A key "
+        "that the process has seen to be valid is not affected.",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Networks of the proxies in front of the API, comma separated: `10.0.0.0/8`. A client's address is then "
+        "the last one in `X-Forwarded-For` that is in none of them; without it, it is the peer of the connection.",
     )
     linger: float = Field(
         0.0,
@@ -192,6 +205,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_workload_keys(cls, value: str | None) -> str | None:
         return None if value is None else parse_workload_keys(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, value: str | None) -> str | None:
+        parse_networks(value or "")
+        return value
 
     @field_validator("public_url")
     @classmethod

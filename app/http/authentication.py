@@ -6,11 +6,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
+from app.http.key_attempts import KeyAttempts
 from app.http.workload_authentication import authenticate_workload, may_be_token
 from app.observability.context import bind
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import TenantDirectory
+from app.tenants.directory import AuthenticatedKey, TenantDirectory, digest_of
 
 _MAX_KEY_LENGTH = 128
 
@@ -42,24 +43,35 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
     """Returns the client to whom this API key or service account token belongs, if it has what the route declares.
 
     Raises Unauthorized, which does not tell whether a key exists or what is wrong with it, but which check of a token failed.
-    Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client for which the route is not, and
-    WorkloadKeysUnavailable for a token.
+    Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client for which the route is not, TooManyAttempts for
+    a key, and WorkloadKeysUnavailable for a token.
     """
     if may_be_token(key):
         client = await authenticate_workload(request, key)
         bind(tenant_id=client.tenant_id, workload=client.name)
         authorize(client, request.scope["route"].access)
         return client
-    if len(key) > _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
-        raise Unauthorized
     tenants: TenantDirectory = request.state.tenants
-    known = await tenants.find_key(key)
-    if known is None:
-        raise Unauthorized
+    known = tenants.cached_key(key) or await _look_up(request, tenants, key)
     client = known.client
     bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
     authorize(client, request.scope["route"].access)
     return client
+
+
+async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
+    """Looks a key up that is not cached. Raises Unauthorized or TooManyAttempts."""
+    attempts: KeyAttempts = request.state.key_attempts
+    address = attempts.address_of(request.scope)
+    digest = digest_of(key)
+    attempts.require(address, digest)
+    well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
+    known = await tenants.find_key(key) if well_formed else None
+    if known is None:
+        attempts.failed(address, digest)
+        raise Unauthorized
+    attempts.succeeded(digest)
+    return known
 
 
 def of_tenant(client: Caller | OperatorCaller) -> Caller:

@@ -21,6 +21,7 @@ from app.errors import (
     OperatorKeyRequired,
     ScopeRequired,
     TenantKeyRequired,
+    TooManyAttempts,
     Unauthorized,
     WorkloadKeysUnavailable,
 )
@@ -102,6 +103,7 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
         method = next(iter(route.methods or ()))
         refusals = (
             Unauthorized(),
+            TooManyAttempts(),
             ScopeRequired.of(access.scope),
             *_REFUSED_CLIENTS[access.clients],
             WorkloadKeysUnavailable(),
@@ -136,8 +138,10 @@ def _merge(documented: dict[str, Any], more: dict[int | str, dict[str, Any]]) ->
     for status, response in more.items():
         known = documented.setdefault(str(status), response)
         if known is not response:
-            examples = known["content"][MEDIA_TYPE]["examples"]
-            known["content"][MEDIA_TYPE]["examples"] = response["content"][MEDIA_TYPE]["examples"] | examples
+            examples, others = response["content"][MEDIA_TYPE]["examples"], known["content"][MEDIA_TYPE]["examples"]
+            known["content"][MEDIA_TYPE]["examples"] = examples | {
+                slug: others[slug] for slug in others if slug not in examples
+            }
             known["headers"] = known.get("headers", {}) | response.get("headers", {})
     in_order = sorted(documented.items())
     documented.clear()

@@ -27,7 +27,7 @@ def server_config(app: ASGIApp | Callable[[], ASGIApp], limits: ServerLimits | N
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # nothing depends on the client's address or scheme
+        "proxy_headers": False,  # nothing depends on the scheme; KeyAttempts alone reads the client's address
         "timeout_keep_alive": _KEEP_ALIVE_S,
     }
     return uvicorn.Config(app, **(defaults | options))

@@ -26,11 +26,16 @@ class TTLCache(Generic[Value]):
         self._entries: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()
         self._invalidations = 0
 
+    def peek(self, name: Hashable) -> Value | None:
+        """Returns the cached value of `name`, or None."""
+        entry = self._entries.get(name)
+        return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
+
     async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
         """Returns the cached value of `name`, or what `read` returns."""
-        entry = self._entries.get(name)
-        if entry is not None and entry[0] > time.monotonic() and self._is_coherent():
-            return entry[1]
+        cached = self.peek(name)
+        if cached is not None:
+            return cached
         invalidations = self._invalidations
         value = await read()
         if value is not None and invalidations == self._invalidations and self._is_coherent():

@@ -63,6 +63,11 @@ class CallableAccount:
     callbacks: CallbackDefaults
 
 
+def digest_of(key: str) -> bytes:
+    """Returns what stands for a key in memory."""
+    return hashlib.sha256(key.encode()).digest()
+
+
 class TenantDirectory:
     """Looks up and caches. Callers make `is_coherent` return true only while `invalidate` is called for every change."""
 
@@ -108,7 +113,13 @@ class TenantDirectory:
 
     async def find_key(self, key: str) -> AuthenticatedKey | None:
         """Returns the key and its client; None if the key is unknown, expired or revoked."""
-        found = await self._keys.get(hashlib.sha256(key.encode()).digest(), lambda: self._read_key(key))
+        return self._valid(await self._keys.get(digest_of(key), lambda: self._read_key(key)))
+
+    def cached_key(self, key: str) -> AuthenticatedKey | None:
+        """Returns the key and its client if that is known without a look into the database."""
+        return self._valid(self._keys.peek(digest_of(key)))
+
+    def _valid(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:

@@ -19,7 +19,7 @@ OF_CALLS = {"/v1/calls/{id_or_sid}", "/v1/calls/{id_or_sid}/events"}
 
 @pytest.fixture(scope="module")
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as running:
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, key_attempts=1000)) as running:
         yield running
 
 

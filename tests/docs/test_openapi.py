@@ -139,10 +139,14 @@ async def test_headers_of_answers_are_documented_and_sent(gateway: Gateway, docu
         assert documented.keys() == {name for name in _HEADERS if name in answer.headers}
 
 
-async def test_a_429_is_documented_nowhere_because_none_is_answered(document: dict[str, Any]) -> None:
+async def test_a_429_is_only_about_wrong_keys(document: dict[str, Any]) -> None:
     for name, operation in _operations(document):
         assert "429" not in operation["description"], name
-        assert "429" not in operation["responses"], name
+        assert ("429" in operation["responses"]) is bool(operation["security"]), name
+        if response := operation["responses"].get("429"):
+            examples = response["content"]["application/problem+json"]["examples"]
+            assert list(examples) == ["too-many-attempts"], name
+            assert "Retry-After" in response["headers"], name
 
 
 async def test_the_first_cursor_fits_its_pattern(gateway: Gateway, document: dict[str, Any]) -> None:
