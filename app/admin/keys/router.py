@@ -17,7 +17,7 @@ from app.admin.access import (
 from app.admin.keys import examples
 from app.admin.keys.schemas import CreatedKey, KeyPage, KeyRecord, NewKey
 from app.admin.pages import PageDep
-from app.errors import IdempotencyKeyReused, ResourceNotFound, ScopeRequired, TenantNotFound
+from app.errors import IdempotencyKeyReused, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
@@ -70,7 +70,7 @@ async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDe
             "content": json_examples("key_created_before"),
         },
         201: {"content": json_examples("created_key")},
-        **responses(ScopeRequired, TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
