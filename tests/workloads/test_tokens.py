@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.workloads.key_set import KeySetUnreadable, parse_key_set
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import LEEWAY_S, MAX_LIFETIME_S, MAX_TOKEN_LENGTH, TokenRefused, TokenRules
+from app.workloads.tokens import ALGORITHMS, LEEWAY_S, MAX_LIFETIME_S, MAX_TOKEN_LENGTH, TokenRefused, TokenRules
 from tests.support.cluster import ISSUER, Cluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
 
 RULES = TokenRules(ISSUER, "callgate")
@@ -90,6 +90,10 @@ def test_a_projected_token_names_its_service_account(key: PrivateKey) -> None:
 )
 def test_a_wrong_claim_is_refused_by_name(claims: dict[str, Any], reason: str) -> None:
     assert refusal(CLUSTER.token(**claims)).reason == reason
+
+
+def test_the_limits_are_those_documented() -> None:
+    assert (ALGORITHMS, LEEWAY_S, MAX_LIFETIME_S) == (("RS256", "ES256", "ES384", "ES512"), 30, 24 * 3600)
 
 
 def test_a_token_is_accepted_within_the_leeway() -> None:
