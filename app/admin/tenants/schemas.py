@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.callback_form import CallbackForm
 
 CallbackEvents = Annotated[list[Literal["initiated", "ringing", "answered", "completed"]], Field(min_length=1, max_length=4)]
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$", description="The display name.")]
@@ -14,6 +14,8 @@ _Id = Annotated[
     str,
     Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
 ]
+# Not an enumeration: generators of clients number the types of an enumeration that may be null.
+_Method = Annotated[str, Field(pattern="^(GET|POST)$")]
 _MaxInFlight = Annotated[int, Field(ge=1, le=10_000)]
 _MAX_IN_FLIGHT = (
     "Creations that one process sends to Twilio at the same time for this tenant. Null: `CALLGATE_MAX_IN_FLIGHT_PER_TENANT`."
@@ -34,7 +36,7 @@ class TenantCallbackSettings(_SettingsBody):
     url: str | None = Field(
         None, max_length=2048, description="The default URL. Null removes it, and method and events with it."
     )
-    method: CallbackMethod | None = Field(None, description="The HTTP method. Null: POST.")
+    method: _Method | None = Field(None, description="The HTTP method. Null: POST.")
     events: CallbackEvents | None = Field(None, description="The events to deliver. Null: `completed`.")
     format: CallbackForm = Field("twilio", description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
 
@@ -85,7 +87,7 @@ class TenantChange(_TenantSettingsBody):
 
 class TenantCallbacksRecord(BaseModel):
     url: str | None = Field(description="The default URL of status callbacks.")
-    method: CallbackMethod | None = Field(description="The HTTP method. Null: POST.")
+    method: _Method | None = Field(description="The HTTP method. Null: POST.")
     events: CallbackEvents | None = Field(description="The events that are delivered. Null: `completed`.")
     format: CallbackForm = Field(description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
 
