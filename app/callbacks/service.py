@@ -1,6 +1,6 @@
 """Receives a status callback: verifies it, updates its call, writes the delivery to the tenant. Not aware of HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -152,7 +152,7 @@ class CallbackService:
             for received, result in zip(batch, results, strict=True)
         ]
 
-    def _apply(self, changed: ChangedCall, callback: Callback, taken: set[str]) -> _AppliedCallback:
+    def _apply(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
         """Applies a callback to its record in memory."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
@@ -160,7 +160,8 @@ class CallbackService:
         changed.events += effect.events
         if effect.result != "duplicate":
             if call.sid != resource.sid:
-                is_taken = resource.sid in taken
+                # The record itself may have been bound since it was read: then nothing is written, and it is read again.
+                is_taken = taken.get(resource.sid, call.id) != call.id
                 changed.events += self._settlement.bind_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )

@@ -137,7 +137,7 @@ _SELECT_LIST = ", ".join(
 )
 _READ_CALLS = f"SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
 _COLUMNS = ", ".join(_CHANGEABLE.values())
-_TAKEN_SIDS = "SELECT sid FROM call WHERE sid = ANY($1::text[])"
+_TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
@@ -200,9 +200,9 @@ async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUI
     return {row["id"]: CallState(row) for row in rows}
 
 
-async def taken_sids(database: Database, sids: Collection[str]) -> set[str]:
-    """Returns those of the sids that a record of any tenant has."""
-    return {row["sid"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else set()
+async def taken_sids(database: Database, sids: Collection[str]) -> dict[str, UUID]:
+    """Returns, for those of the sids that a record of any tenant has, the id of the record."""
+    return {row["sid"]: row["id"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else {}
 
 
 async def write_changes(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
