@@ -66,6 +66,6 @@ def _read_cursor(cursor: str) -> str:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
         raise cursor_unknown() from None
-    if not key.isprintable():
+    if not (key and key.isprintable()):
         raise cursor_unknown()
     return key
