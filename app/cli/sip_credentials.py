@@ -19,13 +19,15 @@ sip_credentials = typer.Typer(
     help="SIP credentials of a tenant. Its creations name one instead of sending user name and password.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and '._-', at most 63, such as pbx-berlin.")]
+SipCredentialName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Letters, digits and '._-', at most 63, such as pbx-berlin.")
+]
 
 
 @sip_credentials.command("create")
 def create(
     tenant: TenantId,
-    name: Name,
+    name: SipCredentialName,
     username: Annotated[str, typer.Option("--username", help="The user name for the digest authentication.")],
     password_file: Annotated[Path | None, typer.Option("--password-file", help="A file that holds the password.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace user name and password of an existing one.")] = False,
@@ -55,7 +57,7 @@ def list_sip_credentials(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @sip_credentials.command("delete")
-def delete(tenant: TenantId, name: Name, as_json: AsJson = False) -> None:
+def delete(tenant: TenantId, name: SipCredentialName, as_json: AsJson = False) -> None:
     """Delete a SIP credential. Creations that name it are refused from now on."""
     show(_row(administer(lambda service: service.delete_sip_credential(tenant, name))), as_json=as_json)
 

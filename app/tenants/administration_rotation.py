@@ -19,7 +19,7 @@ from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.rotation_store import current_time, give_place, mark_rejected
+from app.tenants.rotation_store import give_place, mark_rejected, transaction_start
 from app.tenants.stored_secrets import credential_identity
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -132,7 +132,7 @@ class CredentialRotation(AccountAdministration):
                 raise _revoked_meanwhile()
             old = active[old.id]
             revoke_at = _needed_until(old, active[new.id]) + quiet
-            if await current_time(connection) < revoke_at:
+            if await transaction_start(connection) < revoke_at:
                 return RotationProgress("wait", old, revoke_at)
             old = await store.revoke_credential(connection, old.id)
             await self._record(connection, "credential.revoke", account.tenant_id, str(old.id))

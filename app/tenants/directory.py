@@ -200,9 +200,9 @@ class TenantDirectory:
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
         """Records which credentials (by reference) Twilio refused or accepted. Refused ones are tried last from now on."""
         if rejected:
-            await repository.mark_rejected(session, [UUID(reference) for reference in rejected], reason=reason)
+            await repository.set_rejection(session, [UUID(reference) for reference in rejected], reason=reason)
         if accepted:
-            await repository.mark_rejected(session, [UUID(reference) for reference in accepted], reason=None)
+            await repository.set_rejection(session, [UUID(reference) for reference in accepted], reason=None)
 
     async def auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the account's auth tokens that are not revoked. Twilio may sign callbacks with any of them."""

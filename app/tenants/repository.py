@@ -19,7 +19,7 @@ async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str
     return (await session.scalars(statement)).one_or_none()
 
 
-async def mark_rejected(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
+async def set_rejection(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
     """Marks credentials as refused by Twilio, or with `reason` None as accepted again."""
     statement = (
         update(TwilioCredential)

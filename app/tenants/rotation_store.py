@@ -19,7 +19,7 @@ async def mark_rejected(connection: Connection, credential_id: UUID, *, reason: 
     await connection.execute(statement, credential_id, reason)
 
 
-async def current_time(connection: Connection) -> datetime:
-    """Returns the time of Postgres's clock at which the transaction began."""
+async def transaction_start(connection: Connection) -> datetime:
+    """Returns when the transaction began, by Postgres's clock."""
     moment: datetime = await connection.fetchval("SELECT now()")
     return moment

@@ -30,7 +30,7 @@ router = admin_router()
 _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
 _ONE_PATH = f"{_PATH}/{examples.NAME}"
 
-Name = Annotated[str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63)]
+CredentialName = Annotated[str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63)]
 
 
 @router.get(
@@ -100,7 +100,7 @@ async def create_sip_credential(
 )
 @needs(Scope.ADMIN, clients="any")
 async def replace_sip_credential(
-    tenant_id: TenantDep, name: Name, administration: TenantAdministrationDep, body: JsonBody
+    tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep, body: JsonBody
 ) -> SipCredentialRecord:
     """Replaces both. Calls that are placed from now on use them."""
     new = parse_body(NewSipAuth, body)
@@ -119,6 +119,6 @@ async def replace_sip_credential(
     responses=responses(TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_ONE_PATH),
 )
 @needs(Scope.ADMIN, clients="any")
-async def delete_sip_credential(tenant_id: TenantDep, name: Name, administration: TenantAdministrationDep) -> None:
+async def delete_sip_credential(tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep) -> None:
     """Deletes the credential. Creations that give its name are refused from now on; records keep the name."""
     await administration.delete_sip_credential(tenant_id, name)
