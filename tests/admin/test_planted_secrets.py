@@ -28,6 +28,7 @@ ACCOUNTS: list[Any] = [
     {"account_sid": SID, "auth_token": TOKEN, "base_url": f"https://user:{URL_PASSWORD}@api.twilio.com"},
     {"account_sid": STRAY, "auth_token": TOKEN, "key_sid": STRAY, "secret": SECRET},
 ]
+WORKLOAD = {"issuer": "https://cluster.example.com", "namespace": "dialling", "service_account": "dialler"}
 SIP = {"username": TOKEN, "password": SECRET}
 URL = {"callbacks": {"url": f"https://user:{URL_PASSWORD}@hooks.example.com/"}}
 # By route, the bodies that are sent to it: valid ones first. Each route also gets WRONG.
@@ -51,6 +52,9 @@ REQUESTS: dict[str, list[Any]] = {
     "POST /tenants/{tenant_id}/sip-credentials": [{"name": "pbx"} | SIP, {"name": STRAY, "password": SECRET}],
     "PUT /tenants/{tenant_id}/sip-credentials/{name}": [SIP, {"username": [TOKEN]}],
     "DELETE /tenants/{tenant_id}/sip-credentials/{name}": [],
+    "GET /tenants/{tenant_id}/workloads": [],
+    "POST /tenants/{tenant_id}/workloads": [WORKLOAD, WORKLOAD | {"scopes": [STRAY]}, WORKLOAD | {"token": STRAY}],
+    "DELETE /tenants/{tenant_id}/workloads/{workload_id}": [],
     "GET /audit-events": [],
 }
 QUERIES = ("", f"?cursor={STRAY}", f"?limit={STRAY}&since={STRAY}", f"?actor={STRAY}&action={STRAY}")
@@ -68,6 +72,7 @@ async def _send_all(client: Admin, tenant_id: str) -> list[httpx.Response]:
         "account_sid": SID,
         "credential_id": str(uuid4()),
         "key_id": "cgk_000000000000",
+        "workload_id": str(uuid4()),
         "name": "pbx",
     }
     answers = []
