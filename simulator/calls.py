@@ -19,7 +19,7 @@ from simulator.accounts import Account
 from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
-from simulator.lifecycle import Status, ended_by_api, with_time_limit
+from simulator.lifecycle import Status, with_time_limit
 from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
@@ -142,7 +142,7 @@ def _update(call: Call, parameters: UpdateParameters, now: datetime, state: Stat
         call.plan = with_time_limit(call.plan, parameters.time_limit_s, now)
     cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS
     if cancels or parameters.status is Status.COMPLETED:
-        call.plan = ended_by_api(call.plan, now)
+        state.end_call(call, now)
     if parameters.callback_url is not None:
         before = call.subscription or Subscription(parameters.callback_url)
         call.subscription = replace(before, url=parameters.callback_url, method=parameters.callback_method or "POST")

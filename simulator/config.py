@@ -1,10 +1,11 @@
 """The configuration of a simulator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from simulator.accounts import Account
+from simulator.limits import Limits
 
 Clock = Callable[[], datetime]
 
@@ -29,6 +30,8 @@ class SimulatorConfig:
     max_calls: int = 200_000
     """The limit of calls, and of ledger entries, in memory. The oldest are dropped first."""
     clock: Clock = utc_now
+    limits: Limits = field(default_factory=Limits)
+    """The limits of each account, until a control route sets others for it."""
 
     def __post_init__(self) -> None:
         if self.speed <= 0 or self.price_delay_s < 0 or self.max_calls < 1:

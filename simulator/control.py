@@ -8,6 +8,9 @@ from pydantic import BaseModel, Field, SecretStr
 from simulator.accounts import ACCOUNT_SID, Account
 from simulator.calls import StateDep
 from simulator.ledger import Entry
+from simulator.limits import Limits
+
+PathAccountSid = Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")]
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
 
@@ -75,9 +78,7 @@ async def requests(state: StateDep, account_sid: str | None = None) -> dict[str,
 
 
 @router.put("/accounts/{sid}", summary="Register an account, or replace its credentials")
-async def register_account(
-    sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], credentials: Credentials, state: StateDep
-) -> RegisteredAccount:
+async def register_account(sid: PathAccountSid, credentials: Credentials, state: StateDep) -> RegisteredAccount:
     """Registers an account. Without any credential it is open: it accepts any password."""
     account = Account(
         sid,
@@ -92,11 +93,24 @@ async def register_account(
 
 
 @router.post("/accounts/{sid}/promote", summary="Promote the secondary auth token of an account")
-async def promote_auth_token(
-    sid: Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")], state: StateDep
-) -> RegisteredAccount:
+async def promote_auth_token(sid: PathAccountSid, state: StateDep) -> RegisteredAccount:
     """Replaces the auth token by the secondary one: the old one is refused and signs no callback from now on."""
     return _registered(state.accounts.promote(sid))
+
+
+@router.get("/accounts/{sid}/limits", summary="Get the limits of an account")
+async def read_limits(sid: PathAccountSid, state: StateDep) -> Limits:
+    return state.limited_accounts.limits(sid)
+
+
+@router.put("/accounts/{sid}/limits", summary="Set the limits of an account")
+async def set_limits(sid: PathAccountSid, limits: Limits, state: StateDep) -> Limits:
+    """Sets the limits of an account. Omitted members get their defaults.
+
+    Calls that exist stay, and count. Those that wait are dialled at the new pace.
+    """
+    state.limit_account(sid, limits, state.now())
+    return limits
 
 
 def _registered(account: Account) -> RegisteredAccount:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 CATALOGUE: Mapping[int, tuple[int, str]] = {
+    10004: (400, "Call concurrency limit exceeded"),
     20001: (400, "PageToken is required for paging"),
     20003: (401, "Authenticate"),
     20004: (405, "Method not allowed"),
@@ -44,6 +45,7 @@ CATALOGUE: Mapping[int, tuple[int, str]] = {
     21227: (400, "The headers portion of the SIP URI must be fewer than 1024 characters"),
     21228: (400, "Invalid SIP header: illegal characters in the header name {}"),
     21229: (400, "Invalid SIP header: illegal characters in the value of {}"),
+    22005: (400, "Call Queue Full"),
     32018: (400, "Twiml must be no more than 4000 characters"),
 }
 

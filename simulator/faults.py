@@ -114,10 +114,14 @@ class DelayedVisibility(Fault):
 
 
 class CallbackBeforeResponse(Fault):
-    """Dials at once, and answers the creation only after the first callbacks were answered or have failed."""
+    """Dials at once, and answers the creation only after the first callbacks were answered or have failed.
+
+    Does nothing to a call that waits in its account's queue.
+    """
 
     def change(self, call: Call, now: datetime) -> None:
-        call.plan = replace(call.plan, dialled_at=now)
+        if not call.plan.queue_time:
+            call.plan = replace(call.plan, dialled_at=now)
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
         await context.callbacks.send_due_for(call)

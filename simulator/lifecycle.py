@@ -52,6 +52,15 @@ class Plan:
     speed: float
     price_delay: timedelta | None
     """The time from the end to the price. None: the call never gets a price."""
+    queue_time: timedelta = timedelta()
+    """How long the call waits, from its creation, because its account exceeds its calls per second."""
+
+    @property
+    def leaves_queue_at(self) -> datetime:
+        return self.created_at + self.queue_time
+
+    def has_ended(self, now: datetime) -> bool:
+        return self.ended_at is not None and self.ended_at <= now
 
     def after(self, moment: datetime, call_seconds: float) -> datetime:
         return moment + timedelta(seconds=call_seconds / self.speed)
@@ -82,14 +91,15 @@ def plan_call(
     speed: float,
     price_delay_s: float,
     random: Random,
+    queue_time: timedelta = timedelta(),
 ) -> Plan:
     """Returns the plan of a new call. The user part of a SIP URI decides the outcome; other calls are answered and end."""
     ringing_s, talking_s = random.randint(*RINGING_S), random.randint(*TALKING_S)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
     price_delay = timedelta(seconds=price_delay_s / speed)
-    plan = Plan(outcome, now, None, None, None, speed, price_delay)
-    dialled_at = plan.after(now, QUEUED_S)
+    plan = Plan(outcome, now, None, None, None, speed, price_delay, queue_time)
+    dialled_at = plan.after(plan.leaves_queue_at, QUEUED_S)
     plan = replace(plan, dialled_at=dialled_at)
     if outcome is Status.FAILED:
         return replace(plan, ended_at=dialled_at)
@@ -119,12 +129,23 @@ def ended_by_api(plan: Plan, now: datetime) -> Plan:
     return replace(plan, outcome=Status.CANCELED, dialled_at=dialled_at, answered_at=None, ended_at=now)
 
 
+def moved(plan: Plan, by: timedelta) -> Plan:
+    """Returns the plan of a call that leaves the queue that much later. It must not have left it yet."""
+    return replace(
+        plan,
+        dialled_at=None if plan.dialled_at is None else plan.dialled_at + by,
+        answered_at=None if plan.answered_at is None else plan.answered_at + by,
+        ended_at=None if plan.ended_at is None else plan.ended_at + by,
+        queue_time=plan.queue_time + by,
+    )
+
+
 def progress(plan: Plan, now: datetime) -> Progress:
     """Returns the state of a call at a time.
 
     Only a completed call gets a price. Calls that were not answered cost nothing and keep `price: null`.
     """
-    ended = plan.ended_at is not None and plan.ended_at <= now
+    ended = plan.has_ended(now)
     dialled = plan.dialled_at is not None and plan.dialled_at <= now
     answered = plan.answered_at is not None and plan.answered_at <= now
     priced_at = None

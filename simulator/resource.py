@@ -4,7 +4,7 @@ Dates are RFC 2822, numbers are strings, prices are negative decimals with five 
 """
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from simulator.lifecycle import Progress, Status
 from simulator.store import Call
 
 API_VERSION = "2010-04-01"
+MILLISECOND = timedelta(milliseconds=1)
 SUBRESOURCES = {
     "events": "Events",
     "notifications": "Notifications",
@@ -50,7 +51,7 @@ def created_resource(call: Call) -> dict[str, Any]:
         "phone_number_sid": None,
         "price": None,
         "price_unit": "USD",
-        "queue_time": "0",
+        "queue_time": str(call.plan.queue_time // MILLISECOND),
         "sid": call.sid,
         "start_time": None,
         "status": Status.QUEUED,

@@ -1,6 +1,6 @@
 """The simulator's state, all in memory: accounts, calls, ledger, faults and callbacks."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 
 from simulator.accounts import Accounts
@@ -10,12 +10,15 @@ from simulator.config import SimulatorConfig
 from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
-from simulator.lifecycle import plan_call
+from simulator.lifecycle import ended_by_api, plan_call
+from simulator.limits import LimitedAccounts, Limits
 from simulator.list_faults import ListFaultState
 from simulator.parameters import CallParameters
 from simulator.request_counts import RequestCounts
 from simulator.store import Call, Calls
 from simulator.subresources import Subresources
+
+NO_QUEUE_TIME = timedelta()
 
 
 class State:
@@ -23,6 +26,7 @@ class State:
         self.config = config
         self.accounts = Accounts(config.accounts, open_mode=config.open_mode)
         self.calls = Calls(config.max_calls)
+        self.limited_accounts = LimitedAccounts(config.limits)
         self.ledger = Ledger(config.max_calls)
         self.requests = RequestCounts()
         self.faults = FaultChoice()
@@ -54,6 +58,9 @@ class State:
         return nth
 
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
+        """Creates a call, which may have to wait in the account's queue. Raises error 10004 or 22005 if it exceeds a limit."""
+        limited_account = self.limited_accounts.find(account_sid)
+        queue_time = NO_QUEUE_TIME if limited_account is None else limited_account.admit(now)
         self._created += 1
         call = Call(
             sid=self.new_sid("CA"),
@@ -69,18 +76,35 @@ class State:
                 speed=self.config.speed,
                 price_delay_s=self.config.price_delay_s,
                 random=self._random,
+                queue_time=queue_time,
             ),
             subscription=parameters.subscription,
         )
         self.calls.add(call)
+        if limited_account is not None:
+            limited_account.add(call)
         return call
 
+    def end_call(self, call: Call, now: datetime) -> None:
+        """Ends a call that has not ended. If it waits in the queue of its account, the calls behind it move up."""
+        call.plan = ended_by_api(call.plan, now)
+        limited_account = self.limited_accounts.find(call.account_sid)
+        for moved in limited_account.leave(call, now) if limited_account is not None else ():
+            self.callbacks.watch(moved)
+
+    def limit_account(self, account_sid: str, limits: Limits, now: datetime) -> None:
+        """Sets the limits of an account. Its calls stay; those that wait are dialled at the new pace."""
+        concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
+        for moved in self.limited_accounts.change(account_sid, limits, concurrent, now):
+            self.callbacks.watch(moved)
+
     def reset(self) -> None:
-        """Removes calls, ledger, callbacks, open accounts and faults.
+        """Removes calls, ledger, callbacks, open accounts and faults. Restores the configured limits.
 
         New sids still differ from all earlier ones: clients may keep records of those.
         """
         self.calls.clear()
+        self.limited_accounts = LimitedAccounts(self.config.limits)
         self.subresources.clear()
         self.ledger.clear()
         self.requests.clear()

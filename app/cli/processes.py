@@ -223,6 +223,12 @@ def simulator(
     port: Port = 8010,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     speed: Annotated[float, typer.Option(min=0.01, help="Simulated seconds per second of real time.")] = 1.0,
+    calls_per_second: Annotated[
+        float | None, typer.Option(min=0.001, max=1000, help="Calls dialled per second and account; others are queued.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=0, help="Concurrent calls per account; others are refused with Twilio's error 10004.")
+    ] = None,
 ) -> None:
     """Run the simulator of Twilio's API.
 
@@ -232,11 +238,13 @@ def simulator(
     from app.http.listening import listen
     from app.http.server import server_config
     from simulator.config import SimulatorConfig
+    from simulator.limits import Limits
     from simulator.main import create_app as create_simulator
 
     log_errors()
     sockets = listen(host, port)
-    app = create_simulator(SimulatorConfig(open_mode=True, speed=speed))
+    limits = Limits(calls_per_second=calls_per_second, max_concurrent=max_concurrent)
+    app = create_simulator(SimulatorConfig(open_mode=True, speed=speed, limits=limits))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C stops it.")
     _run_server(server_config(app, date_header=False, log_level="warning"), sockets)
 

@@ -241,6 +241,17 @@ def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path, database_url: str
     assert message.startswith(f"callgate: cannot listen on 127.0.0.1:{taken} (")
 
 
+def test_the_simulator_limits_every_account(tmp_path: Path) -> None:
+    port, sid = free_port(), "AC" + "0" * 32
+    options = ["--port", str(port), "--calls-per-second", "0.001", "--max-concurrent", "2"]
+    with running("simulator", *options, environment=environment(tmp_path), file=tmp_path / "simulator"):
+        wait_until(lambda: is_listening(port), "the simulator listens")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/2010-04-01/Accounts/{sid}", auth=(sid, "any"), timeout=60) as http:
+            form = {"To": "sip:forever@example.com", "From": "Jack", "Twiml": "<Response/>"}
+            first, second, third = (http.post("/Calls.json", data=form).json() for _ in range(3))
+    assert (first["queue_time"], int(second["queue_time"]) > 0, third["code"]) == ("0", True, 10004)
+
+
 @pytest.mark.parametrize(
     ("command", "url"),
     [

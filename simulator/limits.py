@@ -1,0 +1,136 @@
+"""The limits of an account: calls dialled per second, the length of the queue, and concurrent calls.
+
+Twilio queues the calls above the rate, in the order of creation. It refuses a call that would wait longer than a day
+(https://www.twilio.com/docs/api/errors/22005), or that exceeds the concurrent calls
+(https://www.twilio.com/docs/api/errors/10004).
+"""
+
+from collections import OrderedDict
+from datetime import datetime, timedelta
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simulator.errors import TwilioError
+from simulator.lifecycle import moved
+from simulator.store import Call
+
+MAX_QUEUE_S = 86_400
+
+
+class Limits(BaseModel):
+    """The limits of an account. By default it has none.
+
+    Seconds are those of the clock, at any speed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls_per_second: float | None = Field(
+        None, ge=0.001, le=1000, description="Calls that are dialled per second, evenly spaced. Others wait in a queue."
+    )
+    queue_s: float = Field(
+        MAX_QUEUE_S, ge=0, le=MAX_QUEUE_S, description="A call that would wait longer than this is refused with 22005."
+    )
+    max_concurrent: int | None = Field(
+        None, ge=0, description="Calls that have not ended, queued ones included. Further ones are refused with 10004."
+    )
+
+    @property
+    def is_unlimited(self) -> bool:
+        return self.calls_per_second is None and self.max_concurrent is None
+
+
+class LimitedAccount:
+    """The queue and the concurrent calls of an account with limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._waiting: OrderedDict[str, Call] = OrderedDict()
+        """The calls in the queue by sid, in the order of their turns."""
+        self._last_turn: datetime | None = None
+        """When a call left the queue last, or was dialled without waiting."""
+        self._concurrent: list[Call] = []
+        """The calls that have not ended, and some that have."""
+
+    def admit(self, now: datetime) -> timedelta:
+        """Returns how long a new call waits in the queue. Raises error 10004 or 22005 if the call exceeds a limit."""
+        most = self.limits.max_concurrent
+        if most is not None and len(self._concurrent) >= most:
+            self._concurrent = [call for call in self._concurrent if not call.plan.has_ended(now)]
+            if len(self._concurrent) >= most:
+                raise TwilioError(10004)
+        self._take_turns(now)
+        last = next(reversed(self._waiting.values())).plan.leaves_queue_at if self._waiting else self._last_turn
+        queue_time = self._turn_after(last, now) - now
+        if queue_time > timedelta(seconds=self.limits.queue_s):
+            raise TwilioError(22005)
+        return queue_time
+
+    def add(self, call: Call) -> None:
+        """Adds a new call, with the time in the queue that `admit` returned."""
+        if self.limits.max_concurrent is not None:
+            self._concurrent.append(call)
+        if call.plan.queue_time:
+            self._waiting[call.sid] = call
+        else:
+            self._last_turn = call.plan.created_at
+
+    def leave(self, call: Call, now: datetime) -> list[Call]:
+        """Removes a call that was ended from the queue. Returns the calls that move up."""
+        self._take_turns(now)
+        return self._reschedule(now) if self._waiting.pop(call.sid, None) is not None else []
+
+    def change(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+        """Changes the limits. Calls that exist stay. Returns the rescheduled ones."""
+        self._take_turns(now)
+        self.limits, self._concurrent = limits, concurrent
+        return self._reschedule(now)
+
+    def _take_turns(self, now: datetime) -> None:
+        """Removes the calls whose turn has come from the queue."""
+        while self._waiting:
+            turn = next(iter(self._waiting.values())).plan.leaves_queue_at
+            if turn > now:
+                return
+            self._waiting.popitem(last=False)
+            self._last_turn = turn
+
+    def _turn_after(self, last: datetime | None, now: datetime) -> datetime:
+        rate = self.limits.calls_per_second
+        if rate is None or last is None:
+            return now
+        return max(now, last + timedelta(microseconds=ceil(1_000_000 / rate)))
+
+    def _reschedule(self, now: datetime) -> list[Call]:
+        """Plans the turns of all waiting calls again. Returns the calls with another turn than before."""
+        changed, turn = [], self._last_turn
+        for call in self._waiting.values():
+            turn = self._turn_after(turn, now)
+            if turn != call.plan.leaves_queue_at:
+                call.plan = moved(call.plan, turn - call.plan.leaves_queue_at)
+                changed.append(call)
+        return changed
+
+
+class LimitedAccounts:
+    """The accounts with limits, by sid."""
+
+    def __init__(self, default: Limits) -> None:
+        self._default = default
+        self._accounts: dict[str, LimitedAccount] = {}
+
+    def find(self, account_sid: str) -> LimitedAccount | None:
+        """Returns the account; None if it has no limits."""
+        account = self._accounts.get(account_sid)
+        if account is None and not self._default.is_unlimited:
+            account = self._accounts[account_sid] = LimitedAccount(self._default)
+        return account
+
+    def limits(self, account_sid: str) -> Limits:
+        account = self._accounts.get(account_sid)
+        return self._default if account is None else account.limits
+
+    def change(self, account_sid: str, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+        """Changes the limits of an account. `concurrent` are its calls that have not ended. Returns the rescheduled calls."""
+        return self._accounts.setdefault(account_sid, LimitedAccount(limits)).change(limits, concurrent, now)
