@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel, ValidationError
 
-from app.admin.problems import problem_for
+from app.admin.problems import NOTHING_CHANGED, problem_for
 from app.audit.events import Actor
 from app.errors import (
     BodyTooLarge,
@@ -46,6 +46,7 @@ CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
 
 EXAMPLE_TENANT = "support"
+REPLAYED = "Idempotent-Replayed"
 _SUSPENDED = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
 
@@ -136,7 +137,10 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(_NOTHING_CHANGED, field_errors=tuple(field_errors_from(error))) from None
+        raise InvalidRequest(NOTHING_CHANGED, field_errors=tuple(field_errors_from(error))) from None
 
 
-_NOTHING_CHANGED = "Nothing was changed; `errors` lists every fault."
+def mark_replayed(response: Response) -> None:
+    """Makes the answer to a creation a 200: what was to be created exists, and nothing was changed."""
+    response.status_code = 200
+    response.headers[REPLAYED] = "true"

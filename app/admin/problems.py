@@ -1,4 +1,6 @@
-"""Turns the errors of the administration's use cases into problems. No text for the command line appears in them."""
+"""Turns the errors of the administration's use cases into problems. No advice for the command line appears in them."""
+
+from typing import Final
 
 from app.errors import (
     AlreadyExists,
@@ -12,6 +14,8 @@ from app.errors import (
 )
 from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, VersionOutdated
 
+NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
+
 
 def problem_for(error: OperatorError) -> CallgateError:
     match error:
@@ -24,7 +28,5 @@ def problem_for(error: OperatorError) -> CallgateError:
         case VersionOutdated():
             return PreconditionFailed()
         case InvalidMember(pointer=pointer, code=code):
-            return InvalidRequest(
-                "Nothing was changed; `errors` lists every fault.", field_errors=(FieldError(pointer, code, str(error)),)
-            )
+            return InvalidRequest(NOTHING_CHANGED, field_errors=(FieldError(pointer, code, str(error)),))
     return InternalError()

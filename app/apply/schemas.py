@@ -5,7 +5,7 @@ A member that is left out is not changed. `null` is accepted only where it means
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -27,7 +27,7 @@ from app.apply.members import (
 from app.setting_values import parse_twilio_base_url
 from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
-from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.callback_form import CallbackForm, CallbackMethod, DeliveryEvent
 from app.tenants.scopes import Scope
 from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
 from app.workloads.service_accounts import (
@@ -61,7 +61,6 @@ _RevokedCredential = Annotated[
 ]
 _SipCredentialName = Annotated[str, Matching(SIP_CREDENTIAL_NAME, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]
-_Event = Literal["initiated", "ringing", "answered", "completed"]
 
 
 class DeclaredCallbacks(Declared):
@@ -69,7 +68,7 @@ class DeclaredCallbacks(Declared):
 
     url: Nullable[str] = Field(None, description="The default URL. null removes it, with method and events.")
     method: Nullable[CallbackMethod] = Field(None, description="The HTTP method. Unset: POST.")
-    events: Nullable[Annotated[list[_Event], AfterValidator(_without_repetition)]] = Field(
+    events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repetition)]] = Field(
         None, min_length=1, description="The events to deliver. Unset: completed."
     )
     format: Given[CallbackForm] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from app.apply.schemas import DeclaredTenant
 from app.tenants.administration_store import TenantSettings
+from app.tenants.callback_form import CALLBACK_SETTINGS, callback_settings
 
 _DEFAULT_METHOD: Final = "POST"
 _DEFAULT_EVENTS: Final = ("completed",)
@@ -15,17 +16,11 @@ NEW_TENANT: Final = TenantSettings(
     callback_format="twilio",
     max_in_flight=None,
 )
-_CALLBACK_SETTINGS: Final = {
-    "url": "status_callback",
-    "method": "status_callback_method",
-    "events": "status_callback_events",
-    "format": "callback_format",
-}
 # The member of the file for each setting, in the order to print them.
 MEMBER_OF_SETTING: Final = {
     "name": "name",
     "suspended": "suspended",
-    **{setting: f"callbacks.{name}" for name, setting in _CALLBACK_SETTINGS.items()},
+    **{setting: f"callbacks.{name}" for name, setting in CALLBACK_SETTINGS.items()},
     "max_in_flight": "limits.max_in_flight",
 }
 
@@ -33,12 +28,8 @@ MEMBER_OF_SETTING: Final = {
 def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
     """Returns the settings that the file names."""
     settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.gives(name)}
-    callbacks = tenant.callbacks
-    if callbacks is not None:
-        if callbacks.gives("url") and callbacks.url is None:
-            settings |= {"status_callback_method": None, "status_callback_events": None}
-        given = {name: getattr(callbacks, name) for name in callbacks.model_fields_set}
-        settings |= {setting: given[name] for name, setting in _CALLBACK_SETTINGS.items() if name in given}
+    if tenant.callbacks is not None:
+        settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
     if tenant.limits is not None and tenant.limits.gives("max_in_flight"):
         settings["max_in_flight"] = tenant.limits.max_in_flight
     return settings

@@ -1,6 +1,23 @@
-"""The HTTP method and the form of deliveries to a tenant."""
+"""The method, the events and the form of deliveries to a tenant, and the settings that its `callbacks` stand for."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 CallbackMethod = Literal["GET", "POST"]
 CallbackForm = Literal["twilio", "json"]
+DeliveryEvent = Literal["initiated", "ringing", "answered", "completed"]
+
+CALLBACK_SETTINGS: Final = {
+    "url": "status_callback",
+    "method": "status_callback_method",
+    "events": "status_callback_events",
+    "format": "callback_format",
+}
+"""The setting of a tenant for each member of `callbacks` in the admin API and in a declaration."""
+
+
+def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that these members of `callbacks` set. A URL that is null removes method and events, too."""
+    removed = {"status_callback_method": None, "status_callback_events": None}
+    given = {setting: members[name] for name, setting in CALLBACK_SETTINGS.items() if name in members}
+    return removed | given if members.get("url", "") is None else given

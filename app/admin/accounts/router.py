@@ -12,9 +12,11 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    mark_replayed,
     parse_body,
     require_operator,
 )
@@ -35,7 +37,6 @@ router = admin_router()
 _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
 _CREDENTIALS_PATH = f"{_PATH}/{examples.ACCOUNT_SID}/credentials"
 _TWILIOS_HOST = re.compile(r"(.+\.)?twilio\.com", re.IGNORECASE)
-_REPLAYED = "Idempotent-Replayed"
 
 AccountSid = Annotated[str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34)]
 
@@ -66,7 +67,7 @@ async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrati
         200: {
             "model": AccountRecord,
             "description": "The tenant has the account with this credential. Nothing was changed.",
-            "headers": headers(_REPLAYED),
+            "headers": headers(REPLAYED),
             "content": json_examples("account"),
         },
         201: {"content": json_examples("account")},
@@ -88,7 +89,8 @@ async def create_account(
     account, credentials, created = await administration.create_account(
         tenant_id, account_sid=new.account_sid, secret=new.plain_secret, key_sid=new.key_sid or None, base_url=new.base_url
     )
-    _mark_replayed(response, created)
+    if not created:
+        mark_replayed(response)
     return AccountRecord.of(account, credentials)
 
 
@@ -104,7 +106,7 @@ async def create_account(
         200: {
             "model": CredentialRecord,
             "description": "The account has this credential. Nothing was changed.",
-            "headers": headers(_REPLAYED),
+            "headers": headers(REPLAYED),
             "content": json_examples("credential"),
         },
         201: {"content": json_examples("credential")},
@@ -128,7 +130,8 @@ async def create_credential(
     credential, created = await administration.create_credential(
         tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
     )
-    _mark_replayed(response, created)
+    if not created:
+        mark_replayed(response)
     return CredentialRecord.of(credential)
 
 
@@ -158,12 +161,6 @@ async def revoke_credential(
     The same request again has the same answer.
     """
     await administration.revoke_credential(tenant_id, credential_id, account_sid=account_sid)
-
-
-def _mark_replayed(response: Response, created: bool) -> None:
-    if not created:
-        response.status_code = 200
-        response.headers[_REPLAYED] = "true"
 
 
 def _host_of(url: str) -> str:

@@ -10,10 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
 from app.tenants.administration_store import AccountRow, CredentialRow
 
-_AccountSid = Annotated[str, Field(pattern="^AC[0-9a-fA-F]{32}$", description="The account's SID.")]
-_KeySid = Annotated[str, Field(pattern="^SK[0-9a-fA-F]{32}$", description="The SID of an API key of the account.")]
+_AccountSid = Annotated[str, Field(pattern=f"^{ACCOUNT_SID.pattern}$", description="The account's SID.")]
+_KeySid = Annotated[str, Field(pattern=f"^{KEY_SID.pattern}$", description="The SID of an API key of the account.")]
 _SECRET_RULE: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}
 _NONE = SecretStr("")
 

@@ -9,9 +9,11 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    mark_replayed,
     parse_body,
 )
 from app.admin.keys import examples
@@ -66,7 +68,7 @@ async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDe
         200: {
             "model": CreatedKey,
             "description": "An earlier request with this Idempotency-Key created the key; `key` is null.",
-            "headers": headers("Idempotent-Replayed"),
+            "headers": headers(REPLAYED),
             "content": json_examples("key_created_before"),
         },
         201: {"content": json_examples("created_key")},
@@ -99,8 +101,7 @@ async def create_key(
     )
     response.headers["Cache-Control"] = "no-store"
     if key is None:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
+        mark_replayed(response)
     return CreatedKey.shown_once(row, key)
 
 

@@ -9,9 +9,11 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    mark_replayed,
     parse_body,
 )
 from app.admin.pages import PageDep
@@ -61,7 +63,7 @@ async def list_sip_credentials(
         200: {
             "model": SipCredentialRecord,
             "description": "The tenant has this credential. Nothing was changed.",
-            "headers": headers("Idempotent-Replayed"),
+            "headers": headers(REPLAYED),
             "content": json_examples("sip_credential"),
         },
         201: {"content": json_examples("sip_credential")},
@@ -82,8 +84,7 @@ async def create_sip_credential(
         tenant_id, new.name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
     )
     if not created:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
+        mark_replayed(response)
     return SipCredentialRecord.of(row)
 
 

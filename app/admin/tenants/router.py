@@ -9,9 +9,11 @@ from app.admin.access import (
     BODY_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    mark_replayed,
     parse_body,
     require_operator,
 )
@@ -95,7 +97,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
         200: {
             "model": TenantRecord,
             "description": "The tenant exists as it was to be created. Nothing was changed.",
-            "headers": headers("Location", "Idempotent-Replayed", "ETag"),
+            "headers": headers("Location", REPLAYED, "ETag"),
             "content": json_examples("tenant"),
         },
         201: {"headers": headers("Location", "ETag"), "content": json_examples("tenant")},
@@ -116,8 +118,7 @@ async def create_tenant(
     tenant, created = await administration.ensure_tenant(new.id, new.settings)
     response.headers["Location"] = f"{_PATH}/{tenant.id}"
     if not created:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
+        mark_replayed(response)
     return _tagged(tenant, response)
 
 

@@ -1,22 +1,23 @@
 """Request and response bodies of tenants. `callgate apply` has the same members."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_form import CallbackForm
+from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
 
-CallbackEvents = Annotated[list[Literal["initiated", "ringing", "answered", "completed"]], Field(min_length=1, max_length=4)]
+CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=4)]
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$", description="The display name.")]
 _Id = Annotated[
     str,
-    Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
+    Field(pattern=f"^{TENANT_ID.pattern}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
 ]
 # Not an enumeration: generators of clients number the types of an enumeration that may be null.
 _Method = Annotated[str, Field(pattern="^(GET|POST)$")]
-_MaxInFlight = Annotated[int, Field(ge=1, le=10_000)]
+_MaxInFlight = Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]
 _MAX_IN_FLIGHT = (
     "Creations that one process sends to Twilio at the same time for this tenant. Null: `CALLGATE_MAX_IN_FLIGHT_PER_TENANT`."
 )
@@ -25,9 +26,9 @@ _MAX_IN_FLIGHT = (
 class _SettingsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    def _given(self, names: dict[str, str]) -> dict[str, Any]:
-        """Returns the members that the body has, be they null, under the names of the settings."""
-        return {setting: getattr(self, name) for name, setting in names.items() if name in self.model_fields_set}
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Returns those of these members that the body has, be they null."""
+        return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
 class TenantCallbackSettings(_SettingsBody):
@@ -42,16 +43,7 @@ class TenantCallbackSettings(_SettingsBody):
 
     @property
     def settings(self) -> dict[str, Any]:
-        names = {
-            "url": "status_callback",
-            "method": "status_callback_method",
-            "events": "status_callback_events",
-            "format": "callback_format",
-        }
-        given = self._given(names)
-        if "url" in self.model_fields_set and self.url is None:
-            given = {"status_callback_method": None, "status_callback_events": None} | given
-        return given
+        return callback_settings(self._given("url", "method", "events", "format"))
 
 
 class TenantLimits(_SettingsBody):
@@ -66,8 +58,8 @@ class _TenantSettingsBody(_SettingsBody):
     @property
     def settings(self) -> TenantSettings:
         """The settings that the body has."""
-        limits = self.limits._given({"max_in_flight": "max_in_flight"})
-        own = self._given({"name": "name", "suspended": "suspended"})
+        limits = self.limits._given("max_in_flight")
+        own = self._given("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
         return settings
 

@@ -10,9 +10,11 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    mark_replayed,
     parse_body,
 )
 from app.admin.pages import PageDep
@@ -60,7 +62,7 @@ async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrat
         200: {
             "model": WorkloadRecord,
             "description": "The service account acts for the tenant with these scopes already. Nothing was changed.",
-            "headers": headers("Idempotent-Replayed"),
+            "headers": headers(REPLAYED),
             "content": json_examples("workload"),
         },
         201: {"content": json_examples("workload")},
@@ -87,8 +89,7 @@ async def create_workload(
     account = ServiceAccount(issuer, new.namespace, new.service_account)
     row, created = await administration.create_workload(tenant_id, account, creator=client, scopes=new.scopes)
     if not created:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
+        mark_replayed(response)
     return WorkloadRecord.of(row)
 
 

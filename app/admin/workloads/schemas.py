@@ -8,9 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from app.tenants.scopes import Scope, in_order, known_scopes
 from app.tenants.workload_store import WorkloadRow
+from app.workloads.service_accounts import MAX_NAMESPACE_LENGTH, MAX_SERVICE_ACCOUNT_LENGTH, NAMESPACE, SERVICE_ACCOUNT
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
-_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_Namespace = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAMESPACE_LENGTH, pattern=f"^{NAMESPACE.pattern}$")]
+_ServiceAccount = Annotated[
+    StrictStr, Field(min_length=1, max_length=MAX_SERVICE_ACCOUNT_LENGTH, pattern=f"^{SERVICE_ACCOUNT.pattern}$")
+]
 
 
 class NewWorkload(BaseModel):
@@ -18,12 +22,8 @@ class NewWorkload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    namespace: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=f"^{_LABEL}$")] = Field(
-        description="The namespace of the service account."
-    )
-    service_account: Annotated[StrictStr, Field(min_length=1, max_length=253, pattern=rf"^{_LABEL}(\.{_LABEL})*$")] = Field(
-        description="The name of the service account."
-    )
+    namespace: _Namespace = Field(description="The namespace of the service account.")
+    service_account: _ServiceAccount = Field(description="The name of the service account.")
     scopes: _Scopes | None = Field(None, description="What the workload may do. Without it: `call` and `read`.")
     issuer: Annotated[StrictStr, Field(min_length=1, max_length=2048, pattern=r"^[!-~]+$")] | None = Field(
         None, description="The issuer of its tokens (`iss`). Without it: `CALLGATE_WORKLOAD_ISSUER`."
