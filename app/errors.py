@@ -70,7 +70,7 @@ class TenantKeyRequired(RequestError):
 
 class OperatorKeyRequired(RequestError):
     slug, status, title = "operator-key-required", 403, "An API key of an operator is required"
-    default_detail = "This request reaches beyond the tenant of the API key: send an API key of an operator."
+    default_detail = "Only an operator may do this: send an API key of an operator."
 
 
 class TooManyAttempts(RequestError):

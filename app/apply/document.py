@@ -1,7 +1,7 @@
 """Reads a YAML or JSON document into plain values and remembers the line of each. Not aware of what the document declares.
 
-YAML without what surprises: tags, merge keys and duplicate names are refused, and aliases do not multiply a document without
-limit. Texts of errors never contain text of the document, which may be a secret.
+Tags, merge keys and repeated names of YAML are refused, and the values that aliases stand for are limited in number. Texts of
+errors never contain text of the document, which may be a secret.
 """
 
 import json

@@ -42,9 +42,9 @@ async def authenticate(
 async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client to whom this API key or service account token belongs, if it has what the route declares.
 
-    Raises Unauthorized, which does not tell whether a key exists or what is wrong with it, but which check of a token failed.
-    Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client for which the route is not, TooManyAttempts for
-    a key, and WorkloadKeysUnavailable for a token.
+    Raises Unauthorized, which names the check that a token failed, and says nothing about why a key is refused. Raises
+    ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client that may not use the route, TooManyAttempts if its
+    address has sent too many wrong keys, and WorkloadKeysUnavailable if a token cannot be checked now.
     """
     if may_be_token(key):
         client = await authenticate_workload(request, key)

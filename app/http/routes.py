@@ -41,7 +41,7 @@ _REFUSED_CLIENTS: dict[Clients, tuple[CallgateError, ...]] = {
 
 
 def needs(scope: Scope, *, clients: Clients = "tenant") -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint needs a key with this scope, of a tenant or an operator or any of both."""
+    """Declares that an endpoint needs a key with this scope: a tenant's, an operator's, or either."""
     return _declare(Access(scope, clients))
 
 

@@ -146,7 +146,7 @@ class AccountAdministration(Administration):
     async def _find_same(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
-        """Returns the account's active credential with this secret. One that cannot be decrypted is another."""
+        """Returns the account's active credential with this secret. Ignores those that cannot be decrypted."""
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):

@@ -89,7 +89,7 @@ class SipCredentialAdministration(Administration):
 
 
 def has_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
-    """Returns whether this user name and password are stored. What cannot be decrypted is another. Takes constant time."""
+    """Returns whether this user name and password are stored. False if they cannot be decrypted. Takes constant time."""
     credential_id = stored.credential.id
     has_username = keyring.has_sealed(stored.username, username, identity=sip_username_identity(credential_id))
     has_password = keyring.has_sealed(stored.password, password, identity=sip_password_identity(credential_id))

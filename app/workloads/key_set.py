@@ -1,4 +1,4 @@
-"""The keys with which an issuer signs tokens, read again and again. The last good set is used while a read fails."""
+"""The keys with which an issuer signs tokens, read at intervals. The last good set is used while a read fails."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class KeySetUnreadable(Exception):
 
 
 class KeySetUnavailable(Exception):
-    """Whether a key exists cannot be told now, because the key set cannot be read."""
+    """The key set cannot be read, so it is not known whether a key is in it."""
 
 
 @dataclass(frozen=True, slots=True)
