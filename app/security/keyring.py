@@ -104,7 +104,7 @@ class Keyring:
             raise SecretUnreadable("damaged, or moved from another row") from None
 
     def has_sealed(self, sealed: bytes, secret: str, *, identity: str) -> bool:
-        """Returns whether `sealed` decrypts to `secret`. Compares in constant time. One that cannot be decrypted is another."""
+        """Returns whether `sealed` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
         try:
             return hmac.compare_digest(self.unseal(sealed, identity=identity).encode(), secret.encode())
         except SecretUnreadable:

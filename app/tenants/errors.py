@@ -1,7 +1,7 @@
 """Errors of the administration: for an operator on the command line, and as problems in the admin API.
 
-The message of an OperatorError says what to do next on the command line. app/admin turns the errors below it into problems: those
-of ResourceExists and InvalidMember repeat the message, the others have texts of their own.
+The message of an OperatorError says what to do next on the command line. app/admin turns the errors below it into problems.
+Those of ResourceExists and InvalidMember repeat the message, the others have texts of their own.
 """
 
 from app.errors import CommandFailed
