@@ -32,7 +32,7 @@ class PageRequest:
             raise cursor_unknown() from None
 
     @property
-    def fetched(self) -> int:
+    def fetch_limit(self) -> int:
         """How many items to read: one more than are shown, which says whether there is another page."""
         return self.limit + 1
 

@@ -35,7 +35,7 @@ from app.apply.schemas import (
     DeclaredWorkload,
 )
 from app.apply.store import AccountState, CredentialState, TenantState
-from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, meaning_of_setting
+from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value
 from app.security.keyring import Keyring
 from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
@@ -86,9 +86,7 @@ class _Planner:
         before = stored.row.settings if stored else NEW_TENANT
         after = declared_settings(tenant)
         changed = [
-            name
-            for name, value in after.items()
-            if meaning_of_setting(name, value) != meaning_of_setting(name, before.get(name))
+            name for name, value in after.items() if effective_value(name, value) != effective_value(name, before.get(name))
         ]
         members = {
             MEMBER_OF_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBER_OF_SETTING if name in changed

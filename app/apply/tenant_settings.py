@@ -35,8 +35,8 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
     return settings
 
 
-def meaning_of_setting(setting: str, value: Any) -> Any:
-    """Returns what a setting means: an unset one is the default, and events have no order."""
+def effective_value(setting: str, value: Any) -> Any:
+    """Returns the value that takes effect: the default of an unset setting. Events are a set, because they have no order."""
     if setting == "status_callback_method":
         return value or _DEFAULT_METHOD
     if setting == "status_callback_events":

@@ -107,14 +107,12 @@ def revoke_key(
 
 
 def _key_row(row: KeyRow) -> dict[str, Any]:
-    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
-    state = "revoked" if row.revoked_at else "expired" if expired else "active"
     return {
         "id": row.prefix,
         "tenant": row.tenant_id,
         "scopes": row.scopes,
         "name": row.name,
-        "state": state,
+        "state": row.state_at(datetime.now(UTC)),
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "last_used_at": row.last_used_at,

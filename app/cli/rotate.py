@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.database.pool import Pool
     from app.tenants.administration_rotation import CredentialRotation, Replacement, RotationProgress
 
-_LOOK_EVERY_S = 10.0
+_POLL_INTERVAL_S = 10.0
 _RUN_AGAIN = 3
 _PROMOTE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
 POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
@@ -117,7 +117,7 @@ async def _watch(
             told = text
         if progress.step == "done" or not wait:
             return progress
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_POLL_INTERVAL_S)
 
 
 def _describe(progress: RotationProgress) -> str:

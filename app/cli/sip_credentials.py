@@ -25,7 +25,7 @@ SipCredentialName = Annotated[
 
 
 @sip_credentials.command("create")
-def create(
+def create_sip_credential(
     tenant: TenantId,
     name: SipCredentialName,
     username: Annotated[str, typer.Option("--username", help="The user name for the digest authentication.")],
@@ -57,7 +57,7 @@ def list_sip_credentials(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @sip_credentials.command("delete")
-def delete(tenant: TenantId, name: SipCredentialName, as_json: AsJson = False) -> None:
+def delete_sip_credential(tenant: TenantId, name: SipCredentialName, as_json: AsJson = False) -> None:
     """Delete a SIP credential. Creations that name it are refused from now on."""
     show(_row(administer(lambda service: service.delete_sip_credential(tenant, name))), as_json=as_json)
 

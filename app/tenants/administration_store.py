@@ -8,12 +8,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from uuid import UUID
 
 from app.database.connection import Connection
 
 Row = TypeVar("Row")
+KeyState = Literal["active", "expired", "revoked"]
 
 _VERSION_DIGITS = 32
 _BEFORE_ALL_IDS = UUID(int=0)
@@ -109,6 +110,11 @@ class KeyRow:
     revoked_at: datetime | None
     last_used_at: datetime | None
     """When a request was last authenticated with it, to about a minute."""
+
+    def state_at(self, now: datetime) -> KeyState:
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
 
 _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,

@@ -33,10 +33,10 @@ def key_source(settings: Settings, *, issuer: str) -> KeySource:
     where = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
     if not where.startswith(("http://", "https://")):
         return KeySource(where, partial(_read_file, Path(where)), FILE_INTERVAL_S, FILE_MIN_INTERVAL_S)
-    web = _Web(settings.workload_keys_ca_file, settings.workload_keys_token_file)
-    read: Callable[[], Awaitable[bytes]] = partial(web.get, where, with_token=True)
+    reader = _HttpReader(settings.workload_keys_ca_file, settings.workload_keys_token_file)
+    read: Callable[[], Awaitable[bytes]] = partial(reader.get, where, with_token=True)
     if where.endswith(DISCOVERY_PATH):
-        read = partial(_read_discovered, web, where, issuer)
+        read = partial(_read_discovered, reader, where, issuer)
     return KeySource(where, partial(_read_within_timeout, read), URL_INTERVAL_S, URL_MIN_INTERVAL_S)
 
 
@@ -66,10 +66,10 @@ async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
         raise KeySetUnreadable("timeout") from None
 
 
-async def _read_discovered(web: "_Web", url: str, issuer: str) -> bytes:
+async def _read_discovered(reader: "_HttpReader", url: str, issuer: str) -> bytes:
     """Reads the key set that the discovery document names: https://openid.net/specs/openid-connect-discovery-1_0.html"""
     try:
-        document = json.loads(await web.get(url, with_token=True))
+        document = json.loads(await reader.get(url, with_token=True))
     except (ValueError, RecursionError):
         raise KeySetUnreadable("discovery_not_json") from None
     if not isinstance(document, dict) or document.get("issuer") != issuer:
@@ -77,7 +77,7 @@ async def _read_discovered(web: "_Web", url: str, issuer: str) -> bytes:
     keys_url = document.get("jwks_uri")
     if not isinstance(keys_url, str) or not is_trusted_url(keys_url):
         raise KeySetUnreadable("discovery_without_https_key_set")
-    return await web.get(keys_url, with_token=_origin(keys_url) == _origin(url))
+    return await reader.get(keys_url, with_token=_origin(keys_url) == _origin(url))
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -86,7 +86,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Web:
+class _HttpReader:
     """GET requests that trust the certificates of `ca_file`, or the system's.
 
     Both files are read for each request, because Kubernetes renews them.

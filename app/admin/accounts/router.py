@@ -50,7 +50,7 @@ AccountSid = Annotated[str, Path(description="The account's SID.", examples=[exa
 @needs(Scope.ADMIN, clients="any")
 async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> AccountPage:
     """Lists the accounts, oldest first, each with its active credentials. A call uses the first unless it names another."""
-    listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetched)
+    listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda item: item[0].id)
     return AccountPage(accounts=[AccountRecord.of(row, active) for row, active in shown], next_cursor=next_cursor)
 

@@ -50,7 +50,7 @@ async def documented_idempotency_key(
 @needs(Scope.ADMIN, clients="any")
 async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
-    listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetched)
+    listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda row: row.id)
     return KeyPage(keys=[KeyRecord.of(row) for row in shown], next_cursor=next_cursor)
 

@@ -1,13 +1,13 @@
 """Request and response bodies of API keys. A key itself is in one answer only."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 from pydantic_core import PydanticCustomError
 
 from app.http.times import Timestamp
-from app.tenants.administration_store import KeyRow
+from app.tenants.administration_store import KeyRow, KeyState
 from app.tenants.api_keys import KeyFormat
 from app.tenants.scopes import Scope, in_order, known_scopes
 
@@ -45,7 +45,7 @@ class KeyRecord(BaseModel):
     id: str = Field(description="The public part of the key, `cgk_` and 12 hexadecimal digits.")
     name: str | None
     scopes: list[Scope]
-    state: Literal["active", "expired", "revoked"]
+    state: KeyState
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -75,12 +75,11 @@ class KeyPage(BaseModel):
 
 
 def _members(row: KeyRow) -> dict[str, object]:
-    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
     return {
         "id": row.prefix,
         "name": row.name,
         "scopes": in_order(known_scopes(row.scopes)),
-        "state": "revoked" if row.revoked_at else "expired" if expired else "active",
+        "state": row.state_at(datetime.now(UTC)),
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,

@@ -46,7 +46,7 @@ async def list_sip_credentials(
     tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep
 ) -> SipCredentialPage:
     """Lists the credentials by name, without user names and passwords."""
-    listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetched)
+    listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda row: row.name)
     return SipCredentialPage(sip_credentials=[SipCredentialRecord.of(row) for row in shown], next_cursor=next_cursor)
 

@@ -81,7 +81,9 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
     if isinstance(client, Caller):
         own = await administration.get_tenant(client.tenant_id)
         return TenantPage(tenants=[TenantRecord.of(own)], next_cursor=None)
-    rows, next_cursor = page.cut(await administration.list_tenants(after=page.after, limit=page.fetched), lambda row: row.id)
+    rows, next_cursor = page.cut(
+        await administration.list_tenants(after=page.after, limit=page.fetch_limit), lambda row: row.id
+    )
     return TenantPage(tenants=[TenantRecord.of(row) for row in rows], next_cursor=next_cursor)
 
 

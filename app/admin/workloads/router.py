@@ -45,7 +45,7 @@ _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
 @needs(Scope.ADMIN, clients="any")
 async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
     """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
-    listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetched)
+    listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda row: row.id)
     return WorkloadPage(workloads=[WorkloadRecord.of(row) for row in shown], next_cursor=next_cursor)
 
