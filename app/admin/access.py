@@ -3,7 +3,7 @@
     router = admin_router()
 
     @router.get("/tenants/{tenant_id}/things", …)
-    @needs(Scope.ADMIN, clients="any")
+    @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
     async def list_things(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> ThingPage:
 
 A tenant's own key reaches its own tenant only: for another, `TenantDep` answers as if it did not exist.

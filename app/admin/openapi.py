@@ -19,8 +19,9 @@ from app.admin.workloads.schemas import NewWorkload
 TAG = {
     "name": "administration",
     "description": "Manage tenants, their Twilio accounts, API keys, SIP credentials and workloads, and see who changed what. "
-    "Needs the scope `admin`: an operator's key reaches all tenants, a tenant's own key its own tenant. With an "
-    "operations port, only that port serves these routes. [Administration](/docs/administration) has examples.",
+    "Needs the scope `admin`; to read, `read` suffices for an operator's key. An operator's key reaches all tenants, a "
+    "tenant's own key its own tenant. With an operations port, only that port serves these routes. "
+    "[Administration](/docs/administration) has examples.",
 }
 BODIES: list[type[BaseModel]] = [
     NewTenant,

@@ -40,9 +40,12 @@ _REFUSED_CLIENTS: dict[Clients, tuple[CallgateError, ...]] = {
 }
 
 
-def needs(scope: Scope, *, clients: Clients = "tenant") -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint needs a key with this scope: a tenant's, an operator's, or either."""
-    return _declare(Access(scope, clients))
+def needs(scope: Scope, *, clients: Clients = "tenant", operator_scope: Scope | None = None) -> Callable[[Endpoint], Endpoint]:
+    """Declares that an endpoint needs a key with this scope: a tenant's, an operator's, or either.
+
+    An operator's key may have `operator_scope` instead.
+    """
+    return _declare(Access(scope, clients, operator_scope))
 
 
 def public(endpoint: Endpoint) -> Endpoint:
@@ -100,6 +103,8 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
             continue
         operation["x-scope"] = access.scope.value
         operation["description"] += f"\n\nNeeds {_key_description(access)} with the scope `{access.scope}`."
+        if access.operator_scope is not None:
+            operation["description"] += f" For an operator's key `{access.operator_scope}` suffices."
         method = next(iter(route.methods or ()))
         refusals = (
             Unauthorized(),

@@ -16,6 +16,8 @@ class Access:
 
     scope: Scope | None
     clients: Clients = "tenant"
+    operator_scope: Scope | None = None
+    """Suffices for an operator's key instead of `scope`."""
 
 
 PUBLIC: Final = Access(None)
@@ -28,5 +30,7 @@ def authorize(client: Caller | OperatorCaller, access: Access) -> None:
             raise TenantKeyRequired
     elif access.clients == "operator":
         raise OperatorKeyRequired
-    if access.scope is not None and access.scope not in client.scopes:
+    if access.scope is None or access.scope in client.scopes:
+        return
+    if not isinstance(client, OperatorCaller) or access.operator_scope not in client.scopes:
         raise ScopeRequired.of(access.scope)

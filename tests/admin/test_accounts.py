@@ -157,6 +157,8 @@ async def test_only_an_operator_sends_secrets_elsewhere_than_to_twilio(gateway: 
         "https://twilio.com.example.com",
         "https://eviltwilio.com",
         "https://api.twilio.com@example.com",
+        "http://api.twilio.com",
+        "https://api.twilio.com:8443",
     ):
         refused = await own.post(path, TOKEN | {"base_url": host})
         assert slug_of(refused) == (403, "operator-key-required"), host

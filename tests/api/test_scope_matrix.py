@@ -22,129 +22,131 @@ from simulator.main import create_app as create_simulator
 from tests.support.gateway import BASIC, Gateway, Tenant, served
 
 # The columns `call`, `read` and `admin` are keys of the call's tenant with this scope alone. `other` is another tenant's
-# key, and `operator` an operator's; both have all scopes. In the cells, `2xx` and `3xx` mean that the request was answered, and
-# `4xx` that something else than the key was wrong. `-call`, `-read` and `-admin` are a 403 that names this scope, `-tenant` and
-# `-operator` a 403 that asks for the key of a tenant or an operator. `forged` is the 403 of a callback.
+# key, and `operator` an operator's; both have all scopes. `viewer` is an operator's key with `read` alone. In the cells,
+# `2xx` and `3xx` mean that the request was answered, and `4xx` that something else than the key was wrong. `-call`, `-read` and
+# `-admin` are a 403 that names this scope, `-tenant` and `-operator` a 403 that asks for the key of a tenant or an operator.
+# `forged` is the 403 of a callback.
 TABLE = """
-none    call    read    admin   other   operator route
-2xx     2xx     2xx     2xx     2xx     2xx     GET /static-offline-docs
-401     2xx     -call   -call   2xx     -tenant POST /v1/calls
-401     -read   2xx     -read   2xx     -tenant GET /v1/calls
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/events
-401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}/media
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/twilio_events
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/notifications
-401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/notifications/{sid}
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/recordings
-401     -read   4xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant DELETE /v1/calls/{id_or_sid}/recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/payments
-401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/payments/{sid}
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/transcriptions
-401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/transcriptions/{sid}
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/siprec
-401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/siprec/{sid}
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/streams
-401     4xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}/streams/{sid}
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/user_defined_messages
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/user_defined_message_subscriptions
-401     4xx     -call   -call   4xx     -tenant DELETE /v1/calls/{id_or_sid}/user_defined_message_subscriptions/{sid}
-401     2xx     -call   -call   4xx     -tenant PATCH /v1/calls/{id_or_sid}
-401     -read   2xx     -read   4xx     -tenant GET /v1/calls/{id_or_sid}/deliveries
-401     4xx     -call   -call   4xx     -tenant POST /v1/calls/{id_or_sid}/deliveries/{delivery_id}/retry
-401     2xx     -call   -call   2xx     -tenant POST /v1/deliveries/replay
-401     2xx     -call   -call   4xx     -tenant POST {twilio}/Calls.json
-401     2xx     -call   -call   4xx     -tenant POST {twilio}/Calls
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls.json
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{sid}.json
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{sid}
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{sid}.json
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{sid}
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.wav
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.mp3
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.wav
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.mp3
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}.json
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Recordings/{sid}
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Events.json
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Events
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications.json
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}.json
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings.json
-401     -read   2xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.json
-401     -read   4xx     -read   4xx     -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}.json
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions.json
-401     4xx     -call   -call   4xx     -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions/{sid}.json
-401     4xx     -call   -call   4xx     -tenant DELETE {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions/{sid}
-forged  forged  forged  forged  forged  forged  GET /callbacks/twilio/{call_id}
-forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
-401     2xx     -call   -call   2xx     -tenant POST /v1/sip-uris
-401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/tenants
-401     -operator -operator -operator -operator 2xx POST /v1/admin/tenants
-401     -admin  -admin  2xx     4xx     2xx     GET {tenant}
-401     -admin  -admin  2xx     4xx     2xx     PATCH {tenant}
-401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/accounts
-401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/accounts
-401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/accounts/{account_sid}/credentials
-401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/accounts/{account_sid}/credentials/{credential_id}
-401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/keys
-401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/keys
-401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/keys/{key_id}
-401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/sip-credentials
-401     -admin  -admin  2xx     4xx     2xx     POST {tenant}/sip-credentials
-401     -admin  -admin  4xx     4xx     4xx     PUT {tenant}/sip-credentials/{name}
-401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/sip-credentials/{name}
-401     -admin  -admin  2xx     4xx     2xx     GET {tenant}/workloads
-401     -operator -operator -operator -operator 2xx POST {tenant}/workloads
-401     -admin  -admin  4xx     4xx     4xx     DELETE {tenant}/workloads/{workload_id}
-401     -admin  -admin  2xx     2xx     2xx     GET /v1/admin/audit-events
-2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
-2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
-2xx     2xx     2xx     2xx     2xx     2xx     GET /metrics
-3xx     3xx     3xx     3xx     3xx     3xx     GET /
-2xx     2xx     2xx     2xx     2xx     2xx     GET /docs
-2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc
-2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc.standalone.js
-2xx     2xx     2xx     2xx     2xx     2xx     GET /docs/{name}
-2xx     2xx     2xx     2xx     2xx     2xx     GET /openapi.json
+none    call    read    admin   other   operator viewer route
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /static-offline-docs
+401     2xx     -call   -call   2xx     -tenant -tenant POST /v1/calls
+401     -read   2xx     -read   2xx     -tenant -tenant GET /v1/calls
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/events
+401     -read   4xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}/media
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/twilio_events
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/notifications
+401     -read   4xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/notifications/{sid}
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/recordings
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/recordings
+401     -read   4xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE /v1/calls/{id_or_sid}/recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/payments
+401     4xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}/payments/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/transcriptions
+401     4xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}/transcriptions/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/siprec
+401     4xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}/siprec/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/streams
+401     4xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}/streams/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/user_defined_messages
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/user_defined_message_subscriptions
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE /v1/calls/{id_or_sid}/user_defined_message_subscriptions/{sid}
+401     2xx     -call   -call   4xx     -tenant -tenant PATCH /v1/calls/{id_or_sid}
+401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/deliveries
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/deliveries/{delivery_id}/retry
+401     2xx     -call   -call   2xx     -tenant -tenant POST /v1/deliveries/replay
+401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls.json
+401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls.json
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{sid}.json
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{sid}
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.wav
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.mp3
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Recordings/{sid}.wav
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Recordings/{sid}.mp3
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Recordings/{sid}.json
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Recordings/{sid}
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Events.json
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Events
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Notifications.json
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Notifications
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}.json
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Notifications/{sid}
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings.json
+401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Recordings.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Recordings
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     -read   4xx     -read   4xx     -tenant -tenant GET {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{call_sid}/Recordings/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Payments.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Payments
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Payments/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Transcriptions.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Transcriptions
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Transcriptions/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Siprec.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Siprec
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Siprec/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Streams.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Streams
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/Streams/{sid}
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessages
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions.json
+401     4xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls/{call_sid}/UserDefinedMessageSubscriptions
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{call_sid}/{subscriptions}/{sid}.json
+401     4xx     -call   -call   4xx     -tenant -tenant DELETE {twilio}/Calls/{call_sid}/{subscriptions}/{sid}
+forged  forged  forged  forged  forged  forged  forged  GET /callbacks/twilio/{call_id}
+forged  forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{call_id}
+401     2xx     -call   -call   2xx     -tenant -tenant POST /v1/sip-uris
+401     -admin  -admin  2xx     2xx     2xx     2xx     GET /v1/admin/tenants
+401     -operator -operator -operator -operator 2xx     -admin  POST /v1/admin/tenants
+401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}
+401     -admin  -admin  2xx     4xx     2xx     -admin  PATCH {tenant}
+401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/accounts
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/accounts
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/accounts/{account_sid}/credentials
+401     -admin  -admin  4xx     4xx     4xx     -admin  DELETE {tenant}/accounts/{account_sid}/credentials/{credential_id}
+401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/keys
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/keys
+401     -admin  -admin  4xx     4xx     4xx     -admin  DELETE {tenant}/keys/{key_id}
+401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/sip-credentials
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/sip-credentials
+401     -admin  -admin  4xx     4xx     4xx     -admin  PUT {tenant}/sip-credentials/{name}
+401     -admin  -admin  4xx     4xx     4xx     -admin  DELETE {tenant}/sip-credentials/{name}
+401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/workloads
+401     -operator -operator -operator -operator 2xx     -admin  POST {tenant}/workloads
+401     -admin  -admin  4xx     4xx     4xx     -admin  DELETE {tenant}/workloads/{workload_id}
+401     -admin  -admin  2xx     2xx     2xx     2xx     GET /v1/admin/audit-events
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /livez
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /readyz
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /metrics
+3xx     3xx     3xx     3xx     3xx     3xx     3xx     GET /
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /docs
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc.standalone.js
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /docs/{name}
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /openapi.json
 """
 TWILIO = "/2010-04-01/Accounts/{account_sid}"
+SUBSCRIPTIONS = "UserDefinedMessageSubscriptions"
 TENANT = "/v1/admin/tenants/{tenant_id}"
-COLUMNS = ("none", "call", "read", "admin", "other", "operator")
+COLUMNS = ("none", "call", "read", "admin", "other", "operator", "viewer")
 
 PATH_PARAMETERS = {
     "name": "errors",
@@ -178,7 +180,14 @@ FORMS: dict[str, dict[str, str]] = {
 
 def expected() -> dict[str, list[str]]:
     """Returns the cells of each route of the table."""
-    lines = [line.split() for line in TABLE.replace("{twilio}", TWILIO).replace("{tenant}", TENANT).strip().splitlines()[1:]]
+    lines = [
+        line.split()
+        for line in TABLE.replace("{twilio}", TWILIO)
+        .replace("{tenant}", TENANT)
+        .replace("{subscriptions}", SUBSCRIPTIONS)
+        .strip()
+        .splitlines()[1:]
+    ]
     return {f"{method} {path}": cells for *cells, method, path in lines}
 
 
@@ -192,10 +201,8 @@ async def keys(gateway: Gateway) -> AsyncIterator[tuple[Tenant, dict[str, str | 
             return (await gateway.tenants.create_key(tenant_id, name=None, scopes=scopes, creator=COMMAND_LINE))[1]
 
         of_scopes: dict[str, str | None] = {scope.value: await key(own.id, scope) for scope in Scope}
-        yield (
-            own,
-            {"none": None, **of_scopes, "other": await key(other.id, *ALL_SCOPES), "operator": await key(None, *ALL_SCOPES)},
-        )
+        operators = {"operator": await key(None, *ALL_SCOPES), "viewer": await key(None, Scope.READ)}
+        yield own, {"none": None, **of_scopes, "other": await key(other.id, *ALL_SCOPES), **operators}
 
 
 def routes_of(gateway: Gateway) -> list[str]:

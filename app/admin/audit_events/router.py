@@ -47,7 +47,7 @@ COMPONENTS: dict[str, Any] = {
         **responses(TenantNotFound, *READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
     },
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_audit_events(
     client: ClientDep,
     request: Request,

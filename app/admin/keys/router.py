@@ -47,7 +47,7 @@ async def documented_idempotency_key(
     summary="List a tenant's API keys",
     responses={200: {"content": json_examples("keys")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)

@@ -41,7 +41,7 @@ CredentialName = Annotated[str, Path(description="The credential's name.", examp
     summary="List a tenant's SIP credentials",
     responses={200: {"content": json_examples("sip_credentials")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_sip_credentials(
     tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep
 ) -> SipCredentialPage:

@@ -75,7 +75,7 @@ async def expected_versions(
     summary="List tenants",
     responses={200: {"content": json_examples("tenants")}, **responses(*READ_ERRORS, instance=_PATH)},
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_tenants(client: ClientDep, administration: TenantAdministrationDep, page: PageDep) -> TenantPage:
     """Lists tenants in the order of their ids. A tenant's own key lists its own tenant only."""
     if isinstance(client, Caller):
@@ -133,7 +133,7 @@ async def create_tenant(
         **responses(TenantNotFound, *READ_ERRORS, instance=_TENANT_PATH),
     },
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
     """Returns the tenant. Its `ETag` makes a change conditional."""
     return _tagged(await administration.get_tenant(tenant_id), response)

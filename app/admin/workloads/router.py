@@ -42,7 +42,7 @@ _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
     summary="List a tenant's workloads",
     responses={200: {"content": json_examples("workloads")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
 )
-@needs(Scope.ADMIN, clients="any")
+@needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
     """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
     listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
