@@ -6,8 +6,8 @@ ACCOUNT_SID = "AC" + "a" * 32
 _KEY_SID = "SK" + "b" * 32
 CREDENTIAL_ID = "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11"
 # Not secrets: they say what stands in their place.
-_TOKEN = {"auth_token": "the account's auth token"}
-_KEY = {"key_sid": _KEY_SID, "secret": "the secret of the API key"}
+_TOKEN = {"auth_token": "the-auth-token-of-the-account"}
+_KEY = {"key_sid": _KEY_SID, "secret": "the-secret-of-the-API-key"}
 
 CREDENTIAL: dict[str, Any] = {
     "id": CREDENTIAL_ID,
