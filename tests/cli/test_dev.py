@@ -171,8 +171,8 @@ def test_a_revoked_key_is_refused_and_lists_show_no_key(setup: Setup, shell: dic
     assert setup.http.post("/v1/calls", json=BASIC).status_code == 401
     table = run("keys", "list", "support", environment=shell).stdout
     head, *rows = table.splitlines()
-    assert head.split() == ["ID", "NAME", "STATE", "CREATED_AT", "EXPIRES_AT"]
-    assert {(row.split()[0], row.split()[2]) for row in rows} == {
+    assert head.split() == ["ID", "NAME", "SCOPES", "STATE", "CREATED_AT", "EXPIRES_AT", "LAST_USED_AT"]
+    assert {(row.split()[0], state) for row in rows for state in ("active", "revoked") if f" {state} " in row} == {
         (setup.key["id"], "revoked"),
         ("_".join(other[1].split("_")[:2]), "active"),
     }
@@ -211,7 +211,7 @@ def test_a_base_url_may_end_with_the_api_version(setup: Setup, shell: dict[str, 
 def test_failures_are_reported_in_one_line_with_advice(shell: dict[str, str]) -> None:
     wrong = {
         ("tenants", "show", "nobody"): "callgate: there is no tenant nobody: see `callgate tenants list`",
-        ("keys", "revoke", "cgk_0"): "callgate: there is no key cgk_0: see `callgate keys list TENANT`",
+        ("keys", "revoke", "cgk_0"): "callgate: there is no key cgk_0: see `callgate keys list`",
         ("accounts", "add", "nobody", "--account-sid", ACCOUNT): (
             "callgate: no secret was given: set TWILIO_AUTH_TOKEN or pass the secret on standard input"
         ),
