@@ -33,7 +33,7 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 	@$(BIN)/callgate dev --with-parent $(if $(PORT),--port $(PORT))
 
 test: .venv/installed ## Run all tests
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile $(COVERAGE))
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder $(COVERAGE))
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict (LIFE='--rates 10 --seconds 20 --calls 0': a shorter bench.life)
 	$(BIN)/python -m bench.sip
