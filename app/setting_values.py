@@ -73,12 +73,12 @@ def parse_workload_keys(text: str) -> str:
         return text
     parse_url(text)
     if not is_trusted_url(text):
-        raise ValueError("must be an https:// URL: whoever can change the key set can make tokens")
+        raise ValueError("must be an https:// URL: an attacker who can change the key set can make tokens")
     return text
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether nobody on the network can change what this URL answers: https, or http on this machine."""
+    """Returns whether the URL's answer is protected from changes on the network: https, or http on this machine."""
     try:
         parts = urlsplit(parse_url(url))
     except ValueError:

@@ -92,29 +92,29 @@ async def _begin(
     """Returns the replacement that is under way, or begins one. None: the new credential replaces nothing any more."""
     replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
     if replacement is not None:
-        _tell(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
+        _print(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
         return replacement
     secret = read_twilio_secret(account_sid, key_sid)
     replacement = await rotation.begin(tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced)
     if replacement is None:
-        _tell("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
+        _print("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
     else:
         text = f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
-        _tell(text, as_json=as_json)
+        _print(text, as_json=as_json)
     return replacement
 
 
 async def _watch(
     rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
 ) -> RotationProgress:
-    """Takes the steps that are possible, and with `wait` all of them. Says what is waited for when that changes."""
-    told = ""
+    """Takes the steps that are possible, and with `wait` all of them. Prints what is waited for when that changes."""
+    printed = ""
     while True:
         progress = await rotation.advance(replacement, quiet=quiet)
         text = _describe(progress)
-        if text != told:
-            _tell(text, as_json=as_json)
-            told = text
+        if text != printed:
+            _print(text, as_json=as_json)
+            printed = text
         if progress.step == "done" or not wait:
             return progress
         await asyncio.sleep(_POLL_INTERVAL_S)
@@ -132,7 +132,7 @@ def _describe(progress: RotationProgress) -> str:
     return "The old credential is revoked."
 
 
-def _tell(text: str, *, as_json: bool) -> None:
+def _print(text: str, *, as_json: bool) -> None:
     """Prints a step; to standard error if standard output is JSON."""
     typer.echo(text, err=as_json)
 

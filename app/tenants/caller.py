@@ -41,7 +41,7 @@ class OperatorCaller:
 
 
 COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
-"""Whoever can run commands with the database's URL and the encryption keys."""
+"""The operator who runs commands, with the database's URL and the encryption keys."""
 
 
 def workload_name(namespace: str, service_account: str) -> str:
@@ -52,7 +52,7 @@ def workload_name(namespace: str, service_account: str) -> str:
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
     """Raises ScopeRequired unless `creator` may give `scopes` to a client of this tenant; without a tenant, to an operator's.
 
-    Nobody gives more than they have. An operator's `admin` includes every scope within a tenant.
+    A client cannot give a scope that it lacks. An operator's `admin` includes every scope within a tenant.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:

@@ -12,7 +12,7 @@ from app.tenants.api_keys import KeyFormat
 from app.tenants.scopes import Scope, in_order, known_scopes
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
-_SCOPES = "What the key may do. Nobody gives more than they have: 403 `scope-required` names the scope that is missing."
+_SCOPES = "What the key may do. A key cannot give a scope that it lacks: 403 `scope-required` names the missing scope."
 
 
 def _in_future(moment: datetime) -> datetime:
