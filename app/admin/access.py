@@ -32,6 +32,7 @@ from app.errors import (
 )
 from app.http.authentication import ClientDep
 from app.http.field_errors import field_errors_from
+from app.http.openapi import headers, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
@@ -138,6 +139,21 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
         return model.model_validate(body)
     except ValidationError as error:
         raise InvalidRequest(NOTHING_CHANGED, field_errors=tuple(field_errors_from(error))) from None
+
+
+def creation_responses(
+    model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Documents the answers 201 and 200 to a creation. `unchanged` describes the 200, the answer to a repeated request."""
+    return {
+        200: {
+            "model": model,
+            "description": unchanged,
+            "headers": headers(REPLAYED),
+            "content": json_examples(repeated_example or example),
+        },
+        201: {"content": json_examples(example)},
+    }
 
 
 def mark_replayed(response: Response) -> None:

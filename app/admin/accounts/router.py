@@ -11,10 +11,10 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
-    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    creation_responses,
     mark_replayed,
     parse_body,
     require_operator,
@@ -25,7 +25,7 @@ from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
-from app.http.openapi import headers, json_body, json_examples
+from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
@@ -63,13 +63,9 @@ async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrati
     response_description="The account was added.",
     openapi_extra=json_body("NewAccount", examples.ACCOUNT_CREATIONS),
     responses={
-        200: {
-            "model": AccountRecord,
-            "description": "The tenant has the account with this credential. Nothing was changed.",
-            "headers": headers(REPLAYED),
-            "content": json_examples("account"),
-        },
-        201: {"content": json_examples("account")},
+        **creation_responses(
+            AccountRecord, "account", unchanged="The tenant has the account with this credential. Nothing was changed."
+        ),
         **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )
@@ -102,13 +98,7 @@ async def create_account(
     response_description="The credential was added.",
     openapi_extra=json_body("NewCredential", examples.CREDENTIAL_CREATIONS),
     responses={
-        200: {
-            "model": CredentialRecord,
-            "description": "The account has this credential. Nothing was changed.",
-            "headers": headers(REPLAYED),
-            "content": json_examples("credential"),
-        },
-        201: {"content": json_examples("credential")},
+        **creation_responses(CredentialRecord, "credential", unchanged="The account has this credential. Nothing was changed."),
         **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_CREDENTIALS_PATH),
     },
 )

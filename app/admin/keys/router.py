@@ -9,10 +9,10 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
-    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    creation_responses,
     mark_replayed,
     parse_body,
 )
@@ -23,7 +23,7 @@ from app.errors import IdempotencyKeyReused, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
-from app.http.openapi import headers, json_body, json_examples
+from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
@@ -65,13 +65,12 @@ async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDe
     response_description="The key was created. No other answer shows it.",
     openapi_extra=json_body("NewKey", examples.CREATIONS),
     responses={
-        200: {
-            "model": CreatedKey,
-            "description": "An earlier request with this Idempotency-Key created the key; `key` is null.",
-            "headers": headers(REPLAYED),
-            "content": json_examples("key_created_before"),
-        },
-        201: {"content": json_examples("created_key")},
+        **creation_responses(
+            CreatedKey,
+            "created_key",
+            unchanged="An earlier request with this Idempotency-Key created the key; `key` is null.",
+            repeated_example="key_created_before",
+        ),
         **responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )

@@ -9,10 +9,10 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
-    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    creation_responses,
     mark_replayed,
     parse_body,
 )
@@ -21,7 +21,7 @@ from app.admin.sip_credentials import examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.bodies import JsonBody
-from app.http.openapi import headers, json_body, json_examples
+from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
@@ -60,13 +60,9 @@ async def list_sip_credentials(
     response_description="The credential was created.",
     openapi_extra=json_body("NewSipCredential", examples.CREATIONS),
     responses={
-        200: {
-            "model": SipCredentialRecord,
-            "description": "The tenant has this credential. Nothing was changed.",
-            "headers": headers(REPLAYED),
-            "content": json_examples("sip_credential"),
-        },
-        201: {"content": json_examples("sip_credential")},
+        **creation_responses(
+            SipCredentialRecord, "sip_credential", unchanged="The tenant has this credential. Nothing was changed."
+        ),
         **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )

@@ -10,10 +10,10 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
-    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
+    creation_responses,
     mark_replayed,
     parse_body,
 )
@@ -23,7 +23,7 @@ from app.admin.workloads.schemas import NewWorkload, WorkloadPage, WorkloadRecor
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
-from app.http.openapi import headers, json_body, json_examples
+from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
@@ -59,13 +59,11 @@ async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrat
     response_description="The service account acts for the tenant.",
     openapi_extra=json_body("NewWorkload", examples.CREATIONS),
     responses={
-        200: {
-            "model": WorkloadRecord,
-            "description": "The service account acts for the tenant with these scopes already. Nothing was changed.",
-            "headers": headers(REPLAYED),
-            "content": json_examples("workload"),
-        },
-        201: {"content": json_examples("workload")},
+        **creation_responses(
+            WorkloadRecord,
+            "workload",
+            unchanged="The service account acts for the tenant with these scopes already. Nothing was changed.",
+        ),
         **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )
