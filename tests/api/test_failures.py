@@ -20,6 +20,7 @@ from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
 TIMEOUT_S = 30
@@ -302,4 +303,4 @@ async def test_a_partition_attached_during_an_insert_makes_the_creation_retryabl
 
 
 async def _waits_for_a_lock(session: Session) -> bool:
-    return bool(await session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))
+    return bool(await session.scalar(text(SESSION_WAITS_FOR_LOCK)))

@@ -16,6 +16,7 @@ from app.observability import Metrics
 from app.settings import Settings
 from tests.cli.running import environment, eventually, free_port, is_listening, running
 from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, running_upstream
 
 TIMEOUT_S = 60
@@ -54,9 +55,8 @@ async def held_intents(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _until_held(connection: asyncpg.Connection) -> None:
-    held = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
     async with asyncio.timeout(TIMEOUT_S):
-        while not await connection.fetchval(held):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
             await asyncio.sleep(0.02)
 
 

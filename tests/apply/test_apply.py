@@ -13,14 +13,13 @@ import yaml
 
 from tests.cli.running import DEADLINE_S, environment, run
 from tests.support.gateway import SECRET_KEY
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "components" / "apply" / "tenants.yaml"
 ACCOUNT, OTHER_ACCOUNT = "AC" + "1" * 32, "AC" + "2" * 32
 KEY, OTHER_KEY = "SK" + "1" * 32, "SK" + "2" * 32
-_WAITS = """SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
-    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database())"""
 
 
 class Installation:
@@ -360,7 +359,7 @@ async def test_two_at_once_wait_for_each_other(installed: Installation) -> None:
         async with asyncio.timeout(DEADLINE_S), locked.transaction():
             await locked.execute("SELECT FROM tenant WHERE id = 'shop' FOR UPDATE")
             applying = [asyncio.create_task(asyncio.to_thread(installed.run, "apply", "-f", path)) for _ in range(2)]
-            while not await connection.fetchval(_WAITS):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
                 await asyncio.sleep(0.02)
             assert not any(task.done() for task in applying)
         return list(await asyncio.gather(*applying))

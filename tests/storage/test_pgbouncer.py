@@ -122,7 +122,10 @@ _LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE locktype = 'advisory' AND datname = current_database()
 """
-_TRIES_LOCK = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%' AND pid <> pg_backend_pid())"
+_TRIES_LOCK = """
+    SELECT EXISTS (SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE '%pg_try_advisory%' AND pid <> pg_backend_pid())
+"""
 
 
 async def test_concurrent_migrations_wait_for_each_other_behind_the_pooler(empty_database_url: str, tmp_path: Path) -> None:
