@@ -16,13 +16,14 @@ from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
 from app.deliveries.models import Delivery
+from app.scheduling.models import Queue
 from app.settings import load_settings
 from app.tenants.models import Tenant
 
 MIGRATION_LOCK = 0xCA119A7E
 _POLL_INTERVAL_S = 0.2
 # Importing the models registers all tables in Base.metadata.
-MODELS = (AuditEvent, Call, Delivery, Lease, Tenant, Upgrade, WorkerHeartbeat)
+MODELS = (AuditEvent, Call, Delivery, Lease, Queue, Tenant, Upgrade, WorkerHeartbeat)
 _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2})")
 
 

@@ -38,7 +38,7 @@ class Call(LastAnswer, Base):
     # `updated_at` is read after the session has ended.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # declared as SQLAlchemy documents it
     __table_args__ = (
-        CheckConstraint("execution IN ('pending', 'started', 'not_started', 'unknown')", name="execution"),
+        CheckConstraint("execution IN ('scheduled', 'pending', 'started', 'not_started', 'unknown')", name="execution"),
         CheckConstraint("(execution = 'started') = (sid IS NOT NULL)", name="sid_when_started"),
         Index(
             "uq_call_tenant_id_idempotency_key",
@@ -77,6 +77,8 @@ class Call(LastAnswer, Base):
         ),
         Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
+        Index("ix_call_queue_id_id", "queue_id", "id", postgresql_where=text("queue_id IS NOT NULL")),
+        Index("uq_call_redial_of", "redial_of", unique=True, postgresql_where=text("redial_of IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
@@ -104,6 +106,11 @@ class Call(LastAnswer, Base):
     from_: Mapped[str] = mapped_column("from", Text)
     # `to` in its normal form (app.twilio.addresses); null in rows of a version that did not know it.
     address_key: Mapped[str | None] = mapped_column(Text)
+
+    # Scheduled calls only.
+    queue_id: Mapped[UUID | None] = mapped_column(Uuid)
+    # The call whose end caused this one.
+    redial_of: Mapped[UUID | None] = mapped_column(Uuid)
 
     # Twilio's resource, as last seen: null until started, and mostly null at first.
     sid: Mapped[str | None] = mapped_column(Text, unique=True)

@@ -1,10 +1,11 @@
 """Tables of tenants, Twilio accounts, credentials, API keys and SIP credentials. Secrets are encrypted or hashed."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, UniqueConstraint, Uuid, func, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
@@ -40,6 +41,8 @@ class Tenant(Base):
     sealed_callback_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
     # Creations that one process sends to Twilio at the same time; null: CALLGATE_MAX_IN_FLIGHT_PER_TENANT.
     max_in_flight: Mapped[int | None] = mapped_column(Integer)
+    # When scheduled calls may ring (app.scheduling.hours); null: at any time.
+    hours: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     @property
     def callback_secret_identity(self) -> str:

@@ -1,0 +1,126 @@
+"""Tables of queues, pace, scheduled calls that wait, and the slots of calls that were granted."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+NO_QUEUE: Final = UUID(int=0)
+"""The `queue_id` of a scheduled call that is in no queue. It is not null, so that one index finds the calls of both kinds."""
+
+
+class Queue(Base):
+    """A named set of a tenant's scheduled calls with its own pace, hours and pause."""
+
+    __tablename__ = "queue"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    name: Mapped[str] = mapped_column(Text)
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    # When calls may ring (app.scheduling.hours); null: the tenant's hours, if it has any.
+    hours: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # The default of `ring_by`, in seconds after `not_before`; null: 15 minutes.
+    ring_within_s: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Pace(Base):
+    """How fast an account or a queue dials, and how many of its calls may be under way. The row is the lock of its grants."""
+
+    __tablename__ = "pace"
+    __table_args__ = (
+        CheckConstraint("calls_per_second > 0", name="calls_per_second"),
+        CheckConstraint("burst > 0", name="burst"),
+        CheckConstraint("max_concurrent > 0", name="max_concurrent"),
+    )
+
+    # The id of an account or of a queue.
+    subject_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    # Null: not limited.
+    calls_per_second: Mapped[Decimal | None] = mapped_column(Numeric)
+    burst: Mapped[int] = mapped_column(Integer, server_default=text("2"))
+    max_concurrent: Mapped[int | None] = mapped_column(Integer)
+    # The token bucket as one timestamp (GCRA's theoretical arrival time): when the next call would be due at an even pace.
+    next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    # The number of its rows in `dial_slot`.
+    in_use: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class ScheduledDial(Base):
+    """The right to dial a scheduled call. Who deletes the row has it: a grant dials the call, a cancellation ends it."""
+
+    __tablename__ = "scheduled_dial"
+    __table_args__ = (
+        Index(None, "account_id", "priority", "caller_id", "queue_id", "due_at", "call_id"),
+        Index(None, "queue_id", "due_at"),
+        Index(None, "ring_by"),
+        CheckConstraint("ring_by > not_before", name="ring_by"),
+    )
+
+    call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(Text)
+    account_id: Mapped[UUID] = mapped_column(Uuid)
+    queue_id: Mapped[UUID] = mapped_column(Uuid)
+    # The id of the API key or workload that requested the call. Callers take turns.
+    caller_id: Mapped[UUID] = mapped_column(Uuid)
+    # The place of its class in PRIORITIES; 0 goes first.
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    not_before: Mapped[datetime]
+    ring_by: Mapped[datetime]
+    # When it may be granted: `not_before`, the next hours in which it may ring, or the time of another try.
+    due_at: Mapped[datetime]
+    # The callee's zone, if the request has one.
+    time_zone: Mapped[str | None] = mapped_column(Text)
+
+
+class DialTurn(Base):
+    """The turn of a caller at an account: whose last grant is the longest ago is next."""
+
+    __tablename__ = "dial_turn"
+    __table_args__ = (Index(None, "account_id", "last_grant_at"),)
+
+    account_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    caller_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    last_grant_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class DialSlot(Base):
+    """A call that was granted and may be under way. It counts as one of its account's, and its queue's, concurrent calls."""
+
+    __tablename__ = "dial_slot"
+    __table_args__ = (
+        Index(None, "account_id"),
+        Index(None, "queue_id", postgresql_where=text("queue_id IS NOT NULL")),
+        Index(None, "until"),
+        Index(None, "ring_by", postgresql_where=text("ring_by IS NOT NULL")),
+    )
+
+    call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
+    account_id: Mapped[UUID] = mapped_column(Uuid)
+    queue_id: Mapped[UUID | None] = mapped_column(Uuid)
+    granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    # The call has ended by then: ring timeout, time limit and a margin after the grant.
+    until: Mapped[datetime]
+    # When a call that Twilio still holds in its queue is cancelled; null once that is done, or if there is no deadline.
+    ring_by: Mapped[datetime | None]

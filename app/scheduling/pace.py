@@ -1,0 +1,29 @@
+"""SQL of the token bucket: how many calls a row of `pace` lets go, and the row after they went.
+
+The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp instead of a level and a time. Within any
+span of s seconds at most `burst + s * calls_per_second` calls go. Use it on a locked row, with a clock that was read after the
+lock.
+"""
+
+_UNLIMITED = 1_000_000
+
+
+def room(at: str) -> str:
+    """Returns SQL for the number of calls that the row `pace` lets go at the time `at`: tokens and free slots."""
+    return f"""greatest(0, least(
+        coalesce(floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}),
+        coalesce(pace.max_concurrent - pace.in_use, {_UNLIMITED})
+    ))::int"""
+
+
+def wait_s(at: str) -> str:
+    """Returns SQL for the seconds from `at` until the row `pace` has a token again; null if it has one, or has no pace."""
+    return f"""nullif(greatest(0,
+        extract(epoch FROM greatest(pace.next_at, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
+    ), 0)::float8"""
+
+
+def next_at(at: str, count: str) -> str:
+    """Returns SQL for the row's `next_at` after `count` calls went at the time `at`."""
+    return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
+        ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
