@@ -11,7 +11,9 @@ _UNLIMITED = 1_000_000
 def room(at: str) -> str:
     """Returns SQL for the number of calls that the row `pace` lets go at the time `at`: tokens and free slots."""
     return f"""greatest(0, least(
-        coalesce(floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}),
+        coalesce(
+            floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}
+        ),
         coalesce(pace.max_concurrent - pace.in_use, {_UNLIMITED})
     ))::int"""
 
