@@ -1,0 +1,61 @@
+"""Slots of concurrent calls: when one ends at the latest, and the freeing of those whose calls have ended."""
+
+from uuid import UUID
+
+from app.database.connection import Connection
+from app.twilio.schemas import TERMINAL_STATUSES
+
+# Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
+_RING_S, _TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
+
+
+def until(at: str, parameters: str) -> str:
+    """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended."""
+    return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
+        + coalesce(({parameters} ->> 'time_limit')::float8, {_TIME_LIMIT_S}))"""
+
+
+# Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
+_DELETE_ENDED = f"""
+    DELETE FROM dial_slot WHERE call_id IN (
+        SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
+        WHERE dial_slot.account_id = $1 AND (
+            until <= clock_timestamp() OR execution IN ('not_started', 'scheduled')
+            OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
+        )
+        FOR UPDATE OF dial_slot SKIP LOCKED
+    )
+"""  # noqa: S608  # own constants
+_RECOUNT_ACCOUNT = """
+    WITH counted AS (SELECT count(*)::int AS in_use FROM dial_slot WHERE account_id = $1),
+        before AS (SELECT in_use FROM pace WHERE subject_id = $1)
+    UPDATE pace SET in_use = counted.in_use FROM counted, before WHERE subject_id = $1 AND pace.in_use <> counted.in_use
+    RETURNING before.in_use - pace.in_use
+"""
+_MISCOUNTED_QUEUES = """
+    SELECT subject_id FROM pace JOIN queue ON queue.id = subject_id
+    WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1) AND in_use > 0
+        AND in_use <> (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id)
+"""
+_LOCK_QUEUES = "SELECT FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE"
+_RECOUNT_QUEUES = """
+    UPDATE pace SET in_use = (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id) WHERE subject_id = ANY ($1::uuid[])
+"""
+
+
+async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
+    """Frees the slots of the account's calls that have ended. Returns how many were freed.
+
+    The transaction must have locked the account's row in `pace`, and no queue's: the rows of queues are locked after it, in the
+    order of ids. A slot that went with its call's record is freed, too. The counts are made by statements after the locks,
+    because the snapshot of a statement that waits for a lock is older than the lock.
+    """
+    await connection.execute(_DELETE_ENDED, account_id)
+    freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)
+    if not freed:
+        return 0
+    # A row and its count are committed together: they differ only where slots have just been deleted, here or by retention.
+    if queues := [row["subject_id"] for row in await connection.fetch(_MISCOUNTED_QUEUES, account_id)]:
+        await connection.execute(_LOCK_QUEUES, queues)
+        await connection.execute(_RECOUNT_QUEUES, queues)
+    return freed

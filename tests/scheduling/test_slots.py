@@ -1,0 +1,155 @@
+"""Slots of calls that have ended are freed, for the account and for its queues."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.scheduling.slots import free_ended_slots
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import created, running_upstream
+
+_ADD_SLOT = """
+    WITH slot AS (
+        INSERT INTO dial_slot (call_id, account_id, queue_id, until)
+        SELECT id, $2, $3::uuid, now() + make_interval(secs => $4) FROM call WHERE id = $1 RETURNING account_id, queue_id
+    )
+    INSERT INTO pace (subject_id, in_use) SELECT unnest(ARRAY[account_id, queue_id]), 1 FROM slot WHERE queue_id IS NOT NULL
+    UNION ALL SELECT account_id, 1 FROM slot WHERE queue_id IS NULL
+    ON CONFLICT (subject_id) DO UPDATE SET in_use = pace.in_use + 1
+"""
+
+# A row that is locked is waited for as its holder's transaction, which pg_locks shows without a database.
+_WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def _started(tenant: Tenant) -> UUID:
+    response = await tenant.create()
+    assert response.status_code == 201
+    return UUID(response.json()["id"])
+
+
+async def _account(gateway: Gateway, tenant: Tenant) -> UUID:
+    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    assert account_id
+    return account_id
+
+
+async def _add_queue(gateway: Gateway, tenant: Tenant) -> UUID:
+    queue_id = uuid4()
+    await gateway.database.fetch(
+        "INSERT INTO queue (id, tenant_id, name) VALUES ($1, $2, $3)", queue_id, tenant.id, str(queue_id)
+    )
+    return queue_id
+
+
+async def _set(gateway: Gateway, call_id: UUID, assignment: str) -> None:
+    await gateway.database.fetch(f"UPDATE call SET {assignment} WHERE id = $1", call_id)  # noqa: S608  # of this module
+
+
+async def _in_use(gateway: Gateway, subject_id: UUID) -> int:
+    rows = await gateway.database.fetch("SELECT in_use FROM pace WHERE subject_id = $1", subject_id)
+    in_use: int = rows[0]["in_use"]
+    return in_use
+
+
+async def _holders(gateway: Gateway, account_id: UUID) -> set[UUID]:
+    rows = await gateway.database.fetch("SELECT call_id FROM dial_slot WHERE account_id = $1", account_id)
+    return {row["call_id"] for row in rows}
+
+
+async def _free(gateway: Gateway, account_id: UUID) -> int:
+    async with gateway.database.transaction() as connection:
+        await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+        return await free_ended_slots(connection, account_id)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        *(f"status = '{status}'" for status in ("completed", "busy", "failed", "no-answer", "canceled")),
+        "sid = NULL, execution = 'not_started'",
+        "sid = NULL, execution = 'scheduled'",
+    ],
+)
+async def test_the_slot_of_an_ended_call_is_freed_and_that_of_another_call_is_not(gateway: Gateway, end: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account, queue = await _account(gateway, tenant), await _add_queue(gateway, tenant)
+        ended, under_way, direct = [await _started(tenant) for _ in range(3)]
+        await gateway.database.fetch(_ADD_SLOT, ended, account, queue, 60.0)
+        await gateway.database.fetch(_ADD_SLOT, under_way, account, queue, 60.0)
+        await gateway.database.fetch(_ADD_SLOT, direct, account, None, 60.0)
+        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (3, 2)
+        await _set(gateway, ended, end)
+
+        assert await _free(gateway, account) == 1
+        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (2, 1)
+        assert await _free(gateway, account) == 0
+        assert await _holders(gateway, account) == {under_way, direct}
+
+
+@pytest.mark.parametrize("execution", ["pending", "unknown"])
+async def test_a_call_that_may_be_under_way_keeps_its_slot_until_its_end(gateway: Gateway, execution: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account = await _account(gateway, tenant)
+        call, late = [await _started(tenant) for _ in range(2)]
+        for each, seconds in ((call, 60.0), (late, -0.001)):
+            await _set(gateway, each, f"sid = NULL, execution = '{execution}'")
+            await gateway.database.fetch(_ADD_SLOT, each, account, None, seconds)
+
+        assert await _free(gateway, account) == 1
+        assert await _holders(gateway, account) == {call}
+
+
+async def test_a_slot_that_retention_has_deleted_with_its_call_is_freed(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account, queue = await _account(gateway, tenant), await _add_queue(gateway, tenant)
+        call = await _started(tenant)
+        await gateway.database.fetch(_ADD_SLOT, call, account, queue, 60.0)
+        await gateway.database.fetch("DELETE FROM call WHERE id = $1", call)
+
+        assert await _free(gateway, account) == 1
+        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (0, 0)
+
+
+async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        other_sid = "AC" + "e" * 32
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=other_sid, secret="o" * 32, key_sid=None, base_url=upstream.url
+        )
+        first, queue = await _account(gateway, tenant), await _add_queue(gateway, tenant)
+        second = await gateway.directory.account_id(tenant.id, account_sid=other_sid)
+        assert second
+        for account in (first, second):
+            call = await _started(tenant)
+            await gateway.database.fetch(_ADD_SLOT, call, account, queue, 60.0)
+            await _set(gateway, call, "status = 'completed'")
+
+        async with gateway.database.transaction() as connection:
+            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", first)
+            assert await free_ended_slots(connection, first) == 1
+            freeing = asyncio.create_task(_free(gateway, second))
+            while not await gateway.database.fetch(_WAITS):
+                await asyncio.sleep(0.01)
+        assert await freeing == 1
+        assert [await _in_use(gateway, subject) for subject in (first, second, queue)] == [0, 0, 0]
+
+
+async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account = await _account(gateway, tenant)
+        calls = [await _started(tenant) for _ in range(2)]
+        for call in calls:
+            await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
+            await _set(gateway, call, "status = 'completed'")
+        async with gateway.database.transaction() as connection:
+            await connection.execute("DELETE FROM call WHERE id = $1", calls[0])
+            assert await _free(gateway, account) == 1
+        assert await _free(gateway, account) == 1
+        assert await _in_use(gateway, account) == 0
