@@ -1,0 +1,199 @@
+"""Hours in which scheduled calls may ring, and the time zones of callees. Pure.
+
+A zone is open at a moment if a clock on the wall there shows a time in a window. So a window that begins in an hour that
+daylight saving skips opens at the jump, and in a repeated hour each pass is judged by the time that the clock shows.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Literal, get_args
+from zoneinfo import ZoneInfo
+
+from app.errors import FieldError
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: Final[tuple[Day, ...]] = get_args(Day)
+TIME_PATTERN: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+END_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
+
+_MEMBERS: Final = ("time_zone", "days", "from", "to")
+_DAY: Final = timedelta(days=1)
+# What phonenumbers says of a number that it cannot place.
+_UNKNOWN_ZONE: Final = "Etc/Unknown"
+
+
+class HoursInvalid(Exception):
+    """The JSON is no hours. The texts of the errors contain no value."""
+
+    def __init__(self, *field_errors: FieldError) -> None:
+        super().__init__()
+        self.field_errors = field_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """A window from `start_minute` to before `end_minute` on each of the days, in minutes after midnight.
+
+    A window whose end is not after its start ends on the next day.
+    """
+
+    time_zone: str
+    """The IANA zone of callees whose own zone is unknown."""
+    days: tuple[Day, ...]
+    """In the order of the week."""
+    start_minute: int
+    end_minute: int
+
+    def is_open(self, local: datetime) -> bool:
+        """Returns whether a clock that shows this time is within the hours."""
+        minute = local.hour * 60 + local.minute
+        today, yesterday = DAYS[local.weekday()], DAYS[local.weekday() - 1]
+        if self.start_minute < self.end_minute:
+            return today in self.days and self.start_minute <= minute < self.end_minute
+        return (today in self.days and minute >= self.start_minute) or (yesterday in self.days and minute < self.end_minute)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the object from which `read_hours` reads the same hours."""
+        times = {"from": _time_text(self.start_minute), "to": _time_text(self.end_minute)}
+        return {"time_zone": self.time_zone, "days": list(self.days), **times}
+
+
+def read_hours(value: object, pointer: str = "/hours") -> Hours:
+    """Reads `{"time_zone", "days", "from", "to"}`. Without `days` the hours are those of every day.
+
+    Raises HoursInvalid with every error; `pointer` is the RFC 6901 pointer of the object.
+    """
+    if not isinstance(value, Mapping):
+        raise HoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
+    if faults := [FieldError(f"{pointer}/{member}", code, detail) for member, code, detail in _faults(value)]:
+        raise HoursInvalid(*faults)
+    days = value.get("days", DAYS)
+    start, end = _minutes(value["from"]), _minutes(value["to"])
+    return Hours(value["time_zone"], tuple(day for day in DAYS if day in days), start, end)
+
+
+def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Yields member, code and text of each error."""
+    for name in value:
+        if name not in _MEMBERS:
+            escaped = str(name).replace("~", "~0").replace("/", "~1")
+            yield escaped, "unknown_member", "is not a member of hours: they have time_zone, days, from and to"
+    for name in ("time_zone", "from", "to"):
+        if name not in value:
+            yield name, "missing", "is required"
+        elif not isinstance(value[name], str):
+            yield name, "string_type", "must be a string"
+    zone, start, end = (text if isinstance(text := value.get(name), str) else None for name in ("time_zone", "from", "to"))
+    if zone is not None and not is_time_zone(zone):
+        yield "time_zone", "unknown_time_zone", "must be a zone of the IANA database, such as Europe/Berlin"
+    if start is not None and not re.fullmatch(TIME_PATTERN, start):
+        yield "from", "invalid_time", "must be a time from 00:00 to 23:59, such as 09:00"
+    if end is not None and not re.fullmatch(END_PATTERN, end):
+        yield "to", "invalid_time", "must be a time from 00:00 to 24:00, such as 18:00"
+    if start is not None and start == end:
+        yield "to", "empty_window", "must differ from `from`: a whole day is from 00:00 to 24:00"
+    yield from _day_faults(value.get("days", DAYS))
+
+
+def _day_faults(days: object) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(days, Sequence) or isinstance(days, str):
+        yield "days", "list_type", "must be a list"
+        return
+    if len(days) > len(DAYS):
+        yield "days", "too_long", f"must have at most {len(DAYS)} items"
+        return
+    if not days:
+        yield "days", "too_short", "must have at least 1 item; without `days`, every day is one"
+    for index, day in enumerate(days):
+        if day not in DAYS:
+            yield f"days/{index}", "unknown_day", f"must be one of {', '.join(DAYS)}"
+        elif day in days[:index]:
+            yield f"days/{index}", "repeated_day", "is in the list already"
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
+
+
+def is_time_zone(name: str) -> bool:
+    """Returns whether it is the name of a zone or a link of the IANA database, in its own spelling."""
+    return name in _time_zones()
+
+
+def zones_of(to: str) -> tuple[str, ...]:
+    """Returns the IANA zones in which an E.164 number may be: often one, for a mobile number all of its country.
+
+    Empty for SIP, `client:` and numbers that belong to no country.
+    """
+    if not to.startswith("+"):
+        return ()
+    # Imported here: phonenumbers takes 70 ms and 9 MB, which only scheduled calls with hours are worth.
+    from phonenumbers import NumberParseException, parse
+    from phonenumbers.timezone import time_zones_for_number
+
+    try:
+        zones = time_zones_for_number(parse(to))
+    except NumberParseException:
+        return ()
+    return tuple(zone for zone in zones if zone != _UNKNOWN_ZONE)
+
+
+def callee_zones(to: str, time_zone: str | None, hours: Hours) -> tuple[str, ...]:
+    """Returns the zones that must all be open: the call's own, else those of the number, else that of the hours."""
+    return (time_zone,) if time_zone is not None else zones_of(to) or (hours.time_zone,)
+
+
+def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
+    """Returns the earliest moment from `at` on at which all the zones are open, or None if there is none before `before`.
+
+    Times are aware and in UTC.
+    """
+    located = [ZoneInfo(zone) for zone in zones]
+    while at < before:
+        latest = max(_opening_in(zone, hours, at) for zone in located)
+        if latest == at:
+            return at
+        at = latest
+    return None
+
+
+def _opening_in(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
+    """Returns the earliest moment from `at` on at which the zone is open."""
+    while not hours.is_open(local := at.astimezone(zone).replace(tzinfo=None)):
+        later = at + (_next_start(hours, local) - local)
+        at = later if _offset(zone, later) == _offset(zone, at) else _change_between(zone, at, later)
+    return at
+
+
+def _next_start(hours: Hours, local: datetime) -> datetime:
+    """Returns the beginning of the next window after a local time."""
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    starts = (midnight + days * _DAY + timedelta(minutes=hours.start_minute) for days in range(8))
+    return next(start for start in starts if start > local and DAYS[start.weekday()] in hours.days)
+
+
+def _change_between(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
+    """Returns the first second from which the zone's offset is not that of `at`."""
+    low, high = int(at.timestamp()), int(later.timestamp())
+    before = _offset(zone, at)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _offset(zone, datetime.fromtimestamp(middle, UTC)) == before else (low, middle)
+    return datetime.fromtimestamp(high, UTC)
+
+
+def _offset(zone: ZoneInfo, at: datetime) -> timedelta | None:
+    return at.astimezone(zone).utcoffset()
+
+
+def _minutes(text: str) -> int:
+    return int(text[:2]) * 60 + int(text[3:])
+
+
+def _time_text(minutes: int) -> str:
+    return f"{minutes // 60:02}:{minutes % 60:02}"
