@@ -29,3 +29,12 @@ def next_at(at: str, count: str) -> str:
     """Returns SQL for the row's `next_at` after `count` calls went at the time `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
+
+
+def next_at_for_rate(at: str, rate: str) -> str:
+    """Returns SQL for the row's `next_at` when `calls_per_second` becomes `rate`, SQL that may be null, at the time `at`.
+
+    A higher rate shortens the wait that is left and keeps the number of tokens. A lower rate keeps the time.
+    """
+    return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
+        THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""

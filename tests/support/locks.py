@@ -1,7 +1,8 @@
 """What sessions of a test's own database wait for. Other tests use the same Postgres at the same time."""
 
-# Not pg_stat_activity, whose answer does not change within a transaction.
+# Not pg_stat_activity, whose answer does not change within a transaction. A session that waits for a row waits for a
+# transaction, which belongs to no database. The session's other locks do.
 SESSION_WAITS_FOR_LOCK = """
-    SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
-    WHERE NOT granted AND datname = current_database())
+    SELECT EXISTS (SELECT FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid) JOIN pg_database ON oid = held.database
+    WHERE NOT waiting.granted AND datname = current_database())
 """

@@ -1,0 +1,74 @@
+"""The limits of a pace: how fast an account or a queue dials, and how many of its calls may be under way. Pure."""
+
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from typing import Final, Self, TypedDict
+
+from app.tenants.errors import InvalidMember
+
+MAX_CALLS_PER_SECOND: Final = 1_000
+MAX_DECIMALS: Final = 3
+DEFAULT_BURST: Final = 2
+MAX_BURST: Final = 1_000
+MAX_CONCURRENT_LIMIT: Final = 100_000
+
+
+class PaceChange(TypedDict, total=False):
+    """What to change of a pace. A member that is missing stays as it is; None removes the limit."""
+
+    calls_per_second: Decimal | None
+    burst: int
+    max_concurrent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaceLimits:
+    calls_per_second: Decimal | None = None
+    """At most three decimals; None: not limited."""
+    burst: int = DEFAULT_BURST
+    """The calls that may go at once after a pause. Has an effect only with `calls_per_second`."""
+    max_concurrent: int | None = None
+    """None: not limited."""
+
+    @property
+    def is_limited(self) -> bool:
+        return self.calls_per_second is not None or self.max_concurrent is not None
+
+    def changed(self, change: PaceChange) -> Self:
+        """Returns these limits with the change. Without `calls_per_second`, `burst` is the default.
+
+        Raises InvalidMember for a value out of bounds, and for a `burst` without `calls_per_second`.
+        """
+        changed = replace(self, **change)
+        if changed.calls_per_second is None:
+            if change.get("burst", DEFAULT_BURST) != DEFAULT_BURST:
+                raise InvalidMember("/pace/burst", "missing", "a burst needs calls_per_second")
+            changed = replace(changed, burst=DEFAULT_BURST)
+        changed._check()
+        return changed
+
+    def differing_members(self, other: Self) -> list[str]:
+        return [member.name for member in fields(self) if getattr(self, member.name) != getattr(other, member.name)]
+
+    def _check(self) -> None:
+        if self.calls_per_second is not None and not is_rate(self.calls_per_second):
+            message = f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
+            raise InvalidMember("/pace/calls_per_second", "out_of_range", message)
+        if not 1 <= self.burst <= MAX_BURST:
+            raise InvalidMember("/pace/burst", "out_of_range", f"a burst is between 1 and {MAX_BURST}")
+        if self.max_concurrent is not None and not 1 <= self.max_concurrent <= MAX_CONCURRENT_LIMIT:
+            message = f"the limit of concurrent calls is between 1 and {MAX_CONCURRENT_LIMIT}"
+            raise InvalidMember("/pace/max_concurrent", "out_of_range", message)
+
+
+UNLIMITED: Final = PaceLimits()
+
+
+def is_rate(value: Decimal) -> bool:
+    """Returns whether `calls_per_second` may have the value."""
+    return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
+
+
+def plain_number(value: Decimal) -> int | float:
+    """Returns the number as JSON and people write it: 1 and 0.5, not 1.000."""
+    return int(value) if value == int(value) else float(value)

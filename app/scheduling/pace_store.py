@@ -1,0 +1,46 @@
+"""SQL of setting and reading the pace of accounts and queues, on asyncpg alone.
+
+Functions run in the caller's transaction and never commit. `subject_id` is the id of an account or of a queue.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from app.database.connection import Connection
+from app.scheduling.pace import next_at_for_rate
+from app.scheduling.pace_limits import PaceLimits
+
+_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
+_WRITE: Final = f"""
+    UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate("clock.at", "$2")},
+        in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
+    FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1
+"""
+
+
+async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
+    """Returns the limits of those subjects that have any."""
+    statement = f"SELECT subject_id, {_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
+    paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in await connection.fetch(statement, subject_ids)}
+    return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
+
+
+async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
+    """Returns the limits, and lets no grant of the subject begin until the transaction ends.
+
+    Inserts a row without limits if there is none: a row is what can be locked.
+    """
+    await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
+    statement = f"SELECT {_COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
+    return PaceLimits(*await connection.fetchrow(statement, subject_id))
+
+
+async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
+    """Sets the limits of a subject that `lock_pace` has locked.
+
+    Calls that were granted before count as concurrent calls. A higher pace applies at once to the wait that a lower one left
+    behind.
+    """
+    await connection.execute(_WRITE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

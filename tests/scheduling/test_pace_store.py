@@ -1,0 +1,157 @@
+"""Setting a pace: what it does to the tokens, and to calls that were granted before."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.database.connection import SESSION_SETTINGS, Connection, Connector
+from app.database.pool import Pool
+from app.scheduling.pace import next_at_for_rate, room
+from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_store import find_paces, lock_pace, write_pace
+from app.tenants.errors import InvalidMember
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
+
+AT = "'2026-11-29 12:00:00Z'::timestamptz"
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    pool = Pool(Connector(database_url, SESSION_SETTINGS).connect)
+    yield pool
+    await pool.close()
+
+
+async def set_pace(pool: Pool, subject_id: UUID, limits: PaceLimits) -> PaceLimits:
+    """Sets the limits and returns those before."""
+    async with pool.transaction() as connection:
+        before = await lock_pace(connection, subject_id)
+        await write_pace(connection, subject_id, limits)
+    return before
+
+
+async def in_use(pool: Pool, subject_id: UUID) -> int:
+    (row,) = await pool.fetch("SELECT in_use FROM pace WHERE subject_id = $1", subject_id)
+    count: int = row["in_use"]
+    return count
+
+
+async def add_slot(connection: Connection | Pool, account_id: UUID, queue_id: UUID | None = None) -> None:
+    """Adds a call that was granted."""
+    call_id, tenant_id = uuid4(), f"tenant-{account_id.hex}"
+    await connection.fetch("INSERT INTO tenant (id, name) VALUES ($1, 'T') ON CONFLICT DO NOTHING", tenant_id)
+    statement = """INSERT INTO twilio_account (id, tenant_id, account_sid) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"""
+    await connection.fetch(statement, account_id, tenant_id, f"AC{account_id.hex}")
+    statement = """INSERT INTO call (id, tenant_id, account_id, created_at, execution, pending_since, fingerprint, parameters,
+        "to", "from", account_sid) VALUES ($1, $2, $3, now(), 'pending', now(), '\\x00', '{}', 'sip:a@example.com', 'b', $4)"""
+    await connection.fetch(statement, call_id, tenant_id, account_id, f"AC{account_id.hex}")
+    statement = "INSERT INTO dial_slot (call_id, account_id, queue_id, until) VALUES ($1, $2, $3, now() + interval '1 hour')"
+    await connection.fetch(statement, call_id, account_id, queue_id)
+
+
+async def test_a_pace_is_stored_exactly_and_a_subject_without_limits_has_none(pool: Pool) -> None:
+    account, other = uuid4(), uuid4()
+    limits = PaceLimits(Decimal("0.1"), burst=5, max_concurrent=10)
+    assert await set_pace(pool, account, limits) == UNLIMITED
+    async with pool.transaction() as connection:
+        assert await lock_pace(connection, other) == UNLIMITED
+        assert await find_paces(connection, [account, other, uuid4()]) == {account: limits}
+    assert await set_pace(pool, account, UNLIMITED) == limits
+    async with pool.transaction() as connection:
+        assert await find_paces(connection, [account]) == {}
+
+
+async def test_calls_that_were_granted_before_count_as_concurrent_calls(pool: Pool) -> None:
+    account, queue = uuid4(), uuid4()
+    for queue_id in (None, queue, queue):
+        await add_slot(pool, account, queue_id)
+    await set_pace(pool, account, PaceLimits(max_concurrent=10))
+    await set_pace(pool, queue, PaceLimits(max_concurrent=10))
+    assert (await in_use(pool, account), await in_use(pool, queue)) == (3, 2)
+
+
+async def test_a_grant_under_way_is_counted(pool: Pool) -> None:
+    account = uuid4()
+    await set_pace(pool, account, PaceLimits(Decimal(1)))
+    async with pool.transaction() as grant:
+        await lock_pace(grant, account)
+        setting = asyncio.create_task(set_pace(pool, account, PaceLimits(max_concurrent=10)))
+        while not await grant.fetchval(SESSION_WAITS_FOR_LOCK):
+            await asyncio.sleep(0.01)
+        await add_slot(grant, account)
+        await grant.execute("UPDATE pace SET in_use = in_use + 1 WHERE subject_id = $1", account)
+    await setting
+    assert await in_use(pool, account) == 1
+
+
+async def test_of_racing_first_settings_both_are_made_in_turn(pool: Pool) -> None:
+    account = uuid4()
+    paces = [PaceLimits(Decimal(rate)) for rate in range(1, 5)]
+    before = await asyncio.gather(*(set_pace(pool, account, pace) for pace in paces))
+    async with pool.transaction() as connection:
+        last = (await find_paces(connection, [account]))[account]
+    assert {UNLIMITED, *paces} == {*before, last}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "next_in", "expected"),
+    [
+        ("0.5", "5", 100, 10),  # 50 calls ahead, as before
+        ("5", "0.5", 10, 10),
+        ("5", "5", 10, 10),
+        ("5", "5", -10, -10),
+        ("0.5", "5", -10, -10),
+        ("5", "NULL", 10, 10),
+        (None, "5", 10, 10),
+    ],
+)
+async def test_a_higher_pace_shortens_the_wait_and_gives_no_token_away(
+    pool: Pool, before: str | None, after: str, next_in: int, expected: int
+) -> None:
+    statement = f"""WITH pace AS (SELECT {before or "NULL"}::numeric AS calls_per_second, {AT} + $1 * interval '1 s' AS next_at)
+        SELECT {next_at_for_rate(AT, f"({after})::numeric")} - {AT} FROM pace"""  # noqa: S608  # own constants
+    ((left,),) = await pool.fetch(statement, next_in)
+    assert left == timedelta(seconds=expected)
+
+
+async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool: Pool) -> None:
+    account = uuid4()
+    for rate in ("0.001", "1000", "0.5"):
+        await set_pace(pool, account, PaceLimits(Decimal(rate), burst=7))
+        statement = f"SELECT {room('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
+        ((tokens,),) = await pool.fetch(statement, account)
+        assert tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        (PaceChange(calls_per_second=Decimal(0)), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal(-1)), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal("1000.001")), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal("0.0001")), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal("NaN")), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal("Infinity")), "/pace/calls_per_second", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal(1), burst=0), "/pace/burst", "out_of_range"),
+        (PaceChange(calls_per_second=Decimal(1), burst=1001), "/pace/burst", "out_of_range"),
+        (PaceChange(burst=3), "/pace/burst", "missing"),
+        (PaceChange(max_concurrent=0), "/pace/max_concurrent", "out_of_range"),
+        (PaceChange(max_concurrent=100_001), "/pace/max_concurrent", "out_of_range"),
+    ],
+)
+def test_a_limit_out_of_bounds_is_refused_by_member(change: PaceChange, pointer: str, code: str) -> None:
+    with pytest.raises(InvalidMember) as refusal:
+        UNLIMITED.changed(change)
+    assert (refusal.value.pointer, refusal.value.code) == (pointer, code)
+
+
+def test_a_change_keeps_what_it_does_not_name() -> None:
+    limits = UNLIMITED.changed(PaceChange(calls_per_second=Decimal("0.001"), burst=1000, max_concurrent=100_000))
+    assert limits.changed(PaceChange(max_concurrent=None)) == PaceLimits(Decimal("0.001"), burst=1000)
+    assert limits.changed(PaceChange(calls_per_second=None)) == PaceLimits(max_concurrent=100_000), "no burst without a pace"
+    assert limits.changed(PaceChange(calls_per_second=None, max_concurrent=None)) == UNLIMITED
+    assert limits.differing_members(UNLIMITED) == ["calls_per_second", "burst", "max_concurrent"]
