@@ -11,12 +11,12 @@ from app.callbacks.fields import FormFields
 from app.callbacks.signature import has_signature_form, signing_token
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CallbackUrls, tag_in
+from app.calls.outbox import delivery_for
 from app.calls.refresh_plan import refresh_time_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, taken_sids, write_changes
 from app.database.batcher import LOCKED, Batcher, Busy
 from app.database.engine import Database
-from app.deliveries.outbox import delivery_for
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
 from app.observability.context import bind
@@ -162,9 +162,12 @@ class CallbackService:
             if call.sid != resource.sid:
                 # The record itself may have been bound since it was read: then nothing is written, and it is read again.
                 is_taken = taken.get(resource.sid, call.id) != call.id
-                changed.events += self._settlement.bind_call_in_memory(
+                bound = self._settlement.bind_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )
+                changed.events += bound.events
+                if bound.delivery is not None:
+                    changed.deliveries.append(bound.delivery)
                 if call.sid == resource.sid:
                     record_sequence(call, callback)
             if call.sid == resource.sid and (

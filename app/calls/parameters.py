@@ -84,7 +84,7 @@ HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"f
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 # Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
-ProgressEvent = TypeAliasType("ProgressEvent", Literal["initiated", "ringing", "answered", "completed"])
+ProgressEvent = TypeAliasType("ProgressEvent", Literal["settled", "initiated", "ringing", "answered", "completed"])
 RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
 RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
 RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])
@@ -123,7 +123,10 @@ class CallParameters(BaseModel):
         description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
     status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_without_repetitions)] | None = Field(
-        None, min_length=1, description="The events that are sent to `status_callback`; only `completed` by default."
+        None,
+        min_length=1,
+        description="The events that are sent to `status_callback`; only `completed` by default. `settled` is not one of "
+        "Twilio's: it says how the creation ended, and Callgate always sends it itself.",
     )
     status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     send_digits: str | None = Field(

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import (
     ColumnElement,
     TextClause,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -25,7 +27,11 @@ from app.calls import progress
 from app.calls.callback_fields import whole_fields
 from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAYBE_CALLED, Call, CallEvent
+from app.calls.outbox import NewDelivery
+from app.calls.store import insert_deliveries_from
 from app.twilio.addresses import address_key
+
+_ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,11 @@ async def add_event(
     await session.execute(
         insert(CallEvent).values(id=event_id or uuid7(), call_id=call_id, at=func.clock_timestamp(), type=type_, data=data)
     )
+
+
+async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
+    """Writes a delivery, and wakes the workers when the transaction commits."""
+    await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:

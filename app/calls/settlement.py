@@ -7,12 +7,13 @@ wrong. Each step is an event on the record.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import structlog
 
 from app.calls import repository
 from app.calls.models import Call
+from app.calls.outbox import NewDelivery, settled_delivery
 from app.calls.progress import resource_columns, take_resource
 from app.calls.refresh_plan import first_wait
 from app.calls.search_plan import SearchPlan
@@ -80,6 +81,13 @@ def record_change(
     return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
+class Binding(NamedTuple):
+    """What is written with a record that was bound: events, and a delivery if the tenant wants one of the settlement."""
+
+    events: list[Event]
+    delivery: NewDelivery | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """Makes and applies the changes that settle a record.
@@ -128,8 +136,11 @@ class Settlement:
         is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
         was_started = call.execution == "started"
         now = await repository.transaction_time(session)
-        for type_, event_data in self.bind_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken):
+        bound = self.bind_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken)
+        for type_, event_data in bound.events:
             await repository.add_event(session, call.id, type_, event_data)
+        if bound.delivery is not None:
+            await repository.add_delivery(session, bound.delivery)
         if not was_started and call.execution == "started":
             self.count_settled(call)
 
@@ -142,29 +153,31 @@ class Settlement:
         data: Mapping[str, Any],
         now: datetime,
         is_taken: bool,
-    ) -> list[Event]:
-        """Binds Twilio's call to the record in memory and returns the events to write.
+    ) -> Binding:
+        """Binds Twilio's call to the record in memory and returns what to write.
 
         `now` is the database's clock; `is_taken` says that another record has the sid.
         """
         if call.execution == "started" and call.sid == resource.sid:
-            return take_resource(call, resource)
+            return Binding(take_resource(call, resource))
         if call.execution == "started" or is_taken:
-            return [self._report_second_sid(call, resource, by=by)]
+            return Binding([self._report_second_sid(call, resource, by=by)])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
             self.metrics.calls.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
-        change.apply_to(call, now=now)
+        delivery = _settle(call, change, now=now)
         take_resource(call, resource)
-        return [(change.event, dict(change.data))]
+        return Binding([(change.event, dict(change.data))], delivery)
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
-        """Writes the change and its event."""
-        change.apply_to(call, now=await repository.transaction_time(session))
+        """Writes the change, its event and its delivery."""
+        delivery = _settle(call, change, now=await repository.transaction_time(session))
         await repository.add_event(session, call.id, change.event, dict(change.data))
+        if delivery is not None:
+            await repository.add_delivery(session, delivery)
         self.count_settled(call)
 
     async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
@@ -195,3 +208,12 @@ class Settlement:
         why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
         return "call.second_sid", {"sid": resource.sid, "by": by}
+
+
+def _settle(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
+    """Applies the change to a record in memory. Returns the delivery to write with it."""
+    delivery = settled_delivery(call, change.columns, written=call.deliveries_written)
+    if delivery is not None:
+        call.deliveries_written = [*call.deliveries_written, delivery["event"]]
+    change.apply_to(call, now=now)
+    return delivery

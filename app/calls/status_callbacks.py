@@ -8,6 +8,7 @@ from uuid import UUID
 
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
+from app.calls.outbox import SETTLED
 from app.calls.parameters import CallRequest, CallUpdate, refused_by_twilio
 from app.errors import FieldError, InvalidRequest
 from app.tenants.directory import CallableAccount
@@ -25,7 +26,10 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """The callback parameters of a call: `for_twilio` replaces the request's, `columns` are set on the record."""
+    """The callback parameters of a call: `for_twilio` replaces the request's, `columns` are set on the record.
+
+    Twilio does not get the request's parameters whose value in `for_twilio` is None.
+    """
 
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
@@ -42,15 +46,18 @@ def status_callbacks(
     That callback reveals a call whose response was lost. Callgate then delivers to the tenant's URL or its default, and raises
     InvalidRequest if that URL is not allowed. Without a public URL no callback arrives, and without an auth token no callback
     can be verified: Twilio gets the request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an
-    application_sid Twilio ignores both.
+    application_sid Twilio ignores both. `settled` is Callgate's own event: Twilio never gets it, and Callgate always delivers
+    it.
     """
-    own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     if urls is None or not account.has_auth_token:
-        _require_valid_url(request.status_callback, refused_by_twilio)
-        return StatusCallbacks(own)
+        own = _parameters_for_twilio(request)
+        _require_valid_url(own.get("status_callback"), refused_by_twilio)
+        return StatusCallbacks(own, _columns_of_settled_alone(request, account, validate_url))
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
-        return StatusCallbacks(own, warnings=(FieldError("/application_sid", "polling_only", text),))
+        warnings = (FieldError("/application_sid", "polling_only", text),)
+        columns = _columns_of_settled_alone(request, account, validate_url)
+        return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
         "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
         "status_callback_event": _ALL_EVENTS,
@@ -83,6 +90,31 @@ def changed_callbacks(
     return StatusCallbacks(for_twilio, columns)
 
 
+def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
+    """Returns the request's own parameters without `settled`; each is None if no other event is requested."""
+    own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
+    events = own.get("status_callback_event", ())
+    if SETTLED not in events:
+        return own
+    others = [event for event in events if event != SETTLED]
+    # Without events, Twilio would send `completed`.
+    return own | {"status_callback_event": others} if others else dict.fromkeys(own)
+
+
+def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+    """Returns the columns of a call whose other events Twilio sends itself, or nobody."""
+    if SETTLED not in (_events(request, account) or ()):
+        return dict.fromkeys(_CALLBACK_COLUMNS)
+    columns = _callback_columns(request, account, validate_url)
+    return columns | {"status_callback_events": [SETTLED] if columns["status_callback"] else None}
+
+
+def _events(request: CallRequest, account: CallableAccount) -> list[str] | None:
+    """Returns the request's events, or the default's if the URL is the default's, too."""
+    events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
+    return list(events) if events else None
+
+
 def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
     if url and (refused := validate_url(url)):
         code, text = refused
@@ -100,5 +132,5 @@ def _callback_columns(request: CallRequest, account: CallableAccount, validate_u
         # The fragment sets Twilio's own retries.
         "status_callback": urldefrag(url).url,
         "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
-        "status_callback_events": request.status_callback_event or (None if named else default.events) or ["completed"],
+        "status_callback_events": _events(request, account) or ["completed"],
     }

@@ -140,6 +140,17 @@ _COLUMNS = ", ".join(_CHANGEABLE.values())
 _TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
+
+def insert_deliveries_from(source: str) -> str:
+    """Returns SQL that inserts deliveries and wakes the workers. In `source`, a FROM clause, `new` has the type `delivery`."""
+    values = ", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))
+    notify = f"RETURNING pg_notify('{DELIVERIES_CHANNEL}', '')"
+    return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names
+
+
+_INSERT_DELIVERIES = insert_deliveries_from(
+    "given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new"
+)
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
 # whole batch would wait for them.
 _WRITE_CHANGES = f"""
@@ -159,11 +170,9 @@ _WRITE_CHANGES = f"""
         SELECT (event ->> 'id')::uuid, id, clock_timestamp(), event ->> 'type', event -> 'data', (event ->> 'left_out')::int
         FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_array_elements(events) AS event
     ), new_delivery AS (
-        INSERT INTO delivery ({_DELIVERY_COLUMNS})
-        SELECT {", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))}
-        FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new
+        {_INSERT_DELIVERIES}
     )
-    SELECT id, CASE WHEN deliveries <> '[]' THEN pg_notify('{DELIVERIES_CHANNEL}', '') END FROM given JOIN changed USING (id)
+    SELECT id FROM changed
 """  # noqa: S608  # column names from this module
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 class CallbackEvent(StrEnum):
+    settled = "settled"
     initiated = "initiated"
     ringing = "ringing"
     answered = "answered"

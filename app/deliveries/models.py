@@ -37,7 +37,7 @@ class Delivery(Base):
     call_id: Mapped[UUID] = mapped_column(Uuid)
     at: Mapped[datetime]
     tenant_id: Mapped[str] = mapped_column(Text)
-    # initiated, ringing, answered or completed, and its position in that order.
+    # The event, and its position in the order of events (app.calls.outbox).
     event: Mapped[str] = mapped_column(Text)
     position: Mapped[int] = mapped_column(SmallInteger)
     # Twilio's sequence number; null without one, or when no callback reported the event.

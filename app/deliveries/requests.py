@@ -13,11 +13,13 @@ from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
 from pydantic_core import to_json
 from standardwebhooks import Webhook
 
+from app.calls.outbox import CORRECTED, SETTLED
 from app.calls.schemas import CallRecord
 from app.tenants.callback_form import CallbackForm, CallbackMethod
 from app.twilio.signature import compute_signature
 
-EVENT_TYPE: Final = "call.callback"
+_EVENT_TYPES: Final = {SETTLED: "call.settled", CORRECTED: "call.corrected"}
+_TYPE_OF_CALLBACK: Final = "call.callback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,12 @@ class DeliveryContent:
 
     webhook_id: str
     """Every attempt to deliver this event has the same one."""
+    event: str
     call_id: str
     sequence: int | None
     """Twilio's SequenceNumber, if there is one."""
     fields: Mapping[str, str]
-    """All fields of Twilio's callback."""
+    """All fields of Twilio's callback, or those of a settlement."""
     record: CallRecord | Mapping[str, Any]
     """The call's current record; empty if it is deleted. Only the form `json` contains it."""
 
@@ -84,7 +87,8 @@ def _url_as_received(url: str) -> str:
 def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
-    payload = {"type": EVENT_TYPE, "timestamp": at.isoformat(timespec="seconds"), "data": data}
+    type_ = _EVENT_TYPES.get(content.event, _TYPE_OF_CALLBACK)
+    payload = {"type": type_, "timestamp": at.isoformat(timespec="seconds"), "data": data}
     body = to_json(payload, by_alias=True).decode()
     headers = {
         "Content-Type": "application/json",

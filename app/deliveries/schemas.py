@@ -16,7 +16,7 @@ class DeliveryRecord(BaseModel):
 
     id: UUID
     call_id: UUID
-    event: Literal["initiated", "ringing", "answered", "completed"]
+    event: Literal["settled", "corrected", "initiated", "ringing", "answered", "completed"]
     sequence: int | None = Field(description="Twilio's SequenceNumber; null when no callback reported the event.")
     webhook_id: str = Field(description="The same in every attempt, so that the receiver recognizes repetitions.")
     url: str
@@ -31,7 +31,7 @@ class DeliveryRecord(BaseModel):
     )
     delivered_at: datetime | None
     created_at: datetime = Field(validation_alias="at")
-    fields: dict[str, Any] = Field(description="The fields of Twilio's callback for the event.")
+    fields: dict[str, Any] = Field(description="The fields of Twilio's callback for the event, or those of a settlement.")
 
 
 class DeliveryList(BaseModel):

@@ -33,6 +33,7 @@ class ClaimedDelivery:
     call_id: UUID
     at: datetime
     tenant_id: str
+    event: str
     position: int
     sequence: int | None
     webhook_id: str
@@ -103,7 +104,7 @@ _CLAIM = f"""
         FROM checked WHERE delivery.call_id = checked.call_id AND delivery.at = checked.at AND delivery.id = checked.id
         RETURNING delivery.*
     )
-    SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.event, claimed.webhook_id,
+    SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.webhook_id,
         coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
         coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
         call.traceparent, call.id IS NOT NULL AS has_record,

@@ -144,6 +144,7 @@ class Deliverer:
         signing = await self.tenants.signing(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
+            event=delivery.event,
             call_id=str(delivery.call_id),
             sequence=delivery.sequence,
             fields=fields,

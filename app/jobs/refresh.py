@@ -19,11 +19,11 @@ import structlog
 from app.calls import leases
 from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
+from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, take_resource
 from app.calls.refresh_plan import CALLBACK_PATIENCE, age, refresh_time_after_refresh
 from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
-from app.deliveries.outbox import final_delivery, needs_final_delivery
 from app.errors import DatabaseUnavailable
 from app.jobs.sweep import MIN_CALLS, sweep
 from app.observability import Metrics

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 CallbackMethod = Literal["GET", "POST"]
 CallbackForm = Literal["twilio", "json"]
-DeliveryEvent = Literal["initiated", "ringing", "answered", "completed"]
+DeliveryEvent = Literal["settled", "initiated", "ringing", "answered", "completed"]
 
 CALLBACK_SETTINGS: Final = {
     "url": "status_callback",

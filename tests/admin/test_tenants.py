@@ -27,7 +27,12 @@ async def test_a_tenant_is_created_read_changed_and_listed(operator: Admin) -> N
     read = await operator.get("/tenants/anna")
     assert (read.json(), read.headers["ETag"]) == (record, created.headers["ETag"])
 
-    callbacks = {"url": "https://hooks.example.com/", "method": "GET", "events": ["ringing"], "format": "json"}
+    callbacks = {
+        "url": "https://hooks.example.com/",
+        "method": "GET",
+        "events": ["settled", "initiated", "ringing", "answered", "completed"],
+        "format": "json",
+    }
     changes: dict[str, Any] = {"name": "A", "suspended": True, "callbacks": callbacks, "limits": {"max_in_flight": 7}}
     changed = await operator.patch("/tenants/anna", changes)
     assert changed.status_code == 200

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,6 +14,7 @@ from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
 TIMEOUT_S = 30
+OWN: dict[str, Any] = {"status_callback": "https://own.example.com/", "status_callback_event": ["settled"]}
 
 
 @asynccontextmanager
@@ -91,6 +93,22 @@ async def test_an_immediate_repetition_succeeds_and_is_not_disturbed_by_the_late
         assert [execution for execution, _ in await _records(tenant)] == ["started"]
         assert (await tenant.create("at-once")).json()["id"] == again.json()["id"]
         assert len(upstream.posts) == 1
+
+
+@pytest.mark.parametrize("lands", [True, False])
+async def test_the_end_of_a_withdrawn_intent_is_delivered(database_url: str, lands: bool) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy), running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"sip:withdrawn@example.com")
+        assert (await tenant.create(to="sip:withdrawn@example.com", **OWN)).status_code == 503
+        if lands:
+            await proxy.deliver()
+        await _until_recorded(tenant, "not_started")
+        await proxy.deliver()
+        (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
+        (delivery,) = (await tenant.http.get(f"/v1/calls/{call['id']}/deliveries")).json()["deliveries"]
+    reported = delivery["event"], delivery["fields"]["CallgateExecution"], delivery["fields"]["CallgateProblem"]
+    assert reported == ("settled", "not_started", "database-unavailable")
 
 
 @pytest.mark.parametrize("lands", [True, False])

@@ -184,9 +184,9 @@ def test_defaults_show_no_difference(installed: Installation) -> None:
     assert installed.apply({"id": "new", "name": "New", "suspended": False, "callbacks": {"method": "POST"}}) == [
         'tenant new: create tenant: name "New"'
     ]
-    events = {"url": "https://shop.example.com/told", "events": ["ringing", "completed"]}
+    events = {"url": "https://shop.example.com/told", "events": ["settled", "completed"]}
     assert len(installed.apply(shop(callbacks=events))) == 1
-    assert installed.apply(shop(callbacks=events | {"events": ["completed", "ringing"]})) == []
+    assert installed.apply(shop(callbacks=events | {"events": ["completed", "settled"]})) == []
 
 
 def test_null_removes_a_callback_setting(installed: Installation) -> None:

@@ -16,6 +16,7 @@ from app.tenants.callback_form import CallbackForm, CallbackMethod
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 CONTENT = DeliveryContent(
     webhook_id="msg_01",
+    event="completed",
     call_id="0198c0de-0000-7000-8000-000000000001",
     sequence=2,
     fields={"CallSid": "CA" + "1" * 32, "CallStatus": "completed", "To": "sip:jürgen@example.com", "Twenty": "a b&c=d+e%"},
@@ -105,6 +106,11 @@ def test_an_altered_json_form_is_not_verified() -> None:
         Webhook(SECRET).verify(sent.body.replace(b"completed", b"busy"), dict(sent.headers))
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(sent.body, dict(sent.headers) | {"webhook-id": "msg_02"})
+
+
+@pytest.mark.parametrize("event", ["settled", "corrected"])
+def test_an_event_of_the_creation_has_a_type_of_its_own(event: str) -> None:
+    assert json.loads(built("json", event=event).body)["type"] == f"call.{event}"
 
 
 def test_an_event_without_a_sequence_has_null() -> None:

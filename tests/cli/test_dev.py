@@ -122,8 +122,8 @@ def test_a_tenant_can_be_suspended_and_resumed(setup: Setup, shell: dict[str, st
 def test_callback_defaults_can_be_set_and_the_secret_is_printed_once(setup: Setup, shell: dict[str, str]) -> None:
     configure = ("tenants", "callbacks", "support")
     url = "https://support.example.com/progress"
-    given = output_of(*configure, "--url", url, "--event", "ringing", "--event", "completed", "--format", "json", shell=shell)
-    assert (given["url"], given["events"], given["format"]) == (url, ["ringing", "completed"], "json")
+    given = output_of(*configure, "--url", url, "--event", "settled", "--event", "completed", "--format", "json", shell=shell)
+    assert (given["url"], given["events"], given["format"]) == (url, ["settled", "completed"], "json")
     made_secret, refused = run_concurrently(
         lambda: output_of("tenants", "callback-secret", "support", shell=shell),
         lambda: failure(*configure, "--url", "http://169.254.169.254/", environment=shell),

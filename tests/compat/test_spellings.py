@@ -190,6 +190,7 @@ async def test_child_legs_are_unavailable_while_twilio_is_unreachable(gateway: G
         ("StatusCallbackEvent", ["initiated ringing", "ringing"], ["initiated", "ringing"], None),
         ("StatusCallbackEvent", ["failed"], [], 21626),
         ("StatusCallbackEvent", ["something-new"], [], 21626),
+        ("StatusCallbackEvent", ["settled", "ringing"], ["ringing"], 21626),
         ("RecordingStatusCallbackEvent", ["completed", "failed", "completed"], ["completed"], 13621),
         ("MachineDetection", ["Disable"], [], 21234),
         ("MachineDetection", ["disable"], [], 21234),

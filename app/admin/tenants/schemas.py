@@ -9,7 +9,7 @@ from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
 
-CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=4)]
+CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=5)]
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$", description="The display name.")]
 _Id = Annotated[
     str,

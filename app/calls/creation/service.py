@@ -177,6 +177,8 @@ class CreationService:
         parameters = request.for_twilio() | progress.for_twilio
         if sip_auth is not None:
             parameters |= sip_auth.for_twilio()
+        if None in progress.for_twilio.values():
+            parameters = {name: value for name, value in parameters.items() if value is not None}
         return progress, PreparedCall(Form.of(parameters), began, progress.reach_callgate)
 
     async def _commit_intent(self, call: NewCall) -> bool:

@@ -18,8 +18,9 @@ from uuid_utils import uuid7
 
 from app.calls.last_answer import stored_columns
 from app.calls.models import Call
+from app.calls.outbox import NewDelivery, settled_delivery
 from app.calls.settlement import RecordChange
-from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
+from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken, insert_deliveries_from
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
 from app.twilio.schemas import CallResource
@@ -87,15 +88,31 @@ def _quoted(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
 
-def _insert_statement(columns: Sequence[str], *, on_conflict: str) -> str:
+def _given_rows(*more: str) -> str:
+    """Returns SQL that reads the rows in $1: the columns of `call`, those of the event, and `more`."""
+    event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
+    return f"""SELECT {", ".join(("wanted.*", *event, *more))}
+        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
+
+
+def _new_deliveries(written: str) -> str:
+    """Returns a part of a WITH clause that inserts the deliveries of the given rows which were written."""
+    source = f"{written} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
+    return f", new_delivery AS ({insert_deliveries_from(source)})"
+
+
+_DELIVERY = "given -> 'delivery' AS delivery"
+
+
+def _insert_statement(columns: Sequence[str], *, on_conflict: str, deliveries: bool = False) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    Rows are sorted, so that two processes that insert the same keys do not deadlock.
+    With `deliveries`, a row may have a delivery (`delivery`). Rows are sorted, so that two processes that insert the same keys
+    do not deadlock.
     """
     return f"""
         WITH given AS MATERIALIZED (
-            SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data
-            FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
+            {_given_rows(_DELIVERY) if deliveries else _given_rows()}
         ), inserted AS (
             INSERT INTO call (pending_since, settled_at, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)})
             SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)}
@@ -105,7 +122,7 @@ def _insert_statement(columns: Sequence[str], *, on_conflict: str) -> str:
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
-        )
+        ){_new_deliveries("given JOIN inserted USING (id)") if deliveries else ""}
         SELECT id, updated_at FROM inserted
     """  # noqa: S608  # column names from this module
 
@@ -115,34 +132,46 @@ _INSERT_INTENTS = _insert_statement(
     ["execution", "resource_left_out"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 )
 # Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
-_INSERT_WITHDRAWN = _insert_statement(["execution", "settled_by", "problem"], on_conflict="")
+_INSERT_WITHDRAWN = _insert_statement(
+    ["execution", "settled_by", "problem", "deliveries_written"], on_conflict="", deliveries=True
+)
 
-# Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres may
-# choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is: its
-# outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
-_WRITE_OUTCOMES = f"""
-    WITH given AS MATERIALIZED (
-        SELECT wanted.*, (given ->> 'event_id')::uuid AS event_id, given ->> 'event' AS event, given -> 'data' AS data,
-               {", ".join(f"make_interval(secs => (given ->> '{name}_in')::float8) AS {name}_in" for name in _OUTCOME_TIMES)}
-        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted
-    ), locked AS MATERIALIZED (
-        SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
-    ), pending AS MATERIALIZED (
-        SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
-    ), changed AS (
-        UPDATE call SET ({_quoted(_OUTCOME_COLUMNS)}) = ROW ({_quoted(_OUTCOME_COLUMNS, "given.")}),
-            {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)}, updated_at = now()
-        FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
-        RETURNING call.id, call.attempt, call.updated_at
-    ), new_event AS (
-        INSERT INTO call_event (id, call_id, at, type, data)
-        SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
-    )
-    SELECT given.id, given.attempt, changed.updated_at,
-        CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
-    FROM given LEFT JOIN locked ON locked.id = given.id
-        LEFT JOIN changed ON changed.id = given.id AND changed.attempt = given.attempt
-"""  # noqa: S608  # column names from this module
+
+def _outcome_statement(*, deliveries: bool) -> str:
+    """Returns SQL that writes outcomes with one event each. With `deliveries`, a row may have a delivery (`delivery`).
+
+    Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
+    may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
+    its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
+    """
+    times = [f"make_interval(secs => (given ->> '{name}_in')::float8) AS {name}_in" for name in _OUTCOME_TIMES]
+    written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
+    return f"""
+        WITH given AS MATERIALIZED (
+            {_given_rows(*times, _DELIVERY) if deliveries else _given_rows(*times)}
+        ), locked AS MATERIALIZED (
+            SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
+        ), pending AS MATERIALIZED (
+            SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
+        ), changed AS (
+            UPDATE call SET ({_quoted(_OUTCOME_COLUMNS)}) = ROW ({_quoted(_OUTCOME_COLUMNS, "given.")}),
+                {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)},
+                updated_at = now(){written if deliveries else ""}
+            FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
+            RETURNING call.id, call.attempt, call.updated_at
+        ), new_event AS (
+            INSERT INTO call_event (id, call_id, at, type, data)
+            SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
+        ){_new_deliveries("given JOIN changed USING (id, attempt)") if deliveries else ""}
+        SELECT given.id, given.attempt, changed.updated_at,
+            CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
+        FROM given LEFT JOIN locked ON locked.id = given.id
+            LEFT JOIN changed ON changed.id = given.id AND changed.attempt = given.attempt
+    """  # noqa: S608  # column names from this module
+
+
+_WRITE_OUTCOMES = _outcome_statement(deliveries=False)
+_WRITE_OUTCOMES_AND_DELIVERIES = _outcome_statement(deliveries=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +181,28 @@ class SettledCall:
     call_id: UUID
     attempt: int
     change: RecordChange
+    delivery: NewDelivery | None = None
+    deliveries_written: Sequence[str] = ()
+    """With the event of `delivery`."""
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
+        written = call.deliveries_written if isinstance(call, Call) else ()
+        delivery = settled_delivery(call, change.columns, written=written)
         if change.columns.get("resource"):
             change = RecordChange(stored_columns(call, change.columns), change.times, change.event, change.data)
-        return cls(call.id, call.attempt, change)
+        if delivery is None:
+            return cls(call.id, call.attempt, change)
+        return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]))
 
     def row(self) -> dict[str, Any]:
         times = {f"{name}_in": None if offset is None else offset.total_seconds() for name, offset in self.change.times.items()}
         event = {"event": self.change.event, "data": self.change.data}
-        return {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
+        row = {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
+        if self.delivery is not None:
+            row |= {"delivery": self.delivery, "deliveries_written": self.deliveries_written}
+        return row
 
 
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
@@ -179,7 +218,7 @@ async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.
     """
-    rows = [_intent_row(call) | SettledCall.of(call, change).row() for call in calls]
+    rows = [{"deliveries_written": (), **_intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
     inserted = await database.fetch(_INSERT_WITHDRAWN, _rows_as_json(rows))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
@@ -195,8 +234,10 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     there, and LOCKED for those that another session has locked. A late outcome of an earlier attempt may be in the same batch
     as the present one's. Raises SidTaken, and then has written nothing.
     """
+    has_deliveries = any(outcome.delivery is not None for outcome in outcomes)
+    statement = _WRITE_OUTCOMES_AND_DELIVERIES if has_deliveries else _WRITE_OUTCOMES
     try:
-        written = await database.fetch(_WRITE_OUTCOMES, _rows_as_json([outcome.row() for outcome in outcomes]))
+        written = await database.fetch(statement, _rows_as_json([outcome.row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.calls.outbox import SETTLED
 from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164, guess_number
 from app.errors import FieldError, InvalidRequest
@@ -18,14 +19,8 @@ from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
 
 _CLIENT_ADDRESS = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 
-_IGNORED_WITH_APPLICATION = (
-    "method",
-    "fallback_url",
-    "fallback_method",
-    "status_callback",
-    "status_callback_event",
-    "status_callback_method",
-)
+_IGNORED_WITH_APPLICATION = ("method", "fallback_url", "fallback_method")
+_CALLBACKS_IGNORED_WITH_APPLICATION = ("status_callback", "status_callback_event", "status_callback_method")
 
 _SIP_AUTH = ("sip_auth_username", "sip_auth_password")
 
@@ -109,12 +104,20 @@ def _credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, 
         yield FieldError("/sip_credential", "sip_credential_and_sip_auth", text), Severity.ERROR
 
 
+def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
+    events = request.status_callback_event or ()
+    if SETTLED not in events:
+        return *_IGNORED_WITH_APPLICATION, *_CALLBACKS_IGNORED_WITH_APPLICATION
+    # Callgate uses URL and method for `settled`.
+    return (*_IGNORED_WITH_APPLICATION, "status_callback_event") if len(events) > 1 else _IGNORED_WITH_APPLICATION
+
+
 def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
     """Yields a warning for each parameter that Twilio accepts and ignores."""
     if request.url and request.twiml:
         yield FieldError("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")
     if request.application_sid:
-        for name in _IGNORED_WITH_APPLICATION:
+        for name in _ignored_with_application(request):
             if getattr(request, name) is not None:
                 yield FieldError(f"/{name}", "ignored", "Twilio ignores this when application_sid is given")
     if request.send_digits and request.machine_detection:

@@ -4,9 +4,10 @@ Each event of a call has at most one delivery, however often and in whatever way
 the transaction that writes the event, so that neither exists without the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, Final, Protocol
+from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
@@ -17,11 +18,63 @@ from app.twilio.schemas import TERMINAL_STATUSES
 NewDelivery = dict[str, Any]
 """The columns of a delivery that are set when it is written."""
 
-# The events in the order in which they happen.
-EVENTS = ("initiated", "ringing", "answered", "completed")
+SETTLED: Final = "settled"
+CORRECTED: Final = "corrected"
+# The events in the order in which they happen. Deliveries store the numbers.
+_POSITIONS = {SETTLED: -2, CORRECTED: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
 _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"} | dict.fromkeys(
     TERMINAL_STATUSES, "completed"
 )
+
+
+class RequestedCall(Protocol):
+    """The attributes of a record that do not change when it is settled."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def account_sid(self) -> str: ...
+    @property
+    def to(self) -> str: ...
+    @property
+    def from_(self) -> str: ...
+    @property
+    def status_callback_events(self) -> list[str] | None: ...
+
+
+def settled_delivery(
+    call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
+) -> NewDelivery | None:
+    """Returns the delivery of a settlement; None if the tenant did not request `settled`, or there is nothing new to report.
+
+    `settlement` are the columns that the settlement sets, `written` are the events that have a delivery (`deliveries_written`).
+    Write the delivery in the settlement's transaction, and add its event to `deliveries_written`. If `settled` has reported
+    `not_started` and the call has started after all, the event is `corrected`.
+    """
+    execution = settlement["execution"]
+    if SETTLED not in (call.status_callback_events or ()) or execution == "unknown":
+        return None
+    event = SETTLED
+    if SETTLED in written:
+        if execution != "started" or CORRECTED in written:
+            return None
+        event = CORRECTED
+    candidates = {
+        "CallSid": settlement.get("sid"),
+        "AccountSid": call.account_sid,
+        "From": call.from_,
+        "To": call.to,
+        "CallgateEvent": event,
+        "CallgateCallId": str(call.id),
+        "CallgateExecution": execution,
+        "CallgateSettledBy": settlement["settled_by"],
+        "CallgateProblem": (settlement.get("problem") or {}).get("slug"),
+    }
+    delivery = _new_delivery(call, event, _without_none(candidates), sequence=None)
+    delivery["fields"]["Timestamp"] = format_datetime(delivery["at"])
+    return delivery
 
 
 def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
@@ -56,17 +109,20 @@ def final_delivery(call: AnyCall) -> NewDelivery:
         "Timestamp": None if call.end_time is None else format_datetime(call.end_time),
         "CallbackSource": "call-progress-events",
     }
-    fields = {name: value for name, value in candidates.items() if value is not None}
-    return _add_delivery(call, "completed", fields, sequence=None)
+    return _add_delivery(call, "completed", _without_none(candidates), sequence=None)
 
 
 def _is_wanted(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
-def _add_delivery(call: AnyCall, event: str, fields: Mapping[str, str] | None, *, sequence: int | None) -> NewDelivery:
+def _add_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
     """Records on the call that the event has a delivery, and returns the delivery's columns."""
     call.deliveries_written = [*call.deliveries_written, event]
+    return _new_delivery(call, event, fields, sequence=sequence)
+
+
+def _new_delivery(call: RequestedCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
     delivery_id = uuid7()
     return {
         "id": delivery_id,
@@ -74,7 +130,11 @@ def _add_delivery(call: AnyCall, event: str, fields: Mapping[str, str] | None, *
         "call_id": call.id,
         "tenant_id": call.tenant_id,
         "event": event,
-        "position": EVENTS.index(event),
+        "position": _POSITIONS[event],
         "sequence": sequence,
         "fields": fields,
     }
+
+
+def _without_none(fields: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value is not None}
