@@ -54,7 +54,7 @@ def settled_delivery(
     `not_started` and the call has started after all, the event is `corrected`.
     """
     execution = settlement["execution"]
-    if SETTLED not in (call.status_callback_events or ()) or execution == "unknown":
+    if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
         return None
     event = SETTLED
     if SETTLED in written:

@@ -188,7 +188,8 @@ class SettledCall:
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
-        written = call.deliveries_written if isinstance(call, Call) else ()
+        # A new call has none. A NewCall that was read from its row has the attribute, too.
+        written: Sequence[str] = getattr(call, "deliveries_written", ())
         delivery = settled_delivery(call, change.columns, written=written)
         if change.columns.get("resource"):
             change = RecordChange(stored_columns(call, change.columns), change.times, change.event, change.data)
