@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.admin.accounts import examples as account_examples
-from app.admin.accounts.schemas import NewAccount, NewCredential
+from app.admin.accounts.schemas import AccountChange, NewAccount, NewCredential
 from app.admin.audit_events import router as audit_events_router
 from app.admin.keys import examples as key_examples
 from app.admin.keys.schemas import NewKey
@@ -27,6 +27,7 @@ BODIES: list[type[BaseModel]] = [
     NewTenant,
     TenantChange,
     NewAccount,
+    AccountChange,
     NewCredential,
     NewKey,
     NewSipCredential,

@@ -17,6 +17,7 @@ from app.cli import (
     doctor,
     keys,
     local,
+    pace,
     processes,
     rotate,
     secrets,
@@ -42,6 +43,7 @@ local.register(app)
 processes.register(app)
 callbacks.register(tenants.tenants)
 rotate.register(tenants.accounts)
+pace.register(tenants.accounts)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")

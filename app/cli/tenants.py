@@ -15,6 +15,8 @@ from app.cli.secret_input import read_secret
 
 if TYPE_CHECKING:
     from app.database.pool import Pool
+    from app.scheduling.administration import PaceAdministration
+    from app.scheduling.pace_limits import PaceLimits
     from app.tenants.administration import TenantAdministration
     from app.tenants.administration_store import AccountRow, CredentialRow, TenantRow
 
@@ -42,6 +44,16 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
 
     keyring = Keyring(service_settings().require_secret_keys())
     return run_with_pool(lambda pool: use_case(TenantAdministration(pool, keyring, command_actor())))
+
+
+def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
+    """Runs one use case of accounts with their pace against the configured database."""
+    from app.audit.events import command_actor
+    from app.scheduling.administration import PaceAdministration
+    from app.security.keyring import Keyring
+
+    keyring = Keyring(service_settings().require_secret_keys())
+    return run_with_pool(lambda pool: use_case(PaceAdministration(pool, keyring, command_actor())))
 
 
 def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
@@ -166,13 +178,20 @@ def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
 def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's accounts and active credentials.
 
-    A call uses the first account unless it names another. `created_at` and `last_used_at` are those of the credential;
-    `last_used_at` is accurate to about a minute.
+    A call uses the first account unless it names another. `pace` is the account's, as `accounts pace` sets it. `created_at` and
+    `last_used_at` are those of the credential; `last_used_at` is accurate to about a minute.
     """
-    listed = administer(lambda service: service.list_accounts(tenant))
-    rows = [_account_row(row, active) for row, credentials in listed for active in credentials]
-    rows += [_account_row(row, None) for row, credentials in listed if not credentials]
-    columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "created_at", "last_used_at"]
+
+    async def read(service: PaceAdministration) -> list[dict[str, Any]]:
+        listed = await service.list_accounts(tenant)
+        paces = await service.find_paces([row.id for row, _ in listed])
+        rows = [_account_row(row, active, paces.get(row.id)) for row, credentials in listed for active in credentials]
+        return rows + [_account_row(row, None, paces.get(row.id)) for row, credentials in listed if not credentials]
+
+    rows = administer_paces(read)
+    columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "pace", "created_at", "last_used_at"]
+    if not as_json:
+        rows = [row | {"pace": row["pace"] and _pace_text(row["pace"])} for row in rows]
     show_table(rows, columns=columns, as_json=as_json)
 
 
@@ -195,7 +214,7 @@ def _credential_row(row: CredentialRow) -> dict[str, Any]:
     return {"credential": row.id, "kind": row.kind, "username": row.username, "revoked_at": row.revoked_at}
 
 
-def _account_row(row: AccountRow, credential: CredentialRow | None) -> dict[str, Any]:
+def _account_row(row: AccountRow, credential: CredentialRow | None, pace: PaceLimits | None) -> dict[str, Any]:
     return {
         "account_sid": row.account_sid,
         "credential": credential and credential.id,
@@ -204,6 +223,13 @@ def _account_row(row: AccountRow, credential: CredentialRow | None) -> dict[str,
         "state": credential and ("refused by Twilio" if credential.rejected_at else "active"),
         "rejected_at": credential and credential.rejected_at,
         "base_url": row.base_url,
+        "pace": pace and pace.to_json(),
         "created_at": credential.created_at if credential else row.created_at,
         "last_used_at": credential and credential.last_used_at,
     }
+
+
+def _pace_text(pace: dict[str, Any]) -> str:
+    rate, concurrent = pace["calls_per_second"], pace["max_concurrent"]
+    limits = [] if rate is None else [f"{rate}/s", f"burst {pace['burst']}"]
+    return ", ".join(limits if concurrent is None else [*limits, f"{concurrent} at once"])

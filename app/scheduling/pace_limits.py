@@ -34,6 +34,14 @@ class PaceLimits:
     def is_limited(self) -> bool:
         return self.calls_per_second is not None or self.max_concurrent is not None
 
+    def to_json(self) -> dict[str, int | float | None]:
+        rate = self.calls_per_second
+        return {
+            "calls_per_second": None if rate is None else plain_number(rate),
+            "burst": self.burst,
+            "max_concurrent": self.max_concurrent,
+        }
+
     def changed(self, change: PaceChange) -> Self:
         """Returns these limits with the change. Without `calls_per_second`, `burst` is the default.
 

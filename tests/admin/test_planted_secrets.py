@@ -43,6 +43,7 @@ REQUESTS: dict[str, list[Any]] = {
     "PATCH /tenants/{tenant_id}": [{"name": "y"}, URL, {"limits": {"max_in_flight": STRAY}}],
     "GET /tenants/{tenant_id}/accounts": [],
     "POST /tenants/{tenant_id}/accounts": ACCOUNTS,
+    "PATCH /tenants/{tenant_id}/accounts/{account_sid}": [{"pace": {"max_concurrent": 5}}, {"pace": {"burst": STRAY}}],
     "POST /tenants/{tenant_id}/accounts/{account_sid}/credentials": CREDENTIALS,
     "DELETE /tenants/{tenant_id}/accounts/{account_sid}/credentials/{credential_id}": [],
     "GET /tenants/{tenant_id}/keys": [],

@@ -120,6 +120,7 @@ forged  forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{
 401     -admin  -admin  2xx     4xx     2xx     -admin  PATCH {tenant}
 401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/accounts
 401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/accounts
+401     -operator -operator -operator -operator 2xx     -admin  PATCH {tenant}/accounts/{account_sid}
 401     -admin  -admin  2xx     4xx     2xx     -admin  POST {tenant}/accounts/{account_sid}/credentials
 401     -admin  -admin  4xx     4xx     4xx     -admin  DELETE {tenant}/accounts/{account_sid}/credentials/{credential_id}
 401     -admin  -admin  2xx     4xx     2xx     2xx     GET {tenant}/keys
@@ -166,6 +167,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/admin/tenants": {"id": "matrix", "name": "Matrix"},
     "PATCH /v1/admin/tenants/{tenant_id}": {"name": "Matrix"},
     "POST /v1/admin/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "f" * 32, "auth_token": "t"},
+    "PATCH /v1/admin/tenants/{tenant_id}/accounts/{account_sid}": {"pace": {"calls_per_second": 1}},
     "POST /v1/admin/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t"},
     "POST /v1/admin/tenants/{tenant_id}/keys": {"scopes": ["admin"]},
     "POST /v1/admin/tenants/{tenant_id}/sip-credentials": {"name": "pbx", "username": "u", "password": "p"},

@@ -53,6 +53,8 @@ def test_commands_with_output_can_print_json(name: str) -> None:
         ["accounts", "add", "x", "--account-sid", "AC0", "--base-url", "https://api.twilio.com/2010-04-01/Accounts"],
         ["accounts", "add", "x", "--account-sid", "AC0", "--base-url", "https://api.twilio.com:twilio"],
         ["accounts", "revoke", "x", "y"],
+        ["accounts", "pace", "x", "AC0", "--calls-per-second", "fast"],
+        ["accounts", "pace", "x", "AC0", "--burst", "1.5"],
         ["keys", "create", "x", "--format", "twillio"],
         ["audit", "--since", "yesterday"],
         ["audit", "--cursor", "x"],

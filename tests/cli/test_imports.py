@@ -62,6 +62,7 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("tenants", "callback-secret", "x", seals=True)
     check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, seals=True)
     (account,) = json.loads(check("accounts", "list", "x", "--json"))
+    check("accounts", "pace", "x", account["account_sid"], "--calls-per-second", "1")
     check("accounts", "revoke", "x", account["credential"])
     check("sip-credentials", "create", "x", "pbx", "--username", "jack", seals=True)
     check("sip-credentials", "list", "x")

@@ -21,6 +21,7 @@ CREDENTIAL: dict[str, Any] = {
 ACCOUNT: dict[str, Any] = {
     "account_sid": ACCOUNT_SID,
     "base_url": None,
+    "pace": {"calls_per_second": 1, "burst": 2, "max_concurrent": 10},
     "credentials": [CREDENTIAL],
     "created_at": "2026-11-23T09:30:00.123Z",
 }
@@ -35,8 +36,16 @@ CREDENTIAL_CREATIONS: dict[str, Any] = {
     "auth_token": {"summary": "An auth token", "value": _TOKEN},
     "api_key": {"summary": "An API key", "value": _KEY},
 }
+ACCOUNT_CHANGES: dict[str, Any] = {
+    "pace": {
+        "summary": "A call per second, and at most ten at once",
+        "value": {"pace": {"calls_per_second": 1, "max_concurrent": 10}},
+    },
+    "unlimited": {"summary": "No limits", "value": {"pace": None}},
+}
 COMPONENTS: dict[str, Any] = {
     "account": {"summary": "An account", "value": ACCOUNT},
+    "new_account": {"summary": "A new account", "value": ACCOUNT | {"pace": None}},
     "accounts": {"summary": "The last page", "value": {"accounts": [ACCOUNT], "next_cursor": None}},
     "credential": {"summary": "An API key", "value": CREDENTIAL},
 }

@@ -1,16 +1,17 @@
-"""Routes of a tenant's Twilio accounts and their credentials."""
+"""Routes of a tenant's Twilio accounts, their pace and their credentials."""
 
 import re
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Path, Response
+from fastapi import Depends, Path, Request, Response
 
 from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    ActorDep,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -20,7 +21,7 @@ from app.admin.access import (
     require_operator,
 )
 from app.admin.accounts import examples
-from app.admin.accounts.schemas import AccountPage, AccountRecord, CredentialRecord, NewAccount, NewCredential
+from app.admin.accounts.schemas import AccountChange, AccountPage, AccountRecord, CredentialRecord, NewAccount, NewCredential
 from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
@@ -29,15 +30,25 @@ from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
+from app.scheduling.administration import PaceAdministration
+from app.scheduling.pace_limits import UNLIMITED
 from app.tenants.scopes import Scope
 
 router = admin_router()
 
 _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
-_CREDENTIALS_PATH = f"{_PATH}/{examples.ACCOUNT_SID}/credentials"
+_ACCOUNT_PATH = f"{_PATH}/{examples.ACCOUNT_SID}"
+_CREDENTIALS_PATH = f"{_ACCOUNT_PATH}/credentials"
 _TWILIOS_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
 
 AccountSid = Annotated[str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34)]
+
+
+async def pace_administration(request: Request, actor: ActorDep) -> PaceAdministration:
+    return PaceAdministration(request.state.database, request.state.keyring, actor)
+
+
+PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administration)]
 
 
 @router.get(
@@ -47,11 +58,13 @@ AccountSid = Annotated[str, Path(description="The account's SID.", examples=[exa
     responses={200: {"content": json_examples("accounts")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> AccountPage:
+async def list_accounts(tenant_id: TenantDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
     """Lists the accounts, oldest first, each with its active credentials. A call uses the first unless it names another."""
     listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda item: item[0].id)
-    return AccountPage(accounts=[AccountRecord.of(row, active) for row, active in shown], next_cursor=next_cursor)
+    paces = await administration.find_paces([row.id for row, _ in shown])
+    records = [AccountRecord.of(row, active, paces.get(row.id, UNLIMITED)) for row, active in shown]
+    return AccountPage(accounts=records, next_cursor=next_cursor)
 
 
 @router.post(
@@ -64,14 +77,17 @@ async def list_accounts(tenant_id: TenantDep, administration: TenantAdministrati
     openapi_extra=json_body("NewAccount", examples.ACCOUNT_CREATIONS),
     responses={
         **creation_responses(
-            AccountRecord, "account", unchanged="The tenant has the account with this credential. Nothing was changed."
+            AccountRecord,
+            "new_account",
+            unchanged="The tenant has the account with this credential. Nothing was changed.",
+            repeated_example="account",
         ),
         **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
 async def create_account(
-    client: ClientDep, tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
+    client: ClientDep, tenant_id: TenantDep, administration: PaceAdministrationDep, body: JsonBody, response: Response
 ) -> AccountRecord:
     """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not asked.
 
@@ -84,9 +100,34 @@ async def create_account(
     account, credentials, created = await administration.create_account(
         tenant_id, account_sid=new.account_sid, secret=new.plain_secret, key_sid=new.key_sid or None, base_url=new.base_url
     )
-    if not created:
-        mark_replayed(response)
-    return AccountRecord.of(account, credentials)
+    if created:
+        return AccountRecord.of(account, credentials)
+    mark_replayed(response)
+    paces = await administration.find_paces([account.id])
+    return AccountRecord.of(account, credentials, paces.get(account.id, UNLIMITED))
+
+
+@router.patch(
+    "/tenants/{tenant_id}/accounts/{account_sid}",
+    operation_id="update_account",
+    summary="Change the pace of a Twilio account",
+    response_model=AccountRecord,
+    openapi_extra=json_body("AccountChange", examples.ACCOUNT_CHANGES),
+    responses={
+        200: {"content": json_examples("account")},
+        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PATCH", instance=_ACCOUNT_PATH),
+    },
+)
+@needs(Scope.ADMIN, clients="operator")
+async def update_account(
+    tenant_id: TenantDep, account_sid: AccountSid, administration: PaceAdministrationDep, body: JsonBody
+) -> AccountRecord:
+    """Changes how fast the account's calls are dialled, and how many may be under way.
+
+    Members of `pace` that are missing stay as they are, and null removes a limit. `"pace": null` removes all of them.
+    """
+    change = parse_body(AccountChange, body).pace_change
+    return AccountRecord.of(*await administration.set_pace(tenant_id, account_sid=account_sid, change=change))
 
 
 @router.post(

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_schemas import PaceRecord, PaceSettings
 from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
 from app.tenants.administration_store import AccountRow, CredentialRow
 
@@ -62,6 +64,21 @@ class NewAccount(NewCredential):
     )
 
 
+class AccountChange(BaseModel):
+    """What to change of a Twilio account. Members that are missing stay as they are."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    pace: PaceSettings | None = Field(None, description="Null: not limited.")
+
+    @property
+    def pace_change(self) -> PaceChange | None:
+        """What to change of the pace; None: remove it."""
+        if self.pace is not None:
+            return self.pace.change
+        return None if "pace" in self.model_fields_set else PaceChange()
+
+
 class CredentialRecord(BaseModel):
     """A credential, without its secret."""
 
@@ -93,14 +110,16 @@ class AccountRecord(BaseModel):
 
     account_sid: _AccountSid
     base_url: str | None
+    pace: PaceRecord | None = Field(description="How fast its calls are dialled. Null: not limited.")
     credentials: list[CredentialRecord]
     created_at: datetime
 
     @classmethod
-    def of(cls, row: AccountRow, credentials: Sequence[CredentialRow]) -> Self:
+    def of(cls, row: AccountRow, credentials: Sequence[CredentialRow], pace: PaceLimits = UNLIMITED) -> Self:
         return cls(
             account_sid=row.account_sid,
             base_url=row.base_url,
+            pace=PaceRecord.of(pace) if pace.is_limited else None,
             credentials=[CredentialRecord.of(credential) for credential in credentials],
             created_at=row.created_at,
         )

@@ -1,0 +1,57 @@
+"""`callgate accounts pace`: how fast an account's calls are dialled, and how many may be under way."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated
+
+import typer
+
+from app.cli.output import AsJson, show
+from app.cli.tenants import TenantId, administer_paces
+
+
+def _rate(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is not a number: write 1 or 0.5") from None
+
+
+def register(accounts: typer.Typer) -> None:
+    accounts.command("pace")(pace)
+
+
+def pace(
+    tenant: TenantId,
+    account_sid: Annotated[str, typer.Argument(metavar="ACCOUNT_SID", help="AC and 32 hexadecimal digits.")],
+    calls_per_second: Annotated[
+        Decimal | None,
+        typer.Option(
+            "--calls-per-second", parser=_rate, metavar="NUMBER", help="Calls dialled in one second, such as 1 or 0.5."
+        ),
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option("--burst", help="Calls that may be dialled at once after a pause; 2 by default.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option("--max-concurrent", help="Calls that may be under way at the same time.")
+    ] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Remove all limits first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set or show the pace of an account.
+
+    What is not given stays as it is. An account without a pace is not limited.
+    """
+    from app.scheduling.pace_limits import DEFAULT_BURST, PaceChange
+
+    change = PaceChange(calls_per_second=None, burst=DEFAULT_BURST, max_concurrent=None) if unlimited else PaceChange()
+    if calls_per_second is not None:
+        change["calls_per_second"] = calls_per_second
+    if burst is not None:
+        change["burst"] = burst
+    if max_concurrent is not None:
+        change["max_concurrent"] = max_concurrent
+    account, _, limits = administer_paces(lambda service: service.set_pace(tenant, account_sid=account_sid, change=change))
+    show({"tenant": tenant, "account_sid": account.account_sid} | limits.to_json(), as_json=as_json)

@@ -1,0 +1,37 @@
+"""Manages the pace of Twilio accounts. Changes are recorded in the audit log, as all of the administration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_store import find_paces, lock_pace, write_pace
+from app.tenants.administration_accounts import AccountAdministration
+from app.tenants.administration_store import AccountRow, CredentialRow, list_credentials
+
+
+@dataclass(frozen=True, slots=True)
+class PaceAdministration(AccountAdministration):
+    async def set_pace(
+        self, tenant_id: str, *, account_sid: str, change: PaceChange | None
+    ) -> tuple[AccountRow, list[CredentialRow], PaceLimits]:
+        """Changes the pace of an account that exists; None removes it.
+
+        Returns the account, its active credentials and its pace. Raises NoSuchResource, and InvalidMember for a value that a
+        pace cannot have.
+        """
+        async with self.database.transaction() as connection:
+            account = await self._lock_account(connection, tenant_id, account_sid)
+            # The account's lock keeps others from changing the pace; the one of `lock_pace` is for grants.
+            before = (await find_paces(connection, [account.id])).get(account.id, UNLIMITED)
+            pace = UNLIMITED if change is None else before.changed(change)
+            if changed := pace.differing_members(before):
+                await lock_pace(connection, account.id)
+                await write_pace(connection, account.id, pace)
+                await self._record(connection, "account.update", tenant_id, account_sid, changed)
+            return account, await list_credentials(connection, [account.id]), pace
+
+    async def find_paces(self, account_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
+        """Returns the pace of each of these accounts that has one."""
+        async with self.database.transaction() as connection:
+            return await find_paces(connection, account_ids)

@@ -1,0 +1,70 @@
+"""The member `pace` of requests and answers."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from app.scheduling.pace_limits import (
+    DEFAULT_BURST,
+    MAX_BURST,
+    MAX_CALLS_PER_SECOND,
+    MAX_CONCURRENT_LIMIT,
+    MAX_DECIMALS,
+    PaceChange,
+    PaceLimits,
+    is_rate,
+    plain_number,
+)
+
+_RATE_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
+_CALLS_PER_SECOND = "Calls that are dialled in one second, on average, such as 1 or 0.5. Null: not limited."
+_BURST = f"Calls that may be dialled at once after a pause. Without a value: {DEFAULT_BURST}."
+_MAX_CONCURRENT = "Calls that may be under way at the same time. Null: not limited."
+
+
+def _read_rate(value: object) -> Decimal:
+    rate = Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if rate is None or not is_rate(rate):
+        raise PydanticCustomError("out_of_range", _RATE_TEXT)
+    return rate
+
+
+_RATE_SCHEMA: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_CALLS_PER_SECOND}
+_Rate = Annotated[Decimal, BeforeValidator(_read_rate), WithJsonSchema(_RATE_SCHEMA)]
+_Burst = Annotated[int, Field(ge=1, le=MAX_BURST)]
+_MaxConcurrent = Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)]
+
+
+class PaceSettings(BaseModel):
+    """How fast calls are dialled. Members that are missing stay as they are."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    calls_per_second: _Rate | None = Field(None, description=_CALLS_PER_SECOND)
+    burst: _Burst = Field(DEFAULT_BURST, description=_BURST)
+    max_concurrent: _MaxConcurrent | None = Field(None, description=_MAX_CONCURRENT)
+
+    @property
+    def change(self) -> PaceChange:
+        """The members that the body has."""
+        given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
+        return given
+
+
+class PaceRecord(BaseModel):
+    """How fast calls are dialled."""
+
+    calls_per_second: Annotated[float, WithJsonSchema(_RATE_SCHEMA)] | None = Field(description=_CALLS_PER_SECOND)
+    burst: int = Field(description=_BURST)
+    max_concurrent: int | None = Field(description=_MAX_CONCURRENT)
+
+    @classmethod
+    def of(cls, limits: PaceLimits) -> Self:
+        rate = limits.calls_per_second
+        return cls(
+            calls_per_second=None if rate is None else plain_number(rate),
+            burst=limits.burst,
+            max_concurrent=limits.max_concurrent,
+        )
