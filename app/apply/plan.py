@@ -35,7 +35,7 @@ from app.apply.schemas import (
     DeclaredWorkload,
 )
 from app.apply.store import AccountState, CredentialState, TenantState
-from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value
+from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value, stored_settings
 from app.security.keyring import Keyring
 from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
@@ -83,7 +83,7 @@ class _Planner:
     def of_tenant(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
-        before = stored.row.settings if stored else NEW_TENANT
+        before = stored_settings(stored.row) if stored else NEW_TENANT
         after = declared_settings(tenant)
         changed = [
             name for name, value in after.items() if effective_value(name, value) != effective_value(name, before.get(name))

@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from app.apply.document import MemberPath
+from app.apply.hours import DeclaredHours
 from app.apply.members import (
     NULLABLE,
     Declared,
@@ -212,6 +213,7 @@ class DeclaredTenant(Declared):
     suspended: Given[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
     callbacks: Given[DeclaredCallbacks] = None
     limits: Given[DeclaredLimits] = None
+    hours: Nullable[DeclaredHours] = Field(None, description="When scheduled calls may ring. null: at any time.")
     accounts: Given[list[DeclaredAccount]] = None
     sip_credentials: Given[list[DeclaredSipCredential]] = None
     workloads: Given[list[DeclaredWorkload]] = None

@@ -3,7 +3,8 @@
 from typing import Any, Final
 
 from app.apply.schemas import DeclaredTenant
-from app.tenants.administration_store import TenantSettings
+from app.scheduling.hours import read_hours
+from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CALLBACK_SETTINGS, callback_settings
 
 _DEFAULT_METHOD: Final = "POST"
@@ -15,6 +16,7 @@ NEW_TENANT: Final = TenantSettings(
     status_callback_events=None,
     callback_format="twilio",
     max_in_flight=None,
+    hours=None,
 )
 # The member of the file for each setting, in the order to print them.
 MEMBER_OF_SETTING: Final = {
@@ -22,6 +24,7 @@ MEMBER_OF_SETTING: Final = {
     "suspended": "suspended",
     **{setting: f"callbacks.{name}" for name, setting in CALLBACK_SETTINGS.items()},
     "max_in_flight": "limits.max_in_flight",
+    "hours": "hours",
 }
 
 
@@ -32,6 +35,16 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
         settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
     if tenant.limits is not None and tenant.limits.gives("max_in_flight"):
         settings["max_in_flight"] = tenant.limits.max_in_flight
+    if tenant.gives("hours"):
+        settings["hours"] = None if tenant.hours is None else tenant.hours.to_json()
+    return settings
+
+
+def stored_settings(row: TenantRow) -> TenantSettings:
+    """Returns the settings of a tenant. Postgres keeps the members of its hours in an order of its own."""
+    settings = row.settings
+    if settings["hours"] is not None:
+        settings["hours"] = read_hours(settings["hours"]).to_json()
     return settings
 
 

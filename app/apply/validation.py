@@ -38,7 +38,7 @@ def validate_declaration(document: Document, *, allowed: AllowList) -> Declarati
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
         raise DocumentInvalid(*(FileProblem(_text_of(detail), detail["loc"]) for detail in details)) from None
-    if problems := [*_duplicates(declaration, document), *_refused_urls(declaration, allowed)]:
+    if problems := [*_duplicates(declaration, document), *_refused_urls(declaration, allowed), *_wrong_hours(declaration)]:
         raise DocumentInvalid(*problems)
     return declaration
 
@@ -51,7 +51,7 @@ def _text_of(detail: ErrorDetails) -> str:
 
 
 def _unknown_member(name: str) -> str:
-    known = {member for model in Declared.__subclasses__() for member in model.model_fields}
+    known = {field.alias or member for model in Declared.__subclasses__() for member, field in model.model_fields.items()}
     similar = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
     return f"is not known: {advice}"
@@ -101,3 +101,9 @@ def _refused_urls(declaration: Declaration, allowed: AllowList) -> Iterator[File
         if url is not None and isinstance(error := read_url(url, allowed), UrlError):
             path: MemberPath = ("tenants", number, "callbacks", "url")
             yield FileProblem(f"deliveries to this URL are not possible ({error.code}): {error.detail}", path)
+
+
+def _wrong_hours(declaration: Declaration) -> Iterator[FileProblem]:
+    for number, tenant in enumerate(declaration.tenants):
+        if tenant.hours is not None:
+            yield from tenant.hours.problems_at(("tenants", number, "hours"))

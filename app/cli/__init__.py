@@ -15,6 +15,7 @@ from app.cli import (
     audit,
     callbacks,
     doctor,
+    hours,
     keys,
     local,
     pace,
@@ -42,6 +43,7 @@ app = typer.Typer(
 local.register(app)
 processes.register(app)
 callbacks.register(tenants.tenants)
+hours.register(tenants.tenants)
 rotate.register(tenants.accounts)
 pace.register(tenants.accounts)
 app.add_typer(tenants.tenants, name="tenants")

@@ -5,6 +5,7 @@ Functions run in the caller's transaction and never commit.
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +35,7 @@ class TenantSettings(TypedDict, total=False):
     status_callback_events: list[str] | None
     callback_format: str
     max_in_flight: int | None
+    hours: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class TenantRow:
     max_in_flight: int | None
     """The creations that one process sends to Twilio at the same time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     has_callback_secret: bool
+    hours: dict[str, Any] | None
+    """When scheduled calls may ring, as `Hours.to_json` of app.scheduling.hours; None: at any time."""
 
     @property
     def settings(self) -> TenantSettings:
@@ -60,6 +64,7 @@ class TenantRow:
             status_callback_events=self.status_callback_events,
             callback_format=self.callback_format,
             max_in_flight=self.max_in_flight,
+            hours=self.hours,
         )
 
     @property
@@ -118,7 +123,7 @@ class KeyRow:
 
 
 _TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
-    callback_format, max_in_flight, sealed_callback_secret IS NOT NULL"""
+    callback_format, max_in_flight, sealed_callback_secret IS NOT NULL, hours"""
 _ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 _CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id), coalesce(place, id), preferred_at"""
@@ -129,46 +134,40 @@ _KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, r
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
     """Inserts a tenant and returns it; None if it exists already."""
     statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT_COLUMNS}"
-    return _one(TenantRow, await connection.fetchrow(statement, tenant_id, name))
+    return _one(_tenant, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
     """Returns tenants in the order of their ids. `limit` None: all."""
     statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
-    return [TenantRow(*row) for row in await connection.fetch(statement, after or "", limit)]
+    return [_tenant(*row) for row in await connection.fetch(statement, after or "", limit)]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _one(TenantRow, await connection.fetchrow(f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
+    return _one(_tenant, await connection.fetchrow(f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
     """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
     statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
-    return _one(TenantRow, await connection.fetchrow(statement, tenant_id))
+    return _one(_tenant, await connection.fetchrow(statement, tenant_id))
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
     """Returns those tenants that exist, by id. `lock` locks the rows as `lock_tenant` does, in this order."""
     statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
-    return [TenantRow(*row) for row in await connection.fetch(statement, tenant_ids)]
+    return [_tenant(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
     """Sets all settings. A tenant that is suspended already keeps the time of its suspension."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
-        max_in_flight = $8 WHERE id = $1 RETURNING {_TENANT_COLUMNS}"""
-    values = (
-        settings["name"],
-        settings["suspended"],
-        settings["status_callback"],
-        settings["status_callback_method"],
-        settings["status_callback_events"],
-        settings["callback_format"],
-        settings["max_in_flight"],
-    )
-    return TenantRow(*await connection.fetchrow(statement, tenant_id, *values))
+        max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {_TENANT_COLUMNS}"""
+    hours = None if settings["hours"] is None else json.dumps(settings["hours"])
+    callbacks = settings["status_callback"], settings["status_callback_method"], settings["status_callback_events"]
+    values = settings["name"], settings["suspended"], *callbacks, settings["callback_format"], settings["max_in_flight"], hours
+    return _tenant(*await connection.fetchrow(statement, tenant_id, *values))
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
@@ -289,6 +288,11 @@ async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
 async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
     statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {_KEY_COLUMNS}"
     return KeyRow(*await connection.fetchrow(statement, key_id))
+
+
+def _tenant(*values: Any) -> TenantRow:
+    *others, hours = values
+    return TenantRow(*(*others, None if hours is None else json.loads(hours)))
 
 
 def _one(row: Callable[..., Row], record: Iterable[Any] | None) -> Row | None:

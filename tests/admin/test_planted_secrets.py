@@ -31,6 +31,7 @@ ACCOUNTS: list[Any] = [
 WORKLOAD = {"issuer": "https://cluster.example.com", "namespace": "dialling", "service_account": "dialler"}
 SIP = {"username": TOKEN, "password": SECRET}
 URL = {"callbacks": {"url": f"https://user:{URL_PASSWORD}@hooks.example.com/"}}
+HOURS = {"time_zone": STRAY, "days": [STRAY], "from": STRAY, "to": STRAY}
 # By route, the bodies that are sent to it: valid ones first. Each route also gets WRONG.
 REQUESTS: dict[str, list[Any]] = {
     "GET /tenants": [],
@@ -40,7 +41,7 @@ REQUESTS: dict[str, list[Any]] = {
         {"id": STRAY, "name": {"x": STRAY}},
     ],
     "GET /tenants/{tenant_id}": [],
-    "PATCH /tenants/{tenant_id}": [{"name": "y"}, URL, {"limits": {"max_in_flight": STRAY}}],
+    "PATCH /tenants/{tenant_id}": [{"name": "y"}, URL, {"limits": {"max_in_flight": STRAY}}, {"hours": HOURS}],
     "GET /tenants/{tenant_id}/accounts": [],
     "POST /tenants/{tenant_id}/accounts": ACCOUNTS,
     "PATCH /tenants/{tenant_id}/accounts/{account_sid}": [{"pace": {"max_concurrent": 5}}, {"pace": {"burst": STRAY}}],

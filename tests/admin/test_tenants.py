@@ -9,6 +9,8 @@ from app.tenants.scopes import Scope
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import Gateway
 
+HOURS = {"time_zone": "Europe/Berlin", "days": ["mon", "fri"], "from": "09:00", "to": "18:00"}
+
 
 async def test_a_tenant_is_created_read_changed_and_listed(operator: Admin) -> None:
     created = await operator.post("/tenants", {"id": "anna", "name": "Anna's team"})
@@ -22,6 +24,7 @@ async def test_a_tenant_is_created_read_changed_and_listed(operator: Admin) -> N
         "suspended_at": None,
         "callbacks": {"url": None, "method": None, "events": None, "format": "twilio"},
         "limits": {"max_in_flight": None},
+        "hours": None,
         "created_at": record["created_at"],
     }
     read = await operator.get("/tenants/anna")
@@ -46,6 +49,24 @@ async def test_a_tenant_is_created_read_changed_and_listed(operator: Admin) -> N
     assert cleared.json()["limits"] == {"max_in_flight": None}
     assert (await operator.patch("/tenants/anna", {})).json() == cleared.json()
     assert cleared.json() in (await operator.get("/tenants?limit=200")).json()["tenants"]
+
+
+async def test_hours_are_set_as_a_whole_and_removed(operator: Admin) -> None:
+    created = await operator.post("/tenants", {"id": "hourly", "name": "x", "hours": HOURS})
+    assert created.json()["hours"] == HOURS
+    assert (await operator.post("/tenants", {"id": "hourly", "name": "x", "hours": HOURS})).status_code == 200
+    assert slug_of(await operator.post("/tenants", {"id": "hourly", "name": "x", "hours": None})) == (409, "already-exists")
+    night = {"time_zone": "UTC", "from": "22:00", "to": "06:00"}
+    changed = await operator.patch("/tenants/hourly", {"hours": night})
+    assert changed.json()["hours"] == night | {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
+    assert changed.headers["ETag"] != created.headers["ETag"]
+    refused = await operator.patch("/tenants/hourly", {"name": "y", "hours": HOURS | {"to": "09:00"}})
+    assert faults_of(refused) == [("/hours/to", "empty_window")]
+    assert (await operator.get("/tenants/hourly")).json() == changed.json()
+    assert (await operator.patch("/tenants/hourly", {"name": "x"})).json() == changed.json()
+    assert (await operator.patch("/tenants/hourly", {"hours": None})).json()["hours"] is None
+    listed = (await operator.get("/audit-events?tenant=hourly")).json()["audit_events"]
+    assert [event["changed"] for event in listed] == [["hours"], ["hours"], ["hours"], []]
 
 
 async def test_the_same_creation_again_changes_nothing_and_another_one_conflicts(operator: Admin) -> None:
@@ -107,6 +128,12 @@ async def test_a_change_of_what_was_read_fails_if_it_has_changed_since(operator:
         ({"id": "x", "name": "x", "limits": {"max_in_flight": 0}}, ("/limits/max_in_flight", "greater_than_equal")),
         ({"id": "x", "name": "x", "limits": {"max_in_flight": 10_001}}, ("/limits/max_in_flight", "less_than_equal")),
         ({"id": "x", "name": "x", "limits": {"calls": 1}}, ("/limits/calls", "unknown_member")),
+        ({"id": "x", "name": "x", "hours": []}, ("/hours", "model_type")),
+        ({"id": "x", "name": "x", "hours": HOURS | {"from": "9:00"}}, ("/hours/from", "string_pattern_mismatch")),
+        ({"id": "x", "name": "x", "hours": HOURS | {"to": "09:00"}}, ("/hours/to", "empty_window")),
+        ({"id": "x", "name": "x", "hours": HOURS | {"days": ["mon", "mon"]}}, ("/hours/days/1", "repeated_day")),
+        ({"id": "x", "name": "x", "hours": HOURS | {"time_zone": "Mars/Base"}}, ("/hours/time_zone", "unknown_time_zone")),
+        ({"id": "x", "name": "x", "hours": HOURS | {"until": "18:00"}}, ("/hours/until", "unknown_member")),
         (
             {"id": "x", "name": "x", "callbacks": {"events": ["rang"], "url": "https://x.example"}},
             ("/callbacks/events/0", "literal_error"),

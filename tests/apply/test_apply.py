@@ -214,6 +214,23 @@ def test_members_of_a_tenant_and_its_accounts_change(installed: Installation) ->
     ]
 
 
+def test_hours_are_set_as_a_whole_and_removed_by_null(installed: Installation) -> None:
+    hours = {"time_zone": "Europe/Berlin", "days": ["fri", "mon"], "from": "09:00", "to": "18:00"}
+    stored = '{"time_zone": "Europe/Berlin", "days": ["mon", "fri"], "from": "09:00", "to": "18:00"}'
+    installed.apply(shop())
+    assert installed.apply(shop(hours=hours)) == [f"tenant shop: update tenant: hours - -> {stored}"]
+    assert installed.apply(shop(hours=hours)) == []
+    assert installed.apply(shop()) == []
+    every_day = '["mon", "tue", "wed", "thu", "fri", "sat", "sun"]'
+    assert installed.apply(shop(hours={"time_zone": "UTC", "from": "22:00", "to": "06:00"})) == [
+        f"tenant shop: update tenant: hours {stored} -> "
+        f'{{"time_zone": "UTC", "days": {every_day}, "from": "22:00", "to": "06:00"}}'
+    ]
+    assert installed.listed("tenants", "hours", "shop")["from"] == "22:00"
+    installed.apply(shop(hours=None))
+    assert installed.listed("tenants", "hours", "shop")["from"] is None
+
+
 def test_a_new_secret_is_added_and_the_old_one_stays_until_it_is_revoked(installed: Installation) -> None:
     installed.apply(shop(accounts=[account(TOKEN)]))
     (old,) = installed.listed("accounts", "list", "shop")

@@ -108,6 +108,29 @@ TYPES = [
     Refused(tenant("callbacks: {events: [ended]}"), 3, f"{TENANT}.callbacks.events[0]", "must be 'initiated', "),
     Refused(tenant("limits: {max_in_flight: true}"), 3, f"{TENANT}.limits.max_in_flight", "must be a whole number"),
     Refused(tenant("limits: {max_in_flight: 0}"), 3, f"{TENANT}.limits.max_in_flight", "must be greater than or equal to 1"),
+    Refused(tenant("hours: {time_zone: UTC, from: '09:00'}"), 3, f"{TENANT}.hours.to", "is missing"),
+    Refused(
+        tenant("hours: {from: 18:00, to: '19:00', time_zone: UTC}"), 3, f"{TENANT}.hours.from", "must be text: put it in quotes"
+    ),
+    Refused(
+        tenant("hours:", "  to: '09:00'", "  from: '09:00'", "  time_zone: UTC"), 4, f"{TENANT}.hours.to", "must differ from"
+    ),
+    Refused(tenant("hours: {from: '0', to: '19:00', time_zone: UTC}"), 3, f"{TENANT}.hours.from", "must be a time from 00:00"),
+    Refused(
+        tenant("hours: {from: '08:00', to: '19:00', time_zone: CEST}"), 3, f"{TENANT}.hours.time_zone", "must be a zone of"
+    ),
+    Refused(
+        tenant("hours: {from: '08:00', to: '19:00', time_zone: UTC, days: [fri, fri]}"),
+        3,
+        f"{TENANT}.hours.days[1]",
+        "is in the list already",
+    ),
+    Refused(
+        tenant("hours: {frm: '08:00', from: '09:00', to: '18:00', time_zone: UTC}"),
+        3,
+        f"{TENANT}.hours.frm",
+        "is not known: did you mean from",
+    ),
     Refused(
         "tenants:\n  - {id: a, name: A}\n  - {id: a, name: B}\n",
         3,
@@ -115,6 +138,7 @@ TYPES = [
         "this tenant is declared twice: the first time in line 2",
     ),
 ]
+UNSEEN = ("deliveries to ", "this ", "must be an http", "must be a zone of", "must differ from")
 ACCOUNTS = [
     Refused(tenant("accounts: [{}]"), 3, f"{ACCOUNT}.account_sid", "is missing"),
     Refused(tenant("accounts: [{account_sid: AC1}]"), 3, f"{ACCOUNT}.account_sid", "must be AC and 32 hexadecimal digits"),
@@ -280,7 +304,7 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
     "refused", [one for one in TYPES + ACCOUNTS + REMOVALS if "twice" not in one.text], ids=lambda one: one.text[:40]
 )
 def test_the_schema_refuses_what_the_command_refuses(refused: Refused) -> None:
-    """Except what a schema cannot see: secrets, the rules for URLs, and a credential that is declared and revoked."""
+    """Except what a schema cannot see: secrets, the rules for URLs and hours, and a credential that is declared and revoked."""
     validator = jsonschema.Draft202012Validator(json_schema())
     document: Any = yaml.safe_load(refused.file)
-    assert validator.is_valid(document) is refused.text.startswith(("deliveries to ", "this ", "must be an http"))
+    assert validator.is_valid(document) is refused.text.startswith(UNSEEN)

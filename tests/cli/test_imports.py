@@ -14,7 +14,7 @@ from tests.support.upstream import refused_url
 SERVER = {"fastapi", "starlette", "uvicorn", "aiohttp", "httpx", "simulator", "alembic", "mako", "twilio", "jwt"}
 DATABASE = {"sqlalchemy", "asyncpg", "cryptography", "uuid_utils"}
 # `rich` comes with structlog.
-HEAVY = {"sqlalchemy", "structlog", "rich", "opentelemetry", "prometheus_client"}
+HEAVY = {"phonenumbers", "sqlalchemy", "structlog", "rich", "opentelemetry", "prometheus_client"}
 
 
 def loaded(*arguments: str, **settings: str) -> set[str]:
@@ -58,6 +58,7 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("tenants", "suspend", "x")
     check("tenants", "resume", "x")
     check("tenants", "limits", "x", "--max-in-flight", "5")
+    check("tenants", "hours", "x", "--time-zone", "Europe/Berlin", "--from", "09:00", "--to", "18:00")
     check("tenants", "callbacks", "x", "--url", "https://example.com/told")
     check("tenants", "callback-secret", "x", seals=True)
     check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, seals=True)

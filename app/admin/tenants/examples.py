@@ -4,6 +4,12 @@ from typing import Any
 
 from app.admin.access import EXAMPLE_TENANT
 
+HOURS: dict[str, Any] = {
+    "time_zone": "Europe/Berlin",
+    "days": ["mon", "tue", "wed", "thu", "fri"],
+    "from": "09:00",
+    "to": "18:00",
+}
 TENANT: dict[str, Any] = {
     "id": EXAMPLE_TENANT,
     "name": "Support",
@@ -16,23 +22,26 @@ TENANT: dict[str, Any] = {
         "format": "json",
     },
     "limits": {"max_in_flight": 20},
+    "hours": HOURS,
     "created_at": "2026-11-23T09:30:00.123Z",
 }
 CREATIONS: dict[str, Any] = {
     "tenant": {"summary": "A tenant", "value": {"id": EXAMPLE_TENANT, "name": "Support"}},
     "with_settings": {
-        "summary": "With callbacks and a limit",
+        "summary": "With callbacks, a limit and hours",
         "value": {
             "id": EXAMPLE_TENANT,
             "name": "Support",
             "callbacks": {"url": "https://hooks.example.com/calls", "events": ["answered", "completed"], "format": "json"},
             "limits": {"max_in_flight": 20},
+            "hours": HOURS,
         },
     },
 }
 CHANGES: dict[str, Any] = {
     "suspend": {"summary": "Suspend", "value": {"suspended": True}},
     "limit": {"summary": "Back to the limit of all tenants", "value": {"limits": {"max_in_flight": None}}},
+    "hours": {"summary": "Scheduled calls may ring at any time", "value": {"hours": None}},
     "callbacks": {"summary": "Another URL for callbacks", "value": {"callbacks": {"url": "https://hooks.example.com/v2"}}},
 }
 COMPONENTS: dict[str, Any] = {

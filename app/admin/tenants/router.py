@@ -18,6 +18,7 @@ from app.admin.access import (
     require_operator,
 )
 from app.admin.pages import PageDep
+from app.admin.problems import NOTHING_CHANGED
 from app.admin.tenants import examples
 from app.admin.tenants.schemas import NewTenant, TenantChange, TenantPage, TenantRecord
 from app.calls.status_callbacks import UrlValidator
@@ -28,6 +29,7 @@ from app.http.openapi import headers, json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import responses
 from app.http.routes import needs
+from app.scheduling.hours import HoursInvalid
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.caller import Caller
 from app.tenants.scopes import Scope
@@ -116,8 +118,8 @@ async def create_tenant(
     the answer is 409 `already-exists`. Needs no Idempotency-Key.
     """
     new = parse_body(NewTenant, body)
-    _check_url(new.settings, validate_url)
-    tenant, created = await administration.ensure_tenant(new.id, new.settings)
+    settings = _valid_settings(new, validate_url)
+    tenant, created = await administration.ensure_tenant(new.id, settings)
     response.headers["Location"] = f"{_PATH}/{tenant.id}"
     if not created:
         mark_replayed(response)
@@ -166,10 +168,9 @@ async def update_tenant(
 
     Only an operator's key may change `suspended` and `limits`.
     """
-    changes = parse_body(TenantChange, body).settings
+    changes = _valid_settings(parse_body(TenantChange, body), validate_url)
     if changes.keys() & _OPERATORS_SETTINGS:
         require_operator(client, "change `suspended` and `limits`")
-    _check_url(changes, validate_url)
     return _tagged(await administration.update_tenant(tenant_id, changes, of_versions=versions), response)
 
 
@@ -178,7 +179,12 @@ def _tagged(tenant: TenantRow, response: Response) -> TenantRecord:
     return TenantRecord.of(tenant)
 
 
-def _check_url(settings: TenantSettings, validate_url: UrlValidator) -> None:
+def _valid_settings(body: NewTenant | TenantChange, validate_url: UrlValidator) -> TenantSettings:
+    try:
+        settings = body.settings
+    except HoursInvalid as error:
+        raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
     url = settings.get("status_callback")
     if url is not None and (fault := validate_url(url)):
         raise InvalidRequest(field_errors=(FieldError("/callbacks/url", *fault),))
+    return settings

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.scheduling.schemas import HoursRecord, HoursSettings
 from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
@@ -21,6 +22,7 @@ _MaxInFlight = Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]
 _MAX_IN_FLIGHT = (
     "Creations that one process sends to Twilio at the same time for this tenant. Null: `CALLGATE_MAX_IN_FLIGHT_PER_TENANT`."
 )
+_HOURS = "When scheduled calls may ring, unless their queue has hours of its own. Null: at any time."
 
 
 class _SettingsBody(BaseModel):
@@ -54,13 +56,16 @@ class _TenantSettingsBody(_SettingsBody):
     suspended: bool = Field(False, description="Whether creations are refused. Records stay readable.")
     callbacks: TenantCallbackSettings = Field(default_factory=TenantCallbackSettings)
     limits: TenantLimits = Field(default_factory=TenantLimits)
+    hours: HoursSettings | None = Field(None, description=_HOURS)
 
     @property
     def settings(self) -> TenantSettings:
-        """The settings that the body has."""
+        """The settings that the body has. Raises HoursInvalid."""
         limits = self.limits._given("max_in_flight")
         own = self._given("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
+        if "hours" in self.model_fields_set:
+            settings["hours"] = None if self.hours is None else self.hours.read().to_json()
         return settings
 
 
@@ -97,6 +102,7 @@ class TenantRecord(BaseModel):
     suspended_at: datetime | None
     callbacks: TenantCallbacksRecord
     limits: TenantLimitsRecord
+    hours: HoursRecord | None = Field(description=_HOURS)
     created_at: datetime
 
     @classmethod
@@ -114,6 +120,7 @@ class TenantRecord(BaseModel):
                     "format": row.callback_format,
                 },
                 "limits": {"max_in_flight": row.max_in_flight},
+                "hours": row.hours,
                 "created_at": row.created_at,
             }
         )

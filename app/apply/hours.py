@@ -1,0 +1,40 @@
+"""The hours of a tenant in a declaration."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from app.apply.document import FileProblem, MemberPath
+from app.apply.members import Declared, Given
+from app.scheduling.hours import END_PATTERN, TIME_PATTERN, Day, HoursInvalid, read_hours
+
+_From = Annotated[str, Field(alias="from", json_schema_extra={"pattern": f"^{TIME_PATTERN}$"})]
+_To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_PATTERN}$"})]
+
+
+class DeclaredHours(Declared):
+    """When scheduled calls may ring, in the callee's time zone. Set as a whole."""
+
+    time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")
+    days: Given[list[Day]] = Field(
+        None,
+        min_length=1,
+        description="The days on which the window begins. Unset: every day.",
+        json_schema_extra={"uniqueItems": True},
+    )
+    from_: _From = Field(description="The first minute, such as '09:00'.")
+    to: _To = Field(description="The end, not included. A time before `from` is on the next day; a whole day ends at '24:00'.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the hours as they are stored. Raises HoursInvalid."""
+        return read_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
+
+    def problems_at(self, path: MemberPath) -> Iterator[FileProblem]:
+        """Yields what is wrong with the hours, which the file has at this path."""
+        try:
+            self.to_json()
+        except HoursInvalid as error:
+            for fault in error.field_errors:
+                members = (int(part) if part.isdecimal() else part for part in fault.pointer.split("/")[1:])
+                yield FileProblem(fault.detail, (*path, *members))

@@ -1,0 +1,79 @@
+"""`callgate tenants hours`: when a tenant's scheduled calls may ring."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.output import AsJson, show
+from app.cli.tenants import TenantId, administer
+from app.errors import CommandFailed
+
+
+class Weekday(StrEnum):
+    mon = "mon"
+    tue = "tue"
+    wed = "wed"
+    thu = "thu"
+    fri = "fri"
+    sat = "sat"
+    sun = "sun"
+
+
+TimeZone = Annotated[
+    str | None, typer.Option("--time-zone", metavar="ZONE", help="The IANA zone of callees whose own zone is unknown.")
+]
+Days = Annotated[list[Weekday] | None, typer.Option("--day", help="A day; can be repeated; every day by default.")]
+From = Annotated[str | None, typer.Option("--from", metavar="HH:MM", help="The first minute, such as 09:00.")]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="HH:MM", help="The end, such as 18:00; a time before --from is on the next day.")
+]
+
+
+def register(tenants: typer.Typer) -> None:
+    tenants.command("hours")(set_hours)
+
+
+def set_hours(
+    tenant: TenantId,
+    time_zone: TimeZone = None,
+    days: Days = None,
+    start: From = None,
+    end: To = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the hours: calls may ring at any time.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set or show the hours in which a tenant's scheduled calls may ring.
+
+    Hours are set as a whole: zone, beginning and end. They are those of the callee's time zone. A queue's own hours
+    replace them for its calls.
+    """
+    from app.tenants.administration_store import TenantSettings
+
+    hours = hours_from(time_zone, days, start, end)
+    if hours is not None and clear:
+        raise CommandFailed("--clear removes the hours: give it alone")
+    changes = TenantSettings() if hours is None and not clear else TenantSettings(hours=hours)
+    row = administer(lambda service: service.update_tenant(tenant, changes))
+    stored = row.hours or {}
+    members = {name: stored.get(name) for name in ("time_zone", "days", "from", "to")}
+    show({"tenant": row.id} | members, as_json=as_json)
+
+
+def hours_from(time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None) -> dict[str, Any] | None:
+    """Returns the hours that options give, as JSON; None if there is none of these options. Raises CommandFailed."""
+    from app.scheduling.hours import HoursInvalid, read_hours
+
+    options = {"time_zone": time_zone, "days": [day.value for day in days or ()], "from": start, "to": end}
+    given = {name: value for name, value in options.items() if value}
+    if not given:
+        return None
+    try:
+        return read_hours(given, pointer="").to_json()
+    except HoursInvalid as error:
+        fault = error.field_errors[0]
+        member = fault.pointer.split("/")[1]
+        option = "--day" if member == "days" else f"--{member.replace('_', '-')}"
+        raise CommandFailed(f"{option} {fault.detail.replace('`from`', '--from')}") from None
