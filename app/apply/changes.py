@@ -6,6 +6,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from app.apply.document import FileProblem
+from app.scheduling.pace_limits import PaceChange
 from app.tenants.administration_store import TenantSettings
 from app.tenants.scopes import Scope
 from app.workloads.service_accounts import ServiceAccount
@@ -36,6 +37,13 @@ class TenantUpdate(Change):
 class BaseUrlChange(Change):
     account_sid: str
     base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceUpdate(Change):
+    account_sid: str
+    pace: PaceChange | None
+    """None removes all limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from app.apply.changes import (
     CredentialAddition,
     CredentialRevocation,
     KeyRevocation,
+    PaceUpdate,
     SipCredentialCreation,
     SipCredentialDeletion,
     SipCredentialReplacement,
@@ -36,10 +37,12 @@ from app.apply.schemas import (
 )
 from app.apply.store import AccountState, CredentialState, TenantState
 from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value, stored_settings
+from app.scheduling.pace_limits import UNLIMITED
 from app.security.keyring import Keyring
 from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
+from app.tenants.errors import InvalidMember
 from app.tenants.scopes import DEFAULT_SCOPES, in_order, known_scopes
 from app.tenants.sip_credential_store import SealedSipAuth
 from app.tenants.stored_secrets import credential_identity
@@ -204,9 +207,32 @@ class _Planner:
                 secret=secret,
             )
             added.append((username, secret))
+        yield from self._of_pace(tenant_id, account, path, stored)
         for gone in revoked:
             name = f"credential {gone.id} ({gone.username}) of {subject}"
             yield CredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
+
+    def _of_pace(
+        self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
+    ) -> Iterator[Change]:
+        if not account.gives("pace"):
+            return
+        before = stored.pace if stored else UNLIMITED
+        change = None if account.pace is None else account.pace.change
+        try:
+            after = UNLIMITED if change is None else before.changed(change)
+        except InvalidMember as error:
+            self.problems.append(FileProblem(str(error), (*path, *error.pointer.removeprefix("/").split("/"))))
+            return
+        if changed := after.differing_members(before):
+            yield PaceUpdate(
+                tenant_id=tenant_id,
+                action="update",
+                subject=f"account {account.account_sid}",
+                members={f"pace.{name}": (before.to_json()[name], after.to_json()[name]) for name in changed},
+                account_sid=account.account_sid,
+                pace=change,
+            )
 
     def _revoked(self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None) -> list[CredentialState]:
         """Returns the active credentials that the file revokes."""

@@ -25,6 +25,7 @@ from app.apply.members import (
     Value,
     declaration_error,
 )
+from app.apply.pace import DeclaredPace
 from app.setting_values import parse_twilio_base_url
 from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
 from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
@@ -118,6 +119,7 @@ class DeclaredAccount(Declared):
     base_url: Given[Annotated[str, AfterValidator(_check_base_url)]] = Field(
         None, description="The base URL of this account's API. Unset: that of the installation."
     )
+    pace: Nullable[DeclaredPace] = Field(None, description="How fast its calls are dialled. null: not limited.")
     auth_token: Given[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
     key_sid: Given[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
     secret: Given[SecretReference] = Field(None, description="The secret of `key_sid`.")

@@ -12,6 +12,7 @@ from app.apply.changes import (
     CredentialAddition,
     CredentialRevocation,
     KeyRevocation,
+    PaceUpdate,
     SipCredentialCreation,
     SipCredentialDeletion,
     SipCredentialReplacement,
@@ -26,6 +27,7 @@ from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
 from app.database.pool import Transactions
+from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
@@ -64,9 +66,13 @@ class DeclarationService:
         async with self.database.transaction() as connection:
             await store.lock_apply(connection)
             plan = await self._plan(connection, declaration, secrets, lock=True)
-            administration = TenantAdministration(SharedTransaction(connection), self.keyring, self.actor)
+            acting = SharedTransaction(connection), self.keyring, self.actor
+            administration, paces = TenantAdministration(*acting), PaceAdministration(*acting)
             for change in plan.changes:
-                await _make(administration, change)
+                if isinstance(change, PaceUpdate):
+                    await paces.set_pace(change.tenant_id, account_sid=change.account_sid, change=change.pace)
+                else:
+                    await _make(administration, change)
         return plan
 
     async def _plan(

@@ -9,6 +9,8 @@ import asyncpg
 
 from app.database.connection import SESSION_SETTINGS, Connection
 from app.errors import CommandFailed
+from app.scheduling.pace_limits import UNLIMITED, PaceLimits
+from app.scheduling.pace_store import find_paces
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
 from app.tenants.sip_credential_store import SealedSipAuth, find_sealed_sip_auth
 from app.tenants.workload_store import WorkloadRow, find_workload
@@ -42,6 +44,7 @@ class AccountState:
     row: AccountRow
     credentials: list[CredentialState]
     """All of them, also revoked ones, oldest first."""
+    pace: PaceLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,12 @@ async def read_tenants(
     rows = await find_tenants(connection, tenant_ids, lock=lock)
     tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}
     accounts = await find_accounts(connection, list(tenants))
-    credentials = await _read_credentials(connection, [account.id for account in accounts])
+    account_ids = [account.id for account in accounts]
+    credentials, paces = await _read_credentials(connection, account_ids), await find_paces(connection, account_ids)
     for account in accounts:
-        tenants[account.tenant_id].accounts[account.account_sid] = AccountState(account, credentials.get(account.id, []))
+        tenants[account.tenant_id].accounts[account.account_sid] = AccountState(
+            account, credentials.get(account.id, []), paces.get(account.id, UNLIMITED)
+        )
     for sip_auth in await find_sealed_sip_auth(connection, list(tenants)):
         tenants[sip_auth.credential.tenant_id].sip_credentials[sip_auth.credential.name] = sip_auth
     statement = "SELECT tenant_id, prefix, revoked_at IS NOT NULL FROM api_key WHERE tenant_id = ANY ($1) AND prefix = ANY ($2)"

@@ -231,6 +231,47 @@ def test_hours_are_set_as_a_whole_and_removed_by_null(installed: Installation) -
     assert installed.listed("tenants", "hours", "shop")["from"] is None
 
 
+def test_the_pace_of_an_account_is_set_changed_and_removed(installed: Installation) -> None:
+    def pace() -> Any:
+        return installed.listed("accounts", "list", "shop")[0]["pace"]
+
+    declared = shop(accounts=[account(TOKEN, pace={"calls_per_second": 0.5, "burst": 5, "max_concurrent": 10})])
+    changes = [
+        'tenant shop: create tenant: name "Web shop"',
+        f"tenant shop: add auth token of account {ACCOUNT}",
+        f"tenant shop: update account {ACCOUNT}: "
+        "pace.calls_per_second - -> 0.5, pace.burst 2 -> 5, pace.max_concurrent - -> 10",
+    ]
+    assert installed.apply(declared, dry_run=True) == changes
+    assert installed.apply(declared) == changes
+    assert installed.apply(declared) == []
+    assert installed.apply(shop(accounts=[account()])) == [], "what the file does not name stays"
+    assert pace() == {"calls_per_second": 0.5, "burst": 5, "max_concurrent": 10}
+    assert installed.apply(shop(accounts=[account(pace={"calls_per_second": 1, "max_concurrent": None})])) == [
+        f"tenant shop: update account {ACCOUNT}: pace.calls_per_second 0.5 -> 1, pace.max_concurrent 10 -> -"
+    ]
+    assert pace() == {"calls_per_second": 1, "burst": 5, "max_concurrent": None}
+    assert installed.apply(shop(accounts=[account(pace=None)])) == [
+        f"tenant shop: update account {ACCOUNT}: pace.calls_per_second 1 -> -, pace.burst 5 -> 2"
+    ]
+    assert installed.apply(shop(accounts=[account(pace=None)])) == []
+    assert pace() is None
+
+
+async def test_a_pace_that_cannot_be_is_refused_and_nothing_is_changed(installed: Installation) -> None:
+    installed.apply(shop(accounts=[account(TOKEN)]))
+    contents = await installed.contents()
+    for pace, member, text in (
+        ({"burst": 5}, "burst", "a burst needs calls_per_second"),
+        ({"calls_per_second": 0.0001}, "calls_per_second", "must be a number of more than 0, at most 1000, with at most 3"),
+    ):
+        path = installed.write(shop(name="Shop", accounts=[account(pace=pace)]))
+        code, output, errors = installed.run("apply", "-f", path)
+        assert (code, output) == (1, "")
+        assert f"tenants[0].accounts[0].pace.{member}: {text}" in errors
+    assert await installed.contents() == contents
+
+
 def test_a_new_secret_is_added_and_the_old_one_stays_until_it_is_revoked(installed: Installation) -> None:
     installed.apply(shop(accounts=[account(TOKEN)]))
     (old,) = installed.listed("accounts", "list", "shop")

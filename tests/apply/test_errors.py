@@ -49,7 +49,8 @@ def account(*lines: str) -> str:
 
 
 TENANT, ACCOUNT = "tenants[0]", "tenants[0].accounts[0]"
-AUTH_TOKEN = f"{ACCOUNT}.auth_token"
+AUTH_TOKEN, PACE = f"{ACCOUNT}.auth_token", f"{ACCOUNT}.pace"
+RATE = "must be a number of more than 0, at most 1000, with at most 3 decimals"
 ENV, FILE = f"{AUTH_TOKEN}.env", f"{AUTH_TOKEN}.file"
 SYNTAX = [
     Refused("", 1, "", "the file is empty: it needs a list of `tenants`"),
@@ -105,7 +106,7 @@ TYPES = [
     ),
     Refused(tenant("callbacks: {method: PUT}"), 3, f"{TENANT}.callbacks.method", "must be 'GET' or 'POST'"),
     Refused(tenant("callbacks:", "  events: []"), 4, f"{TENANT}.callbacks.events", "must have at least 1 item"),
-    Refused(tenant("callbacks: {events: [ended]}"), 3, f"{TENANT}.callbacks.events[0]", "must be 'initiated', "),
+    Refused(tenant("callbacks: {events: [ended]}"), 3, f"{TENANT}.callbacks.events[0]", "must be 'settled', 'initiated', "),
     Refused(tenant("limits: {max_in_flight: true}"), 3, f"{TENANT}.limits.max_in_flight", "must be a whole number"),
     Refused(tenant("limits: {max_in_flight: 0}"), 3, f"{TENANT}.limits.max_in_flight", "must be greater than or equal to 1"),
     Refused(tenant("hours: {time_zone: UTC, from: '09:00'}"), 3, f"{TENANT}.hours.to", "is missing"),
@@ -169,6 +170,15 @@ ACCOUNTS = [
         f"{TENANT}.accounts[1]",
         "this account is declared twice: the first time in line 4",
     ),
+    Refused(account("pace: 1"), 5, PACE, "must be a mapping"),
+    Refused(account("pace: {calls: 1}"), 5, f"{PACE}.calls", "is not known: "),
+    Refused(account("pace: {calls_per_second: 0}"), 5, f"{PACE}.calls_per_second", RATE),
+    Refused(account("pace: {calls_per_second: 1000.5}"), 5, f"{PACE}.calls_per_second", RATE),
+    Refused(account("pace: {calls_per_second: fast}"), 5, f"{PACE}.calls_per_second", RATE),
+    Refused(account("pace: {calls_per_second: true}"), 5, f"{PACE}.calls_per_second", RATE),
+    Refused(account("pace: {calls_per_second: 1, burst: null}"), 5, f"{PACE}.burst", "has no value"),
+    Refused(account("pace: {calls_per_second: 1, burst: 1001}"), 5, f"{PACE}.burst", "must be less than or equal to 1000"),
+    Refused(account("pace: {max_concurrent: 0}"), 5, f"{PACE}.max_concurrent", "must be greater than or equal to 1"),
     Refused(account("revoked: [x]"), 5, f"{ACCOUNT}.revoked[0]", "must be an API key's SID (SK…) or a credential's id"),
     Refused(
         account(f"key_sid: {KEY}", "secret: {env: A}", f"revoked: [{KEY}]"),

@@ -1,0 +1,25 @@
+"""The pace of an account as a declaration names it."""
+
+from pydantic import Field
+
+from app.apply.members import Declared, Given, Nullable
+from app.scheduling.pace_limits import MAX_DECIMALS, PaceChange
+from app.scheduling.pace_schemas import Burst, MaxConcurrent, Rate
+
+
+class DeclaredPace(Declared):
+    """How fast the account's calls are dialled, and how many may be under way. null removes all limits."""
+
+    calls_per_second: Nullable[Rate] = Field(
+        None, description=f"Calls dialled in one second, on average; at most {MAX_DECIMALS} decimals. null: not limited."
+    )
+    burst: Given[Burst] = Field(None, description="Calls that may be dialled at once after a pause; with calls_per_second.")
+    max_concurrent: Nullable[MaxConcurrent] = Field(
+        None, description="Calls that may be under way at the same time. null: not limited."
+    )
+
+    @property
+    def change(self) -> PaceChange:
+        """The members that the file names."""
+        given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
+        return given
