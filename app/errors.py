@@ -115,6 +115,11 @@ class DeliveryNotFound(RequestError):
     default_detail = "This call has no delivery with this id."
 
 
+class QueueNotFound(RequestError):
+    slug, status, title = "queue-not-found", 404, "Queue not found"
+    default_detail = "This tenant has no queue with this name."
+
+
 class MethodNotAllowed(RequestError):
     slug, status, title = "method-not-allowed", 405, "Method not allowed"
     default_detail = "This path does not support the method; the Allow header lists the methods that it supports."

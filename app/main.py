@@ -44,6 +44,9 @@ from app.http.routes import describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
+from app.queues import examples as queue_examples
+from app.queues import router as queue_router
+from app.queues.schemas import QueueSettings
 from app.security.keyring import Keyring
 from app.services import services
 from app.setting_values import parse_networks
@@ -65,6 +68,7 @@ Callgate also serves Twilio's own paths (`/2010-04-01/…`) for unmodified Twili
 TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
     {"name": "subresources", "description": "The subresources of a call at Twilio: recordings, streams, payments and others."},
+    {"name": "queues", "description": "Sets of scheduled calls with their own pace, hours and pause. [Queues](/docs/queues)."},
     {"name": "deliveries", "description": "List the requests to your status_callback, and send them again."},
     {"name": "SIP addresses", "description": "Check an address before calling it."},
     admin_openapi.TAG,
@@ -101,6 +105,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(subresources_router.router)
     app.include_router(control_router.router)
     app.include_router(delivery_router.router)
+    app.include_router(queue_router.router)
     app.include_router(compat_router.router)
     app.include_router(compat_subresources.router)
     app.include_router(callbacks_router.router)
@@ -183,6 +188,7 @@ def _complete_openapi(app: FastAPI) -> None:
             [
                 (CallRequest, "validation"),
                 (ReplayRequest, "validation"),
+                (QueueSettings, "validation"),
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
@@ -193,7 +199,10 @@ def _complete_openapi(app: FastAPI) -> None:
         complete_document(
             document,
             schemas=definitions["$defs"] | subresources_openapi.schemas(),
-            examples=examples.EXAMPLE_COMPONENTS | delivery_router.EXAMPLES | admin_openapi.EXAMPLES,
+            examples=examples.EXAMPLE_COMPONENTS
+            | delivery_router.EXAMPLES
+            | queue_examples.COMPONENTS
+            | admin_openapi.EXAMPLES,
         )
         return document
 

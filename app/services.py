@@ -28,6 +28,7 @@ from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.deliveries.service import DeliveryService
 from app.http.read_limit import ReadLimit
 from app.observability import Metrics
+from app.queues.service import QueueService
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
@@ -59,6 +60,7 @@ class Services(TypedDict):
     callbacks: CallbackService
     subresources: SubresourceService
     deliveries: DeliveryService
+    queues: QueueService
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,7 @@ def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creat
             lists=ReadLimit(per_process=8, per_tenant=4),
         ),
         deliveries=DeliveryService(database, calls),
+        queues=QueueService(database, reads),
     )
 
 

@@ -9,6 +9,7 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     PreconditionFailed,
+    QueueNotFound,
     ResourceNotFound,
     TenantNotFound,
 )
@@ -21,6 +22,8 @@ def problem_for(error: OperatorError) -> CallgateError:
     match error:
         case NoSuchResource(noun="tenant"):
             return TenantNotFound()
+        case NoSuchResource(noun="queue"):
+            return QueueNotFound()
         case NoSuchResource(noun=noun):
             return ResourceNotFound(f"This tenant has no {noun} with this id.")
         case ResourceExists():

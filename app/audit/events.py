@@ -21,6 +21,9 @@ AuditAction = Literal[
     "sip_credential.create",
     "sip_credential.update",
     "sip_credential.delete",
+    "queue.create",
+    "queue.update",
+    "queue.cancel",
     "secrets.rotate",
 ]
 

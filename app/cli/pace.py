@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.output import AsJson, show
 from app.cli.tenants import TenantId, administer_paces
+
+if TYPE_CHECKING:
+    from app.scheduling.pace_limits import PaceChange
 
 
 def _rate(text: str) -> Decimal:
@@ -18,6 +21,15 @@ def _rate(text: str) -> Decimal:
         raise typer.BadParameter(f"{text!r} is not a number: write 1 or 0.5") from None
 
 
+CallsPerSecond = Annotated[
+    Decimal | None,
+    typer.Option("--calls-per-second", parser=_rate, metavar="NUMBER", help="Calls dialled in one second, such as 1 or 0.5."),
+]
+Burst = Annotated[int | None, typer.Option("--burst", help="Calls that may be dialled at once after a pause; 2 by default.")]
+MaxConcurrent = Annotated[int | None, typer.Option("--max-concurrent", help="Calls that may be under way at the same time.")]
+Unlimited = Annotated[bool, typer.Option("--unlimited", help="Remove all limits first.")]
+
+
 def register(accounts: typer.Typer) -> None:
     accounts.command("pace")(pace)
 
@@ -25,25 +37,25 @@ def register(accounts: typer.Typer) -> None:
 def pace(
     tenant: TenantId,
     account_sid: Annotated[str, typer.Argument(metavar="ACCOUNT_SID", help="AC and 32 hexadecimal digits.")],
-    calls_per_second: Annotated[
-        Decimal | None,
-        typer.Option(
-            "--calls-per-second", parser=_rate, metavar="NUMBER", help="Calls dialled in one second, such as 1 or 0.5."
-        ),
-    ] = None,
-    burst: Annotated[
-        int | None, typer.Option("--burst", help="Calls that may be dialled at once after a pause; 2 by default.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", help="Calls that may be under way at the same time.")
-    ] = None,
-    unlimited: Annotated[bool, typer.Option("--unlimited", help="Remove all limits first.")] = False,
+    calls_per_second: CallsPerSecond = None,
+    burst: Burst = None,
+    max_concurrent: MaxConcurrent = None,
+    unlimited: Unlimited = False,
     as_json: AsJson = False,
 ) -> None:
     """Set or show the pace of an account.
 
     What is not given stays as it is. An account without a pace is not limited.
     """
+    change = pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)
+    account, _, limits = administer_paces(lambda service: service.set_pace(tenant, account_sid=account_sid, change=change))
+    show({"tenant": tenant, "account_sid": account.account_sid} | limits.to_json(), as_json=as_json)
+
+
+def pace_change(
+    calls_per_second: Decimal | None, burst: int | None, max_concurrent: int | None, *, unlimited: bool
+) -> PaceChange:
+    """Returns the change that options give."""
     from app.scheduling.pace_limits import DEFAULT_BURST, PaceChange
 
     change = PaceChange(calls_per_second=None, burst=DEFAULT_BURST, max_concurrent=None) if unlimited else PaceChange()
@@ -53,5 +65,4 @@ def pace(
         change["burst"] = burst
     if max_concurrent is not None:
         change["max_concurrent"] = max_concurrent
-    account, _, limits = administer_paces(lambda service: service.set_pace(tenant, account_sid=account_sid, change=change))
-    show({"tenant": tenant, "account_sid": account.account_sid} | limits.to_json(), as_json=as_json)
+    return change

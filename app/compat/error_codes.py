@@ -39,6 +39,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.ResourceNotFound: ErrorCode(404, 20404),
     errors.SubresourceNotFound: ErrorCode(404, 20404),
     errors.DeliveryNotFound: ErrorCode(404, 20404),
+    errors.QueueNotFound: ErrorCode(404, 20404),
     errors.MethodNotAllowed: ErrorCode(405, 20004),
     errors.NotAcceptable: ErrorCode(406, 900006),
     errors.RequestTimeout: ErrorCode(408, 900011),

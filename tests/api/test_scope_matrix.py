@@ -57,6 +57,9 @@ none    call    read    admin   other   operator viewer route
 401     -read   2xx     -read   4xx     -tenant -tenant GET /v1/calls/{id_or_sid}/deliveries
 401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/calls/{id_or_sid}/deliveries/{delivery_id}/retry
 401     2xx     -call   -call   2xx     -tenant -tenant POST /v1/deliveries/replay
+401     -read   2xx     -read   2xx     -tenant -tenant GET /v1/queues
+401     -read   4xx     -read   4xx     -tenant -tenant GET /v1/queues/{name}
+401     2xx     -call   -call   2xx     -tenant -tenant PUT /v1/queues/{name}
 401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls.json
 401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls
 401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls.json
@@ -164,6 +167,7 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/calls/{id_or_sid}": {"status": "completed"},
     "POST /v1/sip-uris": {"uri": BASIC["to"]},
     "POST /v1/deliveries/replay": {"since": "2026-01-01T00:00:00Z"},
+    "PUT /v1/queues/{name}": {},
     "POST /v1/admin/tenants": {"id": "matrix", "name": "Matrix"},
     "PATCH /v1/admin/tenants/{tenant_id}": {"name": "Matrix"},
     "POST /v1/admin/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "f" * 32, "auth_token": "t"},

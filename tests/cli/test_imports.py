@@ -76,6 +76,12 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     (workload,) = json.loads(check("workloads", "list", "x", "--json"))
     check("workloads", "delete", workload["id"])
     (tmp_path / "tenants.yaml").write_text("tenants: [{id: x, name: Y, callbacks: {url: 'https://example.com/other'}}]")
+    check(
+        "queues", "set", "x", "reminders", "--calls-per-second", "1", "--time-zone", "UTC", "--from", "09:00", "--to", "20:00"
+    )
+    check("queues", "list", "x")
+    check("queues", "show", "x", "reminders")
+    check("queues", "pause", "x", "reminders")
     check("apply", "-f", str(tmp_path / "tenants.yaml"))
     check("audit", "x", "--since", "1h")
 

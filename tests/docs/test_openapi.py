@@ -86,7 +86,7 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
     }
     elsewhere = {"not-found", "method-not-allowed", "call-not-found", "subresource-not-found", "callback-forged"}
     elsewhere |= {"operator-key-required"}
-    not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown", "delivery-not-found"}
+    not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown", "delivery-not-found", "queue-not-found"}
     of_the_admin_api = {"tenant-not-found", "resource-not-found", "already-exists", "precondition-failed"}
     before_the_path_is_known = {"malformed-request", "head-too-large", "too-many-connections"}
     assert documented == all_errors().keys() - elsewhere - not_of_creations - of_the_admin_api - before_the_path_is_known

@@ -1,0 +1,154 @@
+"""`callgate queues`: sets of scheduled calls with their own pace, hours and pause."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from app.cli.hours import Days, From, TimeZone, To, hours_from
+from app.cli.output import AsJson, show, show_table
+from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, Unlimited, pace_change
+from app.cli.tenants import TenantId, run_with_pool
+from app.cli.times import duration
+
+if TYPE_CHECKING:
+    from app.queues.progress import QueueProgress
+    from app.queues.service import QueueChange, QueueService
+    from app.queues.store import QueueRow
+
+queues = typer.Typer(
+    help="Queues of a tenant: sets of scheduled calls with their own pace, hours and pause.", no_args_is_help=True
+)
+
+QueueArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and '._-', at most 63, such as reminders.")]
+Result = TypeVar("Result")
+
+
+class Clearable(StrEnum):
+    hours = "hours"
+    ring_within = "ring-within"
+
+
+@queues.command("list")
+def list_queues(tenant: TenantId, as_json: AsJson = False) -> None:
+    """List a tenant's queues by name."""
+    rows = [_settings(row) for row in _run(lambda service: service.list(tenant))]
+    columns = ["name", "paused", "calls_per_second", "max_concurrent", "hours", "ring_within_s"]
+    show_table(rows, columns=columns, as_json=as_json)
+
+
+@queues.command("show")
+def show_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
+    """Show a queue, how far it is, and what its next call waits for."""
+    queue, progress = _run(lambda service: service.progress(tenant, name))
+    values, counts = _settings(queue) | _progress(progress), _counts(progress)
+    if as_json:
+        show(values | {"counts": counts}, as_json=True)
+        return
+    for kind, numbers in (counts or {}).items():
+        values |= {f"{kind} {value}": number for value, number in sorted(numbers.items())}
+    show(values, as_json=False)
+
+
+@queues.command("set")
+def set_queue(
+    tenant: TenantId,
+    name: QueueArgument,
+    calls_per_second: CallsPerSecond = None,
+    burst: Burst = None,
+    max_concurrent: MaxConcurrent = None,
+    unlimited: Unlimited = False,
+    time_zone: TimeZone = None,
+    days: Days = None,
+    start: From = None,
+    end: To = None,
+    ring_within: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--ring-within", parser=duration, metavar="DURATION", help="The default deadline after not_before, such as 30m."
+        ),
+    ] = None,
+    clear: Annotated[list[Clearable] | None, typer.Option("--clear", help="What to remove; can be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a queue, or change what the options give of it.
+
+    Hours are set as a whole: zone, beginning and end. Other hours apply to calls that wait, too.
+    """
+    from app.scheduling.hours import read_hours
+
+    change: QueueChange = {"pace": pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)}
+    if Clearable.hours in (clear or ()):
+        change["hours"] = None
+    if Clearable.ring_within in (clear or ()):
+        change["ring_within_s"] = None
+    if hours := hours_from(time_zone, days, start, end):
+        change["hours"] = read_hours(hours)
+    if ring_within is not None:
+        change["ring_within_s"] = int(ring_within.total_seconds())
+    _put(tenant, name, change, as_json=as_json)
+
+
+@queues.command("pause")
+def pause_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
+    """Stop dialling the calls of a queue. Calls under way go on."""
+    _change(tenant, name, {"paused": True}, as_json=as_json)
+
+
+@queues.command("resume")
+def resume_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
+    """Dial the calls of a queue that was paused."""
+    _change(tenant, name, {"paused": False}, as_json=as_json)
+
+
+def _put(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+    from app.audit.events import command_actor
+
+    queue, _ = _run(lambda service: service.put(command_actor(), tenant, name, change))
+    show(_settings(queue), as_json=as_json)
+
+
+def _change(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+    from app.audit.events import command_actor
+
+    queue = _run(lambda service: service.change(command_actor(), tenant, name, change))
+    show(_settings(queue), as_json=as_json)
+
+
+def _run(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
+    """Runs one use case of queues against the configured database."""
+    from app.http.read_limit import ReadLimit
+    from app.queues.service import QueueService
+
+    return run_with_pool(lambda pool: use_case(QueueService(pool, ReadLimit(per_process=1, per_tenant=1))))
+
+
+def _settings(queue: QueueRow) -> dict[str, Any]:
+    hours = None if queue.hours is None else queue.hours.to_json()
+    return {
+        "name": queue.name,
+        "tenant": queue.tenant_id,
+        "paused": queue.paused,
+        **queue.pace.to_json(),
+        "hours": hours and f"{hours['from']}-{hours['to']} {','.join(hours['days'])} {hours['time_zone']}",
+        "ring_within_s": queue.ring_within_s,
+    }
+
+
+def _progress(progress: QueueProgress) -> dict[str, Any]:
+    waiting = progress.waiting
+    return {
+        "waiting": None if waiting is None else waiting.number,
+        "oldest_not_before": waiting and waiting.first_not_before,
+        "wait_reason": progress.wait_reason,
+        "projected_end_at": progress.projected_end_at,
+    }
+
+
+def _counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
+    counts = progress.counts
+    return None if counts is None else {"execution": counts.execution, "status": counts.status, "problem": counts.problem}

@@ -1,0 +1,113 @@
+"""Request and response bodies of queues."""
+
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.queues.progress import QueueProgress, WaitReason
+from app.queues.service import MAX_RING_WITHIN_S, QueueChange
+from app.queues.store import QueueRow
+from app.scheduling.pace_schemas import PaceRecord, PaceSettings
+from app.scheduling.schemas import HoursRecord, HoursSettings
+
+_HOURS = "When its calls may ring. Null: the tenant's hours, if it has any."
+_PAUSED = "Whether its calls wait. Calls under way go on."
+_PACE = "How fast its calls are dialled, within the pace of their account. Null: not limited."
+_RING_WITHIN = "The default of `ring_by`, in seconds after `not_before`. Null: 15 minutes."
+_RingWithin = Annotated[int, Field(ge=1, le=MAX_RING_WITHIN_S)]
+
+
+class QueueSettings(BaseModel):
+    """What to set of a queue. Members that are missing stay as they are; null removes a value."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    paused: bool = Field(False, description=_PAUSED)
+    pace: PaceSettings | None = Field(None, description=_PACE)
+    hours: HoursSettings | None = Field(None, description=_HOURS)
+    ring_within_s: _RingWithin | None = Field(None, description=_RING_WITHIN)
+
+    @property
+    def change(self) -> QueueChange:
+        """The members that the body has. Raises HoursInvalid."""
+        change: QueueChange = {}
+        given = self.model_fields_set
+        if "paused" in given:
+            change["paused"] = self.paused
+        if "pace" in given:
+            change["pace"] = None if self.pace is None else self.pace.change
+        if "hours" in given:
+            change["hours"] = None if self.hours is None else self.hours.read()
+        if "ring_within_s" in given:
+            change["ring_within_s"] = self.ring_within_s
+        return change
+
+
+class QueueRecord(BaseModel):
+    """A queue: a named set of scheduled calls."""
+
+    name: str
+    paused: bool = Field(description=_PAUSED)
+    pace: PaceRecord | None = Field(description=_PACE)
+    hours: HoursRecord | None = Field(description=_HOURS)
+    ring_within_s: int | None = Field(description=_RING_WITHIN)
+    created_at: datetime
+    updated_at: datetime = Field(description="When a setting was last changed.")
+
+    @classmethod
+    def of(cls, row: QueueRow) -> Self:
+        return cls(**_settings_of(row))
+
+
+def _settings_of(row: QueueRow) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "paused": row.paused,
+        "pace": PaceRecord.of(row.pace) if row.pace.is_limited else None,
+        "hours": None if row.hours is None else HoursRecord.model_validate(row.hours.to_json()),
+        "ring_within_s": row.ring_within_s,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+class QueueCounts(BaseModel):
+    """How many calls of the queue there are."""
+
+    execution: dict[str, int] = Field(description="By `execution`. `scheduled` calls wait.")
+    status: dict[str, int] = Field(description="By Twilio's `status`, which calls have that were started.")
+    problem: dict[str, int] = Field(description="By the name of the `problem` for which they were not started.")
+
+
+class QueueDetails(QueueRecord):
+    """A queue and how far it is."""
+
+    waiting: int | None = Field(description="How many calls wait. Null: they could not be counted in time.")
+    oldest_not_before: datetime | None = Field(description="The earliest `not_before` of a call that waits.")
+    wait_reason: WaitReason | None = Field(
+        description="What the call that is due first waits for; `retry`: Twilio could not take it, and it is tried again. "
+        "Null: no call waits, or it is dialled now."
+    )
+    projected_end_at: datetime | None = Field(
+        description="When the last waiting call is dialled or expires, if calls go as fast as the pace allows. Null: unknown, "
+        "as without a pace or with hours."
+    )
+    counts: QueueCounts | None = Field(description="All calls of the queue. Null: they could not be counted in time.")
+
+    @classmethod
+    def with_progress(cls, row: QueueRow, progress: QueueProgress) -> Self:
+        waiting, counts = progress.waiting, progress.counts
+        return cls(
+            **_settings_of(row),
+            waiting=None if waiting is None else waiting.number,
+            oldest_not_before=None if waiting is None else waiting.first_not_before,
+            wait_reason=progress.wait_reason,
+            projected_end_at=progress.projected_end_at,
+            counts=None if counts is None else QueueCounts.model_validate(counts, from_attributes=True),
+        )
+
+
+class QueuePage(BaseModel):
+    queues: list[QueueRecord]
+    next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")

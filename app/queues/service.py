@@ -1,0 +1,141 @@
+"""Creates, changes and shows queues. Not aware of HTTP."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypedDict
+
+from app.audit.events import Actor, AuditAction
+from app.audit.store import record
+from app.database.connection import Connection
+from app.database.pool import Transactions
+from app.http.read_limit import ReadLimit
+from app.queues import store
+from app.queues.progress import QueueProgress, progress_of
+from app.queues.store import QueueRow
+from app.scheduling.hours import Hours
+from app.scheduling.pace_limits import UNLIMITED, PaceChange
+from app.scheduling.pace_store import lock_pace, write_pace
+from app.scheduling.schedule import MAX_AHEAD, QUEUE_NAME
+from app.tenants.administration_store import find_tenant
+from app.tenants.errors import InvalidMember, NoSuchResource, no_tenant
+
+MAX_RING_WITHIN_S: Final = int(MAX_AHEAD.total_seconds())
+_NAME: Final = re.compile(QUEUE_NAME)
+_MEMBERS: Final = ("paused", "hours", "ring_within_s")
+# Rows in one transaction, which grants and cancellations of the same calls wait for.
+_DUE_BATCH: Final = 1_000
+
+
+class QueueChange(TypedDict, total=False):
+    """What to change of a queue. A member that is missing stays as it is; None removes the value."""
+
+    paused: bool
+    hours: Hours | None
+    ring_within_s: int | None
+    pace: PaceChange | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueService:
+    database: Transactions
+    reads: ReadLimit
+
+    async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
+        """Creates a queue, or changes the one of this name. Returns it, and whether it was created now.
+
+        A pause stops grants; calls under way go on. After a change of the hours, waiting calls are judged anew. Raises
+        InvalidMember.
+        """
+        _check(name, change)
+        async with self.database.transaction() as connection:
+            if await find_tenant(connection, tenant_id) is None:
+                raise no_tenant(tenant_id)
+            created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
+            queue = await _locked(connection, tenant_id, name)
+            changed = await _write(connection, queue, change)
+            if created or changed:
+                action: AuditAction = "queue.create" if created else "queue.update"
+                await record(
+                    connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=() if created else changed
+                )
+            queue = await _locked(connection, tenant_id, name)
+        # Also if the hours are the same: an earlier request may have failed here.
+        if "hours" in change:
+            await self._make_due(queue)
+        return queue, created
+
+    async def _make_due(self, queue: QueueRow) -> None:
+        while True:
+            async with self.database.transaction() as connection:
+                if await store.make_due(connection, queue.id, limit=_DUE_BATCH) < _DUE_BATCH:
+                    return
+
+    async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:
+        """Changes a queue that exists. Raises as `put`, and NoSuchResource."""
+        await self.get(tenant_id, name)
+        queue, _ = await self.put(actor, tenant_id, name, change)
+        return queue
+
+    async def list(self, tenant_id: str, *, after: str | None = None, limit: int | None = None) -> list[QueueRow]:
+        """Returns the queues by name; with `after`, those with a later name."""
+        async with self.database.transaction() as connection:
+            if await find_tenant(connection, tenant_id) is None:
+                raise no_tenant(tenant_id)
+            return await store.list_queues(connection, tenant_id, after=after, limit=limit)
+
+    async def get(self, tenant_id: str, name: str) -> QueueRow:
+        """Raises NoSuchResource."""
+        async with self.database.transaction() as connection:
+            return await _found(connection, tenant_id, name)
+
+    async def progress(self, tenant_id: str, name: str) -> tuple[QueueRow, QueueProgress]:
+        """Returns the queue and how far it is. What cannot be counted within 1.5 seconds is None. Raises NoSuchResource."""
+        async with self.reads.slot(tenant_id), self.database.transaction() as connection:
+            queue = await _found(connection, tenant_id, name)
+            next_call = await store.find_next_call(connection, queue.id)
+            waiting = await store.count_waiting(connection, queue.id)
+            counts = await store.count_calls(connection, queue.id)
+        return queue, progress_of(queue, next_call, waiting, counts)
+
+
+def _check(name: str, change: QueueChange) -> None:
+    if not _NAME.fullmatch(name):
+        advice = "use letters, digits and '._-', at most 63, a letter or digit first"
+        raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {advice}")
+    ring_within_s = change.get("ring_within_s")
+    if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
+        raise InvalidMember("/ring_within_s", "out_of_range", f"it is between 1 and {MAX_RING_WITHIN_S} seconds")
+
+
+async def _found(connection: Connection, tenant_id: str, name: str) -> QueueRow:
+    queue = await store.get_queue(connection, tenant_id=tenant_id, name=name)
+    if queue is None:
+        raise _no_queue(tenant_id, name)
+    return queue
+
+
+async def _locked(connection: Connection, tenant_id: str, name: str) -> QueueRow:
+    queue = await store.lock_queue(connection, tenant_id=tenant_id, name=name)
+    if queue is None:
+        raise _no_queue(tenant_id, name)
+    return queue
+
+
+async def _write(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
+    """Writes the change of a locked queue. Returns the names of the members that differ now."""
+    stored = {member: getattr(queue, member) for member in _MEMBERS}
+    settings = stored | {member: value for member, value in change.items() if member in _MEMBERS}
+    pace = change.get("pace", PaceChange())
+    limits = UNLIMITED if pace is None else queue.pace.changed(pace)
+    changed = [member for member in _MEMBERS if settings[member] != stored[member]]
+    changed_limits = queue.pace.differing_members(limits)
+    if changed or changed_limits:
+        await store.update_queue(connection, queue.id, **settings)
+    if changed_limits:
+        await lock_pace(connection, queue.id)
+        await write_pace(connection, queue.id, limits)
+    return changed + changed_limits
+
+
+def _no_queue(tenant_id: str, name: str) -> NoSuchResource:
+    return NoSuchResource("queue", f"tenant {tenant_id} has no queue {name!r}: see `callgate queues list {tenant_id}`")

@@ -1,0 +1,191 @@
+"""SQL of queues, on asyncpg alone, as the administration's. Functions run in the caller's transaction and never commit."""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from asyncpg import QueryCanceledError
+from uuid_utils.compat import uuid7
+
+from app.database.connection import Connection
+from app.scheduling.hours import Hours, read_hours
+from app.scheduling.pace import wait_s
+from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
+
+_COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
+    queue.ring_within_s, pace.calls_per_second, coalesce(pace.burst, {DEFAULT_BURST}), pace.max_concurrent"""
+_TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
+# Less than the timeout of locks. A count is not worth more of the database's time.
+_COUNT_TIMEOUT: Final = "1500ms"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    id: UUID
+    tenant_id: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    paused: bool
+    hours: Hours | None
+    """None: the hours of the tenant, if it has any."""
+    ring_within_s: int | None
+    pace: PaceLimits
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "QueueRow":
+        id_, tenant_id, name, created_at, updated_at, paused, hours, ring_within_s, *limits = row
+        read = None if hours is None else read_hours(json.loads(hours))
+        return cls(id_, tenant_id, name, created_at, updated_at, paused, read, ring_within_s, PaceLimits(*limits))
+
+
+@dataclass(frozen=True, slots=True)
+class PaceState:
+    """How many calls may go now, by one row of `pace`."""
+
+    calls_per_second: float | None
+    is_full: bool
+    """As many calls are under way as may be."""
+    is_spent: bool
+    """There is no token."""
+
+
+NO_PACE: Final = PaceState(None, is_full=False, is_spent=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NextCall:
+    """The call of a queue that is due first, and what it waits for."""
+
+    read_at: datetime
+    not_before: datetime
+    due_at: datetime
+    is_tenant_suspended: bool
+    has_hours: bool
+    """Whether the queue or its tenant has hours."""
+    pace: PaceState
+    account_pace: PaceState
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCalls:
+    number: int
+    first_not_before: datetime | None
+    last_not_before: datetime | None
+    last_ring_by: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """The numbers of a queue's calls by execution, by status and by the slug of their problem."""
+
+    execution: dict[str, int]
+    status: dict[str, int]
+    problem: dict[str, int]
+
+
+async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> bool:
+    """Inserts a queue without limits. Returns False if the tenant has one of this name."""
+    statement = """INSERT INTO queue (id, tenant_id, name) VALUES ($1, $2, $3)
+        ON CONFLICT (tenant_id, name) DO NOTHING RETURNING id"""
+    return await connection.fetchrow(statement, uuid7(), tenant_id, name) is not None
+
+
+async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
+    statement = f"SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
+    row = await connection.fetchrow(statement, tenant_id, name)
+    return None if row is None else QueueRow.of(row)
+
+
+async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
+    """Returns the queue with a lock until the transaction ends."""
+    statement = f"""SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
+        FOR NO KEY UPDATE OF queue"""
+    row = await connection.fetchrow(statement, tenant_id, name)
+    return None if row is None else QueueRow.of(row)
+
+
+async def update_queue(
+    connection: Connection, queue_id: UUID, *, paused: bool, hours: Hours | None, ring_within_s: int | None
+) -> None:
+    statement = """UPDATE queue SET paused = $2, hours = $3::jsonb, ring_within_s = $4, updated_at = now() WHERE id = $1"""
+    stored = None if hours is None else json.dumps(hours.to_json())
+    await connection.execute(statement, queue_id, paused, stored, ring_within_s)
+
+
+async def list_queues(connection: Connection, tenant_id: str, *, after: str | None, limit: int | None) -> list[QueueRow]:
+    """Returns queues by name; with `after`, those with a later name."""
+    statement = f"""SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND ($2::text IS NULL OR queue.name > $2)
+        ORDER BY queue.name LIMIT $3"""
+    return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
+
+
+async def make_due(connection: Connection, queue_id: UUID, *, limit: int) -> int:
+    """Makes calls due that wait for hours or for another try, as soon as their `not_before` has passed. Returns how many.
+
+    Calls that another session has locked are left out: they are being granted or cancelled.
+    """
+    statement = """UPDATE scheduled_dial SET due_at = greatest(not_before, now()) WHERE call_id IN (
+            SELECT call_id FROM scheduled_dial WHERE queue_id = $1 AND due_at > greatest(not_before, now())
+            ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ) RETURNING call_id"""
+    return len(await connection.fetch(statement, queue_id, limit))
+
+
+async def find_next_call(connection: Connection, queue_id: UUID) -> NextCall | None:
+    """Returns the waiting call that is due first."""
+    head = """SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id,
+            tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
+            coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours
+        FROM scheduled_dial AS dial JOIN queue ON queue.id = dial.queue_id JOIN tenant ON tenant.id = dial.tenant_id
+        WHERE dial.queue_id = $1 ORDER BY dial.due_at LIMIT 1"""
+    row = await connection.fetchrow(head, queue_id)
+    if row is None:
+        return None
+    values = dict(row)
+    account_id = values.pop("account_id")
+    states = await _pace_states(connection, (queue_id, account_id))
+    return NextCall(**values, pace=states.get(queue_id, NO_PACE), account_pace=states.get(account_id, NO_PACE))
+
+
+async def _pace_states(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceState]:
+    statement = f"""SELECT subject_id, calls_per_second::float8, coalesce(in_use >= max_concurrent, false),
+            {wait_s("clock.at")} IS NOT NULL
+        FROM pace, (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = ANY ($1)"""
+    return {subject_id: PaceState(*state) for subject_id, *state in await connection.fetch(statement, subject_ids)}
+
+
+async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls | None:
+    """Counts the waiting calls. Returns None if that takes too long."""
+    statement = """SELECT count(*), min(not_before), max(not_before), max(ring_by) FROM scheduled_dial WHERE queue_id = $1"""
+    rows = await _fetch_within_limit(connection, statement, queue_id)
+    return None if rows is None else WaitingCalls(*rows[0])
+
+
+async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | None:
+    """Counts all calls of the queue. Returns None if that takes too long."""
+    statement = """SELECT execution, status, problem ->> 'slug', count(*) FROM call WHERE queue_id = $1 GROUP BY 1, 2, 3"""
+    rows = await _fetch_within_limit(connection, statement, queue_id)
+    if rows is None:
+        return None
+    counts = CallCounts({}, {}, {})
+    for *values, number in rows:
+        for count, value in zip((counts.execution, counts.status, counts.problem), values, strict=True):
+            if value is not None:
+                count[value] = count.get(value, 0) + number
+    return counts
+
+
+async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
+    """Returns the rows, or None after _COUNT_TIMEOUT. The limit applies to the rest of the transaction, too."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = '{_COUNT_TIMEOUT}'")
+            rows: list[Any] = await connection.fetch(statement, *arguments)
+    except QueryCanceledError:
+        return None
+    return rows

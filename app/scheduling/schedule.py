@@ -1,0 +1,78 @@
+"""When a scheduled call may ring: its times, its class, its queue. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, Self, get_args
+from uuid import UUID
+
+from typing_extensions import TypeAliasType
+
+from app.errors import FieldError, InvalidRequest
+
+PriorityName = Literal["urgent", "normal", "bulk"]
+Priority = TypeAliasType("Priority", PriorityName)
+PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
+"""The classes of scheduled calls, in the order in which they are dialled."""
+
+QUEUE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+"""The pattern of a queue's name. It has no character that would need escaping in a URL or a log."""
+
+DEFAULT_RING_WITHIN = timedelta(minutes=15)
+MAX_AHEAD = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The columns of `scheduled_dial` that do not change while a call waits."""
+
+    queue_id: UUID
+    caller_id: UUID
+    priority: int
+    not_before: datetime
+    ring_by: datetime
+    time_zone: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        return cls(**{name: row[name] for name in cls.__slots__})
+
+    def columns(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def for_record(self, queue: str | None) -> dict[str, Any]:
+        """Returns the members of the request with the values in effect, as the call's record shows them."""
+        members = {
+            "not_before": _rfc_3339(self.not_before),
+            "ring_by": _rfc_3339(self.ring_by),
+            "priority": PRIORITIES[self.priority],
+            "queue": queue,
+            "time_zone": self.time_zone,
+        }
+        return {name: value for name, value in members.items() if value is not None}
+
+
+def _rfc_3339(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def ring_times(
+    not_before: datetime | None, ring_by: datetime | None, *, now: datetime, ring_within: timedelta | None
+) -> tuple[datetime, datetime]:
+    """Returns `not_before` and `ring_by` in effect. `ring_within` is the queue's default of the time between them.
+
+    Raises InvalidRequest if `ring_by` is not after both now and `not_before`, or is more than 7 days ahead.
+    """
+    begin = max(now, not_before or now)
+    end = ring_by or begin + (ring_within or DEFAULT_RING_WITHIN)
+    errors = []
+    if end - now > MAX_AHEAD:
+        pointer = "/ring_by" if ring_by else "/not_before"
+        errors.append(FieldError(pointer, "too_far_ahead", f"must leave `ring_by` at most {MAX_AHEAD.days} days ahead"))
+    if end <= now:
+        errors.append(FieldError("/ring_by", "in_the_past", "must be in the future"))
+    elif end <= begin:
+        errors.append(FieldError("/ring_by", "before_not_before", "must be later than `not_before`"))
+    if errors:
+        raise InvalidRequest(field_errors=tuple(errors))
+    return begin, end
