@@ -124,6 +124,11 @@ class TwilioMetrics:
             "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
             registry=registry,
         )
+        self.queued = Counter(
+            "callgate_twilio_queued_total",
+            "Calls that Twilio has queued, because they were placed faster than their account may dial.",
+            registry=registry,
+        )
         self.credentials_rejected = Counter(
             "callgate_credentials_rejected_total", "Answers with which Twilio refused a credential.", registry=registry
         )

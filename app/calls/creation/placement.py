@@ -12,6 +12,7 @@ import structlog
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
 from app.calls.creation.store import BATCH, NewCall, SettledCall, insert_intents, write_outcomes
+from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
@@ -57,6 +58,7 @@ class Placement:
         self._outcomes: Batcher[tuple[Call | NewCall, RecordChange], datetime | None] = Batcher(
             self._write_outcomes, max_batch=BATCH
         )
+        self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
         self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
 
     async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
@@ -86,6 +88,8 @@ class Placement:
         settled = await self._commit_outcome(call, outcome, prepared)
         with _LoggedFailure("creation_not_counted", call):
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
+            if isinstance(outcome, Started) and outcome.resource.queue_time:
+                self._twilio_queue.note_queued(call, queue_time_ms=outcome.resource.queue_time)
         with _LoggedFailure("credentials_not_marked", call):
             await self._mark_credentials(account, outcome)
         return settled

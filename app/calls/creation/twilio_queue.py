@@ -1,0 +1,49 @@
+"""Notices that Twilio queues calls: they are placed faster than their account may dial."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
+from app.observability.metrics import TwilioMetrics
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_WARNING_INTERVAL_S: Final = 60.0
+# Beyond it, what is known of all accounts is forgotten, and an account may be warned of twice in a minute.
+MAX_ACCOUNTS: Final = 10_000
+
+
+class TwilioQueueWatch:
+    """Counts the calls that Twilio has queued, and warns of an account at most once a minute."""
+
+    def __init__(self, metrics: TwilioMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._warned_at: dict[UUID, float] = {}
+
+    def __len__(self) -> int:
+        """The accounts that it remembers."""
+        return len(self._warned_at)
+
+    def note_queued(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
+        """Notes a call that Twilio dials in `queue_time_ms`, as its answer to the creation says."""
+        self._metrics.queued.inc()
+        now = self._clock()
+        warned_at = self._warned_at.get(call.account_id)
+        if warned_at is not None and now - warned_at < _WARNING_INTERVAL_S:
+            return
+        if len(self._warned_at) >= MAX_ACCOUNTS:
+            self._warned_at.clear()
+        self._warned_at[call.account_id] = now
+        logger.warning(
+            "twilio_queues_calls",
+            call_id=str(call.id),
+            tenant_id=call.tenant_id,
+            account_sid=call.account_sid,
+            queue_time_ms=queue_time_ms,
+        )
