@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 from uuid import UUID
 
-Execution = Literal["pending", "started", "not_started", "unknown"]
+Execution = Literal["scheduled", "pending", "started", "not_started", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)

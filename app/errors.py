@@ -175,6 +175,18 @@ class HeadTooLarge(RequestError):
     default_detail = "The request line and the headers are longer than 65536 bytes, or have more than 100 header lines."
 
 
+class RingByPassed(RequestError):
+    slug, status, title = "ring-by-passed", 409, "The call was not dialled in time"
+    same_key = False
+    default_detail = "The call could not be dialled before its `ring_by`. It did not ring."
+
+
+class CanceledBeforeDial(RequestError):
+    slug, status, title = "canceled-before-dial", 409, "The call was canceled before it was dialled"
+    same_key = False
+    default_detail = "The scheduled call was canceled while it waited. It did not ring."
+
+
 class IdempotencyError(CallgateError):
     pass
 

@@ -13,7 +13,9 @@ from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
+from app.calls.creation.granted import GrantedCalls
 from app.calls.creation.placement import Placement
+from app.calls.creation.preparation import Preparation
 from app.calls.creation.service import CreationService
 from app.calls.creation.slots import CreationSlots
 from app.calls.creation.withdrawals import Withdrawals
@@ -54,6 +56,7 @@ class Services(TypedDict):
     twilio: TwilioClient
     settlement: Settlement
     creation: CreationService
+    granted: GrantedCalls
     calls: CallService
     control: CallControl
     started: StartedCalls
@@ -93,19 +96,18 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             withdrawals=withdrawals,
             budget=budget_of(settings),
         )
+        preparation = Preparation(shared.tenants, shared.callback_urls, shared.validate_callback)
         slots = CreationSlots(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
         creation = CreationService(
             database=shared.database,
             keyring=shared.keyring,
-            tenants=shared.tenants,
             slots=slots,
             placement=placement,
             withdrawals=withdrawals,
             pseudonyms=Pseudonyms(shared.keyring, shown=settings.log_pii),
-            callback_urls=shared.callback_urls,
-            validate_callback=shared.validate_callback,
+            preparation=preparation,
         )
-        yield _build_services(settings, metrics, shared, creation)
+        yield _build_services(settings, metrics, shared, creation, GrantedCalls(placement, preparation))
         slots.close()
         await placement.drain()
 
@@ -156,7 +158,9 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
         await database.close()
 
 
-def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService) -> Services:
+def _build_services(
+    settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService, granted: GrantedCalls
+) -> Services:
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
     reads = ReadLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
@@ -170,8 +174,17 @@ def _build_services(settings: Settings, metrics: Metrics, shared: _Shared, creat
         twilio=twilio,
         settlement=shared.settlement,
         creation=creation,
+        granted=granted,
         calls=calls,
-        control=CallControl(database, tenants, twilio, shared.callback_urls, shared.validate_callback, deadline_s),
+        control=CallControl(
+            database,
+            tenants,
+            twilio,
+            shared.callback_urls,
+            shared.validate_callback,
+            shared.settlement.change_to_canceled,
+            deadline_s,
+        ),
         started=StartedCalls(database, tenants, twilio, deadline_s, reads),
         callbacks=CallbackService(
             database=database,

@@ -105,6 +105,7 @@ RECORD: dict[str, Any] = {
     "parameters": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL},
     "warnings": [],
     "problem": None,
+    "redial_of": None,
     "created_at": "2026-11-23T09:30:00.123Z",
     "deleted_at": None,
     "updated_at": "2026-11-23T09:30:00.345Z",

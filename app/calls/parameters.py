@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.http.times import Timestamp
+from app.scheduling.schedule import QUEUE_NAME, Priority
 from app.security.redaction import without_userinfo
 from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
 from app.twilio.schemas import SECRET_PARAMETERS
@@ -203,7 +205,7 @@ _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field
 
 
 class CallRequest(CallParameters):
-    """The request for a call: every parameter of Twilio's *create call*, the account that pays, and a SIP credential."""
+    """The request for a call: every parameter of Twilio's *create call*, the account, a SIP credential and a schedule."""
 
     account_sid: str | None = Field(
         None,
@@ -216,6 +218,34 @@ class CallRequest(CallParameters):
         description="The name of a SIP credential that an operator stored for the tenant, instead of `sip_auth_username` and "
         "`sip_auth_password`.",
     )
+    not_before: Timestamp | None = Field(
+        None, description="Schedules the call: it is not dialled before this time. At once by default."
+    )
+    ring_by: Timestamp | None = Field(
+        None,
+        description="Schedules the call: it is dialled before this time or not at all. At most 7 days ahead; by default 15 "
+        "minutes after `not_before`, or what the queue says.",
+    )
+    priority: Priority | None = Field(
+        None,
+        description="Schedules the call: of the account's waiting calls, urgent ones go first, then normal ones, then bulk.",
+    )
+    queue: str | None = Field(
+        None,
+        pattern=f"^{QUEUE_NAME}$",
+        description="Schedules the call in this queue, which has its own pace, hours and pause.",
+    )
+    time_zone: str | None = Field(
+        None,
+        description="The callee's time zone (IANA), in which the hours of the queue or tenant are read. By default that of the "
+        "phone number.",
+        examples=["Europe/Berlin"],
+    )
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether Callgate dials the call later, and does not answer with the outcome."""
+        return not (self.not_before is None and self.ring_by is None and self.priority is None and self.queue is None)
 
     def for_record(self) -> dict[str, Any]:
         record = super().for_record()

@@ -29,6 +29,7 @@ from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAYBE_CALLED, Call, CallEvent
 from app.calls.outbox import NewDelivery
 from app.calls.store import insert_deliveries_from
+from app.scheduling.models import ScheduledDial
 from app.twilio.addresses import address_key
 
 _ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
@@ -147,6 +148,12 @@ async def add_event(
 async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
     """Writes a delivery, and wakes the workers when the transaction commits."""
     await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
+
+
+async def put_back(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
+    """Inserts the row of `scheduled_dial` with which a call waits again."""
+    row = {name: value for name, value in dial.items() if name != "due_in"}
+    await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:

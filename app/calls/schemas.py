@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from typing_extensions import TypeAliasType
 
 Money = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
-Execution = TypeAliasType("Execution", Literal["pending", "started", "not_started", "unknown"])
+Execution = TypeAliasType("Execution", Literal["scheduled", "pending", "started", "not_started", "unknown"])
 Status = TypeAliasType(
     "Status",
     Literal["queued", "initiated", "ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled"],
 )
-SettledBy = TypeAliasType("SettledBy", Literal["response", "callback", "list", "none_found"])
+SettledBy = TypeAliasType("SettledBy", Literal["response", "callback", "list", "none_found", "expired", "canceled"])
 JsonObject = TypeAliasType("JsonObject", dict[str, Any])
 
 
@@ -72,6 +72,9 @@ class CallSummary(BaseModel):
     parameters: JsonObject = Field(description="The parameters of the request, without secrets.")
     warnings: list[CallWarning]
     problem: StoredProblem | None = Field(description="Why the call was not started; otherwise null.")
+    redial_of: UUID | None = Field(
+        description="The id of the call whose end caused this one (`redial`); null for a call that was requested."
+    )
     created_at: datetime = Field(description="When Callgate recorded the request.")
     deleted_at: datetime | None = Field(
         description="When the call was deleted at Twilio, or Callgate noticed that it was. The record stays."
@@ -96,7 +99,8 @@ class EventRecord(BaseModel):
     id: UUID
     at: datetime
     type: str = Field(
-        description="`call.pending`, `call.started`, `call.not_started`, `call.unknown`, `call.searched`, `call.callback`, "
+        description="`call.scheduled`, `call.pending`, `call.started`, `call.not_started`, `call.unknown`, "
+        "`call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
         "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, and for subresources `call.recording`, "
         "`call.payment` and so on. [Operations](/docs/operations) explains each."

@@ -18,8 +18,9 @@ from app.calls.progress import resource_columns, take_resource
 from app.calls.refresh_plan import first_wait
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
+from app.calls.stored_problem import stored_form
 from app.database.engine import Session
-from app.errors import NoneFound
+from app.errors import CallgateError, CanceledBeforeDial, NoneFound, RingByPassed
 from app.observability import Metrics
 from app.twilio.schemas import CallResource
 
@@ -58,6 +59,8 @@ class RecordChange:
     times: Mapping[str, timedelta | None]
     event: str
     data: Mapping[str, Any]
+    dial: Mapping[str, Any] | None = None
+    """The row of `scheduled_dial` with which the call waits again, with `due_in` (seconds) instead of `due_at`."""
 
     def apply_to(self, call: object, *, now: datetime) -> None:
         """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
@@ -76,7 +79,7 @@ def record_change(
     search_in: timedelta | None = None,
 ) -> RecordChange:
     """Returns the change that settles a record, or leaves it unknown. Every settlement resets the search and its schedule."""
-    settled_in = None if columns["execution"] == "unknown" else timedelta(0)
+    settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
     return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
@@ -86,6 +89,12 @@ class Binding(NamedTuple):
 
     events: list[Event]
     delivery: NewDelivery | None = None
+
+
+def _change_undialled(settled_by: str, error: CallgateError) -> RecordChange:
+    problem = stored_form(error)
+    columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
+    return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,22 @@ class Settlement:
         """Returns the change for a proof that no call was created: Twilio's answer, or that no request was sent."""
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
         return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
+
+    def change_to_scheduled(
+        self, problem: Mapping[str, Any], dial: Mapping[str, Any], *, due_in: timedelta, data: Mapping[str, Any]
+    ) -> RecordChange:
+        """Returns the change that puts a call back among those that wait: it was not started, for a temporary reason."""
+        event_data = {"problem": problem["slug"], **data}
+        change = record_change("call.scheduled", event_data, {"execution": "scheduled"})
+        return replace(change, dial={**dial, "due_in": due_in.total_seconds()})
+
+    def change_to_expired(self) -> RecordChange:
+        """Returns the change for a scheduled call that was not granted before its `ring_by`."""
+        return _change_undialled("expired", RingByPassed())
+
+    def change_to_canceled(self) -> RecordChange:
+        """Returns the change for a scheduled call that was canceled before it was granted."""
+        return _change_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that may exist. A callback or a search settles it later."""
@@ -173,8 +198,11 @@ class Settlement:
         return Binding([(change.event, dict(change.data))], delivery)
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
-        """Writes the change, its event and its delivery."""
-        delivery = _settle(call, change, now=await repository.transaction_time(session))
+        """Writes the change, its event, its delivery and the right to dial with which the call waits again."""
+        now = await repository.transaction_time(session)
+        delivery = _settle(call, change, now=now)
+        if change.dial:
+            await repository.put_back(session, change.dial, now=now)
         await repository.add_event(session, call.id, change.event, dict(change.data))
         if delivery is not None:
             await repository.add_delivery(session, delivery)

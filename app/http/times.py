@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
@@ -15,4 +15,5 @@ def _rfc_3339(value: Any) -> str:
     return value
 
 
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
+# A strict model would take no text otherwise.
+Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_rfc_3339)]

@@ -16,6 +16,7 @@ from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import PendingUpdateSender
 from app.jobs.deliver import Deliverer
+from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
@@ -74,6 +75,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         fetch_deadline_s=budget.attempt,
         bind_listed=resolver.bind_listed,
     )
+    dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight)
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
     polled = [
@@ -87,6 +89,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         *polled,
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
+        Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),

@@ -73,6 +73,7 @@ class ScheduledDial(Base):
     __tablename__ = "scheduled_dial"
     __table_args__ = (
         Index(None, "account_id", "priority", "caller_id", "queue_id", "due_at", "call_id"),
+        Index(None, "account_id", "due_at"),
         Index(None, "queue_id", "due_at"),
         Index(None, "ring_by"),
         CheckConstraint("ring_by > not_before", name="ring_by"),
@@ -92,6 +93,8 @@ class ScheduledDial(Base):
     due_at: Mapped[datetime]
     # The callee's zone, if the request has one.
     time_zone: Mapped[str | None] = mapped_column(Text)
+    # How often it was granted before, and put back because Twilio could not be reached or throttled.
+    tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class DialTurn(Base):
@@ -119,6 +122,8 @@ class DialSlot(Base):
     call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID | None] = mapped_column(Uuid)
+    # Who requested the call; null if it was not scheduled.
+    caller_id: Mapped[UUID | None] = mapped_column(Uuid)
     granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     # The call has ended by then: ring timeout, time limit and a margin after the grant.
     until: Mapped[datetime]

@@ -27,6 +27,12 @@ class StoredQueue:
 _FIND_QUEUE = "SELECT id, paused, ring_within_s, hours FROM queue WHERE tenant_id = $1 AND name = $2"
 
 
+async def find_queues(database: Statements, wanted: Sequence[tuple[str, str]]) -> list[StoredQueue | None]:
+    """Returns the queue of each tenant and name, or None."""
+    found = {each: await find_queue(database, *each) for each in set(wanted)}
+    return [found[each] for each in wanted]
+
+
 async def find_queue(database: Statements, tenant_id: str, name: str) -> StoredQueue | None:
     """Returns the tenant's queue of this name."""
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)

@@ -65,10 +65,12 @@ def upgrade() -> None:
         sa.Column("ring_by", sa.DateTime(timezone=True), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("time_zone", sa.Text(), nullable=True),
+        sa.Column("tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint("ring_by > not_before", name="ring_by"),
     )
     turn = ["account_id", "priority", "caller_id", "queue_id", "due_at", "call_id"]
     op.create_index(None, "scheduled_dial", turn)
+    op.create_index(None, "scheduled_dial", ["account_id", "due_at"])
     op.create_index(None, "scheduled_dial", ["queue_id", "due_at"])
     op.create_index(None, "scheduled_dial", ["ring_by"])
     op.create_table(
@@ -83,6 +85,7 @@ def upgrade() -> None:
         sa.Column("call_id", sa.Uuid(), sa.ForeignKey("call.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("account_id", sa.Uuid(), nullable=False),
         sa.Column("queue_id", sa.Uuid(), nullable=True),
+        sa.Column("caller_id", sa.Uuid(), nullable=True),
         sa.Column("granted_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ring_by", sa.DateTime(timezone=True), nullable=True),

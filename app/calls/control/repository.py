@@ -41,7 +41,7 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
     A call that was given up as none found may still appear, so its update stays until the last search.
     """
     settled = or_(
-        Call.execution == "started",
+        Call.execution.in_(("started", "scheduled")),
         (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
     )
     due = (

@@ -17,10 +17,12 @@ from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
+from app.calls.creation.scheduled.store import end_calls
 from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
+from app.calls.settlement import RecordChange
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import upstream_problem
 from app.database.engine import Database, Session
@@ -70,6 +72,7 @@ class CallControl:
     twilio: TwilioClient
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
+    change_to_canceled: Callable[[], RecordChange]
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
@@ -77,6 +80,10 @@ class CallControl:
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
+        if call.execution == "scheduled":
+            call = await self._cancel_scheduled(call, update)
+            if call.settled_by == "canceled":
+                return ControlResult(call, done=True)
         if call.execution in _UNSETTLED:
             call = await self._store_unless_settled(call, update)
         if call.execution in _UNSETTLED:
@@ -119,6 +126,11 @@ class CallControl:
 
     async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored update after the call was settled."""
+        if call.execution == "scheduled":
+            # It waits again after a temporary refusal.
+            if await end_calls(self.database, [call.id], self.change_to_canceled()):
+                await self._drop_pending_update(call, pending, "not_started")
+            return
         if call.execution != "started" or pending.attempt != call.attempt:
             await self._drop_pending_update(call, pending, "not_started")
             return
@@ -132,6 +144,14 @@ class CallControl:
             await self._on_failed_update(call, pending, error)
         else:
             await self._record_update(call, resource, update, remembered=pending)
+
+    async def _cancel_scheduled(self, call: Call, update: CallUpdate) -> Call:
+        """Ends a call that waits, and returns the record: it will not ring, unless it was granted before."""
+        if not update.only_ends_call:
+            raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
+        await end_calls(self.database, [call.id], self.change_to_canceled())
+        async with self.database.begin() as session:
+            return await repository.get_any_call(session, call.id) or call
 
     async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)

@@ -4,10 +4,12 @@ docs/adr/0003 says what may be repeated. Knows no database: takes credentials an
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from datetime import timedelta
+from typing import Any, ClassVar
 
 from app.calls.upstream_problems import upstream_problem
 from app.clock import elapsed
@@ -89,22 +91,34 @@ Outcome = Started | NotStarted | Unknown
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingDial:
+    """The row of `scheduled_dial` of a call that was granted, and the wait until another try if this one fails."""
+
+    row: Mapping[str, Any]
+    retry_in: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedCall:
     """Input of a dial, made before the intent is committed, so that it cannot fail afterwards.
 
     `began` is the value of `elapsed()` at which the time budget began. `expects_callbacks` says that Twilio is asked to call
-    Callgate back.
+    Callgate back. `send_before` is the value of `elapsed()` after which nothing may be sent, if there is a deadline. `waiting`
+    is set for a scheduled call: it waits again after a temporary refusal.
     """
 
     form: Form
     began: float
     expects_callbacks: bool = False
+    send_before: float = math.inf
+    waiting: WaitingDial | None = None
 
 
 @dataclass
 class _Dial:
     budget: Budget
     began: float
+    deadline: float = math.inf
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -113,7 +127,7 @@ class _Dial:
 
     def send_before(self) -> float:
         """Returns the latest time to write the request of an attempt that begins now, in case the process is suspended."""
-        return min(elapsed() + self.budget.connect, self.began + self.budget.total)
+        return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def delay(self, tries: int, asked_for: float | None) -> float:
         backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
@@ -121,7 +135,7 @@ class _Dial:
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
         """Waits, and returns whether another attempt may begin."""
-        if self.remaining - delay < self.budget.attempt:
+        if self.remaining - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)
         try:
@@ -143,8 +157,8 @@ async def dial(
 
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
-    course = _Dial(budget, prepared.began)
-    if course.remaining < budget.first_attempt:
+    course = _Dial(budget, prepared.began, prepared.send_before)
+    if course.remaining < budget.first_attempt or elapsed() >= prepared.send_before:
         return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), course.attempts)
     tries = 0
     waiting = list(credentials)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
@@ -17,12 +17,12 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
-from app.calls.stored_problem import stored_form
+from app.calls.stored_problem import is_temporary, stored_form
 from app.database.batcher import Batcher, Busy
 from app.database.engine import Database
 from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
-from app.errors import DatabaseUnavailable
+from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
 from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.client import TwilioClient
@@ -69,6 +69,10 @@ class Placement:
         """
         return await asyncio.shield(self._start_task(self._place(call, account, prepared)))
 
+    async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
+        """Commits that a pending call was not started, because of this problem. Raises no Exception, as `place`."""
+        return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
+
     async def drain(self) -> None:
         """Waits for the outcomes of all dials to be committed, at most LAST_COMMITS_S."""
         with contextlib.suppress(TimeoutError):
@@ -114,7 +118,7 @@ class Placement:
         """Commits the outcome and returns the record. Returns the call as `unknown` if that is not possible now."""
         change = None
         try:
-            change = self._settlement_of(outcome, expects_callbacks=prepared.expects_callbacks)
+            change = self._settlement_of(outcome, prepared)
             return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
@@ -125,13 +129,19 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _settlement_of(self, outcome: Outcome, *, expects_callbacks: bool = False) -> RecordChange:
+    def _settlement_of(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
+                expects_callbacks = prepared is not None and prepared.expects_callbacks
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
             case NotStarted():
-                return self.settlement.change_to_not_started(stored_form(outcome.problem), data=data)
+                waiting = prepared.waiting if prepared else None
+                problem = stored_form(outcome.problem)
+                if waiting and is_temporary(outcome.problem.slug):
+                    due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
+                    return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
+                return self.settlement.change_to_not_started(problem, data=data)
             case Unknown():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 

@@ -15,6 +15,7 @@ from app.calls.schemas import CallRecord
 from app.errors import (
     BodyTooLarge,
     CallPending,
+    CanceledBeforeDial,
     DatabaseUnavailable,
     IdempotencyKeyReused,
     InternalError,
@@ -24,6 +25,7 @@ from app.errors import (
     NoUsableCredentials,
     Overloaded,
     RequestTimeout,
+    RingByPassed,
     ShuttingDown,
     TenantSuspended,
     UnsupportedMediaType,
@@ -112,8 +114,8 @@ router.add_api_route(
         201: {"headers": headers("Location"), "content": examples.STARTED},
         202: {
             "model": CallRecord,
-            "description": "The outcome is unknown: the request may have reached Twilio, and no trustworthy answer came back. "
-            "Do not repeat it without its Idempotency-Key.",
+            "description": "The call is scheduled. Or the outcome is unknown: the request may have reached Twilio, and no "
+            "trustworthy answer came back; do not repeat it without its Idempotency-Key.",
             "headers": headers("Location"),
             "content": examples.UNKNOWN,
         },
@@ -129,6 +131,8 @@ router.add_api_route(
             IdempotencyKeyReused,
             UpstreamRejected,
             NoneFound,
+            RingByPassed,
+            CanceledBeforeDial,
             InternalError,
             UpstreamCredentialsRejected,
             UpstreamThrottled,

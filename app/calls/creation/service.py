@@ -7,23 +7,23 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
-from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
-from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.dial import PreparedCall
 from app.calls.creation.placement import Placement
+from app.calls.creation.preparation import Preparation
+from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, insert_dial, insert_scheduled
 from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
 from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
 from app.calls.stored_problem import is_temporary, restore_error
 from app.clock import elapsed
 from app.database.batcher import Batcher
@@ -36,24 +36,24 @@ from app.errors import (
     IdempotencyKeyReused,
     InvalidRequest,
     MalformedBody,
-    NoUsableCredentials,
     TenantSuspended,
 )
 from app.observability.tracing import current_traceparent
+from app.scheduling.models import NO_QUEUE
+from app.scheduling.schedule import PRIORITIES, Schedule, ring_times
+from app.scheduling.store import find_queues
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.tenants.caller import Caller
-from app.tenants.directory import CallableAccount, TenantDirectory
-from app.tenants.sip_auth import SipAuth
+from app.tenants.directory import CallableAccount
 from app.twilio.addresses import address_key
-from app.twilio.schemas import Form
 
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A call that is started or unknown. `replayed`: an earlier request with the same key created it."""
+    """A call that is started, scheduled or unknown. `replayed`: an earlier request with the same key created it."""
 
     call: Call | NewCall
     replayed: bool = False
@@ -65,27 +65,25 @@ class CreationService:
         *,
         database: Database,
         keyring: Keyring,
-        tenants: TenantDirectory,
         slots: CreationSlots,
         placement: Placement,
         withdrawals: Withdrawals,
         pseudonyms: Pseudonyms,
-        callback_urls: CallbackUrls | None,
-        validate_callback: UrlValidator,
+        preparation: Preparation,
     ) -> None:
         self._database = database
         self._keyring = keyring
-        self._tenants = tenants
         self._slots = slots
         self._placement = placement
         self._withdrawals = withdrawals
         self._pseudonyms = pseudonyms
-        self._callback_urls = callback_urls
-        self._validate_callback = validate_callback
+        self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=BATCH)
+        self._scheduled_intents = Batcher(self._write_scheduled, max_batch=SCHEDULED_BATCH)
+        self._queues = Batcher(partial(find_queues, database))
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
-        """Places a call with at most one POST that Twilio may have processed, even if this process dies.
+        """Places a call with at most one POST that Twilio may have processed, even if this process dies, or schedules it.
 
         Raises CallgateError if the call was not started, or if the key belongs to another request. Before any error is
         raised, the key is looked up: a repeated request gets its call, even if it would be refused by now. Without an error,
@@ -100,12 +98,12 @@ class CreationService:
                 self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
-                slot.take(caller.max_in_flight)
-                account = await self._tenants.callable_account(caller.tenant_id, account_sid=valid.request.account_sid)
-                if account is None:
-                    raise NoUsableCredentials
-                sip_auth = await self._find_sip_auth(caller, name) if (name := valid.request.sip_credential) else None
-                progress, prepared = self._prepare(valid.request, account, sip_auth, call_id, began)
+                if not valid.request.is_scheduled:
+                    slot.take(caller.max_in_flight)
+                account = await self._preparation.find_account(caller.tenant_id, valid.request.account_sid)
+                sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
+                progress, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
+                schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError:
                 existing = await self._find(caller, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
@@ -119,7 +117,7 @@ class CreationService:
                 created_at=ids.created_at(call_id),
                 idempotency_key=idempotency_key,
                 fingerprint=self._keyring.keyed_hash(fingerprint),
-                parameters=valid.request.for_record(),
+                parameters=valid.request.for_record() | (schedule.for_record(valid.request.queue) if schedule else {}),
                 warnings=valid.warnings_json(*progress.warnings),
                 to=valid.request.to,
                 from_=valid.request.from_,
@@ -127,15 +125,18 @@ class CreationService:
                 traceparent=current_traceparent(),
                 **progress.columns,
             )
-            if await self._commit_intent(call):
-                return await self._place(call, account, prepared)
+            scheduled = ScheduledCall(call, schedule, schedule.not_before) if schedule else None
+            if scheduled:
+                call.execution = "scheduled"
+            if await self._commit_intent(call, scheduled):
+                return Creation(call) if scheduled else await self._place(call, account, prepared)
             existing = await self._find(caller, idempotency_key)
             if existing and not self._may_be_retried(existing, fingerprint):
                 return Creation(existing, replayed=True)
             if existing:
-                _, prepared = self._prepare(valid.request, account, sip_auth, existing.id, began)
-                if reopened := await self._reopen(existing, call):
-                    return await self._place(reopened, account, prepared)
+                _, prepared = self._preparation.prepare(valid.request, account, sip_auth, existing.id, began)
+                if reopened := await self._reopen(existing, call, scheduled):
+                    return Creation(reopened) if scheduled else await self._place(reopened, account, prepared)
         # Another request with the same key was first.
         return await self.create(caller, body, idempotency_key)
 
@@ -161,33 +162,36 @@ class CreationService:
             return True
         raise restore_error(call.problem, call_id=call.id)
 
-    async def _find_sip_auth(self, caller: Caller, name: str) -> SipAuth:
-        """Returns what the tenant's SIP credential holds now. Raises InvalidRequest for a name that it does not have."""
-        sip_auth = await self._tenants.sip_auth(caller.tenant_id, name)
-        if sip_auth is None:
-            text = f"must name a SIP credential of this tenant: there is none with the name {name}"
-            raise InvalidRequest(field_errors=(FieldError("/sip_credential", "unknown_sip_credential", text),))
-        return sip_auth
+    async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
+        """Returns when the call may ring. Raises InvalidRequest for times that cannot be kept, and for an unknown queue."""
+        queue = None if request.queue is None else await self._queues.submit((caller.tenant_id, request.queue))
+        if request.queue is not None and queue is None:
+            text = f"must name a queue of this tenant: there is none with the name {request.queue}"
+            raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
+        ring_within = timedelta(seconds=queue.ring_within_s) if queue and queue.ring_within_s else None
+        now = datetime.now(UTC)
+        not_before, ring_by = ring_times(request.not_before, request.ring_by, now=now, ring_within=ring_within)
+        return Schedule(
+            queue_id=queue.id if queue else NO_QUEUE,
+            caller_id=caller.key_id,
+            priority=PRIORITIES.index(request.priority or "normal"),
+            not_before=not_before,
+            ring_by=ring_by,
+            time_zone=request.time_zone,
+        )
 
-    def _prepare(
-        self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
-    ) -> tuple[StatusCallbacks, PreparedCall]:
-        """Does everything that can fail, before anything is committed."""
-        progress = status_callbacks(request, account, call_id, urls=self._callback_urls, validate_url=self._validate_callback)
-        parameters = request.for_twilio() | progress.for_twilio
-        if sip_auth is not None:
-            parameters |= sip_auth.for_twilio()
-        if None in progress.for_twilio.values():
-            parameters = {name: value for name, value in parameters.items() if value is not None}
-        return progress, PreparedCall(Form.of(parameters), began, progress.reach_callgate)
-
-    async def _commit_intent(self, call: NewCall) -> bool:
+    async def _commit_intent(self, call: NewCall, scheduled: ScheduledCall | None) -> bool:
         """Commits the intent. Returns False if the idempotency key names a call already."""
         try:
-            written_at = await self._intents.submit(call)
+            written_at = await (self._scheduled_intents.submit(scheduled) if scheduled else self._intents.submit(call))
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
                 self._withdrawals.withdraw_intent(call)
+                if scheduled:
+                    # A worker may dial it before it is withdrawn.
+                    call.execution = "unknown"
+                    call.pending_since = call.updated_at = call.created_at
+                    return True
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
@@ -202,8 +206,12 @@ class CreationService:
         inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
 
-    async def _reopen(self, existing: Call, intended: NewCall) -> Call | None:
-        """Makes the call of an earlier attempt pending again and returns it.
+    async def _write_scheduled(self, calls: Sequence[ScheduledCall]) -> Sequence[datetime | None]:
+        inserted = await insert_scheduled(self._database, calls)
+        return [inserted.get(scheduled.call.id) for scheduled in calls]
+
+    async def _reopen(self, existing: Call, intended: NewCall, scheduled: ScheduledCall | None) -> Call | None:
+        """Makes the call of an earlier attempt pending or scheduled again and returns it.
 
         Returns None if another request with the same key was first.
         """
@@ -214,11 +222,17 @@ class CreationService:
                 call = await reopen(session, existing, intended)
                 if call:
                     data = {"attempt": call.attempt}
-                    await repository.add_event(session, call.id, "call.pending", data, event_id=event_id)
+                    await repository.add_event(session, call.id, f"call.{call.execution}", data, event_id=event_id)
+                    if scheduled:
+                        await insert_dial(session, existing.id, scheduled)
                 committing = call is not None
             return call
         except (DatabaseUnavailable, asyncio.CancelledError):
             # A failure before the commit has rolled everything back.
+            if committing and scheduled:
+                # A worker may dial it before it could be withdrawn.
+                existing.execution = "unknown"
+                return existing
             if committing:
                 self._withdrawals.withdraw_reopening(existing.id, existing.attempt + 1, event_id=event_id)
             raise

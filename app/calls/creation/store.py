@@ -23,6 +23,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken, insert_deliveries_from
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
+from app.scheduling.dials import GIVEN_DIAL, insert_dials
 from app.twilio.schemas import CallResource
 
 
@@ -30,6 +31,9 @@ class _Unsettled(RecordColumns):
     # Known when the intent is written.
     pending_since: datetime
     updated_at: datetime
+
+    queue_id: UUID | None = None
+    redial_of: UUID | None = None
 
     # As in Twilio's answer; `SettledCall.of` says what is stored of them.
     uri: str | None = None
@@ -84,6 +88,11 @@ _OUTCOME_COLUMNS = (
 _OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
 
 
+def _interval(name: str, *, of: str = "given") -> str:
+    """Returns SQL for the interval that the JSON `of` has in seconds under this name."""
+    return f"make_interval(secs => ({of} ->> '{name}')::float8)"
+
+
 def _quoted(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
@@ -104,15 +113,15 @@ def _new_deliveries(written: str) -> str:
 _DELIVERY = "given -> 'delivery' AS delivery"
 
 
-def _insert_statement(columns: Sequence[str], *, on_conflict: str, deliveries: bool = False) -> str:
+def insert_statement(columns: Sequence[str], *, on_conflict: str, given: Sequence[str] = (), more: str = "") -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    With `deliveries`, a row may have a delivery (`delivery`). Rows are sorted, so that two processes that insert the same keys
-    do not deadlock.
+    Rows are sorted, so that two processes that insert the same keys do not deadlock. `more` are further parts of the
+    statement, which may join `given` and `inserted`; `given` are the columns that they read.
     """
     return f"""
         WITH given AS MATERIALIZED (
-            {_given_rows(_DELIVERY) if deliveries else _given_rows()}
+            {_given_rows(*given)}
         ), inserted AS (
             INSERT INTO call (pending_since, settled_at, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)})
             SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)}
@@ -122,33 +131,41 @@ def _insert_statement(columns: Sequence[str], *, on_conflict: str, deliveries: b
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
-        ){_new_deliveries("given JOIN inserted USING (id)") if deliveries else ""}
+        ){more}
         SELECT id, updated_at FROM inserted
     """  # noqa: S608  # column names from this module
 
 
+BY_KEY = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+"""The conflict of an intent whose key names a call already."""
+
 # Contains the newest column of an outcome: without it, nothing is dialled whose outcome could not be written.
-_INSERT_INTENTS = _insert_statement(
-    ["execution", "resource_left_out"], on_conflict="(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
-)
+_INSERT_INTENTS = insert_statement(["execution", "resource_left_out"], on_conflict=BY_KEY)
 # Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
-_INSERT_WITHDRAWN = _insert_statement(
-    ["execution", "settled_by", "problem", "deliveries_written"], on_conflict="", deliveries=True
+_INSERT_WITHDRAWN = insert_statement(
+    ["execution", "settled_by", "problem", "deliveries_written"],
+    on_conflict="",
+    given=[_DELIVERY],
+    more=_new_deliveries("given JOIN inserted USING (id)"),
 )
 
 
-def _outcome_statement(*, deliveries: bool) -> str:
-    """Returns SQL that writes outcomes with one event each. With `deliveries`, a row may have a delivery (`delivery`).
+def _outcome_statement(*, complete: bool) -> str:
+    """Returns SQL that writes outcomes with one event each.
+
+    With `complete`, a row may have a delivery (`delivery`), and the right to dial with which the call waits again (`dial`).
 
     Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
     may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
     its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
     """
-    times = [f"make_interval(secs => (given ->> '{name}_in')::float8) AS {name}_in" for name in _OUTCOME_TIMES]
+    times = [f"{_interval(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
+    due_at = f"now() + {_interval('due_in', of='given.dial')}"
+    more = _new_deliveries("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {_given_rows(*times, _DELIVERY) if deliveries else _given_rows(*times)}
+            {_given_rows(*times, _DELIVERY, GIVEN_DIAL) if complete else _given_rows(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
@@ -156,13 +173,13 @@ def _outcome_statement(*, deliveries: bool) -> str:
         ), changed AS (
             UPDATE call SET ({_quoted(_OUTCOME_COLUMNS)}) = ROW ({_quoted(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)},
-                updated_at = now(){written if deliveries else ""}
+                updated_at = now(){written if complete else ""}
             FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
             RETURNING call.id, call.attempt, call.updated_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
-        ){_new_deliveries("given JOIN changed USING (id, attempt)") if deliveries else ""}
+        ){more if complete else ""}
         SELECT given.id, given.attempt, changed.updated_at,
             CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
         FROM given LEFT JOIN locked ON locked.id = given.id
@@ -170,8 +187,8 @@ def _outcome_statement(*, deliveries: bool) -> str:
     """  # noqa: S608  # column names from this module
 
 
-_WRITE_OUTCOMES = _outcome_statement(deliveries=False)
-_WRITE_OUTCOMES_AND_DELIVERIES = _outcome_statement(deliveries=True)
+_WRITE_OUTCOMES = _outcome_statement(complete=False)
+_WRITE_COMPLETE_OUTCOMES = _outcome_statement(complete=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +220,15 @@ class SettledCall:
         row = {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
         if self.delivery is not None:
             row |= {"delivery": self.delivery, "deliveries_written": self.deliveries_written}
+        if self.change.dial is not None:
+            row["dial"] = self.change.dial
         return row
 
 
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
     pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-    inserted = await database.fetch(_INSERT_INTENTS, _rows_as_json([_intent_row(call) | pending for call in calls]))
+    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | pending for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
@@ -219,8 +238,8 @@ async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], 
     Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
     another session has locked.
     """
-    rows = [{"deliveries_written": (), **_intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
-    inserted = await database.fetch(_INSERT_WITHDRAWN, _rows_as_json(rows))
+    rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
+    inserted = await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))
     written = {row["id"] for row in inserted}
     # After the insert, so that what it collided with is seen.
     landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
@@ -235,10 +254,10 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     there, and LOCKED for those that another session has locked. A late outcome of an earlier attempt may be in the same batch
     as the present one's. Raises SidTaken, and then has written nothing.
     """
-    has_deliveries = any(outcome.delivery is not None for outcome in outcomes)
-    statement = _WRITE_OUTCOMES_AND_DELIVERIES if has_deliveries else _WRITE_OUTCOMES
+    has_more = any(outcome.delivery is not None or outcome.change.dial is not None for outcome in outcomes)
+    statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
     try:
-        written = await database.fetch(statement, _rows_as_json([outcome.row() for outcome in outcomes]))
+        written = await database.fetch(statement, rows_as_json([outcome.row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error
@@ -247,14 +266,17 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
 
 
 async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call | None:
-    """Makes a `not_started` call pending for another attempt. Returns None if another request has reopened it already."""
+    """Makes a `not_started` call pending or scheduled for another attempt, as `intended` is.
+
+    Returns None if another request has reopened it already.
+    """
     intent = {name: getattr(intended, name) for name in _INTENT if name not in _KEPT_BY_REOPENING}
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
         .values(
             **intent,
-            execution="pending",
+            execution=intended.execution,
             pending_since=func.now(),
             attempt=Call.attempt + 1,
             problem=None,
@@ -267,10 +289,10 @@ async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call |
     return (await session.scalars(statement)).one_or_none()
 
 
-def _intent_row(call: Call | NewCall) -> dict[str, Any]:
+def intent_row(call: Call | NewCall) -> dict[str, Any]:
     columns = {column: getattr(call, name) for name, column in _INTENT.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
 
 
-def _rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
     return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()

@@ -42,6 +42,8 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
     found = [*_address_findings(body), *_source_findings(body), *_credential_findings(body)]
+    if request is not None:
+        errors += _schedule_errors(request)
     errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
     if request is None or errors:
         raise InvalidRequest(field_errors=tuple(errors))
@@ -110,6 +112,22 @@ def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
         return *_IGNORED_WITH_APPLICATION, *_CALLBACKS_IGNORED_WITH_APPLICATION
     # Callgate uses URL and method for `settled`.
     return (*_IGNORED_WITH_APPLICATION, "status_callback_event") if len(events) > 1 else _IGNORED_WITH_APPLICATION
+
+
+def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
+    """Yields an error for each secret of a scheduled call: Callgate stores none, so it would be missing when it dials."""
+    if not request.is_scheduled:
+        if request.time_zone is not None:
+            text = "is only for a scheduled call: add not_before, ring_by, priority or queue"
+            yield FieldError("/time_zone", "not_scheduled", text)
+        return
+    kept = request.for_record()
+    for name, value in request.for_twilio().items():
+        if kept.get(name) == value:
+            continue
+        advice = "use sip_credential instead" if name in _SIP_AUTH else "place the call at once instead"
+        what = "has a user name or password that" if name in kept else "is a secret that"
+        yield FieldError(f"/{name}", "secret_cannot_wait", f"{what} Callgate does not store for a scheduled call: {advice}")
 
 
 def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:

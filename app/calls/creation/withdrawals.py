@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from app.calls import repository
+from app.calls.creation.scheduled.store import end_calls
 from app.calls.creation.store import BATCH, NewCall, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
@@ -52,7 +53,11 @@ class Withdrawals:
             await self._intents.submit(intent)
 
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[Busy | None]:
-        return await withdraw_intents(self._database, calls, self._change_to_not_started())
+        change = self._change_to_not_started()
+        found = await withdraw_intents(self._database, calls, change)
+        if scheduled := [call.id for call in calls if call.execution == "scheduled"]:
+            await end_calls(self._database, scheduled, change)
+        return found
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:

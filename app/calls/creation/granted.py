@@ -1,0 +1,51 @@
+"""Dials calls that were granted, with the same placement as calls that are requested."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+from pydantic import ValidationError
+
+from app.calls.creation.dial import PreparedCall, WaitingDial
+from app.calls.creation.grants.store import Grant
+from app.calls.creation.placement import Placement
+from app.calls.creation.preparation import Preparation
+from app.calls.parameters import CallRequest
+from app.errors import CallgateError, InternalError
+from app.twilio.schemas import Form
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_LONGEST_RETRY_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedCalls:
+    placement: Placement
+    preparation: Preparation
+
+    async def dial(self, grant: Grant, began: float) -> None:
+        """Dials the call and commits the outcome. Raises no Exception.
+
+        `began` is the value of `elapsed()` before the grant. Nothing is sent after the call's `ring_by`. After a temporary
+        refusal the call waits again.
+        """
+        call = grant.call
+        tries = grant.dial["tries"]
+        waiting = WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _LONGEST_RETRY_S)))
+        prepared = PreparedCall(Form.of({}), began, send_before=began + grant.ring_in_s, waiting=waiting)
+        try:
+            request = CallRequest.model_validate(call.parameters)
+            account = await self.preparation.find_account(call.tenant_id, call.account_sid)
+            sip_auth = await self.preparation.find_sip_auth(call.tenant_id, request.sip_credential)
+            _, ready = self.preparation.prepare(request, account, sip_auth, call.id, began)
+        except CallgateError as problem:
+            await self.placement.settle_undialled(call, problem, prepared)
+        except ValidationError as error:
+            # Another version has stored it, and nothing was sent.
+            members = sorted({str(each["loc"][0]) for each in error.errors()})
+            logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
+            await self.placement.settle_undialled(call, InternalError(), prepared)
+        else:
+            prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
+            await self.placement.place(call, account, prepared)

@@ -1,0 +1,1 @@
+"""Grants: which scheduled call may be dialled now."""

@@ -1,0 +1,78 @@
+"""Grants scheduled calls of one account: those whose turn it is, as many as pace and slots allow. Not aware of the worker."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.calls.creation.grants import store
+from app.calls.creation.grants.store import Candidate, DueQueue, Grant, LockedPace
+from app.database.connection import Connection
+from app.database.engine import Database
+from app.scheduling.slots import free_ended_slots
+
+BATCH = 16
+"""Grants in one transaction."""
+_POSTPONED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The grants of one transaction.
+
+    `is_last` says that nothing more can be granted now, `wait_s` in how many seconds there may be a token again.
+    """
+
+    grants: list[Grant]
+    is_last: bool
+    wait_s: float | None = None
+
+
+async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Round:
+    """Grants calls of the account, at most `limit` and BATCH. None if another worker is granting calls of it."""
+    async with database.transaction() as connection:
+        account = await store.lock_account(connection, account_id)
+        if account is None:
+            return Round([], is_last=True)
+        if await free_ended_slots(connection, account_id):
+            # Read again, with the slots that are free now.
+            account = await store.lock_account(connection, account_id) or account
+        queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
+        paces = await store.lock_queues(connection, queues.keys())
+        granting = _Granting(connection, account_id, account, queues, {each: paces[each].room for each in paces})
+        grants = await granting.grant(min(limit, BATCH, account.room))
+    is_last = len(grants) < min(limit, BATCH)
+    waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
+    return Round(grants, is_last, min(waits, default=None))
+
+
+@dataclass(slots=True)
+class _Granting:
+    """The grants of one transaction, in which the account and the queues are locked. `room` is that of queues with limits."""
+
+    connection: Connection
+    account_id: UUID
+    account: LockedPace
+    queues: dict[UUID, DueQueue]
+    room: dict[UUID, int]
+
+    async def grant(self, limit: int) -> list[Grant]:
+        at, grants = self.account.at, list[Grant]()
+        while len(grants) < limit:
+            candidate = await store.next_candidate(self.connection, self.account_id, at, self._open_queues())
+            if candidate is None:
+                break
+            if await self._postpone_closed(candidate):
+                continue
+            granted = await store.grant(self.connection, candidate.call_id, at)
+            if granted is not None:
+                grants.append(granted)
+                if candidate.queue_id in self.room:
+                    self.room[candidate.queue_id] -= 1
+        return grants
+
+    def _open_queues(self) -> Collection[UUID]:
+        return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
+
+    async def _postpone_closed(self, candidate: Candidate) -> bool:
+        """Postpones calls of the candidate's queue that may not ring at this hour. Returns whether it is one of them."""
+        return False

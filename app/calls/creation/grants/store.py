@@ -1,0 +1,239 @@
+"""SQL of grants, each of which lets one scheduled call be dialled.
+
+All grants of an account are made in transactions that have locked the account's pace row, so that they follow each other,
+whichever worker makes them: pace, slots and turns are exact.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
+from app.database.connection import Connection
+from app.database.engine import Database
+from app.scheduling.models import NO_QUEUE, ScheduledDial
+from app.scheduling.pace import next_at, room, wait_s
+from app.scheduling.schedule import PRIORITIES
+from app.scheduling.slots import until
+
+# The recursive part finds the accounts by skipping through the index.
+_WAITING_ACCOUNTS = """
+    WITH RECURSIVE account AS (
+        (SELECT account_id FROM scheduled_dial ORDER BY account_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT further.account_id FROM scheduled_dial further WHERE further.account_id > account.account_id
+                ORDER BY further.account_id LIMIT 1)
+        FROM account WHERE account.account_id IS NOT NULL
+    )
+    SELECT account.account_id, extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in_s
+    FROM account CROSS JOIN LATERAL (
+        SELECT due_at FROM scheduled_dial WHERE scheduled_dial.account_id = account.account_id ORDER BY due_at LIMIT 1
+    ) AS first
+"""
+
+# The clock is read after the lock. Before it, the time of the wait would count as time in which no call went.
+_LOCK = f"""
+    WITH pace AS MATERIALIZED (
+        SELECT * FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE {{wait}}
+    ), clock AS MATERIALIZED (
+        SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
+    )
+    SELECT subject_id, clock.at, {room("clock.at")} AS room, {wait_s("clock.at")} AS wait_s FROM pace, clock
+"""  # noqa: S608  # constants of this module
+_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED")
+_LOCK_QUEUES = _LOCK.format(wait="")
+_HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
+_ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
+
+_QUEUES = """
+    SELECT queue.id, queue.paused, queue.hours, tenant.hours AS tenant_hours, tenant.suspended_at IS NOT NULL AS suspended
+    FROM twilio_account JOIN tenant ON tenant.id = twilio_account.tenant_id
+    LEFT JOIN queue ON queue.tenant_id = tenant.id AND EXISTS (
+        SELECT FROM scheduled_dial WHERE queue_id = queue.id AND due_at <= $2
+    )
+    WHERE twilio_account.id = $1
+"""
+
+# Within a class the callers take turns, and the earliest call of the caller goes. Only one index entry is read for each caller
+# and open queue. A call that is to be ended (`wanted_update`) is left to that job.
+_FIRST_OF_CLASS = """
+    (SELECT dial.call_id FROM (
+        SELECT caller_id FROM dial_turn WHERE account_id = $1 ORDER BY last_grant_at, caller_id
+    ) AS turn CROSS JOIN LATERAL (
+        SELECT first.call_id FROM unnest($3::uuid[]) AS open (queue_id) CROSS JOIN LATERAL (
+            SELECT waiting.call_id, waiting.due_at FROM scheduled_dial AS waiting
+            WHERE waiting.account_id = $1 AND waiting.priority = {priority} AND waiting.caller_id = turn.caller_id
+            AND waiting.queue_id = open.queue_id AND waiting.due_at <= $2 AND waiting.ring_by > $2
+            AND NOT EXISTS (SELECT FROM wanted_update WHERE wanted_update.call_id = waiting.call_id)
+            ORDER BY waiting.due_at, waiting.call_id LIMIT 1
+        ) AS first
+        ORDER BY first.due_at, first.call_id LIMIT 1
+    ) AS dial LIMIT 1)
+"""
+_FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
+_CHOSEN = f"""
+    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to"
+    FROM (SELECT call_id FROM ({" UNION ALL ".join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1) AS chosen
+        JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
+"""  # noqa: S608  # constants of this module
+
+_CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
+_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_of")
+_DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
+_GRANT = f"""
+    WITH granted AS MATERIALIZED (
+        DELETE FROM scheduled_dial WHERE call_id = $1 AND ring_by > $2 RETURNING *
+    ), changed AS (
+        UPDATE call SET execution = 'pending', pending_since = clock_timestamp(), updated_at = now(),
+            attempt = call.attempt + CASE WHEN granted.tries > 0 THEN 1 ELSE 0 END
+        FROM granted WHERE call.id = granted.call_id AND call.execution = 'scheduled'
+        RETURNING call.*
+    ), new_event AS (
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT gen_random_uuid(), id, clock_timestamp(), 'call.pending', jsonb_build_object('attempt', attempt) FROM changed
+    ), slot AS (
+        INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
+        SELECT granted.call_id, granted.account_id, nullif(granted.queue_id, '{NO_QUEUE}'), granted.caller_id,
+            {until("$2", "changed.parameters")}, granted.ring_by
+        FROM granted JOIN changed ON changed.id = granted.call_id
+    ), turn AS (
+        UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
+        WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
+    ), spent AS (
+        UPDATE pace SET next_at = {next_at("$2", "1")}, in_use = in_use + 1 FROM granted
+        WHERE subject_id IN (granted.account_id, granted.queue_id)
+    )
+    SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
+        {", ".join(f"changed.{name}" for name in _MORE_COLUMNS)},
+        {", ".join(f"granted.{name} AS dial_{name}" for name in _DIAL_COLUMNS)},
+        extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s
+    FROM granted JOIN changed ON changed.id = granted.call_id
+"""  # noqa: S608  # column names of the models
+
+_DUE_OF_QUEUE = """
+    SELECT dial.call_id, dial.time_zone, dial.ring_by, call."to"
+    FROM scheduled_dial AS dial JOIN call ON call.id = dial.call_id
+    WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.due_at <= $3 ORDER BY dial.due_at LIMIT $4
+"""
+_POSTPONE = """
+    UPDATE scheduled_dial SET due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later (call_id, due_at)
+    WHERE scheduled_dial.call_id = later.call_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPace:
+    """A pace row that is locked: how many calls may go at `at`, and the seconds until there is a token again."""
+
+    at: datetime
+    room: int
+    wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueQueue:
+    """A queue with due calls, or with NO_QUEUE the calls that are in none. Hours are as stored."""
+
+    id: UUID
+    is_open: bool
+    """Neither is the queue paused nor the tenant suspended."""
+    hours: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A call that waits: the next one, or one of a queue's."""
+
+    call_id: UUID
+    queue_id: UUID
+    time_zone: str | None
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A call that may be dialled now, and only by the process that has this. `ring_in_s`: the time left until its `ring_by`."""
+
+    call: NewCall
+    dial: Mapping[str, Any]
+    ring_in_s: float
+
+
+async def waiting_accounts(database: Database) -> dict[UUID, float]:
+    """Returns the accounts with scheduled calls, and in how many seconds the first one is due."""
+    return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
+
+
+async def lock_account(connection: Connection, account_id: UUID) -> LockedPace | None:
+    """Locks the account's pace row, and returns None if another session has it."""
+    found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
+    if not found and not await connection.fetchval(_HAS_PACE, account_id):
+        await connection.execute(_ADD_PACE, account_id)
+        found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
+    return _locked_pace(found[0]) if found else None
+
+
+async def lock_queues(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
+    """Locks the pace rows of queues, after that of the account. A queue without a row has no limits of its own."""
+    found = await connection.fetch(_LOCK_QUEUES, list(queue_ids))
+    return {row["subject_id"]: _locked_pace(row) for row in found}
+
+
+async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
+    """Returns the queues of the account's tenant that have due calls, and NO_QUEUE first."""
+    rows = await connection.fetch(_QUEUES, account_id, at)
+    none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _from_json(rows[0]["tenant_hours"]))
+    return [none] + [
+        DueQueue(row["id"], not (row["suspended"] or row["paused"]), _from_json(row["hours"] or row["tenant_hours"]))
+        for row in rows
+        if row["id"] is not None
+    ]
+
+
+async def next_candidate(
+    connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
+) -> Candidate | None:
+    """Returns the call whose turn it is among those of these queues."""
+    rows = await connection.fetch(_CHOSEN, account_id, at, list(queue_ids))
+    return Candidate(**rows[0]) if rows else None
+
+
+async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
+    """Takes the right to dial: the call is pending, and has its token, slot and turn. Returns None if it was canceled."""
+    rows = await connection.fetch(_GRANT, call_id, at)
+    if not rows:
+        return None
+    row = rows[0]
+    call = NewCall(**{name: _value(name, row[name]) for name in _CALL_COLUMNS})
+    for name in _MORE_COLUMNS:
+        setattr(call, name, row[name])
+    return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
+
+
+async def due_of_queue(
+    connection: Connection, account_id: UUID, queue_id: UUID, at: datetime, *, limit: int
+) -> Sequence[tuple[Candidate, datetime]]:
+    """Returns due calls of one queue and their `ring_by`, the earliest first."""
+    rows = await connection.fetch(_DUE_OF_QUEUE, account_id, queue_id, at, limit)
+    return [(Candidate(row["call_id"], queue_id, row["time_zone"], row["to"]), row["ring_by"]) for row in rows]
+
+
+async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
+    """Sets when calls are due again."""
+    await connection.execute(_POSTPONE, list(later), list(later.values()))
+
+
+def _locked_pace(row: Mapping[str, Any]) -> LockedPace:
+    return LockedPace(row["at"], row["room"], row["wait_s"])
+
+
+def _value(name: str, value: Any) -> Any:
+    return json.loads(value) if name in ("parameters", "warnings") else value
+
+
+def _from_json(value: str | None) -> dict[str, Any] | None:
+    return None if value is None else json.loads(value)

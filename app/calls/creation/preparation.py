@@ -1,0 +1,49 @@
+"""Turns a valid request into what is sent to Twilio: the account and its credentials, SIP credentials, status callbacks."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.calls.callback_urls import CallbackUrls
+from app.calls.creation.dial import PreparedCall
+from app.calls.parameters import CallRequest
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
+from app.errors import FieldError, InvalidRequest, NoUsableCredentials
+from app.tenants.directory import CallableAccount, TenantDirectory
+from app.tenants.sip_auth import SipAuth
+from app.twilio.schemas import Form
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Does everything that can fail before a call is dialled. Its methods raise CallgateError."""
+
+    tenants: TenantDirectory
+    callback_urls: CallbackUrls | None
+    validate_callback: UrlValidator
+
+    async def find_account(self, tenant_id: str, account_sid: str | None) -> CallableAccount:
+        account = await self.tenants.callable_account(tenant_id, account_sid=account_sid)
+        if account is None:
+            raise NoUsableCredentials
+        return account
+
+    async def find_sip_auth(self, tenant_id: str, name: str | None) -> SipAuth | None:
+        """Returns what the tenant's SIP credential holds now. Raises InvalidRequest for a name that it does not have."""
+        if name is None:
+            return None
+        sip_auth = await self.tenants.sip_auth(tenant_id, name)
+        if sip_auth is None:
+            text = f"must name a SIP credential of this tenant: there is none with the name {name}"
+            raise InvalidRequest(field_errors=(FieldError("/sip_credential", "unknown_sip_credential", text),))
+        return sip_auth
+
+    def prepare(
+        self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
+    ) -> tuple[StatusCallbacks, PreparedCall]:
+        progress = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
+        parameters = request.for_twilio() | progress.for_twilio
+        if sip_auth is not None:
+            parameters |= sip_auth.for_twilio()
+        if None in progress.for_twilio.values():
+            parameters = {name: value for name, value in parameters.items() if value is not None}
+        return progress, PreparedCall(Form.of(parameters), began, progress.reach_callgate)

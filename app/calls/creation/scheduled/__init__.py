@@ -1,0 +1,1 @@
+"""Scheduled calls, from their creation until they are granted, canceled or expired."""

@@ -1,0 +1,114 @@
+"""Writes scheduled calls with their right to dial, and ends those that are not dialled: each batch in one statement.
+
+The right is the row in `scheduled_dial`. Whoever deletes it decides what becomes of the call.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.creation.store import BY_KEY, NewCall, insert_statement, intent_row, rows_as_json
+from app.calls.settlement import RecordChange
+from app.database.engine import Database
+from app.scheduling.dials import GIVEN_DIAL, insert_dials
+from app.scheduling.models import NO_QUEUE, ScheduledDial
+from app.scheduling.schedule import Schedule
+
+SCHEDULED_BATCH = 250
+"""Scheduled calls in one statement: more than of intents, because nobody waits for a phone to ring."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledCall:
+    """A call that is to be dialled later, at `due_at` at the earliest."""
+
+    call: NewCall
+    schedule: Schedule
+    due_at: datetime
+    redial_of: UUID | None = None
+
+    def row(self) -> dict[str, Any]:
+        queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
+        own = {"execution": "scheduled", "queue_id": queue_id, "redial_of": self.redial_of}
+        event = {"event": "call.scheduled", "data": {"due_at": self.due_at}}
+        return intent_row(self.call) | own | event | {"dial": self.dial()}
+
+    def dial(self) -> dict[str, Any]:
+        """Returns the row of `scheduled_dial`."""
+        call = self.call
+        own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
+        return own | self.schedule.columns() | {"tries": 0, "due_at": self.due_at}
+
+
+_INSERT = insert_statement(
+    ["execution", "queue_id", "redial_of"],
+    on_conflict=BY_KEY,
+    given=[GIVEN_DIAL],
+    more=insert_dials(of="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+)
+
+_END = """
+    WITH ended AS MATERIALIZED (
+        DELETE FROM scheduled_dial WHERE call_id IN (
+            SELECT call_id FROM scheduled_dial WHERE {which}
+        )
+        RETURNING call_id
+    ), change AS MATERIALIZED (
+        SELECT execution, settled_by, problem FROM jsonb_populate_record(NULL::call, $2::jsonb)
+    ), changed AS (
+        UPDATE call SET execution = change.execution, settled_by = change.settled_by, problem = change.problem,
+            settled_at = now(), updated_at = now()
+        FROM ended, change WHERE call.id = ended.call_id AND call.execution = 'scheduled'
+        RETURNING call.id
+    ), new_event AS (
+        INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT gen_random_uuid(), id, clock_timestamp(), $3, $4::jsonb FROM changed
+    )
+    SELECT id FROM changed
+"""
+# Waits for a grant of the same call, which then has the right.
+_END_CALLS = _END.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
+# A right that another session has locked is being granted or ended there.
+_END_OF_QUEUE = _END.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
+_END_EXPIRED = _END.format(which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
+
+
+async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
+    """Inserts scheduled calls with their events and rights. Returns as `insert_intents` does."""
+    rows = await database.fetch(_INSERT, rows_as_json([call.row() for call in calls]))
+    return {row["id"]: row["updated_at"] for row in rows}
+
+
+async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
+    """Inserts the right to dial a call whose record exists, as `scheduled` has it."""
+    await session.execute(insert(ScheduledDial).values(**scheduled.dial() | {"call_id": call_id}))
+
+
+async def end_calls(database: Database, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
+    """Settles those of the calls that still wait. Returns their ids; the others are granted, or ended already."""
+    return await _end(database, _END_CALLS, change, len(call_ids), list(call_ids))
+
+
+async def end_calls_of_queue(database: Database, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
+    """Settles a batch of the queue's calls that wait, and returns their ids."""
+    return await _end(database, _END_OF_QUEUE, change, limit, queue_id)
+
+
+async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
+    """Settles a batch of calls whose `ring_by` has passed, and returns their ids."""
+    return await _end(database, _END_EXPIRED, change, limit)
+
+
+async def _end(database: Database, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
+    rows = await database.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
+    return {row["id"] for row in rows}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return to_json(value).decode()

@@ -1,0 +1,70 @@
+"""Dials scheduled calls when it is their turn, and ends those whose `ring_by` has passed."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from app.calls.creation.granted import GrantedCalls
+from app.calls.creation.grants.service import grant_calls
+from app.calls.creation.grants.store import Grant, waiting_accounts
+from app.calls.creation.scheduled.store import end_expired_calls
+from app.calls.settlement import Settlement
+from app.clock import elapsed
+from app.database.engine import Database
+
+_EXPIRED_AT_ONCE = 500
+
+
+@dataclass
+class Dialer:
+    """Grants and dials. At most `max_in_flight` of its dials are under way."""
+
+    database: Database
+    granted: GrantedCalls
+    settlement: Settlement
+    max_in_flight: int
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _dials: set[asyncio.Task[None]] = field(default_factory=set)
+    _alarm: asyncio.TimerHandle | None = None
+
+    async def step(self) -> bool:
+        """Grants calls of each account, at most a batch, and starts to dial them. Returns whether there may be more to do."""
+        expired = await end_expired_calls(self.database, self.settlement.change_to_expired(), limit=_EXPIRED_AT_ONCE)
+        is_last = len(expired) < _EXPIRED_AT_ONCE
+        waits = []
+        for account_id, due_in_s in (await waiting_accounts(self.database)).items():
+            if due_in_s > 0:
+                waits.append(due_in_s)
+                continue
+            if (free := self.max_in_flight - len(self._dials)) <= 0:
+                break
+            began = elapsed()
+            granted = await grant_calls(self.database, account_id, limit=free)
+            for grant in granted.grants:
+                self._start(grant, began)
+            is_last = is_last and granted.is_last
+            if granted.wait_s is not None:
+                waits.append(granted.wait_s)
+        self._wake_in(min(waits, default=None))
+        return not is_last and len(self._dials) < self.max_in_flight
+
+    async def drain(self) -> None:
+        """Waits for the outcomes of the dials that have begun."""
+        self._wake_in(None)
+        while self._dials:
+            await asyncio.wait(self._dials)
+
+    def _start(self, grant: Grant, began: float) -> None:
+        task = asyncio.create_task(self.granted.dial(grant, began))
+        self._dials.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if len(self._dials) >= self.max_in_flight:
+            self.wake.set()
+        self._dials.discard(task)
+
+    def _wake_in(self, seconds: float | None) -> None:
+        """Sets the alarm for the next step. Without one, the next step comes after the job's pause."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

@@ -1,0 +1,233 @@
+"""Scheduled calls: granted in their turn, dialled once, canceled, expired, put back after a temporary refusal."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.calls.creation.grants.service import grant_calls
+from app.jobs.dial import Dialer
+from app.observability import Metrics
+from app.services import services
+from app.tenants.caller import COMMAND_LINE
+from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.upstream import Upstream, created, error, running_upstream
+
+
+@asynccontextmanager
+async def running_dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+    async with services(gateway.settings, Metrics()) as state:
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        yield dialer
+        await dialer.drain()
+
+
+async def dial_all(dialer: Dialer) -> None:
+    """Runs steps until nothing is due, and waits for the dials."""
+    while await dialer.step():
+        pass
+    await dialer.drain()
+
+
+@pytest.fixture
+async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+    async with running_dialer(gateway) as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream(created()) as running:
+        yield running
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
+    return await gateway.add_tenant(upstream.url)
+
+
+async def record(tenant: Tenant, call_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
+    return found
+
+
+def later(**delta: float) -> str:
+    return (datetime.now(UTC) + timedelta(**delta)).isoformat()
+
+
+async def test_a_scheduled_call_waits_and_is_dialled_once(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    response = await tenant.create("reminder", priority="normal")
+    waiting = response.json()
+    assert (response.status_code, waiting["execution"], waiting["sid"]) == (202, "scheduled", None)
+    assert response.headers["location"] == f"/v1/calls/{waiting['id']}"
+    assert upstream.posts == []
+    again = await tenant.create("reminder", priority="normal")
+    assert (again.status_code, again.json()["id"], again.json()["execution"]) == (200, waiting["id"], "scheduled")
+
+    await dial_all(dialer)
+    await dial_all(dialer)
+
+    started = await record(tenant, waiting["id"])
+    assert (started["execution"], started["settled_by"]) == ("started", "response")
+    assert len(upstream.posts) == 1
+    types = [event["type"] for event in await tenant.events(waiting["id"])]
+    assert types == ["call.scheduled", "call.pending", "call.started"]
+
+
+async def test_a_call_is_not_dialled_before_its_time(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    response = await tenant.create(not_before=later(hours=1))
+    parameters = response.json()["parameters"]
+    ring_by = datetime.fromisoformat(parameters["ring_by"]) - datetime.fromisoformat(parameters["not_before"])
+    assert (response.status_code, ring_by, parameters["priority"]) == (202, timedelta(minutes=15), "normal")
+    await dial_all(dialer)
+    assert upstream.posts == []
+    assert (await record(tenant, response.json()["id"]))["execution"] == "scheduled"
+
+
+async def test_a_canceled_call_never_rings(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    call = (await tenant.create("k", priority="normal")).json()
+    response = await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})
+    ended = response.json()
+    assert (response.status_code, ended["execution"], ended["settled_by"]) == (200, "not_started", "canceled")
+    await dial_all(dialer)
+    assert upstream.posts == []
+    again = await tenant.create("k", priority="normal")
+    assert (again.status_code, again.json()["type"]) == (409, "urn:callgate:problem:canceled-before-dial")
+
+
+async def test_a_waiting_call_can_only_be_canceled(tenant: Tenant) -> None:
+    call = (await tenant.create(priority="normal")).json()
+    response = await tenant.http.patch(f"/v1/calls/{call['id']}", json={"time_limit": 5})
+    assert (response.status_code, response.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
+    assert (await record(tenant, call["id"]))["execution"] == "scheduled"
+
+
+async def test_a_call_expires_at_its_deadline(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    call = (await tenant.create("k", ring_by=later(seconds=1))).json()
+    await asyncio.sleep(1.2)
+    await dial_all(dialer)
+    expired = await record(tenant, call["id"])
+    assert (expired["execution"], expired["settled_by"]) == ("not_started", "expired")
+    assert expired["problem"]["slug"] == "ring-by-passed"
+    assert upstream.posts == []
+    again = await tenant.create("k", ring_by=call["parameters"]["ring_by"])
+    assert again.status_code == 422, "another request"
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer", "code"),
+    [
+        ({"ring_by": "2020-01-01T00:00:00Z"}, "/ring_by", "in_the_past"),
+        ({"not_before": later(days=8)}, "/not_before", "too_far_ahead"),
+        ({"ring_by": later(days=8)}, "/ring_by", "too_far_ahead"),
+        ({"not_before": later(hours=2), "ring_by": later(hours=1)}, "/ring_by", "before_not_before"),
+        ({"ring_by": "tomorrow"}, "/ring_by", "not_rfc_3339"),
+        ({"queue": "nowhere"}, "/queue", "unknown_queue"),
+        ({"priority": "now"}, "/priority", "literal_error"),
+        ({"time_zone": "Europe/Berlin"}, "/time_zone", "not_scheduled"),
+        (
+            {"priority": "bulk", "sip_auth_username": "u", "sip_auth_password": "secret"},
+            "/sip_auth_password",
+            "secret_cannot_wait",
+        ),
+        ({"priority": "bulk", "url": "https://user:pass@example.com/x"}, "/url", "secret_cannot_wait"),
+    ],
+)
+async def test_what_cannot_be_kept_is_refused(tenant: Tenant, members: dict[str, Any], pointer: str, code: str) -> None:
+    response = await tenant.create(**members)
+    assert response.status_code == 422
+    assert [(found["pointer"], found["code"]) for found in response.json()["errors"]] == [(pointer, code)]
+
+
+async def test_a_temporary_refusal_puts_a_call_back(gateway: Gateway) -> None:
+    async with running_upstream(error(429, 20429), created()) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(priority="normal")).json()
+        await dial_all(dialer)
+        while (await record(tenant, call["id"]))["execution"] != "started":
+            await asyncio.sleep(0.2)
+            await dial_all(dialer)
+        assert len(upstream.posts) == 2
+
+
+async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenant: Tenant) -> None:
+    callers = [tenant.http.headers["Authorization"]]
+    for _ in range(2):
+        _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+        callers.append(f"Bearer {key}")
+
+    async def schedule(caller: int, count: int, priority: str) -> None:
+        for number in range(count):
+            body = BASIC | {"to": f"sip:{priority}-{caller}-{number}@example.com", "priority": priority}
+            response = await tenant.http.post("/v1/calls", json=body, headers={"Authorization": callers[caller]})
+            assert response.status_code == 202
+
+    await schedule(0, 6, "bulk")
+    await schedule(1, 3, "bulk")
+    await schedule(2, 3, "bulk")
+    await schedule(2, 2, "urgent")
+
+    granted = [name.split("@")[0].removeprefix("sip:") for name in await grant_all(gateway, tenant)]
+
+    assert granted[:2] == ["urgent-2-0", "urgent-2-1"]
+    turns = [name.split("-")[1] for name in granted[2:]]
+    assert [sorted(turns[place : place + 3]) for place in (0, 3, 6)] == [["0", "1", "2"]] * 3
+    assert turns[9:] == ["0"] * 3
+    for caller in "012":
+        own = [name for name in granted if name.startswith(f"bulk-{caller}")]
+        assert own == sorted(own), "the earliest of a caller goes first"
+
+
+async def grant_all(gateway: Gateway, tenant: Tenant) -> list[str]:
+    """Grants the tenant's calls one by one and returns their addresses in order."""
+    async with gateway.database.begin() as session:
+        statement = text("SELECT id FROM twilio_account WHERE tenant_id = :id")
+        account_id = await session.scalar(statement, {"id": tenant.id})
+    granted = []
+    while (made := await grant_calls(gateway.database, account_id, limit=1)).grants:
+        granted += [grant.call.to for grant in made.grants]
+    return granted
+
+
+async def set_pace(gateway: Gateway, tenant: Tenant, **columns: float) -> None:
+    names, values = ", ".join(columns), ", ".join(str(value) for value in columns.values())
+    statement = f"INSERT INTO pace (subject_id, {names}) SELECT id, {values} FROM twilio_account WHERE tenant_id = :id"  # noqa: S608
+    async with gateway.database.begin() as session:
+        await session.execute(text(statement), {"id": tenant.id})
+
+
+async def test_the_pace_of_an_account_is_kept(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    await set_pace(gateway, tenant, calls_per_second=0.001, burst=2)
+    for _ in range(4):
+        await tenant.create(priority="normal")
+    await dial_all(dialer)
+    assert len(upstream.posts) == 2
+
+
+async def test_a_slot_is_free_again_when_its_call_has_ended(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer
+) -> None:
+    await set_pace(gateway, tenant, max_concurrent=2)
+    for _ in range(3):
+        await tenant.create(priority="normal")
+    await dial_all(dialer)
+    assert len(upstream.posts) == 2
+    async with gateway.database.begin() as session:
+        await session.execute(
+            text("UPDATE call SET status = 'completed' WHERE execution = 'started' AND tenant_id = :id"), {"id": tenant.id}
+        )
+    await dial_all(dialer)
+    assert len(upstream.posts) == 3
+
+
+async def test_two_workers_grant_each_call_once(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    calls = [(await tenant.create(priority="normal")).json()["id"] for _ in range(40)]
+    async with running_dialer(gateway) as other:
+        await asyncio.gather(dial_all(dialer), dial_all(other))
+        await dial_all(dialer)
+    assert len(upstream.posts) == 40
+    assert {(await record(tenant, call))["execution"] for call in calls} == {"started"}
