@@ -18,6 +18,7 @@ from uuid_utils import uuid7
 from app.calls.callback_fields import stored_fields
 from app.calls.last_answer import LastAnswer
 from app.calls.models import Call
+from app.database.connection import Connection
 from app.database.engine import Database
 
 Event = tuple[str, dict[str, Any]]
@@ -174,6 +175,23 @@ _WRITE_CHANGES = f"""
     )
     SELECT id FROM changed
 """  # noqa: S608  # column names from this module
+
+
+_ADD_DELIVERIES = f"""
+    WITH given AS MATERIALIZED (
+        SELECT item, (item ->> 'call_id')::uuid AS call_id, item ->> 'event' AS event
+        FROM jsonb_array_elements($1::jsonb) AS item
+    ), new_delivery AS (
+        {insert_deliveries_from("given CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, item) AS new")}
+    )
+    UPDATE call SET deliveries_written = deliveries_written || given.event FROM given WHERE call.id = given.call_id
+"""  # noqa: S608  # column names from this module
+
+
+async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
+    """Writes deliveries of calls that this transaction has changed, each of another call. Records that they have one."""
+    if deliveries:
+        await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
 
 
 @dataclass(slots=True)

@@ -21,9 +21,11 @@ from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
+from app.jobs.dial import Dialer
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
+from app.services import services
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
@@ -223,6 +225,67 @@ async def test_a_repetition_with_the_same_key_is_delivered_only_if_it_starts_the
         assert await _reported(tenant, call_id) == [refused]
         assert (await tenant.create("k", **SETTLED)).json()["id"] == call_id
         assert await _reported(tenant, call_id) == [refused, ("corrected", "started", "response")]
+
+
+# ---- scheduled calls
+
+
+@pytest.fixture
+async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+    async with services(gateway.settings, Metrics()) as state:
+        running = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10)
+        yield running
+        await running.drain()
+
+
+async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str = "due_at = now()") -> None:
+    """Changes the tenant's rights to dial, and dials what is due."""
+    async with gateway.database.begin() as session:
+        await session.execute(text(f"UPDATE scheduled_dial SET {change} WHERE tenant_id = :id"), {"id": tenant.id})  # noqa: S608
+    while await dialer.step():
+        pass
+    await dialer.drain()
+
+
+async def test_a_scheduled_call_that_waits_again_is_settled_only_at_its_end(gateway: Gateway, dialer: Dialer) -> None:
+    async with running_upstream(error(401, 20003), created(sid=SID[:-1] + "9")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(**SETTLED, priority="normal")).json()
+        for _ in range(2):
+            assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "scheduled"
+            assert await _deliveries(tenant, call["id"]) == []
+            await _dial(gateway, dialer, tenant)
+        assert len(upstream.posts) == 2
+    assert await _reported(tenant, call["id"]) == [("settled", "started", "response")]
+
+
+async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: Dialer) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        canceled, expired, silent = [
+            (await tenant.create(priority="normal", **members)).json()["id"] for members in (SETTLED, SETTLED, {})
+        ]
+        assert (await tenant.http.patch(f"/v1/calls/{canceled}", json={"status": "canceled"})).status_code == 200
+        await _dial(gateway, dialer, tenant, change="not_before = now() - interval '2 s', ring_by = now() - interval '1 s'")
+        assert upstream.posts == []
+    assert await _reported(tenant, canceled) == [("settled", "not_started", "canceled-before-dial")]
+    assert await _reported(tenant, expired) == [("settled", "not_started", "ring-by-passed")]
+    assert await _deliveries(tenant, silent) == []
+    async with gateway.database.begin() as session:
+        select = text("SELECT id, deliveries_written FROM call WHERE tenant_id = :id")
+        written: dict[UUID, list[str]] = dict((await session.execute(select, {"id": tenant.id})).all())
+    assert written == {UUID(canceled): ["settled"], UUID(expired): ["settled"], UUID(silent): []}
+
+
+async def test_a_scheduled_call_whose_end_was_delivered_once_is_corrected(gateway: Gateway, dialer: Dialer) -> None:
+    """As when a request is repeated with the key of a call that was withdrawn."""
+    async with running_upstream(created(sid=f"CA{uuid4().hex}")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create(**SETTLED, priority="normal")).json()["id"]
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET deliveries_written = '{settled}' WHERE id = :id"), {"id": call_id})
+        await _dial(gateway, dialer, tenant)
+    assert await _reported(tenant, call_id) == [("corrected", "started", "response")]
 
 
 # ---- the batch

@@ -82,7 +82,7 @@ _CHOSEN = f"""
 """  # noqa: S608  # constants of this module
 
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
-_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_of")
+_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 _GRANT = f"""
     WITH granted AS MATERIALIZED (

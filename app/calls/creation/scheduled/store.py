@@ -14,7 +14,9 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import BY_KEY, NewCall, insert_statement, intent_row, rows_as_json
+from app.calls.outbox import settled_delivery
 from app.calls.settlement import RecordChange
+from app.calls.store import add_deliveries
 from app.database.engine import Database
 from app.scheduling.dials import GIVEN_DIAL, insert_dials
 from app.scheduling.models import NO_QUEUE, ScheduledDial
@@ -46,6 +48,19 @@ class ScheduledCall:
         return own | self.schedule.columns() | {"tries": 0, "due_at": self.due_at}
 
 
+@dataclass(frozen=True, slots=True)
+class _EndedCall:
+    """What a delivery of the settlement needs of its call."""
+
+    id: UUID
+    tenant_id: str
+    account_sid: str
+    to: str
+    from_: str
+    status_callback_events: list[str] | None
+    deliveries_written: list[str]
+
+
 _INSERT = insert_statement(
     ["execution", "queue_id", "redial_of"],
     on_conflict=BY_KEY,
@@ -65,12 +80,13 @@ _END = """
         UPDATE call SET execution = change.execution, settled_by = change.settled_by, problem = change.problem,
             settled_at = now(), updated_at = now()
         FROM ended, change WHERE call.id = ended.call_id AND call.execution = 'scheduled'
-        RETURNING call.id
+        RETURNING call.id, call.tenant_id, call.account_sid, call."to", call."from" AS from_, call.status_callback_events,
+            call.deliveries_written
     ), new_event AS (
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, clock_timestamp(), $3, $4::jsonb FROM changed
     )
-    SELECT id FROM changed
+    SELECT * FROM changed
 """
 # Waits for a grant of the same call, which then has the right.
 _END_CALLS = _END.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
@@ -106,8 +122,12 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 
 
 async def _end(database: Database, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
-    rows = await database.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
-    return {row["id"] for row in rows}
+    async with database.transaction() as connection:
+        rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
+        ended = [_EndedCall(**row) for row in rows]
+        delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
+        await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
+    return {call.id for call in ended}
 
 
 def _json(value: Mapping[str, Any]) -> str:
