@@ -4,17 +4,17 @@ from pydantic import Field
 
 from app.apply.members import Declared, Given, Nullable
 from app.scheduling.pace_limits import MAX_DECIMALS, PaceChange
-from app.scheduling.pace_schemas import Burst, MaxConcurrent, Rate
+from app.scheduling.pace_schemas import PaceBurst, PaceConcurrency, PaceRate
 
 
 class DeclaredPace(Declared):
     """How fast the account's calls are dialled, and how many may be under way. null removes all limits."""
 
-    calls_per_second: Nullable[Rate] = Field(
+    calls_per_second: Nullable[PaceRate] = Field(
         None, description=f"Calls dialled in one second, on average; at most {MAX_DECIMALS} decimals. null: not limited."
     )
-    burst: Given[Burst] = Field(None, description="Calls that may be dialled at once after a pause; with calls_per_second.")
-    max_concurrent: Nullable[MaxConcurrent] = Field(
+    burst: Given[PaceBurst] = Field(None, description="Calls that may be dialled at once after a pause; with calls_per_second.")
+    max_concurrent: Nullable[PaceConcurrency] = Field(
         None, description="Calls that may be under way at the same time. null: not limited."
     )
 

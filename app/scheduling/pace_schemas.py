@@ -32,9 +32,9 @@ def _read_rate(value: object) -> Decimal:
 
 
 _RATE_SCHEMA: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_CALLS_PER_SECOND}
-Rate = Annotated[Decimal, BeforeValidator(_read_rate), WithJsonSchema(_RATE_SCHEMA)]
-Burst = Annotated[int, Field(ge=1, le=MAX_BURST)]
-MaxConcurrent = Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)]
+PaceRate = Annotated[Decimal, BeforeValidator(_read_rate), WithJsonSchema(_RATE_SCHEMA)]
+PaceBurst = Annotated[int, Field(ge=1, le=MAX_BURST)]
+PaceConcurrency = Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)]
 
 
 class PaceSettings(BaseModel):
@@ -42,9 +42,9 @@ class PaceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    calls_per_second: Rate | None = Field(None, description=_CALLS_PER_SECOND)
-    burst: Burst = Field(DEFAULT_BURST, description=_BURST)
-    max_concurrent: MaxConcurrent | None = Field(None, description=_MAX_CONCURRENT)
+    calls_per_second: PaceRate | None = Field(None, description=_CALLS_PER_SECOND)
+    burst: PaceBurst = Field(DEFAULT_BURST, description=_BURST)
+    max_concurrent: PaceConcurrency | None = Field(None, description=_MAX_CONCURRENT)
 
     @property
     def change(self) -> PaceChange:
