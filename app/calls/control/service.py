@@ -128,7 +128,7 @@ class CallControl:
         """Sends a stored update after the call was settled."""
         if call.execution == "scheduled":
             # It waits again after a temporary refusal.
-            if await end_calls(self.database, [call.id], self.change_to_canceled()):
+            if await self._end_waiting(call):
                 await self._drop_pending_update(call, pending, "not_started")
             return
         if call.execution != "started" or pending.attempt != call.attempt:
@@ -149,9 +149,14 @@ class CallControl:
         """Ends a call that waits, and returns the record: it will not ring, unless it was granted before."""
         if not update.only_ends_call:
             raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
-        await end_calls(self.database, [call.id], self.change_to_canceled())
+        await self._end_waiting(call)
         async with self.database.begin() as session:
             return await repository.get_any_call(session, call.id) or call
+
+    async def _end_waiting(self, call: Call) -> bool:
+        """Settles a scheduled call as canceled. Returns False if it was granted, or ended, before."""
+        async with self.database.transaction() as connection:
+            return bool(await end_calls(connection, [call.id], self.change_to_canceled()))
 
     async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)

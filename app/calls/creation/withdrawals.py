@@ -56,7 +56,8 @@ class Withdrawals:
         change = self._change_to_not_started()
         found = await withdraw_intents(self._database, calls, change)
         if scheduled := [call.id for call in calls if call.execution == "scheduled"]:
-            await end_calls(self._database, scheduled, change)
+            async with self._database.transaction() as connection:
+                await end_calls(connection, scheduled, change)
         return found
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:

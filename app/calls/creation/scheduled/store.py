@@ -17,6 +17,7 @@ from app.calls.creation.store import BY_KEY, NewCall, insert_statement, intent_r
 from app.calls.outbox import settled_delivery
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
+from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dials import GIVEN_DIAL, insert_dials
 from app.scheduling.models import NO_QUEUE, ScheduledDial
@@ -93,6 +94,7 @@ _END_CALLS = _END.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMI
 # A right that another session has locked is being granted or ended there.
 _END_OF_QUEUE = _END.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
 _END_EXPIRED = _END.format(which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
+_ANY_EXPIRED = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LIMIT 1"
 
 
 async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
@@ -106,27 +108,30 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
     await session.execute(insert(ScheduledDial).values(**scheduled.dial() | {"call_id": call_id}))
 
 
-async def end_calls(database: Database, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
+async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
     """Settles those of the calls that still wait. Returns their ids; the others are granted, or ended already."""
-    return await _end(database, _END_CALLS, change, len(call_ids), list(call_ids))
+    return await _end(connection, _END_CALLS, change, len(call_ids), list(call_ids))
 
 
-async def end_calls_of_queue(database: Database, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
+async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
     """Settles a batch of the queue's calls that wait, and returns their ids."""
-    return await _end(database, _END_OF_QUEUE, change, limit, queue_id)
+    return await _end(connection, _END_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles a batch of calls whose `ring_by` has passed, and returns their ids."""
-    return await _end(database, _END_EXPIRED, change, limit)
-
-
-async def _end(database: Database, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
+    """Settles a batch of calls whose `ring_by` has passed, and returns their ids. Without any, it costs one short statement."""
+    if not await database.fetch(_ANY_EXPIRED):
+        return set()
     async with database.transaction() as connection:
-        rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
-        ended = [_EndedCall(**row) for row in rows]
-        delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
-        await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
+        return await _end(connection, _END_EXPIRED, change, limit)
+
+
+async def _end(connection: Connection, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
+    """Settles calls in a transaction of the caller, with a delivery for each that wants one."""
+    rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
+    ended = [_EndedCall(**row) for row in rows]
+    delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
+    await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
     return {call.id for call in ended}
 
 
