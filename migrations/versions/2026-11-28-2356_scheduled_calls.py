@@ -23,6 +23,12 @@ def upgrade() -> None:
         "ALTER TABLE call ADD CONSTRAINT ck_call_execution CHECK "
         "(execution IN ('scheduled', 'pending', 'started', 'not_started', 'unknown')) NOT VALID"
     )
+    _create_queues_and_pace()
+    _create_scheduled_dials()
+    _create_turns_and_slots()
+
+
+def _create_queues_and_pace() -> None:
     op.create_table(
         "queue",
         sa.Column("id", sa.Uuid(), primary_key=True),
@@ -53,6 +59,9 @@ def upgrade() -> None:
         AFTER INSERT OR UPDATE OF calls_per_second, burst, max_concurrent OR DELETE OR TRUNCATE ON pace
         FOR EACH STATEMENT EXECUTE FUNCTION callgate_notify_of_tenants()
     """)
+
+
+def _create_scheduled_dials() -> None:
     op.create_table(
         "scheduled_dial",
         sa.Column("call_id", sa.Uuid(), sa.ForeignKey("call.id", ondelete="CASCADE"), primary_key=True),
@@ -73,6 +82,9 @@ def upgrade() -> None:
     op.create_index(None, "scheduled_dial", ["account_id", "due_at"])
     op.create_index(None, "scheduled_dial", ["queue_id", "due_at"])
     op.create_index(None, "scheduled_dial", ["ring_by"])
+
+
+def _create_turns_and_slots() -> None:
     op.create_table(
         "dial_turn",
         sa.Column("account_id", sa.Uuid(), primary_key=True),

@@ -30,14 +30,14 @@ class Round:
 async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Round:
     """Grants calls of the account, at most `limit` and BATCH. None if another worker is granting calls of it."""
     async with database.transaction() as connection:
-        account = await store.lock_account(connection, account_id)
+        account = await store.lock_account_pace(connection, account_id)
         if account is None:
             return Round([], is_last=True)
         if await free_ended_slots(connection, account_id):
             # Read again, with the slots that are free now.
-            account = await store.lock_account(connection, account_id) or account
+            account = await store.lock_account_pace(connection, account_id) or account
         queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
-        paces = await store.lock_queues(connection, queues.keys())
+        paces = await store.lock_queue_paces(connection, queues.keys())
         granting = _Granting(connection, account_id, account, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
     is_last = len(grants) < min(limit, BATCH)

@@ -168,7 +168,7 @@ async def waiting_accounts(database: Database) -> dict[UUID, float]:
     return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
 
 
-async def lock_account(connection: Connection, account_id: UUID) -> LockedPace | None:
+async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
     """Locks the account's pace row, and returns None if another session has it."""
     found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
@@ -177,7 +177,7 @@ async def lock_account(connection: Connection, account_id: UUID) -> LockedPace |
     return _locked_pace(found[0]) if found else None
 
 
-async def lock_queues(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
+async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
     """Locks the pace rows of queues, after that of the account. A queue without a row has no limits of its own."""
     found = await connection.fetch(_LOCK_QUEUES, list(queue_ids))
     return {row["subject_id"]: _locked_pace(row) for row in found}
