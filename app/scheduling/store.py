@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from app.scheduling.hours import Hours, read_hours
+from app.scheduling.models import NO_QUEUE
+
 
 class Statements(Protocol):
     """The part of the database that runs one statement without SQLAlchemy: a Pool, a Database or a Connection."""
@@ -18,25 +21,28 @@ class StoredQueue:
     """What the creation of a scheduled call needs of its queue."""
 
     id: UUID
-    paused: bool
     ring_within_s: int | None
-    hours: dict[str, Any] | None
-    """As stored: the queue's own hours; None if those of the tenant apply."""
+    hours: Hours | None
+    """The queue's own hours, or those of the tenant."""
 
 
-_FIND_QUEUE = "SELECT id, paused, ring_within_s, hours FROM queue WHERE tenant_id = $1 AND name = $2"
+_FIND_QUEUE = """
+    SELECT queue.id, ring_within_s, coalesce(queue.hours, tenant.hours) AS hours
+    FROM tenant LEFT JOIN queue ON queue.tenant_id = tenant.id AND queue.name = $2 WHERE tenant.id = $1
+"""
 
 
-async def find_queues(database: Statements, wanted: Sequence[tuple[str, str]]) -> list[StoredQueue | None]:
-    """Returns the queue of each tenant and name, or None."""
+async def find_queues(database: Statements, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
+    """Returns the queue of each tenant and name, or None. Without a name: NO_QUEUE, with the hours of the tenant."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
-async def find_queue(database: Statements, tenant_id: str, name: str) -> StoredQueue | None:
-    """Returns the tenant's queue of this name."""
+async def find_queue(database: Statements, tenant_id: str, name: str | None) -> StoredQueue | None:
+    """Returns the tenant's queue of this name; without a name: NO_QUEUE, with the hours of the tenant."""
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
-    if not rows:
+    if not rows or (name is not None and rows[0]["id"] is None):
         return None
-    hours = rows[0]["hours"]
-    return StoredQueue(**(dict(rows[0]) | {"hours": None if hours is None else json.loads(hours)}))
+    row = rows[0]
+    hours = None if row["hours"] is None else read_hours(json.loads(row["hours"]))
+    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours)

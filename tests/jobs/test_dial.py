@@ -231,3 +231,40 @@ async def test_two_workers_grant_each_call_once(gateway: Gateway, tenant: Tenant
         await dial_all(dialer)
     assert len(upstream.posts) == 40
     assert {(await record(tenant, call))["execution"] for call in calls} == {"started"}
+
+
+async def test_a_call_waits_for_the_hours_of_its_queue(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer
+) -> None:
+    """The hours are judged when the call is scheduled and again when it would be granted."""
+    now = datetime.now(UTC)
+    closed = {"time_zone": "UTC", "from": f"{(now + timedelta(hours=3)):%H}:00", "to": f"{(now + timedelta(hours=4)):%H}:00"}
+    (await tenant.http.put("/v1/queues/day", json={})).raise_for_status()
+    call = (await tenant.create(queue="day", ring_by=later(hours=6))).json()
+    (await tenant.http.put("/v1/queues/day", json={"hours": closed})).raise_for_status()
+    await dial_all(dialer)
+    assert upstream.posts == []
+    async with gateway.database.begin() as session:
+        due_at = await session.scalar(text("SELECT due_at FROM scheduled_dial WHERE call_id = :id"), {"id": call["id"]})
+    assert f"{due_at.astimezone(UTC):%H:%M}" == closed["from"]
+
+    (await tenant.http.put("/v1/queues/day", json={"hours": None})).raise_for_status()
+    await dial_all(dialer)
+    assert len(upstream.posts) == 1
+
+    (await tenant.http.put("/v1/queues/day", json={"hours": closed})).raise_for_status()
+    refused = await tenant.create(queue="day", ring_by=later(minutes=10))
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "outside_hours")
+    in_its_zone = await tenant.create(queue="day", ring_by=later(minutes=10), time_zone="Mars/Olympus")
+    assert in_its_zone.json()["errors"][0]["code"] == "unknown_time_zone"
+
+
+async def test_a_paused_queue_keeps_its_calls_and_no_others(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    (await tenant.http.put("/v1/queues/slow", json={"paused": True})).raise_for_status()
+    await tenant.create(queue="slow", to="sip:first@example.com")
+    await tenant.create(priority="bulk", to="sip:second@example.com")
+    await dial_all(dialer)
+    assert [dict(post.form)["To"] for post in upstream.posts] == ["sip:second@example.com"]
+    (await tenant.http.put("/v1/queues/slow", json={"paused": False})).raise_for_status()
+    await dial_all(dialer)
+    assert len(upstream.posts) == 2

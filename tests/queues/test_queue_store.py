@@ -1,20 +1,25 @@
 """What a creation reads of its queue."""
 
+import json
 from uuid import UUID
 
+from app.scheduling.hours import read_hours
+from app.scheduling.models import NO_QUEUE
 from app.scheduling.store import StoredQueue, find_queue
 from tests.support.gateway import Gateway
 
 ID = UUID(int=7)
+HOURS = '{"time_zone": "Europe/Berlin", "from": "09:00", "to": "18:00"}'
 
 
 async def test_a_queue_is_found_by_its_name_and_tenant_only(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
     insert = "INSERT INTO queue (id, tenant_id, name, paused, hours, ring_within_s) VALUES ($1, $2, $3, $4, $5, $6)"
-    await gateway.database.fetch(insert, ID, anna.id, "reminders", True, '{"from": "09:00"}', 600)
+    await gateway.database.fetch(insert, ID, anna.id, "reminders", True, HOURS, 600)
     await gateway.database.fetch(insert, UUID(int=8), bob.id, "others", False, None, None)
     found = await find_queue(gateway.database, anna.id, "reminders")
-    assert found == StoredQueue(id=ID, paused=True, ring_within_s=600, hours={"from": "09:00"})
+    assert found == StoredQueue(id=ID, ring_within_s=600, hours=read_hours(json.loads(HOURS)))
     assert await find_queue(gateway.database, bob.id, "reminders") is None
     assert await find_queue(gateway.database, anna.id, "Reminders") is None
-    assert await find_queue(gateway.database, bob.id, "others") == StoredQueue(UUID(int=8), False, None, None)
+    assert await find_queue(gateway.database, bob.id, "others") == StoredQueue(UUID(int=8), None, None)
+    assert await find_queue(gateway.database, bob.id, None) == StoredQueue(NO_QUEUE, None, None)

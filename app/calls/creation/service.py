@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
+from app.calls.creation.scheduled.admission import make_schedule
 from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, insert_dial, insert_scheduled
 from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
@@ -39,8 +40,7 @@ from app.errors import (
     TenantSuspended,
 )
 from app.observability.tracing import current_traceparent
-from app.scheduling.models import NO_QUEUE
-from app.scheduling.schedule import PRIORITIES, Schedule, ring_times
+from app.scheduling.schedule import Schedule
 from app.scheduling.store import find_queues
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
@@ -103,7 +103,7 @@ class CreationService:
                 account = await self._preparation.find_account(caller.tenant_id, valid.request.account_sid)
                 sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
                 progress, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
-                schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
+                schedule, due_at = await self._schedule(caller, valid.request) if valid.request.is_scheduled else (None, None)
             except CallgateError:
                 existing = await self._find(caller, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
@@ -125,7 +125,7 @@ class CreationService:
                 traceparent=current_traceparent(),
                 **progress.columns,
             )
-            scheduled = ScheduledCall(call, schedule, schedule.not_before) if schedule else None
+            scheduled = ScheduledCall(call, schedule, due_at) if schedule and due_at else None
             if scheduled:
                 call.execution = "scheduled"
             if await self._commit_intent(call, scheduled):
@@ -162,23 +162,13 @@ class CreationService:
             return True
         raise restore_error(call.problem, call_id=call.id)
 
-    async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
-        """Returns when the call may ring. Raises InvalidRequest for times that cannot be kept, and for an unknown queue."""
-        queue = None if request.queue is None else await self._queues.submit((caller.tenant_id, request.queue))
-        if request.queue is not None and queue is None:
+    async def _schedule(self, caller: Caller, request: CallRequest) -> tuple[Schedule, datetime]:
+        """Returns when the call may ring, and when it is due. Raises InvalidRequest for what cannot be kept."""
+        queue = await self._queues.submit((caller.tenant_id, request.queue))
+        if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"
             raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
-        ring_within = timedelta(seconds=queue.ring_within_s) if queue and queue.ring_within_s else None
-        now = datetime.now(UTC)
-        not_before, ring_by = ring_times(request.not_before, request.ring_by, now=now, ring_within=ring_within)
-        return Schedule(
-            queue_id=queue.id if queue else NO_QUEUE,
-            caller_id=caller.key_id,
-            priority=PRIORITIES.index(request.priority or "normal"),
-            not_before=not_before,
-            ring_by=ring_by,
-            time_zone=request.time_zone,
-        )
+        return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
 
     async def _commit_intent(self, call: NewCall, scheduled: ScheduledCall | None) -> bool:
         """Commits the intent. Returns False if the idempotency key names a call already."""

@@ -2,17 +2,20 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.calls.creation.grants import store
 from app.calls.creation.grants.store import Candidate, DueQueue, Grant, LockedPace
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.hours import Hours, callee_zones, next_opening
 from app.scheduling.slots import free_ended_slots
 
 BATCH = 16
 """Grants in one transaction."""
 _POSTPONED_AT_ONCE = 500
+_MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +77,19 @@ class _Granting:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
     async def _postpone_closed(self, candidate: Candidate) -> bool:
-        """Postpones calls of the candidate's queue that may not ring at this hour. Returns whether it is one of them."""
-        return False
+        """Postpones calls of the candidate's queue that may not ring at this hour. Returns whether it is one of them.
+
+        One for which no hour is left before its `ring_by` waits until then, and expires.
+        """
+        hours = self.queues[candidate.queue_id].hours
+        if hours is None or _opening(hours, candidate, self.account.at, self.account.at + _MOMENT):
+            return False
+        at = self.account.at
+        due = await store.due_of_queue(self.connection, self.account_id, candidate.queue_id, at, limit=_POSTPONED_AT_ONCE)
+        openings = {each: _opening(hours, each, at, each.ring_by) or each.ring_by for each in (candidate, *due)}
+        await store.postpone(self.connection, {each.call_id: due_at for each, due_at in openings.items() if due_at > at})
+        return True
+
+
+def _opening(hours: Hours, candidate: Candidate, at: datetime, before: datetime) -> datetime | None:
+    return next_opening(hours, at, callee_zones(candidate.to, candidate.time_zone, hours), before)

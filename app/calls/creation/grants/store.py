@@ -15,6 +15,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s
 from app.scheduling.schedule import PRIORITIES
@@ -76,7 +77,7 @@ _FIRST_OF_CLASS = """
 """
 _FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
 _CHOSEN = f"""
-    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to"
+    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
     FROM (SELECT call_id FROM ({" UNION ALL ".join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1) AS chosen
         JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
 """  # noqa: S608  # constants of this module
@@ -115,7 +116,7 @@ _GRANT = f"""
 """  # noqa: S608  # column names of the models
 
 _DUE_OF_QUEUE = """
-    SELECT dial.call_id, dial.time_zone, dial.ring_by, call."to"
+    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
     FROM scheduled_dial AS dial JOIN call ON call.id = dial.call_id
     WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.due_at <= $3 ORDER BY dial.due_at LIMIT $4
 """
@@ -136,12 +137,12 @@ class LockedPace:
 
 @dataclass(frozen=True, slots=True)
 class DueQueue:
-    """A queue with due calls, or with NO_QUEUE the calls that are in none. Hours are as stored."""
+    """A queue with due calls, or with NO_QUEUE the calls that are in none."""
 
     id: UUID
     is_open: bool
     """Neither is the queue paused nor the tenant suspended."""
-    hours: dict[str, Any] | None
+    hours: Hours | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class Candidate:
     queue_id: UUID
     time_zone: str | None
     to: str
+    ring_by: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,9 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
     """Returns the queues of the account's tenant that have due calls, and NO_QUEUE first."""
     rows = await connection.fetch(_QUEUES, account_id, at)
-    none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _from_json(rows[0]["tenant_hours"]))
+    none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _stored_hours(rows[0]["tenant_hours"]))
     return [none] + [
-        DueQueue(row["id"], not (row["suspended"] or row["paused"]), _from_json(row["hours"] or row["tenant_hours"]))
+        DueQueue(row["id"], not (row["suspended"] or row["paused"]), _stored_hours(row["hours"] or row["tenant_hours"]))
         for row in rows
         if row["id"] is not None
     ]
@@ -216,10 +218,10 @@ async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | 
 
 async def due_of_queue(
     connection: Connection, account_id: UUID, queue_id: UUID, at: datetime, *, limit: int
-) -> Sequence[tuple[Candidate, datetime]]:
-    """Returns due calls of one queue and their `ring_by`, the earliest first."""
+) -> Sequence[Candidate]:
+    """Returns due calls of one queue, the earliest first."""
     rows = await connection.fetch(_DUE_OF_QUEUE, account_id, queue_id, at, limit)
-    return [(Candidate(row["call_id"], queue_id, row["time_zone"], row["to"]), row["ring_by"]) for row in rows]
+    return [Candidate(**row) for row in rows]
 
 
 async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
@@ -235,5 +237,5 @@ def _value(name: str, value: Any) -> Any:
     return json.loads(value) if name in ("parameters", "warnings") else value
 
 
-def _from_json(value: str | None) -> dict[str, Any] | None:
-    return None if value is None else json.loads(value)
+def _stored_hours(value: str | None) -> Hours | None:
+    return None if value is None else read_hours(json.loads(value))

@@ -1,0 +1,40 @@
+"""Decides whether a call can be scheduled as requested, and when it is due. Pure."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from app.calls.parameters import CallRequest
+from app.errors import FieldError, InvalidRequest
+from app.scheduling.hours import callee_zones, is_time_zone, next_opening
+from app.scheduling.schedule import PRIORITIES, Schedule, ring_times
+from app.scheduling.store import StoredQueue
+
+
+def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> tuple[Schedule, datetime]:
+    """Returns when the call may ring, and when it is due: at the first moment from `not_before` on that is within the hours.
+
+    Raises InvalidRequest for times that cannot be kept, and if the hours leave no moment before `ring_by`.
+    """
+    if request.time_zone is not None and not is_time_zone(request.time_zone):
+        text = "must be a zone of the IANA database, such as Europe/Berlin"
+        raise InvalidRequest(field_errors=(FieldError("/time_zone", "unknown_time_zone", text),))
+    ring_within = timedelta(seconds=queue.ring_within_s) if queue.ring_within_s else None
+    not_before, ring_by = ring_times(request.not_before, request.ring_by, now=now, ring_within=ring_within)
+    due_at = not_before
+    if queue.hours is not None:
+        zones = callee_zones(request.to, request.time_zone, queue.hours)
+        opening = next_opening(queue.hours, not_before, zones, ring_by)
+        if opening is None:
+            pointer = "/not_before" if request.ring_by is None else "/ring_by"
+            text = f"leaves no time within the hours: they are closed until `ring_by` in {', '.join(zones[:3])}"
+            raise InvalidRequest(field_errors=(FieldError(pointer, "outside_hours", text),))
+        due_at = opening
+    schedule = Schedule(
+        queue_id=queue.id,
+        caller_id=caller_id,
+        priority=PRIORITIES.index(request.priority or "normal"),
+        not_before=not_before,
+        ring_by=ring_by,
+        time_zone=request.time_zone,
+    )
+    return schedule, due_at
