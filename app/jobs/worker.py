@@ -15,6 +15,7 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.errors import DatabaseUnavailable
 from app.jobs.control import PendingUpdateSender
+from app.jobs.deadlines import Deadlines
 from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
@@ -35,6 +36,7 @@ _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
 _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
+_SLOTS_EVERY_S = 60.0
 _HEARTBEAT_EVERY_S = 15.0
 # The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
 _UNPOLLED_EVERY_S = 15.0
@@ -76,6 +78,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         bind_listed=resolver.bind_listed,
     )
     dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight)
+    deadlines = Deadlines(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
     polled = [
@@ -83,6 +86,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
         Job("search", resolver.search, _UNPOLLED_EVERY_S),
         Job("control", PendingUpdateSender(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
+        Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     jobs = [
@@ -90,6 +94,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
         Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
+        Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),

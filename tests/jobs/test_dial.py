@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.creation.grants.service import grant_calls
+from app.jobs.deadlines import Deadlines
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.services import services
 from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.upstream import Upstream, created, error, running_upstream
+from tests.support.upstream import Upstream, answer, call_resource, created, error, running_upstream
+
+SID = "CA" + "d" * 32
 
 
 @asynccontextmanager
@@ -268,3 +271,27 @@ async def test_a_paused_queue_keeps_its_calls_and_no_others(tenant: Tenant, upst
     (await tenant.http.put("/v1/queues/slow", json={"paused": False})).raise_for_status()
     await dial_all(dialer)
     assert len(upstream.posts) == 2
+
+
+async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gateway: Gateway) -> None:
+    async with (
+        running_upstream(
+            created(sid=SID),
+            answer(200, call_resource(SID, status="queued")),
+            answer(200, call_resource(SID, status="canceled")),
+        ) as upstream,
+        services(gateway.settings, Metrics()) as state,
+        running_dialer(gateway) as dialer,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(ring_by=later(seconds=3))).json()
+        await dial_all(dialer)
+        deadlines = Deadlines(state["database"], state["control"])
+        assert not await deadlines.step()
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE dial_slot SET ring_by = now() WHERE call_id = :id"), {"id": call["id"]})
+        assert await deadlines.step()
+        assert [request.method for request in upstream.received] == ["POST", "GET", "POST"]
+        assert upstream.posts[-1].form == [("Status", "canceled")]
+        assert (await record(tenant, call["id"]))["status"] == "canceled"
+        assert not await deadlines.step()

@@ -145,6 +145,19 @@ class CallControl:
         else:
             await self._record_update(call, resource, update, remembered=pending)
 
+    async def cancel_if_queued(self, call: Call) -> None:
+        """Cancels a started call if Twilio says that it is still queued. Twilio does not cancel one that rings meanwhile.
+
+        Raises TwilioError if Twilio cannot be asked, or its answer was lost.
+        """
+        fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
+        resource = await self._ask_with_credentials(call, fetch)
+        update = CallUpdate(status="canceled")
+        if resource.status == "queued":
+            resource = await self._send(call, update.given_parameters())
+            await self._record_update(call, resource, update)
+            logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
+
     async def _cancel_scheduled(self, call: Call, update: CallUpdate) -> Call:
         """Ends a call that waits, and returns the record: it will not ring, unless it was granted before."""
         if not update.only_ends_call:

@@ -1,0 +1,56 @@
+"""Keeps what was promised of calls after their grant: none starts to ring after its `ring_by`, and none keeps its slot."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from app.calls.control.service import CallControl
+from app.calls.creation.grants import store
+from app.calls.models import Call
+from app.database.engine import Database
+from app.jobs.isolation import run_isolated
+from app.scheduling.slots import free_ended_slots
+from app.twilio.errors import TwilioError
+
+logger = structlog.stdlib.get_logger(__name__)
+
+BATCH = 20
+# How soon a call is looked at again if its outcome is open, or Twilio could not be asked.
+_RETRY_IN = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    database: Database
+    control: CallControl
+
+    async def step(self) -> bool:
+        """Cancels calls that Twilio still holds in its own queue at their `ring_by`. Returns false if none was due."""
+        lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_IN
+        async with self.database.begin() as session:
+            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH)
+        await run_isolated(calls, self._keep, event="deadline_crashed")
+        return bool(calls)
+
+    async def _keep(self, call: Call) -> None:
+        if call.execution in ("pending", "unknown"):
+            # Nothing can be canceled before its sid is known.
+            await store.check_deadline_again(self.database, call.id, _RETRY_IN)
+            return
+        if call.execution == "started" and call.status in (None, "queued"):
+            try:
+                await self.control.cancel_if_queued(call)
+            except TwilioError as error:
+                logger.warning("deadline_not_kept_yet", call_id=str(call.id), reason=error.reason)
+                await store.check_deadline_again(self.database, call.id, _RETRY_IN)
+                return
+        await store.end_deadline(self.database, call.id)
+
+    async def free_slots(self) -> bool:
+        """Frees the slots of calls that have ended, also where no call waits for one. Returns false."""
+        for account_id in await store.accounts_with_slots(self.database):
+            async with self.database.transaction() as connection:
+                if await store.lock_account_pace(connection, account_id) is not None:
+                    await free_ended_slots(connection, account_id)
+        return False
