@@ -182,7 +182,7 @@ def _build_services(
             twilio,
             shared.callback_urls,
             shared.validate_callback,
-            shared.settlement.change_to_canceled,
+            shared.settlement,
             deadline_s,
         ),
         started=StartedCalls(database, tenants, twilio, deadline_s, reads),

@@ -231,6 +231,10 @@ class Settlement:
             waited = call.settled_at - call.pending_since
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
+    def count_undialled(self, change: RecordChange, number: int) -> None:
+        """Counts scheduled calls that ended with this change, without a grant."""
+        self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
+
     def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
         """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
         why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION

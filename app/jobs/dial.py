@@ -10,6 +10,7 @@ from app.calls.creation.scheduled.store import end_expired_calls
 from app.calls.settlement import Settlement
 from app.clock import elapsed
 from app.database.engine import Database
+from app.scheduling.schedule import PRIORITIES
 
 _EXPIRED_AT_ONCE = 500
 
@@ -26,10 +27,14 @@ class Dialer:
     _dials: set[asyncio.Task[None]] = field(default_factory=set)
     _alarm: asyncio.TimerHandle | None = None
 
+    def __post_init__(self) -> None:
+        # Series start at 0, because Prometheus shows no increase from a missing series to 1.
+        for priority in PRIORITIES:
+            self.settlement.metrics.calls.grants.labels(priority)
+
     async def step(self) -> bool:
         """Grants calls of each account, at most a batch, and starts to dial them. Returns whether there may be more to do."""
-        expired = await end_expired_calls(self.database, self.settlement.change_to_expired(), limit=_EXPIRED_AT_ONCE)
-        is_last = len(expired) < _EXPIRED_AT_ONCE
+        is_last = await self._end_expired() < _EXPIRED_AT_ONCE
         waits = []
         for account_id, due_in_s in (await waiting_accounts(self.database)).items():
             if due_in_s > 0:
@@ -40,12 +45,20 @@ class Dialer:
             began = elapsed()
             granted = await grant_calls(self.database, account_id, limit=free)
             for grant in granted.grants:
+                self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
                 self._start(grant, began)
             is_last = is_last and granted.is_last
             if granted.wait_s is not None:
                 waits.append(granted.wait_s)
         self._wake_in(min(waits, default=None))
         return not is_last and len(self._dials) < self.max_in_flight
+
+    async def _end_expired(self) -> int:
+        """Ends a batch of calls whose `ring_by` has passed, and returns how many."""
+        change = self.settlement.change_to_expired()
+        expired = await end_expired_calls(self.database, change, limit=_EXPIRED_AT_ONCE)
+        self.settlement.count_undialled(change, len(expired))
+        return len(expired)
 
     async def drain(self) -> None:
         """Waits for the outcomes of the dials that have begun."""

@@ -13,6 +13,8 @@ from app.calls.statistics import count_followed_calls, oldest_unsettled
 from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
+from app.scheduling.schedule import PRIORITIES
+from app.scheduling.statistics import scheduling_backlog
 
 
 class Gauges:
@@ -32,6 +34,20 @@ class Gauges:
         self._deliveries = gauge("pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted.")
         self._delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
         self._delivery_lag = gauge("delivery_lag_seconds", "Seconds since the most overdue attempt of a delivery became due.")
+        self._scheduled = Gauge(
+            "callgate_scheduled_calls",
+            "Scheduled calls that wait, by priority; 10,000 of each are counted.",
+            ["priority"],
+            registry=metrics.registry,
+        )
+        self._oldest_due = Gauge(
+            "callgate_oldest_due_seconds",
+            "For how long the scheduled call has been due that waits the longest, by priority. Without paused queues and "
+            "suspended tenants; 0: none is due.",
+            ["priority"],
+            registry=metrics.registry,
+        )
+        self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended counts until the next grant.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
@@ -41,6 +57,11 @@ class Gauges:
             waiting = await oldest_unsettled(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
+        scheduled = await scheduling_backlog(self._database, classes=len(PRIORITIES))
+        for place, priority in enumerate(PRIORITIES):
+            self._scheduled.labels(priority).set(scheduled.waiting[place])
+            self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))
+        self._slots.set(scheduled.slots)
         self._pending.set(_age(moment, waiting.get("pending")))
         self._unknown.set(_age(moment, waiting.get("unknown")))
         self._lag.set(_age(moment, calls.most_overdue))

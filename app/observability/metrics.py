@@ -68,9 +68,13 @@ class CallMetrics:
             buckets=_SETTLING_BUCKETS,
             registry=registry,
         )
+        self.grants = Counter("callgate_grants_total", "Scheduled calls that were granted.", ["priority"], registry=registry)
         self.creations_series = cache(self.creations.labels)
         self.settled_series = cache(self.settled.labels)
         self.settle_seconds_series = cache(self.settle_seconds.labels)
+        # Series start at 0, because Prometheus shows no increase from a missing series to 1.
+        for settled_by in ("expired", "canceled"):
+            self.settled_series(settled_by)
         self.corrected = Counter(
             "callgate_corrected_total",
             "Calls reported as not started that had started. Investigate each one.",

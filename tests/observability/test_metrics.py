@@ -15,17 +15,19 @@ from app.calls.callback_urls import CALLBACK_PATH
 from app.database.engine import Database
 from app.errors import all_errors
 from app.http.worker_gauges import WorkerGauges
+from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.observability import Metrics
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.schema import migrate
+from app.services import services
 from app.twilio.instrumentation import operation_of
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
-LABELS |= {"destination", "reason", "state", "status", "version"}
+LABELS |= {"destination", "priority", "reason", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
 WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
 
@@ -86,7 +88,7 @@ async def test_labels_come_from_short_fixed_sets_for_any_request(gateway: Gatewa
     assert seen["destination"] == {"sip", "sips", "client", "phone"}
     assert seen["operation"] == {"POST Calls"}
     assert seen["execution"] == {"started", "not_started", "unknown"}
-    assert all(len(values) <= 40 for values in seen.values())
+    assert all(len(values) <= 50 for values in seen.values())
     series = sum(len(family.samples) for family in families)
     assert series < 700, "a scrape stays small"
 
@@ -154,6 +156,40 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
     await gauges.step()
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     assert [value(families, f"callgate_{name}") for name in WAITING] == [0] * len(WAITING)
+
+
+async def test_scheduled_calls_are_measured_and_counted(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
+        tenant = await gateway.add_tenant(upstream.url)
+        before = await scraped(gateway)
+        ids = [(await tenant.create(priority=priority)).json()["id"] for priority in ("urgent", "bulk", "bulk", "bulk")]
+        assert (await tenant.http.patch(f"/v1/calls/{ids[1]}", json={"status": "canceled"})).status_code == 200
+        after = await scraped(gateway)
+        canceled = [value(families, "callgate_settled_total", by="canceled") for families in (before, after)]
+        async with gateway.database.begin() as session:
+            due = "UPDATE scheduled_dial SET due_at = now() - interval '100 s' WHERE call_id = :id"
+            await session.execute(text(due), {"id": ids[2]})
+            expired = "UPDATE scheduled_dial SET not_before = to_timestamp(0), ring_by = now() WHERE call_id = :id"
+            await session.execute(text(expired), {"id": ids[3]})
+        metrics = state["settlement"].metrics
+        gauges, dialer = Gauges(gateway.database, metrics), Dialer(state["database"], state["granted"], state["settlement"], 10)
+        await gauges.step()
+        waiting = list(text_string_to_metric_families(metrics.exposition().decode()))
+        while await dialer.step():
+            pass
+        await dialer.drain()
+        await gauges.step()
+        dialled = list(text_string_to_metric_families(metrics.exposition().decode()))
+    priorities = ("urgent", "normal", "bulk")
+    assert canceled[1] - canceled[0] == 1
+    assert [value(waiting, "callgate_scheduled_calls", priority=each) for each in priorities] == [1, 0, 2]
+    assert 100 <= value(waiting, "callgate_oldest_due_seconds", priority="bulk") < 160
+    assert value(waiting, "callgate_oldest_due_seconds", priority="normal") == 0
+    assert [value(dialled, "callgate_grants_total", priority=each) for each in priorities] == [1, 0, 1]
+    assert value(dialled, "callgate_settled_total", by="expired") == 1
+    assert value(dialled, "callgate_dial_slots") - value(waiting, "callgate_dial_slots") == 2
+    assert [value(dialled, "callgate_scheduled_calls", priority=each) for each in priorities] == [0, 0, 0]
+    assert [value(dialled, "callgate_oldest_due_seconds", priority=each) for each in priorities] == [0, 0, 0]
 
 
 async def test_the_api_shows_whether_workers_run(empty_database_url: str) -> None:

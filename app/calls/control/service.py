@@ -22,7 +22,7 @@ from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import take_resource
-from app.calls.settlement import RecordChange
+from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import upstream_problem
 from app.database.engine import Database, Session
@@ -72,7 +72,7 @@ class CallControl:
     twilio: TwilioClient
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
-    change_to_canceled: Callable[[], RecordChange]
+    settlement: Settlement
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
@@ -168,8 +168,11 @@ class CallControl:
 
     async def _end_waiting(self, call: Call) -> bool:
         """Settles a scheduled call as canceled. Returns False if it was granted, or ended, before."""
+        change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
-            return bool(await end_calls(connection, [call.id], self.change_to_canceled()))
+            ended = await end_calls(connection, [call.id], change)
+        self.settlement.count_undialled(change, len(ended))
+        return bool(ended)
 
     async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
         account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
