@@ -124,6 +124,11 @@ class Overloaded(ServiceError):
     default_detail = "Too many creations are in progress for this tenant or in this process."
 
 
+class Paced(ServiceError):
+    slug, status, title = "paced", 503, "The account's pace allows no call now"
+    default_detail = "The Twilio account's calls per second, or its concurrent calls, have reached their limit."
+
+
 class TooManyConnections(ServiceError):
     slug, status, title = "too-many-connections", 503, "Too many connections are open"
     default_detail = "All connections of this process are busy. Nothing was read from this one."

@@ -65,6 +65,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.DatabaseUnavailable: ErrorCode(503, 20503),
     errors.WorkloadKeysUnavailable: ErrorCode(503, 20503),
     errors.Overloaded: ErrorCode(503, 20503),
+    errors.Paced: ErrorCode(429, 20429),
     errors.TooManyConnections: ErrorCode(503, 20503),
     errors.ShuttingDown: ErrorCode(503, 20503),
 }

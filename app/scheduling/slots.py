@@ -3,16 +3,18 @@
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.twilio.schemas import TERMINAL_STATUSES
+from app.database.engine import Database
+from app.twilio.schemas import MAX_CALL_TIME, TERMINAL_STATUSES
 
 # Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
 _RING_S, _TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
+_MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
 def until(at: str, parameters: str) -> str:
     """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended."""
     return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
-        + coalesce(({parameters} ->> 'time_limit')::float8, {_TIME_LIMIT_S}))"""
+        + least(coalesce(({parameters} ->> 'time_limit')::float8, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S}))"""
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
@@ -41,6 +43,13 @@ _LOCK_QUEUES = "SELECT FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY su
 _RECOUNT_QUEUES = """
     UPDATE pace SET in_use = (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id) WHERE subject_id = ANY ($1::uuid[])
 """
+
+
+async def free_slots(database: Database, account_id: UUID) -> int:
+    """Frees the slots of the account's calls that have ended, in a transaction of its own. Returns how many were freed."""
+    async with database.transaction() as connection:
+        await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+        return await free_ended_slots(connection, account_id)
 
 
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:

@@ -61,6 +61,8 @@ class CallableAccount:
     has_auth_token: bool
     """Twilio signs callbacks only with auth tokens, not with the secret of an API key."""
     callbacks: CallbackDefaults
+    is_paced: bool
+    """Whether its calls per second or its concurrent calls are limited."""
 
 
 def digest_of(key: str) -> bytes:
@@ -195,7 +197,9 @@ class TenantDirectory:
         opened = tuple(self._decrypt_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-        return CallableAccount(account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks)
+        return CallableAccount(
+            account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks, account.is_paced
+        )
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
         """Records which credentials (by reference) Twilio refused or accepted. Refused ones are tried last from now on."""

@@ -62,6 +62,7 @@ class StoredCredential:
     account_id: UUID
     account_sid: str
     base_url: str | None
+    is_paced: bool
 
     @property
     def identity(self) -> str:
@@ -108,10 +109,12 @@ _WORKLOADS = """
 
 _CREDENTIALS_OF = f"""
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
-        credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url
+        credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url,
+        calls_per_second IS NOT NULL OR max_concurrent IS NOT NULL
     FROM tenant
     JOIN twilio_account AS account ON account.tenant_id = tenant.id
     JOIN twilio_credential AS credential ON credential.account_id = account.id
+    LEFT JOIN pace ON pace.subject_id = account.id
     WHERE {{}} AND credential.revoked_at IS NULL
     ORDER BY account.id, {CREDENTIAL_ORDER}
 """  # noqa: S608  # a constant

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
+from app.calls.creation.paced.service import PacedIntents, reopen_paced
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.scheduled.admission import make_schedule
@@ -37,6 +38,7 @@ from app.errors import (
     IdempotencyKeyReused,
     InvalidRequest,
     MalformedBody,
+    Paced,
     TenantSuspended,
 )
 from app.observability.tracing import current_traceparent
@@ -79,6 +81,7 @@ class CreationService:
         self._pseudonyms = pseudonyms
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=BATCH)
+        self._paced_intents = PacedIntents(database)
         self._scheduled_intents = Batcher(self._write_scheduled, max_batch=SCHEDULED_BATCH)
         self._queues = Batcher(partial(find_queues, database))
 
@@ -105,7 +108,7 @@ class CreationService:
                 progress, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
                 schedule, due_at = await self._schedule(caller, valid.request) if valid.request.is_scheduled else (None, None)
             except CallgateError:
-                existing = await self._find(caller, idempotency_key)
+                existing = await self._find(caller.tenant_id, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
                     raise
                 return Creation(existing, replayed=True)
@@ -128,14 +131,14 @@ class CreationService:
             scheduled = ScheduledCall(call, schedule, due_at) if schedule and due_at else None
             if scheduled:
                 call.execution = "scheduled"
-            if await self._commit_intent(call, scheduled):
+            if await self._commit_intent(call, account, scheduled):
                 return Creation(call) if scheduled else await self._place(call, account, prepared)
-            existing = await self._find(caller, idempotency_key)
+            existing = await self._find(caller.tenant_id, idempotency_key)
             if existing and not self._may_be_retried(existing, fingerprint):
                 return Creation(existing, replayed=True)
             if existing:
                 _, prepared = self._preparation.prepare(valid.request, account, sip_auth, existing.id, began)
-                if reopened := await self._reopen(existing, call, scheduled):
+                if reopened := await self._reopen(existing, call, account, scheduled):
                     return Creation(reopened) if scheduled else await self._place(reopened, account, prepared)
         # Another request with the same key was first.
         return await self.create(caller, body, idempotency_key)
@@ -144,11 +147,11 @@ class CreationService:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
         self._slots.require_free()
 
-    async def _find(self, caller: Caller, idempotency_key: str | None) -> Call | None:
+    async def _find(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
             return None
         async with self._database.begin() as session:
-            return await repository.get_call_by_key(session, idempotency_key, tenant_id=caller.tenant_id)
+            return await repository.get_call_by_key(session, idempotency_key, tenant_id=tenant_id)
 
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
         """Returns whether the key's call ended `not_started` for a temporary reason. Raises the error for a repetition."""
@@ -170,10 +173,17 @@ class CreationService:
             raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
         return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
 
-    async def _commit_intent(self, call: NewCall, scheduled: ScheduledCall | None) -> bool:
-        """Commits the intent. Returns False if the idempotency key names a call already."""
+    async def _commit_intent(self, call: NewCall, account: CallableAccount, scheduled: ScheduledCall | None) -> bool:
+        """Commits the intent. Returns False if the idempotency key names a call already. Raises Paced."""
         try:
-            written_at = await (self._scheduled_intents.submit(scheduled) if scheduled else self._intents.submit(call))
+            if scheduled:
+                written_at = await self._scheduled_intents.submit(scheduled)
+            else:
+                written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
+        except Paced:
+            if await self._find(call.tenant_id, call.idempotency_key) is None:
+                raise
+            return False
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
                 self._withdrawals.withdraw_intent(call)
@@ -200,16 +210,19 @@ class CreationService:
         inserted = await insert_scheduled(self._database, calls)
         return [inserted.get(scheduled.call.id) for scheduled in calls]
 
-    async def _reopen(self, existing: Call, intended: NewCall, scheduled: ScheduledCall | None) -> Call | None:
+    async def _reopen(
+        self, existing: Call, intended: NewCall, account: CallableAccount, scheduled: ScheduledCall | None
+    ) -> Call | None:
         """Makes the call of an earlier attempt pending or scheduled again and returns it.
 
-        Returns None if another request with the same key was first.
+        Returns None if another request with the same key was first. Raises Paced.
         """
         event_id = uuid7()
         committing = False
         try:
             async with self._database.begin() as session:
-                call = await reopen(session, existing, intended)
+                is_paced = account.is_paced and not scheduled
+                call = await (reopen_paced if is_paced else reopen)(session, existing, intended)
                 if call:
                     data = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, f"call.{call.execution}", data, event_id=event_id)

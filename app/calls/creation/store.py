@@ -111,28 +111,37 @@ def _new_deliveries(written: str) -> str:
 
 
 _DELIVERY = "given -> 'delivery' AS delivery"
+_WRITTEN = "SELECT id, updated_at FROM inserted"
 
 
-def insert_statement(columns: Sequence[str], *, on_conflict: str, given: Sequence[str] = (), more: str = "") -> str:
+def insert_statement(
+    columns: Sequence[str],
+    *,
+    on_conflict: str,
+    given: Sequence[str] = (),
+    before: str = "",
+    more: str = "",
+    end: str = _WRITTEN,
+) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    Rows are sorted, so that two processes that insert the same keys do not deadlock. `more` are further parts of the
-    statement, which may join `given` and `inserted`; `given` are the columns that they read.
+    Rows are sorted, so that two processes that insert the same keys do not deadlock. `before` are parts of the statement that
+    choose the rows to insert, as `admitted`. `more` are parts that may join `given`, with the columns `given`, and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
             {_given_rows(*given)}
-        ), inserted AS (
+        ){before}, inserted AS (
             INSERT INTO call (pending_since, settled_at, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)})
             SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)}
-            FROM given ORDER BY tenant_id, idempotency_key
+            FROM {"admitted" if before else "given"} ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
         ){more}
-        SELECT id, updated_at FROM inserted
+        {end}
     """  # noqa: S608  # column names from this module
 
 
@@ -140,7 +149,9 @@ BY_KEY = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 """The conflict of an intent whose key names a call already."""
 
 # Contains the newest column of an outcome: without it, nothing is dialled whose outcome could not be written.
-_INSERT_INTENTS = insert_statement(["execution", "resource_left_out"], on_conflict=BY_KEY)
+INTENT_STATE = ("execution", "resource_left_out")
+PENDING = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
+_INSERT_INTENTS = insert_statement(INTENT_STATE, on_conflict=BY_KEY)
 # Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
 _INSERT_WITHDRAWN = insert_statement(
     ["execution", "settled_by", "problem", "deliveries_written"],
@@ -227,8 +238,7 @@ class SettledCall:
 
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
-    pending = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | pending for call in calls]))
+    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
@@ -271,19 +281,11 @@ async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call |
     Returns None if another request has reopened it already.
     """
     intent = {name: getattr(intended, name) for name in _INTENT if name not in _KEPT_BY_REOPENING}
+    ended = {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
-        .values(
-            **intent,
-            execution=intended.execution,
-            pending_since=func.now(),
-            attempt=Call.attempt + 1,
-            problem=None,
-            settled_by=None,
-            settled_at=None,
-            clean_searches=0,
-        )
+        .values(**intent, **ended, execution=intended.execution, pending_since=func.now(), attempt=Call.attempt + 1)
         .returning(Call)
     )
     return (await session.scalars(statement)).one_or_none()

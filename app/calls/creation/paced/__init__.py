@@ -1,0 +1,1 @@
+"""Intents on accounts whose pace is limited."""

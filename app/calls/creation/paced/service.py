@@ -1,0 +1,85 @@
+"""Commits intents on accounts whose pace is limited. What the pace refuses is not written."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from math import ceil
+from uuid import UUID
+
+from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_session
+from app.calls.creation.store import BATCH, NewCall, reopen
+from app.calls.models import Call
+from app.database.batcher import Batcher
+from app.database.engine import Database, Session, driver_connection
+from app.errors import DatabaseUnavailable, Paced
+from app.scheduling.admission import Refusal, admit
+from app.scheduling.slots import free_ended_slots, free_slots
+
+# Nobody knows when a call ends.
+_FULL_AFTER_S = 5
+
+
+class PacedIntents:
+    """Writes intents with their tokens and slots, in batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._intents = Batcher(self._write, max_batch=BATCH)
+        self._freed = Batcher(self._free_slots, max_batch=BATCH)
+
+    async def submit(self, call: NewCall) -> datetime | None:
+        """Writes the intent and returns the time of the write; None if its key is taken.
+
+        Raises Paced: nothing was written. An account that is full is tried once more if some of its calls have ended.
+        """
+        written = await self._intents.submit(call)
+        if isinstance(written, Refusal) and written.is_full and await self._has_freed(call.account_id):
+            written = await self._intents.submit(call)
+        if isinstance(written, Refusal):
+            raise paced(written, call)
+        return written
+
+    async def _has_freed(self, account_id: UUID) -> bool:
+        try:
+            return await self._freed.submit(account_id) > 0
+        except DatabaseUnavailable:
+            # Not raised: it would say that the intent may have been committed.
+            return False
+
+    async def _write(self, calls: Sequence[NewCall]) -> Sequence[datetime | Refusal | None]:
+        written = await insert_paced_intents(self._database, calls)
+        return [written.get(call.id) for call in calls]
+
+    async def _free_slots(self, account_ids: Sequence[UUID]) -> Sequence[int]:
+        freed = {account_id: await free_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)}
+        return [freed[account_id] for account_id in account_ids]
+
+
+async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call | None:
+    """Reopens the call as `reopen` does, with a token and a slot. Raises Paced, after which the transaction must not commit."""
+    await lock_pace_in_session(session, intended.account_id)
+    connection = await driver_connection(session)
+    # The slot of the attempt before is among them.
+    await free_ended_slots(connection, intended.account_id)
+    reopened = await reopen(session, call, intended)
+    if reopened and (refusal := await admit(connection, intended.account_id, call.id)):
+        raise paced(refusal, call)
+    return reopened
+
+
+def paced(refusal: Refusal, call: Call | NewCall) -> Paced:
+    """Returns the error that says which limit refused the call, and when to repeat it."""
+    if refusal.is_full:
+        return Paced(
+            f"Twilio account {call.account_sid} has as many calls under way as it may have: "
+            f"{refusal.max_concurrent}. The next call may be placed when one of them ends.",
+            after_s=_FULL_AFTER_S,
+        )
+    wait_s = refusal.wait_s or 0.1
+    rate = (refusal.calls_per_second or Decimal(0)).normalize()
+    pace = "1 call" if rate == 1 else f"{rate:f} calls"
+    return Paced(
+        f"Twilio account {call.account_sid} may place {pace} per second, in bursts of up to {refusal.burst}. "
+        f"The next call may be placed in {ceil(wait_s * 10) / 10} s.",
+        after_s=ceil(wait_s),
+    )

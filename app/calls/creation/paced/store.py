@@ -1,0 +1,29 @@
+"""Writes intents with their tokens and slots, as far as the pace of their accounts allows: each batch in one statement."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.creation.store import BY_KEY, INTENT_STATE, PENDING, NewCall, insert_statement, intent_row, rows_as_json
+from app.database.engine import Database
+from app.scheduling.admission import ADMISSION, ADMISSION_RESULT, Refusal
+from app.scheduling.models import Pace
+
+_INSERT = insert_statement(INTENT_STATE, on_conflict=BY_KEY, before=ADMISSION, end=ADMISSION_RESULT)
+
+
+async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | Refusal]:
+    """Inserts pending calls as `insert_intents` does, of each account the earliest that its pace lets go.
+
+    Returns a Refusal for each call that may not be placed now.
+    """
+    rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING for call in calls]))
+    return {row["id"]: row["updated_at"] or Refusal.of(row) for row in rows}
+
+
+async def lock_pace_in_session(session: AsyncSession, account_id: UUID) -> None:
+    """Locks the account's row in `pace`, if it has one."""
+    await session.execute(select(Pace.subject_id).where(Pace.subject_id == account_id).with_for_update())
