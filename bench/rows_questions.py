@@ -147,7 +147,7 @@ QUESTIONS: dict[str, Question] = {
     "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started(s, c, statuses=(c.status,), started=_day(c)),
     "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
     "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
-    "fetch by idempotency key": lambda s, c: repository.get_call_by_key(s, c.idempotency_key or "", tenant_id=c.tenant_id),
+    "fetch by idempotency key": lambda s, c: repository.find_calls_by_key(s, [(c.tenant_id, c.idempotency_key or "")]),
     "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH),
     "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH),
     "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH),

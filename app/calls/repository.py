@@ -1,5 +1,6 @@
 """SQL on calls and their events. Never commits; every read for a tenant filters by `tenant_id`."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +10,7 @@ from uuid import UUID
 from pydantic_core import to_json
 from sqlalchemy import (
     ColumnElement,
+    Text,
     TextClause,
     Uuid,
     any_,
@@ -101,9 +103,18 @@ async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) ->
     return (await session.scalars(statement)).one_or_none()
 
 
-async def get_call_by_key(session: AsyncSession, idempotency_key: str, *, tenant_id: str) -> Call | None:
-    statement = select(Call).where(Call.idempotency_key == idempotency_key, Call.tenant_id == tenant_id)
-    return (await session.scalars(statement)).one_or_none()
+async def find_calls_by_key(session: AsyncSession, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Call]:
+    """Returns calls by tenant and idempotency key."""
+    keys_of_tenants = defaultdict[str, list[str]](list)
+    for tenant_id, key in keys:
+        keys_of_tenants[tenant_id].append(key)
+    found: dict[tuple[str, str], Call] = {}
+    for tenant_id, own_keys in keys_of_tenants.items():
+        # `IS NOT NULL` is the condition of the index, which does not follow from an array whose values are not known.
+        is_known = Call.idempotency_key.is_not(None), Call.idempotency_key == any_(bindparam("keys", own_keys, ARRAY(Text)))
+        calls = await session.scalars(select(Call).where(Call.tenant_id == tenant_id, *is_known))
+        found |= {(tenant_id, call.idempotency_key or ""): call for call in calls}
+    return found
 
 
 async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallFilter, limit: int) -> Sequence[UUID]:

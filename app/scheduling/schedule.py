@@ -1,7 +1,7 @@
 """When a scheduled call may ring: its times, its class, its queue. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self, get_args
 from uuid import UUID
@@ -38,7 +38,7 @@ class Schedule:
         return cls(**{name: row[name] for name in cls.__slots__})
 
     def columns(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
 
     def for_record(self, queue: str | None) -> dict[str, Any]:
         """Returns the members of the request with the values in effect, as the call's record shows them."""

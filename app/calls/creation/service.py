@@ -84,6 +84,7 @@ class CreationService:
         self._paced_intents = PacedIntents(database)
         self._scheduled_intents = Batcher(self._write_scheduled, max_batch=SCHEDULED_BATCH)
         self._queues = Batcher(partial(find_queues, database))
+        self._existing = Batcher(self._find_existing, max_batch=SCHEDULED_BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Places a call with at most one POST that Twilio may have processed, even if this process dies, or schedules it.
@@ -150,8 +151,12 @@ class CreationService:
     async def _find(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
             return None
+        return await self._existing.submit((tenant_id, idempotency_key))
+
+    async def _find_existing(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
         async with self._database.begin() as session:
-            return await repository.get_call_by_key(session, idempotency_key, tenant_id=tenant_id)
+            found = await repository.find_calls_by_key(session, keys)
+        return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
         """Returns whether the key's call ended `not_started` for a temporary reason. Raises the error for a repetition."""
