@@ -46,7 +46,7 @@ from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.queues import examples as queue_examples
 from app.queues import router as queue_router
-from app.queues.schemas import QueueSettings
+from app.queues.schemas import BulkAnswer, BulkCall, QueueSettings
 from app.security.keyring import Keyring
 from app.services import services
 from app.setting_values import parse_networks
@@ -126,6 +126,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         untrusted_path=CALLBACK_PATH,
+        large_body=queue_router.large_body,
         direct=_direct_endpoint,
     )
     _complete_openapi(app)
@@ -189,6 +190,8 @@ def _complete_openapi(app: FastAPI) -> None:
                 (CallRequest, "validation"),
                 (ReplayRequest, "validation"),
                 (QueueSettings, "validation"),
+                (BulkCall, "validation"),
+                (BulkAnswer, "serialization"),
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),

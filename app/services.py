@@ -30,6 +30,8 @@ from app.deliveries.addresses import AllowList, UrlError, read_url
 from app.deliveries.service import DeliveryService
 from app.http.read_limit import ReadLimit
 from app.observability import Metrics
+from app.queues.bulk import BulkService
+from app.queues.cancellation import QueueCancellation
 from app.queues.service import QueueService
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
@@ -64,6 +66,8 @@ class Services(TypedDict):
     subresources: SubresourceService
     deliveries: DeliveryService
     queues: QueueService
+    queue_cancellation: QueueCancellation
+    bulk: BulkService
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,7 @@ def _build_services(
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
     reads = ReadLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
+    queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
     return Services(
         database=database,
@@ -206,7 +211,9 @@ def _build_services(
             lists=ReadLimit(per_process=8, per_tenant=4),
         ),
         deliveries=DeliveryService(database, calls),
-        queues=QueueService(database, reads),
+        queues=queues,
+        queue_cancellation=QueueCancellation(database, queues, shared.settlement.change_to_canceled),
+        bulk=BulkService(creation, ReadLimit(per_process=4, per_tenant=2)),
     )
 
 

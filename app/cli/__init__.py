@@ -20,6 +20,7 @@ from app.cli import (
     local,
     pace,
     processes,
+    queue_calls,
     queues,
     rotate,
     secrets,
@@ -51,6 +52,7 @@ app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(sip_credentials.sip_credentials, name="sip-credentials")
+queue_calls.register(queues.queues)
 app.add_typer(queues.queues, name="queues")
 app.add_typer(workloads.workloads, name="workloads")
 app.add_typer(secrets.secrets, name="secrets")

@@ -12,7 +12,7 @@ import typer
 from app.cli.hours import Days, From, TimeZone, To, hours_from
 from app.cli.output import AsJson, show, show_table
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, Unlimited, pace_change
-from app.cli.tenants import TenantId, run_with_pool
+from app.cli.tenants import QueueArgument, TenantId, run_with_pool
 from app.cli.times import duration
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ queues = typer.Typer(
     help="Queues of a tenant: sets of scheduled calls with their own pace, hours and pause.", no_args_is_help=True
 )
 
-QueueArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and '._-', at most 63, such as reminders.")]
 Result = TypeVar("Result")
 
 

@@ -24,6 +24,7 @@ tenants = typer.Typer(help="Tenants: teams or products that place calls.", no_ar
 accounts = typer.Typer(help="Twilio accounts of a tenant, and their credentials.", no_args_is_help=True)
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
+QueueArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and '._-', at most 63, such as reminders.")]
 Result = TypeVar("Result")
 
 

@@ -27,11 +27,16 @@ async def read_idempotency_key(request: Request) -> str | None:
         return None
     if len(values) > 1:
         raise InvalidRequest(field_errors=(FieldError(HEADER_NAME, "repeated", "must be given once"),))
+    return check_key(values[0], HEADER_NAME)
+
+
+def check_key(value: Any, pointer: str) -> str:
+    """Returns the key. Raises InvalidRequest for the place `pointer` if the value breaks the rule."""
     try:
-        return _VALUE_ADAPTER.validate_python(values[0])
+        return _VALUE_ADAPTER.validate_python(value)
     except ValidationError as error:
         raise InvalidRequest(
-            field_errors=tuple(FieldError(HEADER_NAME, detail["type"], detail["msg"]) for detail in error.errors())
+            field_errors=tuple(FieldError(pointer, detail["type"], detail["msg"]) for detail in error.errors())
         ) from None
 
 

@@ -26,7 +26,7 @@ from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.limits import MAX_BODY_BYTES
 from app.http.operations import OperationsPort
 from app.http.problems import record_error
-from app.http.request_body import read_body, replay_body
+from app.http.request_body import body_too_large, limit_body, read_body, replay_body
 from app.observability import Metrics
 from app.observability.context import bind, bound, clear
 from app.observability.tracing import Tracing, annotate, has_recording_span, mark_span_failed
@@ -65,13 +65,15 @@ class RequestMiddleware:
         body_timeout_s: float,
         operations: OperationsPort,
         untrusted_path: str,
+        large_body: Callable[[Scope], int | None],
         direct: Callable[[Scope], ASGIApp | None],
     ) -> None:
         """Sets the rules for requests.
 
         `require_capacity` raises the CallgateError that refuses a creation before its body is read. `direct` returns the
         endpoint of a request that skips the routing of Starlette and FastAPI. Requests below `untrusted_path` come from the
-        internet, so their `traceparent` is ignored.
+        internet, so their `traceparent` is ignored. `large_body` returns the limit in bytes of a body that may be larger than
+        others, and that its endpoint reads after it has authenticated the client; None for all other requests.
         """
         self.app = app
         self.metrics = metrics
@@ -81,6 +83,7 @@ class RequestMiddleware:
         self.body_timeout_s = body_timeout_s
         self.operations = operations
         self.untrusted_path = untrusted_path
+        self.large_body = large_body
         self.direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +127,13 @@ class RequestMiddleware:
             raise RouteNotFound
         if exchange.is_creation:
             self.require_capacity(scope)
-        if _declared_length(exchange.headers) > MAX_BODY_BYTES:
+        declared, limit = _declared_length(exchange.headers), self.large_body(scope)
+        if limit is not None:
+            if declared > limit:
+                raise body_too_large(limit)
+            await self.app(scope, limit_body(receive, limit=limit, timeout_s=self.body_timeout_s), exchange.send)
+            return
+        if declared > MAX_BODY_BYTES:
             raise BodyTooLarge
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:

@@ -23,6 +23,7 @@ from app.errors import (
     MethodNotAllowed,
     Overloaded,
     Paced,
+    RequestTimeout,
     RouteNotFound,
     ShuttingDown,
     TooManyAttempts,
@@ -104,17 +105,23 @@ class Problem(BaseModel):
     upstream: UpstreamDetail | None = None
 
 
-def problem_of(error: CallgateError, *, method: str, instance: str, request_id: str) -> Problem:
-    """Returns the problem. Only creations have `execution`: elsewhere `not_started` could be taken for the call's own state."""
+def problem_of(
+    error: CallgateError, *, method: str, instance: str, request_id: str, is_of_creation: bool | None = None
+) -> Problem:
+    """Returns the problem. Only creations have `execution`: elsewhere `not_started` could be taken for the call's own state.
+
+    `is_of_creation` says whether the error is a creation's; None: if the request is one.
+    """
     upstream = error.upstream
-    is_creation = ProblemRenderer().is_creation(method, instance)
+    if is_of_creation is None:
+        is_of_creation = is_creation(method, instance)
     return Problem(
         type=TYPE_PREFIX + error.slug,
         title=error.title,
         status=error.status,
         detail=error.detail,
         instance=instance,
-        execution=error.execution if is_creation else None,
+        execution=error.execution if is_of_creation else None,
         retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
@@ -132,6 +139,11 @@ def problem_of(error: CallgateError, *, method: str, instance: str, request_id: 
             request_id=upstream.request_id,
         ),
     )
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """Returns the problem as it is sent: without members that it does not have."""
+    return problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()}
 
 
 def is_creation(method: str, path: str) -> bool:
@@ -153,7 +165,7 @@ class ProblemRenderer:
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Bearer realm="callgate"'
         return JSONResponse(
-            problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()},
+            problem_json(problem),
             status_code=error.status,
             headers=headers,
             media_type=MEDIA_TYPE,
@@ -184,7 +196,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
 
     async def on_callgate_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, CallgateError)  # noqa: S101  # registered for this class only
-        return await answer(request, error)
+        return await answer(request, error, {"Connection": "close"} if isinstance(error, RequestTimeout) else None)
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101

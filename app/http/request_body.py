@@ -34,6 +34,38 @@ async def _next_message(receive: Receive) -> Message:
     return message
 
 
+def limit_body(receive: Receive, *, limit: int, timeout_s: float) -> Receive:
+    """Returns a `receive` for an endpoint that reads the body itself, after it has authenticated the client.
+
+    It raises BodyTooLarge after `limit` bytes, and RequestTimeout `timeout_s` after its first call if the body is incomplete.
+    """
+    deadline: float | None = None
+    received = 0
+    is_complete = False
+
+    async def receive_limited() -> Message:
+        nonlocal deadline, received, is_complete
+        if is_complete:
+            return await receive()
+        deadline = deadline or asyncio.get_running_loop().time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await _next_message(receive)
+        except TimeoutError:
+            raise RequestTimeout from None
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise body_too_large(limit)
+        is_complete = not message.get("more_body", False)
+        return message
+
+    return receive_limited
+
+
+def body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is longer than the limit of {limit} bytes.")
+
+
 def replay_body(body: bytes, receive: Receive) -> Receive:
     """Returns a `receive` that gives the body as one message, then the server's own messages."""
     replayed = False

@@ -41,8 +41,28 @@ SETTINGS: dict[str, Any] = {
     },
     "pause": {"summary": "Stop dialling", "value": {"paused": True}},
 }
+_CALL_ID = "01a20722-82cb-7520-b5df-0e45ebf88f42"
+BULK: dict[str, Any] = {
+    "bulk_call": {
+        "summary": "A line",
+        "value": {
+            "key": "order-4711",
+            "to": "sip:kate@example.com",
+            "from": "Jack",
+            "url": "http://www.example.com/sipdial.xml",
+            "not_before": "2026-11-28T09:00:00Z",
+        },
+    },
+}
+BULK_ANSWERS: dict[str, Any] = {
+    "bulk_answer": {
+        "summary": "The answer to a line",
+        "value": {"line": 1, "key": "order-4711", "status": 202, "id": _CALL_ID, "execution": "scheduled"},
+    },
+}
 COMPONENTS: dict[str, Any] = {
     "queue": {"summary": "A queue", "value": QUEUE},
     "queue_details": {"summary": "A queue that is being dialled", "value": QUEUE | _PROGRESS},
+    "queue_canceled": {"summary": "The calls that waited are canceled", "value": {"canceled": 180}},
     "queues": {"summary": "The last page", "value": {"queues": [QUEUE], "next_cursor": None}},
 }

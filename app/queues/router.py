@@ -4,9 +4,14 @@ All need `call` to change something, as calls do: a campaign is a queue made for
 operator sets, apply to its calls in any case.
 """
 
-from typing import Annotated
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
+from starlette.types import Scope as ASGIScope
 
 from app.admin.access import (
     BODY_ERRORS,
@@ -18,21 +23,43 @@ from app.admin.access import (
 )
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED
-from app.errors import InvalidRequest, Overloaded, QueueNotFound, TenantSuspended
+from app.errors import (
+    BodyTooLarge,
+    CallgateError,
+    DatabaseUnavailable,
+    FieldError,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    QueueNotFound,
+    RequestTimeout,
+    TenantSuspended,
+    UnsupportedMediaType,
+)
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JsonBody, media_type_of
 from app.http.openapi import headers, json_body, json_examples
-from app.http.problems import responses
+from app.http.problems import problem_json, problem_of, responses
 from app.http.routes import needs
+from app.observability import Metrics
+from app.observability.context import bind
 from app.queues import examples
-from app.queues.schemas import QueueDetails, QueuePage, QueueRecord, QueueSettings
+from app.queues.bulk import AnsweredLine, BulkService
+from app.queues.cancellation import QueueCancellation
+from app.queues.lines import read_line
+from app.queues.schemas import CancelAnswer, QueueDetails, QueuePage, QueueRecord, QueueSettings
 from app.queues.service import QueueService
 from app.scheduling.hours import HoursInvalid
 from app.scheduling.schedule import QUEUE_NAME
+from app.subresources.router import ResponseStackDep
 from app.tenants.scopes import Scope
 
 _PREFIX = "/v1/queues"
 _PATH = f"{_PREFIX}/{examples.NAME}"
+_BULK_PATH = re.compile(rf"{_PREFIX}/[^/]+/calls")
+NDJSON: Final = "application/x-ndjson"
+MAX_LINES: Final = 1_000
+MAX_BULK_BYTES: Final = 4 * 1024 * 1024
 _NAME = "The queue's name: letters, digits and `._-`, at most 63."
 
 router = APIRouter(
@@ -115,3 +142,133 @@ async def put_queue(
     else:
         response.status_code = 200
     return QueueRecord.of(queue)
+
+
+async def queue_cancellation(request: Request) -> QueueCancellation:
+    service: QueueCancellation = request.state.queue_cancellation
+    return service
+
+
+@router.post(
+    "/{name}/cancel",
+    operation_id="cancel_queue",
+    summary="Cancel all waiting calls of a queue",
+    responses={
+        200: {"content": json_examples("queue_canceled")},
+        **responses(QueueNotFound, *READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+    },
+)
+@needs(Scope.CALL)
+async def cancel_queue(
+    caller: CallerDep,
+    service: Annotated[QueueCancellation, Depends(queue_cancellation)],
+    actor: ActorDep,
+    name: QueueName,
+) -> CancelAnswer:
+    """Ends the calls that wait: none of them will ring. They are `not_started`, with the problem `canceled-before-dial`.
+
+    Calls that are being dialled go on. The queue stays, and takes further calls. The request can be repeated.
+    """
+    return CancelAnswer(canceled=await service.cancel(actor, caller.tenant_id, name))
+
+
+def large_body(scope: ASGIScope) -> int | None:
+    """Returns the limit in bytes of the body of a bulk request; None for any other request."""
+    return MAX_BULK_BYTES if scope["method"] == "POST" and _BULK_PATH.fullmatch(scope["path"]) else None
+
+
+async def bulk_service(request: Request) -> BulkService:
+    service: BulkService = request.state.bulk
+    return service
+
+
+@router.post(
+    "/{name}/calls",
+    operation_id="add_calls",
+    summary="Add calls to a queue",
+    response_class=StreamingResponse,
+    response_description="One line for each line of the body, in the same order.",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkCall"}, "examples": examples.BULK}},
+        }
+    },
+    responses={
+        200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkAnswer"}, "examples": examples.BULK_ANSWERS}}},
+        **responses(
+            QueueNotFound,
+            BodyTooLarge,
+            RequestTimeout,
+            UnsupportedMediaType,
+            InvalidRequest,
+            InternalError,
+            DatabaseUnavailable,
+            Overloaded,
+            method="POST",
+            instance=f"{_PATH}/calls",
+        ),
+    },
+)
+@needs(Scope.CALL)
+async def add_calls(
+    request: Request,
+    caller: CallerDep,
+    queues: QueueServiceDep,
+    service: Annotated[BulkService, Depends(bulk_service)],
+    stack: ResponseStackDep,
+    name: QueueName,
+) -> Response:
+    """Creates up to 1,000 scheduled calls. A line of the body has the members of a creation, and `key`, its Idempotency-Key.
+
+    Each line is answered by itself: with `status` 202 and the id of a new call, with 200 and the call of an earlier request
+    with this key, or with the `problem` of a creation. So after a failure the whole body can be sent again: no call is created
+    twice. The answer begins when the first calls are committed.
+    """
+    await queues.get(caller.tenant_id, name)
+    if media_type_of(request) != NDJSON:
+        raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON}`.")
+    await stack.enter_async_context(service.slot(caller))
+    lines = _split(await request.body())
+    answered = service.add(caller, name, (read_line(*line) for line in lines))
+    first = await anext(answered)
+    bind(lines=len(lines))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield _render(first, request)
+        async for more in answered:
+            yield _render(more, request)
+
+    return StreamingResponse(body(), media_type=NDJSON)
+
+
+def _split(body: bytes) -> list[tuple[int, bytes]]:
+    """Returns the lines with their numbers. Empty ones, as at the end, are left out."""
+    lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
+    if not lines:
+        raise InvalidRequest(field_errors=(FieldError("", "too_short", "must have at least 1 line"),))
+    if len(lines) > MAX_LINES:
+        raise BodyTooLarge(f"The body has more lines than the limit of {MAX_LINES}.")
+    return lines
+
+
+def _render(lines: Sequence[AnsweredLine], request: Request) -> bytes:
+    return b"".join(_render_line(line, request) for line in lines)
+
+
+def _render_line(line: AnsweredLine, request: Request) -> bytes:
+    place = {"line": line.number, "key": line.key}
+    if isinstance(line.result, CallgateError):
+        metrics: Metrics = request.state.metrics
+        metrics.http.refused.labels(line.result.slug).inc()
+        problem = problem_of(
+            line.result,
+            method="POST",
+            instance=request.url.path,
+            request_id=request.state.request_id,
+            is_of_creation=True,
+        )
+        return to_json(place | {"problem": problem_json(problem)}) + b"\n"
+    call = line.result.call
+    status = 200 if line.result.replayed else 202
+    return to_json(place | {"status": status, "id": call.id, "execution": call.execution}) + b"\n"

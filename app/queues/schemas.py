@@ -1,10 +1,15 @@
 """Request and response bodies of queues."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.calls.parameters import CallRequest
+from app.calls.schemas import Execution
+from app.http.openapi import drop_null_types
+from app.http.problems import Problem
 from app.queues.progress import QueueProgress, WaitReason
 from app.queues.service import MAX_RING_WITHIN_S, QueueChange
 from app.queues.store import QueueRow
@@ -111,3 +116,28 @@ class QueueDetails(QueueRecord):
 class QueuePage(BaseModel):
     queues: list[QueueRecord]
     next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
+
+
+class CancelAnswer(BaseModel):
+    canceled: int = Field(description="How many calls were canceled by this request.")
+
+
+class BulkCall(CallRequest):
+    """A line of a bulk request: the body of a creation with its key. It needs no `queue`."""
+
+    key: str = Field(min_length=1, max_length=255, description="The Idempotency-Key of the creation.")
+
+
+class BulkAnswer(BaseModel):
+    """The answer to one line: `status`, `id` and `execution`, or `problem`."""
+
+    model_config = ConfigDict(json_schema_extra=drop_null_types)
+
+    line: int = Field(description="The number of the line, from 1 on.")
+    key: str | None = Field(description="The line's key. Null if it could not be read.")
+    status: Literal[200, 202] | None = Field(
+        None, description="202: created. 200: the call of an earlier request with this key."
+    )
+    id: UUID | None = Field(None, description="The id of the call's record.")
+    execution: Execution | None = Field(None, description="The call's `execution` now.")
+    problem: Problem | None = Field(None, description="Why no call was created.")

@@ -67,6 +67,8 @@ class NextCall:
     is_tenant_suspended: bool
     has_hours: bool
     """Whether the queue or its tenant has hours."""
+    tries: int
+    """How often it was granted before."""
     pace: PaceState
     account_pace: PaceState
 
@@ -136,9 +138,15 @@ async def make_due(connection: Connection, queue_id: UUID, *, limit: int) -> int
     return len(await connection.fetch(statement, queue_id, limit))
 
 
+async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:
+    """Returns the ids of calls that wait."""
+    rows = await connection.fetch("SELECT call_id FROM scheduled_dial WHERE queue_id = $1 LIMIT $2", queue_id, limit)
+    return [row["call_id"] for row in rows]
+
+
 async def find_next_call(connection: Connection, queue_id: UUID) -> NextCall | None:
     """Returns the waiting call that is due first."""
-    head = """SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id,
+    head = """SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id, dial.tries,
             tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
             coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours
         FROM scheduled_dial AS dial JOIN queue ON queue.id = dial.queue_id JOIN tenant ON tenant.id = dial.tenant_id

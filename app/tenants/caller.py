@@ -44,6 +44,11 @@ COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 """The operator who runs commands, with the database's URL and the encryption keys."""
 
 
+def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
+    """Returns the command line as a caller that acts for one tenant. All commands take one turn among its callers."""
+    return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
+
+
 def workload_name(namespace: str, service_account: str) -> str:
     """Returns the name of a workload in logs and in the audit log. Nothing is looked up by it."""
     return f"{namespace}/{service_account}"

@@ -60,6 +60,8 @@ none    call    read    admin   other   operator viewer route
 401     -read   2xx     -read   2xx     -tenant -tenant GET /v1/queues
 401     -read   4xx     -read   4xx     -tenant -tenant GET /v1/queues/{name}
 401     2xx     -call   -call   2xx     -tenant -tenant PUT /v1/queues/{name}
+401     2xx     -call   -call   2xx     -tenant -tenant POST /v1/queues/{name}/cancel
+401     4xx     -call   -call   4xx     -tenant -tenant POST /v1/queues/{name}/calls
 401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls.json
 401     2xx     -call   -call   4xx     -tenant -tenant POST {twilio}/Calls
 401     -read   2xx     -read   4xx     -tenant -tenant GET {twilio}/Calls.json

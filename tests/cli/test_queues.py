@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from app.errors import TenantSuspended
 from tests.cli.running import environment, failure, run
-from tests.support.gateway import SECRET_KEY
+from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
 
 
 @pytest.fixture
@@ -63,6 +64,9 @@ def test_a_queue_is_set_shown_paused_and_listed(configured: dict[str, str]) -> N
     [
         (("show", "shop", "nothing"), "has no queue 'nothing'"),
         (("pause", "shop", "nothing"), "has no queue 'nothing'"),
+        (("cancel", "shop", "nothing"), "has no queue 'nothing'"),
+        (("add", "shop", "nothing", "-"), "has no queue 'nothing'"),
+        (("add", "nobody", "nothing", "-"), "there is no tenant nobody"),
         (("list", "nobody"), "there is no tenant nobody"),
         (("set", "nobody", "q"), "there is no tenant nobody"),
         (("set", "shop", "a b"), "not a name of a queue"),
@@ -78,3 +82,50 @@ def test_failures_say_what_to_do_in_one_line(configured: dict[str, str], argumen
     code, said = failure("queues", *arguments, environment=configured)
     assert code == 1
     assert message in said
+
+
+async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str], database_url: str, tmp_path: Path) -> None:
+    async with running_gateway(settings_for(database_url)) as gateway:
+        tenant = await gateway.add_tenant()
+    run("queues", "set", tenant.id, "reminders", environment=configured)
+    lines = [json.dumps({"key": f"k-{number}"} | BASIC) for number in range(1_500)]
+    file = tmp_path / "calls.ndjson"
+    file.write_text("\n".join(lines))
+
+    def add(source: str, standard_input: str = "") -> tuple[int, dict[str, Any], str]:
+        command = ("queues", "add", tenant.id, "reminders", source, "--json")
+        finished = run(*command, environment=configured, standard_input=standard_input)
+        return finished.returncode, json.loads(finished.stdout), finished.stderr
+
+    none = {"created": 0, "replayed": 0, "refused": 0, "problems": {}}
+    assert add(str(file)) == (0, none | {"created": 1_500}, "")
+    assert add(str(file)) == (0, none | {"replayed": 1_500}, "")
+    bad = [lines[0], json.dumps({"key": "bad", "to": "nobody", "from": "Jack", "url": BASIC["url"]}), "", "{"]
+    code, summary, said = add("-", "\n".join(bad))
+    assert (code, summary) == (
+        1,
+        none | {"replayed": 1, "refused": 2, "problems": {"invalid-request": 1, "malformed-body": 1}},
+    )
+    assert [line.partition(": ")[0] for line in said.splitlines()] == ["line 2", "line 4"]
+    assert "invalid-request: /to must be a SIP URI" in said
+    text = run("queues", "add", tenant.id, "reminders", str(file), environment=configured).stdout
+    assert text.split() == ["created", "0", "replayed", "1500", "refused", "0"]
+
+    code, said = failure("queues", "add", tenant.id, "reminders", str(tmp_path / "none"), environment=configured)
+    assert (code, said) == (1, f"callgate: {tmp_path / 'none'}: cannot be read: No such file or directory")
+
+    canceled = run("queues", "cancel", tenant.id, "reminders", "--json", environment=configured)
+    assert json.loads(canceled.stdout) == {"queue": "reminders", "canceled": 1_500}
+
+
+async def test_calls_of_a_suspended_tenant_are_refused_by_line(
+    configured: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    async with running_gateway(settings_for(database_url)) as gateway:
+        tenant = await gateway.add_tenant()
+    run("queues", "set", tenant.id, "reminders", environment=configured)
+    run("tenants", "suspend", tenant.id, environment=configured)
+    file = tmp_path / "calls.ndjson"
+    file.write_text(json.dumps({"key": "k"} | BASIC))
+    finished = run("queues", "add", tenant.id, "reminders", str(file), environment=configured)
+    assert (finished.returncode, finished.stderr) == (1, "line 1: tenant-suspended: " + TenantSuspended.default_detail + "\n")

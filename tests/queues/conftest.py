@@ -18,6 +18,15 @@ _DIAL = """INSERT INTO scheduled_dial
     SELECT $1, $2, account.id, $3, $1, 1, now() + $4, now() + $5, now() + $6
     FROM twilio_account AS account WHERE account.tenant_id = $2 LIMIT 1"""
 
+_MANY_CALLS = """INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, pending_since, execution, fingerprint,
+        parameters, "to", "from", queue_id)
+    SELECT new.id, $2, account.id, account.account_sid, now(), now(), 'scheduled', '', '{}', $4, $5, $3
+    FROM twilio_account AS account, unnest($1::uuid[]) AS new (id) WHERE account.tenant_id = $2"""
+_MANY_DIALS = """INSERT INTO scheduled_dial
+        (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
+    SELECT new.id, $2, account.id, $3, $3, 1, now(), now() + interval '1 hour', now()
+    FROM twilio_account AS account, unnest($1::uuid[]) AS new (id) WHERE account.tenant_id = $2"""
+
 
 @dataclass
 class QueuedCalls:
@@ -51,6 +60,13 @@ class QueuedCalls:
         times = [timedelta(seconds=each) for each in (not_before_s, ring_by_s, not_before_s if due_s is None else due_s)]
         await self.gateway.database.fetch(_DIAL, call_id, self.tenant.id, await self.queue_id(), *times)
         return call_id
+
+    async def waiting_many(self, number: int) -> None:
+        """Adds calls that wait, quickly."""
+        ids = [uuid7() for _ in range(number)]
+        queue_id = await self.queue_id()
+        await self.gateway.database.fetch(_MANY_CALLS, ids, self.tenant.id, queue_id, BASIC["to"], BASIC["from"])
+        await self.gateway.database.fetch(_MANY_DIALS, ids, self.tenant.id, queue_id)
 
     async def _add(self, call_id: UUID, execution: str, *columns: Any) -> None:
         address = (BASIC["to"], BASIC["from"])

@@ -81,10 +81,12 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
     assert (await shown(calls))["wait_reason"] == "concurrency"
     update = "UPDATE scheduled_dial SET due_at = now() + interval '1 minute' WHERE call_id = $1"
     await gateway.database.fetch(update, call_id)
-    assert (await shown(calls))["wait_reason"] == "retry"
+    assert (await shown(calls))["wait_reason"] == "concurrency"
     await change(calls, hours=HOURS)
     await gateway.database.fetch(update, call_id)
     assert (await shown(calls))["wait_reason"] == "outside_hours"
+    await gateway.database.fetch("UPDATE scheduled_dial SET tries = 1 WHERE call_id = $1", call_id)
+    assert (await shown(calls))["wait_reason"] == "retry"
     await gateway.database.fetch("UPDATE scheduled_dial SET not_before = due_at WHERE call_id = $1", call_id)
     assert (await shown(calls))["wait_reason"] == "not_before"
     await change(calls, paused=True)
@@ -96,7 +98,7 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
 
 async def test_the_tenants_hours_are_those_of_a_queue_without_any(calls: QueuedCalls, gateway: Gateway) -> None:
     await calls.waiting(due_s=60)
-    assert (await shown(calls))["wait_reason"] == "retry"
+    assert (await shown(calls))["wait_reason"] is None
     await gateway.database.fetch("UPDATE tenant SET hours = '{}' WHERE id = $1", calls.tenant.id)
     assert (await shown(calls))["wait_reason"] == "outside_hours"
 

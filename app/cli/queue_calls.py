@@ -1,0 +1,165 @@
+"""`callgate queues add`: adds the calls of a file to a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from app.cli.output import AsJson, log_errors, show
+from app.cli.processes import service_settings
+from app.cli.tenants import QueueArgument, TenantId
+from app.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.progress import Progress
+
+    from app.errors import CallgateError
+    from app.queues.bulk import AnsweredLine, Line
+
+# The exit code of commands that are to be run again.
+_RUN_AGAIN = 3
+_MAX_SHOWN_REFUSALS = 20
+
+
+@dataclass
+class _Summary:
+    """What became of the lines so far."""
+
+    created: int = 0
+    replayed: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    is_temporary: bool = True
+    """Whether all refusals so far are of a kind that goes away."""
+
+    def add(self, line: AnsweredLine) -> None:
+        from app.errors import CallgateError
+
+        if not isinstance(line.result, CallgateError):
+            self.created += not line.result.replayed
+            self.replayed += line.result.replayed
+            return
+        self.refused[line.result.slug] += 1
+        self.is_temporary = self.is_temporary and line.result.status >= 500
+        if self.refused.total() <= _MAX_SHOWN_REFUSALS:
+            typer.echo(f"line {line.number}: {_description(line.result)}", err=True)
+
+
+def _description(error: CallgateError) -> str:
+    faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in error.field_errors)
+    return f"{error.slug}: {faults or error.detail}"
+
+
+def register(queues: typer.Typer) -> None:
+    queues.command("add")(add_calls)
+    queues.command("cancel")(cancel_calls)
+
+
+def add_calls(
+    tenant: TenantId,
+    name: QueueArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="NDJSON: each line is the body of a creation with its `key`. A dash: standard input."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Add the calls of a file to a queue.
+
+    A key names one call: the same file can be added again, and creates only what is missing. The exit code is 1 if lines are
+    refused, and 3 if they are refused for the moment only: then add the file again.
+    """
+    log_errors()
+    summary = asyncio.run(_add(tenant, name, file))
+    counts: dict[str, Any] = {"created": summary.created, "replayed": summary.replayed, "refused": summary.refused.total()}
+    if as_json:
+        show(counts | {"problems": summary.refused}, as_json=True)
+    else:
+        show(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
+    if summary.refused:
+        raise typer.Exit(_RUN_AGAIN if summary.is_temporary else 1)
+
+
+def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
+    """Cancel all calls of a queue that wait. Calls that are being dialled go on."""
+    log_errors()
+    show({"queue": name, "canceled": asyncio.run(_cancel(tenant, name))}, as_json=as_json)
+
+
+async def _cancel(tenant: str, name: str) -> int:
+    from app.audit.events import command_actor
+    from app.observability import Metrics
+    from app.services import services
+
+    async with services(service_settings(), Metrics()) as state:
+        return await state["queue_cancellation"].cancel(command_actor(), tenant, name)
+
+
+async def _add(tenant: str, name: str, file: Path) -> _Summary:
+    from app.audit.events import command_actor
+    from app.observability import Metrics
+    from app.services import services
+    from app.tenants.administration import TenantAdministration
+    from app.tenants.caller import command_caller
+
+    summary = _Summary()
+    async with services(service_settings(), Metrics()) as state:
+        row = await TenantAdministration(state["database"], state["keyring"], command_actor()).get_tenant(tenant)
+        await state["queues"].get(tenant, name)
+        caller = command_caller(tenant, suspended=row.suspended_at is not None)
+        with _open(file) as lines, _progress() as progress:
+            bar = progress.add_task(name, total=_count_lines(file))
+            async for answered in state["bulk"].add(caller, name, _read(lines)):
+                for line in answered:
+                    summary.add(line)
+                progress.update(bar, completed=answered[-1].number, description=f"{name}, {summary.refused.total()} refused")
+    return summary
+
+
+def _open(file: Path) -> AbstractContextManager[BinaryIO]:
+    if _is_standard_input(file):
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _count_lines(file: Path) -> int | None:
+    """Returns the number of lines, or None if they can be read only once."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def _is_standard_input(file: Path) -> bool:
+    return str(file) == "-"
+
+
+def _read(lines: BinaryIO) -> Iterator[Line]:
+    """Reads one line after the other, however long the file is. Empty ones are left out."""
+    from app.queues.lines import read_line
+
+    return (read_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
+
+
+def _progress() -> Progress:
+    """Returns a progress bar on standard error, which shows nothing if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, markup=False, highlight=False)
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,50 @@
+"""Parses JSON strictly: one object, with unique member names."""
+
+import json
+from typing import Any
+
+from app.errors import FieldError, InvalidRequest, MalformedBody
+
+
+def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
+    """Returns the object. `what` names the text in errors, such as "The body". Raises MalformedBody or InvalidRequest."""
+    try:
+        body = _parse(text)
+    except json.JSONDecodeError as error:
+        position = f"line {error.lineno}, column {error.colno}"
+        raise MalformedBody(f"{what} is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {position}.") from None
+    except UnicodeDecodeError:
+        raise MalformedBody(f"{what} is not valid JSON: it is not UTF-8.") from None
+    except RecursionError:
+        raise MalformedBody(f"{what} is not acceptable JSON: it is nested too deeply.") from None
+    except _NotAcceptedError as error:
+        raise MalformedBody(f"{what} is not acceptable JSON: {error}.") from None
+    except ValueError:
+        raise MalformedBody(f"{what} is not acceptable JSON: a number is too long.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest(field_errors=(FieldError("", "not_an_object", "must be a JSON object"),))
+    return body
+
+
+class _NotAcceptedError(ValueError):
+    """The body is not JSON that every parser reads alike."""
+
+
+def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses repeated names. RFC 8259 §4 allows them, but parsers disagree on which value counts."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _NotAcceptedError("an object has a repeated member name")
+    return members
+
+
+def _refuse_constant(_: str) -> float:
+    raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
+
+
+def _parse(body: bytes) -> Any:
+    """Does what json.loads does for bytes, without creating a decoder for each call."""
+    return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
