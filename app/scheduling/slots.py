@@ -34,14 +34,21 @@ _RECOUNT_ACCOUNT = """
     UPDATE pace SET in_use = counted.in_use FROM counted, before WHERE subject_id = $1 AND pace.in_use <> counted.in_use
     RETURNING before.in_use - pace.in_use
 """
-_MISCOUNTED_QUEUES = """
+# Those that a grant in the same transaction may lock, too: locked later, and so not in the order of ids, they could deadlock
+# with a grant of the tenant's other account.
+_ACTIVE_QUEUES = """
     SELECT subject_id FROM pace JOIN queue ON queue.id = subject_id
-    WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1) AND in_use > 0
-        AND in_use <> (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id)
+    WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1)
+        AND (in_use > 0 OR EXISTS (SELECT FROM scheduled_dial WHERE queue_id = subject_id))
 """
 _LOCK_QUEUES = "SELECT FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE"
 _RECOUNT_QUEUES = """
-    UPDATE pace SET in_use = (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id) WHERE subject_id = ANY ($1::uuid[])
+    WITH counted AS MATERIALIZED (
+        SELECT subject_id, (SELECT count(*) FROM dial_slot WHERE queue_id = subject_id) AS in_use
+        FROM unnest($1::uuid[]) AS given (subject_id)
+    )
+    UPDATE pace SET in_use = counted.in_use
+    FROM counted WHERE pace.subject_id = counted.subject_id AND pace.in_use <> counted.in_use
 """
 
 
@@ -63,8 +70,7 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)
     if not freed:
         return 0
-    # A row and its count are committed together: they differ only where slots have just been deleted, here or by retention.
-    if queues := [row["subject_id"] for row in await connection.fetch(_MISCOUNTED_QUEUES, account_id)]:
+    if queues := [row["subject_id"] for row in await connection.fetch(_ACTIVE_QUEUES, account_id)]:
         await connection.execute(_LOCK_QUEUES, queues)
         await connection.execute(_RECOUNT_QUEUES, queues)
     return freed

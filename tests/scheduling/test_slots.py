@@ -19,6 +19,10 @@ _ADD_SLOT = """
     ON CONFLICT (subject_id) DO UPDATE SET in_use = pace.in_use + 1
 """
 
+_ADD_WAITING = """
+    INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
+    SELECT id, tenant_id, account_id, $2, id, 1, now(), now() + interval '1 hour', now() FROM call WHERE id = $1
+"""
 # A row that is locked is waited for as its holder's transaction, which pg_locks shows without a database.
 _WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -153,3 +157,23 @@ async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: G
             assert await _free(gateway, account) == 1
         assert await _free(gateway, account) == 1
         assert await _in_use(gateway, account) == 0
+
+
+async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:
+    """Otherwise grants of the tenant's two accounts lock the queues in different orders, and one of them fails."""
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account = await _account(gateway, tenant)
+        waiting, freed, idle = sorted([await _add_queue(gateway, tenant) for _ in range(3)])
+        call, next_call = [await _started(tenant) for _ in range(2)]
+        await gateway.database.fetch("INSERT INTO pace (subject_id) SELECT unnest($1::uuid[])", [waiting, idle])
+        await gateway.database.fetch(_ADD_SLOT, call, account, freed, 60.0)
+        await _set(gateway, call, "status = 'completed'")
+        await gateway.database.fetch(_ADD_WAITING, next_call, waiting)
+        async with gateway.database.transaction() as connection:
+            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+            assert await free_ended_slots(connection, account) == 1
+            unlocked = "SELECT subject_id FROM pace WHERE subject_id = ANY ($1::uuid[]) FOR UPDATE SKIP LOCKED"
+            rows = await gateway.database.fetch(unlocked, [waiting, freed, idle])
+        assert [row["subject_id"] for row in rows] == [idle]
+        assert await _in_use(gateway, freed) == 0
