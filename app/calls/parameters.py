@@ -204,6 +204,21 @@ class CallParameters(BaseModel):
 _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
+RedialStatus = TypeAliasType("RedialStatus", Literal["busy", "no-answer"])
+
+
+class Redial(BaseModel):
+    """When a scheduled call is dialled again after it has ended: as a new record, whose `redial_of` is the id of this one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    on: Annotated[list[RedialStatus], AfterValidator(_without_repetitions)] = Field(
+        min_length=1, description="Statuses after which it is dialled again: `busy`, `no-answer` or both."
+    )
+    times: int = Field(ge=1, le=10, description="How often it is dialled again at most, whatever the statuses were.")
+    after_s: int = Field(ge=1, le=86_400, description="How many seconds after the end.")
+
+
 class CallRequest(CallParameters):
     """The request for a call: every parameter of Twilio's *create call*, the account, a SIP credential and a schedule."""
 
@@ -242,6 +257,10 @@ class CallRequest(CallParameters):
         examples=["Europe/Berlin"],
     )
 
+    redial: Redial | None = Field(
+        None, description="Dials a scheduled call again if nobody answers. It rings anew for as long as the first had time to."
+    )
+
     @property
     def is_scheduled(self) -> bool:
         """Whether Callgate dials the call later, and does not answer with the outcome."""
@@ -251,6 +270,8 @@ class CallRequest(CallParameters):
         record = super().for_record()
         if self.sip_credential is not None:
             record["sip_credential"] = self.sip_credential
+        if self.redial is not None:
+            record["redial"] = self.redial.model_dump()
         return record
 
 

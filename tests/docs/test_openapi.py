@@ -92,7 +92,7 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
     assert documented == all_errors().keys() - elsewhere - not_of_creations - of_the_admin_api - before_the_path_is_known
 
 
-OWN_MEMBERS = {"account_sid", "sip_credential", "not_before", "ring_by", "priority", "queue", "time_zone"}
+OWN_MEMBERS = {"account_sid", "sip_credential", "not_before", "ring_by", "priority", "queue", "time_zone", "redial"}
 
 
 async def test_every_member_of_the_request_is_described(document: dict[str, Any]) -> None:

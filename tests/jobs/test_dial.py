@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -132,6 +133,8 @@ async def test_a_call_expires_at_its_deadline(gateway: Gateway, tenant: Tenant, 
         ({"queue": "nowhere"}, "/queue", "unknown_queue"),
         ({"priority": "now"}, "/priority", "literal_error"),
         ({"time_zone": "Europe/Berlin"}, "/time_zone", "not_scheduled"),
+        ({"redial": {"on": ["busy"], "times": 1, "after_s": 60}}, "/redial", "not_scheduled"),
+        ({"priority": "bulk", "redial": {"on": ["failed"], "times": 1, "after_s": 60}}, "/redial/on/0", "literal_error"),
         (
             {"priority": "bulk", "sip_auth_username": "u", "sip_auth_password": "secret"},
             "/sip_auth_password",
@@ -295,3 +298,40 @@ async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gatew
         assert upstream.posts[-1].form == [("Status", "canceled")]
         assert (await record(tenant, call["id"]))["status"] == "canceled"
         assert not await deadlines.step()
+
+
+@pytest.mark.parametrize(
+    ("status", "redials"), [("busy", 1), ("no-answer", 1), ("failed", 0), ("canceled", 0), ("completed", 0)]
+)
+async def test_a_redial_is_a_new_record(gateway: Gateway, tenant: Tenant, dialer: Dialer, status: str, redials: int) -> None:
+    redial = {"on": ["no-answer", "busy"], "times": 2, "after_s": 900}
+    first = (await tenant.create(status, priority="urgent", redial=redial)).json()
+    await dial_all(dialer)
+    for _ in range(2):
+        async with gateway.database.begin() as session:
+            statement = text("UPDATE call SET status = :status WHERE id = :id")
+            await session.execute(statement, {"id": first["id"], "status": status})
+    listed = (await tenant.http.get("/v1/calls", params={"execution": "scheduled"})).json()["calls"]
+    assert [call["redial_of"] for call in listed] == [first["id"]] * redials
+    for call in listed:
+        parameters = call["parameters"]
+        times = {name: datetime.fromisoformat(parameters[name]) for name in ("not_before", "ring_by")}
+        assert times["ring_by"] - times["not_before"] == timedelta(minutes=15)
+        assert timedelta(seconds=890) < times["not_before"] - datetime.now(UTC) < timedelta(seconds=910)
+        assert (parameters["redial"], parameters["priority"]) == (redial | {"times": 1}, "urgent")
+        assert (call["idempotency_key"], call["to"]) == (None, first["to"])
+        assert UUID(call["id"]).version == 7
+        assert (await tenant.events(first["id"]))[-1]["data"] == {"call_id": call["id"]}
+
+
+async def test_redials_end_when_they_are_used_up(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+    await tenant.create(priority="normal", redial={"on": ["busy"], "times": 2, "after_s": 1})
+    for _ in range(4):
+        await dial_all(dialer)
+        async with gateway.database.begin() as session:
+            await session.execute(
+                text("UPDATE call SET status = 'busy' WHERE tenant_id = :id AND execution = 'started'"), {"id": tenant.id}
+            )
+            await session.execute(text("UPDATE scheduled_dial SET due_at = now()"))
+    assert len(upstream.posts) == 3
+    assert len({post.body for post in upstream.posts}) == 1

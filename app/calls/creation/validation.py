@@ -117,9 +117,10 @@ def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
 def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
     """Yields an error for each secret of a scheduled call: Callgate stores none, so it would be missing when it dials."""
     if not request.is_scheduled:
-        if request.time_zone is not None:
-            text = "is only for a scheduled call: add not_before, ring_by, priority or queue"
-            yield FieldError("/time_zone", "not_scheduled", text)
+        text = "is only for a scheduled call: add not_before, ring_by, priority or queue"
+        for name in ("time_zone", "redial"):
+            if getattr(request, name) is not None:
+                yield FieldError(f"/{name}", "not_scheduled", text)
         return
     kept = request.for_record()
     for name, value in request.for_twilio().items():
