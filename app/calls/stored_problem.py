@@ -13,6 +13,7 @@ from app.errors import (
     UpstreamUnreachable,
     all_errors,
 )
+from app.twilio.refusals import FULL_ACCOUNT_CODES
 
 
 def is_temporary(slug: str) -> bool:
@@ -23,6 +24,12 @@ def is_temporary(slug: str) -> bool:
         UpstreamCredentialsRejected.slug,
         DatabaseUnavailable.slug,
     }
+
+
+def may_pass_soon(error: CallgateError) -> bool:
+    """Returns whether a scheduled call that was not started for this reason waits again and is tried until its `ring_by`."""
+    is_full = error.upstream is not None and error.upstream.code in FULL_ACCOUNT_CODES
+    return is_temporary(error.slug) or is_full
 
 
 def stored_form(error: CallgateError) -> dict[str, Any]:

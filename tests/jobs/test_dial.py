@@ -17,7 +17,7 @@ from app.observability import Metrics
 from app.services import services
 from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.upstream import Upstream, answer, call_resource, created, error, running_upstream
+from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, running_upstream
 
 SID = "CA" + "d" * 32
 
@@ -149,8 +149,9 @@ async def test_what_cannot_be_kept_is_refused(tenant: Tenant, members: dict[str,
     assert [(found["pointer"], found["code"]) for found in response.json()["errors"]] == [(pointer, code)]
 
 
-async def test_a_temporary_refusal_puts_a_call_back(gateway: Gateway) -> None:
-    async with running_upstream(error(429, 20429), created()) as upstream, running_dialer(gateway) as dialer:
+@pytest.mark.parametrize(("status", "code"), [(429, 20429), (400, 10004), (400, 22005)])
+async def test_a_passing_refusal_puts_a_call_back(gateway: Gateway, status: int, code: int) -> None:
+    async with running_upstream(error(status, code), created()) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         call = (await tenant.create(priority="normal")).json()
         await dial_all(dialer)
@@ -335,3 +336,23 @@ async def test_redials_end_when_they_are_used_up(gateway: Gateway, tenant: Tenan
             await session.execute(text("UPDATE scheduled_dial SET due_at = now()"))
     assert len(upstream.posts) == 3
     assert len({post.body for post in upstream.posts}) == 1
+
+
+async def test_a_lasting_refusal_ends_a_call(gateway: Gateway) -> None:
+    async with running_upstream(error(400, 21211)) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(priority="normal")).json()
+        await dial_all(dialer)
+        ended = await record(tenant, call["id"])
+        assert (ended["execution"], ended["problem"]["slug"]) == ("not_started", "upstream-rejected")
+        assert len(upstream.posts) == 1
+
+
+async def test_an_unknown_outcome_is_never_put_back(gateway: Gateway) -> None:
+    async with running_upstream(hang) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(priority="normal")).json()
+        await dial_all(dialer)
+        await dial_all(dialer)
+        assert (await record(tenant, call["id"]))["execution"] == "unknown"
+        assert len(upstream.posts) == 1
