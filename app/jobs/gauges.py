@@ -47,7 +47,7 @@ class Gauges:
             ["priority"],
             registry=metrics.registry,
         )
-        self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended counts until the next grant.")
+        self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended is freed within a minute.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
