@@ -60,6 +60,10 @@ class _Granting:
 
     async def grant(self, limit: int) -> list[Grant]:
         at, grants = self.account.at, list[Grant]()
+        if not any(queue.hours for queue in self.queues.values()):
+            while len(grants) < limit and (granted := await self._grant_next()) is not None:
+                grants.append(granted)
+            return grants
         while len(grants) < limit:
             candidate = await store.next_candidate(self.connection, self.account_id, at, self._open_queues())
             if candidate is None:
@@ -69,9 +73,19 @@ class _Granting:
             granted = await store.grant(self.connection, candidate.call_id, at)
             if granted is not None:
                 grants.append(granted)
-                if candidate.queue_id in self.room:
-                    self.room[candidate.queue_id] -= 1
+                self._use_room(granted)
         return grants
+
+    async def _grant_next(self) -> Grant | None:
+        granted = await store.grant_next(self.connection, self.account_id, self.account.at, self._open_queues())
+        if granted is not None:
+            self._use_room(granted)
+        return granted
+
+    def _use_room(self, granted: Grant) -> None:
+        queue_id = granted.dial["queue_id"]
+        if queue_id in self.room:
+            self.room[queue_id] -= 1
 
     def _open_queues(self) -> Collection[UUID]:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]

@@ -76,12 +76,15 @@ _FIRST_OF_CLASS = """
             ORDER BY waiting.due_at, waiting.call_id LIMIT 1
         ) AS first
         ORDER BY first.due_at, first.call_id LIMIT 1
-    ) AS dial LIMIT 1)
+    ) AS dial
+    WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = $1 AND priority = {priority})
+    LIMIT 1)
 """
 _FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
+_NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1"  # noqa: S608  # own constants
 _CHOSEN = f"""
     SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
-    FROM (SELECT call_id FROM ({" UNION ALL ".join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1) AS chosen
+    FROM ({_NEXT}) AS chosen
         JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
 """  # noqa: S608  # constants of this module
 
@@ -90,7 +93,7 @@ _MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_o
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 _GRANT = f"""
     WITH granted AS MATERIALIZED (
-        DELETE FROM scheduled_dial WHERE call_id = $1 AND ring_by > $2 RETURNING *
+        DELETE FROM scheduled_dial WHERE call_id = ({{which}}) AND ring_by > $2 RETURNING *
     ), changed AS (
         UPDATE call SET execution = 'pending', pending_since = clock_timestamp(), updated_at = now(),
             attempt = call.attempt + CASE WHEN granted.tries > 0 THEN 1 ELSE 0 END
@@ -117,6 +120,9 @@ _GRANT = f"""
         extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s
     FROM granted JOIN changed ON changed.id = granted.call_id
 """  # noqa: S608  # column names of the models
+
+_GRANT_CALL = _GRANT.format(which="$1::uuid")
+_GRANT_NEXT = _GRANT.format(which=_NEXT)
 
 _DUE_OF_QUEUE = """
     SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
@@ -224,7 +230,15 @@ async def next_candidate(
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
     """Takes the right to dial: the call is pending, and has its token, slot and turn. Returns None if it was canceled."""
-    rows = await connection.fetch(_GRANT, call_id, at)
+    return _grant(await connection.fetch(_GRANT_CALL, call_id, at))
+
+
+async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
+    """Grants the call that `next_candidate` returns, in one statement. None may also mean that it was canceled meanwhile."""
+    return _grant(await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids)))
+
+
+def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
     if not rows:
         return None
     row = rows[0]
