@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.calls.creation.grants import store
-from app.calls.creation.grants.store import Candidate, DueQueue, Grant, LockedPace
+from app.calls.creation.grants.store import Candidate, DueQueue, Grant
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.hours import Hours, callee_zones, next_opening
@@ -41,7 +41,9 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Ro
             account = await store.lock_account_pace(connection, account_id) or account
         queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
         paces = await store.lock_queue_paces(connection, queues.keys())
-        granting = _Granting(connection, account_id, account, queues, {each: paces[each].room for each in paces})
+        # Tokens are spent at the time of the last lock. At an earlier one, a queue that was waited for would get them back.
+        at = max(pace.at for pace in (account, *paces.values()))
+        granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
     is_last = len(grants) < min(limit, BATCH)
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
@@ -54,12 +56,12 @@ class _Granting:
 
     connection: Connection
     account_id: UUID
-    account: LockedPace
+    at: datetime
     queues: dict[UUID, DueQueue]
     room: dict[UUID, int]
 
     async def grant(self, limit: int) -> list[Grant]:
-        at, grants = self.account.at, list[Grant]()
+        at, grants = self.at, list[Grant]()
         if not any(queue.hours for queue in self.queues.values()):
             while len(grants) < limit and (granted := await self._grant_next()) is not None:
                 grants.append(granted)
@@ -77,7 +79,7 @@ class _Granting:
         return grants
 
     async def _grant_next(self) -> Grant | None:
-        granted = await store.grant_next(self.connection, self.account_id, self.account.at, self._open_queues())
+        granted = await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
         if granted is not None:
             self._use_room(granted)
         return granted
@@ -96,9 +98,9 @@ class _Granting:
         One for which no hour is left before its `ring_by` waits until then, and expires.
         """
         hours = self.queues[candidate.queue_id].hours
-        if hours is None or _opening(hours, candidate, self.account.at, self.account.at + _MOMENT):
+        if hours is None or _opening(hours, candidate, self.at, self.at + _MOMENT):
             return False
-        at = self.account.at
+        at = self.at
         due = await store.due_of_queue(self.connection, self.account_id, candidate.queue_id, at, limit=_POSTPONED_AT_ONCE)
         openings = {each: _opening(hours, each, at, each.ring_by) or each.ring_by for each in (candidate, *due)}
         await store.postpone(self.connection, {each.call_id: due_at for each, due_at in openings.items() if due_at > at})
