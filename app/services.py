@@ -212,7 +212,7 @@ def _build_services(
         ),
         deliveries=DeliveryService(database, calls),
         queues=queues,
-        queue_cancellation=QueueCancellation(database, queues, shared.settlement.change_to_canceled),
+        queue_cancellation=QueueCancellation(database, queues, shared.settlement),
         bulk=BulkService(creation, ReadLimit(per_process=4, per_tenant=2)),
     )
 

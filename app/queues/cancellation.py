@@ -1,13 +1,12 @@
 """Cancels all waiting calls of a queue. Not aware of HTTP."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from app.audit.events import Actor
 from app.audit.store import record
 from app.calls.creation.scheduled.store import end_calls, end_calls_of_queue
-from app.calls.settlement import RecordChange
+from app.calls.settlement import Settlement
 from app.database.engine import Database
 from app.queues.service import QueueService
 from app.queues.store import list_waiting
@@ -20,8 +19,7 @@ _BATCH: Final = 500
 class QueueCancellation:
     database: Database
     queues: QueueService
-    change: Callable[[], RecordChange]
-    """Returns the change of a call that was canceled before its dial."""
+    settlement: Settlement
 
     async def cancel(self, actor: Actor, tenant_id: str, name: str) -> int:
         """Ends all calls of the queue that wait, and returns how many. None of them will ring. Calls under way go on.
@@ -29,16 +27,17 @@ class QueueCancellation:
         Raises NoSuchResource. After a failure some calls may be cancelled, and it can be repeated.
         """
         queue = await self.queues.get(tenant_id, name)
-        canceled = 0
+        change, canceled = self.settlement.change_to_canceled(), 0
         while True:
             async with self.database.transaction() as connection:
-                ended = await end_calls_of_queue(connection, queue.id, self.change(), limit=_BATCH)
+                ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH)
                 # Those that were left out are being granted. If that fails, they wait again.
                 left_out = [] if ended else await list_waiting(connection, queue.id, limit=_BATCH)
                 if left_out:
-                    ended = await end_calls(connection, left_out, self.change())
+                    ended = await end_calls(connection, left_out, change)
                 if ended and not canceled:
                     await record(connection, actor, action="queue.cancel", tenant_id=tenant_id, subject=name)
+            self.settlement.count_undialled(change, len(ended))
             canceled += len(ended)
             if not (ended or left_out):
                 return canceled

@@ -1,14 +1,18 @@
 """A queue's waiting calls are cancelled: none of them is dialled afterwards."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
 from app.database.engine import Database
+from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
 
@@ -30,7 +34,7 @@ async def other_worker(gateway: Gateway) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def schedule(tenant: Tenant, queue: str = "reminders", **members: str) -> str:
+async def schedule(tenant: Tenant, queue: str = "reminders", **members: Any) -> str:
     answer = await tenant.create(queue=queue, **members)
     assert answer.status_code == 202, answer.text
     call_id: str = answer.json()["id"]
@@ -58,6 +62,27 @@ async def test_waiting_calls_of_the_queue_are_canceled_and_no_other(gateway: Gat
         "SELECT subject FROM audit_event WHERE tenant_id = $1 AND action = 'queue.cancel'", tenant.id
     )
     assert [row["subject"] for row in actions] == ["reminders"]
+
+
+async def _canceled_so_far(gateway: Gateway) -> float:
+    await asyncio.sleep(EXPOSITION_INTERVAL_S)
+    async with httpx.AsyncClient() as prometheus:
+        exposed = (await prometheus.get(f"{gateway.url}/metrics")).text
+    (found,) = re.findall(r'^callgate_settled_total{by="canceled"} (\S+)$', exposed, re.MULTILINE)
+    return float(found)
+
+
+async def test_canceled_calls_are_counted_and_who_wants_to_know_is_told(gateway: Gateway, tenant: Tenant) -> None:
+    before = await _canceled_so_far(gateway)
+    events: dict[str, Any] = {"status_callback": "https://own.example.com/", "status_callback_event": ["settled"]}
+    told, silent = await schedule(tenant, **events), await schedule(tenant)
+    assert await cancel(tenant) == 2
+    deliveries = [(await tenant.http.get(f"/v1/calls/{each}/deliveries")).json()["deliveries"] for each in (told, silent)]
+    assert [[(each["event"], each["fields"]["CallgateProblem"]) for each in of_call] for of_call in deliveries] == [
+        [("settled", "canceled-before-dial")],
+        [],
+    ]
+    assert await _canceled_so_far(gateway) - before == 2
     details = (await tenant.http.get("/v1/queues/reminders")).json()
     assert (details["waiting"], details["counts"]["problem"]) == (0, {"canceled-before-dial": 2})
 
