@@ -128,7 +128,8 @@ class Settlement:
         change = record_change("call.scheduled", event_data, {"execution": "scheduled"})
         return replace(change, dial={**dial, "due_in": due_in.total_seconds()})
 
-    def change_to_expired(self) -> RecordChange:
+    @staticmethod
+    def change_to_expired() -> RecordChange:
         """Returns the change for a scheduled call that was not granted before its `ring_by`."""
         return _change_undialled("expired", RingByPassed())
 

@@ -22,6 +22,7 @@ from app.cli import (
     processes,
     queue_calls,
     queues,
+    rehearse,
     rotate,
     secrets,
     sip,
@@ -58,6 +59,7 @@ app.add_typer(workloads.workloads, name="workloads")
 app.add_typer(secrets.secrets, name="secrets")
 app.command()(apply.apply)
 app.command()(audit.audit)
+app.command()(rehearse.rehearse)
 app.command()(doctor.doctor)
 app.add_typer(sip.sip, name="sip")
 

@@ -20,6 +20,11 @@ def past_time(text: str) -> datetime:
     return _parse(text, sign=-1, example="2026-11-28T12:00:00Z")
 
 
+def any_time(text: str) -> datetime:
+    """Parses a time, or a duration after now. A time without a zone is in UTC."""
+    return _parse(text, sign=1, example="2026-11-30T08:00:00Z")
+
+
 def duration(text: str) -> timedelta:
     """Parses a duration, such as 5m."""
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
