@@ -188,7 +188,7 @@ class HeadTooLarge(RequestError):
 class RingByPassed(RequestError):
     slug, status, title = "ring-by-passed", 409, "The call was not dialled in time"
     same_key = False
-    default_detail = "The call could not be dialled before its `ring_by`. It did not ring."
+    default_detail = "The call could not be dialled before the time by which it had to ring. It did not ring."
 
 
 class CanceledBeforeDial(RequestError):

@@ -5,7 +5,6 @@ test compares the names with those of the installed `twilio` package.
 """
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -14,85 +13,30 @@ from pydantic import (
     Field,
     SecretStr,
     StrictBool,
-    StringConstraints,
 )
-from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.calls.parameter_types import (
+    BooleanText,
+    CallbackUrl,
+    HttpMethod,
+    HttpUrl,
+    MachineDetection,
+    ProgressEvent,
+    RecordingChannels,
+    RecordingEvent,
+    RecordingTrack,
+    Secret,
+    Text,
+    Trim,
+    at_most_five_passports,
+    without_repetitions,
+)
 from app.http.times import Timestamp
 from app.scheduling.schedule import QUEUE_NAME, Priority
 from app.security.redaction import without_userinfo
 from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
 from app.twilio.schemas import SECRET_PARAMETERS
-
-
-def _printable(value: str) -> str:
-    if "\0" in value:
-        raise PydanticCustomError("null_character", "must not contain the NUL character")
-    return value
-
-
-def _http_url(value: str) -> str:
-    """Requires an absolute http(s) URL. Keeps the caller's spelling."""
-    if any(character <= " " or character == "\x7f" for character in value):
-        raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
-    try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise PydanticCustomError("url_syntax", "is not a URL") from None
-    if parts.scheme.lower() not in ("http", "https") or not host:
-        raise PydanticCustomError("url_not_absolute", "must be an absolute http:// or https:// URL")
-    return value
-
-
-def refused_by_twilio(url: str) -> tuple[str, str] | None:
-    """Returns a stable code and a text if Twilio would refuse this URL, otherwise None."""
-    if "_" in (urlsplit(url).hostname or ""):
-        return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
-    return None
-
-
-def _callback_url(value: str) -> str:
-    if refused := refused_by_twilio(value):
-        raise PydanticCustomError(*refused)
-    return value
-
-
-def _secret_text(value: SecretStr) -> SecretStr:
-    """Applies the checks of text fields to a secret, which pydantic does not check."""
-    secret = value.get_secret_value()
-    if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
-        raise PydanticCustomError("not_text", "must be text without the NUL character")
-    return value
-
-
-def _without_repetitions(values: list[Any]) -> list[Any]:
-    if len(set(values)) != len(values):
-        raise PydanticCustomError("repeated_item", "must not name an item twice")
-    return values
-
-
-def _at_most_five_passports(value: str) -> str:
-    if value.count(",") >= 5:
-        raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
-    return value
-
-
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
-Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
-HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
-# Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.
-CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
-# Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
-HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
-ProgressEvent = TypeAliasType("ProgressEvent", Literal["settled", "initiated", "ringing", "answered", "completed"])
-RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
-RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
-RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])
-Trim = TypeAliasType("Trim", Literal["trim-silence", "do-not-trim"])
-MachineDetection = TypeAliasType("MachineDetection", Literal["Enable", "DetectMessageEnd"])
-BooleanText = TypeAliasType("BooleanText", Literal["true", "false"])
 
 
 class CallParameters(BaseModel):
@@ -124,7 +68,7 @@ class CallParameters(BaseModel):
         None,
         description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
-    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(_without_repetitions)] | None = Field(
+    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(without_repetitions)] | None = Field(
         None,
         min_length=1,
         description="The events that are sent to `status_callback`; only `completed` by default. `settled` is not one of "
@@ -145,7 +89,7 @@ class CallParameters(BaseModel):
     recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
     recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(_without_repetitions)] | None = Field(
+    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(without_repetitions)] | None = Field(
         None, min_length=1, description="`completed` by default."
     )
     recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
@@ -177,7 +121,7 @@ class CallParameters(BaseModel):
         None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
     )
     client_notification_url: HttpUrl | None = Field(None, description="The URL for push notifications to `client:` targets.")
-    passports: Annotated[Text, AfterValidator(_at_most_five_passports)] | None = Field(
+    passports: Annotated[Text, AfterValidator(at_most_five_passports)] | None = Field(
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
 
@@ -212,7 +156,7 @@ class Redial(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    on: Annotated[list[RedialStatus], AfterValidator(_without_repetitions)] = Field(
+    on: Annotated[list[RedialStatus], AfterValidator(without_repetitions)] = Field(
         min_length=1, description="Statuses after which it is dialled again: `busy`, `no-answer` or both."
     )
     times: int = Field(ge=1, le=10, description="How often it is dialled again at most, whatever the statuses were.")

@@ -9,7 +9,8 @@ from uuid import UUID
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
 from app.calls.outbox import SETTLED
-from app.calls.parameters import CallRequest, CallUpdate, refused_by_twilio
+from app.calls.parameter_types import refused_by_twilio
+from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
 from app.tenants.directory import CallableAccount
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from app.calls.parameters import Text
+from app.calls.parameter_types import Text
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs

@@ -16,7 +16,6 @@ MAX_FUNCTION_LINES = 60
 LONG_FUNCTIONS = {
     "bench/competitors/life.py:create_app": "the competitor is written as a short service is, in one closure",
     "migrations/versions/2026-11-23-0702_tenants_and_calls.py:upgrade": "one list of statements, never edited again",
-    "migrations/versions/2026-11-28-2356_scheduled_calls.py:upgrade": "one list of statements, never edited again",
 }
 
 SHARED_NAMES = {

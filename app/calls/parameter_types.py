@@ -1,0 +1,79 @@
+"""The types of a call's parameters, and their checks."""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
+
+
+def _printable(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("null_character", "must not contain the NUL character")
+    return value
+
+
+def _http_url(value: str) -> str:
+    """Requires an absolute http(s) URL. Keeps the caller's spelling."""
+    if any(character <= " " or character == "\x7f" for character in value):
+        raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise PydanticCustomError("url_syntax", "is not a URL") from None
+    if parts.scheme.lower() not in ("http", "https") or not host:
+        raise PydanticCustomError("url_not_absolute", "must be an absolute http:// or https:// URL")
+    return value
+
+
+def refused_by_twilio(url: str) -> tuple[str, str] | None:
+    """Returns a stable code and a text if Twilio would refuse this URL, otherwise None."""
+    if "_" in (urlsplit(url).hostname or ""):
+        return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
+    return None
+
+
+def _callback_url(value: str) -> str:
+    if refused := refused_by_twilio(value):
+        raise PydanticCustomError(*refused)
+    return value
+
+
+def _secret_text(value: SecretStr) -> SecretStr:
+    """Applies the checks of text fields to a secret, which pydantic does not check."""
+    secret = value.get_secret_value()
+    if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
+        raise PydanticCustomError("not_text", "must be text without the NUL character")
+    return value
+
+
+def without_repetitions(values: list[Any]) -> list[Any]:
+    """Returns the list. Refuses one that names an item twice."""
+    if len(set(values)) != len(values):
+        raise PydanticCustomError("repeated_item", "must not name an item twice")
+    return values
+
+
+def at_most_five_passports(value: str) -> str:
+    """Returns the text. Refuses one with more than five parts."""
+    if value.count(",") >= 5:
+        raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
+HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
+# Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.
+CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
+# Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
+HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
+ProgressEvent = TypeAliasType("ProgressEvent", Literal["settled", "initiated", "ringing", "answered", "completed"])
+RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
+RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
+RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])
+Trim = TypeAliasType("Trim", Literal["trim-silence", "do-not-trim"])
+MachineDetection = TypeAliasType("MachineDetection", Literal["Enable", "DetectMessageEnd"])
+BooleanText = TypeAliasType("BooleanText", Literal["true", "false"])
