@@ -173,7 +173,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/admin/tenants": {"id": "matrix", "name": "Matrix"},
     "PATCH /v1/admin/tenants/{tenant_id}": {"name": "Matrix"},
     "POST /v1/admin/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "f" * 32, "auth_token": "t"},
-    "PATCH /v1/admin/tenants/{tenant_id}/accounts/{account_sid}": {"pace": {"calls_per_second": 1}},
+    "PATCH /v1/admin/tenants/{tenant_id}/accounts/{account_sid}": {"pace": {"calls_per_second": 1000, "burst": 1000}},
     "POST /v1/admin/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t"},
     "POST /v1/admin/tenants/{tenant_id}/keys": {"scopes": ["admin"]},
     "POST /v1/admin/tenants/{tenant_id}/sip-credentials": {"name": "pbx", "username": "u", "password": "p"},

@@ -277,7 +277,7 @@ async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: 
     assert written == {UUID(canceled): ["settled"], UUID(expired): ["settled"], UUID(silent): []}
 
 
-async def test_a_scheduled_call_whose_end_was_delivered_once_is_corrected(gateway: Gateway, dialer: Dialer) -> None:
+async def test_a_scheduled_call_is_corrected_after_its_end_was_delivered(gateway: Gateway, dialer: Dialer) -> None:
     # As when a request is repeated with the key of a call that was withdrawn.
     async with running_upstream(created(sid=f"CA{uuid4().hex}")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -9,7 +9,8 @@ from app.calls.creation.grants import store
 from app.calls.creation.grants.store import Candidate, DueQueue, Grant
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.hours import Hours, callee_zones, next_opening
+from app.scheduling.hours import callee_zones, next_opening
+from app.scheduling.schedule import MAX_AHEAD
 from app.scheduling.slots import free_ended_slots
 
 BATCH = 16
@@ -45,7 +46,8 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Ro
         at = max(pace.at for pace in (account, *paces.values()))
         granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
-    is_last = len(grants) < min(limit, BATCH)
+    # After a grant another round reads how long the account has to wait then.
+    is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
     return Round(grants, is_last, min(waits, default=None))
 
@@ -59,6 +61,7 @@ class _Granting:
     at: datetime
     queues: dict[UUID, DueQueue]
     room: dict[UUID, int]
+    has_postponed: bool = False
 
     async def grant(self, limit: int) -> list[Grant]:
         at, grants = self.at, list[Grant]()
@@ -71,7 +74,9 @@ class _Granting:
             if candidate is None:
                 break
             if await self._postpone_closed(candidate):
-                continue
+                # The next round goes on, so that the lock is not held for all calls of a long queue.
+                self.has_postponed = True
+                break
             granted = await store.grant(self.connection, candidate.call_id, at)
             if granted is not None:
                 grants.append(granted)
@@ -98,14 +103,21 @@ class _Granting:
         One for which no hour is left before its `ring_by` waits until then, and expires.
         """
         hours = self.queues[candidate.queue_id].hours
-        if hours is None or _opening(hours, candidate, self.at, self.at + _MOMENT):
+        if hours is None:
+            return False
+        zones = callee_zones(candidate.to, candidate.time_zone, hours)
+        if next_opening(hours, self.at, zones, self.at + _MOMENT):
             return False
         at = self.at
         due = await store.due_of_queue(self.connection, self.account_id, candidate.queue_id, at, limit=_POSTPONED_AT_ONCE)
-        openings = {each: _opening(hours, each, at, each.ring_by) or each.ring_by for each in (candidate, *due)}
-        await store.postpone(self.connection, {each.call_id: due_at for each, due_at in openings.items() if due_at > at})
+        # A number that may be in many zones takes milliseconds, and most calls are to the same zones.
+        openings: dict[tuple[str, ...], datetime | None] = {}
+        later = {}
+        for each in (candidate, *due):
+            zones = callee_zones(each.to, each.time_zone, hours)
+            if zones not in openings:
+                openings[zones] = next_opening(hours, at, zones, at + MAX_AHEAD)
+            if (opening := openings[zones]) != at:
+                later[each.call_id] = min(opening or each.ring_by, each.ring_by)
+        await store.postpone(self.connection, later)
         return True
-
-
-def _opening(hours: Hours, candidate: Candidate, at: datetime, before: datetime) -> datetime | None:
-    return next_opening(hours, at, callee_zones(candidate.to, candidate.time_zone, hours), before)
