@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 ADMINISTRATION = (ROOT / "docs" / "administration.md").read_text()
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+QUEUES = (ROOT / "docs" / "queues.md").read_text()
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PRINTED_URL = "http://127.0.0.1:8000"
@@ -76,6 +77,11 @@ async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
 @needs_program("curl")
 async def test_the_printed_commands_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
     await _assert_printed_answers(gateway, examples(), cwd=tmp_path)
+
+
+@needs_program("curl")
+async def test_the_printed_commands_of_queues_answer_as_printed(gateway: Gateway, tenant: Tenant, tmp_path: Path) -> None:
+    await _assert_printed_answers(gateway, examples_in(QUEUES.split("\n### Many calls at once\n")[0]), cwd=tmp_path)
 
 
 async def test_the_printed_commands_of_administration_answer_as_printed(gateway: Gateway, tmp_path: Path) -> None:
