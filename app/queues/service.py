@@ -18,12 +18,11 @@ from app.scheduling.pace_store import lock_pace, write_pace
 from app.scheduling.schedule import MAX_AHEAD, QUEUE_NAME
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidMember, NoSuchResource, no_tenant
+from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
 MAX_RING_WITHIN_S: Final = int(MAX_AHEAD.total_seconds())
 _NAME: Final = re.compile(QUEUE_NAME)
 _MEMBERS: Final = ("paused", "hours", "ring_within_s")
-# Rows in one transaction, which grants and cancellations of the same calls wait for.
-_DUE_BATCH: Final = 1_000
 
 
 class QueueChange(TypedDict, total=False):
@@ -43,7 +42,7 @@ class QueueService:
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the one of this name. Returns it, and whether it was created now.
 
-        A pause stops grants; calls under way go on. After a change of the hours, waiting calls are judged anew. Raises
+        After a pause no call is granted; calls under way go on. Waiting calls are judged by other hours at once. Raises
         InvalidMember.
         """
         _check(name, change)
@@ -59,16 +58,12 @@ class QueueService:
                     connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=() if created else changed
                 )
             queue = await _locked(connection, tenant_id, name)
-        # Also if the hours are the same: an earlier request may have failed here.
+        # Also if nothing was changed: an earlier request may have failed here.
         if "hours" in change:
-            await self._make_due(queue)
+            await make_calls_due(self.database, tenant_id, queue.id)
+        elif change.get("paused"):
+            await wait_for_grants(self.database, tenant_id)
         return queue, created
-
-    async def _make_due(self, queue: QueueRow) -> None:
-        while True:
-            async with self.database.transaction() as connection:
-                if await store.make_due(connection, queue.id, limit=_DUE_BATCH) < _DUE_BATCH:
-                    return
 
     async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:
         """Changes a queue that exists. Raises as `put`, and NoSuchResource."""

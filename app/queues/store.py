@@ -126,18 +126,6 @@ async def list_queues(connection: Connection, tenant_id: str, *, after: str | No
     return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
 
-async def make_due(connection: Connection, queue_id: UUID, *, limit: int) -> int:
-    """Makes calls due that wait for hours or for another try, as soon as their `not_before` has passed. Returns how many.
-
-    Calls that another session has locked are left out: they are being granted or cancelled.
-    """
-    statement = """UPDATE scheduled_dial SET due_at = greatest(not_before, now()) WHERE call_id IN (
-            SELECT call_id FROM scheduled_dial WHERE queue_id = $1 AND due_at > greatest(not_before, now())
-            ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-        ) RETURNING call_id"""
-    return len(await connection.fetch(statement, queue_id, limit))
-
-
 async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:
     """Returns the ids of calls that wait."""
     rows = await connection.fetch("SELECT call_id FROM scheduled_dial WHERE queue_id = $1 LIMIT $2", queue_id, limit)

@@ -17,6 +17,7 @@ from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_form import CallbackForm
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
+from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
 TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -75,13 +76,18 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     ) -> TenantRow:
         """Sets those settings that `changes` has, and returns the tenant.
 
-        With `of_versions`, raises VersionOutdated unless the tenant has one of these versions (`TenantRow.version`).
+        Other hours apply to waiting calls at once. With `of_versions`, raises VersionOutdated unless the tenant has one of
+        these versions (`TenantRow.version`).
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
             if of_versions is not None and tenant.version not in of_versions:
                 raise VersionOutdated(f"tenant {tenant_id} was changed meanwhile")
-            return await self._set(connection, tenant, changes)
+            tenant = await self._set(connection, tenant, changes)
+        # Also if the hours are the same: an earlier request may have failed here.
+        if "hours" in changes:
+            await make_calls_due(self.database, tenant_id)
+        return tenant
 
     async def _set(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
         """Sets what differs in a locked tenant, and records an update."""
