@@ -99,6 +99,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             settlement=shared.settlement,
             withdrawals=withdrawals,
             budget=budget_of(settings),
+            slow_when_queued=settings.slow_when_queued,
         )
         preparation = Preparation(shared.tenants, shared.callback_urls, shared.validate_callback)
         slots = CreationSlots(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)

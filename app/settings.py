@@ -125,6 +125,9 @@ class Settings(BaseSettings):
         le=10_000,
         description="How many of these one tenant can have, so that one slow account cannot use all.",
     )
+    slow_when_queued: bool = Field(
+        False, description="Whether an account with a pace pauses until Twilio has dialled the calls that it queues."
+    )
     abandon_margin: float = _seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
     resolve_searches: int = Field(
         5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."

@@ -48,6 +48,23 @@ async def test_calls_that_twilio_queues_are_counted_and_warned_of(database_url: 
     assert (warning["tenant_id"], warning["account_sid"], warning["queue_time_ms"]) == (tenant.id, tenant.account_sid, 1000)
 
 
+@pytest.mark.parametrize("slow_when_queued", [False, True])
+async def test_an_account_pauses_while_twilio_queues_its_calls(database_url: str, *, slow_when_queued: bool) -> None:
+    midnight = datetime(2026, 11, 29, tzinfo=UTC)
+    config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=Limits(calls_per_second=0.01))
+    settings = settings_for(database_url, slow_when_queued=slow_when_queued)
+    async with served(create_simulator(config)) as url, running_gateway(settings) as gateway:
+        tenant = await gateway.add_tenant(url)
+        pace = "INSERT INTO pace (subject_id, calls_per_second, burst) SELECT id, 1000, 1000 FROM twilio_account"
+        await gateway.database.fetch(f"{pace} WHERE tenant_id = $1", tenant.id)
+        gateway.invalidate_cache()
+        answers = [await tenant.create() for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 503 if slow_when_queued else 201]
+    if slow_when_queued:
+        assert answers[2].json()["type"] == "urn:callgate:problem:paced"
+        assert 55 <= int(answers[2].headers["retry-after"]) <= 62
+
+
 class Watch:
     """A watch with a clock that stands still until the test moves it."""
 

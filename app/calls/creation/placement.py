@@ -24,6 +24,7 @@ from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
+from app.scheduling.store import pause_pace
 from app.tenants.directory import CallableAccount, TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
@@ -52,6 +53,8 @@ class Placement:
     settlement: Settlement
     withdrawals: Withdrawals
     budget: Budget
+    slow_when_queued: bool = False
+    """Whether the pace of an account pauses while Twilio queues its calls."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -94,6 +97,8 @@ class Placement:
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
             if isinstance(outcome, Started) and outcome.resource.queue_time:
                 self._twilio_queue.note_queued(call, queue_time_ms=outcome.resource.queue_time)
+                if self.slow_when_queued:
+                    await pause_pace(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
         with _LoggedFailure("credentials_not_marked", call):
             await self._mark_credentials(account, outcome)
         return settled
