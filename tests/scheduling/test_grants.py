@@ -1,10 +1,12 @@
-"""Grants take tokens from the account and the queue at one time, which is read after both are locked."""
+"""Grants: tokens are taken at one time, after all locks; every caller that has a waiting call has a turn."""
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 from app.calls.creation.grants.service import grant_calls
-from tests.support.gateway import Gateway
+from app.tenants.caller import COMMAND_LINE
+from tests.support.gateway import BASIC, Gateway, Tenant
 
 _WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 _LOCK_QUEUE = "SELECT FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1 FOR UPDATE OF pace"
@@ -17,8 +19,7 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     pace = {"calls_per_second": 0.01, "burst": 1}
     (await tenant.http.put("/v1/queues/slow", json={"pace": pace})).raise_for_status()
     assert (await tenant.create(queue="slow")).status_code == 202
-    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
-    assert account_id
+    account_id = await account_of(gateway, tenant)
     async with gateway.database.transaction() as connection:
         await connection.execute(_LOCK_QUEUE, tenant.id)
         granting = asyncio.create_task(grant_calls(gateway.database, account_id, limit=1))
@@ -28,3 +29,32 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     assert len((await granting).grants) == 1
     (row,) = await gateway.database.fetch(_NEXT_AT, tenant.id)
     assert row["next_at"] >= released_at + timedelta(seconds=100)
+
+
+# As a creation ends that was withdrawn because Postgres did not say whether it had committed it.
+_END = """
+    WITH ended AS (DELETE FROM scheduled_dial WHERE tenant_id = $1 RETURNING call_id)
+    UPDATE call SET execution = 'not_started', settled_by = 'response', settled_at = now(),
+        problem = '{"slug": "database-unavailable", "detail": "…", "after_s": 1}'
+    FROM ended WHERE call.id = call_id
+"""
+
+
+async def test_a_call_that_another_caller_schedules_again_under_its_key_is_granted(gateway: Gateway) -> None:
+    """The other caller, such as the same service with its next API key, has not scheduled anything before."""
+    tenant = await gateway.add_tenant()
+    body = BASIC | {"priority": "normal"}
+    assert (await tenant.create("k", priority="normal")).status_code == 202
+    await gateway.database.fetch(_END, tenant.id)
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "k"}
+    again = await tenant.http.post("/v1/calls", json=body, headers=headers)
+    assert (again.status_code, again.json()["execution"]) == (202, "scheduled")
+    granted = await grant_calls(gateway.database, await account_of(gateway, tenant), limit=1)
+    assert [str(grant.call.id) for grant in granted.grants] == [again.json()["id"]]
+
+
+async def account_of(gateway: Gateway, tenant: Tenant) -> UUID:
+    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    assert account_id
+    return account_id

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import BY_KEY, NewCall, insert_statement, intent_row, rows_as_json
@@ -20,7 +20,7 @@ from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dials import GIVEN_DIAL, insert_dials
-from app.scheduling.models import NO_QUEUE, ScheduledDial
+from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
 SCHEDULED_BATCH = 250
@@ -104,8 +104,11 @@ async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -
 
 
 async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
-    """Inserts the right to dial a call whose record exists, as `scheduled` has it."""
-    await session.execute(insert(ScheduledDial).values(**scheduled.dial() | {"call_id": call_id}))
+    """Inserts the right to dial a call whose record exists, as `scheduled` has it, and a turn of its caller if it has none."""
+    dial = scheduled.dial() | {"call_id": call_id}
+    await session.execute(insert(ScheduledDial).values(**dial))
+    turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
+    await session.execute(insert(DialTurn).values(**turn).on_conflict_do_nothing())
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
