@@ -10,6 +10,7 @@ import typer
 
 from app.cli.output import AsJson, show_table
 from app.cli.processes import service_settings
+from app.errors import CommandFailed
 
 
 def doctor(
@@ -17,9 +18,6 @@ def doctor(
         Path | None,
         typer.Option(
             "--token-file",
-            allow_dash=True,
-            exists=True,
-            dir_okay=False,
             help="Also check the service account token in this file (-: standard input). The token is not printed.",
         ),
     ] = None,
@@ -49,5 +47,8 @@ def doctor(
 def _read_token(file: Path | None) -> str | None:
     if file is None:
         return None
-    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
     return content.decode("ascii", "replace").strip()

@@ -18,7 +18,7 @@ from app.database.heartbeats import record_heartbeat
 from app.doctor.checks import CheckResult, run_checks
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
-from tests.cli.running import environment, run
+from tests.cli.running import environment, failure, run
 from tests.support.gateway import SECRET_KEY, Gateway, settings_for
 from tests.support.upstream import answer, error, refused_url, running_upstream
 
@@ -203,3 +203,15 @@ async def test_invalid_settings_are_wrong(tmp_path: Path) -> None:
     (result,) = json.loads(found)
     assert (code, result["state"], result["check"]) == (1, "wrong", "settings")
     assert "CALLGATE_SECRET_KEYS" in result["found"]
+
+
+async def test_a_token_is_read_from_standard_input_or_a_file(database_url: str, tmp_path: Path) -> None:
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    file = tmp_path / "token"
+    file.write_text("planted")
+    for source, standard_input in (("-", "planted"), (str(file), "")):
+        ran = run("doctor", "--token-file", source, "--json", environment=configured, standard_input=standard_input)
+        assert "workload token" in {each["check"] for each in json.loads(ran.stdout)}, ran.stderr
+        assert "planted" not in ran.stdout
+    missing = failure("doctor", "--token-file", str(tmp_path / "none"), environment=configured)
+    assert missing == (1, f"callgate: {tmp_path / 'none'}: cannot be read: No such file or directory")
