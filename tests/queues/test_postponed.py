@@ -58,7 +58,7 @@ async def test_other_hours_of_the_tenant_make_its_postponed_calls_due(calls: Que
 async def test_a_change_waits_for_grants_that_have_begun(calls: QueuedCalls, settings: dict[str, Any]) -> None:
     async with granting(calls):
         change = asyncio.create_task(put(calls, **settings))
-        while not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
             await asyncio.sleep(0.01)
         assert not change.done()
     await change
