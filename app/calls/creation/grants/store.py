@@ -91,6 +91,7 @@ _CHOSEN = f"""
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
 _MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
+# A call that is granted again may still have the slot of its earlier grant, if a job has that row just then.
 _GRANT = f"""
     WITH granted AS MATERIALIZED (
         DELETE FROM scheduled_dial WHERE call_id = ({{which}}) AND ring_by > $2 RETURNING *
@@ -107,6 +108,7 @@ _GRANT = f"""
         SELECT granted.call_id, granted.account_id, nullif(granted.queue_id, '{NO_QUEUE}'), granted.caller_id,
             {until("$2", "changed.parameters")}, granted.ring_by
         FROM granted JOIN changed ON changed.id = granted.call_id
+        ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
     ), turn AS (
         UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
