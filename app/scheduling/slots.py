@@ -12,9 +12,12 @@ _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
 def until(at: str, parameters: str) -> str:
-    """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended."""
+    """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended.
+
+    Twilio names no limit of `time_limit`: numbers that are too large for a float are valid.
+    """
     return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
-        + least(coalesce(({parameters} ->> 'time_limit')::float8, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S}))"""
+        + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.

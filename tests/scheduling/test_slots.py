@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.calls.creation.grants.service import grant_calls
 from app.scheduling.slots import free_ended_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
@@ -177,3 +178,19 @@ async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_
             rows = await gateway.database.fetch(unlocked, [waiting, freed, idle])
         assert [row["subject_id"] for row in rows] == [idle]
         assert await _in_use(gateway, freed) == 0
+
+
+@pytest.mark.parametrize("time_limit", [10**18, 10**400])
+async def test_a_time_limit_that_is_no_float_leaves_the_grants_of_its_account_alone(gateway: Gateway, time_limit: int) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account_id = await _account(gateway, tenant)
+        assert (await tenant.create(priority="normal", time_limit=time_limit)).status_code == 202
+        assert (await tenant.create(priority="normal")).status_code == 202
+        assert len((await grant_calls(gateway.database, account_id, limit=2)).grants) == 2
+
+        await gateway.database.fetch("UPDATE pace SET max_concurrent = 9 WHERE subject_id = $1", account_id)
+        gateway.invalidate_cache()
+        assert (await tenant.create(time_limit=time_limit)).status_code == 201
+        latest = "SELECT max(until) < now() + interval '2 days' AS is_bounded FROM dial_slot WHERE account_id = $1"
+        assert (await gateway.database.fetch(latest, account_id))[0]["is_bounded"]
