@@ -64,14 +64,15 @@ def ring_times(
     Raises InvalidRequest if `ring_by` is not after both now and `not_before`, or is more than 7 days ahead.
     """
     begin = max(now, not_before or now)
-    end = ring_by or begin + (ring_within or DEFAULT_RING_WITHIN)
+    # `not_before` may be so late that no time comes after it.
+    end = ring_by or min(begin, now + MAX_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
     errors = []
     if end - now > MAX_AHEAD:
         pointer = "/ring_by" if ring_by else "/not_before"
         errors.append(FieldError(pointer, "too_far_ahead", f"must leave `ring_by` at most {MAX_AHEAD.days} days ahead"))
     if end <= now:
         errors.append(FieldError("/ring_by", "in_the_past", "must be in the future"))
-    elif end <= begin:
+    elif ring_by and end <= begin:
         errors.append(FieldError("/ring_by", "before_not_before", "must be later than `not_before`"))
     if errors:
         raise InvalidRequest(field_errors=tuple(errors))
