@@ -6,7 +6,8 @@ from datetime import timedelta
 import structlog
 
 from app.calls.control.service import CallControl
-from app.calls.creation.grants import store
+from app.calls.creation.deadlines import store
+from app.calls.creation.grants.store import lock_account_pace
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.isolation import run_isolated
@@ -51,6 +52,6 @@ class Deadlines:
         """Frees the slots of calls that have ended, also where no call waits for one. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
             async with self.database.transaction() as connection:
-                if await store.lock_account_pace(connection, account_id) is not None:
+                if await lock_account_pace(connection, account_id) is not None:
                     await free_ended_slots(connection, account_id)
         return False

@@ -7,19 +7,16 @@ whichever worker makes them: pace, slots and turns are exact.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.hours import Hours, read_hours
-from app.scheduling.models import NO_QUEUE, DialSlot, ScheduledDial
+from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.slots import until
@@ -137,21 +134,6 @@ _POSTPONE = """
 """
 
 
-# Those whose call has ended are among them until the slot is freed.
-_ACCOUNTS_WITH_SLOTS = """
-    WITH RECURSIVE account AS (
-        (SELECT account_id FROM dial_slot ORDER BY account_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT further.account_id FROM dial_slot further WHERE further.account_id > account.account_id
-                ORDER BY further.account_id LIMIT 1)
-        FROM account WHERE account.account_id IS NOT NULL
-    )
-    SELECT account_id FROM account WHERE account_id IS NOT NULL
-"""
-_CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
-_END_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
-
-
 @dataclass(frozen=True, slots=True)
 class LockedPace:
     """A pace row that is locked: how many calls may go at `at`, and the seconds until there is a token again."""
@@ -261,33 +243,6 @@ async def due_of_queue(
 async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
     """Sets when calls are due again."""
     await connection.execute(_POSTPONE, list(later), list(later.values()))
-
-
-async def accounts_with_slots(database: Database) -> list[UUID]:
-    return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
-
-
-async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Returns calls whose `ring_by` has come, and moves it by `lease`."""
-    due = (
-        select(DialSlot.call_id)
-        .where(DialSlot.ring_by <= func.now())
-        .order_by(DialSlot.ring_by)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    leased = update(DialSlot).where(DialSlot.call_id == due.c.call_id).values(ring_by=func.now() + lease)
-    call_ids = (await session.scalars(leased.returning(DialSlot.call_id))).all()
-    return (await session.scalars(select(Call).where(Call.id.in_(call_ids)))).all()
-
-
-async def check_deadline_again(database: Database, call_id: UUID, wait: timedelta) -> None:
-    await database.fetch(_CHECK_AGAIN, call_id, wait)
-
-
-async def end_deadline(database: Database, call_id: UUID) -> None:
-    await database.fetch(_END_DEADLINE, call_id)
 
 
 def _locked_pace(row: Mapping[str, Any]) -> LockedPace:

@@ -1,0 +1,1 @@
+"""Deadlines and slots of calls that were granted."""
