@@ -24,6 +24,7 @@ AuditAction = Literal[
     "queue.create",
     "queue.update",
     "queue.cancel",
+    "grants.release",
     "secrets.rotate",
 ]
 

@@ -21,6 +21,7 @@ from app.cli import (
     pace,
     processes,
     queue_calls,
+    queue_release,
     queues,
     rehearse,
     rotate,
@@ -48,6 +49,7 @@ processes.register(app)
 callbacks.register(tenants.tenants)
 hours.register(tenants.tenants)
 rotate.register(tenants.accounts)
+queue_release.register(queues.queues)
 pace.register(tenants.accounts)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")

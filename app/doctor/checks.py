@@ -11,6 +11,7 @@ from app.calls.statistics import oldest_unsettled
 from app.database.engine import Database, ServerInfo
 from app.database.errors import describe
 from app.database.heartbeats import summarize_workers
+from app.doctor.grants import check_grants
 from app.doctor.settings import CheckResult, State, check_public_url, check_settings
 from app.doctor.twilio_client import CredentialCheck, credential_check
 from app.doctor.workloads import WorkloadChecks
@@ -115,6 +116,7 @@ class _DatabaseChecks:
             yield CheckResult("keys, accounts", "not checked", "the schema must be fixed first")
             return
         yield await self._check_worker()
+        yield await check_grants(self.database)
         async for result in self._check_keys():
             yield result
         async for result in self._check_accounts():

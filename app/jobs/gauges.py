@@ -13,6 +13,7 @@ from app.calls.statistics import count_followed_calls, oldest_unsettled
 from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
+from app.scheduling.guard import read_guard
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.statistics import scheduling_backlog
 
@@ -47,6 +48,7 @@ class Gauges:
             ["priority"],
             registry=metrics.registry,
         )
+        self._halted = gauge("grants_halted", "1: no scheduled call is granted, because earlier grants may be lost.")
         self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended is freed within a minute.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
@@ -57,10 +59,12 @@ class Gauges:
             waiting = await oldest_unsettled(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
+        guard = await read_guard(self._database)
         scheduled = await scheduling_backlog(self._database, classes=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
             self._scheduled.labels(priority).set(scheduled.waiting[place])
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))
+        self._halted.set(guard is not None and not guard.may_grant)
         self._slots.set(scheduled.slots)
         self._pending.set(_age(moment, waiting.get("pending")))
         self._unknown.set(_age(moment, waiting.get("unknown")))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
@@ -18,16 +18,8 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
-from app.jobs.candidates import (
-    CLOCK_SKEW,
-    DATE_TOLERANCE,
-    CallLists,
-    Candidates,
-    earliest_date,
-    may_be_to,
-    similar_calls,
-    twilio_clock_lead,
-)
+from app.jobs.candidates import CallLists, Candidates, earliest_date, may_be_to, similar_calls, twilio_clock_lead
+from app.jobs.findings import SearchFinding, SearchResult, judge
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
 from app.observability.tracing import trace
@@ -40,8 +32,6 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
-
-SearchResult = Literal["bound", "ambiguous", "inconclusive", "none", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,8 @@ class Resolver:
                 locked = await repository.lock_call(session, call.id)
                 if locked is None or not _is_open(locked):
                     continue
-                finding = await self._judge(session, locked, Candidates(calls, True, ahead), ahead - database_ahead)
+                shown, offset = Candidates(calls, True, ahead), ahead - database_ahead
+                finding = await judge(session, locked, shown, offset, span=self.longest_life)
                 if finding.resource is None:
                     continue
                 await self._write_finding(session, locked, finding)
@@ -136,9 +127,9 @@ class Resolver:
             # Settled meanwhile, or claimed by another worker after the lease ended.
             if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
                 return
-            result: SearchResult = "failed"
+            result: SearchResult | Literal["failed"] = "failed"
             if candidates is not None:
-                finding = await self._judge(session, locked, candidates, clock_offset)
+                finding = await judge(session, locked, candidates, clock_offset, span=self.longest_life)
                 await self._write_finding(session, locked, finding)
                 result = finding.result
             if result == "none":
@@ -150,34 +141,10 @@ class Resolver:
                 await self.settlement.search_later(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
-    async def _judge(self, session: Session, call: Call, candidates: Candidates, clock_offset: timedelta | None) -> "_Finding":
-        """Decides what the candidates say about a locked call. Writes nothing."""
-        # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
-        undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
-        span = None if undated else self.longest_life + 2 * CLOCK_SKEW + DATE_TOLERANCE
-        rivals = await repository.count_rivals(session, call, span=span)
-        free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
-        certain = [entry for entry, likeness in candidates.calls.values() if entry.sid in free and likeness == "yes"]
-        numbers = {"candidates": len(free), "rivals": rivals}
-        if not free:
-            doubt = _reason_for_doubt(candidates, clock_offset)
-            return _Finding("inconclusive", numbers | {"reason": doubt}) if doubt else _Finding("none", numbers)
-        if len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= CLOCK_SKEW:
-            return _Finding("bound", numbers, certain[0])
-        return _Finding("ambiguous", numbers)
-
-    async def _write_finding(self, session: Session, call: Call, finding: "_Finding") -> None:
+    async def _write_finding(self, session: Session, call: Call, finding: SearchFinding) -> None:
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
             await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
-
-
-class _Finding(NamedTuple):
-    """What a search found about a call, and the call at Twilio to bind it to."""
-
-    result: SearchResult
-    data: Mapping[str, Any]
-    resource: CallResource | None = None
 
 
 def _is_open(call: Call) -> bool:
@@ -189,13 +156,3 @@ def _covers(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
     last = CallResource.read(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
     return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))
-
-
-def _reason_for_doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
-    """Returns why Twilio may have a call that the search did not find; None if it has none."""
-    if not candidates.is_complete:
-        return "list_too_long"
-    if clock_offset is None:
-        return "clock_offset_unknown"
-    # With a larger offset, the call's date may be outside the searched span.
-    return "clock_offset_too_large" if abs(clock_offset) > DATE_TOLERANCE else None

@@ -19,6 +19,7 @@ from app.jobs.deadlines import Deadlines
 from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
+from app.jobs.guard import GuardWatch
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import Refresher
@@ -36,6 +37,7 @@ _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
 _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
+_GUARD_EVERY_S = 15.0
 _SLOTS_EVERY_S = 60.0
 _HEARTBEAT_EVERY_S = 15.0
 # The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
@@ -94,6 +96,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
         Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
+        Job("guard", GuardWatch(state["database"]).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),

@@ -7,6 +7,7 @@ from typing import Literal
 from app.queues.store import CallCounts, NextCall, QueueRow, WaitingCalls
 
 WaitReason = Literal[
+    "halted",
     "tenant_suspended",
     "paused",
     "not_before",
@@ -40,6 +41,7 @@ def wait_reason(queue: QueueRow, call: NextCall | None) -> WaitReason | None:
     if call is None:
         return None
     reasons: dict[WaitReason, bool] = {
+        "halted": call.is_halted,
         "tenant_suspended": call.is_tenant_suspended,
         "paused": queue.paused,
         "not_before": call.not_before > call.read_at,
@@ -61,7 +63,7 @@ def projected_end(queue: QueueRow, call: NextCall | None, waiting: WaitingCalls 
     if call is None or waiting is None or waiting.last_not_before is None or waiting.last_ring_by is None:
         return None
     rates = [rate for rate in (call.pace.calls_per_second, call.account_pace.calls_per_second) if rate is not None]
-    if not rates or queue.paused or call.is_tenant_suspended or call.has_hours:
+    if not rates or queue.paused or call.is_halted or call.is_tenant_suspended or call.has_hours:
         return None
     at_pace = call.read_at + timedelta(seconds=waiting.number / min(rates))
     return min(max(at_pace, waiting.last_not_before), waiting.last_ring_by)

@@ -91,7 +91,8 @@ class QueueDetails(QueueRecord):
     waiting: int | None = Field(description="How many calls wait. Null: they could not be counted in time.")
     oldest_not_before: datetime | None = Field(description="The earliest `not_before` of a call that waits.")
     wait_reason: WaitReason | None = Field(
-        description="What the call that is due first waits for; `retry`: Twilio could not take it, and it is tried again. "
+        description="What the call that is due first waits for; `retry`: Twilio could not take it, and it is tried again; "
+        "`halted`: the database was restored or failed over, and an operator has to release the calls. "
         "Null: no call waits, or it is dialled now."
     )
     projected_end_at: datetime | None = Field(

@@ -12,6 +12,7 @@ from asyncpg import QueryCanceledError
 from uuid_utils.compat import uuid7
 
 from app.database.connection import Connection
+from app.scheduling.guard import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.pace import wait_s
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
@@ -64,6 +65,8 @@ class NextCall:
     read_at: datetime
     not_before: datetime
     due_at: datetime
+    is_halted: bool
+    """No calls are granted at all (app.scheduling.guard)."""
     is_tenant_suspended: bool
     has_hours: bool
     """Whether the queue or its tenant has hours."""
@@ -134,7 +137,8 @@ async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) ->
 
 async def find_next_call(connection: Connection, queue_id: UUID) -> NextCall | None:
     """Returns the waiting call that is due first."""
-    head = """SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id, dial.tries,
+    head = f"""SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id, dial.tries,
+            NOT coalesce({MAY_GRANT}, true) AS is_halted,
             tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
             coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours
         FROM scheduled_dial AS dial JOIN queue ON queue.id = dial.queue_id JOIN tenant ON tenant.id = dial.tenant_id

@@ -129,3 +129,18 @@ class DialSlot(Base):
     until: Mapped[datetime]
     # When a call that Twilio still holds in its queue is cancelled; null once that is done, or if there is no deadline.
     ring_by: Mapped[datetime | None]
+
+
+class GrantGuard(Base):
+    """The one row by which grants notice that the database may have lost some (app.scheduling.guard)."""
+
+    __tablename__ = "grant_guard"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
+    # The server and the table for which grants were made last.
+    server: Mapped[str] = mapped_column(Text)
+    # What was committed before this moment is in the database, because this was committed later.
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    # Since when no calls are granted; null: they are.
+    halted_at: Mapped[datetime | None]

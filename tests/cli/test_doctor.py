@@ -61,7 +61,8 @@ async def test_a_correct_installation_has_only_ok_results(gateway: Gateway, data
     del results["durability"]  # the test server does not flush commits
     assert {result.state for rows in results.values() for result in rows} == {"ok"}
     account = f"account {tenant.account_sid} of {tenant.id}"
-    assert results.keys() == {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "keys", account}
+    checks = {"version", "settings", "public URL", "database", "clocks", "schema", "worker", "grants", "keys", account}
+    assert results.keys() == checks
 
 
 async def test_problems_are_reported_with_a_remedy(gateway: Gateway, database_url: str, tmp_path: Path) -> None:

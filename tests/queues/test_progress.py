@@ -94,6 +94,9 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
     await gateway.tenants.suspend_tenant(tenant_id, suspended=True)
     gateway.invalidate_cache()
     assert (await shown(calls))["wait_reason"] == "tenant_suspended"
+    await gateway.database.fetch("INSERT INTO grant_guard (server) VALUES ('another')")
+    assert (await shown(calls))["wait_reason"] == "halted"
+    await gateway.database.fetch("DELETE FROM grant_guard")
 
 
 async def test_the_tenants_hours_are_those_of_a_queue_without_any(calls: QueuedCalls, gateway: Gateway) -> None:

@@ -93,7 +93,7 @@ async def _run_clients(tenant: Tenant) -> AsyncIterator[Answers]:
             stop.set()
 
 
-async def _accepted_calls(simulator: str) -> Counter[str]:
+async def accepted_calls(simulator: str) -> Counter[str]:
     async with httpx.AsyncClient(base_url=simulator) as http:
         entries = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
     return Counter(entry["to"] for entry in entries if entry["accepted"])
@@ -145,7 +145,7 @@ async def test_creations_and_worker_recover_at_the_promoted_standby(pair: Pair, 
             await asyncio.to_thread(worker.end, signal.SIGTERM)
         assert set(during) <= {"503 not_started", "202 unknown"}, during
         assert during["503 not_started"] > 0
-        accepted = await _accepted_calls(simulator)
+        accepted = await accepted_calls(simulator)
         assert max(accepted.values()) == 1
         kept = {record["id"]: record for record in await all_records(tenant.http)}
         started = [record for record in before.values() if record["execution"] == "started"]
@@ -192,7 +192,7 @@ async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_pa
 
 
 @contextlib.asynccontextmanager
-async def _sends_nothing(primary: Node) -> AsyncIterator[None]:
+async def sends_nothing(primary: Node) -> AsyncIterator[None]:
     """Stops replication after the standby has caught up."""
     connection = await asyncpg.connect(primary.url.replace("+asyncpg", ""))
     caught_up = "SELECT bool_and(replay_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication"
@@ -216,7 +216,7 @@ async def test_what_an_asynchronous_standby_had_not_is_lost_as_the_assumptions_s
     ):
         tenant = await gateway.add_tenant(upstream.url)
         kept = (await tenant.create("kept")).json()
-        async with _sends_nothing(pair.primary):
+        async with sends_nothing(pair.primary):
             lost = (await tenant.create("lost")).json()
             assert lost["execution"] == "started"
             dialling = asyncio.create_task(tenant.create("dialled"))

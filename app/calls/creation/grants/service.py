@@ -9,6 +9,7 @@ from app.calls.creation.grants import store
 from app.calls.creation.grants.store import Candidate, DueQueue, Grant
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.guard import record_or_halt
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_AHEAD
 from app.scheduling.slots import free_ended_slots
@@ -32,10 +33,15 @@ class Round:
 
 
 async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Round:
-    """Grants calls of the account, at most `limit` and BATCH. None if another worker is granting calls of it."""
+    """Grants calls of the account, at most `limit` and BATCH.
+
+    None if another worker is granting calls of it, or if all grants are halted.
+    """
     async with database.transaction() as connection:
         account = await store.lock_account_pace(connection, account_id)
         if account is None:
+            return Round([], is_last=True)
+        if not account.may_grant and not await record_or_halt(connection):
             return Round([], is_last=True)
         if await free_ended_slots(connection, account_id):
             # Read again, with the slots that are free now.

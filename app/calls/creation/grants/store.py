@@ -15,6 +15,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.guard import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s
@@ -43,10 +44,10 @@ _LOCK = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, {room("clock.at")} AS room, {wait_s("clock.at")} AS wait_s FROM pace, clock
+    SELECT subject_id, clock.at, {room("clock.at")} AS room, {wait_s("clock.at")} AS wait_s{{more}} FROM pace, clock
 """  # noqa: S608  # constants of this module
-_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED")
-_LOCK_QUEUES = _LOCK.format(wait="")
+_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant")
+_LOCK_QUEUES = _LOCK.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
 _ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
@@ -141,6 +142,7 @@ class LockedPace:
     at: datetime
     room: int
     wait_s: float | None
+    may_grant: bool | None = None  # MAY_GRANT, of an account
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +186,13 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
         await connection.execute(_ADD_PACE, account_id)
         found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
-    return _locked_pace(found[0]) if found else None
+    return LockedPace(*found[0][1:]) if found else None
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
     """Locks the pace rows of queues, after that of the account. A queue without a row has no limits of its own."""
     found = await connection.fetch(_LOCK_QUEUES, list(queue_ids))
-    return {row["subject_id"]: _locked_pace(row) for row in found}
+    return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
@@ -243,10 +245,6 @@ async def due_of_queue(
 async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
     """Sets when calls are due again."""
     await connection.execute(_POSTPONE, list(later), list(later.values()))
-
-
-def _locked_pace(row: Mapping[str, Any]) -> LockedPace:
-    return LockedPace(row["at"], row["room"], row["wait_s"])
 
 
 def _value(name: str, value: Any) -> Any:

@@ -1,0 +1,196 @@
+"""Finds out which waiting calls Twilio has already, settles them, and lets calls be granted again.
+
+Each call is settled in a transaction of its own, and the server is recorded at the very end. So the release can be killed at
+any time and run again.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from app.audit.events import Actor
+from app.audit.store import record
+from app.calls import repository
+from app.calls.models import Call
+from app.calls.settlement import Settlement
+from app.database.engine import Database, Session
+from app.errors import CommandFailed
+from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
+from app.jobs.findings import SearchFinding, judge, reason_for_doubt
+from app.jobs.release import store
+from app.jobs.release.store import DueAccount
+from app.scheduling.guard import GuardState, read_guard, record_or_halt, release_grants
+from app.tenants.directory import TenantDirectory
+from app.twilio.client import TwilioClient
+from app.twilio.errors import TwilioError
+
+_BATCH = 1_000
+_NOT_ASKED = Candidates({}, is_complete=False, twilio_ahead=None)
+
+ReleaseResult = Literal["bound", "unknown", "waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAccount:
+    """How many of an account's waiting calls were bound to a call at Twilio, became `unknown`, or wait on."""
+
+    account_sid: str
+    calls: dict[ReleaseResult, int] = field(default_factory=lambda: {"bound": 0, "unknown": 0, "waiting": 0})
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The grants before `since` are not lost. None: nothing was halted."""
+
+    since: datetime | None
+    accounts: list[CheckedAccount]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The waiting calls that may have been granted, and the time in which a lost grant was made and dialled."""
+
+    since: datetime
+    not_before: datetime
+    until: datetime
+    database_ahead: timedelta
+    same_address: Mapping[tuple[str, str], int]
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRelease:
+    database: Database
+    tenants: TenantDirectory
+    twilio: TwilioClient
+    settlement: Settlement
+    # From a grant until Twilio has the call, or it is certain that nothing is sent.
+    longest_life: timedelta
+    deadline_s: float
+
+    async def run(
+        self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
+    ) -> Released:
+        """Searches Twilio's lists and lets calls be granted again. `on_wait` gets the seconds of a wait before it begins.
+
+        Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
+        CommandFailed if Twilio cannot be asked, or if another server was promoted meanwhile.
+        """
+        state = await read_guard(self.database)
+        if state is None or state.may_grant:
+            return Released(None, [])
+        if not is_dry_run:
+            state = await self._halted(state)
+        search = await self._search(state, is_dry_run=is_dry_run)
+        # A process may have a grant that is lost, and dial until then.
+        left_s = (search.until - state.read_at).total_seconds()
+        if left_s > 0 and not is_dry_run:
+            on_wait(left_s)
+            await asyncio.sleep(left_s)
+        accounts = [
+            await self._check_account(account, search, is_skipped=account.account_sid in skipped)
+            for account in await store.due_accounts(self.database, search.not_before)
+        ]
+        if not is_dry_run:
+            await self._release(actor, state)
+        return Released(state.seen_at, accounts)
+
+    async def _halted(self, state: GuardState) -> GuardState:
+        """Halts grants if no worker has done so yet."""
+        if state.halted_at is not None:
+            return state
+        async with self.database.transaction() as connection:
+            await record_or_halt(connection)
+        return await read_guard(self.database) or state
+
+    async def _search(self, state: GuardState, *, is_dry_run: bool) -> _Search:
+        halted_at = state.halted_at or state.read_at
+        not_before = halted_at + CLOCK_SKEW
+        return _Search(
+            since=state.seen_at,
+            not_before=not_before,
+            until=halted_at + self.longest_life,
+            database_ahead=state.read_at - datetime.now(UTC),
+            same_address=await store.calls_to_same_address(self.database, not_before),
+            is_dry_run=is_dry_run,
+        )
+
+    async def _release(self, actor: Actor, state: GuardState) -> None:
+        async with self.database.transaction() as connection:
+            if not await release_grants(connection, state.current):
+                raise CommandFailed("another server was promoted meanwhile: run the command again")
+            await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current)
+
+    async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
+        checked = CheckedAccount(account.account_sid)
+        after = None
+        while intents := await store.lost_intents(
+            self.database, account.id, before=search.not_before, since=search.since, after=after, limit=_BATCH
+        ):
+            span = search.until - min(intent.pending_since for intent in intents)
+            lists = CallLists(self.tenants, self.twilio, intents, span, self.deadline_s)
+            for intent in intents:
+                candidates = _NOT_ASKED if is_skipped else await self._candidates(lists, intent, search)
+                checked.calls[await self._settle(intent, candidates, span, search)] += 1
+            after = intents[-1].id
+        return checked
+
+    async def _candidates(self, lists: CallLists, intent: Call, search: _Search) -> Candidates:
+        """Raises CommandFailed if Twilio's list cannot be read, or if its dates cannot be compared."""
+        sid = intent.account_sid
+        try:
+            candidates = await lists.candidates(intent)
+        except (TwilioError, TimeoutError) as error:
+            reason = error.reason if isinstance(error, TwilioError) else "deadline"
+            advice = f"run the command again, or give up its due calls with --skip-account {sid}"
+            raise CommandFailed(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
+        if doubt := reason_for_doubt(replace(candidates, is_complete=True), _clock_offset(candidates, search)):
+            raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
+        return candidates
+
+    async def _settle(self, intent: Call, candidates: Candidates, span: timedelta, search: _Search) -> ReleaseResult:
+        """Settles one call unless Twilio has certainly no call of it. Nothing is dialled that is in doubt."""
+        if candidates.is_complete and not candidates.calls:
+            return "waiting"
+        async with self.database.begin() as session:
+            if not await store.lock_right(session, intent.id):
+                return "waiting"
+            call = await repository.lock_call(session, intent.id)
+            if call is None or call.execution != "scheduled":
+                # A callback or a late outcome has settled it, and it is not dialled in any case.
+                return "bound"
+            rivals = search.same_address.get((intent.account_sid, intent.address_key or ""), 1) - 1
+            offset = _clock_offset(candidates, search)
+            finding = await judge(session, intent, candidates, offset, span=span, more_rivals=rivals)
+            if finding.result == "none":
+                return "waiting"
+            if not search.is_dry_run:
+                entries = [finding.resource] if finding.resource else [entry for entry, _ in candidates.calls.values()]
+                dates = [entry.date_created for entry in entries if entry.date_created]
+                call.pending_since = min(dates, default=intent.pending_since)
+                await self._write(session, call, finding, is_long=span > self.longest_life + DATE_TOLERANCE)
+            return "unknown" if finding.resource is None else "bound"
+
+    async def _write(self, session: Session, call: Call, finding: SearchFinding, *, is_long: bool) -> None:
+        """Settles a locked call and takes its right to dial.
+
+        `is_long`: a later search does not cover all of the time in which the call may have been dialled. Where this one has
+        found nothing, only a callback can settle the call then.
+        """
+        await store.add_slot(session, call.id)
+        await store.delete_right(session, call.id)
+        await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
+        if finding.resource is not None:
+            await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
+        if call.execution == "scheduled":
+            await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "grant_lost"}))
+            if is_long and finding.result == "inconclusive":
+                call.search_at = None
+
+
+def _clock_offset(candidates: Candidates, search: _Search) -> timedelta | None:
+    """Returns Twilio's clock minus Postgres's; None if unknown."""
+    ahead = candidates.twilio_ahead
+    return None if ahead is None else ahead - search.database_ahead

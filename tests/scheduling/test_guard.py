@@ -1,0 +1,104 @@
+"""Grants are halted on another server than before, by every worker, and `callgate doctor` and metrics say so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.calls.creation.grants.service import grant_calls
+from app.doctor.grants import check_grants
+from app.jobs.gauges import Gauges
+from app.jobs.guard import GuardWatch
+from app.observability import Metrics
+from app.scheduling.guard import read_guard
+from tests.support.gateway import Gateway
+
+
+@pytest.fixture(autouse=True)
+async def nothing_recorded(gateway: Gateway) -> None:
+    for table in ("scheduled_dial", "grant_guard"):
+        await gateway.database.fetch(f"DELETE FROM {table}")  # noqa: S608
+
+
+async def halted_gauge(gateway: Gateway) -> float:
+    metrics = Metrics()
+    await Gauges(gateway.database, metrics).step()
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return next(family.samples[0].value for family in families if family.name == "callgate_grants_halted")
+
+
+async def test_the_first_grant_records_the_server_and_another_server_halts_all(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        assert (await (await gateway.add_tenant()).create(priority="normal")).status_code == 202
+    first, second, third = [row["account_id"] for row in await gateway.database.fetch("SELECT account_id FROM scheduled_dial")]
+    assert await read_guard(gateway.database) is None
+    assert len((await grant_calls(gateway.database, first, limit=10)).grants) == 1
+    assert await halted_gauge(gateway) == 0
+    assert (await check_grants(gateway.database)).state == "ok"
+
+    await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
+    assert (await check_grants(gateway.database)).state == "wrong"
+    rounds = await asyncio.gather(*(grant_calls(gateway.database, each, limit=10) for each in (second, third)))
+    assert [(made.grants, made.is_last) for made in rounds] == [([], True)] * 2
+    assert await halted_gauge(gateway) == 1
+    # Also where the server is the old one again, a person releases the grants.
+    await gateway.database.fetch("UPDATE grant_guard SET server = callgate_server() || '/' || tableoid")
+    assert (await grant_calls(gateway.database, third, limit=10)).grants == []
+    assert capsys.readouterr().out.count("grants_halted") == 1
+    await gateway.database.fetch("UPDATE grant_guard SET halted_at = NULL")
+    assert len((await grant_calls(gateway.database, third, limit=10)).grants) == 1
+
+
+async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) -> None:
+    watch = GuardWatch(gateway.database)
+    await watch.step()
+    await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
+    await watch.step()
+    state = await read_guard(gateway.database)
+    assert state is not None
+    assert state.may_grant
+    assert (await (await gateway.add_tenant()).create(priority="normal")).status_code == 202
+    await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
+    await watch.step()
+    halted = await read_guard(gateway.database)
+    assert halted is not None
+    assert (halted.server, halted.seen_at) == ("another", state.seen_at)
+    assert halted.halted_at is not None
+
+
+@asynccontextmanager
+async def hiding_server(gateway: Gateway) -> AsyncIterator[None]:
+    """Takes the right to ask for the system identifier and the timeline from whoever migrates the schema."""
+    functions = "pg_control_system(), pg_walfile_name(pg_lsn)"
+    (row,) = await gateway.database.fetch("SELECT current_user AS name")
+    for statement in (
+        "CREATE ROLE callgate_limited",
+        "ALTER FUNCTION callgate_server() OWNER TO callgate_limited",
+        f"REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC",
+    ):
+        await gateway.database.fetch(statement)
+    try:
+        yield
+    finally:
+        for statement in (
+            f"GRANT EXECUTE ON FUNCTION {functions} TO PUBLIC",
+            f"ALTER FUNCTION callgate_server() OWNER TO {row['name']}",
+            "DROP ROLE callgate_limited",
+        ):
+            await gateway.database.fetch(statement)
+
+
+async def test_without_the_right_to_know_the_timeline_restores_are_noticed_and_doctor_warns(gateway: Gateway) -> None:
+    async with hiding_server(gateway):
+        await GuardWatch(gateway.database).step()
+        state = await read_guard(gateway.database)
+        assert state is not None
+        assert state.server.startswith("-/-/")
+        assert state.may_grant
+        found = await check_grants(gateway.database)
+        assert found.state == "warning"
+        assert "hides its system identifier and timeline" in found.found
