@@ -2,15 +2,21 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
 
 from app.calls.creation.granted import GrantedCalls
-from app.calls.creation.grants.service import grant_calls
+from app.calls.creation.grants.service import Round, grant_calls
 from app.calls.creation.grants.store import Grant, waiting_accounts
 from app.calls.creation.scheduled.store import end_expired_calls
 from app.calls.settlement import Settlement
 from app.clock import elapsed
 from app.database.engine import Database
+from app.errors import DatabaseUnavailable
 from app.scheduling.schedule import PRIORITIES
+
+logger = structlog.stdlib.get_logger(__name__)
 
 _EXPIRED_AT_ONCE = 500
 
@@ -25,6 +31,7 @@ class Dialer:
     max_in_flight: int
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dials: set[asyncio.Task[None]] = field(default_factory=set)
+    _last_turn: UUID | None = None
     _alarm: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
@@ -36,22 +43,36 @@ class Dialer:
         """Grants calls of each account, at most a batch, and starts to dial them. Returns whether there may be more to do."""
         is_last = await self._end_expired() < _EXPIRED_AT_ONCE
         waits = []
-        for account_id, due_in_s in (await waiting_accounts(self.database)).items():
-            if due_in_s > 0:
-                waits.append(due_in_s)
+        waiting = await waiting_accounts(self.database)
+        # Those after the last one that had its turn go first: else the first account could take all the room there is.
+        for account_id in sorted(waiting, key=lambda each: (self._last_turn is not None and each <= self._last_turn, each)):
+            if waiting[account_id] > 0:
+                waits.append(waiting[account_id])
                 continue
             if (free := self.max_in_flight - len(self._dials)) <= 0:
                 break
-            began = elapsed()
-            granted = await grant_calls(self.database, account_id, limit=free)
-            for grant in granted.grants:
-                self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
-                self._start(grant, began)
+            self._last_turn = account_id
+            granted = await self._grant(account_id, free)
             is_last = is_last and granted.is_last
             if granted.wait_s is not None:
                 waits.append(granted.wait_s)
         self._wake_in(min(waits, default=None))
         return not is_last and len(self._dials) < self.max_in_flight
+
+    async def _grant(self, account_id: UUID, limit: int) -> Round:
+        """Grants calls of one account and starts to dial them. A failure that is the account's own is only logged."""
+        began = elapsed()
+        try:
+            granted = await grant_calls(self.database, account_id, limit=limit)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            logger.exception("grant_failed", account_id=str(account_id))
+            return Round([], is_last=True)
+        for grant in granted.grants:
+            self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
+            self._start(grant, began)
+        return granted
 
     async def _end_expired(self) -> int:
         """Ends a batch of calls whose `ring_by` has passed, and returns how many."""

@@ -1,0 +1,44 @@
+"""Accounts that wait at the same time: none keeps a worker from the others, by many calls or by a failure."""
+
+import pytest
+
+from app.jobs.dial import Dialer
+from app.observability import Metrics
+from app.services import services
+from tests.support.gateway import Gateway
+from tests.support.upstream import created, running_upstream
+
+
+async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
+    """With one dial at a time, each end of a dial makes room for one call: the accounts take it in turn."""
+    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=1)
+        tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
+        for tenant in tenants:
+            for _ in range(3):
+                assert (await tenant.create(priority="normal")).status_code == 202
+        dialled = []
+        for number in range(1, 10):
+            await dialer.step()
+            await dialer.drain()
+            assert len(upstream.posts) == number
+            dialled.append(upstream.posts[-1].credentials[0])
+    accounts = sorted(tenant.account_sid for tenant in tenants)
+    assert [sorted(dialled[place : place + 3]) for place in (0, 3, 6)] == [accounts] * 3
+
+
+async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
+        tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
+        calls = [(await tenant.create(priority="normal")).json()["id"] for tenant in tenants]
+        await gateway.database.fetch(
+            """UPDATE call SET parameters = parameters || '{"timeout": "unreadable"}' WHERE id = $1""", calls[0]
+        )
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        await dialer.step()
+        await dialer.drain()
+        dialled = {post.credentials[0] for post in upstream.posts}
+    assert dialled == {tenant.account_sid for tenant in tenants[1:]}
+    assert "grant_failed" in capsys.readouterr().out
