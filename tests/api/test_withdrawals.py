@@ -9,7 +9,10 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from app.jobs.dial import Dialer
+from app.observability import Metrics
+from app.services import services
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
@@ -226,3 +229,34 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
             while {execution for execution, _ in await _records(tenant)} != {"started"}:
                 await asyncio.sleep(0.1)
         assert len(upstream.posts) == 12
+
+
+@pytest.mark.parametrize("is_dialled", [False, True])
+async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(database_url: str, is_dialled: bool) -> None:
+    """Whoever takes the right to dial decides: the withdrawal ends the call, or a worker dials it and keeps its record."""
+    async with (
+        running_upstream(created_after_release()) as upstream,
+        gateway_behind_proxy(database_url) as (gateway, proxy),
+        services(settings_for(database_url, twilio_read_timeout=20, request_budget=25), Metrics()) as state,
+    ):
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"scheduled-in-doubt")
+        response = await tenant.create("scheduled-in-doubt", priority="normal")
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
+        await proxy.deliver()
+        if is_dialled:
+            await dialer.step()
+            await upstream.wait_for_post()
+            await asyncio.sleep(1)  # enough time for the withdrawal
+            assert await _records(tenant) == [("pending", BASIC["to"])]
+        else:
+            await _until_recorded(tenant, "not_started")
+        again = await tenant.create("scheduled-in-doubt", priority="normal")
+        upstream.released.set()
+        while await dialer.step():
+            pass
+        await dialer.drain()
+        assert again.status_code == (409 if is_dialled else 202)
+        assert [execution for execution, _ in await _records(tenant)] == ["started"]
+        assert len(upstream.posts) == 1

@@ -191,7 +191,7 @@ class CreationService:
             return False
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._withdrawals.withdraw_intent(call)
+                self._withdrawals.withdraw_intent(call, is_scheduled=scheduled is not None)
                 if scheduled:
                     # A worker may dial it before it is withdrawn.
                     call.execution = "unknown"
@@ -200,7 +200,7 @@ class CreationService:
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
-            self._withdrawals.withdraw_intent(call)
+            self._withdrawals.withdraw_intent(call, is_scheduled=scheduled is not None)
             raise
         if written_at is None:
             return False

@@ -242,15 +242,21 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
+async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
+    """Inserts intents as settled, so that an insert which comes late collides: with the id, or with the key.
+
+    Returns the ids of those that were inserted: the insert of the others was committed, or their key is taken.
+    """
+    rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
+    return {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
+
+
 async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
     """Settles intents that were not dialled, although their insert may have been committed or may still be under way.
 
-    Each is written, so that an insert which comes late collides: with its id, or with its key. Returns LOCKED for those that
-    another session has locked.
+    Returns LOCKED for those that another session has locked.
     """
-    rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
-    inserted = await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))
-    written = {row["id"] for row in inserted}
+    written = await insert_withdrawn(database, calls, change)
     # After the insert, so that what it collided with is seen.
     landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
     found = await write_outcomes(database, landed) if landed else {}

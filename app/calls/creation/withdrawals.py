@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.calls import repository
 from app.calls.creation.scheduled.store import end_calls
-from app.calls.creation.store import BATCH, NewCall, withdraw_intents
+from app.calls.creation.store import BATCH, NewCall, insert_withdrawn, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
 from app.database.batcher import Batcher, Busy
@@ -27,16 +27,22 @@ class _Reopening:
     event_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class _ScheduledIntent:
+    call: NewCall
+
+
 class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
         self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
+        self._scheduled_intents = Batcher(self._write_scheduled_intents, max_batch=BATCH)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
 
-    def withdraw_intent(self, call: NewCall) -> None:
-        """Withdraws a new call in the background."""
-        self._queue.add(call)
+    def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
+        """Withdraws a new call in the background. A scheduled one that a worker is dialling by then is left to it."""
+        self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Withdraws an attempt in the background, unless it is another request's: then `event_id` was not committed."""
@@ -46,19 +52,26 @@ class Withdrawals:
         """Tries once more to write what is queued."""
         await self._queue.close()
 
-    async def _withdraw(self, intent: NewCall | _Reopening) -> None:
-        if isinstance(intent, _Reopening):
-            await self._withdraw_reopening(intent)
-        else:
-            await self._intents.submit(intent)
+    async def _withdraw(self, intent: NewCall | _ScheduledIntent | _Reopening) -> None:
+        match intent:
+            case _Reopening():
+                await self._withdraw_reopening(intent)
+            case _ScheduledIntent():
+                await self._scheduled_intents.submit(intent.call)
+            case _:
+                await self._intents.submit(intent)
 
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[Busy | None]:
+        return await withdraw_intents(self._database, calls, self._change_to_not_started())
+
+    async def _write_scheduled_intents(self, calls: Sequence[NewCall]) -> Sequence[None]:
         change = self._change_to_not_started()
-        found = await withdraw_intents(self._database, calls, change)
-        if scheduled := [call.id for call in calls if call.execution == "scheduled"]:
+        written = await insert_withdrawn(self._database, calls, change)
+        # Only with the right to dial: without it the record is that of a worker's dial.
+        if landed := [call.id for call in calls if call.id not in written]:
             async with self._database.transaction() as connection:
-                await end_calls(connection, scheduled, change)
-        return found
+                await end_calls(connection, landed, change)
+        return [None for _ in calls]
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:
