@@ -51,6 +51,7 @@ async def measure(api: Api, lines: int, connections: int) -> None:
         postgres = processes.parent_of(connection.info.backend_pid)
     asking = Connection(api.port)
     await asking.ask(raw_request("/v1/queues/q", headers | {"Content-Type": "application/json"}, b"{}", method="PUT"))
+    asking.close()
     ndjson = headers | {"Content-Type": "application/x-ndjson"}
     requests = [raw_request("/v1/queues/q/calls", ndjson, body) for body in bodies(lines)]
     for name, expected in (("added", 202), ("sent again", 200)):
@@ -61,10 +62,10 @@ async def measure(api: Api, lines: int, connections: int) -> None:
         goal = f", the goal is {_GOAL_S * lines / 100_000:.0f} s" if expected == 202 else ""
         print(f"{name:<11}{lines:>8} lines in {seconds:6.1f} s{goal}; {cpu}; {dict(statuses)}")
     for method, path, name in (("GET", "/v1/queues/q", "shown"), ("POST", "/v1/queues/q/cancel", "cancelled")):
-        began = time.perf_counter()
+        asking, began = Connection(api.port), time.perf_counter()
         status, answer = await asking.ask(raw_request(path, headers, method=method))
         print(f"{name:<11}{time.perf_counter() - began:>24.2f} s, {status}: {answer.decode()[-300:]}")
-    asking.close()
+        asking.close()
 
 
 def main() -> None:
