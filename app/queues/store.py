@@ -12,7 +12,7 @@ from asyncpg import QueryCanceledError
 from uuid_utils.compat import uuid7
 
 from app.database.connection import Connection
-from app.scheduling.guard import MAY_GRANT
+from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.pace import wait_s
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits

@@ -13,35 +13,33 @@ from typing import Final
 import structlog
 
 from app.database.connection import Connection
+from app.scheduling.guard_sql import CURRENT_SERVER
 from app.scheduling.store import Statements
 
 logger = structlog.stdlib.get_logger(__name__)
 
 HIDDEN: Final = "-"
 """What callgate_server() has for a part that Postgres does not tell."""
-# The table's oid differs after a restore into the same database.
-_CURRENT: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
-MAY_GRANT: Final = f"(SELECT halted_at IS NULL AND server = {_CURRENT} FROM grant_guard WHERE id = 1)"
-"""SQL for whether calls may be granted now; null: nothing was recorded yet."""
 
-_RECORD = f"INSERT INTO grant_guard (server) VALUES ({_CURRENT}) ON CONFLICT DO NOTHING RETURNING id"
+_RECORD = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
 _HALT = f"""
-    UPDATE grant_guard SET halted_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server <> {_CURRENT}
-    RETURNING seen_at, server, {_CURRENT} AS current
+    UPDATE grant_guard SET halted_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER}
+    RETURNING seen_at, server, {CURRENT_SERVER} AS current
 """
 _SEEN = f"""
-    UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {_CURRENT} RETURNING id
+    UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER}
+    RETURNING id
 """
 # Where no call waits, no lost grant can be repeated.
 _ADOPT = f"""
-    UPDATE grant_guard SET server = {_CURRENT}, seen_at = clock_timestamp()
+    UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
 _READ = f"""
-    SELECT server, {_CURRENT} AS current, seen_at, halted_at, clock_timestamp() AS read_at FROM grant_guard WHERE id = 1
+    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, clock_timestamp() AS read_at FROM grant_guard WHERE id = 1
 """
 _RELEASE = f"""
-    UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL WHERE id = 1 AND {_CURRENT} = $1
+    UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL WHERE id = 1 AND {CURRENT_SERVER} = $1
     RETURNING id
 """
 

@@ -167,7 +167,7 @@ async def test_a_call_in_doubt_is_unknown_and_never_dialled(
             assert (last["type"], last["data"]) == ("call.unknown", {"reason": "grant_lost"})
         assert await rights(gateway) == 0
         due = "SELECT count(*) AS number FROM call WHERE search_at IS NOT NULL AND id = ANY ($1::uuid[])"
-        slots = "SELECT count(*) AS number FROM dial_slot WHERE call_id = ANY ($1::uuid[])"
+        slots = "SELECT count(ring_by) AS number FROM dial_slot WHERE call_id = ANY ($1::uuid[])"
         for statement in (due, slots):
             (row,) = await gateway.database.fetch(statement, calls)
             assert row["number"] == number

@@ -34,9 +34,9 @@ _INTENTS = """
     ORDER BY call_id LIMIT $5
 """
 _ADD_SLOT = text(f"""
-    INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until)
+    INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
     SELECT call_id, scheduled_dial.account_id, nullif(scheduled_dial.queue_id, '{NO_QUEUE}'), caller_id,
-        {until("clock_timestamp()", "call.parameters")}
+        {until("clock_timestamp()", "call.parameters")}, scheduled_dial.ring_by
     FROM scheduled_dial JOIN call ON call.id = call_id WHERE call_id = :call_id
     ON CONFLICT DO NOTHING
 """).bindparams(bindparam("call_id", type_=Uuid))  # noqa: S608  # own constants
@@ -79,7 +79,7 @@ async def lock_right(session: AsyncSession, call_id: UUID) -> bool:
 
 
 async def add_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Lets a waiting call count as one that is under way."""
+    """Lets a waiting call count as one that is under way, with its deadline."""
     await session.execute(_ADD_SLOT, {"call_id": call_id})
 
 

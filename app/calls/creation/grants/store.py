@@ -15,7 +15,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.guard import MAY_GRANT
+from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s

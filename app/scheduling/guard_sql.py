@@ -1,0 +1,8 @@
+"""SQL fragments of the check whether calls may be granted on this server (app.scheduling.guard)."""
+
+from typing import Final
+
+# The table's oid differs after a restore into the same database.
+CURRENT_SERVER: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
+MAY_GRANT: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER} FROM grant_guard WHERE id = 1)"  # noqa: S608
+"""Whether calls may be granted now; null: nothing was recorded yet."""
