@@ -70,6 +70,17 @@ class Version:
                         process.terminate()
                     await process.wait()
 
+    @asynccontextmanager
+    async def simulating(self, port: int) -> AsyncIterator[None]:
+        """Runs a simulator whose calls go twenty times as fast."""
+        simulator = await self._start("simulator", "--port", str(port), "--speed", "20", stdout=asyncio.subprocess.DEVNULL)
+        try:
+            await wait_until_it_answers(f"http://127.0.0.1:{port}/_simulator/health")
+            yield
+        finally:
+            simulator.terminate()
+            await simulator.wait()
+
     async def _start(self, *arguments: str, stdout: object, more: dict[str, str] | None = None) -> asyncio.subprocess.Process:
         settings = self.environment | {"PYTHONPATH": str(self.code)} | (more or {})
         return await asyncio.create_subprocess_exec(
@@ -84,6 +95,13 @@ async def wait_until_it_answers(url: str, status: int = 200) -> None:
                 if (await http.get(url)).status_code == status:
                     return
             await asyncio.sleep(0.05)
+
+
+async def wait_until_shown(http: httpx.AsyncClient, url: str, **members: str) -> None:
+    """Waits until the record at the URL has these members."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not members.items() <= (await http.get(url)).json().items():
+            await asyncio.sleep(0.2)
 
 
 async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
@@ -108,39 +126,45 @@ async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
             assert {"call.pending", "call.started"} <= {event["type"] for event in events}
             refused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:kate@example.com;transport=ws"})
             assert refused.status_code == 422
-        async with asyncio.timeout(TIMEOUT_S):  # the worker of either version completes it
-            while (await http.get(f"{other}/v1/calls/{call['id']}")).json()["status"] != "completed":
-                await asyncio.sleep(0.2)
+        # The worker of either version completes it.
+        await wait_until_shown(http, f"{other}/v1/calls/{call['id']}", status="completed")
 
 
-async def roll(revision: str, database_url: str, folder: Path) -> None:
-    """Performs a roll-out step by step. Raises AssertionError if one version breaks the other."""
+def both_versions(revision: str, database_url: str, folder: Path, simulator_url: str) -> tuple[Version, Version]:
+    """Returns the version of the revision, which is unpacked into the folder, and the present one."""
     unpack(revision, folder / "old")
-    simulator_port = free_port()
+    (folder / "new").mkdir()
+    for package in ("app", "migrations", "simulator"):
+        (folder / "new" / package).symlink_to(REPOSITORY / package)
     settings = environment(
         folder / "state",
         CALLGATE_DATABASE_URL=database_url,
         CALLGATE_SECRET_KEYS=SECRET_KEY,
-        CALLGATE_TWILIO_BASE_URL=f"http://127.0.0.1:{simulator_port}",
+        CALLGATE_TWILIO_BASE_URL=simulator_url,
         CALLGATE_REFRESH_INTERVAL="0.2",
         CALLGATE_WORKER_POLL_INTERVAL="0.2",
         CALLGATE_LOG_LEVEL="WARNING",
     )
-    (folder / "new").mkdir()
-    for package in ("app", "migrations", "simulator"):
-        (folder / "new" / package).symlink_to(REPOSITORY / package)
-    old, new = Version("old", folder / "old", settings), Version("new", folder / "new", settings)
+    return Version("old", folder / "old", settings), Version("new", folder / "new", settings)
 
-    simulator = await new._start("simulator", "--port", str(simulator_port), "--speed", "20", stdout=asyncio.subprocess.DEVNULL)
-    try:
-        await wait_until_it_answers(f"http://127.0.0.1:{simulator_port}/_simulator/health")
+
+async def add_tenant(version: Version) -> str:
+    """Creates the tenant with its account, and returns its API key."""
+    await version.run("tenants", "create", TENANT, "--name", "Rolling")
+    _, shown = await asyncio.gather(
+        version.run("accounts", "add", TENANT, "--account-sid", ACCOUNT, TWILIO_AUTH_TOKEN=TOKEN),
+        version.run("keys", "create", TENANT, "--json"),
+    )
+    return str(json.loads(shown)["key"])
+
+
+async def roll(revision: str, database_url: str, folder: Path) -> None:
+    """Performs a roll-out step by step. Raises AssertionError if one version breaks the other."""
+    simulator_port = free_port()
+    old, new = both_versions(revision, database_url, folder, f"http://127.0.0.1:{simulator_port}")
+    async with new.simulating(simulator_port):
         await old.run("migrate")
-        await old.run("tenants", "create", TENANT, "--name", "Rolling")
-        _, shown = await asyncio.gather(
-            old.run("accounts", "add", TENANT, "--account-sid", ACCOUNT, TWILIO_AUTH_TOKEN=TOKEN),
-            old.run("keys", "create", TENANT, "--json"),
-        )
-        key = str(json.loads(shown)["key"])
+        key = await add_tenant(old)
         async with old.serving() as before:
             await check_calls(before, before, key, name="old code, old schema")
             async with new.serving() as after:
@@ -149,9 +173,6 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
                 await wait_until_it_answers(f"{after}/readyz")
                 await check_calls(before, after, key, name="old code, new schema, read by the new")
                 await check_calls(after, before, key, name="new code, new schema, read by the old")
-    finally:
-        simulator.terminate()
-        await simulator.wait()
 
 
 async def check_new_code_on_old_schema(url: str, key: str) -> None:
