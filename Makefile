@@ -47,6 +47,7 @@ bench-rows: .venv/installed ## Measure ten million calls beside a hundred thousa
 
 chaos: .venv/installed ## Prove the promises under fire: kills, lost answers, restarts (SEED=1 replays)
 	$(BIN)/python -m tests.proofs.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m tests.proofs.paced $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 storm: .venv/installed ## Prove that tenants are told: callbacks shuffled, doubled, lost, workers killed (SEED=1 replays)
 	$(BIN)/python -m tests.proofs.storm $(if $(SEED),--seed $(SEED)) $(ARGS)

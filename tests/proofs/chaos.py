@@ -80,12 +80,17 @@ def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object
 
 
 def calls_that_rang(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Returns the sids of accepted creations by the id of the record, which is in the callback's path."""
+    """Returns the sids of accepted creations by the id of the record."""
     rang: dict[str, list[str]] = {}
     for entry in entries:
         if entry["accepted"]:
-            rang.setdefault(_call_id(entry["form"]["StatusCallback"][0]), []).append(entry["sid"])
+            rang.setdefault(call_id_of(entry), []).append(entry["sid"])
     return rang
+
+
+def call_id_of(entry: Mapping[str, Any]) -> str:
+    """Returns the id of the record from the callback's path."""
+    return _call_id(entry["form"]["StatusCallback"][0])
 
 
 def _call_id(callback_url: str) -> str:

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 import asyncpg
@@ -118,6 +119,7 @@ async def disturbed(
     *,
     kinds: str = "",
     pause_s: tuple[float, float] = (0.5, 3.0),
+    max_kills: float = inf,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Disturbs Postgres while the body runs, and kills processes whose names begin with `kinds` until it ends.
 
@@ -126,7 +128,7 @@ async def disturbed(
     """
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(fleet.kill_at_random(seed, done, kinds=kinds, pause_s=pause_s))
+        group.create_task(fleet.kill_at_random(seed, done, kinds=kinds, pause_s=pause_s, max_kills=max_kills))
         yield group.create_task(_disturb(fleet, seed, share_done, rounds))
         done.set()
 

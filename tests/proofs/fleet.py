@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,20 @@ class Fleet:
     killed: Counter[str] = field(default_factory=Counter)
 
     async def kill_at_random(
-        self, seed: int, done: asyncio.Event, *, kinds: str = "", pause_s: tuple[float, float] = (0.5, 3.0)
+        self,
+        seed: int,
+        done: asyncio.Event,
+        *,
+        kinds: str = "",
+        pause_s: tuple[float, float] = (0.5, 3.0),
+        max_kills: float = inf,
     ) -> None:
         """Processes whose name begins with `kinds`, one after each pause, by SIGKILL."""
+        kills = 0
         choice = random.Random(seed)
         names = sorted(name for name in self.processes if name.startswith(kinds))
-        while not done.is_set():
+        while not done.is_set() and kills < max_kills:
+            kills += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(done.wait(), choice.uniform(*pause_s))
                 return
@@ -90,9 +99,9 @@ class Fleet:
 
 @asynccontextmanager
 async def running_fleet(
-    postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str], *, speed: float = 5
+    postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str], *, speed: float = 5, workers: int = 2
 ) -> AsyncIterator[Fleet]:
-    """Runs two API processes behind a balancer, and two workers. The log is `folder / LOG`."""
+    """Runs two API processes behind a balancer, and workers. The log is `folder / LOG`."""
     ports = [free_port(), free_port()]
     simulator_port = free_port()
     simulator_url = f"http://127.0.0.1:{simulator_port}"
@@ -109,7 +118,7 @@ async def running_fleet(
             simulator = Process(["simulator", "--port", str(simulator_port), "--speed", f"{speed:g}"], environment, log)
             processes = {
                 **{f"api {n}": Process(["serve", "--port", str(port)], environment, log, port) for n, port in enumerate(ports)},
-                **{f"worker {n}": Process(["worker"], environment, log) for n in range(2)},
+                **{f"worker {n}": Process(["worker"], environment, log) for n in range(workers)},
             }
             fleet = Fleet(gateway_url, simulator_url, processes, postgres, environment)
             try:
@@ -139,8 +148,17 @@ async def make_tenant(environment: dict[str, str], tenant: str, account: str = A
     """Creates a tenant with an account and a key, and returns the key."""
     await command(environment, "tenants", "create", tenant, "--name", tenant)
     await command(environment | {"TWILIO_AUTH_TOKEN": TOKEN}, "accounts", "add", tenant, "--account-sid", account)
+    return await make_key(environment, tenant)
+
+
+async def make_key(environment: dict[str, str], tenant: str) -> str:
     shown = await command(environment, "keys", "create", tenant, "--json")
     return str(json.loads(shown)["key"])
+
+
+async def set_pace(environment: dict[str, str], tenant: str, account: str, **limits: float) -> None:
+    options = [text for name, value in limits.items() for text in (f"--{name.replace('_', '-')}", f"{value:g}")]
+    await command(environment, "accounts", "pace", tenant, account, *options)
 
 
 async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:

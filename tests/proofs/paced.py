@@ -1,0 +1,202 @@
+"""Proves pace, deadlines and cancellations under fire: `python -m tests.proofs.paced --creations 2400 --seed 1`.
+
+Two API processes and four workers over one Postgres; two accounts with a pace and a limit of concurrent calls, and three
+queues with limits of their own; three callers that schedule calls, place some at once and cancel some at random; a simulator
+that fails some creations, and refuses a call above the limit; SIGKILL at random, and what tests.proofs.disturbances does to
+Postgres and to the API. At the end records, slots and tokens are compared with the simulator's ledger, which says what really
+rang, and when. Before all that, undisturbed: reminders of which most must expire (tests.proofs.reminders).
+"""
+
+import argparse
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from app.local.postgres import EmbeddedPostgres
+from tests.proofs.chaos import call_id_of, calls_that_rang, verdict
+from tests.proofs.disturbances import disturbed
+from tests.proofs.paced_load import ENDED, TENANT, Paced, end, place_all, running_paced, waits_for_tomorrow
+from tests.proofs.proof import parser, prove, report
+from tests.proofs.reminders import LATE_MARGIN_S, remind
+from tests.proofs.slot_log import SlotChange, Subject, read_subjects
+
+TOO_MANY_CONCURRENT = 10004
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A call that rang, with its creation in the simulator's ledger and the grant before it, if there is one."""
+
+    call_id: str
+    entry: Mapping[str, Any]
+    grant: SlotChange | None
+
+    @property
+    def received_at(self) -> datetime:
+        return datetime.fromisoformat(self.entry["received_at"])
+
+
+def dialled_calls(entries: Sequence[Mapping[str, Any]], subjects: Sequence[Subject]) -> list[Dialled]:
+    grants: dict[str, list[SlotChange]] = {}
+    for subject in subjects:
+        for grant in subject.grants:
+            grants.setdefault(str(grant.call_id), []).append(grant)
+    found = []
+    for entry in entries:
+        if entry["accepted"]:
+            call_id, at = call_id_of(entry), datetime.fromisoformat(entry["received_at"])
+            before = [grant for grant in grants.get(call_id, []) if grant.granted_at <= at]
+            found.append(Dialled(call_id, entry, max(before, key=lambda grant: grant.granted_at, default=None)))
+    return found
+
+
+def times_kept(records: Sequence[Mapping[str, Any]], dialled: Sequence[Dialled]) -> tuple[dict[str, int], float]:
+    """Returns how often the times of a call were not kept, and the longest time after a `ring_by`, in seconds."""
+    parameters = {record["id"]: record["parameters"] for record in records}
+    early, lateness = 0, [-1e9]
+    for call in dialled:
+        given = parameters.get(call.call_id, {})
+        if "ring_by" in given:
+            lateness.append((call.received_at - datetime.fromisoformat(given["ring_by"])).total_seconds())
+            early += call.received_at < datetime.fromisoformat(given["not_before"])
+    late = sum(each > LATE_MARGIN_S for each in lateness)
+    return {"dialled before not_before": early, f"dialled {LATE_MARGIN_S:g} s after ring_by": late}, max(lateness)
+
+
+def paces_kept(
+    subjects: Sequence[Subject], dialled: Sequence[Dialled], entries: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, int], float]:
+    """Returns how often a limit was exceeded, and by how much the times from grant to creation differ, in seconds."""
+    ways = [(call.received_at - call.grant.until).total_seconds() for call in dialled if call.grant]
+    spread = max(ways) - min(ways)
+    received: dict[UUID | None, list[float]] = {}
+    for call in dialled:
+        if call.grant:
+            for subject_id in (call.grant.account_id, call.grant.queue_id):
+                received.setdefault(subject_id, []).append(call.received_at.timestamp())
+    return {
+        "rang without a grant": sum(call.grant is None for call in dialled),
+        "accounts or queues that granted faster than their pace": sum(
+            subject.needed_burst > subject.burst for subject in subjects
+        ),
+        "accounts or queues that dialled faster than their pace": sum(
+            subject.burst_of(received.get(subject.id, []), spread_s=spread) > subject.burst for subject in subjects
+        ),
+        "accounts or queues with more slots than they may have": sum(subject.is_above_concurrency for subject in subjects),
+        "creations above the account's concurrent calls": sum(entry["answer_code"] == TOO_MANY_CONCURRENT for entry in entries),
+    }, spread
+
+
+def slots_kept(subjects: Sequence[Subject], left: set[str], records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Compares the slots that are left with the calls that were placed last: only their slots have not been freed since."""
+    last = {record["id"] for record in records if record["to"].startswith("sip:last@")}
+    counted = {subject.id: sum(1 if change.is_taken else -1 for change in subject.changes) for subject in subjects}
+    return {
+        "slots left of calls that are over": len(left - last),
+        "calls under way without a slot": sum(
+            record["execution"] == "started" and record["status"] not in ENDED and record["id"] not in left
+            for record in records
+        ),
+        "accounts or queues whose count of slots is wrong": sum(subject.in_use != counted[subject.id] for subject in subjects),
+    }
+
+
+async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> bool:
+    creations, seed = options.creations, options.seed
+    async with running_paced(postgres, folder, seed) as paced:
+        reminded, words = await remind(paced.fleet, seed, options.window, options.pace)
+        print(f"seed {seed}: {words}")
+        await paced.make_faulty(options.share)
+        began = time.monotonic()
+        await disturb(paced, options)
+        placed = time.monotonic() - began
+        records = await end(paced)
+        whole = time.monotonic() - began
+        async with httpx.AsyncClient(base_url=paced.fleet.simulator_url, timeout=60) as http:
+            ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
+        subjects, left = await read_subjects(postgres, TENANT)
+    entries = [entry for entry in ledger if entry["account_sid"] in {subject.name for subject in subjects}]
+    rang, dialled = calls_that_rang(entries), dialled_calls(entries, subjects)
+    waiting = [record for record in records if waits_for_tomorrow(record)]
+    times, latest = times_kept(records, dialled)
+    paces, spread = paces_kept(subjects, dialled, entries)
+    rang_to = {call.entry["to"] for call in dialled}
+    found = {
+        **verdict([record for record in records if record not in waiting], rang, set()),
+        "rang after a confirmed cancellation": len(paced.canceled & rang.keys()),
+        "rang although every answer was paced": len(paced.refused & rang_to),
+        **times,
+        **paces,
+        **slots_kept(subjects, left, records),
+        **reminded,
+        "answers 500": paced.errors,
+    }
+    print(f"  {creations} creations in {placed:.0f} s, all over in {whole:.0f} s")
+    describe(paced, records, subjects, entries)
+    print(
+        f"  times       from grant to creation they differ by {spread:.2f} s; the latest is {-latest:.2f} s before its ring_by"
+    )
+    return report(found)
+
+
+async def disturb(paced: Paced, options: argparse.Namespace) -> None:
+    """Creates all calls while API processes and workers are killed, each kind in its own turn."""
+    fleet, seed, pause_s, done = paced.fleet, options.seed, (options.pause / 2, options.pause * 1.5), asyncio.Event()
+    async with (
+        disturbed(
+            fleet,
+            seed,
+            lambda: paced.placed / options.creations,
+            options.rounds,
+            kinds="api",
+            pause_s=pause_s,
+            max_kills=options.kills,
+        ),
+        asyncio.TaskGroup() as killing,
+    ):
+        killing.create_task(fleet.kill_at_random(seed, done, kinds="worker", pause_s=pause_s, max_kills=options.kills))
+        await place_all(paced, options.creations, clients=options.clients)
+        done.set()
+
+
+def describe(
+    paced: Paced, records: Sequence[Mapping[str, Any]], subjects: Sequence[Subject], entries: Sequence[Mapping[str, Any]]
+) -> None:
+    faults = Counter(entry["fault"] for entry in entries if entry["fault"])
+    print(f"  disturbed   {dict(paced.fleet.killed)}")
+    print(f"  answers     {dict(sorted(paced.answers.items()))}")
+    print(f"  canceled    {len(paced.canceled)} confirmed")
+    print(
+        f"  simulator   {len(entries)} POSTs, {sum(entry['accepted'] for entry in entries)} accepted, {faults.total()} faulty"
+    )
+    print(f"  records     {dict(Counter(record['execution'] for record in records))}")
+    print(f"  settled by  {dict(Counter(record['settled_by'] for record in records))}")
+    for subject in subjects:
+        limits = f"{subject.calls_per_second} calls/s, burst {subject.burst}, {subject.max_concurrent} at once"
+        seen = f"{len(subject.grants)} grants, burst {subject.needed_burst}, {subject.most_concurrent} at once"
+        print(f"  {subject.name[:11]:<11} {limits}: {seen}")
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--creations", type=int, default=2400)
+    options.add_argument("--share", type=float, default=0.15, help="of the creations that get a fault")
+    options.add_argument("--clients", type=int, default=16)
+    options.add_argument("--pause", type=float, default=6.0, help="seconds between two kills of workers, and of API processes")
+    options.add_argument("--kills", type=float, default=math.inf, help="of workers, and of API processes, at most")
+    options.add_argument("--window", type=float, default=30.0, help="seconds in which the reminders may ring")
+    options.add_argument("--pace", type=float, default=1.0, help="calls per second of the reminders")
+    prove(run, options.parse_args())
+
+
+if __name__ == "__main__":
+    main()

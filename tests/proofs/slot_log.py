@@ -1,0 +1,124 @@
+"""A log of the slots of concurrent calls, written by triggers of the proof, and what it says about pace and concurrency.
+
+A slot is inserted by the transaction that takes a call's token, and `until` is the clock of that transaction plus a span that
+depends on the call's `timeout` and `time_limit` alone. Among calls that have the same, `until` differs as the clock does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Any
+from uuid import UUID
+
+from app.local.postgres import EmbeddedPostgres
+from tests.proofs.disturbances import administrator
+
+_WATCH = """
+    CREATE TABLE proof_slot (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, is_taken boolean, call_id uuid, account_id uuid, queue_id uuid,
+        granted_at timestamptz, until timestamptz
+    );
+    CREATE FUNCTION proof_log_slot() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP <> 'INSERT' THEN
+            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at, until)
+            VALUES (false, OLD.call_id, OLD.account_id, OLD.queue_id, OLD.granted_at, OLD.until);
+        END IF;
+        IF TG_OP <> 'DELETE' THEN
+            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at, until)
+            VALUES (true, NEW.call_id, NEW.account_id, NEW.queue_id, NEW.granted_at, NEW.until);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER proof_slot AFTER INSERT OR DELETE OR UPDATE OF account_id, queue_id, until ON dial_slot
+        FOR EACH ROW EXECUTE FUNCTION proof_log_slot()
+"""
+_PACES = """
+    SELECT subject_id AS id, coalesce(account_sid, queue.name) AS name, calls_per_second::float8, burst, max_concurrent, in_use
+    FROM pace LEFT JOIN twilio_account ON twilio_account.id = subject_id LEFT JOIN queue ON queue.id = subject_id
+    WHERE coalesce(twilio_account.tenant_id, queue.tenant_id) = $1 ORDER BY account_sid, name
+"""
+_LEFT = "SELECT call_id FROM dial_slot JOIN call ON call.id = call_id WHERE tenant_id = $1"
+# Times have microseconds.
+_ROUNDING_CALLS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChange:
+    """A slot that was taken or freed. The changes of one account or queue follow each other in the order of the log."""
+
+    is_taken: bool
+    call_id: UUID
+    account_id: UUID
+    queue_id: UUID | None
+    granted_at: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An account or a queue with its limits, and the changes of its slots."""
+
+    id: UUID
+    name: str
+    calls_per_second: float | None
+    burst: int
+    max_concurrent: int | None
+    in_use: int
+    changes: Sequence[SlotChange]
+
+    @property
+    def grants(self) -> list[SlotChange]:
+        return [change for change in self.changes if change.is_taken]
+
+    @property
+    def needed_burst(self) -> int:
+        """The smallest burst that allows the grants."""
+        return self.burst_of(grant.until.timestamp() for grant in self.grants)
+
+    def burst_of(self, times: Iterable[float], *, spread_s: float = 0) -> int:
+        """Returns the smallest burst that allows calls at these times, which may be off by `spread_s`; 0 without a pace."""
+        return 0 if self.calls_per_second is None else smallest_burst(times, self.calls_per_second, spread_s)
+
+    @property
+    def most_concurrent(self) -> int:
+        most, taken = 0, 0
+        for change in self.changes:
+            taken += 1 if change.is_taken else -1
+            most = max(most, taken)
+        return most
+
+    @property
+    def is_above_concurrency(self) -> bool:
+        return self.max_concurrent is not None and self.most_concurrent > self.max_concurrent
+
+
+def smallest_burst(times: Iterable[float], calls_per_second: float, spread_s: float = 0) -> int:
+    """Returns by how many calls the fullest span between two of the times exceeds its length times the rate."""
+    most, least = 0.0, float("inf")
+    for number, time in enumerate(sorted(times)):
+        level = number - time * calls_per_second
+        least = min(least, level)
+        most = max(most, level - least + 1)
+    return ceil(most - spread_s * calls_per_second - _ROUNDING_CALLS)
+
+
+async def watch_slots(postgres: EmbeddedPostgres) -> None:
+    async with administrator(postgres) as connection:
+        await connection.execute(_WATCH)
+
+
+async def read_subjects(postgres: EmbeddedPostgres, tenant: str) -> tuple[list[Subject], set[str]]:
+    """Returns the tenant's accounts and queues with their changes in order, and the calls that have a slot."""
+    columns = ", ".join(SlotChange.__slots__)
+    async with administrator(postgres) as connection:
+        paces: list[Any] = await connection.fetch(_PACES, tenant)
+        rows = await connection.fetch(f"SELECT {columns} FROM proof_slot ORDER BY id")  # noqa: S608  # own names
+        left = {str(row["call_id"]) for row in await connection.fetch(_LEFT, tenant)}
+    changes = [SlotChange(**row) for row in rows]
+    subjects = [
+        Subject(**pace, changes=[change for change in changes if pace["id"] in (change.account_id, change.queue_id)])
+        for pace in paces
+    ]
+    return subjects, left
