@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ from app.services import services
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.support.gateway import Gateway
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
+
+BACKUP = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
 
 
 def twilio(*entries: dict[str, Any], listing: Behaviour | None = None) -> Behaviour:
@@ -110,6 +113,23 @@ async def rights(gateway: Gateway) -> int:
 async def is_halted(gateway: Gateway) -> bool:
     state = await read_guard(gateway.database)
     return state is not None and not state.may_grant
+
+
+async def test_the_printed_statement_halts_grants_after_a_snapshot(gateway: Gateway, dialer: Dialer) -> None:
+    """docs/backup.md: a snapshot has the identity of its original, so an operator halts grants by hand."""
+    (statement,) = re.findall(r'--command="(UPDATE .*)"', BACKUP.read_text())
+    async with running_upstream(twilio()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.database.fetch("UPDATE grant_guard SET seen_at = now() - interval '1 min'")
+        await tenant.create(priority="normal")
+        await gateway.database.fetch(statement)
+
+        await dial_all(dialer)
+        assert (upstream.posts, await is_halted(gateway)) == ([], True)
+
+        assert counts(await release(gateway)) == [(0, 0, 1)]
+        await dial_all(dialer)
+        assert len(upstream.posts) == 1
 
 
 async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
