@@ -69,7 +69,9 @@ def ring_times(
     errors = []
     if end - now > MAX_AHEAD:
         pointer = "/ring_by" if ring_by else "/not_before"
-        errors.append(FieldError(pointer, "too_far_ahead", f"must leave `ring_by` at most {MAX_AHEAD.days} days ahead"))
+        ahead = f"at most {MAX_AHEAD.days} days ahead"
+        detail = f"must be {ahead}" if ring_by else f"must be early enough for a `ring_by` {ahead}"
+        errors.append(FieldError(pointer, "too_far_ahead", detail))
     if end <= now:
         errors.append(FieldError("/ring_by", "in_the_past", "must be in the future"))
     elif ring_by and end <= begin:
