@@ -29,7 +29,10 @@ def _cursor(text: str) -> tuple[datetime, Any]:
 def audit(
     tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]", help="Only changes of this tenant.")] = None,
     actor: Annotated[
-        str | None, typer.Option("--actor", help="Only changes by this user, API key (cgk_…) or workload.")
+        str | None,
+        typer.Option(
+            "--actor", help="Only changes by this user, API key (cgk_…) or workload: the part of ACTOR behind the colon."
+        ),
     ] = None,
     action: Annotated[str | None, typer.Option("--action", help="Only changes of this kind, such as key.create.")] = None,
     since: Annotated[
