@@ -10,7 +10,7 @@ from tests.support.upstream import created, running_upstream
 
 
 async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
-    """With one dial at a time, each end of a dial makes room for one call: the accounts take it in turn."""
+    """The end of a dial makes room for one call when there is one dial at a time: the accounts take it in turn."""
     async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
         dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=1)
         tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]

@@ -16,11 +16,12 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
+from app.calls.creation.sql_parts import GIVEN_DELIVERY, given_rows, interval, new_deliveries, quoted
 from app.calls.last_answer import stored_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, settled_delivery
 from app.calls.settlement import RecordChange
-from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken, insert_deliveries_from
+from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
 from app.scheduling.dials import GIVEN_DIAL, insert_dials
@@ -88,29 +89,6 @@ _OUTCOME_COLUMNS = (
 _OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
 
 
-def _interval(name: str, *, of: str = "given") -> str:
-    """Returns SQL for the interval that the JSON `of` has in seconds under this name."""
-    return f"make_interval(secs => ({of} ->> '{name}')::float8)"
-
-
-def _quoted(columns: Sequence[str], prefix: str = "") -> str:
-    return ", ".join(f'{prefix}"{column}"' for column in columns)
-
-
-def _given_rows(*more: str) -> str:
-    """Returns SQL that reads the rows in $1: the columns of `call`, those of the event, and `more`."""
-    event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
-    return f"""SELECT {", ".join(("wanted.*", *event, *more))}
-        FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
-
-
-def _new_deliveries(written: str) -> str:
-    """Returns a part of a WITH clause that inserts the deliveries of the given rows which were written."""
-    source = f"{written} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
-    return f", new_delivery AS ({insert_deliveries_from(source)})"
-
-
-_DELIVERY = "given -> 'delivery' AS delivery"
 _WRITTEN = "SELECT id, updated_at FROM inserted"
 
 
@@ -130,10 +108,10 @@ def insert_statement(
     """
     return f"""
         WITH given AS MATERIALIZED (
-            {_given_rows(*given)}
+            {given_rows(*given)}
         ){before}, inserted AS (
-            INSERT INTO call (pending_since, settled_at, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)})
-            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {_quoted(columns)}, {_quoted(_INTENT_COLUMNS)}
+            INSERT INTO call (pending_since, settled_at, {quoted(columns)}, {quoted(_INTENT_COLUMNS)})
+            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
             FROM {"admitted" if before else "given"} ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
@@ -156,8 +134,8 @@ _INSERT_INTENTS = insert_statement(INTENT_STATE, on_conflict=BY_KEY)
 _INSERT_WITHDRAWN = insert_statement(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",
-    given=[_DELIVERY],
-    more=_new_deliveries("given JOIN inserted USING (id)"),
+    given=[GIVEN_DELIVERY],
+    more=new_deliveries("given JOIN inserted USING (id)"),
 )
 
 
@@ -170,19 +148,19 @@ def _outcome_statement(*, complete: bool) -> str:
     may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
     its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
     """
-    times = [f"{_interval(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
-    due_at = f"now() + {_interval('due_in', of='given.dial')}"
-    more = _new_deliveries("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
+    times = [f"{interval(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
+    due_at = f"now() + {interval('due_in', of='given.dial')}"
+    more = new_deliveries("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {_given_rows(*times, _DELIVERY, GIVEN_DIAL) if complete else _given_rows(*times)}
+            {given_rows(*times, GIVEN_DELIVERY, GIVEN_DIAL) if complete else given_rows(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
             SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
         ), changed AS (
-            UPDATE call SET ({_quoted(_OUTCOME_COLUMNS)}) = ROW ({_quoted(_OUTCOME_COLUMNS, "given.")}),
+            UPDATE call SET ({quoted(_OUTCOME_COLUMNS)}) = ROW ({quoted(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)},
                 updated_at = now(){written if complete else ""}
             FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
