@@ -116,7 +116,8 @@ class TokenRules:
         # PyJWT also reads times from text.
         if not all(type(moment) in (int, float) for moment in (issued_at, expires_at)):
             raise _malformed()
-        if expires_at - issued_at > MAX_LIFETIME_S:
+        # Not a difference: an integer may be too large for that of a float.
+        if expires_at > issued_at + MAX_LIFETIME_S:
             hours = MAX_LIFETIME_S // 3600
             raise TokenRefused(
                 "lifetime",

@@ -58,6 +58,7 @@ def test_a_projected_token_names_its_service_account(key: PrivateKey) -> None:
         ({"lifetime_s": MAX_LIFETIME_S + 1}, "lifetime"),
         ({"iat": NOW - MAX_LIFETIME_S, "exp": NOW + 7200}, "lifetime"),
         ({"exp": 1e300}, "lifetime"),
+        ({"iat": NOW + 0.5, "exp": 10**400}, "lifetime"),
         ({"exp": None}, "missing_claim"),
         ({"iat": None}, "missing_claim"),
         ({"iss": None}, "missing_claim"),
