@@ -47,6 +47,8 @@ CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
 
 EXAMPLE_TENANT = "support"
+WITHOUT_NUL = r"^[^\x00]+$"
+"""The pattern of text in a path: Postgres takes no NUL."""
 REPLAYED = "Idempotent-Replayed"
 _SUSPENDED = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
@@ -93,7 +95,9 @@ def admin_router() -> APIRouter:
 async def accessible_tenant(
     client: ClientDep,
     request: Request,
-    tenant_id: Annotated[str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63)],
+    tenant_id: Annotated[
+        str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63, pattern=WITHOUT_NUL)
+    ],
 ) -> str:
     """Returns the tenant's id. It need not exist.
 

@@ -1,9 +1,10 @@
 """Times in requests: RFC 3339 with a time zone. Pydantic alone also accepts Unix times, dates and other forms of ISO 8601."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator, Strict
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
@@ -15,5 +16,13 @@ def _rfc_3339(value: Any) -> str:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("out_of_range", "must be within the years 1 to 9999 in UTC") from None
+
+
 # A strict model would take no text otherwise.
-Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_rfc_3339)]
+Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+"""A time, in UTC."""

@@ -11,6 +11,7 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    WITHOUT_NUL,
     ActorDep,
     TenantAdministrationDep,
     TenantDep,
@@ -41,7 +42,9 @@ _ACCOUNT_PATH = f"{_PATH}/{examples.ACCOUNT_SID}"
 _CREDENTIALS_PATH = f"{_ACCOUNT_PATH}/credentials"
 _TWILIOS_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
 
-AccountSid = Annotated[str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34)]
+AccountSid = Annotated[
+    str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=WITHOUT_NUL)
+]
 
 
 async def pace_administration(request: Request, actor: ActorDep) -> PaceAdministration:

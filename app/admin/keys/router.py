@@ -9,6 +9,7 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    WITHOUT_NUL,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -117,7 +118,9 @@ async def create_key(
 @needs(Scope.ADMIN, clients="any")
 async def revoke_key(
     tenant_id: TenantDep,
-    key_id: Annotated[str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64)],
+    key_id: Annotated[
+        str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64, pattern=WITHOUT_NUL)
+    ],
     administration: TenantAdministrationDep,
 ) -> None:
     """Revokes the key, so that it is refused from now on. The same request again has the same answer."""

@@ -9,6 +9,7 @@ from app.admin.access import (
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
     READ_ERRORS,
+    WITHOUT_NUL,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -32,7 +33,9 @@ router = admin_router()
 _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
 _ONE_PATH = f"{_PATH}/{examples.NAME}"
 
-CredentialName = Annotated[str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63)]
+CredentialName = Annotated[
+    str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63, pattern=WITHOUT_NUL)
+]
 
 
 @router.get(
