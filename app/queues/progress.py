@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.queues.store import CallCounts, NextCall, QueueRow, WaitingCalls
 
-WaitReason = Literal[
+WaitReasonName = Literal[
     "halted",
     "tenant_suspended",
     "paused",
@@ -26,7 +26,7 @@ class QueueProgress:
     """None: they could not be counted in time."""
     counts: CallCounts | None
     """None: they could not be counted in time."""
-    wait_reason: WaitReason | None
+    wait_reason: WaitReasonName | None
     projected_end_at: datetime | None
 
 
@@ -36,11 +36,11 @@ def progress_of(
     return QueueProgress(waiting, counts, wait_reason(queue, next_call), projected_end(queue, next_call, waiting))
 
 
-def wait_reason(queue: QueueRow, call: NextCall | None) -> WaitReason | None:
+def wait_reason(queue: QueueRow, call: NextCall | None) -> WaitReasonName | None:
     """Returns what the call that is due first waits for. None: a worker may grant it now, or no call waits."""
     if call is None:
         return None
-    reasons: dict[WaitReason, bool] = {
+    reasons: dict[WaitReasonName, bool] = {
         "halted": call.is_halted,
         "tenant_suspended": call.is_tenant_suspended,
         "paused": queue.paused,

@@ -5,17 +5,19 @@ from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType
 
 from app.calls.parameters import CallRequest
 from app.calls.schemas import Execution
 from app.http.openapi import drop_null_types
 from app.http.problems import Problem
-from app.queues.progress import QueueProgress, WaitReason
+from app.queues.progress import QueueProgress, WaitReasonName
 from app.queues.service import MAX_RING_WITHIN_S, QueueChange
 from app.queues.store import QueueRow
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
 from app.scheduling.schemas import HoursRecord, HoursSettings
 
+WaitReason = TypeAliasType("WaitReason", WaitReasonName)
 _HOURS = "When its calls may ring. Null: the tenant's hours, if it has any."
 _PAUSED = "Whether its calls wait. Calls under way go on."
 _PACE = "How fast its calls are dialled, within the pace of their account. Null: not limited."
