@@ -99,7 +99,7 @@ def _check(name: str, change: QueueChange) -> None:
         raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {advice}")
     ring_within_s = change.get("ring_within_s")
     if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
-        raise InvalidMember("/ring_within_s", "out_of_range", f"it is between 1 and {MAX_RING_WITHIN_S} seconds")
+        raise InvalidMember("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")
 
 
 async def _found(connection: Connection, tenant_id: str, name: str) -> QueueRow:
