@@ -1,8 +1,9 @@
 """Grants: tokens are taken at one time, after all locks; every caller that has a waiting call has a turn."""
 
 import asyncio
-from datetime import timedelta
-from uuid import UUID
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 from app.calls.creation.grants.service import grant_calls
 from app.tenants.caller import COMMAND_LINE
@@ -58,3 +59,25 @@ async def account_of(gateway: Gateway, tenant: Tenant) -> UUID:
     account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     return account_id
+
+
+async def test_closed_calls_are_postponed_together_also_behind_many_open_ones(gateway: Gateway) -> None:
+    """Calls that wait for a time zone in which it is night do not keep the others waiting, round after round."""
+    tenant = await gateway.add_tenant()
+    now = datetime.now(UTC)
+    until = (now + timedelta(days=2)).isoformat()
+    open_now = {"time_zone": "UTC", "from": f"{now:%H}:00", "to": f"{now + timedelta(hours=2):%H}:00"}
+
+    async def add(count: int, **members: str) -> None:
+        lines = (json.dumps(BASIC | members | {"key": str(uuid4()), "ring_by": until}) for _ in range(count))
+        headers = {"Content-Type": "application/x-ndjson"}
+        added = await tenant.http.post("/v1/queues/mixed/calls", content="\n".join(lines), headers=headers)
+        assert all(json.loads(line).get("status") == 202 for line in added.text.splitlines())
+
+    (await tenant.http.put("/v1/queues/mixed", json={})).raise_for_status()
+    await add(510, time_zone="UTC")
+    await add(20, time_zone="Asia/Tokyo", priority="urgent")
+    (await tenant.http.put("/v1/queues/mixed", json={"hours": open_now})).raise_for_status()
+    account_id = await account_of(gateway, tenant)
+    first, second = [await grant_calls(gateway.database, account_id, limit=4) for _ in range(2)]
+    assert (first.grants, len(second.grants)) == ([], 4)

@@ -104,9 +104,10 @@ class _Granting:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
     async def _postpone_closed(self, candidate: Candidate) -> bool:
-        """Postpones calls of the candidate's queue that may not ring at this hour. Returns whether it is one of them.
+        """Postpones the candidate if it may not ring at this hour, with others of its queue and class. Returns whether it did.
 
-        One for which no hour is left before its `ring_by` waits until then, and expires.
+        Only calls from the candidate on are read: earlier ones may ring, and would be read again in each round. One for which
+        no hour is left before its `ring_by` waits until then, and expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:
@@ -115,7 +116,7 @@ class _Granting:
         if next_opening(hours, self.at, zones, self.at + _MOMENT):
             return False
         at = self.at
-        due = await store.due_of_queue(self.connection, self.account_id, candidate.queue_id, at, limit=_POSTPONED_AT_ONCE)
+        due = await store.due_after(self.connection, self.account_id, candidate, at, limit=_POSTPONED_AT_ONCE)
         # A number that may be in many zones takes milliseconds, and most calls are to the same zones.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}

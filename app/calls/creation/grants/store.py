@@ -81,7 +81,7 @@ _FIRST_OF_CLASS = """
 _FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
 _NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1"  # noqa: S608  # own constants
 _CHOSEN = f"""
-    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
+    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at
     FROM ({_NEXT}) AS chosen
         JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
 """  # noqa: S608  # constants of this module
@@ -124,10 +124,11 @@ _GRANT = f"""
 _GRANT_CALL = _GRANT.format(which="$1::uuid")
 _GRANT_NEXT = _GRANT.format(which=_NEXT)
 
-_DUE_OF_QUEUE = """
-    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by
+_DUE_AFTER = """
+    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at
     FROM scheduled_dial AS dial JOIN call ON call.id = dial.call_id
-    WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.due_at <= $3 ORDER BY dial.due_at LIMIT $4
+    WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.priority = $3 AND dial.due_at BETWEEN $4 AND $5
+    ORDER BY dial.due_at LIMIT $6
 """
 _POSTPONE = """
     UPDATE scheduled_dial SET due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later (call_id, due_at)
@@ -164,6 +165,8 @@ class Candidate:
     time_zone: str | None
     to: str
     ring_by: datetime
+    priority: int
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +237,11 @@ def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
     return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
 
 
-async def due_of_queue(
-    connection: Connection, account_id: UUID, queue_id: UUID, at: datetime, *, limit: int
+async def due_after(
+    connection: Connection, account_id: UUID, call: Candidate, at: datetime, *, limit: int
 ) -> Sequence[Candidate]:
-    """Returns due calls of one queue, the earliest first."""
-    rows = await connection.fetch(_DUE_OF_QUEUE, account_id, queue_id, at, limit)
+    """Returns calls of the same queue and class that are due, from this one on, the earliest first."""
+    rows = await connection.fetch(_DUE_AFTER, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [Candidate(**row) for row in rows]
 
 
