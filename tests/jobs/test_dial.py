@@ -97,6 +97,8 @@ async def test_a_canceled_call_never_rings(tenant: Tenant, upstream: Upstream, d
     response = await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})
     ended = response.json()
     assert (response.status_code, ended["execution"], ended["settled_by"]) == (200, "not_started", "canceled")
+    repeated = await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})
+    assert (repeated.status_code, repeated.json()) == (200, ended)
     await dial_all(dialer)
     assert upstream.posts == []
     again = await tenant.create("k", priority="normal")

@@ -82,8 +82,9 @@ class CallControl:
             raise TenantSuspended
         if call.execution == "scheduled":
             call = await self._cancel_scheduled(call, update)
-            if call.settled_by == "canceled":
-                return ControlResult(call, done=True)
+        if call.settled_by == "canceled" and update.only_ends_call:
+            # Also if the answer to the first request was lost.
+            return ControlResult(call, done=True)
         if call.execution in _UNSETTLED:
             call = await self._store_unless_settled(call, update)
         if call.execution in _UNSETTLED:

@@ -25,10 +25,9 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
         zones = callee_zones(request.to, request.time_zone, queue.hours)
         opening = next_opening(queue.hours, not_before, zones, ring_by)
         if opening is None:
-            pointer = "/not_before" if request.ring_by is None else "/ring_by"
             where = ", ".join(zones[:3])
             text = f"leaves no time within the hours: they are closed until `ring_by` in {where}; give a later `ring_by`"
-            raise InvalidRequest(field_errors=(FieldError(pointer, "outside_hours", text),))
+            raise InvalidRequest(field_errors=(FieldError("/ring_by", "outside_hours", text),))
         due_at = opening
     schedule = Schedule(
         queue_id=queue.id,
