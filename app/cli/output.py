@@ -40,9 +40,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_
 
 
 def _format_cell(value: Any) -> str:
+    """Returns the value in one line. Names are chosen by clients: a control character could forge a line or move the cursor."""
     if isinstance(value, list):
-        return ",".join(value)
-    return "-" if value is None else str(_to_plain(value))
+        return ",".join(map(_format_cell, value))
+    text = "-" if value is None else str(_to_plain(value))
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _to_plain(value: Any) -> Any:
