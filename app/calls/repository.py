@@ -28,7 +28,7 @@ from uuid_utils.compat import uuid7
 from app.calls import progress
 from app.calls.callback_fields import whole_fields
 from app.calls.last_answer import CallRow, stored_attributes
-from app.calls.models import MAYBE_CALLED, Call, CallEvent
+from app.calls.models import MAYBE_CALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery
 from app.calls.store import insert_deliveries_from
 from app.scheduling.models import ScheduledDial
@@ -87,8 +87,9 @@ async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 
 async def is_pending(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether this attempt still waits for its outcome."""
-    statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending")
+    """Returns whether this attempt still waits for its outcome, and nobody has asked for its end meanwhile."""
+    is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()
+    statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
     return (await session.scalar(statement)) is not None
 
 

@@ -62,6 +62,21 @@ async def test_a_refused_post_is_repeated_while_the_record_is_pending(database_u
         assert len(upstream.posts) == 2
 
 
+async def test_a_call_that_was_canceled_meanwhile_is_not_sent_again(database_url: str) -> None:
+    async def canceled() -> None:
+        (call,) = [each for each in (await tenant.http.get("/v1/calls")).json()["calls"] if each["execution"] == "pending"]
+        assert (await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})).status_code == 202
+
+    async with (
+        running_gateway(settings_for(database_url)) as gateway,
+        running_upstream(after(canceled, error(429, 20429)), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        response = await tenant.create()
+        assert (response.status_code, response.json()["execution"]) == (503, "not_started")
+        assert len(upstream.posts) == 1
+
+
 @pytest.fixture
 def postgres() -> Iterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="callgate-repeated-") as name:
