@@ -98,9 +98,11 @@ def paces_kept(
 
 def slots_kept(subjects: Sequence[Subject], left: set[str], records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Compares the slots that are left with the calls that were placed last: only their slots have not been freed since."""
-    last = {record["id"] for record in records if record["to"].startswith("sip:last@")}
+    placed_last = [record for record in records if record["to"].startswith("sip:last@")]
+    last = {record["id"] for record in placed_last}
     counted = {subject.id: sum(1 if change.is_taken else -1 for change in subject.changes) for subject in subjects}
     return {
+        "calls placed last that were not dialled": sum(record["execution"] != "started" for record in placed_last),
         "slots left of calls that are over": len(left - last),
         "calls under way without a slot": sum(
             record["execution"] == "started" and record["status"] not in ENDED and record["id"] not in left

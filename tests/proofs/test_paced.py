@@ -17,6 +17,7 @@ PROMISES = (
     "accounts or queues that dialled faster than their pace",
     "accounts or queues with more slots than they may have",
     "creations above the account's concurrent calls",
+    "calls placed last that were not dialled",
     "slots left of calls that are over",
     "calls under way without a slot",
     "accounts or queues whose count of slots is wrong",
