@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from app.database.engine import Database
+from app.jobs.partitions import Partitioner
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from tests.proofs.fleet import LOG
@@ -34,6 +36,7 @@ def prove(proof: Proof, options: argparse.Namespace) -> None:
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
             try:
+                asyncio.run(_make_partitions(postgres.url))
                 is_kept = asyncio.run(_limited(proof(postgres, folder, options), options.limit))
             except BaseException:
                 _show_log(folder)
@@ -58,6 +61,15 @@ def assert_short_form_passes(module: str, options: Mapping[str, object], promise
     assert result.returncode == 0, result.stdout + result.stderr
     for promise in promises:
         assert f" 0  {promise}\n" in result.stdout
+
+
+async def _make_partitions(database_url: str) -> None:
+    """Makes the partitions that the first worker of an installation makes: a command that runs at that moment fails."""
+    database = Database(database_url, pool_size=1)
+    try:
+        await Partitioner(database).step()
+    finally:
+        await database.close()
 
 
 async def _limited(proof: Awaitable[bool], limit_s: float) -> bool:
