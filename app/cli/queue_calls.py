@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -41,7 +42,8 @@ class _Summary:
     is_temporary: bool = True
     """Whether all refusals so far are of a kind that goes away."""
 
-    def add(self, line: AnsweredLine) -> None:
+    def add(self, line: AnsweredLine, say: Callable[[str], None]) -> None:
+        """Counts the line. `say` prints what is wrong with one of the first lines that are refused."""
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):
@@ -51,7 +53,7 @@ class _Summary:
         self.refused[line.result.slug] += 1
         self.is_temporary = self.is_temporary and line.result.status >= 500
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
-            typer.echo(f"line {line.number}: {_description(line.result)}", err=True)
+            say(f"line {line.number}: {_description(line.result)}")
 
 
 def _description(error: CallgateError) -> str:
@@ -122,7 +124,8 @@ async def _add(tenant: str, name: str, file: Path) -> _Summary:
             bar = progress.add_task(name, total=_count_lines(file))
             async for answered in state["bulk"].add(caller, name, _read(lines)):
                 for line in answered:
-                    summary.add(line)
+                    # Not with `typer.echo`, which would write into the bar.
+                    summary.add(line, partial(progress.console.print, soft_wrap=True))
                 progress.update(bar, completed=answered[-1].number, description=f"{name}, {summary.refused.total()} refused")
     return summary
 
