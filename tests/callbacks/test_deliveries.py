@@ -673,9 +673,9 @@ async def test_replay_sends_deliveries_that_were_given_up_or_all(
         assert (len(dead.received), len(receiver.received)) == (2, 1)
         assert await replayed(since=began, failed_only=False) == {"replayed": 2, "continue_since": None}
         assert (len(dead.received), len(receiver.received)) == (3, 2)
-        for none_since in (datetime.now(UTC).isoformat(), "9999-12-31T23:59:59-14:00"):
+        for none_since in (datetime.now(UTC).isoformat(), "9999-12-31T23:59:59Z"):
             assert await replayed(since=none_since) == {"replayed": 0, "continue_since": None}
-        assert (await replayed(since="0001-01-01T00:00:00+14:00"))["continue_since"] is None
+        assert (await replayed(since="0001-01-01T00:00:00Z"))["continue_since"] is None
 
 
 @pytest.mark.parametrize(
@@ -683,6 +683,8 @@ async def test_replay_sends_deliveries_that_were_given_up_or_all(
     [
         ({}, "/since"),
         ({"since": "2026-11-23T00:00:00"}, "/since"),
+        ({"since": "9999-12-31T23:59:59-14:00"}, "/since"),
+        ({"since": "0001-01-01T00:00:00+14:00"}, "/since"),
         ({"since": "yesterday"}, "/since"),
         ({"since": 1767225600}, "/since"),
         ({"since": "1767225600"}, "/since"),

@@ -157,7 +157,9 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
         assert (await record(tenant, waiting["id"]))["execution"] == "started"
         assert (await record(tenant, later["id"]))["execution"] == "scheduled"
     assert (await release(gateway)).since is None
-    (event,) = await gateway.database.fetch("SELECT subject FROM audit_event WHERE action = 'grants.release'")
+    (event,) = await gateway.database.fetch(
+        "SELECT subject FROM audit_event WHERE action = 'grants.release' ORDER BY at DESC LIMIT 1"
+    )
     state = await read_guard(gateway.database)
     assert state is not None
     assert event["subject"] == state.server

@@ -16,6 +16,7 @@ from app.jobs.partitions import AUDIT_TABLES
 from app.jobs.retain import BATCH, Retention
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
+from app.services import services
 from tests.support.gateway import Gateway, Tenant, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
 
@@ -217,8 +218,8 @@ async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gatewa
 @pytest.mark.parametrize(("days", "expiring"), [(None, False), (30, True)])
 async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
-    state: Any = dict.fromkeys(("database", "tenants", "twilio", "settlement", "tenant_callbacks", "control"))
-    deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
-    names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
+    async with services(settings, Metrics()) as state:
+        deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
+        names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring
     assert {"expire_audit_default_partition", "drop_audit_partitions"} <= names
