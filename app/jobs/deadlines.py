@@ -7,11 +7,10 @@ import structlog
 
 from app.calls.control.service import CallControl
 from app.calls.creation.deadlines import store
-from app.calls.creation.grants.store import lock_account_pace
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.isolation import run_isolated
-from app.scheduling.slots import free_ended_slots
+from app.scheduling.slots import free_slots
 from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -51,7 +50,5 @@ class Deadlines:
     async def free_slots(self) -> bool:
         """Frees the slots of calls that have ended, also where no call waits for one. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
-            async with self.database.transaction() as connection:
-                if await lock_account_pace(connection, account_id) is not None:
-                    await free_ended_slots(connection, account_id)
+            await free_slots(self.database, account_id)
         return False

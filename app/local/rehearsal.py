@@ -141,7 +141,7 @@ class Rehearsal:
 
     def _schedule(self, call: RehearsedCall, body: dict[str, Any], queue: StoredQueue, start: datetime) -> None:
         request = validate_call(body).request
-        schedule, due_at = make_schedule(request, queue, _CALLER, now=start)
+        schedule = make_schedule(request, queue, _CALLER, now=start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
         call.priority = PRIORITIES[schedule.priority]
         new = NewCall(
@@ -162,7 +162,7 @@ class Rehearsal:
             status_callback_method=None,
             status_callback_events=None,
         )
-        call._scheduled = ScheduledCall(new, schedule, due_at)
+        call._scheduled = ScheduledCall(new, schedule)
 
     async def _add(self, calls: Sequence[RehearsedCall]) -> None:
         for begin in range(0, len(calls), SCHEDULED_BATCH):

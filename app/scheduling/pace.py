@@ -31,6 +31,11 @@ def next_at(at: str, count: str) -> str:
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
+def next_at_of_empty(at: str) -> str:
+    """Returns SQL for the row's `next_at` if no call goes before `at`, and the bucket is empty until then."""
+    return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
+
+
 def next_at_for_rate(at: str, rate: str) -> str:
     """Returns SQL for the row's `next_at` when `calls_per_second` becomes `rate`, SQL that may be null, at the time `at`.
 

@@ -1,9 +1,8 @@
 """When a scheduled call may ring: its times, its class, its queue. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 from typing_extensions import TypeAliasType
@@ -24,18 +23,16 @@ MAX_AHEAD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The columns of `scheduled_dial` that do not change while a call waits."""
+    """The columns of `scheduled_dial` that follow from the request."""
 
     queue_id: UUID
     caller_id: UUID
     priority: int
     not_before: datetime
     ring_by: datetime
-    time_zone: str | None = None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{name: row[name] for name in cls.__slots__})
+    due_at: datetime
+    """The first moment from `not_before` on that is within the hours."""
+    time_zone: str | None
 
     def columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.models import NO_QUEUE
 from app.twilio.schemas import MAX_CALL_TIME, TERMINAL_STATUSES
 
 # Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
@@ -18,6 +19,13 @@ def until(at: str, parameters: str) -> str:
     """
     return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
+
+
+def insert_slot(*, dial: str, at: str, parameters: str) -> str:
+    """Returns SQL that inserts the slots of calls granted at `at`, without FROM. `dial` has the columns of `scheduled_dial`."""
+    return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
+        SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
+            {until(at, parameters)}, {dial}.ring_by"""  # names of the callers' statements
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.

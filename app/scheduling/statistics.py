@@ -6,19 +6,14 @@ Each statement skips from one group of calls to the next in an index, and reads 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.scheduling.accounts import accounts_of
 from app.scheduling.store import Statements
 
 COUNTED = 10_000
 """The most calls of one class, slots, and groups of calls that are read."""
 
 _WAITING = f"""
-    WITH RECURSIVE account AS (
-        (SELECT account_id FROM scheduled_dial ORDER BY account_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT further.account_id FROM scheduled_dial AS further WHERE further.account_id > account.account_id
-                ORDER BY further.account_id LIMIT 1)
-        FROM account WHERE account.account_id IS NOT NULL
-    )
+    {accounts_of("scheduled_dial")}
     SELECT class.priority, (
         SELECT count(*) FROM (
             SELECT FROM account CROSS JOIN LATERAL (

@@ -1,4 +1,4 @@
-"""SQL of queues, on asyncpg alone."""
+"""SQL that creations need of queues and of the pace, on asyncpg alone."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE
+from app.scheduling.pace import next_at_of_empty
 
 
 class Statements(Protocol):
@@ -32,23 +33,6 @@ _FIND_QUEUE = """
 """
 
 
-# The bucket is empty until then, and fills up as after any other pause.
-_PAUSE_PACE = """
-    UPDATE pace SET next_at = greatest(
-        next_at, clock_timestamp() + make_interval(secs => $2::float8 + (burst - 1) / calls_per_second::float8)
-    ) WHERE subject_id = $1 AND calls_per_second IS NOT NULL
-"""
-_LONGEST_PAUSE_S = 60.0
-
-
-async def pause_pace(database: Statements, account_id: UUID, *, queue_time_ms: int) -> None:
-    """Lets no call of the account go until Twilio has dialled those that it queues, as it says, and at most for a minute.
-
-    An account without `calls_per_second` does not pause.
-    """
-    await database.fetch(_PAUSE_PACE, account_id, min(queue_time_ms / 1000, _LONGEST_PAUSE_S))
-
-
 async def find_queues(database: Statements, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
     """Returns the queue of each tenant and name, or None. Without a name: NO_QUEUE, with the hours of the tenant."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
@@ -63,3 +47,18 @@ async def find_queue(database: Statements, tenant_id: str, name: str | None) -> 
     row = rows[0]
     hours = None if row["hours"] is None else read_hours(json.loads(row["hours"]))
     return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours)
+
+
+_PAUSE = f"""
+    UPDATE pace SET next_at = {next_at_of_empty("clock_timestamp() + make_interval(secs => $2::float8)")}
+    WHERE subject_id = $1 AND calls_per_second IS NOT NULL
+"""  # noqa: S608  # own fragments
+_LONGEST_PAUSE_S = 60.0
+
+
+async def pause_pace(database: Statements, account_id: UUID, *, queue_time_ms: int) -> None:
+    """Lets no call of the account go until Twilio has dialled those that it queues, as it says, and at most for a minute.
+
+    An account without `calls_per_second` does not pause. Runs in a transaction of its own.
+    """
+    await database.fetch(_PAUSE, account_id, min(queue_time_ms / 1000, _LONGEST_PAUSE_S))

@@ -107,7 +107,7 @@ class CreationService:
                 account = await self._preparation.find_account(caller.tenant_id, valid.request.account_sid)
                 sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
                 progress, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
-                schedule, due_at = await self._schedule(caller, valid.request) if valid.request.is_scheduled else (None, None)
+                schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError:
                 existing = await self._find(caller.tenant_id, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
@@ -129,7 +129,7 @@ class CreationService:
                 traceparent=current_traceparent(),
                 **progress.columns,
             )
-            scheduled = ScheduledCall(call, schedule, due_at) if schedule and due_at else None
+            scheduled = ScheduledCall(call, schedule) if schedule else None
             if scheduled:
                 call.execution = "scheduled"
             if await self._commit_intent(call, account, scheduled):
@@ -170,8 +170,8 @@ class CreationService:
             return True
         raise restore_error(call.problem, call_id=call.id)
 
-    async def _schedule(self, caller: Caller, request: CallRequest) -> tuple[Schedule, datetime]:
-        """Returns when the call may ring, and when it is due. Raises InvalidRequest for what cannot be kept."""
+    async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
+        """Returns when the call may ring. Raises InvalidRequest for what cannot be kept."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"

@@ -33,7 +33,6 @@ class _Unsettled(RecordColumns):
     pending_since: datetime
     updated_at: datetime
 
-    queue_id: UUID | None = None
     redial_of: UUID | None = None
 
     # As in Twilio's answer; `SettledCall.of` says what is stored of them.

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
 from app.database.engine import Database
-from app.scheduling.models import NO_QUEUE, ScheduledDial
-from app.scheduling.slots import until
+from app.scheduling.models import ScheduledDial
+from app.scheduling.slots import insert_slot
 
 _ACCOUNTS = """
     SELECT account.id, account.account_sid FROM twilio_account AS account
@@ -34,12 +34,10 @@ _INTENTS = """
     ORDER BY call_id LIMIT $5
 """
 _ADD_SLOT = text(f"""
-    INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
-    SELECT call_id, scheduled_dial.account_id, nullif(scheduled_dial.queue_id, '{NO_QUEUE}'), caller_id,
-        {until("clock_timestamp()", "call.parameters")}, scheduled_dial.ring_by
+    {insert_slot(dial="scheduled_dial", at="clock_timestamp()", parameters="call.parameters")}
     FROM scheduled_dial JOIN call ON call.id = call_id WHERE call_id = :call_id
     ON CONFLICT DO NOTHING
-""").bindparams(bindparam("call_id", type_=Uuid))  # noqa: S608  # own constants
+""").bindparams(bindparam("call_id", type_=Uuid))  # own constants
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
 from app.database.engine import Database
+from app.scheduling.accounts import accounts_of
 from app.scheduling.models import DialSlot
 
 # Those whose call has ended are among them until the slot is freed.
-_ACCOUNTS_WITH_SLOTS = """
-    WITH RECURSIVE account AS (
-        (SELECT account_id FROM dial_slot ORDER BY account_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT further.account_id FROM dial_slot further WHERE further.account_id > account.account_id
-                ORDER BY further.account_id LIMIT 1)
-        FROM account WHERE account.account_id IS NOT NULL
-    )
+_ACCOUNTS_WITH_SLOTS = f"""
+    {accounts_of("dial_slot")}
     SELECT account_id FROM account WHERE account_id IS NOT NULL
-"""
+"""  # noqa: S608  # a constant
 _CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
 _END_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
 

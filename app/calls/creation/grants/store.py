@@ -15,27 +15,21 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.accounts import accounts_of
 from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s
 from app.scheduling.schedule import PRIORITIES
-from app.scheduling.slots import until
+from app.scheduling.slots import insert_slot
 
-# The recursive part finds the accounts by skipping through the index.
-_WAITING_ACCOUNTS = """
-    WITH RECURSIVE account AS (
-        (SELECT account_id FROM scheduled_dial ORDER BY account_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT further.account_id FROM scheduled_dial further WHERE further.account_id > account.account_id
-                ORDER BY further.account_id LIMIT 1)
-        FROM account WHERE account.account_id IS NOT NULL
-    )
+_WAITING_ACCOUNTS = f"""
+    {accounts_of("scheduled_dial")}
     SELECT account.account_id, extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in_s
     FROM account CROSS JOIN LATERAL (
         SELECT due_at FROM scheduled_dial WHERE scheduled_dial.account_id = account.account_id ORDER BY due_at LIMIT 1
     ) AS first
-"""
+"""  # noqa: S608  # a constant
 
 # The clock is read after the lock. Before it, the time of the wait would count as time in which no call went.
 _LOCK = f"""
@@ -79,15 +73,16 @@ _FIRST_OF_CLASS = """
     LIMIT 1)
 """
 _FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
+_CANDIDATE = 'dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at'
 _NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1"  # noqa: S608  # own constants
 _CHOSEN = f"""
-    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at
+    SELECT {_CANDIDATE}
     FROM ({_NEXT}) AS chosen
         JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
 """  # noqa: S608  # constants of this module
 
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
-_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "queue_id", "redial_of", "deliveries_written")
+_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # A call that is granted again may still have the slot of its earlier grant, if a job has that row just then.
 _GRANT = f"""
@@ -102,9 +97,7 @@ _GRANT = f"""
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, clock_timestamp(), 'call.pending', jsonb_build_object('attempt', attempt) FROM changed
     ), slot AS (
-        INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
-        SELECT granted.call_id, granted.account_id, nullif(granted.queue_id, '{NO_QUEUE}'), granted.caller_id,
-            {until("$2", "changed.parameters")}, granted.ring_by
+        {insert_slot(dial="granted", at="$2", parameters="changed.parameters")}
         FROM granted JOIN changed ON changed.id = granted.call_id
         ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
     ), turn AS (
@@ -124,12 +117,12 @@ _GRANT = f"""
 _GRANT_CALL = _GRANT.format(which="$1::uuid")
 _GRANT_NEXT = _GRANT.format(which=_NEXT)
 
-_DUE_AFTER = """
-    SELECT dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at
+_DUE_AFTER = f"""
+    SELECT {_CANDIDATE}
     FROM scheduled_dial AS dial JOIN call ON call.id = dial.call_id
     WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.priority = $3 AND dial.due_at BETWEEN $4 AND $5
     ORDER BY dial.due_at LIMIT $6
-"""
+"""  # noqa: S608  # a constant
 _POSTPONE = """
     UPDATE scheduled_dial SET due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later (call_id, due_at)
     WHERE scheduled_dial.call_id = later.call_id

@@ -10,8 +10,8 @@ from app.scheduling.schedule import PRIORITIES, Schedule, ring_times
 from app.scheduling.store import StoredQueue
 
 
-def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> tuple[Schedule, datetime]:
-    """Returns when the call may ring, and when it is due: at the first moment from `not_before` on that is within the hours.
+def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> Schedule:
+    """Returns when the call may ring.
 
     Raises InvalidRequest for times that cannot be kept, and if the hours leave no moment before `ring_by`.
     """
@@ -29,12 +29,12 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
             text = f"leaves no time within the hours: they are closed until `ring_by` in {where}; give a later `ring_by`"
             raise InvalidRequest(field_errors=(FieldError("/ring_by", "outside_hours", text),))
         due_at = opening
-    schedule = Schedule(
+    return Schedule(
         queue_id=queue.id,
         caller_id=caller_id,
         priority=PRIORITIES.index(request.priority or "normal"),
         not_before=not_before,
         ring_by=ring_by,
+        due_at=due_at,
         time_zone=request.time_zone,
     )
-    return schedule, due_at

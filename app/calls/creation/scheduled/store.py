@@ -29,24 +29,22 @@ SCHEDULED_BATCH = 250
 
 @dataclass(frozen=True, slots=True)
 class ScheduledCall:
-    """A call that is to be dialled later, at `due_at` at the earliest."""
+    """A call that is to be dialled later."""
 
     call: NewCall
     schedule: Schedule
-    due_at: datetime
-    redial_of: UUID | None = None
 
     def row(self) -> dict[str, Any]:
         queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
-        own = {"execution": "scheduled", "queue_id": queue_id, "redial_of": self.redial_of}
-        event = {"event": "call.scheduled", "data": {"due_at": self.due_at}}
+        own = {"execution": "scheduled", "queue_id": queue_id}
+        event = {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
         return intent_row(self.call) | own | event | {"dial": self.dial()}
 
     def dial(self) -> dict[str, Any]:
         """Returns the row of `scheduled_dial`."""
         call = self.call
         own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
-        return own | self.schedule.columns() | {"tries": 0, "due_at": self.due_at}
+        return own | self.schedule.columns() | {"tries": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class _EndedCall:
 
 
 _INSERT = insert_statement(
-    ["execution", "queue_id", "redial_of"],
+    ["execution", "queue_id"],
     on_conflict=BY_KEY,
     given=[GIVEN_DIAL],
     more=insert_dials(of="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
