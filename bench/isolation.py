@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-isolation-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
             if not asyncio.run(run(postgres, folder, arguments.calls)):

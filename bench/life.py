@@ -96,7 +96,7 @@ def main() -> None:
     sizes: dict[str, Disk] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-life-")))
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
         twilio = stack.enter_context(simulator(folder))
         rates = sorted(arguments.rates)

@@ -44,7 +44,7 @@ def run_with_api(
     """Prints the end of the API's log if `work` fails."""
     with tempfile.TemporaryDirectory(prefix=f"callgate-{name}-") as temporary:
         folder = Path(temporary)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         path = folder / "callgate.log"
         with EmbeddedPostgres(folder) as postgres, path.open("wb") as log:
             migrate(postgres.url)

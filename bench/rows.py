@@ -43,7 +43,7 @@ def main() -> None:
         needed = arguments.rows * _BYTES_PER_CALL
         if shutil.disk_usage(folder).free < needed:
             sys.exit(f"{folder} has no room for {arguments.rows:,} calls: they take {needed / 2**30:.0f} GiB. Set TMPDIR.")
-        Path(folder).chmod(0o755)  # root's Postgres runs as nobody
+        Path(folder).chmod(0o755)  # root's Postgres runs as the user nobody
         with EmbeddedPostgres(Path(folder), durable=True) as postgres:
             with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
                 for name, value in _SETTINGS.items():

@@ -56,7 +56,7 @@ def staged(names: Sequence[str]) -> Iterator[Stage]:
         sys.exit()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-bench-")))
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
         upstream = stack.enter_context(nginx.running_nginx(folder / "nginx"))
         subjects = [stack.enter_context(SUBJECTS[name](server, upstream, folder)) for name in names]

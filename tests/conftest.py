@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     url = os.environ.get("CALLGATE_DATABASE_URL")
     if url is None:
         directory = Path(tempfile.mkdtemp(prefix="callgate-tests-"))
-        directory.chmod(0o755)  # root's Postgres runs as nobody
+        directory.chmod(0o755)  # root's Postgres runs as the user nobody
         postgres = EmbeddedPostgres(directory, durable=False)
         postgres.start()
         config.add_cleanup(partial(_end, postgres, directory))

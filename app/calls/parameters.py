@@ -202,7 +202,9 @@ class CallRequest(CallParameters):
     )
 
     redial: Redial | None = Field(
-        None, description="Dials a scheduled call again if nobody answers. It rings anew for as long as the first had time to."
+        None,
+        description="Dials a scheduled call again after it ended `busy` or `no-answer`. The time from `not_before` to "
+        "`ring_by` is as long as it was for the first call.",
     )
 
     @property

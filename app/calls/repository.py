@@ -87,7 +87,7 @@ async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 
 async def is_pending(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether this attempt still waits for its outcome, and nobody has asked for its end meanwhile."""
+    """Returns whether this attempt still waits for its outcome, and no client has asked to end the call."""
     is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()
     statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
     return (await session.scalar(statement)) is not None

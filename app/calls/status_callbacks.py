@@ -103,7 +103,7 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
 
 
 def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
-    """Returns the columns of a call whose other events Twilio sends itself, or nobody."""
+    """Returns the columns of a call of which Callgate delivers `settled` and no other event."""
     if SETTLED not in (_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)

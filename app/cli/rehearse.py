@@ -98,7 +98,7 @@ def _scratch_database() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory(prefix="callgate-rehearsal-") as folder:
         directory = Path(folder)
-        directory.chmod(0o755)  # root's Postgres runs as nobody
+        directory.chmod(0o755)  # root's Postgres runs as the user nobody
         postgres = EmbeddedPostgres(directory, durable=False)
         try:
             with postgres:

@@ -24,7 +24,7 @@ class QueueCancellation:
     async def cancel(self, actor: Actor, tenant_id: str, name: str) -> int:
         """Ends all calls of the queue that wait, and returns how many. None of them will ring. Calls under way go on.
 
-        Raises NoSuchResource. After a failure some calls may be cancelled, and it can be repeated.
+        Raises NoSuchResource. After a failure some calls may be canceled, and it can be repeated.
         """
         queue = await self.queues.get(tenant_id, name)
         change, canceled = self.settlement.change_to_canceled(), 0

@@ -68,7 +68,7 @@ class Pace(Base):
 
 
 class ScheduledDial(Base):
-    """The right to dial a scheduled call. Who deletes the row has it: a grant dials the call, a cancellation ends it."""
+    """The right to dial a scheduled call. The statement that deletes the row decides whether the call is dialled or ends."""
 
     __tablename__ = "scheduled_dial"
     __table_args__ = (
@@ -122,12 +122,12 @@ class DialSlot(Base):
     call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID | None] = mapped_column(Uuid)
-    # Who requested the call; null if it was not scheduled.
+    # The API key or workload that requested the call; null if it was not scheduled.
     caller_id: Mapped[UUID | None] = mapped_column(Uuid)
     granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     # The call has ended by then: ring timeout, time limit and a margin after the grant.
     until: Mapped[datetime]
-    # When a call that Twilio still holds in its queue is cancelled; null once that is done, or if there is no deadline.
+    # When a call that Twilio still holds in its queue is canceled; null once that is done, or if there is no deadline.
     ring_by: Mapped[datetime | None]
 
 

@@ -233,7 +233,7 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
 
 @pytest.mark.parametrize("is_dialled", [False, True])
 async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(database_url: str, is_dialled: bool) -> None:
-    """Whoever takes the right to dial decides: the withdrawal ends the call, or a worker dials it and keeps its record."""
+    """Ends the call, unless a worker has the right to dial before: then the worker dials it, and its record is kept."""
     async with (
         running_upstream(created_after_release()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),

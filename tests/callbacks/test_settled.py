@@ -68,7 +68,7 @@ async def _deliveries(tenant: Tenant, call_id: str) -> list[dict[str, Any]]:
 
 
 async def _reported(tenant: Tenant, call_id: str) -> list[tuple[str, str | None, str | None]]:
-    """Returns the deliveries in order: event, execution, and who settled it or why it was not started."""
+    """Returns the deliveries in order: event, execution, and its `settled_by` or the reason why it was not started."""
     fields = [(each["event"], each["fields"]) for each in await _deliveries(tenant, call_id)]
     return [
         (event, given.get("CallgateExecution"), given.get("CallgateProblem", given.get("CallgateSettledBy")))
@@ -375,7 +375,7 @@ async def test_the_receiver_gets_a_signed_request(gateway: Gateway, form: Any) -
         assert event["data"]["call"]["problem"]["slug"] == "upstream-rejected"
 
 
-# ---- who sends the other events
+# ---- with the other events sent by Twilio, or not at all
 
 
 def _sent(request: Received) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""`callgate rehearse`: what becomes of each call of a file, by the worker's own grants, with nobody called."""
+"""`callgate rehearse`: what becomes of each call of a file, by the worker's own grants, without a dial."""
 
 import json
 from pathlib import Path

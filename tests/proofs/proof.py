@@ -32,7 +32,7 @@ def prove(proof: Proof, options: argparse.Namespace) -> None:
     """Runs `proof`. Exits with 1 and the end of the log if it returns False, raises, or takes longer than its limit."""
     with tempfile.TemporaryDirectory(prefix="callgate-proof-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
             try:

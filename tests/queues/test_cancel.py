@@ -1,4 +1,4 @@
-"""A queue's waiting calls are cancelled: none of them is dialled afterwards."""
+"""A queue's waiting calls are canceled: none of them is dialled afterwards."""
 
 import asyncio
 import re

@@ -196,7 +196,7 @@ def main() -> None:
         raise SystemExit("give a REVISION: git has no earlier one")
     with tempfile.TemporaryDirectory(prefix="callgate-rolling-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # root's Postgres runs as nobody
+        folder.chmod(0o755)  # root's Postgres runs as the user nobody
         with EmbeddedPostgres(folder) as postgres:
             asyncio.run(roll(revision, postgres.url, folder))
     sys.stdout.write(f"{revision} and this version work together and one after the other\n")

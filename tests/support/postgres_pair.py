@@ -72,7 +72,7 @@ def postgres_pair() -> Iterator[Pair]:
         nodes: list[Node] = []
         for name in ("primary", "standby"):
             directory = Path(tempfile.mkdtemp(prefix=f"callgate-{name}-"))
-            directory.chmod(0o755)  # root's Postgres runs as nobody
+            directory.chmod(0o755)  # root's Postgres runs as the user nobody
             ended.callback(shutil.rmtree, directory)
             ended.callback(remove, directory)
             nodes.append(ended.enter_context(Node(directory, *nodes)))

@@ -15,7 +15,7 @@ from app.errors import DatabaseUnavailable, Paced
 from app.scheduling.admission import Refusal, admit
 from app.scheduling.slots import free_ended_slots, free_slots
 
-# Nobody knows when a call ends.
+# Retry-After of a full account. It cannot be known when one of its calls will end.
 _FULL_AFTER_S = 5
 
 

@@ -1,6 +1,6 @@
 """Writes scheduled calls with their right to dial, and ends those that are not dialled: each batch in one statement.
 
-The right is the row in `scheduled_dial`. Whoever deletes it decides what becomes of the call.
+The right to dial is the row in `scheduled_dial`. The statement that deletes it decides whether the call is dialled or ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
 SCHEDULED_BATCH = 250
-"""Scheduled calls in one statement: more than of intents, because nobody waits for a phone to ring."""
+"""The most scheduled calls in one statement. It is more than for intents, whose clients wait for the dial."""
 
 
 @dataclass(frozen=True, slots=True)
