@@ -16,7 +16,8 @@ from sqlalchemy import make_url
 
 from app.local.postgres import EmbeddedPostgres, remove
 from app.schema import migrate
-from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import Upstream, created, running_upstream
 
 _SERVER = "CALLGATE_TEST_SERVER"
 _TEMPLATE = "callgate_template"
@@ -95,3 +96,15 @@ async def empty_database_url() -> str:
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
     async with running_gateway(settings_for(database_url)) as running:
         yield running
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """An upstream that creates a call for each request."""
+    async with running_upstream(created()) as running:
+        yield running
+
+
+@pytest.fixture
+async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
+    return await gateway.add_tenant(upstream.url)

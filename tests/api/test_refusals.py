@@ -11,21 +11,10 @@ from twilio.rest.api.v2010.account.call import CallList
 
 from app.calls.parameters import CallParameters
 from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.upstream import Upstream, created, running_upstream
+from tests.support.upstream import Upstream
 
 DATA = Path(__file__).parent.parent / "data" / "twilio_create_call_parameters.json"
 NO_SOURCE = {"to": BASIC["to"], "from": BASIC["from"]}
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream(created()) as running:
-        yield running
-
-
-@pytest.fixture
-async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
-    return await gateway.add_tenant(upstream.url)
 
 
 async def _nothing_happened(tenant: Tenant, upstream: Upstream) -> None:

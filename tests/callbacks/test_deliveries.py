@@ -29,7 +29,7 @@ from app.tenants.callbacks import TenantCallbacks
 from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import running_refresher
+from tests.support.jobs import deliver_all, running_refresher
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -102,16 +102,6 @@ async def _start(gateway: Gateway, twilio: Upstream, tenant: Tenant | None = Non
     created = await tenant.create(**members)
     assert created.status_code == 201, created.text
     return LiveCall(gateway, tenant, twilio, created.json())
-
-
-async def _deliver_all(deliverer: Deliverer) -> None:
-    """Delivers until nothing is due."""
-    deliverer.wake.set()
-    while deliverer.wake.is_set():
-        deliverer.wake.clear()
-        while await deliverer.step():
-            await deliverer.drain()
-        await deliverer.drain()
 
 
 async def _make_all_due(gateway: Gateway) -> None:
@@ -264,7 +254,7 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
         live = await _start(gateway, twilio, status_callback=url, status_callback_method=method)
         secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
         await live.send_callbacks(("completed", 3), SipResponseCode="487", Odd="Žofie & co")
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         (request,) = receiver.received
     fields = progress(live.tenant, live.record, "completed", 3, SipResponseCode="487", Odd="Žofie & co")
     sent = dict(request.form) if method == "POST" else dict(parse_qsl(urlsplit(request.path).query))
@@ -283,10 +273,10 @@ async def test_the_json_form_has_the_record_at_the_time_of_sending(
         await gateway.tenants.configure_callbacks(live.tenant.id, form="json")
         secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
         await live.send_callbacks(("ringing", 1))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         await live.send_callbacks(("completed", 3), CallDuration="5")
         await _make_all_due(gateway)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         first, second = (Webhook(secret).verify(each.body, each.headers) for each in receiver.received)
         ids = {each.headers["webhook-id"] for each in receiver.received}
     assert ids == {f"msg_{live.record['id'].replace('-', '')}_ringing"}
@@ -301,7 +291,7 @@ async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         secret = (await callbacks.signing(live.tenant.id)).secret.get_secret_value()
         signature = receiver.received[0].headers["x-twilio-signature"]
         assert RequestValidator(secret).validate(f"{receiver.url}/", dict(receiver.received[0].form), signature)
@@ -317,7 +307,7 @@ async def test_a_duplicate_is_delivered_once_and_a_retry_has_the_same_id(
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3), ("completed", 3), ("completed", 4))
         for _ in range(4):
-            await _deliver_all(deliverer)
+            await deliver_all(deliverer)
             await _make_all_due(gateway)
         tokens = [request.headers["i-twilio-idempotency-token"] for request in receiver.received]
     assert tokens == [f"msg_{live.record['id'].replace('-', '')}_completed"] * 3
@@ -332,7 +322,7 @@ async def test_events_are_delivered_in_order_even_if_callbacks_arrive_out_of_ord
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
         await live.send_callbacks(*reversed(PROGRESS))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert _statuses(receiver.received) == ["initiated", "ringing", "in-progress", "completed"]
 
 
@@ -342,16 +332,16 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
     async with running_upstream(answer(500), answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
         await live.send_callbacks(*PROGRESS)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert _statuses(receiver.received) == ["ringing"]
         await _make_all_due(gateway)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         # After the second failure the later event is sent, with its own number.
         assert _statuses(receiver.received) == ["ringing", "ringing", "completed"]
         assert dict(receiver.received[2].form)["SequenceNumber"] == "3"
         assert await live.states() == {"ringing": "pending", "completed": "delivered"}
         await _make_all_due(gateway)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert _statuses(receiver.received)[3:] == ["ringing"]
         assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
@@ -417,7 +407,7 @@ async def test_the_number_of_failures_sets_the_next_attempt_until_three_days_hav
         await live.send_callbacks(("completed", 3))
         waits = []
         for _ in range(3):
-            await _deliver_all(deliverer)
+            await deliver_all(deliverer)
             (delivery,) = await live.deliveries()
             wait = datetime.fromisoformat(delivery["next_attempt_at"]) - datetime.fromisoformat(delivery["last_attempt_at"])
             waits.append(wait.total_seconds())
@@ -425,10 +415,10 @@ async def test_the_number_of_failures_sets_the_next_attempt_until_three_days_hav
         assert all(0.89 * meant < wait < 1.11 * meant for wait, meant in zip(waits, (5, 30, 120), strict=True))
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE delivery SET pending_since = now() - interval '2 days 23 hours 59 minutes'"))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert await live.states() == {"completed": "gave_up"}
         await _make_all_due(gateway)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert len(receiver.received) == 4
 
 
@@ -454,7 +444,7 @@ async def test_the_result_of_an_attempt_is_stored(
     async with running_upstream(behaviour) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         (delivery,) = await live.deliveries()
     assert (delivery["state"], delivery["attempts"]) == (state, 1)
     assert (delivery["last_status"], delivery["last_error"]) == (status, error)
@@ -465,10 +455,10 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, tw
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
         assert len(await _claim(gateway)) == 1
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert receiver.received == []
         await _make_all_due(gateway)
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert len(receiver.received) == 1
 
 
@@ -480,7 +470,7 @@ async def test_two_workers_send_each_delivery_once(
         tenant = await gateway.add_tenant(twilio.url)
         lives = [await _start(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]
         await asyncio.gather(*(live.send_callbacks(("completed", 3)) for live in lives))
-        await asyncio.gather(_deliver_all(deliverer), _deliver_all(other))
+        await asyncio.gather(deliver_all(deliverer), deliver_all(other))
         seen = Counter(dict(request.form)["CallSid"] for request in receiver.received)
     assert seen == Counter(live.record["sid"] for live in lives)
 
@@ -581,7 +571,7 @@ async def test_an_end_without_a_callback_is_delivered_once_after_a_wait(
         await _refresh(gateway, refresher, live.record["id"])
         await live.send_callbacks(("completed", 3))
         await _refresh(gateway, refresher, live.record["id"])
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         assert _statuses(receiver.received) == ["ringing", "completed"]
         fields = dict(receiver.received[1].form)
     assert (fields["CallSid"], fields["CallDuration"], fields["To"]) == (sid, "9", "sip:kate@example.com")
@@ -622,13 +612,13 @@ async def test_a_tenant_can_send_a_delivery_again(gateway: Gateway, twilio: Upst
     async with running_upstream(answer(410), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
         for state in ("gave_up", "delivered"):
             (delivery,) = await live.deliveries()
             assert delivery["state"] == state
             again = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/{delivery['id']}/retry")
             assert (again.status_code, again.json()["state"], again.json()["attempts"]) == (200, "pending", 0)
-            await _deliver_all(deliverer)
+            await deliver_all(deliverer)
         assert len(receiver.received) == 3
         assert len({request.headers["i-twilio-idempotency-token"] for request in receiver.received}) == 1
 
@@ -661,11 +651,11 @@ async def test_replay_sends_deliveries_that_were_given_up_or_all(
         began = datetime.now(UTC).isoformat()
         for each in (live, *others):
             await each.send_callbacks(("completed", 3))
-        await _deliver_all(deliverer)
+        await deliver_all(deliverer)
 
         async def replayed(**body: Any) -> dict[str, Any]:
             answered = await live.tenant.http.post("/v1/deliveries/replay", json=body)
-            await _deliver_all(deliverer)
+            await deliver_all(deliverer)
             fields: dict[str, Any] = answered.raise_for_status().json()
             return fields
 

@@ -29,7 +29,7 @@ from app.services import services
 from app.tenants.callbacks import TenantCallbacks
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import running_resolver
+from tests.support.jobs import deliver_all, running_resolver
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -96,12 +96,7 @@ async def _deliver(gateway: Gateway, tenant: Tenant) -> None:
     callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=5) as sender:
         deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
-        deliverer.wake.set()
-        while deliverer.wake.is_set():
-            deliverer.wake.clear()
-            while await deliverer.step():
-                await deliverer.drain()
-            await deliverer.drain()
+        await deliver_all(deliverer)
 
 
 # ---- each way of settling

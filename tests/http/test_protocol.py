@@ -16,22 +16,11 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.raw import TIMEOUT_S, connected, head
 from tests.support.tools import needs_program
-from tests.support.upstream import Upstream, created, created_after_release, running_upstream
+from tests.support.upstream import Upstream, created_after_release, running_upstream
 
 BODY = json.dumps(BASIC).encode()
 JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream(created()) as running:
-        yield running
-
-
-@pytest.fixture
-async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
-    return await gateway.add_tenant(upstream.url)
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,10 @@ import pytest
 
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.raw import TIMEOUT_S, connected, head
-from tests.support.upstream import Upstream, created, running_upstream
+from tests.support.upstream import Upstream
 
 BODY = json.dumps(BASIC).encode()
 JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream(created()) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

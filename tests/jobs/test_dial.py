@@ -43,17 +43,6 @@ async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
         yield running
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream(created()) as running:
-        yield running
-
-
-@pytest.fixture
-async def tenant(gateway: Gateway, upstream: Upstream) -> Tenant:
-    return await gateway.add_tenant(upstream.url)
-
-
 async def record(tenant: Tenant, call_id: str) -> dict[str, Any]:
     found: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
     return found

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
+from app.jobs.deliver import Deliverer
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.observability import Metrics
@@ -42,3 +43,13 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
     )
     async with http:
         yield TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics)
+
+
+async def deliver_all(deliverer: Deliverer) -> None:
+    """Delivers until nothing is due."""
+    deliverer.wake.set()
+    while deliverer.wake.is_set():
+        deliverer.wake.clear()
+        while await deliverer.step():
+            await deliverer.drain()
+        await deliverer.drain()
