@@ -9,6 +9,7 @@ import pytest
 
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 
 ADMIN = "/v1/admin"
@@ -38,7 +39,7 @@ class Admin:
 async def admin_of(gateway: Gateway, tenant_id: str | None, *scopes: Scope) -> Admin:
     """Returns a client with a key of this tenant, or with an operator's; with all scopes unless some are given."""
     row, key = await gateway.tenants.create_key(tenant_id, name="admin", creator=COMMAND_LINE, scopes=scopes or tuple(Scope))
-    http = httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    http = http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"})
     gateway.clients.append(http)
     return Admin(http, row.prefix)
 

@@ -25,7 +25,7 @@ async def replica(gateway: Gateway) -> AsyncIterator[Gateway]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.02)
 

@@ -20,6 +20,7 @@ from app.tenants.errors import NoSuchResource, OperatorError
 from app.tenants.repository import mark_credentials_used
 from simulator.config import SimulatorConfig
 from tests.simulator.running import serve
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import refused_url
 
@@ -98,7 +99,7 @@ async def rotation_of(gateway: Gateway, url: str) -> AsyncIterator[CredentialRot
 async def account(gateway: Gateway) -> AsyncIterator[Account]:
     with serve(SimulatorConfig()) as url:
         async with (
-            httpx.AsyncClient(base_url=f"{url}/_simulator") as simulator,
+            http_client(base_url=f"{url}/_simulator") as simulator,
             rotation_of(gateway, url) as rotation,
         ):
             account = Account(gateway, await gateway.add_tenant(url), simulator, rotation)

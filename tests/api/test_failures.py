@@ -19,6 +19,7 @@ from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, created_after_release, hang, running_upstream
@@ -54,7 +55,7 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 
 async def _ready(gateway: Gateway) -> None:
     """Waits until the gateway and the test's own pool are connected again."""
-    async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(base_url=gateway.url) as http:
+    async with asyncio.timeout(TIMEOUT_S), http_client(base_url=gateway.url) as http:
         while (await http.get("/readyz")).json()["status"] != "ok":
             await asyncio.sleep(0.05)
         while True:
@@ -76,7 +77,7 @@ async def test_a_creation_while_postgres_is_down_is_not_sent(fragile: Gateway, p
                 assert response.json()["type"] == "urn:callgate:problem:database-unavailable"
                 assert response.json()["execution"] == "not_started"
                 assert int(response.headers["Retry-After"]) > 0
-            async with httpx.AsyncClient(base_url=fragile.url) as http:
+            async with http_client(base_url=fragile.url) as http:
                 assert (await http.get("/livez")).status_code == 200
                 readiness = await http.get("/readyz")
                 answered = readiness.json()
@@ -134,7 +135,7 @@ async def test_a_process_stops_only_after_its_outcomes_are_committed(database_ur
         assert (await asyncio.gather(creating, return_exceptions=True))[0] is not None
         async with (
             running_gateway(settings_for(database_url)) as again,
-            httpx.AsyncClient(base_url=again.url, headers=tenant.http.headers) as http,
+            http_client(base_url=again.url, headers=tenant.http.headers) as http,
         ):
             (record,) = (await http.get("/v1/calls")).json()["calls"]
     assert record["execution"] == "started"

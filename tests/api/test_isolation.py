@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from app.tenants.caller import COMMAND_LINE
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -34,7 +34,7 @@ async def owner_and_other(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenan
 
 
 async def _operations(gateway: Gateway) -> list[tuple[str, str]]:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods if path not in OPEN_ROUTES]
 
@@ -43,7 +43,7 @@ async def test_every_operation_needs_a_key(gateway: Gateway) -> None:
     operations = await _operations(gateway)
     assert len(operations) >= 4
     for authorization in ({}, {"Authorization": "Bearer cgk_000000000000_nonsense"}, {"Authorization": "Basic Zm9vOmJhcg=="}):
-        async with httpx.AsyncClient(base_url=gateway.url, headers=authorization) as http:
+        async with http_client(base_url=gateway.url, headers=authorization) as http:
             for method, path in operations:
                 response = await http.request(method, path.replace("{id_or_sid}", str(uuid4())), content=b"{not json")
                 assert response.status_code == 401, (method, path)

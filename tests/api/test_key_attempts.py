@@ -10,6 +10,7 @@ from app.errors import TooManyAttempts
 from app.http.key_attempts import KeyAttempts
 from app.settings import SettingsError, load_settings
 from app.tenants.caller import COMMAND_LINE
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 
 ADDRESS = "203.0.113.7"
@@ -131,7 +132,7 @@ async def test_after_a_flood_of_wrong_keys_valid_keys_work_and_others_are_told_t
         assert (in_twilios_shape.status_code, in_twilios_shape.json()["code"]) == (429, 20429)
         assert int(in_twilios_shape.headers["Retry-After"]) > 0
         assert (await tenant.http.get(path)).status_code == 200
-        async with httpx.AsyncClient(base_url=gateway.url) as without_a_key:
+        async with http_client(base_url=gateway.url) as without_a_key:
             assert (await without_a_key.get("/v1/calls")).status_code == 401
 
 
@@ -140,7 +141,7 @@ async def test_behind_trusted_proxies_each_client_has_a_limit_of_its_own(databas
     async with running_gateway(settings) as gateway:
         tenant = await gateway.add_tenant()
         flooding, other = {"X-Forwarded-For": "198.51.100.1"}, {"X-Forwarded-For": "198.51.100.2"}
-        async with httpx.AsyncClient(base_url=gateway.url, headers=flooding) as http:
+        async with http_client(base_url=gateway.url, headers=flooding) as http:
             assert (await refused(http, "GET", "/v1/calls")).status_code == 429
         assert await status_of_new_key(gateway, tenant, other) == 200
 

@@ -5,11 +5,11 @@ import socket
 import time
 from uuid import UUID
 
-import httpx
 import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -130,7 +130,7 @@ async def test_a_client_that_does_not_read_its_list_blocks_no_other_list(tenant:
         silent.connect((url.host, url.port))
         silent.sendall(_request(tenant, _twilios(tenant, "PageSize=1000")))
         await asyncio.sleep(1)
-        async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=10) as http:
+        async with http_client(base_url=url, headers=tenant.http.headers) as http:
             assert (await http.get("/v1/calls", params={"limit": 200})).status_code == 200
         received = b""
         silent.setblocking(False)

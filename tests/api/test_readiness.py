@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
@@ -21,6 +20,7 @@ from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 from tests.support.upstream import hang, running_upstream
 
@@ -33,7 +33,7 @@ def unavailable(reason: str) -> dict[str, str]:
 
 async def becomes(url: str, status: int, expected: dict[str, str]) -> None:
     """Waits until /readyz answers so. On a busy machine even a healthy Postgres can exceed its timeout."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as http, asyncio.timeout(60):
+    async with http_client(base_url=url) as http, asyncio.timeout(60):
         while True:
             answer = await http.get("/readyz")
             health = answer.json()
@@ -118,7 +118,7 @@ async def test_the_reason_of_an_unavailable_database_is_reported(
     url = make_url(database_url).set(**changes).render_as_string(hide_password=False)
     async with running_gateway(settings_for(url)) as gateway:
         await becomes(gateway.url, 503, unavailable(reason))
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with http_client(base_url=gateway.url) as http:
             answer = await http.get("/v1/calls", headers={"Authorization": "Bearer cgk_0123456789abcdef_0123456789abcdef"})
         assert answer.status_code in (401, 503)
         assert "planted" not in answer.text

@@ -19,6 +19,7 @@ from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import ALL_SCOPES, Scope
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway, Tenant, served
 
 # The columns `call`, `read` and `admin` are keys of the call's tenant with this scope alone. `other` is another tenant's
@@ -262,7 +263,7 @@ async def test_every_route_answers_each_kind_of_key_as_the_table_says(
     gateway: Gateway, keys: tuple[Tenant, dict[str, str | None]]
 ) -> None:
     tenant, of_columns = keys
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+    async with http_client(base_url=gateway.url) as http:
         seen = {
             name: [await answered(http, name, tenant, of_columns[column]) for column in COLUMNS] for name in routes_of(gateway)
         }

@@ -5,11 +5,11 @@ import secrets
 from types import ModuleType
 
 import asyncpg
-import httpx
 import pytest
 
 from bench.competitors import async_httpx, sync_sdk, tables
 from bench.subjects import BODY, libpq
+from tests.support.clients import http_client
 from tests.support.gateway import served
 from tests.support.upstream import created_after_release, running_upstream
 
@@ -28,7 +28,7 @@ async def test_a_competitor_commits_the_intent_before_and_the_outcome_after(
         monkeypatch.setenv("BENCH_DATABASE_URL", url)
         monkeypatch.setenv("BENCH_UPSTREAM_URL", upstream.url)
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
-        async with served(competitor.create_app()) as service, httpx.AsyncClient(base_url=service, headers=headers) as http:
+        async with served(competitor.create_app()) as service, http_client(base_url=service, headers=headers) as http:
             first = asyncio.create_task(http.post("/v1/calls", json=BODY))
             while not upstream.received:
                 await asyncio.sleep(0.01)

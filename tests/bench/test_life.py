@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
-import httpx
 import pytest
 
 from bench import disk
@@ -17,6 +16,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
 from tests.proofs.receiver import Receiver, receiving
+from tests.support.clients import http_client
 from tests.support.gateway import served
 
 ACCOUNT, TOKEN = f"AC{'0' * 32}", "token"
@@ -37,15 +37,15 @@ async def test_the_competitor_delivers_and_prices_a_call(
         async with (
             receiving(receiver),
             competitor(monkeypatch, callbacks=callbacks) as service,
-            httpx.AsyncClient(base_url=twilio) as control,
+            http_client(base_url=twilio) as control,
         ):
             await control.put(f"/_simulator/accounts/{ACCOUNT}", json={"auth_token": TOKEN})
             body = BODY | {"status_callback": f"{receiver.url}/json/tenant", "status_callback_event": life.EVENTS}
             headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
-            async with httpx.AsyncClient(base_url=service, headers=headers) as http:
+            async with http_client(base_url=service, headers=headers) as http:
                 placed = (await http.post("/v1/calls", json=body)).raise_for_status().json()
             connection = await asyncpg.connect(url)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await connection.fetchval("SELECT price FROM call") is None:
                     await asyncio.sleep(0.05)
                 while callbacks and len(receiver.received) < len(STATUSES):

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -19,6 +18,7 @@ from app.callbacks.signature import signing_token
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.twilio.schemas import Credential
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -69,7 +69,7 @@ async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
 
 async def _count(gateway: Gateway, result: str) -> float:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         lines = (await http.get("/metrics")).text.splitlines()
     name = f'callgate_callbacks_total{{result="{result}"}} '
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
@@ -146,7 +146,7 @@ async def test_the_signature_is_checked_with_the_public_url_and_not_with_forward
     fields, path = live.fields("ringing", 1), await callback_path(live.gateway, live.id)
     signature = RequestValidator(live.tenant.auth_token).compute_signature(f"https://evil.example{path}", fields)
     headers = {"X-Twilio-Signature": signature, "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
-    async with httpx.AsyncClient(base_url=live.gateway.url) as http:
+    async with http_client(base_url=live.gateway.url) as http:
         assert (await http.post(path, data=fields, headers=headers | {"Host": "evil.example"})).status_code == 403
 
 
@@ -158,7 +158,7 @@ async def test_a_body_over_64_kib_is_refused(live: LiveCall, chunked: bool) -> N
     async def pieces() -> AsyncIterator[bytes]:
         yield body
 
-    async with httpx.AsyncClient(base_url=live.gateway.url) as http:
+    async with http_client(base_url=live.gateway.url) as http:
         answer = await http.post(path, content=pieces() if chunked else body, headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (413, "urn:callgate:problem:body-too-large")
 

@@ -19,6 +19,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.ids import first_id_at
 from app.security.keyring import Keyring
 from tests.support.callbacks import PUBLIC_URL
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
 
@@ -57,7 +58,7 @@ class LiveCall:
         fields = {"CallSid": "CA" + "1" * 32, "AccountSid": self.tenant.account_sid, "CallStatus": "ringing"}
         validator = RequestValidator(token or self.tenant.auth_token)
         signed = validator.compute_signature(PUBLIC_URL + path, fields) if signature is None else signature
-        async with httpx.AsyncClient(base_url=url, timeout=5) as twilio:
+        async with http_client(base_url=url) as twilio:
             return await twilio.post(path, data=fields, headers={"X-Twilio-Signature": signed})
 
 
@@ -164,7 +165,7 @@ async def test_tags_stay_valid_during_a_key_rotation_until_their_key_is_removed(
 async def test_fields_of_the_url_are_stored_without_the_tag(gateway: Gateway, live: LiveCall) -> None:
     path = f"{live.path}&CallSid=CA{'1' * 32}&AccountSid={live.tenant.account_sid}&CallStatus=ringing"
     signature = RequestValidator(live.tenant.auth_token).compute_signature(PUBLIC_URL + path, {})
-    async with httpx.AsyncClient(base_url=gateway.url) as twilio:
+    async with http_client(base_url=gateway.url) as twilio:
         assert (await twilio.get(path, headers={"X-Twilio-Signature": signature})).status_code == 204
     (kept,) = [event["data"] for event in await live.tenant.events(live.id) if event["type"] == "call.callback"]
     assert kept.keys() == {"CallSid", "AccountSid", "CallStatus"}

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.cli.running import DEADLINE_S, environment, eventually, free_port, running
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY
 from tests.support.upstream import refused_url
 
@@ -33,6 +34,7 @@ COMMANDS = (
 _RUN_ALL = """
 import contextlib, io, json, sys
 from app.cli import main
+from tests.support.clients import http_client
 ended = {}
 for command in sys.argv[1:]:
     sys.argv[1:] = command.split()
@@ -140,9 +142,9 @@ async def test_processes_start_and_report_the_cause(database_url: str, tmp_path:
             message: list[object] = []
 
             async def request(port: int = port, message: list[object] = message) -> bool:
-                async with httpx.AsyncClient() as http:
+                async with http_client() as http:
                     try:
-                        answer = await http.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
+                        answer = await http.get(f"http://127.0.0.1:{port}/readyz")
                     except httpx.TransportError:
                         return False
                 message[:] = [answer.status_code, answer.json().get("reason")]

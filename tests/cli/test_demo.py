@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.local.postgres import remove
@@ -23,6 +22,7 @@ from tests.cli.running import (
     run,
     running,
 )
+from tests.support.clients import http_get
 
 API = r"API +(http://127\.0\.0\.1:(\d+))"
 
@@ -78,7 +78,7 @@ def test_a_later_start_keeps_earlier_records_and_the_key(once: Process, once_sta
     with running("demo", "--port", "0", environment=environment(once_state_dir), file=tmp_path / "output") as again:
         url = again.wait_for(API)[1]
         again.wait_for("queued")
-        found = httpx.get(f"{url}/v1/calls/{record['id']}", headers={"Authorization": f"Bearer {key}"})
+        found = http_get(f"{url}/v1/calls/{record['id']}", headers={"Authorization": f"Bearer {key}"})
         assert again.end(signal.SIGINT) == 0
     assert found.json()["sid"] == record["sid"]
     assert (once_state_dir / "demo_key").read_text().strip() == key
@@ -87,8 +87,8 @@ def test_a_later_start_keeps_earlier_records_and_the_key(once: Process, once_sta
 def test_another_port_is_used_and_printed_if_the_default_is_in_use(demo: Process) -> None:
     found = demo.wait_for(API)
     assert found[2] != "8000"
-    assert httpx.get(f"{found[1]}/livez").json() == {"status": "ok"}
-    assert httpx.get(f"{found[1]}/docs").status_code == 200
+    assert http_get(f"{found[1]}/livez").json() == {"status": "ok"}
+    assert http_get(f"{found[1]}/docs").status_code == 200
 
 
 def test_the_printed_command_places_a_call(demo: Process) -> None:
@@ -103,7 +103,7 @@ def test_a_second_demo_is_refused_and_does_not_affect_the_first(demo: Process, s
     second = run("demo", environment=environment(shared_state_dir))
     assert second.returncode == 1
     assert re.fullmatch(r"callgate: `callgate dev` or `demo` runs over .+, at http.+: stop it first\n", second.stderr)
-    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert http_get(f"{url}/readyz").status_code == 200
     assert (shared_state_dir / "demo.log").stat().st_size >= logged > 0
 
 

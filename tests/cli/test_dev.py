@@ -30,6 +30,7 @@ from tests.cli.running import (
     running,
     state_of,
 )
+from tests.support.clients import http_get, sync_http_client
 
 ACCOUNT = f"AC{1:032x}"
 TOKEN = "planted-auth-token-0123456789abcdef"
@@ -82,7 +83,7 @@ def setup(dev: Process, shared_state_dir: Path) -> Iterator[Setup]:
         lambda: output_of("keys", "create", "support", "--name", "crm", "--expires", "90d", shell=shell),
     )
     headers = {"Authorization": f"Bearer {key['key']}"}
-    with httpx.Client(base_url=state_of(shared_state_dir)["api_url"], headers=headers) as http:
+    with sync_http_client(base_url=state_of(shared_state_dir)["api_url"], headers=headers) as http:
         yield Setup(account, key, http)
 
 
@@ -188,7 +189,7 @@ def test_a_key_in_twilios_format_is_alone_on_standard_output_and_works(setup: Se
     id_ = dict(line.split(maxsplit=1) for line in created.stderr.splitlines() if line)["id"]
     assert re.fullmatch(r"cgk_[0-9a-f]{12}", id_)
     calls = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
-    with httpx.Client(base_url=setup.http.base_url) as http:
+    with sync_http_client(base_url=setup.http.base_url) as http:
         for user in (ACCOUNT, id_):
             assert http.get(calls, auth=(user, key)).status_code == 200
         assert http.get("/v1/calls", headers={"Authorization": f"Bearer {key}"}).status_code == 200
@@ -260,7 +261,7 @@ def test_a_configured_database_is_used_by_dev_and_by_other_commands(
     with running("dev", "--port", str(port), "--no-simulator", environment=configured, file=tmp_path / "output") as process:
         process.wait_for("Ctrl-C")
         assert "the one of CALLGATE_DATABASE_URL" in process.output
-        assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        assert http_get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         assert output_of("tenants", "list", shell=environment(state_dir)) == []
         process.end(signal.SIGKILL)
     assert not (state_dir / "postgres").exists()

@@ -20,6 +20,7 @@ from app.database.engine import Database
 from app.healthcheck import url_for
 from app.revisions import head
 from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, wait_until
+from tests.support.clients import http_client, http_get, http_post, sync_http_client
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
@@ -41,7 +42,7 @@ async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, k
 
     async def create() -> httpx.Response:
         headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        async with http_client(base_url=url, headers=headers) as http:
             return await http.post("/v1/calls", json=BASIC)
 
     task = asyncio.create_task(create())
@@ -124,7 +125,7 @@ async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_proc
 
 
 def test_a_stopping_process_closes_connections_and_ends_at_the_second_signal(database_url: str, tmp_path: Path) -> None:
-    with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), httpx.Client(base_url=url) as http:
+    with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), sync_http_client(base_url=url) as http:
         assert "connection" not in http.get("/livez").headers
         process.popen.send_signal(signal.SIGTERM)
         process.wait_for("leaving")
@@ -154,9 +155,9 @@ def test_a_failed_migration_has_a_nonzero_exit_code(tmp_path: Path, empty_databa
 def test_serve_starts_without_a_database_and_places_no_call(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     with serving(tmp_path, unreachable) as (process, url):
-        assert httpx.get(f"{url}/livez").status_code == 200
-        assert httpx.get(f"{url}/readyz").status_code == 503
-        refused = httpx.post(f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
+        assert http_get(f"{url}/livez").status_code == 200
+        assert http_get(f"{url}/readyz").status_code == 503
+        refused = http_post(f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
         assert "planted" not in process.output
     assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
     assert refused.headers["content-type"] == "application/problem+json"
@@ -164,9 +165,9 @@ def test_serve_starts_without_a_database_and_places_no_call(tmp_path: Path) -> N
 
 def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_path: Path, empty_database_url: str) -> None:
     with serving(tmp_path, empty_database_url) as (_, url):
-        assert httpx.get(f"{url}/livez").status_code == 200
+        assert http_get(f"{url}/livez").status_code == 200
         creation = httpx.Request("POST", f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
-        with httpx.Client() as http:
+        with sync_http_client() as http:
             refused = http.send(creation)
             assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
             for _ in range(2):  # repeating is safe
@@ -181,7 +182,7 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
     asked = ["healthcheck", f"http://127.0.0.1:{port}/livez"]
     with running("worker", "--ops-port", str(port), environment=configured, file=tmp_path / "worker") as worker:
         wait_until(lambda: run(*asked, environment=configured).returncode == 0, "a good answer")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        with sync_http_client(base_url=f"http://127.0.0.1:{port}") as http:
             wait_until(lambda: http.get("/readyz").json()["status"] == "ok", "readiness")
             counted = http.get("/metrics").text
         worker.popen.send_signal(signal.SIGSTOP)  # simulates a worker that hangs
@@ -246,7 +247,7 @@ def test_the_simulator_limits_every_account(tmp_path: Path) -> None:
     options = ["--port", str(port), "--calls-per-second", "0.001", "--max-concurrent", "2"]
     with running("simulator", *options, environment=environment(tmp_path), file=tmp_path / "simulator"):
         wait_until(lambda: is_listening(port), "the simulator listens")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/2010-04-01/Accounts/{sid}", auth=(sid, "any"), timeout=60) as http:
+        with sync_http_client(base_url=f"http://127.0.0.1:{port}/2010-04-01/Accounts/{sid}", auth=(sid, "any")) as http:
             form = {"To": "sip:forever@example.com", "From": "Jack", "Twiml": "<Response/>"}
             first, second, third = (http.post("/Calls.json", data=form).json() for _ in range(3))
     assert (first["queue_time"], int(second["queue_time"]) > 0, third["code"]) == ("0", True, 10004)

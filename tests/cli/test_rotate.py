@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.cli.running import environment, eventually, failure, free_port, run, running
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, SECRET_KEY
 
 ACCOUNT_SID = "AC" + "7" * 32
@@ -124,8 +125,8 @@ async def installed(database_url: str, tmp_path: Path) -> AsyncIterator[Installa
         }.items():
             stack.enter_context(running(*arguments, environment=configured, file=tmp_path / f"{name}.log"))
         async with (
-            httpx.AsyncClient(base_url=urls["api"], headers={"Authorization": f"Bearer {key}"}, timeout=60) as api,
-            httpx.AsyncClient(base_url=f"{urls['simulator']}/_simulator", timeout=60) as simulator,
+            http_client(base_url=urls["api"], headers={"Authorization": f"Bearer {key}"}) as api,
+            http_client(base_url=f"{urls['simulator']}/_simulator") as simulator,
         ):
             for http, path in ((api, "/readyz"), (simulator, "/health")):
                 async with asyncio.timeout(90):

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import text
 
@@ -17,6 +16,7 @@ from app.calls.statistics import count_fingerprints
 from app.rotation import ResealResult, Rotation
 from app.security.keyring import Keyring
 from tests.cli.running import environment, run
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -69,7 +69,7 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
         settings = settings_for(database_url, secret_keys=f"{NEW},{OLD}")
         async with (
             running_gateway(settings) as rotated,
-            httpx.AsyncClient(base_url=rotated.url, headers=tenant.http.headers) as http,
+            http_client(base_url=rotated.url, headers=tenant.http.headers) as http,
         ):
             body = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
             again = await http.post("/v1/calls", json=body, headers={"Idempotency-Key": "k"})

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, error, hang, running_upstream
 
@@ -215,7 +216,7 @@ async def test_authentication_accepts_each_documented_user_and_refuses_others(ga
         basic(prefix + "x", tenant.key),
         basic(tenant.account_sid, "k" * 5000),
     ]
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         for authorization in accepted:
             assert (await http.get(calls(tenant), headers={"Authorization": authorization})).status_code == 200
         for authorization in refused:

@@ -14,6 +14,7 @@ import requests
 from app.compat.errors import TwilioErrorRenderer
 from app.errors import CallgateError, FieldError, InvalidRequest, all_errors
 from tests.compat.test_promises import FORM, basic, calls, create, error_code_of
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.twilio_sdk import Sdk
 from tests.support.upstream import answer, call_resource, created, running_upstream
@@ -83,7 +84,7 @@ async def test_python_booleans_are_accepted_from_requests_and_from_the_sdk(gatew
 
 @pytest.mark.parametrize("user", ["AC" + "e" * 32, "SK" + "e" * 32])
 async def test_a_subaccounts_path_accepts_a_main_account_or_an_api_key_as_user(gateway: Gateway, user: str) -> None:
-    """The SDK sends these as `Client(main_sid, token, sub_sid)` and `Client(key_sid, secret, sub_sid)`."""
+    """The SDK sends these as `sync_http_client(main_sid, token, sub_sid)` and `sync_http_client(key_sid, secret, sub_sid)`."""
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         async with Sdk.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:
@@ -94,7 +95,7 @@ async def test_a_subaccounts_path_accepts_a_main_account_or_an_api_key_as_user(g
             (tenant.auth_token, calls(tenant), (401, 20003)),
             (tenant.key, calls(other), (404, 20404)),
         ):
-            async with httpx.AsyncClient(base_url=gateway.url) as http:
+            async with http_client(base_url=gateway.url) as http:
                 refused = await http.get(path, headers={"Authorization": basic(user, password)})
             assert error_code_of(refused) == expected
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest.api.v2010.account.call import CallList
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
 from tests.support.twilio_sdk import Sdk
 
@@ -67,7 +67,7 @@ async def test_every_parameter_reaches_twilio_unchanged(sdk: Sdk, simulator_url:
         call = await sdk.run(lambda twilio: twilio.calls.create(**EVERY_PARAMETER))
     else:
         call = await sdk.asynchronous.calls.create_async(**EVERY_PARAMETER)
-    async with httpx.AsyncClient(base_url=simulator_url) as http:
+    async with http_client(base_url=simulator_url) as http:
         entry = (await http.get("/_simulator/ledger", params={"account_sid": tenant.account_sid})).json()["entries"][-1]
     assert entry["sid"] == call.sid
     assert EVERY_PARAMETER.keys() == inspect.signature(CallList.create).parameters.keys() - {"self"}
@@ -81,7 +81,7 @@ async def test_every_parameter_reaches_twilio_unchanged(sdk: Sdk, simulator_url:
 
 async def test_the_resource_has_exactly_twilios_fields(sdk: Sdk, gateway: Gateway, tenant: Tenant) -> None:
     call = await sdk.asynchronous.calls.create_async(**BASIC)
-    async with httpx.AsyncClient(base_url=gateway.url, auth=(tenant.account_sid, tenant.key)) as http:
+    async with http_client(base_url=gateway.url, auth=(tenant.account_sid, tenant.key)) as http:
         answer = await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call.sid}.json")
         listed = (await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json")).json()
     resource = answer.json()
@@ -106,7 +106,7 @@ async def test_a_call_is_fetched_from_twilio_until_it_is_priced(gateway: Gateway
         assert call.end_time >= call.start_time
         record = (await tenant.http.get(f"/v1/calls/{call.sid}")).json()
         assert (record["status"], record["price"]) == ("completed", call.price)
-        async with httpx.AsyncClient() as http:
+        async with http_client() as http:
             await http.post(f"{fast_simulator_url}/_simulator/reset")
         # The simulator no longer has the call, so the answer comes from the record.
         assert (await call.fetch_async()).price == call.price

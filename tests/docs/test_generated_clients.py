@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
 from tests.support import node
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, served
 from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run
 
@@ -33,7 +33,7 @@ class Generated:
 async def generated(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Generated]:
     async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
-        async with httpx.AsyncClient() as http:
+        async with http_client() as http:
             (tmp_path / "openapi.json").write_text((await http.get(f"{gateway.url}/openapi.json")).text)
         yield Generated(tmp_path, {"GATEWAY_URL": gateway.url, "API_KEY": tenant.key})
 

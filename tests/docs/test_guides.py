@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.http.guides import render_guide
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 
 _NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "docs").glob("*.md"))
@@ -29,7 +29,7 @@ def test_every_link_of_a_guide_leads_somewhere(name: str) -> None:
 
 
 async def test_the_document_links_to_guides_that_are_served(gateway: Gateway) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         document = (await http.get("/openapi.json")).text
         links = set(re.findall(r"\]\((/docs/[^)]*)\)", document))
         assert {"/docs/errors", "/docs/migrating"} <= links
@@ -41,12 +41,12 @@ async def test_the_document_links_to_guides_that_are_served(gateway: Gateway) ->
 
 @pytest.mark.parametrize("path", ["/docs/nothing", "/docs/..%2Fapp", "/docs/Errors", "/docs/adr"])
 async def test_a_guide_that_is_not_there_is_not_found(gateway: Gateway, path: str) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         answer = await http.get(path)
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:callgate:problem:not-found")
 
 
 async def test_the_root_leads_to_the_docs(gateway: Gateway) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         answer = await http.get("/")
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")

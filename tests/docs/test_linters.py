@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support import node
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 from tests.support.tools import run
 
@@ -25,7 +25,7 @@ async def test_a_linter_finds_nothing(
 ) -> None:
     await asyncio.to_thread(node.install, node.OPENAPI)
     document = tmp_path / "openapi.json"
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         document.write_text((await http.get(f"{gateway.url}/openapi.json")).text)
     output = await run("npx", "--no-install", *command, str(document), cwd=node.OPENAPI)
     record_property("output", output)

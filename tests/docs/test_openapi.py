@@ -5,7 +5,6 @@ import json
 import re
 from typing import Any
 
-import httpx
 import pytest
 from twilio.rest.api.v2010.account.call import CallList
 
@@ -18,6 +17,7 @@ from app.subresources.examples import BODIES
 from app.subresources.members import read_members
 from app.subresources.openapi import operation_id_of
 from app.twilio.subresources import OPERATIONS, Operation
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
 
@@ -26,7 +26,7 @@ _HEADERS = ("X-Request-Id", "Location", "Idempotent-Replayed", "Retry-After", "W
 
 @pytest.fixture
 async def document(gateway: Gateway) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         openapi: dict[str, Any] = (await http.get("/openapi.json")).json()
     return openapi
 

@@ -13,6 +13,7 @@ from app.main import create_app
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.settings import Settings
 from tests.cli.running import Process, environment, free_port, is_listening, running, wait_until
+from tests.support.clients import http_client, http_get, http_post
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway
 
 OPERATIONS = ["/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/favicon.png"]
@@ -20,7 +21,7 @@ OPERATIONS += ["/redoc.standalone.js", "/docs/errors"]
 
 
 async def test_the_openapi_document_is_cached_with_an_etag(gateway: Gateway) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         first = await http.get("/openapi.json")
         assert first.headers["content-type"] == "application/json"
         assert first.json() == json.loads(json.dumps(create_app(Settings()).openapi()))
@@ -33,7 +34,7 @@ async def test_the_openapi_document_is_cached_with_an_etag(gateway: Gateway) -> 
 
 
 async def test_metrics_are_computed_at_most_once_a_second(gateway: Gateway) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         await asyncio.sleep(EXPOSITION_INTERVAL_S)
         first, *others = [(await http.get("/metrics")).text for _ in range(20)]
         assert len({first, *others}) < 10, "each request is counted, so each would differ"
@@ -42,7 +43,7 @@ async def test_metrics_are_computed_at_most_once_a_second(gateway: Gateway) -> N
 
 
 async def test_many_concurrent_probes_are_answered(gateway: Gateway) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
+    async with http_client(base_url=gateway.url) as http:
         answers = await asyncio.gather(*(http.get("/readyz") for _ in range(200)))
     assert {answer.status_code for answer in answers} == {200}
 
@@ -63,21 +64,21 @@ def test_the_operations_port_has_metrics_but_no_api_and_stops_with_the_main_port
     arguments = ["serve", "--host", "::", "--port", str(port), "--ops-port", str(ops_port), "--workers", workers]
     with running(*arguments, environment=configured, file=tmp_path / "serve") as process:
         served_on(process, main, operations, f"http://127.0.0.1:{ops_port}")
-        assert {path: httpx.get(operations + path).status_code for path in OPERATIONS} == dict.fromkeys(OPERATIONS, 200)
-        assert {path: httpx.get(main + path).status_code for path in OPERATIONS} == {
+        assert {path: http_get(operations + path).status_code for path in OPERATIONS} == dict.fromkeys(OPERATIONS, 200)
+        assert {path: http_get(main + path).status_code for path in OPERATIONS} == {
             **dict.fromkeys(OPERATIONS, 200),
             "/metrics": 404,
         }
-        assert httpx.post(f"{main}/v1/calls", json=BASIC).status_code == 401
+        assert http_post(f"{main}/v1/calls", json=BASIC).status_code == 401
         # The admin API needs a key on this port, and is not on the other one.
         for path in ("/v1/admin/tenants", "/v1/admin/audit-events", "/v1/admin/tenants/x/keys"):
-            assert httpx.get(operations + path).status_code == 401
-            assert httpx.get(main + path).status_code == 404
-            assert httpx.post(main + path, json={}).json()["type"] == "urn:callgate:problem:not-found"
+            assert http_get(operations + path).status_code == 401
+            assert http_get(main + path).status_code == 404
+            assert http_post(main + path, json={}).json()["type"] == "urn:callgate:problem:not-found"
         for path in ("/v1/admin", "/v1/calls", "/v1/sip-uris", "/callbacks/twilio/x", "/2010-04-01/Accounts/AC/Calls"):
             assert {httpx.request(method, operations + path).status_code for method in ("GET", "POST")} == {404}
         handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "A" * 24}
-        assert httpx.get(f"{main}/v1/x?To=%2B14155550100", headers=handshake).status_code == 404
+        assert http_get(f"{main}/v1/x?To=%2B14155550100", headers=handshake).status_code == 404
         process.end(signal.SIGTERM)
         assert not is_listening(port)
         assert not is_listening(ops_port)
@@ -93,7 +94,7 @@ def test_the_setting_applies_to_the_api_and_the_worker(database_url: str, tmp_pa
         with running(*arguments, environment=configured, file=tmp_path / arguments[0]):
             wait_until(lambda: is_listening(ops_port), "the operations port")
             wait_until(lambda: httpx.get(f"http://127.0.0.1:{ops_port}/readyz", timeout=60).status_code == 200, "readiness")
-            assert "callgate_build_info" in httpx.get(f"http://127.0.0.1:{ops_port}/metrics").text
+            assert "callgate_build_info" in http_get(f"http://127.0.0.1:{ops_port}/metrics").text
             assert httpx.head(f"http://127.0.0.1:{ops_port}/livez").status_code == 200
         wait_until(lambda: not is_listening(ops_port), "its end")
 

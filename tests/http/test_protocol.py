@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.observability.metrics import EXPOSITION_INTERVAL_S
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.raw import TIMEOUT_S, connected, head
 from tests.support.tools import needs_program
@@ -275,7 +275,7 @@ async def test_waiting_connections_make_room_for_new_ones(database_url: str, ups
                 [b"", b"GET", head("POST", "/v1/calls", *JSON) + b"{", head("GET", "/livez")][number % 4] or b"\r"
             )
         for _ in range(3):
-            async with httpx.AsyncClient(base_url=small.url, headers=tenant.http.headers) as fresh:
+            async with http_client(base_url=small.url, headers=tenant.http.headers) as fresh:
                 assert (await fresh.post("/v1/calls", json=BASIC)).status_code == 201
 
 
@@ -310,6 +310,6 @@ async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) ->
         await connection.send(b"rubbish\r\n\r\n")
         assert (await connection.answer()).status == 400
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         counted = (await http.get("/metrics")).text
     assert 'callgate_refused_total{slug="malformed-request"} 0.0' not in counted

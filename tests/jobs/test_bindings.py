@@ -12,6 +12,7 @@ from sqlalchemy import text
 from app.jobs.resolve import Resolver
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
 from tests.support.jobs import running_resolver
 from tests.support.upstream import Upstream, answer, call_resource, reset, running_upstream
@@ -52,7 +53,7 @@ class Twilio:
 @pytest.fixture(scope="module")
 async def simulator() -> AsyncIterator[Twilio]:
     app = create_simulator(SimulatorConfig(open_mode=True))
-    async with served(app, date_header=False) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(app, date_header=False) as url, http_client(base_url=url) as http:
         yield Twilio(url, http)
 
 

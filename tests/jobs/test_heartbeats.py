@@ -2,7 +2,6 @@
 
 import asyncio
 
-import httpx
 from sqlalchemy import text
 
 from app.database.heartbeats import summarize_workers
@@ -10,6 +9,7 @@ from app.doctor.checks import run_checks
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.schema import migrate
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway, settings_for
 
 
@@ -27,7 +27,7 @@ async def _wait_for_workers(gateway: Gateway, number: int) -> None:
 async def test_a_worker_is_counted_while_it_runs(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     settings = settings_for(empty_database_url)
-    async with running_gateway(settings) as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+    async with running_gateway(settings) as gateway, http_client(base_url=gateway.url) as http:
 
         async def found() -> tuple[object, str]:
             (result,) = (result for result in await run_checks(settings) if result.check == "worker")

@@ -18,6 +18,7 @@ from app.calls.search_plan import SearchPlan
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.twilio.call_list import PAGE_SIZE
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import running_resolver
 from tests.support.upstream import (
@@ -81,7 +82,7 @@ async def _send_callback(
     form = {"CallSid": "CA" + "1" * 32, "AccountSid": tenant.account_sid, "CallStatus": "ringing", **fields}
     signature = RequestValidator(token or tenant.auth_token).compute_signature(url, form)
     path = url.removeprefix(PUBLIC_URL)
-    async with httpx.AsyncClient(base_url=gateway.url) as twilio:
+    async with http_client(base_url=gateway.url) as twilio:
         return await twilio.post(path, data=form, headers={"X-Twilio-Signature": signature})
 
 
@@ -134,7 +135,7 @@ async def test_a_callback_that_twilio_did_not_sign_is_refused(gateway: Gateway) 
         intruder = await gateway.add_tenant(upstream.url)
         assert (await _send_callback(gateway, tenant, upstream, token=intruder.auth_token)).status_code == 403
         path = f"/callbacks/twilio/{lost['id']}"
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with http_client(base_url=gateway.url) as http:
             assert (await http.post(path, data={"CallSid": "CA" + "1" * 32})).status_code == 403
             assert (await http.post(path, content=b"\xff\xfe")).status_code == 403
             assert (await http.get(f"{path}?bodySHA256=x&CallSid=CA1")).status_code == 403

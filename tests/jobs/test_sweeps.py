@@ -16,6 +16,7 @@ from app.jobs.sweep import MIN_CALLS
 from app.twilio.call_list import PAGE_SIZE
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
 from tests.support.jobs import running_refresher
 
@@ -83,7 +84,7 @@ async def twilio() -> AsyncIterator[Twilio]:
     config = SimulatorConfig(open_mode=True, clock=clock)
     async with (
         served(create_simulator(config), date_header=False) as url,
-        httpx.AsyncClient(base_url=url, timeout=30) as http,
+        http_client(base_url=url) as http,
     ):
         yield Twilio(url, clock, http)
 

@@ -5,7 +5,6 @@ import time
 from collections import defaultdict
 from datetime import timedelta
 
-import httpx
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +21,7 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.schema import migrate
 from app.services import services
 from app.twilio.instrumentation import operation_of
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
 
@@ -41,7 +41,7 @@ INSERT_DELIVERY = """
 
 async def scraped(gateway: Gateway) -> list[Metric]:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
-    async with httpx.AsyncClient(base_url=gateway.url) as prometheus:
+    async with http_client(base_url=gateway.url) as prometheus:
         response = await prometheus.get("/metrics")
     return list(text_string_to_metric_families(response.text))
 

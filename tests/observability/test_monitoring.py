@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import all_errors
 from tests.cli.running import environment, free_port, is_listening, running, wait_until
+from tests.support.clients import http_get
 from tests.support.gateway import SECRET_KEY
 from tests.support.tools import needs_program
 
@@ -38,7 +38,7 @@ def queries() -> dict[str, str]:
 
 def exposed_series(port: int) -> Iterator[tuple[str, set[str]]]:
     """Returns the names of a process's series, each with its labels so far."""
-    for family in text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text):
+    for family in text_string_to_metric_families(http_get(f"http://127.0.0.1:{port}/metrics").text):
         for suffix in SUFFIXES[family.type]:
             yield family.name + suffix, {label for sample in family.samples for label in sample.labels}
 

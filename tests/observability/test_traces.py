@@ -22,6 +22,7 @@ from twilio.request_validator import RequestValidator
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from tests.cli.running import environment, eventually, free_port, running
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.tracing import memory
 from tests.support.upstream import Upstream, answer, created, error, reset, running_upstream
@@ -75,7 +76,7 @@ async def called_back(gateway: Gateway, tenant: Tenant, upstream: Upstream, sid:
     url = dict(upstream.posts[-1].form)["StatusCallback"].partition("#")[0]
     form = {"CallSid": sid, "AccountSid": tenant.account_sid, "CallStatus": "ringing", "To": "+14155550123"}
     signed = {"X-Twilio-Signature": RequestValidator(tenant.auth_token).compute_signature(url, form)}
-    async with httpx.AsyncClient(base_url=gateway.url) as twilio:
+    async with http_client(base_url=gateway.url) as twilio:
         answer = await twilio.post(url.removeprefix(PUBLIC_URL), data=form, headers=signed | TRACEPARENT)
     assert answer.status_code == 204
 
@@ -232,7 +233,7 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
         with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
             await asyncio.to_thread(process.wait_for, "Application startup complete")
             url, key = f"http://127.0.0.1:{port}/v1/calls", {"Authorization": f"Bearer {tenant.key}"}
-            async with httpx.AsyncClient(headers=key | TRACEPARENT, timeout=30) as http:
+            async with http_client(headers=key | TRACEPARENT) as http:
                 assert (await http.post(url, json=BASIC)).status_code == 201
                 assert (await http.get(url, params={"to": "+14155550123"})).status_code == 200
             process.popen.send_signal(signal.SIGTERM)

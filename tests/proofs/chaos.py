@@ -24,6 +24,7 @@ from app.local.postgres import EmbeddedPostgres
 from tests.proofs.disturbances import acknowledge_before_flush, disturbed
 from tests.proofs.fleet import Fleet, all_records, answers_to_callbacks, callbacks_of, make_tenant, running_fleet, wait_until_up
 from tests.proofs.proof import parser, prove, report
+from tests.support.clients import http_client
 
 TENANT = "chaos"
 SETTLE_PATIENCE_S = 240.0
@@ -56,7 +57,7 @@ async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[s
     """Returns all records once every one is settled, or as they are when SETTLE_PATIENCE_S ends."""
     deadline = time.monotonic() + SETTLE_PATIENCE_S
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=30) as http:
+    async with http_client(base_url=fleet.gateway_url, headers=headers) as http:
         while True:
             records = await all_records(http)
             open_ = sum(record["execution"] not in FINAL for record in records)
@@ -133,7 +134,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         placed = time.monotonic() - began
         await wait_until_up(fleet.gateway_url, "/readyz")
         records = await settled_records(fleet, key, creations)
-        async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
+        async with http_client(base_url=fleet.simulator_url) as http:
             ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()
             callbacks = await answers_to_callbacks(http)
             heard = {_call_id(delivery["url"]) for delivery in await callbacks_of(http) if delivery["delivered"]}

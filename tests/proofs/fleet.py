@@ -19,6 +19,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from tests.proofs.balancer import Balancer, free_port
+from tests.support.clients import http_client
 
 ACCOUNT, TOKEN = "AC" + "c" * 32, "chaos-auth-token"
 LOG = "fleet.log"
@@ -92,7 +93,7 @@ class Fleet:
 
     async def tell_simulator(self, **what: Mapping[str, Any]) -> None:
         """Sets the simulator's faults: each name (`faults`, `callbacks`) is a path of its control routes, each value a body."""
-        async with httpx.AsyncClient(base_url=self.simulator_url) as http:
+        async with http_client(base_url=self.simulator_url) as http:
             for path, body in what.items():
                 (await http.put(f"/_simulator/{path}", json=body)).raise_for_status()
 
@@ -169,7 +170,7 @@ async def choose_form(environment: dict[str, str], tenant: str, form: str) -> st
 
 
 async def wait_until_up(url: str, path: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with http_client(base_url=url) as http:
         for _ in range(600):
             with contextlib.suppress(httpx.HTTPError):
                 if (await http.get(path)).is_success:

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
-
 from app.local.postgres import EmbeddedPostgres
 from tests.proofs.chaos import call_id_of, calls_that_rang, verdict
 from tests.proofs.disturbances import disturbed
@@ -28,6 +26,7 @@ from tests.proofs.paced_load import ENDED, TENANT, Paced, end, place_all, runnin
 from tests.proofs.proof import parser, prove, report
 from tests.proofs.reminders import LATE_MARGIN_S, remind
 from tests.proofs.slot_log import SlotChange, Subject, read_subjects
+from tests.support.clients import http_client
 
 TOO_MANY_CONCURRENT = 10004
 
@@ -123,7 +122,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         placed = time.monotonic() - began
         records = await end(paced)
         whole = time.monotonic() - began
-        async with httpx.AsyncClient(base_url=paced.fleet.simulator_url, timeout=60) as http:
+        async with http_client(base_url=paced.fleet.simulator_url) as http:
             ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
         subjects, left = await read_subjects(postgres, TENANT)
     entries = [entry for entry in ledger if entry["account_sid"] in {subject.name for subject in subjects}]

@@ -30,6 +30,7 @@ from tests.proofs.fleet import (
     wait_until_up,
 )
 from tests.proofs.slot_log import watch_slots
+from tests.support.clients import http_client
 
 TENANT = "paced"
 ACCOUNTS = {ACCOUNT: (6, 3, 14), "AC" + "b" * 32: (4, 2, 10)}
@@ -81,7 +82,7 @@ async def running_paced(postgres: EmbeddedPostgres, folder: Path, seed: int) -> 
         keys = [await make_tenant(fleet.environment, TENANT)]
         keys += [await make_key(fleet.environment, TENANT) for _ in range(CALLERS - 1)]
         for key in keys:
-            client = httpx.AsyncClient(base_url=fleet.gateway_url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+            client = http_client(base_url=fleet.gateway_url, headers={"Authorization": f"Bearer {key}"})
             paced.clients.append(await clients.enter_async_context(client))
         for account in ACCOUNTS:
             await add_account(fleet, account)

@@ -8,6 +8,7 @@ import httpx
 
 from tests.proofs.chaos import FINAL
 from tests.proofs.fleet import TOKEN, Fleet, all_records, make_tenant, set_pace
+from tests.support.clients import http_client
 
 TENANT, ACCOUNT, QUEUE = "reminders", "AC" + "e" * 32, "reminders"
 REMINDERS, URGENT = 100, 5
@@ -27,7 +28,7 @@ async def remind(fleet: Fleet, seed: int, window_s: float, calls_per_second: flo
     await fleet.tell_simulator(**{f"accounts/{ACCOUNT}": {"auth_token": TOKEN, "api_keys": {}}})
     await set_pace(fleet.environment, TENANT, ACCOUNT, calls_per_second=calls_per_second, burst=BURST)
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=30) as http:
+    async with http_client(base_url=fleet.gateway_url, headers=headers) as http:
         (await http.put(f"/v1/queues/{QUEUE}", json={"paused": True})).raise_for_status()
         begin = datetime.now(UTC) + timedelta(seconds=_LEAD_S)
         ring_by = begin + timedelta(seconds=window_s)
@@ -39,7 +40,7 @@ async def remind(fleet: Fleet, seed: int, window_s: float, calls_per_second: flo
             await asyncio.sleep(1)
             records = await all_records(http)
         granted_at = {record["id"]: await _first_grant(http, record["id"]) for record in records}
-    async with httpx.AsyncClient(base_url=fleet.simulator_url) as http:
+    async with http_client(base_url=fleet.simulator_url) as http:
         ledger = (await http.get("/_simulator/ledger", params={"account_sid": ACCOUNT})).raise_for_status().json()
     rang = [entry for entry in ledger["entries"] if entry["accepted"]]
     lateness = [datetime.fromisoformat(entry["received_at"]) - ring_by for entry in rang]

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import uvicorn
 from fastapi import FastAPI
 from twilio.base.exceptions import TwilioRestException
@@ -40,6 +39,7 @@ from app.tenants.caller import COMMAND_LINE
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
+from tests.support.clients import http_client
 
 TENANT, ACCOUNT, TOKEN = "sdk", "AC" + "d" * 32, "sdk-auth-token"
 MAX_RETRIES = 3
@@ -118,7 +118,7 @@ async def measure(database_url: str, *, creations: int, concurrency: int, keyed:
         key = await _make_tenant(settings)
         async with (
             served(create_app(settings), free_port()) as gateway_url,
-            httpx.AsyncClient(base_url=simulator_url) as simulator,
+            http_client(base_url=simulator_url) as simulator,
         ):
             (await simulator.put("/_simulator/faults", json={"share": FAULTY_SHARE, "seed": seed})).raise_for_status()
             verdict = await _create_all(gateway_url, key, creations=creations, concurrency=concurrency, keyed=keyed)
@@ -127,7 +127,7 @@ async def measure(database_url: str, *, creations: int, concurrency: int, keyed:
             assert not ledger["forgotten"]
             verdict.received = ledger["received"]
             verdict.accepted.update(entry["to"] for entry in ledger["entries"] if entry["accepted"])
-            async with httpx.AsyncClient(base_url=gateway_url) as gateway:
+            async with http_client(base_url=gateway_url) as gateway:
                 verdict.posts = _count_posts((await gateway.get("/metrics")).text)
     return verdict
 

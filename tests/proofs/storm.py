@@ -27,6 +27,7 @@ from tests.proofs.disturbances import acknowledge_before_flush, disturbed
 from tests.proofs.fleet import ACCOUNT, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
 from tests.proofs.proof import parser, prove, report
 from tests.proofs.receiver import Received, Receiver, receiving
+from tests.support.clients import http_client
 
 TENANTS = {"storm-twilio": "twilio", "storm-json": "json"}
 EVENTS = ["initiated", "ringing", "answered", "completed"]
@@ -93,7 +94,7 @@ async def add_tenant(storm: Storm, tenant: str, form: str) -> None:
     fleet = storm.fleet
     headers = {"Authorization": f"Bearer {await make_tenant(fleet.environment, tenant)}"}
     storm.receiver.secrets[tenant] = await choose_form(fleet.environment, tenant, form)
-    storm.clients[tenant] = httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=60)
+    storm.clients[tenant] = http_client(base_url=fleet.gateway_url, headers=headers)
 
 
 async def place(storm: Storm, number: int, seed: int) -> None:
@@ -122,7 +123,7 @@ async def place(storm: Storm, number: int, seed: int) -> None:
 
 async def ended(storm: Storm) -> None:
     """Waits until every call has ended and the last of its callbacks was sent."""
-    async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, timeout=60) as http:
+    async with http_client(base_url=storm.fleet.simulator_url) as http:
         while True:
             # Behind the newest, so that nothing but the counts is answered.
             shown = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()
@@ -183,7 +184,7 @@ async def look(storm: Storm) -> Seen:
         seen.records += records
         seen.events |= await _of_each(client, records, "events")
         seen.deliveries |= await _of_each(client, records, "deliveries")
-    async with httpx.AsyncClient(base_url=storm.fleet.simulator_url, auth=(ACCOUNT, TOKEN), timeout=60) as http:
+    async with http_client(base_url=storm.fleet.simulator_url, auth=(ACCOUNT, TOKEN)) as http:
         seen.requests = (await http.get("/_simulator/requests")).raise_for_status().json()
         await storm.fleet.tell_simulator(listing={})
         page: str | None = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000"

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
 from app.database.engine import Database
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.queues.conftest import QueuedCalls
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 
 HOUR_AHEAD = {"not_before": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
@@ -66,7 +66,7 @@ async def test_waiting_calls_of_the_queue_are_canceled_and_no_other(gateway: Gat
 
 async def _canceled_so_far(gateway: Gateway) -> float:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
-    async with httpx.AsyncClient() as prometheus:
+    async with http_client() as prometheus:
         exposed = (await prometheus.get(f"{gateway.url}/metrics")).text
     (found,) = re.findall(r'^callgate_settled_total{by="canceled"} (\S+)$', exposed, re.MULTILINE)
     return float(found)

@@ -24,6 +24,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, free_port, run, running
 from tests.proofs.fleet import all_records
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.postgres_pair import Node, Pair, postgres_pair
 from tests.support.upstream import created, created_after_release, running_upstream
@@ -94,7 +95,7 @@ async def _run_clients(tenant: Tenant) -> AsyncIterator[Answers]:
 
 
 async def accepted_calls(simulator: str) -> Counter[str]:
-    async with httpx.AsyncClient(base_url=simulator) as http:
+    async with http_client(base_url=simulator) as http:
         entries = (await http.get("/_simulator/ledger")).raise_for_status().json()["entries"]
     return Counter(entry["to"] for entry in entries if entry["accepted"])
 
@@ -125,7 +126,7 @@ async def test_creations_and_worker_recover_at_the_promoted_standby(pair: Pair, 
 
                 async def worker_is_ready() -> bool:
                     with contextlib.suppress(httpx.HTTPError):
-                        async with httpx.AsyncClient() as http:
+                        async with http_client() as http:
                             return (await http.get(f"http://127.0.0.1:{metrics_port}/readyz")).is_success
                     return False
 

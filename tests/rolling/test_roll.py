@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from tests.cli.running import Process, environment, eventually, free_port, running
 from tests.proofs.balancer import Balancer
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Behaviour, Upstream, created, running_upstream
 
@@ -42,7 +43,7 @@ def serving(port: int, database_url: str, folder: Path) -> Iterator[Process]:
 
 
 async def ready(port: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http, asyncio.timeout(60):
+    async with http_client(base_url=f"http://127.0.0.1:{port}") as http, asyncio.timeout(60):
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get("/readyz")).is_success:
@@ -58,7 +59,7 @@ async def load(url: str, tenant: Tenant) -> AsyncIterator[Counter[str]]:
 
     async def client() -> None:
         headers = {"Authorization": f"Bearer {tenant.key}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        async with http_client(base_url=url, headers=headers) as http:
             while not stop.is_set():
                 try:
                     answer = await http.post("/v1/calls", json=BASIC)

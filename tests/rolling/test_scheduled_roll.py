@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.running import REPOSITORY, free_port
 from tests.rolling.versions import add_tenant, both_versions, wait_until_shown
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC
 
 _MIGRATION = "migrations/versions/2026-11-28-2356_scheduled_calls.py"
@@ -33,14 +34,14 @@ async def test_the_version_before_leaves_scheduled_calls_alone(empty_database_ur
     async with new.simulating(port):
         await new.run("migrate")
         headers = {"Authorization": f"Bearer {await add_tenant(new)}"}
-        async with new.serving() as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        async with new.serving() as url, http_client(base_url=url, headers=headers) as http:
             (await http.put("/v1/queues/held", json={"paused": True})).raise_for_status()
             waiting, canceled = await schedule(http, SCHEDULED), await schedule(http, CANCELED)
             (await http.patch(f"/v1/calls/{canceled['id']}", json={"status": "canceled"})).raise_for_status()
-        async with old.serving() as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        async with old.serving() as url, http_client(base_url=url, headers=headers) as http:
             await check_old_answers(http, waiting["id"], canceled["id"])
         assert await dialled(simulator) == [BASIC["to"]]
-        async with new.serving() as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        async with new.serving() as url, http_client(base_url=url, headers=headers) as http:
             assert (await http.get(f"/v1/calls/{waiting['id']}")).json()["updated_at"] == waiting["updated_at"]
             assert (await http.get(f"/v1/calls/{canceled['id']}")).json()["settled_by"] == "canceled"
             (await http.put("/v1/queues/held", json={"paused": False})).raise_for_status()
@@ -74,6 +75,6 @@ async def check_old_answers(http: httpx.AsyncClient, waiting: str, canceled: str
 
 
 async def dialled(simulator: str) -> list[str]:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         entries = (await http.get(f"{simulator}/_simulator/ledger")).raise_for_status().json()["entries"]
     return [entry["to"] for entry in entries]

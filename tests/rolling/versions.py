@@ -20,6 +20,7 @@ import httpx
 
 from app.local.postgres import EmbeddedPostgres
 from tests.cli.running import REPOSITORY, environment, free_port
+from tests.support.clients import http_client
 from tests.support.gateway import BASIC, SECRET_KEY
 
 TENANT, ACCOUNT, TOKEN = "rolling", "AC" + "d" * 32, "rolling-auth-token"
@@ -89,7 +90,7 @@ class Version:
 
 
 async def wait_until_it_answers(url: str, status: int = 200) -> None:
-    async with httpx.AsyncClient() as http, asyncio.timeout(TIMEOUT_S):
+    async with http_client() as http, asyncio.timeout(TIMEOUT_S):
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(url)).status_code == status:
@@ -107,7 +108,7 @@ async def wait_until_shown(http: httpx.AsyncClient, url: str, **members: str) ->
 async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
     """Checks that a call that one process places is the same call at the other process."""
     bearer = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(headers=bearer, timeout=60) as http:
+    async with http_client(headers=bearer) as http:
         named = {"Idempotency-Key": f"black-box-{name}"}
         placed = await http.post(f"{one}/v1/calls", json=BASIC, headers=named)
         assert (placed.status_code, placed.json()["execution"]) == (201, "started"), placed.text
@@ -177,7 +178,7 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
 
 async def check_new_code_on_old_schema(url: str, key: str) -> None:
     """Checks that new code on the old schema either works or is not ready and reports correct outcomes."""
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+    async with http_client(headers={"Authorization": f"Bearer {key}"}) as http:
         readiness = await http.get(f"{url}/readyz")
         if readiness.is_success:
             await check_calls(url, url, key, name="new code, old schema")

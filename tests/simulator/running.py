@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from simulator.accounts import Account
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
+from tests.support.clients import sync_http_client
 
 OPEN_SID = "AC" + "0" * 32
 REGISTERED = Account("AC" + "1" * 32, "the-auth-token", {"SK" + "1" * 32: "the-key-secret"})
@@ -27,7 +28,7 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def plain_client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
-    return httpx.Client(base_url=base_url, auth=auth, verify=NO_CERTIFICATES, trust_env=False)
+    return sync_http_client(base_url=base_url, auth=auth, verify=NO_CERTIFICATES, trust_env=False)
 
 
 class ManualClock:

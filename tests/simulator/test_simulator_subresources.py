@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.simulator.running import Running
+from tests.support.clients import http_get
 
 CALL = {"To": "sip:forever@example.com", "From": "Jack", "Twiml": "<Response/>"}
 HOOK = "http://www.example.com/hook"
@@ -76,7 +77,7 @@ def test_credentials_are_checked_for_subresources_and_media(simulator: Running, 
     sid = calls.post(f"{path}/Recordings.json").json()["sid"]
     assert calls.get(f"/Recordings/{sid}.wav").content[:4] == b"RIFF"
     for below in (f"{path}/Recordings.json", f"/Recordings/{sid}.wav", f"/Recordings/{sid}.json"):
-        assert httpx.get(f"{str(calls.base_url).rstrip('/')}{below}", trust_env=False).json()["code"] == 20003
+        assert http_get(f"{str(calls.base_url).rstrip('/')}{below}", trust_env=False).json()["code"] == 20003
         with simulator.client("AC" + "2" * 32, "any") as other:
             assert other.get(below).json()["code"] == 20404
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 from sqlalchemy import text
 
@@ -22,6 +21,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, run
 from tests.proofs.fleet import all_records
+from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
@@ -54,7 +54,7 @@ async def test_calls_are_created_listed_and_priced(pooled_url: str) -> None:
                 return (await tenant.create(key=f"call-{number}")).status_code
 
         assert Counter(await asyncio.gather(*map(create, range(CREATIONS)))) == {201: CREATIONS}
-        async with httpx.AsyncClient(base_url=twilio) as simulator:
+        async with http_client(base_url=twilio) as simulator:
             assert len((await simulator.get("/_simulator/ledger")).json()["entries"]) == CREATIONS
         replayed = await tenant.create(key="call-0")
         assert (replayed.status_code, replayed.headers["idempotent-replayed"]) == (200, "true")

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
 from tests.support.twilio_sdk import Sdk
 
@@ -26,7 +26,7 @@ class LiveCall:
         return f"/2010-04-01/Accounts/{self.tenant.account_sid}/Calls/{self.sid}"
 
     async def add_notification(self, **fields: str) -> str:
-        async with httpx.AsyncClient(base_url=self.simulator_url) as http:
+        async with http_client(base_url=self.simulator_url) as http:
             answer = await http.post(f"/_simulator/calls/{self.sid}/notifications", json=fields)
         sid: str = answer.raise_for_status().json()["sid"]
         return sid
@@ -51,7 +51,7 @@ async def call(tenant: Tenant, simulator_url: str) -> LiveCall:
     """A call in progress that does not end by itself."""
     record = (await tenant.create(to="sip:forever@example.com")).json()
     call = LiveCall(record["id"], record["sid"], tenant, simulator_url)
-    async with httpx.AsyncClient(base_url=simulator_url, auth=(tenant.account_sid, "any")) as http, asyncio.timeout(30):
+    async with http_client(base_url=simulator_url, auth=(tenant.account_sid, "any")) as http, asyncio.timeout(30):
         while (await http.get(f"{call.uri}.json")).json()["status"] != "in-progress":
             await asyncio.sleep(0.02)
     return call

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from app.twilio.subresources import OPERATIONS, Operation
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import Upstream, answer, call_resource, running_upstream
 
@@ -35,7 +36,7 @@ async def world(gateway: Gateway) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def bare(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         yield http
 
 

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 from twilio.base.exceptions import TwilioRestException
 
 from tests.subresources.conftest import LiveCall
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 from tests.support.twilio_sdk import Sdk
 
@@ -123,7 +123,7 @@ async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: Sdk, call:
     """Twilio's guides use the recording's URI with another ending, or a path below the account, as in `RecordingUrl`."""
     recording = await sdk.asynchronous.calls(call.sid).recordings.create_async()
     path = recording.uri if below == "call" else recording.uri.replace(f"/Calls/{call.sid}", "")
-    async with httpx.AsyncClient(base_url=gateway.url, auth=(call.tenant.account_sid, call.tenant.key)) as http:
+    async with http_client(base_url=gateway.url, auth=(call.tenant.account_sid, call.tenant.key)) as http:
         described = await http.get(path)
         assert (described.status_code, described.json()["sid"]) == (200, recording.sid)
         sound = await http.get(path.replace(".json", ".wav"))

@@ -11,6 +11,7 @@ from twilio.request_validator import RequestValidator
 from app.calls.callback_urls import CallbackUrls
 from app.calls.repository import accounts_of_calls
 from app.security.keyring import Keyring
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 
 PUBLIC_URL = "https://calls.example.com/gate"
@@ -53,7 +54,7 @@ async def call_back(
     headers = {"X-Twilio-Signature": signature}
     if method == "POST":
         headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-    async with httpx.AsyncClient(base_url=url or gateway.url, timeout=30) as twilio:
+    async with http_client(base_url=url or gateway.url) as twilio:
         return await twilio.request(method, path, headers=headers, content=encoded if method == "POST" else None)
 
 

@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.directory import TenantDirectory
+from tests.support.clients import http_client
 
 SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
 BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
@@ -120,7 +121,7 @@ class Gateway:
         if with_account:
             await self.tenants.add_credential(tenant_id, account_sid=account_sid, secret=token, key_sid=None, base_url=base_url)
         _, key = await self.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE)
-        http = httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        http = http_client(base_url=self.url, headers={"Authorization": f"Bearer {key}"})
         self.clients.append(http)
         return Tenant(tenant_id, key, account_sid, token, http)
 

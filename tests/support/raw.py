@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)

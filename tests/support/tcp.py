@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @dataclass

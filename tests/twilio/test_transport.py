@@ -85,7 +85,7 @@ async def serving(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def arrived(upstream: Upstream, number: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(upstream.received) < number:
             await asyncio.sleep(0.01)
 

@@ -46,7 +46,7 @@ async def running(keys: object, metrics: Metrics | None = None, *, interval_s: f
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.05)
 

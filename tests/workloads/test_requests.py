@@ -18,6 +18,7 @@ from app.tenants.scopes import ALL_SCOPES, Scope
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import MAX_TOKEN_LENGTH
+from tests.support.clients import http_client
 from tests.support.cluster import ISSUER, Cluster, api_server, encode_segment, public_pem, rsa_key
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.logs import logging_to
@@ -57,12 +58,12 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def status_of(gateway: Gateway, token: str) -> int:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         return (await http.get("/v1/calls", headers=bearer(token))).status_code
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.05)
 
@@ -71,7 +72,7 @@ async def test_a_workload_places_calls_for_its_tenant(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         await add(gateway, tenant, "caller")
-        async with httpx.AsyncClient(base_url=gateway.url, headers=bearer(CLUSTER.token(name="caller"))) as http:
+        async with http_client(base_url=gateway.url, headers=bearer(CLUSTER.token(name="caller"))) as http:
             response = await http.post("/v1/calls", json=BASIC)
             assert response.status_code == 201
             assert (await http.get(f"/v1/calls/{response.json()['id']}")).status_code == 200
@@ -86,12 +87,12 @@ async def test_the_token_is_the_password_under_twilios_paths(gateway: Gateway) -
         await add(gateway, tenant, "basic")
         token = CLUSTER.token(name="basic")
         form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
-        async with httpx.AsyncClient(base_url=gateway.url, auth=(tenant.account_sid, token)) as http:
+        async with http_client(base_url=gateway.url, auth=(tenant.account_sid, token)) as http:
             assert (await http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", data=form)).status_code == 201
             assert (await http.get(f"/2010-04-01/Accounts/{other.account_sid}/Calls.json")).status_code == 404
-        async with httpx.AsyncClient(base_url=gateway.url, auth=("stranger", token)) as http:
+        async with http_client(base_url=gateway.url, auth=("stranger", token)) as http:
             assert (await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json")).status_code == 401
-        async with httpx.AsyncClient(base_url=gateway.url, auth=(tenant.account_sid, CLUSTER.token(aud="api"))) as http:
+        async with http_client(base_url=gateway.url, auth=(tenant.account_sid, CLUSTER.token(aud="api"))) as http:
             refused = await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json")
         assert (refused.status_code, refused.json()["code"]) == (401, 20003)
         assert refused.json()["message"] == "The service account token is not for the audience `callgate`."
@@ -132,7 +133,7 @@ async def test_a_refusal_says_which_check_failed_and_is_logged_once(gateway: Gat
     token = make()
     log = io.StringIO()
     with logging_to(log, format_="json"):
-        async with httpx.AsyncClient(base_url=gateway.url, headers=bearer(token)) as http:
+        async with http_client(base_url=gateway.url, headers=bearer(token)) as http:
             response = await http.get("/v1/calls")
     problem = response.json()
     assert (response.status_code, problem["type"]) == (401, "urn:callgate:problem:unauthorized")
@@ -152,7 +153,7 @@ async def test_a_deleted_workload_and_a_suspended_tenant_take_effect_at_once(gat
     await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
 
     async def is_suspended() -> bool:
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with http_client(base_url=gateway.url) as http:
             return (await http.post("/v1/calls", json=BASIC, headers=bearer(token))).status_code == 403
 
     await until(is_suspended)
@@ -166,7 +167,7 @@ async def test_a_deleted_workload_and_a_suspended_tenant_take_effect_at_once(gat
 
 async def test_an_operators_workload_acts_for_no_tenant(gateway: Gateway) -> None:
     await add(gateway, None, "operator")
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(base_url=gateway.url) as http:
         response = await http.get("/v1/calls", headers=bearer(CLUSTER.token(name="operator")))
     assert (response.status_code, response.json()["type"]) == (403, "urn:callgate:problem:tenant-key-required")
 
@@ -177,7 +178,7 @@ async def test_the_signature_is_checked_once_for_each_token(gateway: Gateway) ->
     token = CLUSTER.token(name="cached")
 
     async def is_cached() -> bool:
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with http_client(base_url=gateway.url) as http:
             response = await http.post("/v1/sip-uris", json={"uri": "sip:kate@example.com"}, headers=bearer(token))
         assert response.status_code == 200
         return "database" not in response.headers["server-timing"]
@@ -187,7 +188,7 @@ async def test_the_signature_is_checked_once_for_each_token(gateway: Gateway) ->
 
 async def test_without_an_issuer_no_token_is_accepted(gateway: Gateway) -> None:
     settings = settings_for(gateway.settings.require_database_url())
-    async with running_gateway(settings) as without, httpx.AsyncClient(base_url=without.url) as http:
+    async with running_gateway(settings) as without, http_client(base_url=without.url) as http:
         response = await http.get("/v1/calls", headers=bearer(CLUSTER.token()))
         assert "workload_keys" not in (await http.get("/readyz")).json()
     assert response.status_code == 401
@@ -201,7 +202,7 @@ async def test_an_unreachable_key_set_is_reported_and_the_last_good_one_used(gat
     async with running_upstream(answer(500)) as server:
         url = gateway.settings.require_database_url()
         keys = {"workload_issuer": ISSUER, "workload_keys": f"{server.url}/openid/v1/jwks"}
-        async with running_gateway(settings_for(url, **keys)) as running, httpx.AsyncClient(base_url=running.url) as http:
+        async with running_gateway(settings_for(url, **keys)) as running, http_client(base_url=running.url) as http:
             token = cluster.token(name="unreachable")
             early = await http.get("/v1/calls", headers=bearer(token))
             assert (early.status_code, early.json()["type"]) == (503, "urn:callgate:problem:workload-keys-unavailable")
