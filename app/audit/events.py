@@ -24,6 +24,8 @@ AuditAction = Literal[
     "queue.create",
     "queue.update",
     "queue.cancel",
+    "delivery.retry",
+    "delivery.replay",
     "grants.release",
     "secrets.rotate",
 ]

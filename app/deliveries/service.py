@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from app.audit.events import Actor
+from app.audit.store import record
 from app.calls import ids
 from app.calls.models import Call
 from app.calls.service import CallService
-from app.database.engine import Database, Session
+from app.database.engine import Database, Session, driver_connection
 from app.deliveries import repository
 from app.deliveries.content import webhook_id
 from app.deliveries.models import Delivery
@@ -36,16 +38,25 @@ class DeliveryService:
         async with self.database.begin() as session:
             return await _delivery_records(session, call)
 
-    async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID) -> DeliveryRecord:
-        """Makes the delivery due now, whatever its state. A settled one is retried for three days again."""
+    async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID, *, actor: Actor | None = None) -> DeliveryRecord:
+        """Makes the delivery due now, whatever its state. A settled one is retried for three days again.
+
+        With `actor`, the audit log says who did it.
+        """
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
             if not await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id):
                 raise DeliveryNotFound
+            if actor is not None:
+                connection, subject = await driver_connection(session), str(delivery_id)
+                await record(connection, actor, action="delivery.retry", tenant_id=caller.tenant_id, subject=subject)
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
-    async def replay(self, caller: Caller, *, since: datetime, failed_only: bool) -> ReplayResult:
-        """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch."""
+    async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
+        """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch.
+
+        With `actor`, the audit log says who did it, if there were any.
+        """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
@@ -59,6 +70,9 @@ class DeliveryService:
                     failed_only=failed_only,
                     limit=_REPLAY_BATCH_SIZE,
                 )
+                if actor is not None and replayed and not count:
+                    connection, subject = await driver_connection(session), since.isoformat()
+                    await record(connection, actor, action="delivery.replay", tenant_id=caller.tenant_id, subject=subject)
             count += len(replayed)
             if len(replayed) < _REPLAY_BATCH_SIZE:
                 return ReplayResult(count, None)
