@@ -86,7 +86,8 @@ class OperatorKeyRequired(RequestError):
 class TooManyAttempts(RequestError):
     slug, status, title = "too-many-attempts", 429, "Too many wrong API keys"
     default_detail = (
-        "Too many requests with wrong API keys came from this address, and this key is not known to be valid. Nothing was done."
+        "Too many requests with wrong API keys or service account tokens came from this address, and this one is not known "
+        "to be valid. Nothing was done."
     )
 
 

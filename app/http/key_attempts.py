@@ -1,4 +1,4 @@
-"""Limits how many wrong API keys one address may send. A valid key is not affected once this process has seen it.
+"""Limits how many wrong API keys and tokens one address may send. A valid one is not affected once this process has seen it.
 
 A key that is cached, or was valid before, is never refused here, however many wrong ones come from its address: clients often
 share the address of a proxy. Only a key that this process does not know counts, and only if it is wrong. So the limit keeps

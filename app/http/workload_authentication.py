@@ -3,10 +3,11 @@
 from fastapi import Request
 
 from app.errors import Unauthorized, WorkloadKeysUnavailable
+from app.http.key_attempts import KeyAttempts
 from app.observability import Metrics
 from app.observability.context import bind
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import TenantDirectory
+from app.tenants.directory import TenantDirectory, digest_of
 from app.workloads.authentication import WorkloadTokens
 from app.workloads.key_set import KeySetUnavailable
 from app.workloads.service_accounts import ServiceAccount
@@ -23,7 +24,7 @@ def may_be_token(credential: str) -> bool:
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
     """Returns the client to whom the token belongs.
 
-    Raises Unauthorized, whose detail says which check failed, or WorkloadKeysUnavailable.
+    Raises Unauthorized, whose detail says which check failed, TooManyAttempts or WorkloadKeysUnavailable.
     """
     account = await _service_account(request, token)
     tenants: TenantDirectory = request.state.tenants
@@ -38,12 +39,23 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
     tokens: WorkloadTokens | None = request.state.workload_tokens
     if tokens is None:
         raise _refused(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
+    return tokens.remembered(token) or await _validate(request, tokens, token)
+
+
+async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
+    """Validates a token that is not remembered. A refused one counts as a wrong key of its address."""
+    attempts: KeyAttempts = request.state.key_attempts
+    address, digest = attempts.address_of(request.scope), digest_of(token)
+    attempts.require(address, digest)
     try:
-        return await tokens.service_account(token)
+        account = await tokens.validate(token)
     except TokenRefused as error:
+        attempts.failed(address, digest)
         raise _refused(request, error.reason, error.detail) from None
     except KeySetUnavailable:
         raise WorkloadKeysUnavailable(after_s=5) from None
+    attempts.succeeded(digest)
+    return account
 
 
 def _refused(request: Request, reason: Reason, detail: str) -> Unauthorized:

@@ -39,16 +39,17 @@ class WorkloadTokens:
         async with self._keys.running():
             yield
 
-    async def service_account(self, token: str) -> ServiceAccount:
-        """Returns the service account that the token proves. Raises TokenRefused or KeySetUnavailable."""
-        digest = hashlib.sha256(token.encode()).digest()
-        known = self._valid.get(digest)
-        if known is None or seconds_left(known) <= 0:
-            known = await self._validate(token)
-            self._valid[digest] = known
-            if len(self._valid) > _MAX_REMEMBERED:
-                self._valid.popitem(last=False)
-        return known.service_account
+    def remembered(self, token: str) -> ServiceAccount | None:
+        """Returns the service account of a token that was found valid before and still is."""
+        known = self._valid.get(_digest_of(token))
+        return known.service_account if known and seconds_left(known) > 0 else None
+
+    async def validate(self, token: str) -> ServiceAccount:
+        """Returns the service account that the token proves, and remembers it. Raises TokenRefused or KeySetUnavailable."""
+        valid = self._valid[_digest_of(token)] = await self._validate(token)
+        if len(self._valid) > _MAX_REMEMBERED:
+            self._valid.popitem(last=False)
+        return valid.service_account
 
     async def _validate(self, token: str) -> ValidToken:
         key_id = self._rules.key_id(token)
@@ -59,6 +60,10 @@ class WorkloadTokens:
         except KeyError:
             raise unknown_key() from None
         return self._rules.validate(token, key)
+
+
+def _digest_of(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def reason_of(tokens: WorkloadTokens, token: str) -> str | None:
     try:
-        await tokens.service_account(token)
+        await tokens.validate(token)
     except TokenRefused as refused:
         return refused.reason
     except KeySetUnavailable:

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -184,6 +185,24 @@ async def test_the_signature_is_checked_once_for_each_token(gateway: Gateway) ->
         return "database" not in response.headers["server-timing"]
 
     await until(is_cached)
+
+
+async def test_a_flood_of_refused_tokens_has_to_wait_and_a_token_that_was_valid_does_not(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    CLUSTER.write_to(tmp_path / "jwks.json")
+    keys = {"workload_issuer": ISSUER, "workload_keys": str(tmp_path / "jwks.json")}
+    await add(gateway, await gateway.add_tenant(), "flooded")
+    valid = CLUSTER.token(name="flooded")
+    settings = settings_for(gateway.settings.require_database_url(), key_attempts=2, **keys)
+    async with running_gateway(settings) as limited, http_client(base_url=limited.url) as http:
+        assert await status_of(limited, valid) == 200
+        answers = [await http.get("/v1/calls", headers=bearer(CLUSTER.token(aud=f"other-{number}"))) for number in range(3)]
+        assert [answer.status_code for answer in answers] == [401, 401, 429]
+        assert answers[-1].json()["type"] == "urn:callgate:problem:too-many-attempts"
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        assert await status_of(limited, valid) == 200
+        assert await status_of(limited, CLUSTER.token(name="flooded", jti="new to the process")) == 429
 
 
 async def test_without_an_issuer_no_token_is_accepted(gateway: Gateway) -> None:
