@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from simulator.accounts import Account
+from simulator.lifecycle import TALKING_S
 from simulator.limits import Limits
 
 Clock = Callable[[], datetime]
@@ -19,6 +20,8 @@ class SimulatorConfig:
     speed: float = 1.0
     """Call seconds per second of the clock. Durations are reported in call seconds: a call with 15 of them in
     progress has the duration "15" at any speed."""
+    talking_s: tuple[int, int] = TALKING_S
+    """The fewest and the most call seconds from the answer of a call to its end."""
     price_delay_s: float = 10.0
     """Call seconds from the end of a call to its price."""
     open_mode: bool = False

@@ -92,9 +92,10 @@ def plan_call(
     price_delay_s: float,
     random: Random,
     queue_time: timedelta = timedelta(),
+    talking_s: tuple[int, int] = TALKING_S,
 ) -> Plan:
     """Returns the plan of a new call. The user part of a SIP URI decides the outcome; other calls are answered and end."""
-    ringing_s, talking_s = random.randint(*RINGING_S), random.randint(*TALKING_S)
+    ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
     price_delay = timedelta(seconds=price_delay_s / speed)
@@ -108,7 +109,7 @@ def plan_call(
     if outcome is Status.NO_ANSWER or ringing_s >= timeout_s:
         return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.after(dialled_at, timeout_s))
     answered_at = plan.after(dialled_at, ringing_s)
-    ended_at = None if user == ENDLESS_SIP_USER else plan.after(answered_at, talking_s)
+    ended_at = None if user == ENDLESS_SIP_USER else plan.after(answered_at, talks_for_s)
     plan = replace(plan, answered_at=answered_at, ended_at=ended_at)
     return with_time_limit(plan, time_limit_s, now) if time_limit_s is not None else plan
 

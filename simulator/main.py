@@ -56,8 +56,9 @@ def _http_date(moment: datetime) -> bytes:
     return format_datetime(moment, usegmt=True).encode()
 
 
-def create_app(config: SimulatorConfig) -> FastAPI:
-    state = State(config)
+def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
+    """`state` is given by who looks into it while the application runs."""
+    state = state or State(config)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -77,6 +77,7 @@ class State:
                 price_delay_s=self.config.price_delay_s,
                 random=self._random,
                 queue_time=queue_time,
+                talking_s=self.config.talking_s,
             ),
             subscription=parameters.subscription,
         )

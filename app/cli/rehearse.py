@@ -8,13 +8,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
+from app.cli.output import AsJson, log_errors, show, show_table
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, pace_change
 from app.cli.tenants import run_with_pool
 from app.cli.times import any_time
@@ -22,12 +23,15 @@ from app.errors import CommandFailed
 
 if TYPE_CHECKING:
     from app.database.pool import Pool
-    from app.local.rehearsal import RehearsalSettings, RehearsedCall
+    from app.local.rehearsal import RehearsalSettings
+    from app.local.rehearsal_report import RehearsedCall
     from app.scheduling.pace_limits import PaceChange
 
 _STANDARD_INPUT = "-"
 _NO_QUEUE = "rehearsal"
 _MAX_LINES = 100_000
+# What Twilio does for an account unless it was agreed otherwise.
+_TWILIO_CALLS_PER_SECOND = 1
 
 
 def rehearse(
@@ -43,24 +47,41 @@ def rehearse(
         ),
     ] = None,
     call_seconds: Annotated[
-        float, typer.Option("--call-seconds", min=1, max=14_400, help="How long a call is under way.")
+        int, typer.Option("--call-seconds", min=1, max=14_400, help="How long a call lasts that is answered.")
     ] = 60,
     calls_per_second: CallsPerSecond = None,
     burst: Burst = None,
     max_concurrent: MaxConcurrent = None,
+    twilio_calls_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--twilio-calls-per-second",
+            min=0.001,
+            max=1000,
+            help="Calls that Twilio dials for the account in one second: the account's pace, or 1.",
+        ),
+    ] = None,
+    twilio_max_concurrent: Annotated[
+        int | None,
+        typer.Option("--twilio-max-concurrent", min=1, help="Calls that Twilio lets the account have at the same time."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show when each call of a file would ring or expire, and at what pace.
 
-    Nothing is dialled and nothing is stored: the calls are played against a clock that jumps, with an embedded Postgres of its
-    own. The settings of the queue, its tenant and the tenant's first account are read from the database; options for the pace
-    replace those of the queue. Without --queue and --tenant no database is needed. Calls that wait already do not count.
+    Nobody is called and nothing is stored: the calls are placed at a simulator of Twilio, over an embedded Postgres of the
+    command's own, with a clock that jumps. The settings of the queue, its tenant and its first account are read from the
+    database; options for the pace replace those of the queue. Without --queue and --tenant no database is needed. Calls that
+    wait already do not count. The exit code is 1 if lines are refused.
     """
+    log_errors()
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
     settings = _read_settings(tenant, queue, change)
-    call_time = timedelta(seconds=call_seconds)
-    calls = _play(_read_lines(file), queue or _NO_QUEUE, settings, start or datetime.now(UTC), call_time)
-    _show(calls, call_time, as_json=as_json)
+    settings = _with_twilio(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
+    calls = _play(_read_lines(file), queue or _NO_QUEUE, settings, start or datetime.now(UTC))
+    _show(calls, as_json=as_json)
+    if any(call.outcome == "refused" for call in calls):
+        raise typer.Exit(1)
 
 
 def _read_lines(file: str) -> list[bytes]:
@@ -77,16 +98,27 @@ def _read_lines(file: str) -> list[bytes]:
 def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) -> RehearsalSettings:
     """Returns the stored settings with the pace that the options give. Raises CommandFailed."""
     from app.local.rehearsal import RehearsalSettings, read_settings
-    from app.local.rehearsal_store import CopiedSettings
     from app.scheduling.pace_limits import UNLIMITED
+    from app.settings import load_settings
 
     async def read(pool: Pool) -> RehearsalSettings:
         async with pool.transaction() as connection:
             return await read_settings(connection, tenant, queue, change)
 
     if tenant is None and queue is None:
-        return RehearsalSettings(CopiedSettings(), UNLIMITED, UNLIMITED.changed(change))
-    return run_with_pool(read)
+        return RehearsalSettings(queue_pace=UNLIMITED.changed(change))
+    return replace(run_with_pool(read), slow_when_queued=load_settings().slow_when_queued)
+
+
+def _with_twilio(
+    settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
+) -> RehearsalSettings:
+    """Returns the settings with what Twilio lets the account do. By default its rate is the account's pace, or one a second."""
+    from simulator.limits import Limits
+
+    rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
+    limits = Limits(calls_per_second=rate, max_concurrent=max_concurrent)
+    return replace(settings, twilio=limits, call_s=call_seconds)
 
 
 @contextmanager
@@ -109,33 +141,31 @@ def _scratch_database() -> Iterator[str]:
             remove(directory)
 
 
-def _play(
-    lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime, call_time: timedelta
-) -> list[RehearsedCall]:
-    from app.database.engine import Database
-    from app.local.rehearsal import Rehearsal
-
-    async def run(url: str) -> list[RehearsedCall]:
-        database = Database(url, pool_size=1)
-        try:
-            return await Rehearsal(database, queue, call_time).play(lines, settings, start)
-        finally:
-            await database.close()
+def _play(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
+    from app.local.rehearsal import rehearse
 
     with _scratch_database() as url:
-        return asyncio.run(run(url))
+        return asyncio.run(rehearse(url, queue, lines, settings, start))
 
 
-def _show(calls: Sequence[RehearsedCall], call_time: timedelta, *, as_json: bool) -> None:
-    from app.local.rehearsal import reached_pace
+def _show(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
+    from app.local.rehearsal_report import reached_pace
 
     rows = [_row(call) for call in calls]
-    outcomes = Counter(call.outcome for call in calls)
-    pace = reached_pace(calls, call_time)
+    outcomes, statuses = Counter(call.outcome for call in calls), Counter(call.status for call in calls)
+    queued = [call.queue_time for call in calls if call.queue_time]
+    pace = reached_pace(calls)
     summary = {
         "rings": outcomes["rings"],
+        "fails": outcomes["fails"],
         "expires": outcomes["expires"],
         "refused": outcomes["refused"],
+        "completed": statuses["completed"],
+        "busy": statuses["busy"],
+        "no_answer": statuses["no-answer"],
+        "redials": sum(call.redial > 0 for call in calls),
+        "queued_by_twilio": len(queued),
+        "longest_queue_s": round(max(queued).total_seconds(), 3) if queued else 0,
         "first": pace.first,
         "last": pace.last,
         "calls_per_second": pace.calls_per_second and round(pace.calls_per_second, 3),
@@ -146,7 +176,8 @@ def _show(calls: Sequence[RehearsedCall], call_time: timedelta, *, as_json: bool
         show({"calls": rows} | summary, as_json=True)
         return
     if rows:
-        show_table(rows, columns=["at", "outcome", "line", "key", "priority", "wait_s", "ring_by", "reason"], as_json=False)
+        columns = ["at", "outcome", "line", "key", "redial", "priority", "wait_s", "status", "ring_by", "reason"]
+        show_table(rows, columns=columns, as_json=False)
         typer.echo()
     show(summary, as_json=False)
 
@@ -157,11 +188,17 @@ def _row(call: RehearsedCall) -> dict[str, Any]:
     return {
         "line": call.line,
         "key": call.key,
+        "redial": call.redial,
         "outcome": call.outcome,
         "at": call.at,
         "wait_s": waited,
         "priority": call.priority,
         "not_before": call.not_before,
         "ring_by": call.ring_by,
+        "dialled_at": call.dialled_at,
+        "put_back": call.put_back,
+        "queue_s": round(call.queue_time.total_seconds(), 3),
+        "status": call.status,
+        "ended_at": call.ended_at,
         "reason": call.reason,
     }

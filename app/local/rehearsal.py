@@ -1,203 +1,229 @@
-"""Plays a file of scheduled calls against a clock of its own: when each would ring or expire, and at what pace.
+"""Plays a file of scheduled calls against the simulator: when each would ring or expire, and at what pace.
 
-Admission, grants and expiry are those of the worker, over a Postgres of its own. The clock jumps from one event to the next,
-and nothing is dialled: a call that is granted is under way for a given time and ends.
+Admission, grants, dials, deadlines and expiry are those of Callgate, over a Postgres of its own. Twilio is a simulator, reached
+through a socket. Postgres and the simulator have one clock, which jumps from one event to the next and stands still
+between them, so that the same file always has the same result.
 """
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import base64
+import math
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Final
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
+from app.audit.events import command_actor
 from app.calls.creation.grants.service import BATCH, grant_calls
-from app.calls.creation.scheduled.admission import make_schedule
+from app.calls.creation.grants.store import Grant
 from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, end_expired_calls, insert_scheduled
-from app.calls.creation.store import NewCall
-from app.calls.creation.validation import validate_call
+from app.calls.progress import take_resource
 from app.calls.settlement import Settlement
+from app.calls.store import ChangedCall, read_calls, write_changes
+from app.clock import elapsed
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.errors import CallgateError, FieldError, InvalidRequest
+from app.errors import CommandFailed
+from app.jobs.deadlines import Deadlines
 from app.local import rehearsal_store as store
+from app.local.rehearsal_lines import ACCOUNT_SID, TENANT, LineReader
+from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, in_order
 from app.local.rehearsal_store import CopiedSettings
-from app.queues.lines import read_line
+from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_twilio
+from app.observability import Metrics
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
-from app.scheduling.schedule import PRIORITIES
 from app.scheduling.store import StoredQueue, find_queue
+from app.services import Services, services
+from app.settings import Settings
+from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.errors import OperatorError
+from app.twilio.client import first_accepted
+from simulator.limits import Limits
+from simulator.store import Call as PlacedCall
 
-RehearsedOutcome = Literal["rings", "expires", "refused"]
-_TENANT, _ACCOUNT_SID, _CALLER = "rehearsal", "AC" + "0" * 32, UUID(int=1)
 _EXPIRED_AT_ONCE: Final = 500
+_FETCH_TIMEOUT_S: Final = 15.0
 # The clock moves by at least this much, so that a wait that is rounded to nothing ends.
 _STEP: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """The hours of the tenant, the queue, and the paces of the tenant's first account and of the queue."""
+    """The hours of the tenant, the queue, the paces of the tenant's first account and of the queue, and Twilio's limits."""
 
-    copied: CopiedSettings
-    account_pace: PaceLimits
-    queue_pace: PaceLimits
-
-
-@dataclass(slots=True)
-class RehearsedCall:
-    """A line of the file. `at` is when it rings or expires; `reason` says why it is refused."""
-
-    line: int
-    key: str | None = None
-    outcome: RehearsedOutcome | None = None
-    at: datetime | None = None
-    not_before: datetime | None = None
-    ring_by: datetime | None = None
-    priority: str | None = None
-    reason: str | None = None
-    _scheduled: ScheduledCall | None = field(default=None, repr=False)
+    copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
+    account_pace: PaceLimits = UNLIMITED
+    queue_pace: PaceLimits = UNLIMITED
+    twilio: Limits = Limits(calls_per_second=1)  # noqa: RUF009  # frozen
+    call_s: int = 60
+    """How long a call lasts that is answered, in seconds."""
+    slow_when_queued: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReachedPace:
-    """`calls_per_second` is the mean from the first call to the last; None if there is no time between them."""
-
-    first: datetime | None
-    last: datetime | None
-    calls_per_second: float | None
-    most_in_a_second: int
-    most_under_way: int
+async def rehearse(
+    database_url: str, queue: str, lines: Sequence[bytes], settings: RehearsalSettings, start: datetime
+) -> list[RehearsedCall]:
+    """Plays the lines over a new database that `prepare_database` and the migrations have prepared."""
+    clock = RehearsalClock(start)
+    async with running_twilio(clock, settings.twilio, call_s=settings.call_s, calls=10 * len(lines) + 1) as twilio:
+        # Not from the environment, which has the settings of the real database.
+        own = Settings.model_validate(
+            {
+                "database_url": database_url,
+                "secret_keys": base64.b64encode(secrets.token_bytes(32)).decode(),
+                "twilio_base_url": twilio.url,
+                "slow_when_queued": settings.slow_when_queued,
+                "database_pool_size": 5,
+            }
+        )
+        async with services(own, Metrics()) as state:
+            return await Rehearsal(state, twilio, clock, queue).play(lines, settings)
 
 
 @dataclass
 class Rehearsal:
-    """`call_time` is how long a call is under way, from the dial to its end."""
-
-    database: Database
+    services: Services
+    twilio: RehearsedTwilio
+    clock: RehearsalClock
     queue: str
-    call_time: timedelta
-    _account_id: UUID = field(default_factory=uuid7)
-    _waiting: dict[UUID, RehearsedCall] = field(default_factory=dict)
-    _ended: list[RehearsedCall] = field(default_factory=list)
-    # When the calls under way end, if others wait for that.
-    _ends: list[tuple[datetime, UUID]] = field(default_factory=list)
-    _has_slots: bool = False
+    _account_id: UUID = field(default=UUID(int=0), init=False)
+    _deadlines: Deadlines = field(init=False)
+    _waiting: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
+    _placed: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
+    _played: list[RehearsedCall] = field(default_factory=list, init=False)
 
-    async def play(self, lines: Iterable[bytes], settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
-        """Adds all the lines at `start`. Returns them in the order in which they ring or expire, and refused ones last."""
-        await store.set_clock(self.database, start)
-        self._has_slots = any(limits.max_concurrent for limits in (settings.account_pace, settings.queue_pace))
+    @property
+    def _database(self) -> Database:
+        return self.services["database"]
+
+    async def play(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
+        """Adds all the lines now. Returns them in the order in which they ring or expire, and refused ones last."""
+        self._deadlines = Deadlines(self._database, self.services["control"])
+        at: datetime | None = self.clock.now
+        await self.clock.set(self._database, self.clock.now)
         queue = await self._add_queue(settings)
-        calls = list(self._read(lines, queue, start))
-        await self._add([call for call in calls if call._scheduled is not None])
-        at: datetime | None = start
+        calls = list(LineReader(self.queue, queue, self._account_id, self.clock.now).read(lines))
+        await self._add([(call, scheduled) for call, scheduled in calls if scheduled is not None])
         while at is not None:
-            await store.set_clock(self.database, at)
+            await self.clock.set(self._database, at)
             at = await self._play_moment(at, queue.id)
-        return self._ended + [call for call in calls if call.outcome == "refused"]
+        for call_id, placed in self.twilio.take_all():
+            self._see(call_id, placed)
+        for call in self._played:
+            call.explain()
+        self._played += [call for call, scheduled in calls if scheduled is None]
+        return in_order(self._played)
 
     async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
-        async with self.database.transaction() as connection:
-            queue_id = await store.add_queue(
-                connection,
-                settings.copied,
-                tenant_id=_TENANT,
-                account_id=self._account_id,
-                account_sid=_ACCOUNT_SID,
-                queue=self.queue,
-            )
+        async with self._database.transaction() as connection:
+            queue_id = await store.add_queue(connection, settings.copied, tenant_id=TENANT, queue=self.queue)
+        accounts = AccountAdministration(self._database, self.services["keyring"], command_actor())
+        added = await accounts.add_credential(
+            TENANT, account_sid=ACCOUNT_SID, secret=secrets.token_hex(16), key_sid=None, base_url=None
+        )
+        self._account_id = added.account_id
+        async with self._database.transaction() as connection:
             for subject_id, limits in ((self._account_id, settings.account_pace), (queue_id, settings.queue_pace)):
                 await lock_pace(connection, subject_id)
                 await write_pace(connection, subject_id, limits)
-        queue = await find_queue(self.database, _TENANT, self.queue)
+        queue = await find_queue(self._database, TENANT, self.queue)
         if queue is None:
             raise RuntimeError("the queue was just added")
         return queue
 
-    def _read(self, lines: Iterable[bytes], queue: StoredQueue, start: datetime) -> Iterator[RehearsedCall]:
-        keys = dict[str, int]()
-        for number, text in enumerate(lines, 1):
-            if not text.strip():
-                continue
-            line = read_line(number, text)
-            call = RehearsedCall(number, line.key)
-            try:
-                if isinstance(line.body, CallgateError):
-                    raise line.body
-                if line.key is not None and (first := keys.setdefault(line.key, number)) != number:
-                    raise _fault("/key", "repeated_key", f"is that of line {first}")
-                if line.body.get("queue", self.queue) != self.queue:
-                    raise _fault("/queue", "another_queue", f"must be {self.queue}, or be left out")
-                self._schedule(call, {**line.body, "queue": self.queue}, queue, start)
-            except CallgateError as error:
-                call.outcome = "refused"
-                faults = (f"{fault.pointer} {fault.detail}".strip() for fault in error.field_errors)
-                call.reason = "; ".join(faults) or error.detail
-            yield call
-
-    def _schedule(self, call: RehearsedCall, body: dict[str, Any], queue: StoredQueue, start: datetime) -> None:
-        request = validate_call(body).request
-        schedule = make_schedule(request, queue, _CALLER, now=start)
-        call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
-        call.priority = PRIORITIES[schedule.priority]
-        new = NewCall(
-            id=uuid7(),
-            tenant_id=_TENANT,
-            account_id=self._account_id,
-            account_sid=_ACCOUNT_SID,
-            created_at=start,
-            idempotency_key=call.key,
-            fingerprint=b"",
-            parameters=request.for_record() | schedule.for_record(self.queue),
-            warnings=[],
-            to=request.to,
-            from_=request.from_,
-            address_key=None,
-            traceparent=None,
-            status_callback=None,
-            status_callback_method=None,
-            status_callback_events=None,
-        )
-        call._scheduled = ScheduledCall(new, schedule)
-
-    async def _add(self, calls: Sequence[RehearsedCall]) -> None:
+    async def _add(self, calls: Sequence[tuple[RehearsedCall, ScheduledCall]]) -> None:
         for begin in range(0, len(calls), SCHEDULED_BATCH):
             batch = calls[begin : begin + SCHEDULED_BATCH]
-            await insert_scheduled(self.database, [call._scheduled for call in batch if call._scheduled])
-            self._waiting |= {call._scheduled.call.id: call for call in batch if call._scheduled}
+            await insert_scheduled(self._database, [scheduled for _, scheduled in batch])
+            self._waiting |= {scheduled.call.id: call for call, scheduled in batch}
 
     async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
-        """Does what a worker does at this moment, and returns the next one at which there is something to do."""
-        ended = []
-        while self._ends and self._ends[0][0] <= at:
-            ended.append(heapq.heappop(self._ends)[1])
-        if ended:
-            await store.complete_calls(self.database, ended)
-        change = Settlement.change_to_expired()
-        while expired := await end_expired_calls(self.database, change, limit=_EXPIRED_AT_ONCE):
-            for call_id in sorted(expired):
-                self._end(call_id, "expires", at)
-        while (made := await grant_calls(self.database, self._account_id, limit=BATCH)).grants:
-            for grant in made.grants:
-                self._end(grant.call.id, "rings", at)
-                if self._has_slots:
-                    heapq.heappush(self._ends, (at + self.call_time, grant.call.id))
-        if not self._waiting:
-            return None
-        moments = [await store.next_time(self.database, queue_id, at)]
-        moments += [end for end, _ in self._ends[:1]]
-        if made.wait_s is not None:
-            moments.append(at + timedelta(seconds=made.wait_s))
-        return max(min(moment for moment in moments if moment is not None), at + _STEP)
+        """Does what workers and Twilio do at this moment, and returns the next one at which there is something to do."""
+        while await self._deadlines.step():
+            self.twilio.plan_again()
+        for call_id, placed in self.twilio.take_ended(at):
+            await self._take_end(call_id, self._see(call_id, placed))
+        await self._expire(at)
+        wait_s = await self._grant(at)
+        moments = [self.twilio.next_end()]
+        if self._waiting or self._placed:
+            moments.append(await store.next_time(self._database, queue_id, at))
+        if self._waiting and wait_s is not None:
+            moments.append(at + timedelta(seconds=wait_s))
+        following = min((moment for moment in moments if moment is not None), default=None)
+        return None if following is None else max(following, at + _STEP)
 
-    def _end(self, call_id: UUID, outcome: RehearsedOutcome, at: datetime) -> None:
-        call = self._waiting.pop(call_id)
+    async def _take_end(self, call_id: UUID, call: RehearsedCall) -> None:
+        """Writes the end of a call to its record, as a callback or the refresh does. Its redial, if it has one, waits then."""
+        record = (await read_calls(self._database, [call_id]))[call_id]
+        fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
+        resource = await first_accepted(await self.services["tenants"].credentials(self._account_id), fetch)
+        changed = ChangedCall(record)
+        changed.events += take_resource(record, resource)
+        await write_changes(self._database, [changed])
+        if call.status not in ("busy", "no-answer"):
+            return
+        for redial in await store.find_redials(self._database, call_id):
+            self._waiting[redial.id] = RehearsedCall(
+                call.line,
+                call.key,
+                call.redial + 1,
+                not_before=redial.not_before,
+                ring_by=redial.ring_by,
+                priority=call.priority,
+            )
+
+    def _see(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
+        """Takes what becomes of a call from the simulator's plan of it."""
+        call, plan = self._placed.pop(call_id), placed.plan
+        call.queue_time, call.ended_at = plan.queue_time, plan.ended_at
+        call.status = None if plan.ended_at is None else str(plan.outcome)
+        if plan.dialled_at is None:
+            self._end(call, "expires", plan.ended_at or self.clock.now)
+        else:
+            self._end(call, "fails" if call.status == "failed" else "rings", plan.dialled_at)
+        return call
+
+    def _end(self, call: RehearsedCall, outcome: RehearsedOutcome, at: datetime) -> None:
         call.outcome, call.at = outcome, at
-        self._ended.append(call)
+        self._played.append(call)
+
+    async def _expire(self, at: datetime) -> None:
+        change = Settlement.change_to_expired()
+        while expired := await end_expired_calls(self._database, change, limit=_EXPIRED_AT_ONCE):
+            for call_id in sorted(expired):
+                self._end(self._waiting.pop(call_id), "expires", at)
+
+    async def _grant(self, at: datetime) -> float | None:
+        """Grants and places all calls that may go now. Returns in how many seconds there is a token again, if that is known."""
+        while True:
+            made = await grant_calls(self._database, self._account_id, limit=BATCH)
+            for grant in made.grants:
+                await self._place(grant, at)
+            if made.is_last:
+                return made.wait_s
+
+    async def _place(self, grant: Grant, at: datetime) -> None:
+        """Places a call at the simulator. For Callgate no time passes meanwhile, as for everybody in a rehearsal."""
+        call_id = grant.call.id
+        call = self._waiting.pop(call_id)
+        await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), elapsed())
+        placed = await store.find_outcome(self._database, call_id)
+        if placed.execution == "started":
+            call.dialled_at = at
+            self._placed[call_id] = call
+            self.twilio.follow(call_id, placed.sid or "")
+        elif placed.execution == "scheduled":
+            call.put_back += 1
+            self._waiting[call_id] = call
+        elif placed.execution == "not_started":
+            call.reason = placed.problem
+            self._end(call, "refused", at)
+        else:
+            raise CommandFailed("the simulator has not answered in time; nothing was placed elsewhere: run the command again")
 
 
 async def prepare_database(url: str) -> None:
@@ -226,28 +252,3 @@ async def read_settings(
         UNLIMITED if each is None else paces.get(each, UNLIMITED) for each in (copied.account_id, copied.queue_id)
     )
     return RehearsalSettings(copied, of_account, of_queue.changed(change))
-
-
-def reached_pace(calls: Iterable[RehearsedCall], call_time: timedelta) -> ReachedPace:
-    """Returns the pace of those of the calls that ring."""
-    times = sorted(call.at for call in calls if call.outcome == "rings" and call.at is not None)
-    if not times:
-        return ReachedPace(None, None, None, 0, 0)
-    span_s = (times[-1] - times[0]).total_seconds()
-    mean = (len(times) - 1) / span_s if span_s else None
-    most_in_a_second, most_under_way = _most_within(times, timedelta(seconds=1)), _most_within(times, call_time)
-    return ReachedPace(times[0], times[-1], mean, most_in_a_second, most_under_way)
-
-
-def _most_within(times: Sequence[datetime], span: timedelta) -> int:
-    """Returns the largest number of times in any span, whose end is not a part of it."""
-    most = first = 0
-    for last, time in enumerate(times):
-        while time - times[first] >= span:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
-def _fault(pointer: str, code: str, detail: str) -> InvalidRequest:
-    return InvalidRequest(field_errors=(FieldError(pointer, code, detail),))

@@ -1,4 +1,4 @@
-"""SQL of a rehearsal: its clock, the settings that it copies, and what happens to calls at Twilio."""
+"""SQL of a rehearsal: its clock, the settings that it copies, and what became of its calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +21,10 @@ _MAKE_CLOCK: Final = (
         "BEGIN ATOMIC SELECT at FROM public.rehearsal_clock; END"
         for name in ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp")
     ),
+    # The ids of redials, which decide between calls that are due together.
+    "CREATE SEQUENCE rehearsal_uuid",
+    "CREATE FUNCTION public.gen_random_uuid() RETURNS uuid VOLATILE LANGUAGE sql AS "
+    "$$ SELECT lpad(to_hex(nextval('public.rehearsal_uuid')), 32, '0')::uuid $$",
     "ALTER DATABASE callgate SET search_path = public, pg_catalog",
 )
 
@@ -32,17 +36,20 @@ _SETTINGS = """
     WHERE ($1::text IS NULL OR tenant.id = $1) AND ($2::text IS NULL OR queue.id IS NOT NULL) ORDER BY tenant.id LIMIT 2
 """
 _ADD_TENANT = "INSERT INTO tenant (id, name, hours) VALUES ($1, $1, $2::jsonb)"
-_ADD_ACCOUNT = "INSERT INTO twilio_account (id, tenant_id, account_sid) VALUES ($1, $2, $3)"
 _ADD_QUEUE = "INSERT INTO queue (id, tenant_id, name, hours, ring_within_s) VALUES ($1, $2, $3, $4::jsonb, $5)"
 
 _NEXT_TIME = """
     SELECT least(
-        (SELECT due_at FROM scheduled_dial WHERE queue_id = $1 AND due_at > $2 ORDER BY due_at LIMIT 1),
-        (SELECT ring_by FROM scheduled_dial ORDER BY ring_by LIMIT 1)
+        (SELECT min(due_at) FROM scheduled_dial WHERE queue_id = $2 AND due_at > $1),
+        (SELECT min(ring_by) FROM scheduled_dial WHERE ring_by > $1),
+        (SELECT min(ring_by) FROM dial_slot WHERE ring_by > $1),
+        (SELECT min(until) FROM dial_slot WHERE until > $1 AND EXISTS (SELECT FROM scheduled_dial))
     ) AS at
 """
-# A status that frees the slot.
-_END = "UPDATE call SET status = 'completed' WHERE id = ANY ($1::uuid[])"
+_OUTCOME = "SELECT execution, sid, problem ->> 'detail' AS problem FROM call WHERE id = $1"
+_REDIALS = """
+    SELECT id, not_before, ring_by FROM call JOIN scheduled_dial ON call_id = id WHERE redial_of = $1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,24 @@ class CopiedSettings:
     ring_within_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedOutcome:
+    """What became of a dial. `problem` says why there is no call."""
+
+    execution: str
+    sid: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redial:
+    """A call that waits because another one was busy or not answered."""
+
+    id: UUID
+    not_before: datetime
+    ring_by: datetime
+
+
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
     """Returns the settings of the tenant and its queue of this name; without a tenant, of up to two that have such a queue."""
     return [CopiedSettings(**row) for row in await connection.fetch(_SETTINGS, tenant_id, queue)]
@@ -68,13 +93,10 @@ async def make_clock(connection: Connection) -> None:
         await connection.execute(statement)
 
 
-async def add_queue(
-    connection: Connection, copied: CopiedSettings, *, tenant_id: str, account_id: UUID, account_sid: str, queue: str
-) -> UUID:
-    """Inserts a tenant with an account and a queue, and returns the queue's id."""
+async def add_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
+    """Inserts a tenant with a queue, and returns the queue's id."""
     queue_id = uuid7()
     await connection.execute(_ADD_TENANT, tenant_id, copied.tenant_hours)
-    await connection.execute(_ADD_ACCOUNT, account_id, tenant_id, account_sid)
     await connection.execute(_ADD_QUEUE, queue_id, tenant_id, queue, copied.hours, copied.ring_within_s)
     return queue_id
 
@@ -84,12 +106,17 @@ async def set_clock(database: Database, at: datetime) -> None:
 
 
 async def next_time(database: Database, queue_id: UUID, after: datetime) -> datetime | None:
-    """Returns when the next call is due or passes its `ring_by`; None if none waits."""
-    rows: Sequence[Any] = await database.fetch(_NEXT_TIME, queue_id, after)
+    """Returns when the next call is due, passes its `ring_by`, or loses its slot; None: never."""
+    rows: Sequence[Any] = await database.fetch(_NEXT_TIME, after, queue_id)
     at: datetime | None = rows[0]["at"]
     return at
 
 
-async def complete_calls(database: Database, call_ids: Sequence[UUID]) -> None:
-    """Lets calls end that were granted, so that others may be dialled."""
-    await database.fetch(_END, call_ids)
+async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
+    (row,) = await database.fetch(_OUTCOME, call_id)
+    return PlacedOutcome(**row)
+
+
+async def find_redials(database: Database, call_id: UUID) -> list[Redial]:
+    """Returns the redial of a call that has ended, if it waits."""
+    return [Redial(**row) for row in await database.fetch(_REDIALS, call_id)]

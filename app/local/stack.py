@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
-import uvicorn
 
 from app.errors import CommandFailed
 from app.http.health import probe_app
@@ -20,6 +19,7 @@ from app.http.listening import CannotListen, listen
 from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
+from app.local.server import LocalServer, StackFailed
 from app.local.state import RunningStack, StateFolder
 from app.main import create_app
 from app.observability import Metrics
@@ -44,10 +44,6 @@ _LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 class AlreadyRunning(CommandFailed):
     """Another `callgate dev` or `demo` uses this state folder. The message says at which address."""
-
-
-class StackFailed(CommandFailed):
-    """A part of the stack ended by itself. The message says which; its log says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ async def running_stack(
     When a part ends by itself, `stop` is set, and StackFailed is raised after the others have stopped.
     """
     with contextlib.ExitStack() as listeners:
-        servers: list[_Server] = []
+        servers: list[LocalServer] = []
         simulator_url = None
         if options.simulator:
             listener = listeners.enter_context(_listen_near(options.simulator_port, SIMULATOR_PORT))
@@ -128,18 +124,18 @@ async def running_stack(
                 raise StackFailed(f"{part.get_name()} failed, the log says where: {error or type(error).__name__}") from error
 
 
-def _simulator_server(listener: socket.socket) -> "_Server":
+def _simulator_server(listener: socket.socket) -> "LocalServer":
     config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
     app = create_simulator(config)
-    return _Server(
+    return LocalServer(
         "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S), [listener]
     )
 
 
-def _api_server(settings: Settings, listener: socket.socket) -> "_Server":
+def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
     app = create_app(_with_values(settings, ops_port=None))  # all on one port
     config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
-    return _Server("the API", config, [listener])
+    return LocalServer("the API", config, [listener])
 
 
 def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
@@ -161,31 +157,11 @@ def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None)
     )
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server without signal handlers: the process runs several servers."""
-
-    def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
-        super().__init__(config)
-        self.name = name
-        self.listeners = listeners
-
-    async def run_until_exit(self) -> None:
-        """Returns when `should_exit` is set. Raises StackFailed when it cannot start; uvicorn alone would exit the process."""
-        with contextlib.suppress(SystemExit):
-            await self.serve(sockets=self.listeners)
-        if not self.started:
-            raise StackFailed("it did not start")
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
     config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
-    server = _Server("the probes", config, listen(host, port, option="--ops-port"))
+    server = LocalServer("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())
     try:
         yield

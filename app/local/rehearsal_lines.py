@@ -1,0 +1,91 @@
+"""Reads the lines of a rehearsal: each becomes a call that is admitted, or says why it is refused."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from app.calls.creation.scheduled.admission import make_schedule
+from app.calls.creation.scheduled.store import ScheduledCall
+from app.calls.creation.store import NewCall
+from app.calls.creation.validation import validate_call
+from app.errors import CallgateError, FieldError, InvalidRequest
+from app.local.rehearsal_report import RehearsedCall
+from app.queues.lines import read_line
+from app.scheduling.schedule import PRIORITIES
+from app.scheduling.store import StoredQueue
+
+TENANT: Final = "rehearsal"
+ACCOUNT_SID: Final = "AC" + "0" * 32
+_CALLER: Final = UUID(int=1)
+# Nobody is told about these calls, and the rehearsal's tenant has no SIP credentials.
+_LEFT_OUT: Final = ("sip_credential", "status_callback", "status_callback_event", "status_callback_method")
+
+
+@dataclass(slots=True)
+class LineReader:
+    """Admits lines as `POST /v1/queues/{name}/calls` does, at the time `start`."""
+
+    queue: str
+    stored: StoredQueue
+    account_id: UUID
+    start: datetime
+    _keys: dict[str, int] = field(default_factory=dict)
+
+    def read(self, lines: Iterable[bytes]) -> Iterator[tuple[RehearsedCall, ScheduledCall | None]]:
+        """Yields a call for each line that is not empty, with what is stored of it unless it is refused."""
+        for number, text in enumerate(lines, 1):
+            if not text.strip():
+                continue
+            line = read_line(number, text)
+            call = RehearsedCall(number, line.key)
+            scheduled = None
+            try:
+                if isinstance(line.body, CallgateError):
+                    raise line.body
+                if line.key is not None and (first := self._keys.setdefault(line.key, number)) != number:
+                    raise _fault("/key", "repeated_key", f"is that of line {first}")
+                if line.body.get("queue", self.queue) != self.queue:
+                    raise _fault("/queue", "another_queue", f"must be {self.queue}, or be left out")
+                scheduled = self._schedule(call, {**line.body, "queue": self.queue})
+            except CallgateError as error:
+                call.outcome = "refused"
+                faults = (f"{fault.pointer} {fault.detail}".strip() for fault in error.field_errors)
+                call.reason = "; ".join(faults) or error.detail
+            yield call, scheduled
+
+    def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
+        request = validate_call(body).request
+        schedule = make_schedule(request, self.stored, _CALLER, now=self.start)
+        call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
+        call.priority = PRIORITIES[schedule.priority]
+        parameters = request.for_record() | schedule.for_record(self.queue)
+        new = NewCall(
+            id=_ordered_id(self.start, call.line),
+            tenant_id=TENANT,
+            account_id=self.account_id,
+            account_sid=ACCOUNT_SID,
+            created_at=self.start,
+            idempotency_key=call.key,
+            fingerprint=b"",
+            parameters={name: value for name, value in parameters.items() if name not in _LEFT_OUT},
+            warnings=[],
+            to=request.to,
+            from_=request.from_,
+            address_key=None,
+            traceparent=None,
+            status_callback=None,
+            status_callback_method=None,
+            status_callback_events=None,
+        )
+        return ScheduledCall(new, schedule)
+
+
+def _ordered_id(at: datetime, number: int) -> UUID:
+    """Returns a UUIDv7 without chance (RFC 9562 §5.7). Calls that are due together go in the order of their ids."""
+    return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
+
+
+def _fault(pointer: str, code: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(field_errors=(FieldError(pointer, code, detail),))

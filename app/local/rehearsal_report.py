@@ -1,0 +1,100 @@
+"""What a rehearsal has found: what becomes of each call, and the pace that is reached. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+RehearsedOutcome = Literal["rings", "fails", "expires", "refused"]
+_NO_TIME = timedelta()
+
+
+@dataclass(slots=True)
+class RehearsedCall:
+    """A line of the file, or a redial of it. `at` is when it rings, fails or expires; `reason` explains what is special."""
+
+    line: int
+    key: str | None = None
+    redial: int = 0
+    """0: the call of the line; else the number of the redial."""
+    outcome: RehearsedOutcome | None = None
+    at: datetime | None = None
+    not_before: datetime | None = None
+    ring_by: datetime | None = None
+    priority: str | None = None
+    reason: str | None = None
+    dialled_at: datetime | None = None
+    """When Callgate has placed it at Twilio."""
+    queue_time: timedelta = _NO_TIME
+    """How long Twilio queues it."""
+    status: str | None = None
+    """Twilio's status at its end; None if it has no end."""
+    ended_at: datetime | None = None
+    put_back: int = 0
+    """How often Twilio refused it for the moment, so that it waited again."""
+
+    def explain(self) -> None:
+        """Sets the reason of a call that Twilio has not taken, or not at once."""
+        reasons = []
+        if self.put_back:
+            reasons.append(f"Twilio would refuse it {self.put_back} times for the moment")
+        if self.queue_time:
+            reasons.append(f"Twilio would queue it for {round(self.queue_time.total_seconds(), 1):g} s")
+        if self.outcome == "expires" and self.dialled_at is not None:
+            reasons.append("it is canceled there at ring_by")
+        self.reason = "; ".join([*([self.reason] if self.reason else []), *reasons]) or None
+
+
+def in_order(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
+    """Returns the calls in the order in which they ring or expire, and refused ones last, by line."""
+
+    def place(call: RehearsedCall) -> tuple[bool, float, bool, int]:
+        if call.outcome == "refused" or call.at is None:
+            return True, 0, False, call.line
+        return False, call.at.timestamp(), call.outcome == "expires", 0
+
+    return sorted(calls, key=place)
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedPace:
+    """`calls_per_second` is the mean from the first call that rings to the last; None if there is no time between them."""
+
+    first: datetime | None
+    last: datetime | None
+    calls_per_second: float | None
+    most_in_a_second: int
+    most_under_way: int
+    """Calls that Twilio has at the same time, those in its queue included."""
+
+
+def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
+    times = sorted(call.at for call in calls if call.outcome == "rings" and call.at is not None)
+    under_way = most_under_way(calls)
+    if not times:
+        return ReachedPace(None, None, None, 0, under_way)
+    span_s = (times[-1] - times[0]).total_seconds()
+    mean = (len(times) - 1) / span_s if span_s else None
+    return ReachedPace(times[0], times[-1], mean, _most_within(times, timedelta(seconds=1)), under_way)
+
+
+def most_under_way(calls: Iterable[RehearsedCall]) -> int:
+    """Returns the most calls that are under way at one time. A call that ends makes room at that moment."""
+    placed = [call for call in calls if call.dialled_at is not None]
+    changes = [(call.dialled_at, 1) for call in placed if call.dialled_at is not None]
+    changes += [(call.ended_at, -1) for call in placed if call.ended_at is not None]
+    most = now = 0
+    for _, change in sorted(changes):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def _most_within(times: Sequence[datetime], span: timedelta) -> int:
+    """Returns the largest number of times in any span, whose end is not a part of it."""
+    most = first = 0
+    for last, time in enumerate(times):
+        while time - times[first] >= span:
+            first += 1
+        most = max(most, last - first + 1)
+    return most

@@ -1,0 +1,112 @@
+"""The simulator as Twilio in a rehearsal: a real server on a socket, whose clock is the one of the rehearsal."""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from app.database.engine import Database
+from app.http.listening import listen
+from app.http.server import server_config
+from app.local import rehearsal_store as store
+from app.local.server import LocalServer, StackFailed
+from simulator.config import SimulatorConfig
+from simulator.limits import Limits
+from simulator.main import create_app
+from simulator.state import State
+from simulator.store import Call
+
+_HOST = "127.0.0.1"
+# Sids and durations are the same in each rehearsal.
+_SEED = 1
+_STOP_TIMEOUT_S = 5
+
+
+@dataclass(slots=True)
+class RehearsalClock:
+    """The time of the rehearsal, which stands still until it is set: Postgres and the simulator both read it."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    async def set(self, database: Database, at: datetime) -> None:
+        self.now = at
+        await store.set_clock(database, at)
+
+
+@dataclass
+class RehearsedTwilio:
+    """The simulator, and the calls that it has and that have not ended."""
+
+    url: str
+    state: State
+    _under_way: dict[UUID, Call] = field(default_factory=dict)
+    # A heap of their ends. The number keeps calls that end together in the order of their creation.
+    _ends: list[tuple[datetime, int, UUID]] = field(default_factory=list)
+    _number: Iterator[int] = field(default_factory=itertools.count)
+
+    def follow(self, call_id: UUID, sid: str) -> None:
+        """Follows a call until it ends. `call_id` is the id of its record."""
+        call = self.state.calls.find(sid)
+        if call is None:
+            raise RuntimeError("the simulator has created the call")
+        self._under_way[call_id] = call
+        self._push(call_id, call)
+
+    def plan_again(self) -> None:
+        """Reads the ends of all calls again. Those in a queue move up when one before them is canceled."""
+        self._ends.clear()
+        for call_id, call in self._under_way.items():
+            self._push(call_id, call)
+
+    def next_end(self) -> datetime | None:
+        """Returns when the next call ends; None if none will."""
+        return self._ends[0][0] if self._ends else None
+
+    def take_ended(self, at: datetime) -> list[tuple[UUID, Call]]:
+        """Returns the calls that have ended by then, in the order of their ends. They are not followed any more."""
+        ended = []
+        while self._ends and self._ends[0][0] <= at:
+            call_id = heapq.heappop(self._ends)[2]
+            ended.append((call_id, self._under_way.pop(call_id)))
+        return ended
+
+    def take_all(self) -> list[tuple[UUID, Call]]:
+        """Returns the calls that have not ended. They are not followed any more."""
+        left = list(self._under_way.items())
+        self._under_way.clear()
+        self._ends.clear()
+        return left
+
+    def _push(self, call_id: UUID, call: Call) -> None:
+        if call.plan.ended_at is not None:
+            heapq.heappush(self._ends, (call.plan.ended_at, next(self._number), call_id))
+
+
+@asynccontextmanager
+async def running_twilio(clock: RehearsalClock, limits: Limits, *, call_s: int, calls: int) -> AsyncIterator[RehearsedTwilio]:
+    """Serves a simulator with these limits of the account. An answered call lasts `call_s` seconds; it keeps `calls` calls."""
+    config = SimulatorConfig(
+        open_mode=True, talking_s=(call_s, call_s), seed=_SEED, max_calls=calls, clock=clock, limits=limits
+    )
+    state = State(config)
+    (listener,) = listen(_HOST, 0)
+    options = server_config(create_app(config, state), date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S)
+    server = LocalServer("the simulator", options, [listener])
+    serving = asyncio.create_task(server.run_until_exit())
+    try:
+        while not server.started:  # uvicorn has no event for this
+            if serving.done():
+                raise StackFailed("the simulator did not start")
+            await asyncio.sleep(0.01)
+        yield RehearsedTwilio(f"http://{_HOST}:{listener.getsockname()[1]}", state)
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving])
+        listener.close()

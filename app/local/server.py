@@ -1,0 +1,34 @@
+"""A server in the event loop of a command, beside others."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from app.errors import CommandFailed
+
+
+class StackFailed(CommandFailed):
+    """A part of the stack ended by itself. The message says which; its log says why."""
+
+
+class LocalServer(uvicorn.Server):
+    """A uvicorn server without signal handlers: the process runs several servers."""
+
+    def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
+        super().__init__(config)
+        self.name = name
+        self.listeners = listeners
+
+    async def run_until_exit(self) -> None:
+        """Returns when `should_exit` is set. Raises StackFailed when it cannot start; uvicorn alone would exit the process."""
+        with contextlib.suppress(SystemExit):
+            await self.serve(sockets=self.listeners)
+        if not self.started:
+            raise StackFailed("it did not start")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
