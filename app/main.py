@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -28,17 +29,20 @@ from app.calls.sip_router import SipUriQuestion
 from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
 from app.compat.errors import TwilioErrorRenderer
+from app.console import router as console_router
+from app.console.errors import PageRenderer
+from app.console.sessions.service import ConsoleSessions
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
 from app.http.document import serve_document
-from app.http.error_renderers import ErrorRenderers
+from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.head_method import HeadMethodMiddleware
 from app.http.health import Readiness
 from app.http.key_attempts import KeyAttempts
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
-from app.http.operations import OperationsPort
+from app.http.operations import CONSOLE_PREFIX, OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
 from app.http.routes import describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
@@ -114,14 +118,19 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         app.include_router(admin_router)
     app.include_router(health.router)
     app.include_router(documentation.router)
-    renderers = ErrorRenderers(ProblemRenderer(), {compat_router.PREFIX: TwilioErrorRenderer()})
-    install_handlers(app, metrics, renderers)
+    renderers: dict[str, ErrorRenderer] = {compat_router.PREFIX: TwilioErrorRenderer()}
+    if settings.console:
+        renderers[CONSOLE_PREFIX] = PageRenderer()
+        for router in console_router.ROUTERS:
+            app.include_router(router)
+    error_renderers = ErrorRenderers(ProblemRenderer(), renderers)
+    install_handlers(app, metrics, error_renderers)
     app.add_middleware(HeadMethodMiddleware)
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
         tracing=tracing,
-        renderers=renderers,
+        renderers=error_renderers,
         require_capacity=creation_router.require_capacity,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
@@ -151,6 +160,11 @@ def _lifespan(
                 "workload_tokens": tokens,
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
+                "console_sessions": ConsoleSessions(
+                    state["database"],
+                    idle=timedelta(seconds=settings.console_idle_timeout),
+                    lifetime=timedelta(seconds=settings.console_session_timeout),
+                ),
                 "key_attempts": KeyAttempts(
                     per_minute=settings.key_attempts, proxies=parse_networks(settings.trusted_proxies or "")
                 ),

@@ -19,6 +19,7 @@ __all__ = [
     "NoUsableCredentials",
     "NotAcceptable",
     "OperatorKeyRequired",
+    "OriginRefused",
     "PreconditionFailed",
     "QueueNotFound",
     "RequestError",
@@ -88,6 +89,14 @@ class TooManyAttempts(RequestError):
     default_detail = (
         "Too many requests with wrong API keys or service account tokens came from this address, and this one is not known "
         "to be valid. Nothing was done."
+    )
+
+
+class OriginRefused(RequestError):
+    slug, status, title = "origin-refused", 403, "The request does not come from the console"
+    default_detail = (
+        "The `Origin` header is missing, or is not the console's own address. Nothing was changed. Open the console again, and "
+        "repeat the action there."
     )
 
 

@@ -5,13 +5,19 @@ import binascii
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 _TWILIO_API_VERSION = "2010-04-01"
 # The last label of a host name has a letter; that of an IP address has none.
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
+
+
+def seconds(default: float, description: str, *, maximum: float = 3600) -> Any:
+    """Declares a setting with a time above 0, at most `maximum`."""
+    return Field(default, gt=0, le=maximum, description=description)
 
 
 def decode_secret_keys(value: SecretStr) -> list[bytes]:

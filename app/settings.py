@@ -5,12 +5,13 @@ A process calls `load_settings()` once and passes the result on. Importing this 
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from app.console_settings import ConsoleSettings
 from app.database_url import DatabaseURL
 from app.errors import CommandFailed
 from app.misspelt import find_misspelt
@@ -22,6 +23,7 @@ from app.setting_values import (
     parse_twilio_base_url,
     parse_url,
     parse_workload_keys,
+    seconds,
 )
 
 PREFIX = "CALLGATE_"
@@ -34,12 +36,7 @@ class SettingsError(CommandFailed):
     exit_code = 2
 
 
-def _seconds(default: float, description: str, *, maximum: float = 3600) -> Any:
-    """Declares a setting with a time above 0, at most `maximum`."""
-    return Field(default, gt=0, le=maximum, description=description)
-
-
-class Settings(BaseSettings):
+class Settings(ConsoleSettings):
     """The settings that operators can choose. Times are in seconds unless the name has another unit."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, case_sensitive=False, frozen=True, hide_input_in_errors=True)
@@ -60,15 +57,15 @@ class Settings(BaseSettings):
         description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
     )
     twilio_base_url: str = Field("https://api.twilio.com", description="Base URL of Twilio's API; an account can have its own.")
-    twilio_connect_timeout: float = _seconds(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
-    twilio_read_timeout: float = _seconds(
+    twilio_connect_timeout: float = seconds(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
+    twilio_read_timeout: float = seconds(
         35.0, "Seconds to wait for Twilio's response; Twilio's own timeout is about 30.", maximum=300
     )
-    twilio_pool_timeout: float = _seconds(2.0, "Seconds to wait for a free connection to Twilio.", maximum=60)
-    twilio_keepalive: float = _seconds(
+    twilio_pool_timeout: float = seconds(2.0, "Seconds to wait for a free connection to Twilio.", maximum=60)
+    twilio_keepalive: float = seconds(
         2.0, "Seconds to keep an idle connection to Twilio; must be much less than any server or proxy keeps it.", maximum=300
     )
-    request_budget: float = _seconds(45.0, "Seconds that one creation may take in total, retries included.", maximum=600)
+    request_budget: float = seconds(45.0, "Seconds that one creation may take in total, retries included.", maximum=600)
     max_connections: int = Field(
         1000,
         ge=10,
@@ -76,21 +73,22 @@ class Settings(BaseSettings):
         description="Client connections that one process keeps open. Beyond this limit it closes the one that has waited "
         "longest for its client; if all are busy, it answers the new one with 503.",
     )
-    head_timeout: float = _seconds(
+    head_timeout: float = seconds(
         10.0, "Seconds for the request line and the headers to arrive, from the request's first byte.", maximum=300
     )
-    body_timeout: float = _seconds(
+    body_timeout: float = seconds(
         10.0, "Seconds for the body of a request to arrive; after that the response is 408.", maximum=300
     )
-    write_timeout: float = _seconds(
+    write_timeout: float = seconds(
         60.0, "Seconds after which the connection of a client that does not read its response is closed."
     )
     ops_port: int | None = Field(
         None,
         ge=1,
         le=65_535,
-        description="Separate port of `callgate serve` and `callgate worker` for probes, metrics, documentation and the "
-        "admin API; the API's port then has neither `/metrics` nor `/v1/admin`. `--ops-port` overrides it.",
+        description="Separate port of `callgate serve` and `callgate worker` for probes, metrics, documentation, the "
+        "admin API and the console; the API's port then has no `/metrics`, `/v1/admin` and `/console`. `--ops-port` "
+        "overrides it.",
     )
     key_attempts: int = Field(
         60,
@@ -111,7 +109,7 @@ class Settings(BaseSettings):
         description="Seconds for which a stopping process still accepts requests, so that load balancers stop using it first. "
         "It closes each connection after its response.",
     )
-    drain_timeout: float = _seconds(55.0, "Seconds for which a stopping process waits for its creations in progress.")
+    drain_timeout: float = seconds(55.0, "Seconds for which a stopping process waits for its creations in progress.")
     database_pool_size: int = Field(
         10,
         ge=1,
@@ -128,14 +126,14 @@ class Settings(BaseSettings):
     slow_when_queued: bool = Field(
         False, description="Whether an account with a pace pauses until Twilio has dialled the calls that it queues."
     )
-    abandon_margin: float = _seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
+    abandon_margin: float = seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
     resolve_searches: int = Field(
         5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."
     )
-    resolve_period: float = _seconds(
+    resolve_period: float = seconds(
         900.0, "Seconds over which these searches are spread, at growing intervals.", maximum=86_400
     )
-    refresh_interval: float = _seconds(
+    refresh_interval: float = seconds(
         2.0, "Seconds from a call's start to its first refresh, and the minimum between two refreshes."
     )
     delivery_allow: str | None = Field(
@@ -144,7 +142,7 @@ class Settings(BaseSettings):
         "`hooks.example.internal`, or `.svc.cluster.local` for all of its subdomains. Public addresses are always allowed; "
         "link-local and metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
     )
-    delivery_first_retry: float = _seconds(
+    delivery_first_retry: float = seconds(
         5.0, "Seconds until the first retry of a failed delivery; later retries scale with it."
     )
     retention_days: int | None = Field(
@@ -175,7 +173,7 @@ class Settings(BaseSettings):
     workload_keys_token_file: Path | None = Field(
         None, description="The file with the bearer token for that URL; the Kubernetes API server asks for one."
     )
-    worker_poll_interval: float = _seconds(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
+    worker_poll_interval: float = seconds(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."

@@ -11,6 +11,7 @@ from app.audit.models import AuditEvent
 from app.callbacks.models import Upgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
+from app.console.sessions.models import ConsoleSession
 from app.database.base import Base
 from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
@@ -23,7 +24,7 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _POLL_INTERVAL_S = 0.2
 # Importing the models registers all tables in Base.metadata.
-MODELS = (AuditEvent, Call, Delivery, Lease, Queue, Tenant, Upgrade, WorkerHeartbeat)
+MODELS = (AuditEvent, Call, ConsoleSession, Delivery, Lease, Queue, Tenant, Upgrade, WorkerHeartbeat)
 _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2})")
 
 

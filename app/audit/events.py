@@ -5,7 +5,7 @@ import pwd
 from dataclasses import dataclass
 from typing import Literal
 
-ActorKind = Literal["cli", "apply", "key", "workload"]
+ActorKind = Literal["cli", "apply", "key", "workload", "link", "oidc"]
 AuditAction = Literal[
     "tenant.create",
     "tenant.update",
@@ -28,6 +28,8 @@ AuditAction = Literal[
     "delivery.replay",
     "grants.release",
     "secrets.rotate",
+    "console.login",
+    "console.logout",
 ]
 
 
@@ -35,7 +37,8 @@ AuditAction = Literal[
 class Actor:
     """Who changes something: a command, or the caller of a request.
 
-    `name` is the user of the operating system, the API key's id (`cgk_…`) or the workload. `request_id` is None for a command.
+    `name` is the user of the operating system, the API key's id (`cgk_…`), the workload, or a person in the console
+    who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.
     """
 
     kind: ActorKind

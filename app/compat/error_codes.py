@@ -33,6 +33,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.OperatorKeyRequired: ErrorCode(403, 20403),
     errors.TooManyAttempts: ErrorCode(429, 20429),
     errors.CallbackForged: ErrorCode(403, 20403),
+    errors.OriginRefused: ErrorCode(403, 20403),
     errors.RouteNotFound: ErrorCode(404, 20404),
     errors.CallNotFound: ErrorCode(404, 20404),
     errors.TenantNotFound: ErrorCode(404, 20404),

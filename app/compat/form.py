@@ -7,37 +7,18 @@ report it by the parameter's name.
 import re
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, get_args, get_origin
-from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from app.compat.access import AccountDep
-from app.errors import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
+from app.errors import FieldError, InvalidRequest
+from app.http.form import ParameterValues, parse_fields, read_form_body
 from app.twilio.schemas import form_name
 
-_MEDIA_TYPE = "application/x-www-form-urlencoded"
-_MAX_FIELDS = 500
 _MAX_SHOWN_NAME_LENGTH = 64
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _BOOLEANS = {"true": True, "false": False}
-
-ParameterValues = dict[str, list[str]]
-"""Maps each parameter's name to all its values, including empty ones, so that every name is checked."""
-
-
-def parse_fields(encoded: str) -> ParameterValues:
-    """Parses a form or a query string. Raises MalformedBody."""
-    try:
-        pairs = parse_qsl(encoded, errors="strict", max_num_fields=_MAX_FIELDS, keep_blank_values=True)
-    except UnicodeDecodeError:
-        raise MalformedBody("A parameter is not UTF-8.") from None
-    except ValueError:
-        raise MalformedBody(f"There are more than {_MAX_FIELDS} parameters.") from None
-    fields: ParameterValues = {}
-    for name, value in pairs:
-        fields.setdefault(name, []).append(value)
-    return fields
 
 
 def given_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
@@ -74,14 +55,7 @@ async def refuse_query(request: Request, _: AccountDep) -> None:
 
 async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query)]) -> ParameterValues:
     """Parses the form in the body. Depends on the account, so that a client without a valid key gets only a 401."""
-    body = await request.body()
-    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if body and media_type != _MEDIA_TYPE:
-        raise UnsupportedMediaType(f"Send the body as `Content-Type: {_MEDIA_TYPE}`.")
-    try:
-        return parse_fields(body.decode("ascii"))
-    except UnicodeDecodeError:
-        raise MalformedBody("The body is not a valid form: it contains characters that must be percent-encoded.") from None
+    return await read_form_body(request)
 
 
 FormDep = Annotated[ParameterValues, Depends(read_form)]

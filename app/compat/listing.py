@@ -14,10 +14,11 @@ from urllib.parse import urlencode
 
 from app.calls import ids
 from app.calls.phone_numbers import spellings
-from app.compat.form import ParameterValues, given_values
+from app.compat.form import given_values
 from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
+from app.http.form import ParameterValues
 from app.twilio.call_uris import API_VERSION
 from app.twilio.schemas import CALL_SID
 

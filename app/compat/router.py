@@ -22,13 +22,14 @@ from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
-from app.compat.form import FormDep, NoQueryDep, parameters_of, parse_fields
+from app.compat.form import FormDep, NoQueryDep, parameters_of
 from app.compat.listing import parse_list_query
 from app.compat.resource import ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import normalize
 from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError
+from app.http.form import parse_fields
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.list_responses import list_response
 from app.http.routes import needs

@@ -14,8 +14,9 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import FormDep, NoQueryDep, ParameterValues, normalize_boolean, parse_fields, refuse_encoded_pairs
+from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
+from app.http.form import ParameterValues, parse_fields
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.routes import needs
 from app.observability.context import bind

@@ -51,12 +51,17 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
         bind(tenant_id=client.tenant_id, workload=client.name)
         authorize(client, request.scope["route"].access)
         return client
-    tenants: TenantDirectory = request.state.tenants
-    known = tenants.cached_key(key) or await _look_up(request, tenants, key)
-    client = known.client
+    client = await client_of_key(request, key)
     bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
     authorize(client, request.scope["route"].access)
     return client
+
+
+async def client_of_key(request: Request, key: str) -> Caller | OperatorCaller:
+    """Returns the client of an API key, whatever the route declares. Raises Unauthorized or TooManyAttempts."""
+    tenants: TenantDirectory = request.state.tenants
+    known = tenants.cached_key(key) or await _look_up(request, tenants, key)
+    return known.client
 
 
 async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:

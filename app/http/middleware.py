@@ -34,7 +34,8 @@ from app.observability.tracing import Tracing, annotate, has_recording_span, mar
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# The Content-Security-Policy of the documentation pages: browsers load nothing from other hosts.
+# The policy of the documentation pages, which set none themselves: browsers load nothing from other hosts.
+_PAGE_POLICY_FIELD = b"content-security-policy"
 _PAGE_POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
@@ -192,8 +193,9 @@ class _Exchange:
             self.status = message["status"]
             timing = _server_timing(self.seconds, self._spent)
             headers = [*message["headers"], (_REQUEST_ID_FIELD, self._request_id.encode()), (b"server-timing", timing)]
-            if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
-                headers.append((b"content-security-policy", _PAGE_POLICY))
+            is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
+            if is_page and not any(name == _PAGE_POLICY_FIELD for name, _ in headers):
+                headers.append((_PAGE_POLICY_FIELD, _PAGE_POLICY))
             message["headers"] = headers
         await self._send(message)
 

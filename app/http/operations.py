@@ -1,12 +1,14 @@
-"""The operations port: a separate port for probes, metrics, documentation and the admin API."""
+"""The operations port: a separate port for probes, metrics, documentation, the admin API and the console."""
 
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
 ADMIN_PREFIX = "/v1/admin"
+CONSOLE_PREFIX = "/console"
 _METRICS_PATH = "/metrics"
 _PATHS = frozenset({"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
+_OPERATORS_FOLDERS = (f"{ADMIN_PREFIX}/", f"{CONSOLE_PREFIX}/")
 _FOLDERS = ("/docs/", "/static-offline-docs/")
 
 
@@ -20,7 +22,7 @@ class OperationsPort:
         if self.port is None:
             return True
         path: str = scope["path"]
-        is_admin = path.startswith(f"{ADMIN_PREFIX}/")
+        is_for_operators = path.startswith(_OPERATORS_FOLDERS) or path == CONSOLE_PREFIX
         if scope["server"] and scope["server"][1] == self.port:
-            return is_admin or path in _PATHS or path.startswith(_FOLDERS)
-        return not is_admin and path != _METRICS_PATH
+            return is_for_operators or path in _PATHS or path.startswith(_FOLDERS)
+        return not is_for_operators and path != _METRICS_PATH

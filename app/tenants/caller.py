@@ -7,7 +7,7 @@ from uuid import UUID
 from app.errors import OperatorKeyRequired, ScopeRequired
 from app.tenants.scopes import ALL_SCOPES, Scope, in_order
 
-CallerKind = Literal["key", "workload"]
+CallerKind = Literal["key", "workload", "link", "oidc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Caller:
     """A client that acts for one tenant.
 
     `name` is the public part of its key, as `callgate keys list` shows it, or that of its workload (`namespace/name`). `key_id`
-    is the id of the key or the workload.
+    is the id of the key or the workload; of a person in the console who logged in without a key, that of the session.
     """
 
     tenant_id: str
@@ -30,7 +30,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class OperatorCaller:
-    """A client that acts across tenants and for none of them. `key_id` is None on the command line."""
+    """A client that acts across tenants and for none of them.
+
+    `key_id` is None on the command line, and for a person who logged in to the console without a key.
+    """
 
     tenant_id: ClassVar[None] = None
 

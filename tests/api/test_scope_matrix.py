@@ -13,6 +13,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import ScopedRoute, needs, require_declarations
 from app.main import create_app
 from app.tenants.caller import COMMAND_LINE
@@ -26,7 +27,8 @@ from tests.support.gateway import BASIC, Gateway, Tenant, served
 # key, and `operator` an operator's; both have all scopes. `viewer` is an operator's key with `read` alone. In the cells,
 # `2xx` and `3xx` mean that the request was answered, and `4xx` that something else than the key was wrong. `-call`, `-read` and
 # `-admin` are a 403 that names this scope, `-tenant` and `-operator` a 403 that asks for the key of a tenant or an operator.
-# `forged` is the 403 of a callback.
+# `forged` is the 403 of a callback. Below `/console` a request has the session of the key instead of the key, and `login` is a
+# redirect to the login.
 TABLE = """
 none    call    read    admin   other   operator viewer route
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /static-offline-docs
@@ -149,6 +151,12 @@ forged  forged  forged  forged  forged  forged  forged  POST /callbacks/twilio/{
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /redoc.standalone.js
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /docs/{name}
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /openapi.json
+login   -read   3xx     -read   3xx     3xx     3xx     GET /console
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/static/{digest}/{asset}
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/login
+401     401     401     401     401     401     401     POST /console/login
+login   login   login   login   login   login   login   POST /console/logout
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
 """
 TWILIO = "/2010-04-01/Accounts/{account_sid}"
 SUBSCRIPTIONS = "UserDefinedMessageSubscriptions"
@@ -163,6 +171,8 @@ PATH_PARAMETERS = {
     "key_id": "cgk_000000000000",
     "workload_id": str(uuid4()),
     "sid": "RE" + "0" * 32,
+    "digest": "0" * 16,
+    "asset": "console.css",
 }
 FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
 BODIES: dict[str, Any] = {
@@ -236,19 +246,34 @@ async def answered(http: httpx.AsyncClient, name: str, tenant: Tenant, key: str 
     if path.endswith(("/Calls/{sid}", "/Calls/{sid}.json")):
         named["sid"] = call["sid"]
     url = FILES.get(path) or re.sub(r"{(\w+)}", lambda found: named[found[1]], path)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    headers["Accept"] = "application/json"
+    headers = await console_headers(http, key) if path.startswith(CONSOLE_PREFIX) else bearer(key)
     bodies: dict[str, Any] = {"json": BODIES[name]} if name in BODIES else {"data": FORMS[name]} if name in FORMS else {}
     response = await http.request(method, url, headers=headers, **bodies)
     return cell_of(response)
 
 
+def bearer(key: str | None) -> dict[str, str]:
+    return {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
+async def console_headers(http: httpx.AsyncClient, key: str | None) -> dict[str, str]:
+    """Returns the headers of a browser with a session of this key."""
+    headers = {"Origin": str(http.base_url).rstrip("/")}
+    if key is None:
+        return headers
+    login = await http.post(f"{CONSOLE_PREFIX}/login", data={"key": key}, headers=headers)
+    return headers | {"Cookie": login.headers["Set-Cookie"].partition(";")[0]}
+
+
 def cell_of(response: httpx.Response) -> str:
     if response.status_code == 401:
         return "401"
+    if response.headers.get("Location", "").startswith(f"{CONSOLE_PREFIX}/login"):
+        return "login"
     if response.status_code != 403:
         return f"{response.status_code // 100}xx"
-    problem = response.json()
+    is_page = response.headers["Content-Type"].startswith("text/html")
+    problem = {"detail": re.sub("</?code>", "`", response.text)} if is_page else response.json()
     text = problem.get("detail") or problem["message"]
     if lacking := re.search(r"the scope `(\w+)`", text):
         assert problem.get("scope", lacking[1]) == lacking[1]

@@ -85,7 +85,7 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
         for example in response.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
     }
     elsewhere = {"not-found", "method-not-allowed", "call-not-found", "subresource-not-found", "callback-forged"}
-    elsewhere |= {"operator-key-required"}
+    elsewhere |= {"operator-key-required", "origin-refused"}
     not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown", "delivery-not-found", "queue-not-found"}
     of_the_admin_api = {"tenant-not-found", "resource-not-found", "already-exists", "precondition-failed"}
     before_the_path_is_known = {"malformed-request", "head-too-large", "too-many-connections"}

@@ -75,7 +75,19 @@ def test_the_operations_port_has_metrics_but_no_api_and_stops_with_the_main_port
             assert http_get(operations + path).status_code == 401
             assert http_get(main + path).status_code == 404
             assert http_post(main + path, json={}).json()["type"] == "urn:callgate:problem:not-found"
-        for path in ("/v1/admin", "/v1/calls", "/v1/sip-uris", "/callbacks/twilio/x", "/2010-04-01/Accounts/AC/Calls"):
+        # So does the console: it needs a login.
+        assert http_get(f"{operations}/console").headers["Location"] == "/console/login"
+        assert http_get(f"{operations}/console/login").status_code == 200
+        for path in ("/console", "/console/login"):
+            assert http_get(main + path).status_code == 404
+        for path in (
+            "/consolex",
+            "/v1/admin",
+            "/v1/calls",
+            "/v1/sip-uris",
+            "/callbacks/twilio/x",
+            "/2010-04-01/Accounts/AC/Calls",
+        ):
             assert {httpx.request(method, operations + path).status_code for method in ("GET", "POST")} == {404}
         handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "A" * 24}
         assert http_get(f"{main}/v1/x?To=%2B14155550100", headers=handshake).status_code == 404

@@ -10,8 +10,8 @@ from app.audit.store import AuditRow
 
 
 class AuditActor(BaseModel):
-    kind: str = Field(description="`cli`, `apply`, `key` or `workload`.")
-    name: str | None = Field(description="The user of the operating system, the API key's id or the workload.")
+    kind: str = Field(description="`cli`, `apply`, `key`, `workload`, `link` or `oidc`.")
+    name: str | None = Field(description="The user of the operating system, the API key's id, the workload or the person.")
 
 
 class AuditEventRecord(BaseModel):

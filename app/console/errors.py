@@ -1,0 +1,37 @@
+"""Renders errors below /console as pages."""
+
+from uuid import UUID
+
+from starlette.responses import Response
+
+from app.callgate_error import CallgateError
+from app.console.rendering import render
+from app.errors import InternalError, Unauthorized
+
+_OVERRIDES = {InternalError.slug: "The page could not be made. The log has the cause under this request id."}
+
+
+class PageRenderer:
+    """Renders errors for people. No request of the console creates a call of its own."""
+
+    def is_creation(self, method: str, path: str) -> bool:
+        return False
+
+    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+        context = {
+            "client": None,
+            "navigation": (),
+            "is_operator": False,
+            "path": path,
+            "error": error,
+            "detail": _OVERRIDES.get(error.slug, error.detail),
+            "needs_login": isinstance(error, Unauthorized),
+            "request_id": request_id,
+        }
+        response = render("error.html", error.status, context)
+        if error.after_s is not None:
+            response.headers["Retry-After"] = str(error.after_s)
+        return response
+
+    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+        return self.render(InternalError(), method="", path="", request_id=request_id)

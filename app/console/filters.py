@@ -1,0 +1,55 @@
+"""The filters of the console's templates."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from markupsafe import Markup, escape
+
+_HIDDEN = "•••"
+_SHOWN_DIGITS = 4
+_ADDRESS = re.compile(r"(?P<scheme>sips?:|client:)?(?P<user>[^@;?]*)(?P<rest>@[^;?]*)?.*", re.IGNORECASE | re.DOTALL)
+_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
+
+
+def time(value: datetime | None) -> Markup:
+    """Returns a `<time>` in UTC. console.js shows it in the viewer's zone, with UTC on hover."""
+    if value is None:
+        return Markup('<span class="muted">–</span>')
+    at = value.astimezone(UTC)
+    text = f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="milliseconds"), text, text)
+
+
+def money(amount: Decimal | None, unit: str | None = "USD") -> str:
+    """Returns an amount with its currency, and with a minus sign instead of a hyphen."""
+    return "–" if amount is None else f"{amount:f} {unit or ''}".strip().replace("-", "−")
+
+
+def mask(value: str | None) -> str:
+    """Hides who is meant in a phone number or an address: keeps the last digits of a number, and the host of an address."""
+    if not value:
+        return "–"
+    found = _ADDRESS.fullmatch(value)
+    scheme, user, rest = (found["scheme"] or "", found["user"], found["rest"] or "") if found else ("", value, "")
+    return f"{scheme}{_mask_user(user)}{rest}"
+
+
+def _mask_user(user: str) -> str:
+    if _NUMBER.fullmatch(user):
+        digits = re.sub(r"\D", "", user)
+        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[-_SHOWN_DIGITS:]}"
+    return f"{user[:1]}{_HIDDEN}"
+
+
+def code(text: str) -> Markup:
+    """Returns the text with its parts in backticks as `<code>`."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {"time": time, "money": money, "mask": mask, "code": code}

@@ -1,0 +1,24 @@
+"""The links at the top of every page."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from app.http.operations import CONSOLE_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link to a page. `for_operators` hides it from tenants' keys."""
+
+    label: str
+    path: str
+    for_operators: bool = False
+
+
+# In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
+NAVIGATION: Final[tuple[Link, ...]] = ()
+SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
+
+
+def first_page() -> str:
+    return next((link.path for link in NAVIGATION), SESSION.path)

@@ -1,0 +1,43 @@
+"""All routes of the console: the first page, its assets, and the packages of the pages."""
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import RedirectResponse
+
+from app.console.access import console_router
+from app.console.assets import assets
+from app.console.navigation import first_page
+from app.console.sessions import router as sessions_router
+from app.errors import RouteNotFound
+from app.http.routes import needs, public
+from app.tenants.scopes import Scope
+
+_IMMUTABLE = "public, max-age=31536000, immutable"
+
+router = console_router()
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def console() -> Response:
+    return RedirectResponse(first_page(), status_code=303)
+
+
+@router.get("/static/{digest}/{asset}")
+@public
+async def serve_asset(request: Request, digest: str, asset: str) -> Response:
+    """Serves a script or a style.
+
+    While a version is rolled out, a page of one version may ask a process of another: it gets what this one has, not to keep.
+    """
+    found = assets().get(asset)
+    if found is None:
+        raise RouteNotFound
+    headers = {"Cache-Control": _IMMUTABLE if digest == found.digest else "no-store", "Vary": "Accept-Encoding"}
+    content = found.content
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        content = found.compressed
+        headers["Content-Encoding"] = "gzip"
+    return Response(content, media_type=found.media_type, headers=headers)
+
+
+ROUTERS: tuple[APIRouter, ...] = (router, sessions_router.router)

@@ -1,0 +1,38 @@
+"""The table of the console's sessions."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, Uuid, func
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+
+class ConsoleSession(Base):
+    """A person who is logged in. The cookie's random value is stored as its SHA-256 only.
+
+    The session of an API key has the tenant and the scopes of the key as they are at each request. Other sessions have those
+    of their login, in `tenant_id` (null: an operator's) and `scopes`.
+    """
+
+    __tablename__ = "console_session"
+    __table_args__ = (
+        CheckConstraint("kind IN ('key', 'link', 'oidc')", name="kind"),
+        CheckConstraint("(kind = 'key') = (key_id IS NOT NULL AND scopes IS NULL)", name="key"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    kind: Mapped[str] = mapped_column(Text)
+    # The public part of the API key, or the name of the person.
+    name: Mapped[str] = mapped_column(Text)
+    key_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_key.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id", ondelete="CASCADE"))
+    scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # The last request of the person, to about a minute.
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]

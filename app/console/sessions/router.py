@@ -1,0 +1,78 @@
+"""Login with an API key, logout, and the page about the session."""
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+from starlette.responses import RedirectResponse
+
+from app.console.access import (
+    COOKIE,
+    LOGIN_PATH,
+    ConsoleClientDep,
+    SentFormDep,
+    console_router,
+    local_path,
+    session_of,
+)
+from app.console.rendering import page
+from app.console.sessions.service import ConsoleSessions
+from app.errors import TooManyAttempts, Unauthorized
+from app.http.authentication import client_of_key
+from app.http.routes import needs, public
+from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.scopes import Scope, in_order
+
+router = console_router()
+
+_WRONG_KEY = "This API key is unknown, expired or revoked."
+
+
+@router.get("/login")
+@public
+async def show_login(request: Request, wanted: Annotated[str, Query(alias="next")] = "") -> Response:
+    return page(request, "sessions/login.html", wanted=local_path(wanted), fault=None)
+
+
+@router.post("/login")
+@public
+async def log_in(request: Request, form: SentFormDep) -> Response:
+    wanted = local_path(form.text("next"))
+    try:
+        client = await client_of_key(request, form.text("key"))
+    except Unauthorized:
+        return page(request, "sessions/login.html", status=401, wanted=wanted, fault=_WRONG_KEY)
+    except TooManyAttempts as error:
+        fault = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
+        response = page(request, "sessions/login.html", status=429, wanted=wanted, fault=fault)
+        response.headers["Retry-After"] = str(error.after_s)
+        return response
+    return await start_session(request, client, RedirectResponse(wanted, status_code=303))
+
+
+async def start_session(request: Request, client: Caller | OperatorCaller, response: Response) -> Response:
+    """Returns the response with the cookie of a new session."""
+    sessions: ConsoleSessions = request.state.console_sessions
+    token = await sessions.start(client, request_id=request.state.request_id)
+    lifetime_s = int(sessions.lifetime.total_seconds())
+    response.set_cookie(COOKIE, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
+    return response
+
+
+@router.post("/logout")
+@public
+async def log_out(request: Request) -> Response:
+    """Ends the session. Public, so that a key that may see nothing can still log out."""
+    session = await session_of(request)
+    if session:
+        sessions: ConsoleSessions = request.state.console_sessions
+        await sessions.end(session, request_id=request.state.request_id)
+    response = RedirectResponse(LOGIN_PATH, status_code=303)
+    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/session")
+@needs(Scope.READ, clients="any")
+async def show_session(request: Request, client: ConsoleClientDep) -> Response:
+    session = request.state.console_session
+    return page(request, "sessions/session.html", session=session, scopes=in_order(client.scopes))

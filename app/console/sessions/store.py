@@ -1,0 +1,69 @@
+"""SQL of the console's sessions, on asyncpg alone. Functions never commit."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from app.database.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    id: UUID
+    token_hash: bytes
+    kind: str
+    name: str
+    key_id: UUID | None
+    tenant_id: str | None
+    scopes: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session that has not ended, with its key's and its tenant's state of now."""
+
+    id: UUID
+    kind: str
+    name: str
+    key_id: UUID | None
+    tenant_id: str | None
+    scopes: list[str]
+    is_suspended: bool
+    max_in_flight: int | None
+    expires_at: datetime
+    is_seen: bool
+    """Whether its last use was written within the last minute."""
+
+
+_FIND = """
+    SELECT session.id, kind, session.name, key_id, tenant.id, coalesce(key.scopes, session.scopes),
+        suspended_at IS NOT NULL, max_in_flight, session.expires_at, seen_at > now() - interval '1 minute'
+    FROM console_session AS session
+    LEFT JOIN api_key AS key ON key.id = key_id
+    LEFT JOIN tenant ON tenant.id = coalesce(key.tenant_id, session.tenant_id)
+    WHERE token_hash = $1 AND session.revoked_at IS NULL AND session.expires_at > now() AND seen_at > now() - $2::interval
+        AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+"""
+
+
+async def find_session(connection: Connection, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
+    """Returns the session unless it, or its key, was revoked or has expired, or it was not used for `idle`."""
+    row = await connection.fetchrow(_FIND, token_hash, idle)
+    return StoredSession(*row) if row else None
+
+
+async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> None:
+    """Adds a session, and deletes those that ended a day ago."""
+    await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
+    statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, now() + $8::interval)"""
+    values = (session.id, session.token_hash, session.kind, session.name, session.key_id, session.tenant_id, session.scopes)
+    await connection.execute(statement, *values, lifetime)
+
+
+async def mark_seen(connection: Connection, session_id: UUID) -> None:
+    await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
+
+
+async def revoke_session(connection: Connection, session_id: UUID) -> None:
+    await connection.execute("UPDATE console_session SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", session_id)

@@ -1,0 +1,45 @@
+// Improves pages that work without it: local times, copy buttons, questions before acts.
+(() => {
+  "use strict";
+  const zone = new Intl.DateTimeFormat(undefined, {
+    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+  });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+  // <time datetime>: in the viewer's zone; `data-format="clock"` leaves the date out. The title keeps UTC.
+  const showTime = (element) => {
+    const at = new Date(element.dateTime);
+    if (!Number.isNaN(at.getTime())) {
+      element.textContent = (element.dataset.format === "clock" ? clock : zone).format(at);
+    }
+  };
+
+  const improve = (root) => {
+    root.querySelectorAll("time[datetime]").forEach(showTime);
+    root.querySelectorAll("[data-copy][hidden]").forEach((button) => { button.hidden = false; });
+    root.querySelectorAll("form[data-submit-at-once]").forEach((form) => form.requestSubmit());
+  };
+
+  const copy = async (button) => {
+    const label = button.textContent;
+    try {
+      // `data-copy=""` copies the address of the page.
+      await navigator.clipboard.writeText(button.dataset.copy || location.href);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied";
+    }
+    setTimeout(() => { button.textContent = label; }, 1500);
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+  });
+  document.addEventListener("submit", (event) => {
+    const question = event.target.dataset.confirm;
+    if (question && !window.confirm(question)) event.preventDefault();
+  }, true);
+  document.addEventListener("htmx:load", (event) => improve(event.detail.elt));
+  improve(document);
+})();

@@ -1,0 +1,39 @@
+"""Reads forms (application/x-www-form-urlencoded) and query strings."""
+
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+
+from app.errors import MalformedBody, UnsupportedMediaType
+
+_MEDIA_TYPE = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 500
+
+ParameterValues = dict[str, list[str]]
+"""Maps each parameter's name to all its values, including empty ones, so that every name is checked."""
+
+
+def parse_fields(encoded: str) -> ParameterValues:
+    """Parses a form or a query string. Raises MalformedBody."""
+    try:
+        pairs = parse_qsl(encoded, errors="strict", max_num_fields=_MAX_FIELDS, keep_blank_values=True)
+    except UnicodeDecodeError:
+        raise MalformedBody("A parameter is not UTF-8.") from None
+    except ValueError:
+        raise MalformedBody(f"There are more than {_MAX_FIELDS} parameters.") from None
+    fields: ParameterValues = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+async def read_form_body(request: Request) -> ParameterValues:
+    """Parses the form in the body. Raises UnsupportedMediaType or MalformedBody."""
+    body = await request.body()
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if body and media_type != _MEDIA_TYPE:
+        raise UnsupportedMediaType(f"Send the body as `Content-Type: {_MEDIA_TYPE}`.")
+    try:
+        return parse_fields(body.decode("ascii"))
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not a valid form: it contains characters that must be percent-encoded.") from None

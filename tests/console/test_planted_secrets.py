@@ -1,0 +1,76 @@
+"""What is typed into the console appears in no log, span, metric or clear column. Every route is tried, with wrong values, too.
+
+A route of a page needs no row here: `REQUESTS` has only forms, and a GET is tried for each route.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from app.console.router import ROUTERS
+from app.tenants.caller import COMMAND_LINE
+from app.tenants.scopes import Scope
+from tests.api.test_secrets import InstrumentedGateway, every_cell, instrumented
+from tests.console.conftest import browser, cookie_of
+
+PLANTED = "pl4nted-s3cret"
+KEY, STRAY, TOKEN, IN_PATH = (f"{PLANTED}-{name}" for name in ("k3y", "stray", "t0ken", "path"))
+PATH_VALUES = {"digest": "0" * 16, "asset": "console.js"}
+# By form, what is sent to it. A field of the form that may hold a secret is named. Each form also gets STRAY_FIELDS.
+REQUESTS: dict[str, list[dict[str, str]]] = {
+    "POST /console/login": [{"key": KEY}, {"key": f"cgk_000000000000_{KEY}", "next": f"/console/{STRAY}"}],
+    "POST /console/logout": [{}],
+}
+STRAY_FIELDS = {STRAY: STRAY, "key": STRAY, "name": STRAY}
+
+
+@pytest.fixture
+async def watched(database_url: str) -> AsyncIterator[InstrumentedGateway]:
+    async with instrumented(database_url) as running:
+        yield running
+
+
+def routes() -> list[str]:
+    return [f"{method} {route.path}" for router in ROUTERS for route in router.routes for method in route.methods]  # type: ignore[attr-defined]
+
+
+def test_every_form_is_tried() -> None:
+    assert {route for route in routes() if not route.startswith("GET ")} == REQUESTS.keys()
+
+
+async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, database_url: str) -> None:
+    gateway = watched.gateway
+    tenant = await gateway.add_tenant(with_account=False)
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+    answers, cookies = [], []
+    named = {"tenant_id": tenant.id} | PATH_VALUES
+    for route in routes():
+        method, template = route.split(" ")
+        paths = [
+            re.sub(r"{(\w+)(?::\w+)?}", lambda found: named.get(found[1], str(uuid4())), template),
+            re.sub(r"{(\w+)(?::\w+)?}", IN_PATH, template),
+        ]
+        cookies.append(await cookie_of(gateway, key))
+        for http in (await browser(gateway, cookies[-1]), await browser(gateway, TOKEN), await browser(gateway)):
+            for path in paths:
+                queries = ("", f"?q={STRAY}&next={STRAY}&cursor={STRAY}&tenant={STRAY}")
+                sent = [*REQUESTS.get(route, []), STRAY_FIELDS]
+                answers += [await http.get(path + query) for query in queries] if method == "GET" else []
+                answers += [await http.post(path, data=fields) for fields in sent] if method == "POST" else []
+    assert {200, 303, 401} <= {answer.status_code for answer in answers}
+
+    metrics = (await gateway.clients[0].get("/metrics")).text
+    spans = "".join(span.to_json() for span in watched.spans.get_finished_spans())
+    stored = await every_cell(database_url)
+    assert "console.login" in stored
+    assert "/console/login" in watched.log.getvalue()
+    for secret in (KEY, STRAY, TOKEN, IN_PATH, key, key.split("_", 2)[2], *cookies):
+        assert secret not in watched.log.getvalue(), secret
+        assert secret not in spans, secret
+        assert secret not in metrics, secret
+        assert secret not in stored, secret
+        assert secret.encode().hex() not in stored, secret
+    for secret in (KEY, TOKEN, key, *cookies):
+        assert not [answer.url for answer in answers if secret in answer.text], secret

@@ -1,0 +1,244 @@
+"""Login, logout, and when a session ends: with its key, after a time, and at the person's wish. Who sees and acts."""
+
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.console.access import COOKIE, local_path
+from app.tenants.caller import COMMAND_LINE
+from app.tenants.scopes import Scope
+from tests.console.conftest import LogIn, Person, browser, cookie_of, text_of
+from tests.support.clients import http_client
+from tests.support.gateway import Gateway, running_gateway, settings_for
+
+PAGE = "/session"
+
+
+async def execute(gateway: Gateway, statement: str, **values: object) -> list[Any]:
+    async with gateway.database.begin() as session:
+        result: Any = await session.execute(text(statement), values)
+        return list(result) if result.returns_rows else []
+
+
+async def is_logged_in(person: Person) -> bool:
+    answer = await person.get(PAGE)
+    assert answer.status_code in (200, 303)
+    return answer.status_code == 200
+
+
+async def test_an_operators_key_logs_in_and_the_cookie_is_kept_from_scripts_and_other_sites(gateway: Gateway) -> None:
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+    http = await browser(gateway)
+    answer = await http.post("/console/login", data={"key": f" {key} ", "next": "/console/session?x=1"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/session?x=1")
+    cookie = answer.headers["Set-Cookie"]
+    attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
+    assert cookie.startswith(f"{COOKIE}=")
+    assert COOKIE.startswith("__Host-")
+    assert {"httponly", "secure", "samesite=strict", "path=/", "max-age=43200"} <= attributes
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_cookies_value_is_stored_nowhere(gateway: Gateway, log_in: LogIn) -> None:
+    person = await log_in()
+    token = person.http.headers["Cookie"].partition("=")[2]
+    rows = await execute(gateway, "SELECT console_session::text FROM console_session")
+    assert rows
+    assert token not in str(rows)
+    assert token.encode().hex() not in str(rows)
+
+
+async def test_a_page_without_a_session_leads_to_the_login_and_back(gateway: Gateway) -> None:
+    http = await browser(gateway)
+    for path in ("/console/session?a=1&b=%C3%A9", "/console"):
+        answer = await http.get(path)
+        assert answer.status_code == 303
+        login = await http.get(answer.headers["Location"])
+        assert login.status_code == 200
+        wanted = re.search(r'name="next" value="([^"]+)"', login.text)
+        assert wanted
+        assert wanted[1].replace("&amp;", "&") == path
+    assert (await http.get("/console/session", headers={"HX-Request": "true"})).headers["HX-Redirect"] == "/console/login"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/v1/calls",
+        "/consolex",
+        "/console\\x",
+        "/console/ x",
+        "/console/\nx",
+        "/console/login?next=/console/login",
+        "javascript:alert(1)",
+        "",
+    ],
+)
+def test_the_login_leads_to_no_other_site(text: str) -> None:
+    assert local_path(text) == "/console"
+
+
+async def test_a_wrong_key_is_refused_and_says_nothing_about_it(gateway: Gateway, log_in: LogIn) -> None:
+    known = (await log_in()).key
+    http = await browser(gateway)
+    texts = set()
+    for key in ("", "cgk_000000000000_x", known + "x", "é" * 500, known.rpartition("_")[0]):
+        answer = await http.post("/console/login", data={"key": key})
+        assert answer.status_code == 401
+        assert "Set-Cookie" not in answer.headers
+        assert not key or key not in answer.text
+        texts.add(text_of(answer))
+    assert len(texts) == 1
+    assert "unknown, expired or revoked" in texts.pop()
+
+
+async def test_login_attempts_are_limited(database_url: str) -> None:
+    async with running_gateway(settings_for(database_url, key_attempts=3)) as gateway:
+        http = await browser(gateway)
+        answers = [await http.post("/console/login", data={"key": f"cgk_wrong_{number}"}) for number in range(5)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+    assert int(answers[-1].headers["Retry-After"]) > 0
+    assert "Try again in" in text_of(answers[-1])
+
+
+async def test_logout_ends_the_session_for_whoever_has_its_cookie(gateway: Gateway, log_in: LogIn) -> None:
+    person = await log_in()
+    thief = await browser(gateway, person.http.headers["Cookie"].partition("=")[2])
+    assert (await thief.get("/console/session")).status_code == 200
+    answer = await person.post("/logout")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    assert "Max-Age=0" in answer.headers["Set-Cookie"]
+    assert (await thief.get("/console/session")).status_code == 303
+    assert (await person.post("/logout")).status_code == 303
+
+
+async def test_login_and_logout_are_in_the_audit_log(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant(with_account=False)
+    person = await log_in(tenant.id)
+    await person.post("/logout")
+    rows = await execute(
+        gateway,
+        "SELECT action, actor_kind, actor_name, request_id IS NOT NULL FROM audit_event "
+        "WHERE tenant_id = :tenant AND action ~ '^console' ORDER BY at",
+        tenant=tenant.id,
+    )
+    assert [tuple(row) for row in rows] == [
+        ("console.login", "key", person.key_id, True),
+        ("console.logout", "key", person.key_id, True),
+    ]
+
+
+@pytest.mark.parametrize("change", ["revoked_at = now()", "expires_at = now()"])
+async def test_a_session_ends_with_its_key(gateway: Gateway, log_in: LogIn, change: str) -> None:
+    person, other = await log_in(), await log_in()
+    await execute(gateway, f"UPDATE api_key SET {change} WHERE prefix = :key", key=person.key_id)  # noqa: S608
+    assert not await is_logged_in(person)
+    assert await is_logged_in(other)
+
+
+async def test_scopes_are_those_of_the_key_now(gateway: Gateway, log_in: LogIn) -> None:
+    person = await log_in()
+    await execute(gateway, "UPDATE api_key SET scopes = '{admin}' WHERE prefix = :key", key=person.key_id)
+    answer = await person.get(PAGE)
+    assert answer.status_code == 403
+    assert "the scope read" in text_of(answer)
+
+
+async def test_an_unused_session_ends_and_a_used_one_ends_later(gateway: Gateway, log_in: LogIn) -> None:
+    used, unused, old, polled = [await log_in() for _ in range(4)]
+    shift = (
+        "UPDATE console_session SET seen_at = seen_at - :by * interval '1 second', expires_at = expires_at - :by * "
+        "interval '1 second' WHERE key_id = (SELECT id FROM api_key WHERE prefix = :key)"
+    )
+    for person in (used, polled):
+        await execute(gateway, shift, by=3500, key=person.key_id)
+    assert await is_logged_in(used)
+    # A page that renews itself does not keep the session.
+    assert (await polled.get(PAGE, headers={"HX-Request": "true"})).status_code == 200
+    for person in (used, polled):
+        await execute(gateway, shift, by=3500, key=person.key_id)
+    assert await is_logged_in(used)
+    assert not await is_logged_in(polled)
+    await execute(gateway, shift, by=3601, key=unused.key_id)
+    assert not await is_logged_in(unused)
+    await execute(gateway, "UPDATE console_session SET expires_at = now() WHERE name = :key", key=old.key_id)
+    assert not await is_logged_in(old)
+
+
+async def test_sessions_that_ended_long_ago_are_deleted(gateway: Gateway, log_in: LogIn) -> None:
+    old = await log_in()
+    expire = "UPDATE console_session SET expires_at = now() - interval '25 hours' WHERE name = :key"
+    await execute(gateway, expire, key=old.key_id)
+    await log_in()
+    assert not await execute(gateway, "SELECT id FROM console_session WHERE name = :key", key=old.key_id)
+
+
+async def test_the_tenant_of_a_suspended_tenants_session_sees_and_does_not_act(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant(with_account=False)
+    person = await log_in(tenant.id)
+    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    assert await is_logged_in(person)
+    assert (await person.post("/logout")).status_code == 303
+
+
+async def test_the_session_page_names_the_client(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant(with_account=False)
+    own, operator = await log_in(tenant.id, Scope.READ), await log_in()
+    page = text_of(await own.get(PAGE))
+    assert tenant.id in page
+    assert own.key_id in page
+    assert "every tenant" in text_of(await operator.get(PAGE))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "null"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "file://127.0.0.1"},
+        {"Origin": "own", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "own", "Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_a_forged_origin_is_refused_and_changes_nothing(gateway: Gateway, log_in: LogIn, headers: dict[str, str]) -> None:
+    person = await log_in()
+    sent = {name: gateway.url if value == "own" else value for name, value in headers.items()}
+    async with http_client(base_url=gateway.url, headers={"Cookie": person.http.headers["Cookie"]} | sent) as http:
+        for path, data in (("/console/logout", {}), ("/console/login", {"key": person.key})):
+            answer = await http.post(path, data=data)
+            assert answer.status_code == 403
+            assert "does not come from the console" in text_of(answer)
+            assert "Set-Cookie" not in answer.headers
+    assert await is_logged_in(person)
+
+
+async def test_a_key_without_read_can_still_log_out(log_in: LogIn) -> None:
+    person = await log_in(None, Scope.ADMIN)
+    assert (await person.get(PAGE)).status_code == 403
+    assert (await person.post("/logout")).headers["Location"] == "/console/login"
+
+
+async def test_an_api_key_opens_no_page(gateway: Gateway, log_in: LogIn) -> None:
+    person = await log_in()
+    async with http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {person.key}"}) as http:
+        assert (await http.get("/console/session")).status_code == 303
+    for value in ("x", "x" * 10_000, "é"):
+        async with http_client(base_url=gateway.url, headers={"Cookie": f"{COOKIE}={value}".encode()}) as http:
+            assert (await http.get("/console/session")).status_code == 303
+
+
+async def test_the_cookie_opens_no_route_of_the_api(log_in: LogIn) -> None:
+    person = await log_in()
+    assert (await person.http.get("/v1/admin/tenants")).status_code == 401
+
+
+async def test_the_cookie_of_a_login_is_new_each_time(gateway: Gateway, log_in: LogIn) -> None:
+    person = await log_in()
+    assert len({await cookie_of(gateway, person.key) for _ in range(3)}) == 3
