@@ -16,7 +16,7 @@ class Link:
 
 
 # In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
-NAVIGATION: Final[tuple[Link, ...]] = ()
+NAVIGATION: Final[tuple[Link, ...]] = (Link("SIP check", f"{CONSOLE_PREFIX}/sip"),)
 SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 

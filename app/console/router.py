@@ -7,6 +7,7 @@ from app.console.access import console_router
 from app.console.assets import assets
 from app.console.navigation import first_page
 from app.console.sessions import router as sessions_router
+from app.console.sip import router as sip_router
 from app.errors import RouteNotFound
 from app.http.routes import needs, public
 from app.tenants.scopes import Scope
@@ -40,4 +41,4 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     return Response(content, media_type=found.media_type, headers=headers)
 
 
-ROUTERS: tuple[APIRouter, ...] = (router, sessions_router.router)
+ROUTERS: tuple[APIRouter, ...] = (router, sessions_router.router, sip_router.router)

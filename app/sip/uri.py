@@ -165,14 +165,19 @@ def _check_lengths(text: str, report: Report) -> None:
     report.closed = report.has_error
 
 
-def _presentable(text: str) -> str:
-    """Returns the text for display: without anything that may be a password, truncated, encodable as UTF-8."""
+def password_span(text: str) -> tuple[int, int] | None:
+    """Returns the range of what may be a password, in any text; None if there is none."""
     start = 0
     if text[:5].lower().startswith(("sip:", "sips:")):
         start = text.index(":") + 1
     colon, at = text.find(":", start), text.rfind("@")
-    if 0 <= colon < at and "@" not in text[start:colon]:
-        text = f"{text[: colon + 1]}***{text[at:]}"
+    return (colon + 1, at) if 0 <= colon < at and "@" not in text[start:colon] else None
+
+
+def _presentable(text: str) -> str:
+    """Returns the text for display: without anything that may be a password, truncated, encodable as UTF-8."""
+    if span := password_span(text):
+        text = f"{text[: span[0]]}***{text[span[1] :]}"
     if len(text) > ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT:
         text = f"{text[: ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT]}…"
     return text.encode("utf-8", "backslashreplace").decode()

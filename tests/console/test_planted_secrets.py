@@ -22,6 +22,7 @@ PATH_VALUES = {"digest": "0" * 16, "asset": "console.js"}
 REQUESTS: dict[str, list[dict[str, str]]] = {
     "POST /console/login": [{"key": KEY}, {"key": f"cgk_000000000000_{KEY}", "next": f"/console/{STRAY}"}],
     "POST /console/logout": [{}],
+    "POST /console/sip": [{"address": f"sip:{STRAY}:{KEY}@example.com"}, {"address": f"{STRAY}:{KEY}@{STRAY} {STRAY}"}],
 }
 STRAY_FIELDS = {STRAY: STRAY, "key": STRAY, "name": STRAY}
 

@@ -1,0 +1,24 @@
+"""Takes a SIP address apart. The address is in the body of a POST, so that no log, history or referrer has it."""
+
+from fastapi import Request, Response
+
+from app.console.access import SentFormDep, console_router
+from app.console.rendering import page
+from app.console.sip.view import view_of
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = console_router("/sip")
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def show_sip_form(request: Request) -> Response:
+    return page(request, "sip/check.html", view=None)
+
+
+@router.post("")
+@needs(Scope.READ, clients="any")
+async def check_address(request: Request, form: SentFormDep) -> Response:
+    """Shows the parts of the address and the findings about it. Stores nothing, and asks nobody."""
+    return page(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))

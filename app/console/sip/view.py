@@ -1,0 +1,159 @@
+"""What the page of a SIP address shows: the address with its findings marked in it, its parts, and a verdict. Pure."""
+
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from app.sip import Finding, Severity, SipUri
+from app.sip.escapes import Pairs
+from app.sip.uri import ADDRESS_LENGTH_LIMIT, HEADERS_LENGTH_LIMIT, password_span
+
+MASK: Final = "•••"
+"""Stands for a password, whatever its length."""
+SHOWN_LENGTH: Final = ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT
+"""Characters of an address that are shown: those that a valid one may have, and one more of each part."""
+_EXCERPT_LENGTH: Final = 60
+_BY_SEVERITY: Final = tuple(Severity)
+# Categories of Unicode: control, format, surrogate, private use, unassigned, and line and paragraph separators.
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of the address and the numbers of the findings about it. A finding that something is missing has no text."""
+
+    text: str
+    numbers: tuple[int, ...] = ()
+    severity: Severity | None = None
+    """The gravest of the findings."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedFinding:
+    """A finding as it is listed below the address. `number` is the mark's, from 1 on."""
+
+    number: int
+    code: str
+    severity: Severity
+    detail: str
+    excerpt: str
+    """The text that it is about, without a password; empty if something is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressView:
+    segments: tuple[Segment, ...]
+    hidden_length: int
+    """Characters at the end that are not shown."""
+    findings: tuple[NumberedFinding, ...]
+    valid: bool
+    verdict: str
+    parts: tuple[tuple[str, str], ...]
+    """Name and value of each part that was found, without parameters and headers."""
+    parameters: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    repeatable: str
+    """The address for the form's field; with a masked password if it has one."""
+
+
+def view_of(text: str) -> AddressView:
+    """Parses an address, which need not be valid, and returns what the page shows of it."""
+    uri = SipUri.parse(text)
+    span = password_span(text)
+    findings = tuple(
+        NumberedFinding(number, found.code, found.severity, found.detail, _excerpt(text, found, span))
+        for number, found in enumerate(uri.findings, start=1)
+    )
+    return AddressView(
+        segments=tuple(_segments(text, uri.findings, span)),
+        hidden_length=max(0, len(text) - SHOWN_LENGTH),
+        findings=findings,
+        valid=uri.valid,
+        verdict=_verdict(uri.findings),
+        parts=tuple(_parts(uri)),
+        parameters=tuple(_pairs(uri.uri_parameters)),
+        headers=tuple(_pairs(uri.headers)),
+        repeatable=text if span is None else f"{text[: span[0]]}***{text[span[1] :]}",
+    )
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    errors = sum(found.severity is Severity.ERROR for found in findings)
+    others = len(findings) - errors
+    if errors:
+        return f"Calls to this address are refused: {_count(errors, 'error')}."
+    if others:
+        return f"Calls to this address are sent to Twilio. {_count(others, 'finding')} to read first."
+    return "Calls to this address are sent to Twilio. Nothing was found."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] | None) -> Iterator[Segment]:
+    """Yields the text in pieces, each within the same findings. The password is one masked piece."""
+    masked_from, masked_to = password or (0, 0)
+    end = min(len(text), SHOWN_LENGTH)
+    cuts = {0, end, masked_from, masked_to, *(found.start for found in findings), *(found.end for found in findings)}
+    in_order = sorted(cut for cut in cuts if 0 <= cut <= end and not masked_from < cut < masked_to)
+    for start, stop in zip(in_order, [*in_order[1:], end], strict=True):
+        if missing := _numbers(findings, partial(_is_missing_at, start)):
+            yield Segment("", missing, _gravest(findings, missing))
+        if start == stop:
+            continue
+        numbers = _numbers(findings, partial(_is_about, start, stop))
+        shown = MASK if masked_from <= start < masked_to else visible(text[start:stop])
+        yield Segment(shown, numbers, _gravest(findings, numbers) if numbers else None)
+
+
+def _is_missing_at(place: int, found: Finding) -> bool:
+    return found.start == found.end == place
+
+
+def _is_about(start: int, stop: int, found: Finding) -> bool:
+    return found.start < stop and found.end > start
+
+
+def _numbers(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
+    return tuple(number for number, found in enumerate(findings, start=1) if applies(found))
+
+
+def _gravest(findings: Sequence[Finding], numbers: Sequence[int]) -> Severity:
+    return min((findings[number - 1].severity for number in numbers), key=_BY_SEVERITY.index)
+
+
+def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str:
+    """Returns what the finding is about, shortened."""
+    start, end = found.start, found.end
+    if password is None or end <= password[0] or start >= password[1]:
+        shown = visible(text[start:end])
+    else:
+        shown = f"{visible(text[start : password[0]])}{MASK}{visible(text[password[1] : end])}"
+    return shown if len(shown) <= _EXCERPT_LENGTH else f"{shown[:_EXCERPT_LENGTH]}…"
+
+
+def _parts(uri: SipUri) -> Iterator[tuple[str, str]]:
+    password = None if uri.password is None else MASK
+    named = {"Scheme": uri.scheme, "User": uri.user, "Password": password, "Host": uri.host, "Port": uri.port}
+    return ((name, visible(str(value))) for name, value in named.items() if value is not None)
+
+
+def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    return ((visible(name), "(not UTF-8)" if value is None else visible(value)) for name, value in pairs)
+
+
+def visible(text: str) -> str:
+    """Returns the text with characters that a page does not show, or that change the order of others, as escapes."""
+    return "".join(_escaped(character) if _is_invisible(character) else character for character in text)
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _INVISIBLE or (character.isspace() and character != " ")
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
