@@ -5,7 +5,7 @@ import re
 
 from alembic import context
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.audit.models import AuditEvent
 from app.callbacks.models import Upgrade
@@ -16,7 +16,9 @@ from app.database.base import Base
 from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
+from app.database.partitions import make_partitions
 from app.deliveries.models import Delivery
+from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED
 from app.scheduling.models import Queue
 from app.settings import load_settings
 from app.tenants.models import Tenant
@@ -59,6 +61,16 @@ async def lock(connection: AsyncConnection) -> None:
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
+async def make_partitions_of_existing(session: AsyncSession) -> None:
+    """Makes the partitions of the coming months, so that a new installation has them before it has rows.
+
+    Postgres refuses a row that waits for the default partition while a worker attaches the row's own one.
+    """
+    for table in PARTITIONED:
+        if await session.scalar(text("SELECT to_regclass(:table)"), {"table": table}):
+            await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
+
+
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
     engine = make_engine(url, pool_size=2, session=MIGRATION_SETTINGS, statement_timeout_s=None)
@@ -67,6 +79,8 @@ async def main() -> None:
             await lock(locked)
             async with engine.connect() as connection:
                 await connection.run_sync(migrate)
+            async with AsyncSession(engine) as session, session.begin():
+                await make_partitions_of_existing(session)
     finally:
         await engine.dispose()
 
