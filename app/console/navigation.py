@@ -16,7 +16,10 @@ class Link:
 
 
 # In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
-NAVIGATION: Final[tuple[Link, ...]] = (Link("SIP check", f"{CONSOLE_PREFIX}/sip"),)
+NAVIGATION: Final[tuple[Link, ...]] = (
+    Link("Audit", f"{CONSOLE_PREFIX}/audit"),
+    Link("SIP check", f"{CONSOLE_PREFIX}/sip"),
+)
 SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 

@@ -5,6 +5,7 @@ from starlette.responses import RedirectResponse
 
 from app.console.access import console_router
 from app.console.assets import assets
+from app.console.audit import router as audit_router
 from app.console.navigation import first_page
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
@@ -41,4 +42,9 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     return Response(content, media_type=found.media_type, headers=headers)
 
 
-ROUTERS: tuple[APIRouter, ...] = (router, sessions_router.router, sip_router.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    router,
+    sessions_router.router,
+    audit_router.router,
+    sip_router.router,
+)

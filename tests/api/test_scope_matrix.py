@@ -157,6 +157,7 @@ login   -read   3xx     -read   3xx     3xx     3xx     GET /console
 401     401     401     401     401     401     401     POST /console/login
 login   login   login   login   login   login   login   POST /console/logout
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/audit
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/sip
 401     -read   2xx     -read   2xx     2xx     2xx     POST /console/sip
 """

@@ -1,0 +1,34 @@
+"""The page of the audit log, over the use case of `GET /v1/admin/audit-events`."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+
+from app.audit.service import AuditLog
+from app.console.access import ConsoleClientDep, console_router
+from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
+from app.console.reads import PAGE_SIZE, PageReads
+from app.console.rendering import page
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = console_router("/audit")
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def list_audit_events(request: Request, client: ConsoleClientDep, query: Annotated[AuditQuery, Depends()]) -> Response:
+    """Lists who changed what, newest first. A tenant's session lists the changes of its own tenant only."""
+    filters, faults = query.read(client.tenant_id)
+    log = AuditLog(PageReads(request.state.database))
+    events, cursor = ([], None) if faults else await log.list(filters, limit=PAGE_SIZE)
+    return page(
+        request,
+        "audit/list.html",
+        status=422 if faults else 200,
+        lines=[AuditLine.of(event) for event in events],
+        query=query,
+        faults=faults,
+        actions=ACTIONS,
+        next_page=query.page_at(cursor),
+    )

@@ -1,0 +1,122 @@
+"""What the page of the audit log shows: its filters, and each event in words. Pure."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, get_args
+from urllib.parse import urlencode
+
+from app.audit.events import AuditAction
+from app.audit.service import read_audit_cursor
+from app.audit.store import AuditFilter, AuditRow
+from app.console.times import read_form_time
+from app.http.operations import CONSOLE_PREFIX
+
+ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
+PATH: Final = f"{CONSOLE_PREFIX}/audit"
+_MAX_LENGTH: Final = 256
+_DEEDS: Final = {
+    "create": "created",
+    "update": "changed",
+    "add": "added",
+    "revoke": "revoked",
+    "delete": "deleted",
+    "cancel": "calls canceled",
+    "release": "released",
+    "rotate": "encrypted again",
+    "retry": "sent again",
+    "replay": "sent again since",
+    "login": "logged in",
+    "logout": "logged out",
+    "reveal": "revealed",
+    "end": "ended",
+}
+_ACTORS: Final = {"cli": "command", "apply": "callgate apply", "key": "API key", "link": "one-time link", "oidc": "person"}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """The filters as the form has them, and the place of the page in the list."""
+
+    tenant: str = ""
+    actor: str = ""
+    action: str = ""
+    since: str = ""
+    until: str = ""
+    cursor: str = ""
+
+    def read(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
+        """Returns what to list, and the fault of each filter that cannot be read, by its name.
+
+        `tenant_id` limits the list whatever the filters say; None: all tenants.
+        """
+        faults: dict[str, str] = {}
+        values: dict[str, str | None] = {}
+        for name, text in {"tenant": self.tenant, "actor": self.actor, "action": self.action}.items():
+            if "\x00" in text or len(text) > _MAX_LENGTH:
+                faults[name] = "No such value exists."
+            else:
+                values[name] = text or None
+        times: dict[str, datetime | None] = {}
+        for name, text in {"since": self.since, "until": self.until}.items():
+            try:
+                times[name] = read_form_time(text)
+            except ValueError:
+                faults[name] = "Give a time in UTC, such as 2026-11-28T09:30."
+        before = read_audit_cursor(self.cursor) if self.cursor else None
+        if self.cursor and before is None:
+            faults["cursor"] = "This is no page of the list: it begins with the newest event."
+        filters = AuditFilter(
+            tenant_id=tenant_id if tenant_id is not None else values.get("tenant"),
+            actor_name=values.get("actor"),
+            action=values.get("action"),
+            since=times.get("since"),
+            until=times.get("until"),
+            before=before,
+        )
+        return filters, faults
+
+    def page_at(self, cursor: str | None) -> str | None:
+        """Returns the address of the page that begins at a cursor, with the same filters; None without a cursor."""
+        return None if cursor is None else self._address(cursor)
+
+    @property
+    def first_page(self) -> str | None:
+        """The address of the first page; None if this is the first."""
+        return self._address("") if self.cursor else None
+
+    def _address(self, cursor: str) -> str:
+        fields = {"tenant": self.tenant, "actor": self.actor, "action": self.action, "since": self.since, "until": self.until}
+        given = {name: value for name, value in {**fields, "cursor": cursor}.items() if value}
+        return f"{PATH}?{urlencode(given)}" if given else PATH
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """An event of the list."""
+
+    at: datetime
+    actor_kind: str
+    actor_name: str | None
+    action: str
+    deed: str
+    """The action in words, such as "credential revoked"."""
+    tenant_id: str | None
+    subject: str
+    changed: str
+    request_id: str | None
+
+    @classmethod
+    def of(cls, row: AuditRow) -> "AuditLine":
+        noun, _, verb = row.action.rpartition(".")
+        deed = f"{noun.replace('_', ' ')} {_DEEDS.get(verb, verb)}".strip()
+        return cls(
+            at=row.at.astimezone(UTC),
+            actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
+            actor_name=row.actor_name,
+            action=row.action,
+            deed=deed.removeprefix("console "),
+            tenant_id=row.tenant_id,
+            subject=row.subject,
+            changed=", ".join(row.changed),
+            request_id=row.request_id,
+        )

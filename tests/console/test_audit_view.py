@@ -1,0 +1,69 @@
+"""The page of the audit log: its filters, and what it says of an event."""
+
+from datetime import UTC, datetime
+from typing import get_args
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+import pytest
+
+from app.audit.events import AuditAction
+from app.audit.service import CURSOR
+from app.audit.store import AuditFilter, AuditRow
+from app.console.audit.view import AuditLine, AuditQuery
+
+AT = datetime(2026, 11, 28, 12, 0, 31, tzinfo=UTC)
+
+
+def row(action: str, **members: object) -> AuditRow:
+    values = {"changed": [], "tenant_id": "support", "request_id": None, "actor_name": "cgk_0123456789ab"} | members
+    return AuditRow(UUID(int=7), AT, "key", action=action, subject="support", **values)  # type: ignore[arg-type]
+
+
+def test_the_filters_are_read_and_the_session_limits_them() -> None:
+    query = AuditQuery(
+        tenant="other", actor="root", action="key.create", since="2026-11-28T09:30", until="2026-11-28T10:30+01:00"
+    )
+    since = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
+    expected = AuditFilter("other", "root", "key.create", since, since)
+    assert query.read(None) == (expected, {})
+    assert query.read("support")[0].tenant_id == "support"
+    assert AuditQuery().read(None) == (AuditFilter(), {})
+    assert AuditQuery().read("support") == (AuditFilter(tenant_id="support"), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("since", "yesterday"), ("until", "0001-01-01T00:00+14:00"), ("tenant", "a\x00b"), ("actor", "x" * 300), ("cursor", "x")],
+)
+def test_a_filter_that_cannot_be_read_is_named(name: str, text: str) -> None:
+    _, faults = AuditQuery(**{name: text}).read(None)
+    assert faults.keys() == {name}
+    assert text not in faults[name]
+
+
+def test_the_next_page_keeps_the_filters() -> None:
+    query = AuditQuery(tenant="support & co", action="key.create")
+    cursor = "A" * 32
+    assert CURSOR.fullmatch(cursor)
+    address = query.page_at(cursor)
+    assert address
+    assert parse_qs(urlsplit(address).query) == {
+        "tenant": ["support & co"],
+        "action": ["key.create"],
+        "cursor": [cursor],
+    }
+    assert query.first_page is None
+    assert AuditQuery(cursor=cursor).first_page == "/console/audit"
+    assert query.page_at(None) is None
+
+
+def test_an_event_is_described_in_words() -> None:
+    line = AuditLine.of(row("tenant.update", changed=["suspended", "name"]))
+    assert (line.deed, line.changed, line.actor_kind) == ("tenant changed", "suspended, name", "API key")
+    assert AuditLine.of(row("sip_credential.delete")).deed == "sip credential deleted"
+
+
+@pytest.mark.parametrize("action", get_args(AuditAction))
+def test_every_action_has_words(action: str) -> None:
+    assert AuditLine.of(row(action)).deed != action.replace(".", " ")
