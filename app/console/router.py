@@ -9,6 +9,8 @@ from app.console.audit import router as audit_router
 from app.console.navigation import first_page
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
+from app.console.tenants import router as tenants_router
+from app.console.tenants.acts import router as tenant_acts_router
 from app.errors import RouteNotFound
 from app.http.routes import needs, public
 from app.tenants.scopes import Scope
@@ -45,6 +47,8 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 ROUTERS: tuple[APIRouter, ...] = (
     router,
     sessions_router.router,
+    tenants_router.router,
+    tenant_acts_router.router,
     audit_router.router,
     sip_router.router,
 )

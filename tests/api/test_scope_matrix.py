@@ -157,6 +157,16 @@ login   -read   3xx     -read   3xx     3xx     3xx     GET /console
 401     401     401     401     401     401     401     POST /console/login
 login   login   login   login   login   login   login   POST /console/logout
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
+login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
+401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants
+login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{tenant_id}
+401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/suspend
+401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/resume
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials
+401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/tenants/{tenant_id}/credentials/{credential_id}/revoke
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/tenants/{tenant_id}/keys
+401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/tenants/{tenant_id}/keys/{key_id}/revoke
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/audit
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/sip
 401     -read   2xx     -read   2xx     2xx     2xx     POST /console/sip
@@ -197,6 +207,11 @@ BODIES: dict[str, Any] = {
 FORMS: dict[str, dict[str, str]] = {
     path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
     for path in (f"POST {TWILIO}/Calls", f"POST {TWILIO}/Calls.json")
+} | {
+    "POST /console/tenants": {"id": "matrix-2", "name": "Matrix"},
+    "POST /console/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "e" * 32, "auth_token": "t"},
+    "POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t2"},
+    "POST /console/tenants/{tenant_id}/keys": {"once": str(uuid4()), "scopes": "admin"},
 }
 
 

@@ -17,11 +17,32 @@ from tests.console.conftest import browser, cookie_of
 
 PLANTED = "pl4nted-s3cret"
 KEY, STRAY, TOKEN, IN_PATH = (f"{PLANTED}-{name}" for name in ("k3y", "stray", "t0ken", "path"))
-PATH_VALUES = {"digest": "0" * 16, "asset": "console.js"}
+SID, KEY_SID, ONCE = "AC" + "e" * 32, "SK" + "e" * 32, str(uuid4())
+PATH_VALUES = {"digest": "0" * 16, "asset": "console.js", "account_sid": SID}
 # By form, what is sent to it. A field of the form that may hold a secret is named. Each form also gets STRAY_FIELDS.
 REQUESTS: dict[str, list[dict[str, str]]] = {
     "POST /console/login": [{"key": KEY}, {"key": f"cgk_000000000000_{KEY}", "next": f"/console/{STRAY}"}],
     "POST /console/logout": [{}],
+    "POST /console/tenants": [{"id": "planted", "name": "x"}, {"id": f"{STRAY} x", "name": "x"}],
+    "POST /console/tenants/{tenant_id}/suspend": [{}],
+    "POST /console/tenants/{tenant_id}/resume": [{}],
+    "POST /console/tenants/{tenant_id}/accounts": [
+        {"account_sid": SID, "auth_token": KEY},
+        {"account_sid": SID, "key_sid": KEY_SID, "secret": KEY},  # conflicts
+        {"account_sid": STRAY, "key_sid": STRAY, "secret": f"{KEY} x"},
+        {"account_sid": SID, "auth_token": KEY, "base_url": f"https://user:{STRAY}@api.twilio.com"},
+    ],
+    "POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials": [
+        {"key_sid": KEY_SID, "secret": KEY},
+        {"auth_token": f"{KEY} x"},
+        {"auth_token": KEY, "secret": KEY},
+    ],
+    "POST /console/tenants/{tenant_id}/credentials/{credential_id}/revoke": [{}],
+    "POST /console/tenants/{tenant_id}/keys": [
+        {"once": ONCE, "scopes": "read", "name": "x"},
+        {"once": STRAY, "scopes": STRAY, "expires_at": STRAY, "format": STRAY},
+    ],
+    "POST /console/tenants/{tenant_id}/keys/{key_id}/revoke": [{}],
     "POST /console/sip": [{"address": f"sip:{STRAY}:{KEY}@example.com"}, {"address": f"{STRAY}:{KEY}@{STRAY} {STRAY}"}],
 }
 STRAY_FIELDS = {STRAY: STRAY, "key": STRAY, "name": STRAY}

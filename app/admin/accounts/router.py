@@ -33,6 +33,7 @@ from app.http.problems import responses
 from app.http.routes import needs
 from app.scheduling.administration import PaceAdministration
 from app.scheduling.pace_limits import UNLIMITED
+from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
 
 router = admin_router()
@@ -45,6 +46,12 @@ _TWILIOS_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE
 AccountSid = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=WITHOUT_NUL)
 ]
+
+
+def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
+    """Raises OperatorKeyRequired if a tenant's own key names another host than Twilio's, which would receive its secrets."""
+    if new.base_url is not None and not _TWILIOS_URL.fullmatch(new.base_url):
+        require_operator(client, "use another base_url than https:// and a host of twilio.com")
 
 
 async def pace_administration(request: Request, actor: ActorDep) -> PaceAdministration:
@@ -98,8 +105,7 @@ async def create_account(
     base_url, the answer is 409 `already-exists`: another secret is added as a credential of the account.
     """
     new = parse_body(NewAccount, body)
-    if new.base_url is not None and not _TWILIOS_URL.fullmatch(new.base_url):
-        require_operator(client, "use another base_url than https:// and a host of twilio.com")
+    require_allowed_base_url(client, new)
     account, credentials, created = await administration.create_account(
         tenant_id, account_sid=new.account_sid, secret=new.plain_secret, key_sid=new.key_sid or None, base_url=new.base_url
     )

@@ -1,0 +1,27 @@
+"""Which tenant a person may act for. A tenant's session reaches its own tenant only; an operator's reaches all."""
+
+from uuid import UUID
+
+from app.errors import TenantNotFound
+from app.tenants.administration import TENANT_ID
+from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.scopes import ALL_SCOPES, Scope
+
+Client = Caller | OperatorCaller
+
+
+def reachable_tenant(client: Client, tenant_id: str) -> str:
+    """Returns the tenant's id, which need not exist. Raises TenantNotFound for another tenant than the session's."""
+    if client.tenant_id not in (None, tenant_id) or not TENANT_ID.fullmatch(tenant_id):
+        raise TenantNotFound
+    return tenant_id
+
+
+def caller_in(client: Client, tenant_id: str) -> Caller:
+    """Returns the client as a caller that acts for this tenant. Raises TenantNotFound."""
+    reachable_tenant(client, tenant_id)
+    if isinstance(client, Caller):
+        return client
+    # An operator's `admin` includes every scope within a tenant.
+    scopes = ALL_SCOPES if Scope.ADMIN in client.scopes else client.scopes
+    return Caller(tenant_id, client.key_id or UUID(int=0), client.name, False, scopes, kind=client.kind)

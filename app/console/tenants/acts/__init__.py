@@ -1,0 +1,1 @@
+"""What changes a tenant's accounts, credentials and API keys."""

@@ -1,0 +1,114 @@
+"""The forms of a tenant's accounts, credentials and API keys. Only the page that answers the creation of a key shows it."""
+
+from uuid import UUID
+
+from fastapi import Request, Response
+from starlette.responses import RedirectResponse
+
+from app.admin.access import parse_body
+from app.admin.accounts.router import require_allowed_base_url
+from app.admin.accounts.schemas import NewAccount, NewCredential
+from app.admin.keys.schemas import NewKey
+from app.console.access import ConsoleClientDep, SentFormDep, console_router
+from app.console.rendering import page
+from app.console.tenants.forms import (
+    ACCOUNT_FIELDS,
+    CREDENTIAL_FIELDS,
+    KEY_FIELDS,
+    filled,
+    key_body,
+    once_of,
+    refused,
+)
+from app.console.tenants.router import AdministrationDep, ShownTenantDep, render_tenant
+from app.console.tenants.view import tenant_path
+from app.errors import CallgateError, ResourceNotFound
+from app.http.routes import needs
+from app.tenants.errors import OperatorError
+from app.tenants.scopes import Scope
+
+router = console_router("/tenants/{tenant_id}")
+
+
+@router.post("/accounts")
+@needs(Scope.ADMIN, clients="any")
+async def create_account(
+    request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, tenants: AdministrationDep, form: SentFormDep
+) -> Response:
+    """Adds an account with its first credential. The secret is stored encrypted and never shown."""
+    try:
+        new = parse_body(NewAccount, filled(form, ACCOUNT_FIELDS))
+        require_allowed_base_url(client, new)
+        await tenants.create_account(
+            tenant_id,
+            account_sid=new.account_sid,
+            secret=new.plain_secret,
+            key_sid=new.key_sid or None,
+            base_url=new.base_url,
+        )
+    except (CallgateError, OperatorError) as error:
+        return await render_tenant(request, tenant_id, account=refused(form, ACCOUNT_FIELDS, error))
+    return _back(tenant_id)
+
+
+@router.post("/accounts/{account_sid}/credentials")
+@needs(Scope.ADMIN, clients="any")
+async def create_credential(
+    request: Request, tenant_id: ShownTenantDep, account_sid: str, tenants: AdministrationDep, form: SentFormDep
+) -> Response:
+    """Adds a credential, which is tried after the account's other ones."""
+    try:
+        new = parse_body(NewCredential, filled(form, CREDENTIAL_FIELDS))
+        await tenants.create_credential(
+            tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
+        )
+    except (CallgateError, OperatorError) as error:
+        state = refused(form, CREDENTIAL_FIELDS, error)
+        return await render_tenant(request, tenant_id, credential=(account_sid, state))
+    return _back(tenant_id)
+
+
+@router.post("/credentials/{credential_id}/revoke")
+@needs(Scope.ADMIN, clients="any")
+async def revoke_credential(tenant_id: ShownTenantDep, credential_id: str, tenants: AdministrationDep) -> Response:
+    """Revokes the credential: it is never used again. Callbacks that are signed with it are refused."""
+    try:
+        wanted = UUID(credential_id)
+    except ValueError:
+        raise ResourceNotFound("This tenant has no credential with this id.") from None
+    await tenants.revoke_credential(tenant_id, wanted)
+    return _back(tenant_id)
+
+
+@router.post("/keys")
+@needs(Scope.ADMIN, clients="any")
+async def create_key(
+    request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, tenants: AdministrationDep, form: SentFormDep
+) -> Response:
+    """Creates a key and shows it this once. The same form again, as by a reload, creates no second one."""
+    try:
+        new = parse_body(NewKey, key_body(form))
+        row, key = await tenants.create_key_once(
+            tenant_id,
+            name=new.name,
+            creator=client,
+            scopes=new.scopes,
+            expires_at=new.expires_at,
+            key_format=new.format,
+            idempotency_key=once_of(form),
+        )
+    except (CallgateError, OperatorError) as error:
+        return await render_tenant(request, tenant_id, key=refused(form, KEY_FIELDS, error))
+    return page(request, "tenants/key.html", row=row, key=key, tenant_path=tenant_path(tenant_id))
+
+
+@router.post("/keys/{key_id}/revoke")
+@needs(Scope.ADMIN, clients="any")
+async def revoke_key(tenant_id: ShownTenantDep, key_id: str, tenants: AdministrationDep) -> Response:
+    """Revokes the key, so that it is refused from now on."""
+    await tenants.revoke_key(key_id.replace("\x00", ""), tenant_id=tenant_id)
+    return _back(tenant_id)
+
+
+def _back(tenant_id: str) -> Response:
+    return RedirectResponse(tenant_path(tenant_id), status_code=303)

@@ -1,0 +1,118 @@
+"""The forms of tenants: the body of the admin API that a form stands for, and a form that was refused. Pure.
+
+The models of the admin API check the bodies, so that a form and a request are refused for the same reasons.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from app.admin.problems import problem_for
+from app.console.times import read_form_time
+from app.errors import (
+    AlreadyExists,
+    CallgateError,
+    FieldError,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    OperatorKeyRequired,
+    ScopeRequired,
+)
+from app.tenants.errors import OperatorError
+
+SECRET_FIELDS: Final = frozenset({"auth_token", "secret"})
+"""Fields whose values are never shown again."""
+_AT_THE_FORM: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
+# Instead of the API's texts, which name patterns.
+_TEXTS: Final = {
+    "id": "Use lower-case letters, digits and -, at most 63, and a letter or digit first.",
+    "account_sid": "Give AC and 32 hexadecimal digits.",
+    "key_sid": "Give SK and 32 hexadecimal digits.",
+    "name": "Give a name of at most 200 characters.",
+    "auth_token": "Give 1 to 256 printable ASCII characters without spaces.",
+    "secret": "Give 1 to 256 printable ASCII characters without spaces.",
+    "scopes": "Choose at least one.",
+    "expires_at": "Give a time in the future, in UTC, such as 2027-01-31T12:00.",
+}
+_CREDENTIAL_FORM: Final = "Give either the auth token, or the SID and the secret of an API key."
+
+
+class Fields(Protocol):
+    """The fields of a form that was sent."""
+
+    def text(self, name: str) -> str: ...
+
+    def all(self, name: str) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FormState:
+    """What a form shows: the values that were typed, and what is wrong with them."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    scopes: tuple[str, ...] = ("call", "read")
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """By field."""
+    fault: str | None = None
+    """What is wrong with the form as a whole."""
+    status: int = 200
+
+    def value(self, name: str) -> str:
+        return self.values.get(name, "")
+
+    @property
+    def is_refused(self) -> bool:
+        return self.status != 200
+
+
+def refused(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+    """Returns the form with what is wrong, at its field if the error names one. Raises an error that is not about the form."""
+    problem = problem_for(error) if isinstance(error, OperatorError) else error
+    if not isinstance(problem, _AT_THE_FORM):
+        raise problem
+    faults = {fault.pointer.strip("/").partition("/")[0]: fault for fault in problem.field_errors}
+    at_fields = {name: _text(name, fault) for name, fault in faults.items() if name in names}
+    elsewhere = [_text(name, fault) for name, fault in faults.items() if name not in names]
+    return FormState(
+        values={name: form.text(name) for name in names if name not in SECRET_FIELDS},
+        scopes=tuple(form.all("scopes")),
+        faults=at_fields,
+        fault=" ".join(elsewhere) or (None if at_fields else problem.detail),
+        status=problem.status,
+    )
+
+
+def _text(name: str, fault: FieldError) -> str:
+    if fault.code == "credential_form":
+        return _CREDENTIAL_FORM
+    return _TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
+
+
+def filled(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the fields that are filled in."""
+    return {name: value for name in names if (value := form.text(name))}
+
+
+TENANT_FIELDS: Final = ("id", "name")
+ACCOUNT_FIELDS: Final = ("account_sid", "auth_token", "key_sid", "secret", "base_url")
+CREDENTIAL_FIELDS: Final = ("auth_token", "key_sid", "secret")
+KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
+
+
+def once_of(form: Fields) -> str:
+    """Returns the idempotency key of the form for a new key: reloading the answer creates no second key."""
+    try:
+        return str(UUID(form.text("once")))
+    except ValueError:
+        raise InvalidRequest("Open the page again: the form is incomplete.") from None
+
+
+def key_body(form: Fields) -> dict[str, Any]:
+    """Returns the body of a new key. Raises InvalidRequest for a time that cannot be read."""
+    body = filled(form, ("name", "format")) | {"scopes": form.all("scopes")}
+    try:
+        expires_at = read_form_time(form.text("expires_at"))
+    except ValueError:
+        raise InvalidRequest(field_errors=(FieldError("/expires_at", "not_rfc_3339", "is no time"),)) from None
+    return body if expires_at is None else body | {"expires_at": expires_at.isoformat()}

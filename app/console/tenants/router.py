@@ -1,0 +1,124 @@
+"""The pages of tenants, and what suspends and creates them. The forms of a tenant's accounts and keys are in `acts`."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import Depends, Request, Response
+from starlette.responses import RedirectResponse
+
+from app.admin.access import parse_body
+from app.admin.tenants.schemas import NewTenant
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router
+from app.console.rendering import page
+from app.console.tenancy import reachable_tenant
+from app.console.tenants import store
+from app.console.tenants.forms import TENANT_FIELDS, FormState, filled, refused
+from app.console.tenants.view import PATH, TenantView, state_of, tenant_path
+from app.errors import CallgateError, TenantNotFound
+from app.http.routes import needs
+from app.security.keyring import Keyring
+from app.tenants.administration import TenantAdministration
+from app.tenants.errors import OperatorError
+from app.tenants.scopes import Scope
+
+router = console_router("/tenants")
+
+
+async def shown_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
+    """Returns the tenant's id, which need not exist. Raises TenantNotFound."""
+    return reachable_tenant(client, tenant_id)
+
+
+ShownTenantDep = Annotated[str, Depends(shown_tenant)]
+
+
+async def administration(request: Request, actor: ConsoleActorDep) -> TenantAdministration:
+    keyring: Keyring = request.state.keyring
+    return TenantAdministration(request.state.database, keyring, actor)
+
+
+AdministrationDep = Annotated[TenantAdministration, Depends(administration)]
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def list_tenants(request: Request, client: ConsoleClientDep, after: str = "") -> Response:
+    """Lists tenants by id. A tenant's session is led to its own tenant."""
+    if client.tenant_id is not None:
+        return RedirectResponse(tenant_path(client.tenant_id), status_code=303)
+    return await _show_list(request, FormState(), after=after.replace("\x00", ""))
+
+
+async def _show_list(request: Request, form: FormState, *, after: str = "") -> Response:
+    rows, has_more = await store.list_tenant_rows(request.state.database, after=after)
+    return page(
+        request,
+        "tenants/list.html",
+        status=form.status,
+        tenants=[(row, state_of(row), tenant_path(row.id)) for row in rows],
+        next_after=rows[-1].id if has_more else None,
+        is_first=not after,
+        form=form,
+    )
+
+
+@router.post("")
+@needs(Scope.ADMIN, clients="operator")
+async def create_tenant(request: Request, tenants: AdministrationDep, form: SentFormDep) -> Response:
+    try:
+        new = parse_body(NewTenant, filled(form, TENANT_FIELDS))
+        tenant, _ = await tenants.ensure_tenant(new.id, new.settings)
+    except (CallgateError, OperatorError) as error:
+        return await _show_list(request, refused(form, TENANT_FIELDS, error))
+    return RedirectResponse(tenant_path(tenant.id), status_code=303)
+
+
+@router.get("/{tenant_id}")
+@needs(Scope.READ, clients="any")
+async def show_tenant(request: Request, tenant_id: ShownTenantDep) -> Response:
+    return await render_tenant(request, tenant_id)
+
+
+async def render_tenant(
+    request: Request,
+    tenant_id: str,
+    *,
+    account: FormState | None = None,
+    credential: tuple[str, FormState] | None = None,
+    key: FormState | None = None,
+) -> Response:
+    """Renders the page of a tenant. A form that was refused is open; `credential` has the account of its form, too."""
+    details = await store.find_details(request.state.database, tenant_id)
+    if details is None:
+        raise TenantNotFound
+    account_sid, of_credential = credential or ("", FormState())
+    forms = (account or FormState(), of_credential, key or FormState())
+    return page(
+        request,
+        "tenants/tenant.html",
+        status=next((form.status for form in forms if form.is_refused), 200),
+        view=TenantView.of(details, datetime.now(UTC)),
+        account_form=forms[0],
+        credential_form=forms[1],
+        credential_account=account_sid,
+        blank_form=FormState(),
+        key_form=forms[2],
+        scopes=[scope.value for scope in Scope],
+        once=str(uuid4()),
+    )
+
+
+@router.post("/{tenant_id}/suspend")
+@needs(Scope.ADMIN, clients="operator")
+async def suspend_tenant(tenant_id: ShownTenantDep, tenants: AdministrationDep) -> Response:
+    """Refuses creations of the tenant from now on. Its records stay readable."""
+    await tenants.suspend_tenant(tenant_id, suspended=True)
+    return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
+
+
+@router.post("/{tenant_id}/resume")
+@needs(Scope.ADMIN, clients="operator")
+async def resume_tenant(tenant_id: ShownTenantDep, tenants: AdministrationDep) -> Response:
+    await tenants.suspend_tenant(tenant_id, suspended=False)
+    return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)

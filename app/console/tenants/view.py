@@ -1,0 +1,82 @@
+"""What the page of a tenant shows. Secrets are not in the rows that it is made of. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+from app.console.tenants.store import MAX_LISTED, TenantDetails
+from app.console.words import hours_text, pace_text, target_of
+from app.http.operations import CONSOLE_PREFIX
+from app.scheduling.hours import read_hours
+from app.scheduling.pace_limits import UNLIMITED
+from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, KeyState, TenantRow
+
+PATH: Final = f"{CONSOLE_PREFIX}/tenants"
+
+
+def tenant_path(tenant_id: str) -> str:
+    return f"{PATH}/{quote(tenant_id, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    row: AccountRow
+    pace: str
+    credentials: list[CredentialRow]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    row: KeyRow
+    state: KeyState
+    scopes: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    tenant: TenantRow
+    path: str
+    state: str
+    max_in_flight: str
+    callback_target: str | None
+    callback_events: str
+    hours: str | None
+    accounts: list[AccountView]
+    keys: list[KeyView]
+    """Active ones first, the newest first."""
+    details: TenantDetails
+    is_cut: bool
+    """Whether there may be more of a kind than the page shows."""
+
+    @classmethod
+    def of(cls, details: TenantDetails, now: datetime) -> "TenantView":
+        tenant = details.tenant
+        listed = (details.accounts, details.keys, details.sip_credentials, details.workloads)
+        return cls(
+            tenant=tenant,
+            path=tenant_path(tenant.id),
+            state=state_of(tenant),
+            max_in_flight="that of the process" if tenant.max_in_flight is None else f"{tenant.max_in_flight:,}",
+            callback_target=target_of(tenant.status_callback),
+            callback_events=", ".join(tenant.status_callback_events or ("completed",)),
+            hours=None if tenant.hours is None else hours_text(read_hours(tenant.hours)),
+            accounts=[_account(account, details) for account in details.accounts],
+            keys=_keys(details.keys, now),
+            details=details,
+            is_cut=any(len(rows) == MAX_LISTED for rows in listed),
+        )
+
+
+def state_of(tenant: TenantRow) -> str:
+    return "active" if tenant.suspended_at is None else "suspended"
+
+
+def _account(account: AccountRow, details: TenantDetails) -> AccountView:
+    own = [credential for credential in details.credentials if credential.account_id == account.id]
+    return AccountView(account, pace_text(details.paces.get(account.id, UNLIMITED)), own)
+
+
+def _keys(rows: list[KeyRow], now: datetime) -> list[KeyView]:
+    views = [KeyView(row, row.state_at(now), ", ".join(row.scopes)) for row in reversed(rows)]
+    return sorted(views, key=lambda view: view.state != "active")

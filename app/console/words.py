@@ -1,0 +1,45 @@
+"""Settings in words: a pace, hours, and where a URL leads. Pure."""
+
+from urllib.parse import urlsplit
+
+from app.scheduling.hours import DAYS, Hours
+from app.scheduling.pace_limits import PaceLimits, plain_number
+
+
+def pace_text(pace: PaceLimits) -> str:
+    parts = []
+    if pace.calls_per_second is not None:
+        parts.append(f"{plain_number(pace.calls_per_second)} a second, bursts of {pace.burst}")
+    if pace.max_concurrent is not None:
+        parts.append(f"{pace.max_concurrent:,} at the same time")
+    return ", ".join(parts) or "not limited"
+
+
+def hours_text(hours: Hours | None) -> str | None:
+    """Returns the hours, such as "mon–fri 09:00–18:00, Europe/Berlin"; None without hours."""
+    if hours is None:
+        return None
+    times = hours.to_json()
+    return f"{_days_text(hours.days)} {times['from']}–{times['to']}, {hours.time_zone}"
+
+
+def _days_text(days: tuple[str, ...]) -> str:
+    if len(days) == len(DAYS):
+        return "every day"
+    first = DAYS.index(days[0])
+    is_run = len(days) > 2 and DAYS[first : first + len(days)] == days
+    return f"{days[0]}–{days[-1]}" if is_run else ", ".join(days)
+
+
+def target_of(url: str | None) -> str | None:
+    """Returns where a delivery goes, without what may be a secret: user, password, and query."""
+    if url is None:
+        return None
+    try:
+        split = urlsplit(url)
+        host, port = split.hostname or "", split.port
+    except ValueError:
+        return "a URL that cannot be read"
+    place = f"[{host}]" if ":" in host else host
+    query = "?…" if split.query else ""
+    return f"{split.scheme}://{place}{'' if port is None else f':{port}'}{split.path}{query}"
