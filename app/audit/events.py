@@ -28,6 +28,7 @@ AuditAction = Literal[
     "delivery.replay",
     "grants.release",
     "secrets.rotate",
+    "console.link",
     "console.login",
     "console.logout",
 ]

@@ -14,6 +14,7 @@ from app.cli import (
     apply,
     audit,
     callbacks,
+    console,
     doctor,
     hours,
     keys,
@@ -58,6 +59,7 @@ app.add_typer(sip_credentials.sip_credentials, name="sip-credentials")
 queue_calls.register(queues.queues)
 app.add_typer(queues.queues, name="queues")
 app.add_typer(workloads.workloads, name="workloads")
+app.add_typer(console.console, name="console")
 app.add_typer(secrets.secrets, name="secrets")
 app.command()(apply.apply)
 app.command()(audit.audit)

@@ -66,6 +66,7 @@ async def _run_dev(
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
+        await _print_console(settings, running)
         typer.echo("\nOther `callgate` commands in this folder use this database. Ctrl-C stops everything.")
         await stop.wait()
 
@@ -119,7 +120,9 @@ async def _run_demo(
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
-        typer.echo(f"  Log        {folder.demo_log}\n")
+        typer.echo(f"  Log        {folder.demo_log}")
+        await _print_console(settings, running)
+        typer.echo()
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
             key = await prepare_tenant(administration, state["tenants"], folder)
@@ -167,6 +170,22 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
         typer.echo(f"             (port {API_PORT} is in use by another process: adjust the commands in the docs)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {database_location}")
+
+
+async def _print_console(settings: Settings, running: RunningStack) -> None:
+    """Prints a link to the console that logs an operator in once."""
+    from app.cli.console import login_address
+    from app.database.connection import SESSION_SETTINGS, Connector
+    from app.database.pool import Pool
+
+    if not settings.console:
+        return
+    pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
+    try:
+        address = await login_address(pool, running.api_url)
+    finally:
+        await pool.close()
+    typer.echo(f"  Console    {address}\n             (logs you in, once; `callgate console link` prints another)")
 
 
 def _curl_command(api_url: str, key: str) -> str:

@@ -155,6 +155,8 @@ login   -read   3xx     -read   3xx     3xx     3xx     GET /console
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/static/{digest}/{asset}
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/login
 401     401     401     401     401     401     401     POST /console/login
+2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/link/{link}
+401     401     401     401     401     401     401     POST /console/link
 login   login   login   login   login   login   login   POST /console/logout
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
@@ -186,6 +188,7 @@ PATH_PARAMETERS = {
     "sid": "RE" + "0" * 32,
     "digest": "0" * 16,
     "asset": "console.css",
+    "link": "x",
 }
 FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
 BODIES: dict[str, Any] = {

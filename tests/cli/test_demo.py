@@ -22,7 +22,7 @@ from tests.cli.running import (
     run,
     running,
 )
-from tests.support.clients import http_get
+from tests.support.clients import http_get, http_post
 
 API = r"API +(http://127\.0\.0\.1:(\d+))"
 
@@ -89,6 +89,19 @@ def test_another_port_is_used_and_printed_if_the_default_is_in_use(demo: Process
     assert found[2] != "8000"
     assert http_get(f"{found[1]}/livez").json() == {"status": "ok"}
     assert http_get(f"{found[1]}/docs").status_code == 200
+
+
+def test_the_printed_link_logs_an_operator_in_once(demo: Process, shared_state_dir: Path) -> None:
+    address = demo.wait_for(r"Console +(http://127\.0\.0\.1:\d+/console/link/[\w-]+)\n")[1]
+    base, _, link = address.rpartition("/console/link/")
+    another = run("console", "link", environment=environment(shared_state_dir)).stdout.strip()
+    assert re.fullmatch(rf"{base}/console/link/[\w-]+", another)
+    assert another != address
+    assert link in http_get(address).text
+    answers = [http_post(f"{base}/console/link", data={"link": link}, headers={"Origin": base}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 401]
+    cookie = answers[0].headers["Set-Cookie"].partition(";")[0]
+    assert "every tenant" in http_get(f"{base}/console/session", headers={"Cookie": cookie}).text
 
 
 def test_the_printed_command_places_a_call(demo: Process) -> None:

@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 
+from app.audit.events import command_actor
 from app.console.router import ROUTERS
+from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import InstrumentedGateway, every_cell, instrumented
@@ -23,6 +25,7 @@ PATH_VALUES = {"digest": "0" * 16, "asset": "console.js", "account_sid": SID}
 REQUESTS: dict[str, list[dict[str, str]]] = {
     "POST /console/login": [{"key": KEY}, {"key": f"cgk_000000000000_{KEY}", "next": f"/console/{STRAY}"}],
     "POST /console/logout": [{}],
+    "POST /console/link": [{"link": KEY}],
     "POST /console/tenants": [{"id": "planted", "name": "x"}, {"id": f"{STRAY} x", "name": "x"}],
     "POST /console/tenants/{tenant_id}/suspend": [{}],
     "POST /console/tenants/{tenant_id}/resume": [{}],
@@ -83,16 +86,23 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
                 answers += [await http.post(path, data=fields) for fields in sent] if method == "POST" else []
     assert {200, 303, 401} <= {answer.status_code for answer in answers}
 
+    link = await add_login_link(gateway.database, command_actor())
+    anyone = await browser(gateway)
+    assert link in (await anyone.get(f"/console/link/{link}")).text
+    answers.append(await anyone.post("/console/link", data={"link": link}))
+    cookies.append(answers[-1].headers["Set-Cookie"].partition("=")[2].partition(";")[0])
+    assert answers[-1].status_code == 303
+
     metrics = (await gateway.clients[0].get("/metrics")).text
     spans = "".join(span.to_json() for span in watched.spans.get_finished_spans())
     stored = await every_cell(database_url)
     assert "console.login" in stored
     assert "/console/login" in watched.log.getvalue()
-    for secret in (KEY, STRAY, TOKEN, IN_PATH, key, key.split("_", 2)[2], *cookies):
+    for secret in (KEY, STRAY, TOKEN, IN_PATH, key, key.split("_", 2)[2], *cookies, link):
         assert secret not in watched.log.getvalue(), secret
         assert secret not in spans, secret
         assert secret not in metrics, secret
         assert secret not in stored, secret
         assert secret.encode().hex() not in stored, secret
-    for secret in (KEY, TOKEN, key, *cookies):
+    for secret in (KEY, TOKEN, key, *cookies, link):
         assert not [answer.url for answer in answers if secret in answer.text], secret

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from app.audit.events import Actor
 from app.console.access import COOKIE, local_path
+from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, Person, browser, cookie_of, text_of
@@ -242,3 +244,33 @@ async def test_the_cookie_opens_no_route_of_the_api(log_in: LogIn) -> None:
 async def test_the_cookie_of_a_login_is_new_each_time(gateway: Gateway, log_in: LogIn) -> None:
     person = await log_in()
     assert len({await cookie_of(gateway, person.key) for _ in range(3)}) == 3
+
+
+async def test_a_link_logs_an_operator_in_once(gateway: Gateway) -> None:
+    link = await add_login_link(gateway.database, Actor("cli", "kate"))
+    http = await browser(gateway)
+    # Looking at the link does not use it up, and its value is no cookie.
+    for _ in range(2):
+        assert "works once" in text_of(await http.get(f"/console/link/{link}"))
+    for value in (link, f"link:{link}"):
+        assert (await (await browser(gateway, value)).get("/console/session")).status_code == 303
+    answers = [await http.post("/console/link", data={"link": link}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 401]
+    assert "used before" in text_of(answers[1])
+    person = await browser(gateway, answers[0].headers["Set-Cookie"].partition("=")[2].partition(";")[0])
+    assert "kate" in text_of(await person.get("/console/session"))
+    rows = await execute(gateway, "SELECT action, actor_kind FROM audit_event WHERE actor_name = 'kate' ORDER BY at")
+    assert [tuple(row) for row in rows] == [("console.link", "cli"), ("console.login", "link")]
+
+
+async def test_a_link_expires_and_cannot_be_guessed_or_forged(gateway: Gateway, log_in: LogIn) -> None:
+    link = await add_login_link(gateway.database, Actor("cli", "late"))
+    await execute(gateway, "UPDATE console_session SET expires_at = now() WHERE name = 'late'")
+    token = (await log_in()).http.headers["Cookie"].partition("=")[2]
+    http = await browser(gateway)
+    for wrong in (link, token, "", "x"):
+        assert (await http.post("/console/link", data={"link": wrong})).status_code == 401
+    fresh = await add_login_link(gateway.database, Actor("cli", "fresh"))
+    async with http_client(base_url=gateway.url, headers={"Origin": "https://evil.example"}) as other:
+        assert (await other.post("/console/link", data={"link": fresh})).status_code == 403
+    assert (await http.post("/console/link", data={"link": fresh})).status_code == 303

@@ -14,7 +14,8 @@ class ConsoleSession(Base):
     """A person who is logged in. The cookie's random value is stored as its SHA-256 only.
 
     The session of an API key has the tenant and the scopes of the key as they are at each request. Other sessions have those
-    of their login, in `tenant_id` (null: an operator's) and `scopes`.
+    of their login, in `tenant_id` (null: an operator's) and `scopes`. A one-time link is a row, too: when it is used, the
+    hash of the cookie takes the place of the link's.
     """
 
     __tablename__ = "console_session"

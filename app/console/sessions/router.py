@@ -18,12 +18,14 @@ from app.console.rendering import page
 from app.console.sessions.service import ConsoleSessions
 from app.errors import TooManyAttempts, Unauthorized
 from app.http.authentication import client_of_key
+from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import needs, public
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope, in_order
 
 router = console_router()
 
+_USED_LINK = "This link was used before, or has expired. Make a new one with `callgate console link`."
 _WRONG_KEY = "This API key is unknown, expired or revoked."
 
 
@@ -49,10 +51,31 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
     return await start_session(request, client, RedirectResponse(wanted, status_code=303))
 
 
+@router.get("/link/{link}")
+@public
+async def show_link(request: Request, link: str) -> Response:
+    """Shows a form that uses the one-time link. What only looks at links, such as a chat program, does not use it up."""
+    return page(request, "sessions/link.html", link=link)
+
+
+@router.post("/link")
+@public
+async def use_link(request: Request, form: SentFormDep) -> Response:
+    sessions: ConsoleSessions = request.state.console_sessions
+    token = await sessions.redeem(form.text("link"), request_id=request.state.request_id)
+    if token is None:
+        return page(request, "sessions/login.html", status=401, wanted=CONSOLE_PREFIX, fault=_USED_LINK)
+    return _set_cookie(RedirectResponse(CONSOLE_PREFIX, status_code=303), token, sessions)
+
+
 async def start_session(request: Request, client: Caller | OperatorCaller, response: Response) -> Response:
     """Returns the response with the cookie of a new session."""
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.start(client, request_id=request.state.request_id)
+    return _set_cookie(response, token, sessions)
+
+
+def _set_cookie(response: Response, token: str, sessions: ConsoleSessions) -> Response:
     lifetime_s = int(sessions.lifetime.total_seconds())
     response.set_cookie(COOKIE, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
     return response

@@ -1,6 +1,7 @@
 """Starts, finds and ends sessions of the console. Not aware of HTTP."""
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,13 +17,17 @@ from app.console.sessions.store import (
     add_session,
     find_session,
     mark_seen,
+    redeem_link,
     revoke_session,
 )
 from app.database.pool import Transactions
-from app.tenants.caller import Caller, CallerKind, OperatorCaller
-from app.tenants.scopes import in_order, known_scopes
+from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
+from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
-_MAX_TOKEN_LENGTH = 64
+LINK_LIFETIME = timedelta(minutes=15)
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+# No cookie contains it, so the stored form of a link is never that of a cookie.
+_LINK_MARK = "link:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,26 @@ class ConsoleSessions:
             await record(connection, actor, action="console.login", tenant_id=client.tenant_id, subject=str(session.id))
         return token
 
+    async def redeem(self, link: str, *, request_id: str) -> str | None:
+        """Starts the session of a one-time link and returns its cookie's value; None if the link was used or has expired."""
+        token = secrets.token_urlsafe(32)
+        async with self.database.transaction() as connection:
+            hashed = _hash(_LINK_MARK + link)
+            redeemed = await redeem_link(connection, hashed, token_hash=_hash(token), lifetime=self.lifetime)
+            if redeemed is None:
+                return None
+            session_id, name = redeemed
+            actor = Actor("link", name, request_id)
+            await record(connection, actor, action="console.login", tenant_id=None, subject=str(session_id))
+        return token
+
     async def find(self, token: str, *, is_use: bool) -> ActiveSession | None:
         """Returns the session of a cookie; None if there is none, or it has ended.
 
         `is_use` says whether the request is a person's, which delays the end of an unused session. A page that renews itself
         is not.
         """
-        if len(token) > _MAX_TOKEN_LENGTH:
+        if not _TOKEN.fullmatch(token):
             return None
         async with self.database.transaction() as connection:
             found = await find_session(connection, _hash(token), idle=self.idle)
@@ -86,9 +104,30 @@ class ConsoleSessions:
             await record(connection, actor, action="console.logout", tenant_id=client.tenant_id, subject=str(session.id))
 
 
+async def add_login_link(database: Transactions, actor: Actor) -> str:
+    """Returns the secret of a new one-time link, which logs an operator with all scopes in.
+
+    Until it is used, its row has the hash of the link. No cookie has this hash, so the row is not a session yet.
+    """
+    link = secrets.token_urlsafe(32)
+    session = NewSession(
+        id=uuid7(),
+        token_hash=_hash(_LINK_MARK + link),
+        kind="link",
+        name=actor.name or COMMAND_LINE.name,
+        key_id=None,
+        tenant_id=None,
+        scopes=[scope.value for scope in in_order(ALL_SCOPES)],
+    )
+    async with database.transaction() as connection:
+        await add_session(connection, session, lifetime=LINK_LIFETIME)
+        await record(connection, actor, action="console.link", tenant_id=None, subject=str(session.id))
+    return link
+
+
 def _hash(token: str) -> bytes:
     """Returns the stored form. The token is random, so a plain hash suffices."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _client_of(found: StoredSession) -> Caller | OperatorCaller:

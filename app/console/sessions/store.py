@@ -61,6 +61,17 @@ async def add_session(connection: Connection, session: NewSession, *, lifetime: 
     await connection.execute(statement, *values, lifetime)
 
 
+async def redeem_link(
+    connection: Connection, link_hash: bytes, *, token_hash: bytes, lifetime: timedelta
+) -> tuple[UUID, str] | None:
+    """Makes a session of a one-time link, and returns its id and its name; None if the link was used or has expired."""
+    statement = """UPDATE console_session
+        SET token_hash = $2, created_at = now(), seen_at = now(), expires_at = now() + $3::interval
+        WHERE token_hash = $1 AND kind = 'link' AND expires_at > now() RETURNING id, name"""
+    row = await connection.fetchrow(statement, link_hash, token_hash, lifetime)
+    return tuple(row) if row else None
+
+
 async def mark_seen(connection: Connection, session_id: UUID) -> None:
     await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
 
