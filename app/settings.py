@@ -154,6 +154,9 @@ class Settings(ConsoleSettings):
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="Days after which events of the audit log are deleted, a month at a time."
     )
+    rollup_retention_days: int = Field(
+        35, ge=8, le=36_500, description="Days after which the hourly figures that the console shows are deleted."
+    )
     workload_issuer: str | None = Field(
         None,
         min_length=1,

@@ -19,6 +19,7 @@ from app.database.heartbeats import WorkerHeartbeat
 from app.database.partitions import make_partitions
 from app.deliveries.models import Delivery
 from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED
+from app.rollups.models import Rollup, RollupProgress
 from app.scheduling.models import Queue
 from app.settings import load_settings
 from app.tenants.models import Tenant
@@ -26,7 +27,7 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _POLL_INTERVAL_S = 0.2
 # Importing the models registers all tables in Base.metadata.
-MODELS = (AuditEvent, Call, ConsoleSession, Delivery, Lease, Queue, Tenant, Upgrade, WorkerHeartbeat)
+MODELS = (AuditEvent, Call, ConsoleSession, Delivery, Lease, Queue, Rollup, RollupProgress, Tenant, Upgrade, WorkerHeartbeat)
 _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2})")
 
 

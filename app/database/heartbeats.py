@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Text, Uuid, func, text
@@ -35,6 +36,13 @@ async def delete_heartbeat(session: AsyncSession, worker: UUID) -> None:
     await session.execute(text("DELETE FROM worker_heartbeat WHERE id = :id"), {"id": worker})
 
 
+SUMMARY: Final = """
+    SELECT count(*) FILTER (WHERE seen_at > now() - interval '1 minute') AS running, max(seen_at) AS last_seen_at
+    FROM worker_heartbeat
+"""
+"""SQL that returns the columns of a WorkerSummary."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSummary:
     # Workers whose last heartbeat is less than a minute old.
@@ -44,7 +52,4 @@ class WorkerSummary:
 
 
 async def summarize_workers(session: AsyncSession) -> WorkerSummary:
-    row = await session.execute(
-        text("SELECT count(*) FILTER (WHERE seen_at > now() - interval '1 minute'), max(seen_at) FROM worker_heartbeat")
-    )
-    return WorkerSummary(*row.one())
+    return WorkerSummary(*(await session.execute(text(SUMMARY))).one())

@@ -25,6 +25,7 @@ from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
 from app.jobs.retain import Retention
+from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -35,6 +36,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
+_ROLL_UP_EVERY_S = 10.0
 _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _GUARD_EVERY_S = 15.0
@@ -91,6 +93,8 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
+    calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
+    rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
     jobs = [
         *polled,
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
@@ -100,13 +104,14 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
+        Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
         Job("expire_audit_default_partition", audit.expire_default_partitions, _RETENTION_EVERY_S),
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
-    if settings.retention_days is not None:
-        retention = Retention(state["database"], metrics, timedelta(days=settings.retention_days))
+    if calls_kept_for is not None:
+        retention = Retention(state["database"], metrics, calls_kept_for)
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs

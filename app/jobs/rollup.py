@@ -1,0 +1,56 @@
+"""Rolls up the figures of calls per minute and hour, which the console shows."""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from typing import Final
+
+import structlog
+
+from app.database.connection import Connection
+from app.database.engine import Database
+from app.rollups import store
+from app.rollups.periods import FIRST_SPAN, HOUR, MINUTE, MINUTES_ARE_KEPT_FOR, DuePeriod, due_periods
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_LONGEST_STEP_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RollUp:
+    database: Database
+    # How long hours are kept.
+    keep: timedelta
+    # How long calls are kept; None: for ever.
+    calls_kept_for: timedelta | None = None
+
+    async def step(self) -> bool:
+        """Rolls up periods that are due, for about _LONGEST_STEP_S. Returns whether more are due.
+
+        One worker does this at a time, in one transaction: what it has done is there as a whole or not at all.
+        """
+        async with self.database.transaction() as connection:
+            progress = await store.lock_progress(connection, first_span=FIRST_SPAN)
+            if progress is None or progress.now == progress.rolled_until:
+                return False
+            await store.sample_waiting(connection, progress.now)
+            due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
+            left = await self._roll_up(connection, due)
+            await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
+            kept_for = ((MINUTE, MINUTES_ARE_KEPT_FOR), (HOUR, self.keep))
+            await store.delete_expired(connection, now=progress.now, kept_for=kept_for)
+        return left is not None
+
+    async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
+        """Rolls up periods, and returns the first that was left for the next step. Those of one minute are done together."""
+        began = time.monotonic()
+        for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):
+            periods = list(together)
+            if index and time.monotonic() - began > _LONGEST_STEP_S:
+                return periods[0]
+            for each in periods:
+                if not await store.roll_up(connection, each.period):
+                    logger.warning("rollup_skipped", start=each.period.start.isoformat(), seconds=each.period.length.seconds)
+        return None

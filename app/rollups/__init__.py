@@ -1,0 +1,1 @@
+"""Figures of calls per minute and hour, for the plots of the console."""

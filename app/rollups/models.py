@@ -1,0 +1,64 @@
+"""Tables of the rolled-up figures, and how far they are rolled up."""
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import CheckConstraint, Index, Integer, SmallInteger, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+ALL_TENANTS: Final = ""
+"""The `tenant_id` of the rows that hold the figures of all tenants together."""
+
+
+class Rollup(Base):
+    """What became of the calls that one tenant, or all tenants, requested in one minute or hour.
+
+    Each figure is counted again from the calls themselves, at growing intervals, so it is replaced and never added to.
+    """
+
+    __tablename__ = "rollup"
+    __table_args__ = (CheckConstraint("seconds IN (60, 3600)", name="seconds"), Index(None, "seconds", "start"))
+
+    tenant_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    # The length of the period.
+    seconds: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    start: Mapped[datetime] = mapped_column(primary_key=True)
+
+    # Calls that were requested in the period, by their execution as it is now.
+    scheduled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    pending: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    not_started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    unknown: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Those of them that Twilio answered with a 5xx.
+    server_errors: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Callbacks of these calls, and the started calls that have had one.
+    callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    called_back: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Completed calls without a price, and the sum of the known prices by currency, as positive amounts.
+    unpriced: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    spent: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    # Calls by the time from the intent to Twilio's answer, in the buckets of LATENCY_BOUNDS_MS.
+    latency: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
+
+    # Deliveries that were written in the period, by their state as it is now.
+    delivered: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    gave_up: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    undelivered: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+    # The most scheduled calls that waited when it was looked at; null: nobody looked.
+    waiting: Mapped[int | None] = mapped_column(Integer)
+
+
+class RollupProgress(Base):
+    """The one row that a worker locks while it rolls up."""
+
+    __tablename__ = "rollup_progress"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
+    # What was due by then is rolled up.
+    rolled_until: Mapped[datetime]

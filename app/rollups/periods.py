@@ -1,0 +1,68 @@
+"""Decides which minutes and hours are rolled up again, and when. Pure.
+
+A call changes for a while after it was requested: its outcome, callbacks and price come later. So a period is counted again
+when its age has doubled: each call is read some sixteen times, however long it is kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+MINUTE: Final = timedelta(minutes=1)
+HOUR: Final = timedelta(hours=1)
+MINUTES_ARE_KEPT_FOR: Final = timedelta(hours=26)
+"""Minutes older than this are deleted."""
+FIRST_SPAN: Final = timedelta(days=7)
+"""How far back an installation begins that has calls already."""
+
+_MINUTE_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
+# 74: attempts at a delivery end after three days.
+_HOUR_AGES: Final = tuple(HOUR * hours for hours in (12, 24, 48, 74, 192, 384))
+_LONGEST: Final = timedelta(days=36_500)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Calls that are about to be deleted, or are already, are not counted again.
+_RETENTION_MARGIN: Final = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Period:
+    start: datetime
+    length: timedelta
+
+    @property
+    def end(self) -> datetime:
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DuePeriod:
+    """A period to be rolled up, and the minute at which that became due."""
+
+    due_at: datetime
+    period: Period
+
+
+def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta | None) -> list[DuePeriod]:
+    """Returns the periods that became due after `since` and by `until`, each once, in the order in which they became due.
+
+    The moments are whole minutes. `calls_kept_for`: older calls may be deleted, so their periods stay as they are.
+    """
+    since = max(since, until - FIRST_SPAN)
+    readable_for = _LONGEST if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
+    due: dict[Period, datetime] = {}
+    for length, ages, kept_for in ((MINUTE, _MINUTE_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_AGES, _LONGEST)):
+        oldest = until - min(kept_for, readable_for)
+        for age in ages:
+            for start in _starts(length, first=max(since - age + MINUTE, oldest), last=until - age):
+                period = Period(start, length)
+                due[period] = max(start + age, due.get(period, since))
+    return sorted(DuePeriod(due_at, period) for period, due_at in due.items())
+
+
+def _starts(length: timedelta, *, first: datetime, last: datetime) -> Iterator[datetime]:
+    """Yields the starts of the periods that start within the two moments."""
+    start = first + (_EPOCH - first) % length
+    while start <= last:
+        yield start
+        start += length

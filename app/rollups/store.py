@@ -1,0 +1,165 @@
+"""SQL that rolls up figures, on asyncpg alone. Functions run in the caller's transaction and never commit."""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from asyncpg import QueryCanceledError
+
+from app.calls.ids import first_id_at
+from app.database.connection import Connection
+from app.rollups.models import ALL_TENANTS
+from app.rollups.periods import Period
+from app.scheduling.accounts import accounts_of
+
+LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000)
+"""The buckets of latencies are: less than the first bound, between two bounds, and the last bound or more."""
+COUNTED: Final = 100_000
+"""The most waiting calls of one account that are counted."""
+_DELETED: Final = 10_000
+
+_BUCKETS: Final = tuple(f"bucket_{number}" for number in range(len(LATENCY_BOUNDS_MS) + 1))
+_OF_CALLS: Final = {
+    **{
+        name: f"count(*) FILTER (WHERE execution = '{name}')"
+        for name in ("scheduled", "pending", "started", "not_started", "unknown")
+    },
+    "server_errors": "count(*) FILTER (WHERE had_server_error)",
+    "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
+    "called_back": "count(*) FILTER (WHERE execution = 'started' AND cardinality(callbacks_seen) > 0)",
+    "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
+    **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKETS)},
+}
+_OF_DELIVERIES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
+_SUMMED: Final = (*_OF_CALLS, *_OF_DELIVERIES)
+_STORED: Final = tuple(name for name in _SUMMED if name not in _BUCKETS)
+
+_TENANT: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
+# Only a creation that became unknown can have been answered with a 5xx, so few events are read.
+_HAD_SERVER_ERROR: Final = """
+    CASE WHEN execution = 'unknown' OR settled_by IN ('callback', 'list', 'none_found') THEN EXISTS (
+        SELECT FROM call_event WHERE call_id = call.id AND at >= $1::timestamptz - interval '1 hour'
+            AND type = 'call.unknown' AND data @? '$.attempts[*] ? (@.status >= 500)'
+    ) ELSE false END
+"""
+# `pending_since` and `settled_at` are both Postgres's clock.
+_BUCKET: Final = f"""
+    CASE settled_by WHEN 'response' THEN width_bucket(
+        extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
+    ) END
+"""
+# $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds.
+ROLL_UP: Final = f"""
+    WITH part AS (
+        SELECT tenant_id, price_unit, sum(-price) AS spent, {", ".join(f"{sql} AS {name}" for name, sql in _OF_CALLS.items())}
+        FROM (
+            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_BUCKET} AS bucket,
+                {_HAD_SERVER_ERROR} AS had_server_error
+            FROM call WHERE id >= $3::uuid AND id < $4::uuid
+        ) AS requested GROUP BY tenant_id, price_unit
+    ), money AS (
+        SELECT tenant_id, jsonb_object_agg(price_unit, spent) AS spent FROM (
+            SELECT {_TENANT} AS tenant_id, coalesce(price_unit, '') AS price_unit, sum(spent) AS spent
+            FROM part WHERE spent IS NOT NULL GROUP BY GROUPING SETS ((tenant_id, price_unit), (price_unit))
+        ) AS by_currency GROUP BY tenant_id
+    ), figure AS (
+        SELECT tenant_id, {", ".join(_OF_CALLS)}, 0 AS delivered, 0 AS gave_up, 0 AS undelivered FROM part
+        UNION ALL
+        SELECT tenant.id, {", ".join("0" for _ in _OF_CALLS)}, written.*
+        FROM tenant CROSS JOIN LATERAL (
+            SELECT {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in _OF_DELIVERIES.values())}
+            FROM delivery WHERE delivery.tenant_id = tenant.id AND at >= $1::timestamptz AND at < $2::timestamptz
+            HAVING count(*) > 0
+        ) AS written
+        UNION ALL
+        SELECT tenant_id, {", ".join("0" for _ in _SUMMED)} FROM rollup
+        WHERE seconds = 60 AND start >= $1::timestamptz AND start < $2::timestamptz AND waiting > 0
+            AND tenant_id <> '{ALL_TENANTS}'
+    ), total AS (
+        SELECT {_TENANT} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED)}
+        FROM figure GROUP BY GROUPING SETS ((tenant_id), ())
+    )
+    INSERT INTO rollup (tenant_id, seconds, start, {", ".join(_STORED)}, latency, spent, waiting)
+    SELECT total.tenant_id, $5::int, $1::timestamptz, {", ".join(_STORED)}, ARRAY[{", ".join(_BUCKETS)}],
+        coalesce(money.spent, '{{}}'), (
+            SELECT max(waiting) FROM rollup AS minute WHERE minute.tenant_id = total.tenant_id AND minute.seconds = 60
+                AND minute.start >= $1::timestamptz AND minute.start < $2::timestamptz
+        )
+    FROM total LEFT JOIN money ON money.tenant_id = total.tenant_id
+    ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET
+        {", ".join(f"{name} = excluded.{name}" for name in (*_STORED, "latency", "spent"))},
+        waiting = greatest(rollup.waiting, excluded.waiting)
+"""
+_COUNT_WAITING: Final = f"""
+    {accounts_of("scheduled_dial")}, counted AS (
+        SELECT tenant_id, sum(number)::int AS number
+        FROM account JOIN twilio_account ON twilio_account.id = account.account_id CROSS JOIN LATERAL (
+            SELECT count(*) AS number FROM (
+                SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {COUNTED}
+            ) AS own
+        ) AS waiting GROUP BY tenant_id
+    )
+    INSERT INTO rollup (tenant_id, seconds, start, waiting)
+    SELECT {_TENANT}, 60, $1::timestamptz, coalesce(sum(number), 0)
+    FROM counted GROUP BY GROUPING SETS ((tenant_id), ())
+    ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET waiting = excluded.waiting
+"""
+_LOCK: Final = """
+    SELECT rolled_until, date_trunc('minute', clock_timestamp()) AS now FROM rollup_progress WHERE id = 1
+    FOR UPDATE SKIP LOCKED
+"""
+_DELETE: Final = f"""
+    DELETE FROM rollup WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_DELETED}
+    ))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RollupState:
+    """Until when everything is rolled up that was due, and the time by Postgres's clock, both as whole minutes."""
+
+    rolled_until: datetime
+    now: datetime
+
+
+async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:
+    """Locks the progress until the transaction ends. Returns None if another worker has it.
+
+    A new installation begins `first_span` ago.
+    """
+    await connection.execute(
+        """INSERT INTO rollup_progress (rolled_until) SELECT date_trunc('minute', clock_timestamp()) - $1::interval
+        WHERE NOT EXISTS (SELECT FROM rollup_progress) ON CONFLICT DO NOTHING""",
+        first_span,
+    )
+    row = await connection.fetchrow(_LOCK)
+    return None if row is None else RollupState(**row)
+
+
+async def record_progress(connection: Connection, rolled_until: datetime) -> None:
+    await connection.execute("UPDATE rollup_progress SET rolled_until = $1 WHERE id = 1", rolled_until)
+
+
+async def roll_up(connection: Connection, period: Period) -> bool:
+    """Counts the figures of a period for each tenant and for all. Returns False if that took too long."""
+    ids = first_id_at(period.start), first_id_at(period.end)
+    try:
+        async with connection.transaction():
+            await connection.execute(ROLL_UP, period.start, period.end, *ids, period.length // timedelta(seconds=1))
+    except QueryCanceledError:
+        return False
+    return True
+
+
+async def sample_waiting(connection: Connection, minute: datetime) -> None:
+    """Counts the scheduled calls that wait now, as a figure of that minute."""
+    await connection.execute(_COUNT_WAITING, minute)
+
+
+async def delete_expired(connection: Connection, *, now: datetime, kept_for: Sequence[tuple[timedelta, timedelta]]) -> None:
+    """Deletes periods of the given lengths that are older than they are kept, some at a time."""
+    for length, kept in kept_for:
+        await connection.execute(_DELETE, length // timedelta(seconds=1), now, kept)
