@@ -24,6 +24,8 @@ AuditAction = Literal[
     "queue.create",
     "queue.update",
     "queue.cancel",
+    "call.end",
+    "call.reveal",
     "delivery.retry",
     "delivery.replay",
     "grants.release",

@@ -6,6 +6,7 @@ from starlette.responses import RedirectResponse
 from app.console.access import console_router
 from app.console.assets import assets
 from app.console.audit import router as audit_router
+from app.console.calls import router as calls_router
 from app.console.navigation import first_page
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
@@ -47,6 +48,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 ROUTERS: tuple[APIRouter, ...] = (
     router,
     sessions_router.router,
+    calls_router.router,
     tenants_router.router,
     tenant_acts_router.router,
     audit_router.router,

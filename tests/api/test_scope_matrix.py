@@ -172,6 +172,12 @@ login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{te
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/audit
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/sip
 401     -read   2xx     -read   2xx     2xx     2xx     POST /console/sip
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/calls
+login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}
+login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}/live
+401     -admin  -admin  -read   4xx     2xx     -admin  POST /console/calls/{id_or_sid}/reveal
+401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/calls/{id_or_sid}/end
+401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/calls/{id_or_sid}/deliveries/{delivery_id}/retry
 """
 TWILIO = "/2010-04-01/Accounts/{account_sid}"
 SUBSCRIPTIONS = "UserDefinedMessageSubscriptions"

@@ -47,6 +47,9 @@ REQUESTS: dict[str, list[dict[str, str]]] = {
     ],
     "POST /console/tenants/{tenant_id}/keys/{key_id}/revoke": [{}],
     "POST /console/sip": [{"address": f"sip:{STRAY}:{KEY}@example.com"}, {"address": f"{STRAY}:{KEY}@{STRAY} {STRAY}"}],
+    "POST /console/calls/{id_or_sid}/reveal": [{}],
+    "POST /console/calls/{id_or_sid}/end": [{}],
+    "POST /console/calls/{id_or_sid}/deliveries/{delivery_id}/retry": [{}],
 }
 STRAY_FIELDS = {STRAY: STRAY, "key": STRAY, "name": STRAY}
 

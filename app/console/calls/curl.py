@@ -1,0 +1,34 @@
+"""Writes the command line that requests a call again. Pure."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+# Times that are in effect for the first request only.
+_TIMES: Final = ("not_before", "ring_by")
+
+
+def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
+    """Returns a command that requests a new call with these parameters. The shell has CALLGATE_URL and CALLGATE_KEY.
+
+    Secrets are never stored, so it has none. The times of a scheduled call are left out, because they have passed.
+    """
+    body = {name: value for name, value in parameters.items() if name not in _TIMES} | {"account_sid": account_sid}
+    lines = [
+        'curl "$CALLGATE_URL/v1/calls"',
+        '-H "Authorization: Bearer $CALLGATE_KEY"',
+        "-H 'Content-Type: application/json'",
+        f"-d {shlex.quote(json.dumps(body, ensure_ascii=False, indent=2))}",
+    ]
+    return " \\\n  ".join(lines)
+
+
+def missing_secrets(parameters: Mapping[str, Any]) -> list[str]:
+    """Returns what the command lacks, because it is never stored: words for the page."""
+    missing = []
+    if "sip_auth_username" in parameters:
+        missing.append("the password for sip_auth_username")
+    if any(isinstance(value, str) and "://***@" in value for value in parameters.values()):
+        missing.append("user name and password of a URL")
+    return missing

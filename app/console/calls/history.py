@@ -1,0 +1,217 @@
+"""Tells what happened to a call, in a sentence or two. Pure.
+
+"Rang once, answered, 9 s, −0.00750 USD."
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from app.console.calls.records import CallHistory, EventRow
+from app.console.calls.words import REFUSALS, SEARCH_RESULTS, Tone, in_words, span
+from app.console.filters import money
+from app.console.masking import mask_text
+from app.errors import all_errors
+from app.twilio.schemas import TERMINAL_STATUSES
+
+# A creation is pending for at most this long, unless no worker runs or the time budgets are set higher.
+_LONG_PENDING = timedelta(minutes=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What happened to a call, and how urgently someone should look at it."""
+
+    text: str
+    tone: Tone
+
+
+def tell(history: CallHistory, *, reveal: bool = False) -> Story:
+    """Returns the story of a call. Texts of Twilio in it are masked, unless `reveal`."""
+    story = _STORIES[history.call.execution](history)
+    sentences = [story.text, *_more_sentences(history)]
+    text = " ".join(sentences)
+    return Story(text if reveal else mask_text(text), "danger" if _event(history, "call.second_sid") else story.tone)
+
+
+def _tell_scheduled(history: CallHistory) -> Story:
+    dial, now = history.dial, history.now
+    if dial is None:
+        return Story("Its turn has come; it is about to be dialled.", "")
+    where = f" in the queue {history.queue}" if history.queue else ""
+    refused = _last_problem(history)
+    if dial.due_at > now:
+        doing = f"Was not started ({refused}) and is tried again" if refused else f"Waits{where} and is due"
+        text = f"{doing} in {span(dial.due_at - now)}"
+    else:
+        text = f"Waits for its turn{where}, due for {span(now - dial.due_at)}"
+    if dial.ring_by <= now:
+        return Story(f"{text}. Its latest time has passed; it expires.", "warning")
+    return Story(f"{text}; it expires unless it is dialled within {span(dial.ring_by - now)}.", "")
+
+
+def _tell_pending(history: CallHistory) -> Story:
+    age = history.now - history.call.pending_since
+    if age > _LONG_PENDING:
+        return Story(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
+    return Story(f"Is being sent to Twilio, for {span(age)}.", "")
+
+
+def _tell_unknown(history: CallHistory) -> Story:
+    call, now = history.call, history.now
+    event = _event(history, "call.unknown")
+    reason = str(event.data.get("reason", "")) if event else ""
+    text = "It is unknown whether Twilio has this call"
+    text += f" ({in_words(reason)})." if reason else ": the process that sent it ended before it knew."
+    searches = [each for each in history.events if each.type == "call.searched"]
+    if searches:
+        last = str(searches[-1].data.get("result"))
+        times = "once" if len(searches) == 1 else f"{len(searches)} times"
+        text += f" Twilio's list was searched {times}; the last search {SEARCH_RESULTS.get(last, last)}."
+    if call.search_at is None:
+        return Story(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
+    when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
+    return Story(f"{text} It is searched for {'next ' if searches else ''}{when}, and never dialled again.", "warning")
+
+
+def _tell_not_started(history: CallHistory) -> Story:
+    call = history.call
+    if call.settled_by == "expired":
+        return Story("Expired: it was not dialled before its latest time. It did not ring.", "warning")
+    if call.settled_by == "canceled":
+        return Story("Canceled before it was dialled. It did not ring.", "")
+    if call.settled_by == "none_found":
+        event = _event(history, "call.not_started")
+        searches = event.data.get("searches") if event else None
+        how_often = f"{searches} searches" if searches else "Searches"
+        return Story(
+            f"It was unknown whether Twilio had this call. {how_often} of Twilio's list did not find it. "
+            "It most likely did not ring.",
+            "warning",
+        )
+    return Story(f"{_tell_refusal(call.problem or {})} It did not ring.", "warning")
+
+
+def _tell_refusal(problem: Mapping[str, Any]) -> str:
+    slug, upstream = str(problem.get("slug", "")), problem.get("upstream") or {}
+    said = _upstream_words(upstream)
+    if slug in REFUSALS:
+        return f"{REFUSALS[slug]}{said}."
+    error = all_errors().get(slug)
+    return f"{error.title if error else slug or 'Not started'}{said}."
+
+
+def _upstream_words(upstream: Mapping[str, Any]) -> str:
+    number = f" with code {upstream['code']}" if upstream.get("code") else ""
+    if not number and upstream.get("status"):
+        number = f" with status {upstream['status']}"
+    message = str(upstream.get("message") or "").strip().rstrip(".")
+    return number + (f": “{message}”" if message else "")
+
+
+def _tell_started(history: CallHistory) -> Story:
+    call = history.call
+    if call.status not in TERMINAL_STATUSES:
+        return Story(f"{_tell_open(history)}.", "")
+    words = [*_ending_words(history), *_price_words(call.price, call.price_unit)]
+    return Story(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
+
+
+def _tell_open(history: CallHistory) -> str:
+    call, now = history.call, history.now
+    status = call.status or "queued"
+    since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
+    if status == "in-progress":
+        return f"Rang once, answered{_by_machine(call.answered_by)}, in progress for {since}"
+    words = {"queued": "In Twilio's queue", "initiated": "Twilio is dialling", "ringing": "Rings"}
+    return f"{words.get(status, f'Twilio says {status}')}, for {since}"
+
+
+def _ending_words(history: CallHistory) -> list[str]:
+    call = history.call
+    sip = _sip_response(history)
+    code = f" (SIP {sip})" if sip and sip != "200" else ""
+    ended = " by a request through Callgate" if _was_ended_here(history) else ""
+    match call.status:
+        case "completed":
+            length = [] if call.duration is None else [span(timedelta(seconds=call.duration))]
+            return [f"Rang once, answered{_by_machine(call.answered_by)}", *length, *([f"ended{ended}"] if ended else [])]
+        case "busy":
+            return [f"Dialled once, busy{code}"]
+        case "no-answer":
+            return [f"Rang once, no answer{code}"]
+        case "canceled":
+            return [f"Canceled{ended} before it was answered{code}"]
+    return [f"Twilio could not complete the call{code}"]
+
+
+def _price_words(price: Decimal | None, unit: str | None) -> list[str]:
+    return ["no price yet"] if price is None else [money(price, unit)]
+
+
+def _by_machine(answered_by: str | None) -> str:
+    if not answered_by or answered_by in ("human", "unknown"):
+        return f" by a {answered_by}" if answered_by == "human" else ""
+    return " by a fax machine" if answered_by == "fax" else " by a machine"
+
+
+def _more_sentences(history: CallHistory) -> list[str]:
+    call = history.call
+    more = []
+    if call.execution == "started" and call.settled_by in ("callback", "list"):
+        how = "a callback" if call.settled_by == "callback" else "a search of Twilio's list"
+        length = span(call.settled_at - call.pending_since) if call.settled_at else "a time"
+        more.append(f"Whether it had started was unknown for {length}, until {how} showed it.")
+    corrected = _event(history, "call.corrected")
+    if corrected:
+        was = corrected.data.get("was") or {}
+        more.append(f"It was reported as not started at first ({was.get('problem') or was.get('settled_by') or 'wrongly'}).")
+    if _event(history, "call.second_sid"):
+        more.append("Twilio reports a second call for this record, which must not happen: please report it.")
+    if history.pending_end:
+        more.append("It is ended as soon as it is known to have started.")
+    if call.deleted_at is not None:
+        more.append("It was deleted at Twilio.")
+    if call.redial_of is not None:
+        more.append("It repeats an earlier call.")
+    if history.redialed_as is not None:
+        more.append("It was followed by another call, as its `redial` asks.")
+    return more
+
+
+def _event(history: CallHistory, type_: str) -> EventRow | None:
+    """Returns the last event of this type."""
+    return next((event for event in reversed(history.events) if event.type == type_), None)
+
+
+def _last_problem(history: CallHistory) -> str | None:
+    event = _event(history, "call.scheduled")
+    problem = event.data.get("problem") if event else None
+    return None if problem is None else str(problem)
+
+
+def _status_since(history: CallHistory, status: str) -> datetime | None:
+    event = _event(history, "call.status")
+    return event.at if event and event.data.get("status") == status else None
+
+
+def _sip_response(history: CallHistory) -> str | None:
+    callback = _event(history, "call.callback")
+    code = callback.data.get("SipResponseCode") if callback else None
+    return None if code is None else str(code)
+
+
+def _was_ended_here(history: CallHistory) -> bool:
+    event = _event(history, "call.updated")
+    return event is not None and event.data.get("status") in ("canceled", "completed")
+
+
+_STORIES: Final[Mapping[str, Callable[[CallHistory], Story]]] = {
+    "scheduled": _tell_scheduled,
+    "pending": _tell_pending,
+    "unknown": _tell_unknown,
+    "not_started": _tell_not_started,
+    "started": _tell_started,
+}

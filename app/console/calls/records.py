@@ -1,0 +1,93 @@
+"""What the pages about calls read from the database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from app.calls.last_answer import CallRow
+
+
+@dataclass(frozen=True, slots=True)
+class CallLine:
+    """A call in the list."""
+
+    id: UUID
+    tenant_id: str
+    created_at: datetime
+    execution: str
+    settled_by: str | None
+    status: str | None
+    to: str
+    from_: str
+    duration: int | None
+    price: Decimal | None
+    price_unit: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    id: UUID
+    at: datetime
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery. `url` and `method` are those of its requests."""
+
+    id: UUID
+    at: datetime
+    event: str
+    state: str
+    attempts: int
+    held: bool
+    next_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+    delivered_at: datetime | None
+    url: str | None
+    method: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEnd:
+    """A request to end the call that waits until the call is known to have started."""
+
+    status: str
+    wanted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DialRow:
+    """The right to dial a scheduled call."""
+
+    due_at: datetime
+    not_before: datetime
+    ring_by: datetime
+    priority: int
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallHistory:
+    """A call with all that happened to it, read at one moment."""
+
+    call: CallRow
+    now: datetime
+    """Postgres's clock when the call was read."""
+    events: Sequence[EventRow] = ()
+    """In order. The earliest ones, if there are too many to show."""
+    has_more_events: bool = False
+    deliveries: Sequence[DeliveryRow] = ()
+    pending_end: PendingEnd | None = None
+    dial: DialRow | None = None
+    queue: str | None = None
+    """The name of the call's queue."""
+    redialed_as: UUID | None = None
+    """The id of the call that was placed because this one ended busy or unanswered."""

@@ -1,0 +1,195 @@
+"""The pages about calls: the list, a call, and what can be done to it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Path, Request, Response
+from starlette.responses import RedirectResponse
+
+from app.calls.control.router import CallControlDep
+from app.calls.router import CallServiceDep
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
+from app.console.calls import store, view
+from app.console.calls.records import CallHistory, CallLine
+from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, CallForm, read_call_form
+from app.console.calls.service import CallActs
+from app.console.rendering import page
+from app.console.times import form_time
+from app.database.engine import Database
+from app.deliveries.router import DeliveryServiceDep
+from app.errors import CallgateError, CallNotFound, DatabaseUnavailable, ScopeRequired
+from app.http.routes import needs
+from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.scopes import Scope
+from app.twilio.schemas import CALL_SID
+
+router = console_router("/calls")
+
+_DONE: Final = {
+    "ended": "The call was ended.",
+    "remembered": "The request is stored: the call is ended as soon as it is known to have started.",
+    "sent": "The delivery is sent again now.",
+}
+# A search for one of these finds one call, whose page is what is wanted.
+_SINGLE: Final = ("id", "sid", "key")
+
+
+async def call_acts(
+    request: Request,
+    client: ConsoleClientDep,
+    actor: ConsoleActorDep,
+    calls: CallServiceDep,
+    control: CallControlDep,
+    deliveries: DeliveryServiceDep,
+) -> CallActs:
+    """Raises ScopeRequired for a client that may act and not read, because each act shows the call."""
+    if Scope.READ not in client.scopes:
+        raise ScopeRequired.of(Scope.READ)
+    return CallActs(_database(request), calls, control, deliveries, client, actor)
+
+
+CallActsDep = Annotated[CallActs, Depends(call_acts)]
+
+
+async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
+    try:
+        return UUID(id_or_sid)
+    except ValueError:
+        raise CallNotFound from None
+
+
+CallIdDep = Annotated[UUID, Depends(call_id_of)]
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
+    """Shows the calls that match the address's query. An id, sid or key that names one call leads to its page."""
+    form = read_call_form(request.query_params.multi_items())
+    query = form.query.limited(now=datetime.now(UTC))
+    lines: list[CallLine] = []
+    cursor, timed_out = None, False
+    if not form.errors:
+        try:
+            lines, cursor = await store.list_calls(_database(request), query, tenant_id=client.tenant_id)
+        except DatabaseUnavailable as error:
+            if error.reason != "timeout":
+                raise
+            timed_out = True
+    if form.given.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _SINGLE:
+        return RedirectResponse(f"{view.LIST_PATH}/{lines[0].id}", status_code=303)
+    return page(
+        request,
+        "calls/list.html",
+        status=_list_status(form, timed_out=timed_out),
+        form=form,
+        lines=lines,
+        timed_out=timed_out,
+        executions=EXECUTIONS,
+        statuses=STATUSES,
+        problems=STORED_PROBLEMS,
+        since_value=form_time(form.query.since) if form.query.since else "",
+        until_value=form_time(form.query.until) if form.query.until else "",
+        read_as=view.searched_as(query.search),
+        looks_back_to=query.since if query.since != form.query.since else None,
+        badge_of=view.badge_of,
+        outcome_of=view.outcome_of,
+        next_page=view.page_path(form, cursor),
+        first_page=view.first_page_path(form),
+    )
+
+
+@router.get("/{id_or_sid}")
+@needs(Scope.READ, clients="any")
+async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
+    """Shows a call by its id. Leads there from its sid."""
+    if CALL_SID.fullmatch(id_or_sid):
+        history = await store.read_call(_database(request), id_or_sid, tenant_id=client.tenant_id)
+        if history is None:
+            raise CallNotFound
+        return _lead_to(history.call.id)
+    return _call_page(request, client, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
+
+
+@router.get("/{id_or_sid}/live")
+@needs(Scope.READ, clients="any")
+async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
+    """Returns the part of the page that renews itself."""
+    history = await _read(request, client, call_id)
+    return page(request, "calls/live.html", **_context(client, history, reveal=False))
+
+
+@router.post("/{id_or_sid}/reveal")
+@needs(Scope.ADMIN, clients="any")
+async def reveal_call(request: Request, client: ConsoleClientDep, acts: CallActsDep, call_id: CallIdDep) -> Response:
+    """Shows the call with its personal data, which the audit log records."""
+    return _call_page(request, client, await acts.reveal(call_id), reveal=True)
+
+
+@router.post("/{id_or_sid}/end")
+@needs(Scope.ADMIN, clients="any")
+async def end_call(request: Request, client: ConsoleClientDep, acts: CallActsDep, call_id: CallIdDep) -> Response:
+    """Ends the call, and leads back to its page, which says why if that was refused."""
+    try:
+        result = await acts.end(call_id)
+    except CallNotFound:
+        raise
+    except CallgateError as error:
+        return _call_page(
+            request, client, await acts.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status
+        )
+    return _lead_to(call_id, "ended" if result.done else "remembered")
+
+
+@router.post("/{id_or_sid}/deliveries/{delivery_id}/retry")
+@needs(Scope.ADMIN, clients="any")
+async def send_delivery_again(acts: CallActsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
+    """Makes the delivery due now, and leads back to the page of its call."""
+    await acts.send_again(call_id, delivery_id)
+    return _lead_to(call_id, "sent")
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.state.database
+    return database
+
+
+async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID) -> CallHistory:
+    history = await store.read_call(_database(request), call_id, tenant_id=client.tenant_id)
+    if history is None:
+        raise CallNotFound
+    return history
+
+
+def _call_page(
+    request: Request,
+    client: Caller | OperatorCaller,
+    history: CallHistory,
+    *,
+    reveal: bool = False,
+    done: str | None = None,
+    fault: str | None = None,
+    status: int = 200,
+) -> Response:
+    context = _context(client, history, reveal=reveal) | {"done": done, "fault": fault}
+    return page(request, "calls/call.html", status=status, **context)
+
+
+def _context(client: Caller | OperatorCaller, history: CallHistory, *, reveal: bool) -> dict[str, Any]:
+    return {
+        "view": view.view_call(history, reveal=reveal),
+        "call": history.call,
+        "can_act": Scope.ADMIN in client.scopes and not (isinstance(client, Caller) and client.suspended),
+        "as_json": view.as_json,
+    }
+
+
+def _lead_to(call_id: UUID, done: str = "") -> Response:
+    return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
+
+
+def _list_status(form: CallForm, *, timed_out: bool) -> int:
+    if timed_out:
+        return 503
+    return 422 if form.errors else 200

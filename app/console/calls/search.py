@@ -1,0 +1,166 @@
+"""Reads the search box and the filters of the list of calls from the URL. Pure."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, get_args
+from uuid import UUID
+
+from app.calls import ids
+from app.calls.phone_numbers import read_number, spellings
+from app.calls.schemas import Execution, Status
+from app.console.times import read_form_time
+from app.errors import all_errors
+from app.twilio.schemas import CALL_SID
+
+SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
+
+EXECUTIONS: Final[tuple[str, ...]] = get_args(Execution.__value__)
+STATUSES: Final[tuple[str, ...]] = get_args(Status.__value__)
+STORED_PROBLEMS: Final = (
+    "upstream-rejected",
+    "upstream-credentials-rejected",
+    "upstream-throttled",
+    "upstream-unreachable",
+    "none-found",
+    "ring-by-passed",
+    "canceled-before-dial",
+    "database-unavailable",
+)
+"""The problems with which a creation can end, the most frequent first. They are suggested; any other slug can be typed."""
+PROBLEM_SPAN = timedelta(days=7)
+"""How far back a filter by problem looks, unless the filter says since when: no index has the problems."""
+
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + PROBLEM_SPAN
+_MAX_LENGTH = 2048
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_ID_VERSION = 7  # of ids.py; clients' idempotency keys are mostly random UUIDs
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_TENANT = re.compile(r"[^\x00]{1,255}")
+_SCHEME = re.compile(r"(sips?|client):.", re.IGNORECASE | re.DOTALL)
+_EXPLICIT = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What the search box asks for. `values` are the spellings to look for, `kind` says in which column."""
+
+    kind: SearchKind
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallQuery:
+    """The filters of a page of calls. Time bounds are times; `before` is the last call of the page before."""
+
+    search: Search | None = None
+    tenant: str | None = None
+    execution: str | None = None
+    status: str | None = None
+    problem: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: UUID | None = None
+
+    def limited(self, *, now: datetime) -> "CallQuery":
+        """Returns the query with the time from which a filter by problem looks, if it has none."""
+        if self.problem is None or self.since is not None:
+            return self
+        until = max(self.until or now, _EARLIEST)
+        return replace(self, since=until - PROBLEM_SPAN)
+
+
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """The form as it was sent: the query, or why fields cannot be read, by name."""
+
+    query: CallQuery
+    given: dict[str, str] = field(default_factory=dict)
+    """The values of the form's fields, without empty ones."""
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
+    """Reads the parameters of the URL. Empty ones filter nothing; one that cannot be read is an error, never ignored."""
+    given: dict[str, str] = {}
+    errors: dict[str, str] = {}
+    for name, value in parameters:
+        if name not in _FIELDS:
+            errors["unknown"] = "The address has a filter that this page does not know."
+        elif name in given:
+            errors[name] = "Given twice."
+        elif value.strip():
+            given[name] = value
+    values: dict[str, object] = {}
+    for name, text in given.items():
+        member, read, fault = _FIELDS[name]
+        values[member] = read(text)
+        if values[member] is None:
+            errors.setdefault(name, fault)
+    query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its member's type
+    return CallForm(query, given, errors)
+
+
+def read_search(text: str) -> Search | None:
+    """Returns what the text asks for, by its form alone; None if it has none of the forms.
+
+    `to:`, `from:` and `key:` before the text say it where its form would say something else.
+    """
+    if len(text) > _MAX_LENGTH or "\x00" in text:
+        return None
+    # A `+` that is not encoded arrives as a space.
+    text = f"+{text.strip()}" if re.match(r" [0-9]", text) else text.strip()
+    if explicit := _EXPLICIT.fullmatch(text):
+        return _explicit_search(explicit[1], explicit[2])
+    if _UUID.fullmatch(text):
+        own = UUID(text)
+        return Search("id", (str(own),)) if own.version == _ID_VERSION else Search("key", (text,))
+    if CALL_SID.fullmatch(text):
+        return Search("sid", (text,))
+    if _SCHEME.match(text):
+        return Search("to", (text,))
+    if text.startswith("+") or read_number(text):
+        return Search("number", spellings(text))
+    if "@" in text and not re.search(r"\s", text):
+        return Search("to", (f"sip:{text}", f"sips:{text}"))
+    return Search("key", (text,)) if _KEY.fullmatch(text) else None
+
+
+def _explicit_search(name: str, text: str) -> Search | None:
+    if name == "key":
+        return Search("key", (text,)) if _KEY.fullmatch(text) else None
+    return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))
+
+
+def _read_time(text: str) -> datetime | None:
+    try:
+        return read_form_time(text.strip())
+    except ValueError:
+        return None
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
+    return lambda text: text if text in known else None
+
+
+def _read_problem(text: str) -> str | None:
+    slug = text.strip()
+    return slug if slug in all_errors() else None
+
+
+def _read_tenant(text: str) -> str | None:
+    return text.strip() if _TENANT.fullmatch(text) else None
+
+
+# By name of a parameter: the member of CallQuery, what reads the value, and what to say if it cannot be read.
+_FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
+    "q": ("search", read_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
+    "tenant": ("tenant", _read_tenant, "Type the id of a tenant."),
+    "execution": ("execution", _one_of(EXECUTIONS), "Choose one of the list."),
+    "status": ("status", _one_of(STATUSES), "Choose one of the list."),
+    "problem": ("problem", _read_problem, "No problem has this name. The page on errors lists them."),
+    "since": ("since", _read_time, "Type a time in UTC, such as 2026-11-28T09:30."),
+    "until": ("until", _read_time, "Type a time in UTC, such as 2026-11-28T09:30."),
+    "cursor": ("before", ids.read_cursor, "The page's place in the list cannot be read. Start with the newest calls."),
+}

@@ -1,0 +1,67 @@
+"""What a person does to a call from its page. Every act is in the audit log before it is carried out. Not aware of HTTP."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.audit.events import Actor, AuditAction
+from app.audit.store import record
+from app.calls.control.service import CallControl, ControlResult
+from app.calls.service import CallService
+from app.console.calls import store
+from app.console.calls.records import CallHistory
+from app.database.engine import Database
+from app.deliveries.service import DeliveryService
+from app.errors import CallNotFound
+from app.tenants.caller import Caller, OperatorCaller
+
+# Ends a call whether it waits, rings or was answered.
+_END = {"status": "completed"}
+
+
+@dataclass(frozen=True, slots=True)
+class CallActs:
+    """The acts of one person: `client` is the session's, `actor` is the person in the audit log."""
+
+    database: Database
+    calls: CallService
+    control: CallControl
+    deliveries: DeliveryService
+    client: Caller | OperatorCaller
+    actor: Actor
+
+    async def read(self, call_id: UUID) -> CallHistory:
+        """Raises CallNotFound if the client's tenant has no such call."""
+        history = await store.read_call(self.database, call_id, tenant_id=self.client.tenant_id)
+        if history is None:
+            raise CallNotFound
+        return history
+
+    async def reveal(self, call_id: UUID) -> CallHistory:
+        """Returns the call, to be shown with its personal data."""
+        history = await self.read(call_id)
+        await self._record("call.reveal", history.call.tenant_id, call_id)
+        return history
+
+    async def end(self, call_id: UUID) -> ControlResult:
+        """Ends the call, or stores the request until the call is known to have started."""
+        caller = await self._caller_of(call_id)
+        call = await self.calls.get(caller, str(call_id))
+        await self._record("call.end", caller.tenant_id, call_id)
+        return await self.control.update(caller, call, _END)
+
+    async def send_again(self, call_id: UUID, delivery_id: UUID) -> None:
+        """Makes the delivery due now. Raises DeliveryNotFound."""
+        await self.deliveries.retry(await self._caller_of(call_id), str(call_id), delivery_id, actor=self.actor)
+
+    async def _caller_of(self, call_id: UUID) -> Caller:
+        """Returns the client as a caller of the call's tenant. An operator may act on calls of every tenant."""
+        client = self.client
+        if isinstance(client, Caller):
+            return client
+        tenant_id = (await self.read(call_id)).call.tenant_id
+        key_id = client.key_id or UUID(int=0)
+        return Caller(tenant_id, key_id, client.name, suspended=False, scopes=client.scopes, kind=client.kind)
+
+    async def _record(self, action: AuditAction, tenant_id: str, call_id: UUID) -> None:
+        async with self.database.transaction() as connection:
+            await record(connection, self.actor, action=action, tenant_id=tenant_id, subject=str(call_id))

@@ -1,0 +1,186 @@
+"""SQL of the pages about calls. Every statement is limited to a tenant, unless an operator asks for all of them.
+
+A filter that an index serves begins with the tenant in that index. For all tenants, the statement asks the index once for each
+tenant and merges the pages, which costs an index look-up per tenant instead of an index of its own for every creation.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants; values are parameters.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
+from app.calls import ids
+from app.calls.callback_fields import whole_fields
+from app.calls.last_answer import CallRow
+from app.calls.models import Call
+from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd
+from app.console.calls.search import EXECUTIONS, CallQuery, Search, SearchKind
+from app.console.reads import PAGE_SIZE, fetch
+from app.database.engine import Database
+
+MAX_EVENTS = 500
+"""Events of a call that its page shows, the earliest ones."""
+
+_LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
+    call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
+
+
+_SEARCHED: Mapping[SearchKind, tuple[str, ...]] = {
+    "id": ("call.id",),
+    "sid": ("call.sid",),
+    "number": ('call."to"', 'call."from"'),
+    "to": ('call."to"',),
+    "from": ('call."from"',),
+    "key": ("call.idempotency_key",),
+}
+# Literals, because Postgres uses a partial index only if it can prove that the query implies the index's condition.
+_HAS_EXECUTION = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
+
+_JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "resource_rest")
+_CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
+_PARTS = ("events", "deliveries", "pending_end", "dial")
+_DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
+# Events and deliveries are written after their call. A day allows for clocks that differ, and spares the older partitions.
+_NOT_OLDER = "call_id = call.id AND at >= call.created_at - interval '1 day'"
+_READ_CALL = f"""
+    SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue,
+        (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
+        (SELECT to_jsonb(wanted_update) FROM wanted_update WHERE call_id = call.id) AS pending_end,
+        (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
+        (SELECT jsonb_agg(to_jsonb(event) ORDER BY at, id) FROM (
+            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_OLDER} ORDER BY at, id LIMIT $2
+        ) AS event) AS events,
+        (SELECT jsonb_agg(to_jsonb(each) ORDER BY position, at) FROM (
+            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_OLDER}
+        ) AS each) AS deliveries
+    FROM call LEFT JOIN queue ON queue.id = call.queue_id
+    WHERE call.{{column}} = $1 {{only}}
+"""
+_EVENT = TypeAdapter(EventRow)
+_DELIVERY = TypeAdapter(DeliveryRow)
+_PENDING_END = TypeAdapter(PendingEnd | None)
+_DIAL = TypeAdapter(DialRow | None)
+
+
+async def list_calls(database: Database, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
+    """Returns a page of calls, newest first, and the cursor of the next page, or None on the last one.
+
+    `tenant_id` limits the list whatever the query says; None: all tenants, for operators. Raises DatabaseUnavailable with the
+    reason `timeout` if Postgres takes longer than the time that `fetch` gives it.
+    """
+    if tenant_id is not None and query.tenant not in (None, tenant_id):
+        return [], None
+    statement, values = list_statement(query, tenant_id or query.tenant, limit=PAGE_SIZE + 1)
+    rows = [CallLine(**row) for row in await fetch(database, statement, *values)]
+    return rows[:PAGE_SIZE], ids.cursor_of(rows[PAGE_SIZE - 1].id) if len(rows) > PAGE_SIZE else None
+
+
+async def read_call(database: Database, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
+    """Returns a call with its events and deliveries, by its id or its sid (a text); None if the tenant has none.
+
+    `tenant_id` None: a call of any tenant, for operators.
+    """
+    column = "id" if isinstance(call_id, UUID) else "sid"
+    statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $3")
+    values = (call_id, MAX_EVENTS + 1, *([] if tenant_id is None else [tenant_id]))
+    rows = await fetch(database, statement, *values)
+    return _history(rows[0]) if rows else None
+
+
+def _history(row: Mapping[str, Any]) -> CallHistory:
+    values = dict(row)
+    parts = {name: from_json(values.pop(name) or "null") for name in _PARTS}
+    now, queue, redialed_as = (values.pop(name) for name in ("now", "queue", "redialed_as"))
+    call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
+    events = [_event(call, event) for event in parts["events"] or []]
+    return CallHistory(
+        call=call,
+        now=now,
+        events=events[:MAX_EVENTS],
+        has_more_events=len(events) > MAX_EVENTS,
+        deliveries=[_DELIVERY.validate_python(_with_target(call, each)) for each in parts["deliveries"] or []],
+        pending_end=_PENDING_END.validate_python(parts["pending_end"]),
+        dial=_DIAL.validate_python(parts["dial"]),
+        queue=queue,
+        redialed_as=redialed_as,
+    )
+
+
+def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
+    data = whole_fields(call, stored["data"], stored.pop("data_left_out"))
+    return _EVENT.validate_python(stored | {"data": data})
+
+
+def _with_target(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
+    target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
+    return delivery | target
+
+
+class _Values(list[object]):
+    """The values of a statement."""
+
+    def place(self, value: object) -> str:
+        """Adds a value, and returns its placeholder."""
+        self.append(value)
+        return f"${len(self)}"
+
+
+def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _Values]:
+    """Returns the statement of a page and its values. `tenant_id` is the only tenant; None: all tenants."""
+    values = _Values()
+    newest = f"ORDER BY call.id DESC LIMIT {values.place(limit)}"
+    conditions = list(_filters(query, values))
+    searches = [f"{column} = {values.place(value)}" for column, value in _searched(query.search)]
+    each_tenant = tenant_id is None and _has_index_by_tenant(query)
+    if tenant_id is not None:
+        conditions.append(f"call.tenant_id = {values.place(tenant_id)}")
+    elif each_tenant:
+        conditions.append("call.tenant_id = tenant.id")
+    pages = [
+        f"SELECT call.id FROM call WHERE {' AND '.join([search, *conditions])} {newest}" for search in searches or ["true"]
+    ]
+    if each_tenant:
+        pages = [f"SELECT newest.id FROM tenant CROSS JOIN LATERAL ({page}) AS newest" for page in pages]
+    return (
+        f"""
+        SELECT {_LIST_COLUMNS}
+        FROM (SELECT id FROM ({" UNION ".join(f"({page})" for page in pages)}) AS found ORDER BY id DESC LIMIT $1) AS page
+        JOIN call ON call.id = page.id ORDER BY call.id DESC
+        """,
+        values,
+    )
+
+
+def _searched(search: Search | None) -> Iterator[tuple[str, str]]:
+    """Yields columns and values, any of which matches. Each is one equality, so that the index has the rows in order."""
+    if search is not None:
+        for column in _SEARCHED[search.kind]:
+            for value in search.values:
+                yield column, value
+
+
+def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
+    if query.execution is not None:
+        yield _HAS_EXECUTION[query.execution]
+    if query.problem is not None:
+        yield _HAS_EXECUTION["not_started"]
+        yield f"call.problem ->> 'slug' = {values.place(query.problem)}"
+    if query.status is not None:
+        yield f"call.status = {values.place(query.status)}"
+    if query.since is not None:
+        yield f"call.id >= {values.place(ids.first_id_at(query.since))}"
+    if query.until is not None:
+        yield f"call.id < {values.place(ids.first_id_at(query.until))}"
+    if query.before is not None:
+        yield f"call.id < {values.place(query.before)}"
+
+
+def _has_index_by_tenant(query: CallQuery) -> bool:
+    """Returns whether an index that begins with the tenant finds the calls, and the order of ids would not."""
+    if query.search is not None:
+        return query.search.kind not in ("id", "sid")
+    return bool(query.status or query.problem or query.execution not in (None, "started"))

@@ -1,0 +1,43 @@
+"""Makes readable rows of a request's parameters and of Twilio's resource. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from app.console.masking import mask_json
+
+Row = tuple[str, str]
+"""A name and its value."""
+
+_FIRST: Final = {"to": 0, "from": 1}
+# Paths that follow from account and sid; the raw JSON has them.
+_LEFT_OUT: Final = frozenset({"uri", "subresource_uris"})
+
+
+def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
+    """Returns the parameters of a request, `to` and `from` first."""
+    shown = parameters if reveal else mask_json(parameters)
+    return [(name, _in_words(shown[name])) for name in sorted(shown, key=lambda name: _FIRST.get(name, len(_FIRST)))]
+
+
+def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
+    """Returns the members of Twilio's resource that have a value."""
+    shown = (resource or {}) if reveal else mask_json(resource or {})
+    return [
+        (name, _in_words(value)) for name, value in shown.items() if name not in _LEFT_OUT and value not in (None, "", [], {})
+    ]
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(_in_words(item) for item in value)
+        case Mapping():
+            return "; ".join(_pairs(value))
+    return str(value)
+
+
+def _pairs(value: Mapping[str, Any]) -> Iterator[str]:
+    for name, item in value.items():
+        yield f"{name}: {_in_words(item)}"

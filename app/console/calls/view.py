@@ -1,0 +1,193 @@
+"""What the templates of the pages about calls show. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from app.console.calls.curl import curl_command, missing_secrets
+from app.console.calls.history import Story, tell
+from app.console.calls.records import CallHistory, CallLine, DeliveryRow
+from app.console.calls.search import CallForm, Search
+from app.console.calls.tables import Row, parameter_rows, resource_rows
+from app.console.calls.timeline import Entry, quiet_since, timeline
+from app.console.calls.words import REFUSALS, in_words, span
+from app.console.filters import mask
+from app.console.masking import mask_json, mask_text, mask_url
+from app.errors import all_errors
+from app.twilio.schemas import TERMINAL_STATUSES
+
+LIST_PATH: Final = "/console/calls"
+
+_SEARCHED_AS: Final[Mapping[str, str]] = {
+    "id": "a call's id",
+    "sid": "Twilio's sid",
+    "number": "a phone number, called or calling",
+    "to": "an address that was called",
+    "from": "a caller",
+    "key": "an idempotency key",
+}
+# How often a page renews itself, by how much may happen.
+_OFTEN_S, _SELDOM_S = 2, 15
+# A price, a delivery or a correction may come for a while after the end of a call.
+_SETTLES_WITHIN = timedelta(minutes=10)
+_RENEWED_OFTEN_WITHIN = timedelta(hours=1)
+
+
+def searched_as(search: Search | None) -> str:
+    """Returns what the search box was read as; "" if it is empty."""
+    return _SEARCHED_AS[search.kind] if search else ""
+
+
+def badge_of(call: Any) -> str:
+    """Returns the word for the badge of a call: Twilio's status of a started call, otherwise the execution."""
+    return str((call.status or "started") if call.execution == "started" else call.execution)
+
+
+def outcome_of(line: CallLine) -> str:
+    """Returns what the list says beside the badge: why the call was not started."""
+    if line.execution != "not_started":
+        return ""
+    if line.settled_by in ("expired", "canceled"):
+        return f"{line.settled_by} before it was dialled"
+    slug = line.problem or ""
+    error = all_errors().get(slug)
+    return REFUSALS.get(slug) or (error.title if error else slug)
+
+
+def page_path(form: CallForm, cursor: str | None) -> str | None:
+    """Returns the address of the page of this list that begins at the cursor; None without one."""
+    if cursor is None:
+        return None
+    filters = {name: value for name, value in form.given.items() if name != "cursor"}
+    return f"{LIST_PATH}?{urlencode(filters | {'cursor': cursor})}"
+
+
+def first_page_path(form: CallForm) -> str | None:
+    """Returns the address of the first page of this list; None if this is the first page."""
+    if "cursor" not in form.given:
+        return None
+    filters = {name: value for name, value in form.given.items() if name != "cursor"}
+    return f"{LIST_PATH}?{urlencode(filters)}" if filters else LIST_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLine:
+    """A delivery in the table below the timeline."""
+
+    row: DeliveryRow
+    url: str
+    answer: str
+    next_in: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call as its page shows it. Personal data is masked, unless `revealed`."""
+
+    history: CallHistory
+    revealed: bool
+    story: Story
+    state: str
+    to: str
+    from_: str
+    idempotency_key: str | None
+    length: str
+    entries: Sequence[Entry]
+    quiet: str
+    """How long nothing has happened; "" if the call has ended."""
+    deliveries: Sequence[DeliveryLine]
+    can_end: bool
+    renew_every_s: int | None
+    """None: nothing is expected to happen any more."""
+    parameters: Sequence[Row]
+    resource: Sequence[Row]
+    warnings: Sequence[Mapping[str, Any]]
+    problem: Sequence[Row]
+    raw: str
+    """The record as JSON."""
+    curl: str | None
+    """None while personal data is masked."""
+    missing_secrets: Sequence[str]
+
+
+def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
+    call = history.call
+    entries = timeline(history, reveal=reveal)
+    renew_every_s = None if reveal else _renew_every_s(history)
+    show = str if reveal else mask
+    show_text = str if reveal else mask_text
+    return CallView(
+        history=history,
+        revealed=reveal,
+        story=tell(history, reveal=reveal),
+        state=badge_of(call),
+        to=show(call.to),
+        from_=show(call.from_),
+        idempotency_key=call.idempotency_key and show_text(call.idempotency_key),
+        length="" if call.duration is None else span(timedelta(seconds=call.duration)),
+        entries=entries,
+        quiet=quiet_since(entries, history) if renew_every_s else "",
+        deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
+        can_end=can_be_ended(call),
+        renew_every_s=renew_every_s,
+        parameters=parameter_rows(call.parameters, reveal=reveal),
+        resource=resource_rows(call.resource, reveal=reveal),
+        warnings=[{name: show_text(str(value)) for name, value in warning.items()} for warning in call.warnings],
+        problem=_problem_rows(call.problem, reveal=reveal),
+        raw=_raw(call, reveal=reveal),
+        curl=curl_command(call.parameters, account_sid=call.account_sid) if reveal else None,
+        missing_secrets=missing_secrets(call.parameters),
+    )
+
+
+def can_be_ended(call: Any) -> bool:
+    """Returns whether a request to end the call can have an effect."""
+    if call.execution == "started":
+        return call.status not in TERMINAL_STATUSES
+    return call.execution in ("scheduled", "pending", "unknown")
+
+
+def _renew_every_s(history: CallHistory) -> int | None:
+    call, now = history.call, history.now
+    if can_be_ended(call):
+        last = history.events[-1].at if history.events else call.created_at
+        return _OFTEN_S if now - last < _RENEWED_OFTEN_WITHIN else _SELDOM_S
+    if now - call.updated_at > _SETTLES_WITHIN:
+        return None
+    has_price = call.execution != "started" or call.price is not None
+    is_delivered = all(each.state != "pending" for each in history.deliveries)
+    return None if has_price and is_delivered else _OFTEN_S
+
+
+def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool) -> DeliveryLine:
+    due = delivery.next_attempt_at
+    url = delivery.url or ""
+    answer = in_words(delivery.last_error) if delivery.last_error else str(delivery.last_status or "")
+    state = {"gave_up": "given_up", "pending": "retrying" if delivery.attempts else "waiting"}.get(
+        delivery.state, delivery.state
+    )
+    next_in = "" if due is None else span(due - history.now) if due > history.now else "now"
+    return DeliveryLine(delivery, url if reveal else mask_url(url), answer, next_in, state)
+
+
+def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
+    if not problem:
+        return []
+    upstream = problem.get("upstream") or {}
+    rows = [("problem", problem.get("slug")), ("detail", problem.get("detail"))]
+    rows += [(f"Twilio's {name.replace('_', ' ')}", value) for name, value in upstream.items()]
+    return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]
+
+
+def _raw(call: Any, *, reveal: bool) -> str:
+    shown = {"parameters": call.parameters, "warnings": call.warnings, "problem": call.problem, "resource": call.resource}
+    shown = {name: value for name, value in shown.items() if value}
+    return as_json(shown if reveal else mask_json(shown))
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)

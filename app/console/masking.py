@@ -1,0 +1,105 @@
+"""Hides personal data in texts and in JSON, and leaves what tells two calls apart. Pure.
+
+JSON is hidden by default: a text is shown only where its name says that it is about no person, or if its form is that of an id
+or a time. Numbers, truth values and nulls are shown.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from app.console.filters import mask
+
+_SIP = r"sips?:[^\s\"'<>,]+"
+_AT = r"(?<![\w/@])[\w.+%-]+@[\w.-]+"
+_NUMBER = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])"
+_PERSONAL = re.compile(f"{_SIP}|{_AT}|{_NUMBER}", re.IGNORECASE)
+_ID_OR_TIME = re.compile(
+    r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
+)
+_ADDRESSES: Final = frozenset(
+    {"to", "from", "called", "caller", "toformatted", "fromformatted", "callerid", "callername", "forwardedfrom"}
+)
+# Members of requests, of events, of Twilio's resource and of its callbacks, without `_` and in lower case.
+_PLAIN: Final = frozenset(
+    (
+        *(
+            "accountsid",
+            "callsid",
+            "groupsid",
+            "parentcallsid",
+            "phonenumbersid",
+            "recordingsid",
+            "sid",
+            "trunksid",
+            "redialof",
+        ),
+        *("status", "callstatus", "previous", "recordingstatus", "result", "execution", "settledby", "was", "by", "state"),
+        *(
+            "callgateevent",
+            "callgateexecution",
+            "callgateproblem",
+            "callgatesettledby",
+            "problem",
+            "reason",
+            "slug",
+            "sqlstate",
+        ),
+        *("action", "event", "type", "method", "parameters", "credential", "twiliorequestid", "code", "pointer", "errorcode"),
+        *("sequencenumber", "callbacksource", "timestamp", "sipresponsecode", "apiversion", "direction", "answeredby"),
+        *("callduration", "duration", "recordingduration", "price", "priceunit", "queuetime", "timezone", "priority", "queue"),
+        *("fallbackmethod", "statuscallbackmethod", "statuscallbackevent", "recordingstatuscallbackmethod", "on"),
+        *("recordingstatuscallbackevent", "recordingchannels", "recordingtrack", "trim", "byoc", "sipcredential"),
+        *("machinedetection", "asyncamd", "asyncamdstatuscallbackmethod", "applicationsid"),
+    )
+)
+
+
+def mask_text(text: str) -> str:
+    """Returns a sentence without the phone numbers, SIP addresses and e-mail addresses in it."""
+    return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+")), text)
+
+
+def mask_url(url: str) -> str:
+    """Returns host and path of a URL. Its query and fragment may name a person."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")
+    except ValueError:
+        return _hidden(url)
+    if not host or parts.scheme not in ("http", "https"):
+        return _hidden(url)
+    more = "?•••" if parts.query or parts.fragment else ""
+    return mask_text(f"{parts.scheme}://{host}{parts.path}{more}")
+
+
+def mask_json(value: Any, name: str = "") -> Any:
+    """Returns JSON whose texts are hidden unless it is known that they are about no person. `name` is that of the member."""
+    match value:
+        case str():
+            return _mask_member(value, name.replace("_", "").lower())
+        case Mapping():
+            return {key: mask_json(item, key) for key, item in value.items()}
+        case list() | tuple():
+            return [mask_json(item, name) for item in value]
+    return value
+
+
+def _mask_member(text: str, name: str) -> str:
+    if name in _ADDRESSES:
+        return mask(text)
+    if _ID_OR_TIME.fullmatch(text) or not text:
+        return text
+    if name in _PLAIN:
+        return mask_text(text)
+    if text.startswith(("http://", "https://")):
+        return mask_url(text)
+    if name in ("uri", "detail", "message", "moreinfo", "errormessage") or text.startswith("/2010-04-01/"):
+        return mask_text(text)
+    return _hidden(text)
+
+
+def _hidden(text: str) -> str:
+    return f"••• ({len(text)} characters)"

@@ -1,0 +1,82 @@
+"""The list of calls reads about as many rows as it shows, for one tenant and for an operator who names none."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.calls.models import Call
+from app.console.calls.search import CallQuery, Search
+from app.console.calls.store import list_statement
+from app.console.reads import PAGE_SIZE
+from app.database.engine import Database
+from bench.rows_data import load
+from bench.rows_questions import draw_calls
+
+ROWS = 100_000
+# A page of ids and then their calls, from two columns, and the calls of other tenants between those of a large one.
+FEW = 12 * PAGE_SIZE
+# Where each of the hundred tenants is asked for a page.
+FEW_OF_EACH = 101 * (PAGE_SIZE + 1)
+LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'call'"
+NOW = datetime.now(UTC)
+
+
+def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
+    """Returns queries with the calls that each may look at where no tenant is named."""
+    hour = timedelta(hours=1)
+    return {
+        "all": (CallQuery(), FEW),
+        "deep": (CallQuery(before=call.id), FEW),
+        "id": (CallQuery(Search("id", (str(call.id),))), 2),
+        "sid": (CallQuery(Search("sid", (call.sid or "",))), 2),
+        "key": (CallQuery(Search("key", (call.idempotency_key or "",))), 2),
+        "key of none": (CallQuery(Search("key", ("none",))), 0),
+        "address": (CallQuery(Search("to", (call.to,))), FEW),
+        "number": (CallQuery(Search("number", (call.from_,))), FEW_OF_EACH),
+        "number of none": (CallQuery(Search("number", ("+4915112345678",))), 0),
+        "number, deep": (CallQuery(Search("number", (call.from_,)), before=call.id), FEW_OF_EACH),
+        "status": (CallQuery(status="failed"), FEW_OF_EACH),
+        "status of few": (CallQuery(status="ringing"), FEW_OF_EACH),
+        "started": (CallQuery(execution="started"), FEW),
+        "not started": (CallQuery(execution="not_started"), FEW_OF_EACH),
+        "unknown": (CallQuery(execution="unknown"), FEW_OF_EACH),
+        "scheduled": (CallQuery(execution="scheduled"), 0),
+        "problem": (CallQuery(problem="none-found").limited(now=NOW), ROWS // 20),
+        "time": (CallQuery(since=call.created_at - hour, until=call.created_at), FEW),
+        "time, status": (CallQuery(since=call.created_at - hour, until=call.created_at, status="busy"), FEW),
+    }
+
+
+@pytest.fixture(scope="module")
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
+    database = Database(database_url, pool_size=1)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+async def drawn(database: Database) -> Sequence[Call]:
+    async with database.begin() as session:
+        return await draw_calls(session, ROWS, 2)
+
+
+async def rows_looked_at(database: Database, statement: str, values: list[Any]) -> tuple[int, int]:
+    """Returns how many calls the statement shows, and how many it looked at."""
+    async with database.transaction() as connection:
+        before = await connection.fetchval(LOOKED_AT) or 0
+        shown = await connection.fetch(statement, *values)
+        return len(shown), await connection.fetchval(LOOKED_AT) - before
+
+
+@pytest.mark.parametrize("for_one_tenant", [True, False])
+async def test_no_filter_walks_through_the_table(database: Database, drawn: Sequence[Call], for_one_tenant: bool) -> None:
+    for call in drawn:
+        for name, (query, few) in queries_about(call).items():
+            statement, values = list_statement(query, call.tenant_id if for_one_tenant else None, limit=PAGE_SIZE + 1)
+            shown, looked_at = await rows_looked_at(database, statement, values)
+            limit = min(few, FEW) if for_one_tenant and name != "problem" else few
+            assert looked_at <= limit, (name, shown, looked_at)

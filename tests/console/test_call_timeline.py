@@ -1,0 +1,75 @@
+"""The timeline of a call."""
+
+import json
+
+from app.calls.schemas import EventRecord
+from app.console.calls.timeline import quiet_since, timeline
+from tests.console.histories import SID, at, delivery, event, history
+
+PROGRESS = [
+    event(0, "call.pending", attempt=1),
+    event(0.2, "call.started", sid=SID, settled_by="response", attempts=[{"result": "started", "milliseconds": 180}]),
+    event(1, "call.callback", CallStatus="ringing", SequenceNumber="1", To="sip:kate@example.com", From="Jack"),
+    event(1.001, "call.status", status="ringing", previous="queued"),
+    event(201, "call.callback", CallStatus="completed", SequenceNumber="3", CallDuration="9", SipResponseCode="200"),
+    event(201.001, "call.status", status="completed", previous="ringing"),
+    event(203, "call.priced", price="-0.00750", price_unit="USD"),
+]
+
+
+def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_gaps_folded() -> None:
+    arrived = delivery(201, state="delivered", attempts=2, delivered_at=at(201.6), last_attempt_at=at(201.6), last_status=204)
+    entries = timeline(history(*PROGRESS, deliveries=[arrived], now=300))
+    assert [(entry.gap or entry.after, entry.title, entry.detail) for entry in entries] == [
+        ("", "Accepted", ""),
+        ("+0.2 s", "Started at Twilio", "180 ms"),
+        ("+0.8 s", "Twilio: ringing", "sequence 1"),
+        ("3 min 20 s nothing", "Twilio: completed", "9 s, SIP 200, sequence 3"),
+        ("+0.6 s", "Delivery of completed arrived", "answered 204, attempt 2"),
+        ("+1.4 s", "Priced", "−0.00750 USD"),
+    ]
+
+
+def test_a_status_that_no_callback_reported_has_a_line() -> None:
+    entries = timeline(history(event(1, "call.status", status="ringing", previous="queued")))
+    assert [(entry.title, entry.detail) for entry in entries] == [("Status ringing", "after queued")]
+
+
+def test_the_time_since_the_last_line_is_told_once_it_is_long() -> None:
+    waits = history(PROGRESS[0], now=5)
+    assert quiet_since(timeline(waits), waits) == ""
+    waits = history(PROGRESS[0], now=65)
+    assert quiet_since(timeline(waits), waits) == "1 min 5 s"
+
+
+def test_deliveries_say_how_they_stand() -> None:
+    lines = [
+        delivery(1, "initiated", state="pending"),
+        delivery(2, "ringing", state="pending", held=True),
+        delivery(3, "answered", state="pending", attempts=3, last_attempt_at=at(4), last_status=500, next_attempt_at=at(80)),
+        delivery(5, "completed", state="gave_up", attempts=12, last_attempt_at=at(50), last_error="refused_address"),
+    ]
+    entries = timeline(history(deliveries=lines))
+    assert [(entry.title, entry.detail, entry.tone) for entry in entries] == [
+        ("Delivery of initiated waits", "", ""),
+        ("Delivery of ringing waits", "for the delivery before it", ""),
+        ("Delivery of answered failed", "answered 500; tried again in 20 s, attempt 3", "warning"),
+        ("Delivery of completed given up", "refused address, attempt 12", "danger"),
+    ]
+
+
+def test_every_documented_event_has_words_and_an_unknown_one_its_name() -> None:
+    description = EventRecord.model_fields["type"].description or ""
+    types = [part for part in description.split("`")[1::2] if part.startswith("call.")]
+    assert len(types) >= 20
+    for type_ in [*types, "call.of_a_later_version"]:
+        (entry,) = timeline(history(event(1, type_)))
+        assert entry.title
+        assert "call." not in entry.title
+
+
+def test_what_stands_behind_a_line_is_masked_until_it_is_revealed() -> None:
+    called = history(*PROGRESS)
+    assert "kate" not in json.dumps([entry.raw for entry in timeline(called)])
+    assert "Jack" not in json.dumps([entry.raw for entry in timeline(called)])
+    assert "sip:kate@example.com" in json.dumps([entry.raw for entry in timeline(called, reveal=True)])

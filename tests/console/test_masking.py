@@ -1,0 +1,64 @@
+"""Personal data is hidden in texts and in JSON."""
+
+import json
+
+import pytest
+
+from app.console.masking import mask_json, mask_text, mask_url
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("The number +15551234567 is not valid", "The number +•••4567 is not valid"),
+        ("The number (555) 123-4567.", "The number (•••4567."),
+        ("To %2B15551234567", "To +•••4567"),
+        ("sip:kate@example.com;transport=tcp failed", "sip:k•••@example.com failed"),
+        ("mail kate.smith@example.com", "mail k•••@example.com"),
+        ("code 13223, status 400, 180 ms", "code 13223, status 400, 180 ms"),
+        ("CA" + "1" * 32, "CA" + "1" * 32),
+        ("01a20722-82cb-7520-b5df-0e45ebf88f42", "01a20722-82cb-7520-b5df-0e45ebf88f42"),
+        ("order-4711", "order-4711"),
+    ],
+)
+def test_addresses_in_a_text_are_masked_and_the_rest_stays(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("https://example.com/flow", "https://example.com/flow"),
+        ("https://example.com:8443/flow?user=kate#x", "https://example.com:8443/flow?•••"),
+        ("https://***@example.com/+15551234567", "https://example.com/+•••4567"),
+        ("http://[::1", "••• (11 characters)"),
+        ("javascript:alert(1)", "••• (19 characters)"),
+    ],
+)
+def test_the_query_of_a_url_is_hidden(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_texts_in_json_are_hidden_unless_their_name_is_known() -> None:
+    secret = "kate"
+    value = {
+        "to": f"sip:{secret}@example.com",
+        "From": "Kate",
+        "twiml": f"<Response><Say>Hello {secret}</Say></Response>",
+        "send_digits": "4711#",
+        "SipHeader_X-Customer": secret,
+        "status_callback": f"https://example.com/progress/1?user={secret}",
+        "nested": {"call_reason": secret, "list": [secret, 7, None, True]},
+        "status": "ringing",
+        "CallSid": "CA" + "e" * 32,
+        "timeout": 30,
+        "start_time": "Tue, 31 Aug 2010 20:36:29 +0000",
+        "status_callback_event": ["ringing", "answered"],
+    }
+    masked = mask_json(value)
+    assert secret not in json.dumps(masked).lower()
+    assert masked["to"] == "sip:k•••@example.com"
+    assert masked["send_digits"] == "••• (5 characters)"
+    assert masked["nested"]["list"][1:] == [7, None, True]
+    unchanged = ("status", "CallSid", "timeout", "start_time", "status_callback_event")
+    assert {name: masked[name] for name in unchanged} == {name: value[name] for name in unchanged}
