@@ -18,6 +18,7 @@ class Link:
 # In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
 NAVIGATION: Final[tuple[Link, ...]] = (
     Link("Calls", f"{CONSOLE_PREFIX}/calls"),
+    Link("Queues", f"{CONSOLE_PREFIX}/queues"),
     Link("Tenants", f"{CONSOLE_PREFIX}/tenants"),
     Link("Audit", f"{CONSOLE_PREFIX}/audit"),
     Link("SIP check", f"{CONSOLE_PREFIX}/sip"),

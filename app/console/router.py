@@ -8,6 +8,7 @@ from app.console.assets import assets
 from app.console.audit import router as audit_router
 from app.console.calls import router as calls_router
 from app.console.navigation import first_page
+from app.console.queues import router as queues_router
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
 from app.console.tenants import router as tenants_router
@@ -49,6 +50,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     router,
     sessions_router.router,
     calls_router.router,
+    queues_router.router,
     tenants_router.router,
     tenant_acts_router.router,
     audit_router.router,

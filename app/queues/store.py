@@ -17,9 +17,9 @@ from app.scheduling.hours import Hours, read_hours
 from app.scheduling.pace import wait_s
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
 
-_COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
+COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
     queue.ring_within_s, pace.calls_per_second, coalesce(pace.burst, {DEFAULT_BURST}), pace.max_concurrent"""
-_TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
+TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
 # Less than the timeout of locks. A count is not worth more of the database's time.
 _COUNT_TIMEOUT: Final = "1500ms"
 
@@ -91,6 +91,7 @@ class CallCounts:
     execution: dict[str, int]
     status: dict[str, int]
     problem: dict[str, int]
+    started_last_minute: int = 0
 
 
 async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> bool:
@@ -101,14 +102,14 @@ async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> 
 
 
 async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
-    statement = f"SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
+    statement = f"SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else QueueRow.of(row)
 
 
 async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
     """Returns the queue with a lock until the transaction ends."""
-    statement = f"""SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
+    statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
         FOR NO KEY UPDATE OF queue"""
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else QueueRow.of(row)
@@ -124,7 +125,7 @@ async def update_queue(
 
 async def list_queues(connection: Connection, tenant_id: str, *, after: str | None, limit: int | None) -> list[QueueRow]:
     """Returns queues by name; with `after`, those with a later name."""
-    statement = f"""SELECT {_COLUMNS} FROM {_TABLES} WHERE queue.tenant_id = $1 AND ($2::text IS NULL OR queue.name > $2)
+    statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND ($2::text IS NULL OR queue.name > $2)
         ORDER BY queue.name LIMIT $3"""
     return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
@@ -168,12 +169,14 @@ async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls 
 
 async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | None:
     """Counts all calls of the queue. Returns None if that takes too long."""
-    statement = """SELECT execution, status, problem ->> 'slug', count(*) FROM call WHERE queue_id = $1 GROUP BY 1, 2, 3"""
+    statement = """SELECT execution, status, problem ->> 'slug', count(*),
+            count(*) FILTER (WHERE execution = 'started' AND settled_at > now() - interval '1 minute')
+        FROM call WHERE queue_id = $1 GROUP BY 1, 2, 3"""
     rows = await _fetch_within_limit(connection, statement, queue_id)
     if rows is None:
         return None
-    counts = CallCounts({}, {}, {})
-    for *values, number in rows:
+    counts = CallCounts({}, {}, {}, started_last_minute=sum(row[-1] for row in rows))
+    for *values, number, _ in rows:
         for count, value in zip((counts.execution, counts.status, counts.problem), values, strict=True):
             if value is not None:
                 count[value] = count.get(value, 0) + number

@@ -159,6 +159,12 @@ login   -read   3xx     -read   3xx     3xx     3xx     GET /console
 401     401     401     401     401     401     401     POST /console/link
 login   login   login   login   login   login   login   POST /console/logout
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/queues
+login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{tenant_id}/{name}
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/pause
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/resume
+login   -admin  -admin  2xx     4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{tenant_id}

@@ -1,0 +1,106 @@
+"""The pages of queues: the list, one queue, and what pauses it or cancels all of its calls that wait."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from starlette.responses import RedirectResponse
+
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
+from app.console.queues import store
+from app.console.queues.view import QueueItem, QueueView, page_after, queue_path
+from app.console.rendering import page
+from app.console.tenancy import reachable_tenant
+from app.errors import QueueNotFound
+from app.http.routes import needs
+from app.queues.cancellation import QueueCancellation
+from app.queues.router import QueueServiceDep, queue_cancellation
+from app.scheduling.schedule import QUEUE_NAME
+from app.tenants.scopes import Scope
+
+router = console_router("/queues")
+
+QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
+
+
+async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
+    """Returns tenant and name of a queue, which need not exist. Raises TenantNotFound or QueueNotFound."""
+    reachable_tenant(client, tenant_id)
+    if not re.fullmatch(QUEUE_NAME, name):
+        raise QueueNotFound
+    return tenant_id, name
+
+
+QueueDep = Annotated[tuple[str, str], Depends(reachable_queue)]
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def list_queues(
+    request: Request, client: ConsoleClientDep, tenant: str = "", after_tenant: str = "", after: str = ""
+) -> Response:
+    """Lists queues with what waits in each. `tenant` limits an operator's list."""
+    wanted = client.tenant_id or tenant
+    if wanted:
+        reachable_tenant(client, wanted)
+    place = (after_tenant, after)
+    if any("\x00" in part for part in place):
+        place = ("", "")
+    lines, has_more = await store.list_queue_lines(request.state.database, wanted or None, after=place)
+    items = [QueueItem.of(line) for line in lines]
+    next_page = page_after(items[-1], wanted) if has_more else None
+    return page(request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", ""))
+
+
+@router.get("/{tenant_id}/{name}")
+@needs(Scope.READ, clients="any")
+async def show_queue(request: Request, queue: QueueDep, service: QueueServiceDep) -> Response:
+    return await _show(request, queue, service, "queues/queue.html")
+
+
+async def _show(
+    request: Request, queue: tuple[str, str], service: QueueServiceDep, template: str, *, done: str | None = None
+) -> Response:
+    """Renders a page about a queue. Its numbers are those of the API's, which counts them in a transaction of its own."""
+    line = await store.find_queue_line(request.state.database, *queue)
+    if line is None:
+        raise QueueNotFound
+    view = QueueView.of(line, *await service.progress(*queue))
+    return page(request, template, view=view, done=done)
+
+
+@router.post("/{tenant_id}/{name}/pause")
+@needs(Scope.ADMIN, clients="any")
+async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueueServiceDep) -> Response:
+    """Stops dialling. Calls under way go on."""
+    await service.change(actor, *queue, {"paused": True})
+    return RedirectResponse(queue_path(*queue), status_code=303)
+
+
+@router.post("/{tenant_id}/{name}/resume")
+@needs(Scope.ADMIN, clients="any")
+async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueueServiceDep) -> Response:
+    await service.change(actor, *queue, {"paused": False})
+    return RedirectResponse(queue_path(*queue), status_code=303)
+
+
+@router.get("/{tenant_id}/{name}/cancel")
+@needs(Scope.ADMIN, clients="any")
+async def confirm_cancellation(request: Request, queue: QueueDep, service: QueueServiceDep) -> Response:
+    """Says how many calls would be canceled, and asks."""
+    return await _show(request, queue, service, "queues/cancel.html")
+
+
+@router.post("/{tenant_id}/{name}/cancel")
+@needs(Scope.ADMIN, clients="any")
+async def cancel_queue(
+    request: Request,
+    queue: QueueDep,
+    actor: ConsoleActorDep,
+    service: QueueServiceDep,
+    cancellation: QueueCancellationDep,
+) -> Response:
+    """Ends all calls of the queue that wait: none of them will ring."""
+    canceled = await cancellation.cancel(actor, *queue)
+    done = "1 call was canceled." if canceled == 1 else f"{canceled:,} calls were canceled."
+    return await _show(request, queue, service, "queues/queue.html", done=done)

@@ -1,0 +1,134 @@
+"""What the pages of queues show: pace, hours and reasons to wait in words, and how far a queue is. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from app.console.queues.store import MAX_COUNTED, QueueLine
+from app.console.words import hours_text, pace_text
+from app.http.operations import CONSOLE_PREFIX
+from app.queues.progress import QueueProgress, WaitReasonName
+from app.queues.store import QueueRow
+
+PATH: Final = f"{CONSOLE_PREFIX}/queues"
+_REASONS: Final[dict[WaitReasonName, str]] = {
+    "halted": "no scheduled call is dialled: the database was restored or failed over, and an operator has to release them "
+    "with `callgate queues release`",
+    "tenant_suspended": "the tenant is suspended",
+    "paused": "the queue is paused",
+    "not_before": "the time of the call has not come",
+    "retry": "Twilio could not take it, and it is tried again",
+    "outside_hours": "outside the hours in which it may ring",
+    "concurrency": "as many calls of the queue are under way as may be",
+    "pace": "the pace of the queue",
+    "account_concurrency": "as many calls of the account are under way as may be",
+    "account_pace": "the pace of the account",
+}
+_NEEDS_ATTENTION: Final = frozenset({"halted", "tenant_suspended", "paused"})
+
+
+def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
+    """Returns why the next call waits. `waits` says whether any does."""
+    if not waits:
+        return "no call waits"
+    return "it is dialled now" if reason is None else _REASONS[reason]
+
+
+def queue_path(tenant_id: str, name: str) -> str:
+    return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueItem:
+    """A line of the list."""
+
+    path: str
+    tenant_id: str
+    name: str
+    state: str
+    """`paused`, `active`, or `halted` if no call is dialled for a reason outside the queue."""
+    waiting: str
+    next_due_at: datetime | None
+    reason: str
+    pace: str
+    under_way: str
+    hours: str | None
+
+    @classmethod
+    def of(cls, line: QueueLine) -> "QueueItem":
+        queue = line.queue
+        return cls(
+            path=queue_path(queue.tenant_id, queue.name),
+            tenant_id=queue.tenant_id,
+            name=queue.name,
+            state="paused" if queue.paused else "halted" if line.wait_reason in _NEEDS_ATTENTION else "active",
+            waiting=f"{MAX_COUNTED:,}+" if line.waiting > MAX_COUNTED else f"{line.waiting:,}",
+            next_due_at=line.next_due_at,
+            reason=reason_text(line.wait_reason, waits=line.next_due_at is not None),
+            pace=pace_text(queue.pace),
+            under_way="–" if line.under_way is None else f"{line.under_way:,}",
+            hours=hours_text(queue.hours),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """One queue and how far it is."""
+
+    item: QueueItem
+    sentence: str
+    depth: tuple[tuple[str, int], ...] | None
+    """Execution and number of its calls; None: they could not be counted in time."""
+    statuses: tuple[tuple[str, int], ...]
+    problems: tuple[tuple[str, int], ...]
+    reached: str
+    """How many calls started in the last minute, as a pace."""
+    waiting: int | None
+    first_not_before: datetime | None
+    projected_end_at: datetime | None
+    is_paused: bool
+    is_limited: bool
+    ring_within: str
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, line: QueueLine, queue: QueueRow, progress: QueueProgress) -> "QueueView":
+        """`line` is the queue's in the list, and `queue` as it was read with its progress."""
+        item, waiting, counts = QueueItem.of(line), progress.waiting, progress.counts
+        started = None if counts is None else counts.started_last_minute
+        return cls(
+            item=item,
+            sentence=_sentence(queue, progress),
+            depth=None if counts is None else tuple(sorted(counts.execution.items())),
+            statuses=() if counts is None else _by_number(counts.status),
+            problems=() if counts is None else _by_number(counts.problem),
+            reached="not counted in time" if started is None else f"{started / 60:.2f} a second in the last minute",
+            waiting=None if waiting is None else waiting.number,
+            first_not_before=None if waiting is None else waiting.first_not_before,
+            projected_end_at=progress.projected_end_at,
+            is_paused=queue.paused,
+            is_limited=queue.pace.is_limited,
+            ring_within="15 minutes" if queue.ring_within_s is None else f"{queue.ring_within_s:,} s",
+            updated_at=queue.updated_at,
+        )
+
+
+def _sentence(queue: QueueRow, progress: QueueProgress) -> str:
+    waiting = progress.waiting
+    if waiting is None:
+        return "More calls wait than could be counted in time."
+    if waiting.number == 0:
+        return "Paused. No call waits." if queue.paused else "No call waits."
+    number = "1 call waits" if waiting.number == 1 else f"{waiting.number:,} calls wait"
+    return f"{number}; the next one: {reason_text(progress.wait_reason, waits=True)}."
+
+
+def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def page_after(item: QueueItem, tenant: str) -> str:
+    """Returns the address of the page after this line, of the same tenant."""
+    given = {"tenant": tenant, "after_tenant": "" if tenant else item.tenant_id, "after": item.name}
+    return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"

@@ -1,0 +1,104 @@
+"""The pages of queues: who sees which, what they say, and what pauses and cancels."""
+
+import pytest
+
+from app.audit.service import AuditLog
+from app.audit.store import AuditFilter
+from app.tenants.scopes import Scope
+from tests.console.conftest import LogIn, text_of
+from tests.console.test_queue_store import add_queue, service_of
+from tests.support.gateway import Gateway
+
+
+async def deeds(gateway: Gateway, tenant_id: str, actor: str) -> list[tuple[str, str]]:
+    events, _ = await AuditLog(gateway.database).list(AuditFilter(tenant_id=tenant_id, actor_name=actor), limit=50)
+    return [(event.action, event.subject) for event in reversed(events) if not event.action.startswith("console.")]
+
+
+async def test_an_operator_sees_all_queues_and_a_tenant_its_own(gateway: Gateway, log_in: LogIn) -> None:
+    own, other = await gateway.add_tenant(), await gateway.add_tenant()
+    person, operator = await log_in(own.id, Scope.READ), await log_in(None, Scope.READ)
+    assert "There is no queue" in text_of(await person.get("/queues"))
+    await add_queue(gateway, own, "reminders")
+    await add_queue(gateway, other, "surveys")
+    shown = text_of(await person.get("/queues"))
+    assert "reminders" in shown
+    assert "surveys" not in shown
+    shown = text_of(await operator.get("/queues"))
+    assert "reminders" in shown
+    assert "surveys" in shown
+    assert "surveys" not in text_of(await operator.get("/queues", params={"tenant": own.id}))
+    assert (await person.get("/queues", params={"tenant": other.id})).text.count("surveys") == 0
+    assert (await person.get(f"/queues/{other.id}/surveys")).status_code == 404
+    assert (await operator.get(f"/queues/{other.id}/surveys")).status_code == 200
+    assert (await operator.get(f"/queues/{other.id}/nothing")).status_code == 404
+    assert (await operator.get(f"/queues/{other.id}/not%00a-name")).status_code == 404
+
+
+async def test_one_queue_says_how_far_it_is_and_why_the_next_call_waits(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    calls = await add_queue(gateway, tenant, "reminders", pace={"max_concurrent": 20})
+    for _ in range(3):
+        await calls.waiting(not_before_s=600)
+    await calls.ended("started", status="completed")
+    await calls.ended("not_started", problem="ring-by-passed")
+    answer = await (await log_in(tenant.id, Scope.READ)).get(f"/queues/{tenant.id}/reminders")
+    shown = text_of(answer)
+    assert "3 calls wait; the next one: the time of the call has not come." in shown
+    assert "20 at the same time" in shown
+    assert "Under way 0" in shown
+    assert "ring-by-passed 1" in shown
+    assert "scheduled 3" in shown
+    # Who may only read is offered no act.
+    assert "Pause" not in shown
+    assert "Cancel" not in shown
+
+
+async def test_a_queue_is_paused_and_resumed(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, person = await gateway.add_tenant(), await log_in()
+    await add_queue(gateway, tenant, "reminders")
+    path = f"/queues/{tenant.id}/reminders"
+    paused = await person.post(f"{path}/pause")
+    assert (paused.status_code, paused.headers["Location"]) == (303, f"/console{path}")
+    assert (await service_of(gateway).get(tenant.id, "reminders")).paused
+    shown = text_of(await person.get(path))
+    assert "Paused. No call waits." in shown
+    assert "Resume" in shown
+    assert (await person.post(f"{path}/resume")).status_code == 303
+    assert not (await service_of(gateway).get(tenant.id, "reminders")).paused
+    assert await deeds(gateway, tenant.id, person.key_id) == [("queue.update", "reminders")] * 2
+
+
+async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    person, calls = await log_in(tenant.id), await add_queue(gateway, tenant, "reminders")
+    for _ in range(4):
+        await calls.waiting(not_before_s=600)
+    path = f"/queues/{tenant.id}/reminders"
+    question = await person.get(f"{path}/cancel")
+    assert "4 calls wait." in text_of(question)
+    _, progress = await service_of(gateway).progress(tenant.id, "reminders")
+    assert progress.waiting
+    assert progress.waiting.number == 4
+    shown = text_of(await person.post(f"{path}/cancel"))
+    assert "4 calls were canceled." in shown
+    assert "No call waits." in shown
+    assert "canceled-before-dial 4" in shown
+    assert "0 calls were canceled." in text_of(await person.post(f"{path}/cancel"))
+    assert await deeds(gateway, tenant.id, person.key_id) == [("queue.cancel", "reminders")]
+
+
+@pytest.mark.parametrize("act", ["pause", "resume", "cancel"])
+async def test_nobody_else_acts(gateway: Gateway, log_in: LogIn, act: str) -> None:
+    tenant, other = await gateway.add_tenant(), await gateway.add_tenant()
+    calls = await add_queue(gateway, tenant, "reminders", paused=act == "resume")
+    await calls.waiting(not_before_s=600)
+    path, person = f"/queues/{tenant.id}/reminders/{act}", await log_in(tenant.id)
+    forged = await person.http.post(f"/console{path}", headers={"Origin": "https://evil.example"})
+    assert forged.status_code == 403
+    assert (await (await log_in(other.id)).post(path)).status_code == 404
+    assert (await (await log_in(tenant.id, Scope.READ, Scope.CALL)).post(path)).status_code == 403
+    queue, progress = await service_of(gateway).progress(tenant.id, "reminders")
+    assert queue.paused is (act == "resume")
+    assert progress.waiting
+    assert progress.waiting.number == 1

@@ -1,0 +1,64 @@
+"""What the pages of queues say: reasons, pace, hours and progress in words."""
+
+from datetime import UTC, datetime
+from typing import Any, get_args
+from uuid import UUID
+
+import pytest
+
+from app.console.queues.store import MAX_COUNTED, QueueLine
+from app.console.queues.view import QueueItem, QueueView, page_after, reason_text
+from app.queues.progress import QueueProgress, WaitReasonName
+from app.queues.store import CallCounts, QueueRow, WaitingCalls
+from app.scheduling.pace_limits import UNLIMITED
+
+AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
+
+
+def queue(**members: Any) -> QueueRow:
+    values: dict[str, Any] = {"paused": False, "hours": None, "ring_within_s": None, "pace": UNLIMITED} | members
+    return QueueRow(UUID(int=1), "support", "reminders", AT, AT, **values)
+
+
+def line(row: QueueRow, **members: Any) -> QueueLine:
+    values: dict[str, Any] = {"waiting": 0, "next_due_at": None, "wait_reason": None, "under_way": None} | members
+    return QueueLine(row, **values)
+
+
+@pytest.mark.parametrize("reason", get_args(WaitReasonName))
+def test_every_reason_has_words(reason: WaitReasonName) -> None:
+    assert " " in reason_text(reason, waits=True)
+
+
+def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
+    assert reason_text(None, waits=True) == "it is dialled now"
+    assert reason_text(None, waits=False) == "no call waits"
+
+
+def test_a_line_of_the_list() -> None:
+    item = QueueItem.of(line(queue(paused=True), waiting=MAX_COUNTED + 1, next_due_at=AT, wait_reason="paused"))
+    assert (item.state, item.waiting, item.reason) == ("paused", "1,000+", "the queue is paused")
+    assert item.path == "/console/queues/support/reminders"
+    halted = QueueItem.of(line(queue(), waiting=3, next_due_at=AT, wait_reason="halted", under_way=2))
+    assert (halted.state, halted.waiting, halted.under_way) == ("halted", "3", "2")
+    assert page_after(item, "") == "/console/queues?after_tenant=support&after=reminders"
+    assert page_after(item, "support") == "/console/queues?tenant=support&after=reminders"
+
+
+def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
+    return QueueView.of(line(row), row, QueueProgress(waiting, counts, reason, None))
+
+
+def test_the_sentence_says_how_many_wait_and_why() -> None:
+    counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_last_minute=90)
+    two = view(queue(), WaitingCalls(2, AT, AT, AT), counts, "pace")
+    assert two.sentence == "2 calls wait; the next one: the pace of the queue."
+    assert two.depth == (("scheduled", 2), ("started", 3))
+    assert two.statuses == (("busy", 2), ("completed", 1))
+    assert two.reached == "1.50 a second in the last minute"
+    none = WaitingCalls(0, None, None, None)
+    assert view(queue(), none, counts).sentence == "No call waits."
+    assert view(queue(paused=True), none, counts).sentence == "Paused. No call waits."
+    uncounted = view(queue(ring_within_s=3600), None, None)
+    assert uncounted.sentence == "More calls wait than could be counted in time."
+    assert (uncounted.depth, uncounted.reached, uncounted.ring_within) == (None, "not counted in time", "3,600 s")
