@@ -126,6 +126,11 @@ class Settings(ConsoleSettings):
     slow_when_queued: bool = Field(
         False, description="Whether an account with a pace pauses until Twilio has dialled the calls that it queues."
     )
+    grant_counter_dir: Path | None = Field(
+        None,
+        description="Folder outside the database in which all workers keep how many scheduled calls they have dialled. "
+        "So a restored database that lacks some is noticed.",
+    )
     abandon_margin: float = seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
     resolve_searches: int = Field(
         5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."

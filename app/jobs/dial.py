@@ -14,6 +14,7 @@ from app.calls.settlement import Settlement
 from app.clock import elapsed
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
+from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.schedule import PRIORITIES
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -29,6 +30,7 @@ class Dialer:
     granted: GrantedCalls
     settlement: Settlement
     max_in_flight: int
+    counters: GrantCounters = field(default_factory=GrantCounters)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dials: set[asyncio.Task[None]] = field(default_factory=set)
     _last_turn: UUID | None = None
@@ -63,9 +65,16 @@ class Dialer:
         """Grants calls of one account and starts to dial them. A failure that is the account's own is only logged."""
         began = elapsed()
         try:
-            granted = await grant_calls(self.database, account_id, limit=limit)
+            await self.counters.load()
+            granted = await grant_calls(self.database, account_id, limit=limit, counters=self.counters)
+            if granted.grants:
+                await self.counters.save()
         except DatabaseUnavailable:
             raise
+        except OSError as error:
+            # What other workers have granted is not known.
+            logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)
+            return Round([], is_last=True)
         except Exception:
             logger.exception("grant_failed", account_id=str(account_id))
             return Round([], is_last=True)

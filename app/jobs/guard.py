@@ -1,17 +1,25 @@
 """Keeps the row by which grants notice that the database may have lost some."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.database.engine import Database
+from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import watch
 
 
 @dataclass(frozen=True, slots=True)
 class GuardWatch:
     database: Database
+    counters: GrantCounters = field(default_factory=GrantCounters)
 
     async def step(self) -> bool:
-        """Notes that the database has what is committed by now, or halts grants if it may have lost some. Returns false."""
+        """Notes that the database has what is committed by now, or halts grants if it may have lost some. Returns false.
+
+        Raises OSError if the folder of the counts cannot be read.
+        """
+        await self.counters.load()
         async with self.database.transaction() as connection:
-            await watch(connection)
+            await watch(connection, self.counters.known())
+        await self.counters.save()
+        await self.counters.keep()
         return False

@@ -29,6 +29,7 @@ from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
 from app.observability import Metrics
 from app.observability.tracing import Tracing
+from app.scheduling.grant_counters import GrantCounters, check_folder
 from app.services import Services, budget_of, services
 from app.settings import Settings
 
@@ -81,7 +82,8 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         fetch_deadline_s=budget.attempt,
         bind_listed=resolver.bind_listed,
     )
-    dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight)
+    counters = GrantCounters(settings.grant_counter_dir)
+    dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight, counters)
     deadlines = Deadlines(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
     poll = settings.worker_poll_interval
@@ -100,7 +102,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
         Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
-        Job("guard", GuardWatch(state["database"]).step, _GUARD_EVERY_S),
+        Job("guard", GuardWatch(state["database"], counters).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
@@ -129,6 +131,7 @@ async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timed
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
     """Runs a worker with its own services until `stop` is set. Closes `tracing` at the end."""
     tracing = tracing or Tracing()
+    check_folder(settings.grant_counter_dir)
     with tracing.enabled():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
             first_retry = timedelta(seconds=settings.delivery_first_retry)

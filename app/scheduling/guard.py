@@ -1,29 +1,39 @@
 """Halts grants when the database may have lost some: it was restored or copied, or a standby was promoted.
 
-A grant deletes the right to dial. If the grant is lost and its row is back, the call would be dialled again. So grants are made
-only on the server, timeline, database and table for which they were made before, until `callgate queues release` has found out
-which calls Twilio has. A part that the server hides is not compared.
+A grant deletes the right to dial. If the grant is lost and its row is back, the call would be dialled again. So grants are
+made only on the server, timeline, database and table for which they were made before, and only while the database has all
+grants that are known (app.scheduling.grant_counters). Otherwise none is made until `callgate queues release` has found out
+which calls Twilio has. Where the server hides its timeline, the time of its start is compared instead.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
+from uuid import UUID
 
 import structlog
 
 from app.database.connection import Connection
-from app.scheduling.guard_sql import CURRENT_SERVER
+from app.scheduling.grant_counters import GrantCount
+from app.scheduling.guard_sql import CURRENT_SERVER, RELEASED
 from app.scheduling.store import Statements
 
 logger = structlog.stdlib.get_logger(__name__)
 
 HIDDEN: Final = "-"
 """What callgate_server() has for a part that Postgres does not tell."""
+STARTED: Final = "started "
+"""How callgate_server() begins what it has instead of a hidden timeline: the time of the server's start."""
+
+HaltReason = Literal["server", "counter", "operator"]
+"""Why nothing is granted: another server, a count of grants that is lower than a known one, or `callgate queues halt`."""
 
 _RECORD = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
 _HALT = f"""
-    UPDATE grant_guard SET halted_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER}
+    UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'server'
+    WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER}
     RETURNING seen_at, server, {CURRENT_SERVER} AS current
 """
 _SEEN = f"""
@@ -32,15 +42,30 @@ _SEEN = f"""
 """
 # Where no call waits, no lost grant can be repeated.
 _ADOPT = f"""
-    UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp()
+    UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
 _READ = f"""
-    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, clock_timestamp() AS read_at FROM grant_guard WHERE id = 1
+    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at
+    FROM grant_guard WHERE id = 1
 """
+# The counts of grants begin again, so that those that are known to workers are no reason to halt again.
 _RELEASE = f"""
-    UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL WHERE id = 1 AND {CURRENT_SERVER} = $1
+    UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
+        released_at = clock_timestamp()
+    WHERE id = 1 AND {CURRENT_SERVER} = $1
     RETURNING id
+"""
+# An account without a row has no grants.
+_COUNTS = f"""
+    SELECT known.id, {RELEASED} AS released, coalesce(grants, 0) AS grants, granted_at
+    FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
+"""
+# All lost grants came after the last one that the account still has. The row may have been written later than that.
+_HALT_BEHIND = """
+    UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
+        seen_at = least(seen_at, coalesce($1::timestamptz, seen_at))
+    WHERE id = 1 AND halted_at IS NULL RETURNING seen_at
 """
 
 
@@ -52,6 +77,7 @@ class GuardState:
     current: str
     seen_at: datetime
     halted_at: datetime | None
+    halt_reason: HaltReason | None
     read_at: datetime
 
     @property
@@ -72,13 +98,38 @@ async def record_or_halt(connection: Connection) -> bool:
     return False
 
 
-async def watch(connection: Connection) -> None:
-    """Notes that what is committed by now is not lost, as far as it is known; halts grants if the server is another.
+async def halt_behind(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
+    """Halts all grants, because the account's counter is lower than what is known. `granted_at`: its last grant."""
+    halted = await connection.fetchrow(_HALT_BEHIND, granted_at)
+    if halted is not None:
+        logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")
 
-    While no call waits, another server is accepted.
+
+async def watch(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
+    """Notes that what is committed by now is not lost, as far as it is known; halts grants if it may be.
+
+    `known` are the counts of grants by account. While no call waits, another server and lower counts are accepted.
     """
-    if await connection.fetchrow(_SEEN) is None and await connection.fetchrow(_ADOPT) is None:
+    behind = await _account_behind(connection, known)
+    if behind is not None:
+        # A restored database may not have the row.
+        await connection.execute(_RECORD)
+    elif await connection.fetchrow(_SEEN) is not None:
+        return
+    if await connection.fetchrow(_ADOPT) is not None:
+        return
+    if behind is None:
         await record_or_halt(connection)
+    else:
+        await halt_behind(connection, behind[0], granted_at=behind[1])
+
+
+async def _account_behind(connection: Connection, known: Mapping[UUID, GrantCount]) -> tuple[UUID, datetime | None] | None:
+    """Returns an account whose counter is lower than what is known, with the time of its last grant."""
+    for account_id, released, grants, granted_at in await connection.fetch(_COUNTS, list(known)) if known else ():
+        if GrantCount(released, grants) < known[account_id]:
+            return account_id, granted_at
+    return None
 
 
 async def read_guard(database: Statements) -> GuardState | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -65,6 +66,9 @@ class Pace(Base):
     next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
     # The number of its rows in `dial_slot`.
     in_use: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Counts the grants (app.scheduling.grant_counters), and when the last one was made.
+    grants: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    granted_at: Mapped[datetime | None]
 
 
 class ScheduledDial(Base):
@@ -144,3 +148,7 @@ class GrantGuard(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     # Since when no calls are granted; null: they are.
     halted_at: Mapped[datetime | None]
+    # Why (HaltReason); null: another server, also if a worker of the version before has halted them.
+    halt_reason: Mapped[str | None] = mapped_column(Text)
+    # When grants were released, or another server was accepted. Counts of grants begin again then; null: never.
+    released_at: Mapped[datetime | None]

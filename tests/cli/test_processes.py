@@ -290,3 +290,16 @@ def test_an_older_version_leaves_a_newer_schema_unchanged(empty_database_url: st
 
 def test_the_version_includes_the_schema_revision(tmp_path: Path) -> None:
     assert run("--version", environment=environment(tmp_path)).stdout == f"callgate {__version__}, schema {head()}\n"
+
+
+def test_a_worker_does_not_start_without_its_folder_of_counters(database_url: str, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    configured = environment(
+        tmp_path / "state",
+        CALLGATE_DATABASE_URL=database_url,
+        CALLGATE_SECRET_KEYS=SECRET_KEY,
+        CALLGATE_GRANT_COUNTER_DIR=str(missing),
+    )
+    finished = run("worker", environment=configured)
+    expected = f"callgate: CALLGATE_GRANT_COUNTER_DIR: {missing} is no folder that this process can read and write"
+    assert (finished.returncode, finished.stderr.splitlines()[-1]) == (1, expected)

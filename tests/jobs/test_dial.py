@@ -14,6 +14,7 @@ from app.calls.creation.grants.service import grant_calls
 from app.jobs.deadlines import Deadlines
 from app.jobs.dial import Dialer
 from app.observability import Metrics
+from app.scheduling.grant_counters import GrantCounters
 from app.services import services
 from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import BASIC, Gateway, Tenant
@@ -23,9 +24,10 @@ SID = "CA" + "d" * 32
 
 
 @asynccontextmanager
-async def running_dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+async def running_dialer(gateway: Gateway, counters: GrantCounters | None = None) -> AsyncIterator[Dialer]:
     async with services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        counters = counters or GrantCounters()
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, counters=counters)
         yield dialer
         await dialer.drain()
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -258,7 +259,7 @@ async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_noth
         state = await read_guard(gateway.database)
         assert state is not None
         with pytest.raises(CommandFailed, match="another server was promoted meanwhile"):
-            await grants._release(command_actor(), type(state)("a", "b", state.seen_at, state.halted_at, state.read_at))
+            await grants._release(command_actor(), replace(state, server="a", current="b"))
         assert await is_halted(gateway)
 
 

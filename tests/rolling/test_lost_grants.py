@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.doctor.grants import check_grants
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
 from app.jobs.guard import GuardWatch
@@ -18,6 +19,7 @@ from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, run
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.rolling.test_failover import accepted_calls, sends_nothing
+from tests.scheduling.test_guard import hide_server
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.postgres_pair import Pair, postgres_pair
 
@@ -119,6 +121,25 @@ async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: Pair, tmp_
         assert (await record(tenant, waiting["id"]))["execution"] == "started"
         again = await asyncio.to_thread(run, "queues", "release", environment=configured)
         assert (again.returncode, again.stdout) == (0, "Grants are not halted; there is nothing to release.\n")
+
+
+async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: Pair) -> None:
+    async with _running(pair) as (gateway, dialer, tenant, simulator):
+        await hide_server(gateway)
+        await GuardWatch(gateway.database).step()
+        rung = (await tenant.create(priority="normal", to="sip:rung@example.com")).json()
+        async with sends_nothing(pair.primary):
+            await dial_all(dialer)
+            assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
+            pair.primary.kill()
+        # A new worker, which has seen none of it.
+        async with running_dialer(gateway) as other:
+            await _promote(pair, tenant, other)
+            assert (await record(tenant, rung["id"]))["execution"] == "scheduled", "its grant is lost"
+            await dial_all(other)
+        assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
+        found = await check_grants(gateway.database)
+        assert (found.state, found.found.rpartition(": ")[2]) == ("wrong", "it is another server, or another database")
 
 
 async def test_a_fail_over_while_no_call_waits_halts_nothing(pair: Pair) -> None:

@@ -9,7 +9,8 @@ from app.calls.creation.grants import store
 from app.calls.creation.grants.store import Candidate, DueQueue, Grant
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.guard import record_or_halt
+from app.scheduling.grant_counters import GrantCounters
+from app.scheduling.guard import halt_behind, record_or_halt
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_AHEAD
 from app.scheduling.slots import free_ended_slots
@@ -32,16 +33,21 @@ class Round:
     wait_s: float | None = None
 
 
-async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Round:
+async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> Round:
     """Grants calls of the account, at most `limit` and BATCH.
 
-    None if another worker is granting calls of it, or if all grants are halted.
+    None if another worker is granting calls of it, or if all grants are halted. All are halted if the account has fewer grants
+    than the `counters` know of; they note the new ones.
     """
+    counters = counters or GrantCounters()
     async with database.transaction() as connection:
         account = await store.lock_account_pace(connection, account_id)
         if account is None:
             return Round([], is_last=True)
         if not account.may_grant and not await record_or_halt(connection):
+            return Round([], is_last=True)
+        if counters.is_behind(account_id, account.count):
+            await halt_behind(connection, account_id, granted_at=account.granted_at)
             return Round([], is_last=True)
         if await free_ended_slots(connection, account_id):
             # Read again, with the slots that are free now.
@@ -52,6 +58,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int) -> Ro
         at = max(pace.at for pace in (account, *paces.values()))
         granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
+    counters.note(account_id, account.count._replace(grants=account.count.grants + len(grants)))
     # After a grant another round reads how long the account has to wait then.
     is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]

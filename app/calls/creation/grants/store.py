@@ -16,7 +16,8 @@ from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_of
-from app.scheduling.guard_sql import MAY_GRANT
+from app.scheduling.grant_counters import NO_GRANTS, GrantCount
+from app.scheduling.guard_sql import MAY_GRANT, RELEASED
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at, room, wait_s
@@ -40,7 +41,7 @@ _LOCK = f"""
     )
     SELECT subject_id, clock.at, {room("clock.at")} AS room, {wait_s("clock.at")} AS wait_s{{more}} FROM pace, clock
 """  # noqa: S608  # constants of this module
-_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant")
+_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED} AS released, grants, granted_at")
 _LOCK_QUEUES = _LOCK.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
 _ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
@@ -104,7 +105,7 @@ _GRANT = f"""
         UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
-        UPDATE pace SET next_at = {next_at("$2", "1")}, in_use = in_use + 1 FROM granted
+        UPDATE pace SET next_at = {next_at("$2", "1")}, in_use = in_use + 1, grants = grants + 1, granted_at = $2 FROM granted
         WHERE subject_id IN (granted.account_id, granted.queue_id)
     )
     SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
@@ -136,7 +137,10 @@ class LockedPace:
     at: datetime
     room: int
     wait_s: float | None
-    may_grant: bool | None = None  # MAY_GRANT, of an account
+    # Of an account: MAY_GRANT, its counter, and the time of its last grant.
+    may_grant: bool | None = None
+    count: GrantCount = NO_GRANTS
+    granted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,11 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
         await connection.execute(_ADD_PACE, account_id)
         found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
-    return LockedPace(*found[0][1:]) if found else None
+    if not found:
+        return None
+    row = found[0]
+    count = GrantCount(row["released"], row["grants"])
+    return LockedPace(row["at"], row["room"], row["wait_s"], row["may_grant"], count, row["granted_at"])
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:

@@ -1,0 +1,106 @@
+"""The counts of grants that workers keep in memory and in a folder."""
+
+import os
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.scheduling.grant_counters import GrantCount, GrantCounters
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.iterdir())
+
+
+async def saved(folder: Path, counts: dict[UUID, GrantCount]) -> GrantCounters:
+    counters = GrantCounters(folder)
+    await counters.load()
+    for account_id, count in counts.items():
+        counters.note(account_id, count)
+    await counters.save()
+    return counters
+
+
+async def test_a_worker_knows_what_any_other_has_saved(tmp_path: Path) -> None:
+    first, second = uuid4(), uuid4()
+    one = await saved(tmp_path, {first: GrantCount(0, 7), second: GrantCount(0, 1)})
+    other = await saved(tmp_path, {first: GrantCount(0, 3), second: GrantCount(0, 5)})
+    assert other.known() == {first: (0, 7), second: (0, 5)}
+    await one.load()
+    assert one.known() == other.known()
+    assert one.is_behind(first, GrantCount(0, 6))
+    assert not one.is_behind(first, GrantCount(0, 7))
+    assert not one.is_behind(uuid4(), GrantCount(0, 0))
+    # After a release a lower count is right.
+    assert not one.is_behind(first, GrantCount(1, 2))
+    one.note(first, GrantCount(1, 3))
+    await one.save()
+    await other.load()
+    assert other.is_behind(first, GrantCount(1, 2))
+    assert other.is_behind(first, GrantCount(0, 100))
+
+
+async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
+    account_id = uuid4()
+    counters = await saved(tmp_path, {account_id: GrantCount(0, 12)})
+    (file,) = files(tmp_path)
+    for rest in (f"{account_id} 0 99", "nonsense", "\x00"):
+        with file.open("a") as stream:
+            stream.write(rest)
+        counters.note(account_id, counters.known()[account_id]._replace(grants=counters.known()[account_id].grants + 1))
+        await counters.save()
+    reader = GrantCounters(tmp_path)
+    await reader.load()
+    # "… 0 99" is a whole line once another one follows; it is never one of a grant that was dialled, and errs to a halt.
+    assert reader.known()[account_id] == (0, 99)
+
+
+async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
+    reader = GrantCounters(tmp_path)
+    counts = {uuid4(): GrantCount(0, number) for number in range(1, 30_001)}
+    writer = await saved(tmp_path, counts)
+    await reader.load()
+    assert reader.known() == counts
+    (before,) = files(tmp_path)
+    account_id = next(iter(counts))
+    writer.note(account_id, GrantCount(0, 1_000_000))
+    await writer.save()
+    (after,) = files(tmp_path)
+    assert after != before
+    await reader.load()
+    assert reader.known() == counts | {account_id: GrantCount(0, 1_000_000)}
+
+
+async def test_files_of_workers_that_are_gone_are_deleted_and_what_they_had_is_kept(tmp_path: Path) -> None:
+    account_id, own = uuid4(), uuid4()
+    counters = await saved(tmp_path, {own: GrantCount(0, 1)})
+    (kept,) = files(tmp_path)
+    await saved(tmp_path, {account_id: GrantCount(0, 4)})
+    (old,) = files(tmp_path) - {kept}
+    await counters.load()
+    await counters.keep()
+    assert old.exists()
+    os.utime(old, (0, 0))
+    await counters.keep()
+    assert files(tmp_path) == {kept}
+    reader = GrantCounters(tmp_path)
+    await reader.load()
+    assert reader.known() == {account_id: (0, 4), own: (0, 1)}
+
+
+async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_made_up_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, account_id = tmp_path / "missing", uuid4()
+    counters = GrantCounters(folder)
+    with pytest.raises(FileNotFoundError):
+        await counters.load()
+    counters.note(account_id, GrantCount(0, 2))
+    await counters.save()
+    assert "grant_counters_not_saved" in capsys.readouterr().out
+    folder.mkdir()
+    await counters.save()
+    reader = GrantCounters(folder)
+    await reader.load()
+    assert reader.known() == {account_id: (0, 2)}
