@@ -19,6 +19,7 @@ class Link:
 NAVIGATION: Final[tuple[Link, ...]] = (
     Link("Calls", f"{CONSOLE_PREFIX}/calls"),
     Link("Queues", f"{CONSOLE_PREFIX}/queues"),
+    Link("Deliveries", f"{CONSOLE_PREFIX}/deliveries"),
     Link("Tenants", f"{CONSOLE_PREFIX}/tenants"),
     Link("Audit", f"{CONSOLE_PREFIX}/audit"),
     Link("SIP check", f"{CONSOLE_PREFIX}/sip"),

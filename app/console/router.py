@@ -7,6 +7,7 @@ from app.console.access import console_router
 from app.console.assets import assets
 from app.console.audit import router as audit_router
 from app.console.calls import router as calls_router
+from app.console.deliveries import router as deliveries_router
 from app.console.navigation import first_page
 from app.console.queues import router as queues_router
 from app.console.sessions import router as sessions_router
@@ -51,6 +52,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     sessions_router.router,
     calls_router.router,
     queues_router.router,
+    deliveries_router.router,
     tenants_router.router,
     tenant_acts_router.router,
     audit_router.router,

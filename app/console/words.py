@@ -1,6 +1,4 @@
-"""Settings in words: a pace, hours, and where a URL leads. Pure."""
-
-from urllib.parse import urlsplit
+"""A pace and hours in words. Pure."""
 
 from app.scheduling.hours import DAYS, Hours
 from app.scheduling.pace_limits import PaceLimits, plain_number
@@ -29,17 +27,3 @@ def _days_text(days: tuple[str, ...]) -> str:
     first = DAYS.index(days[0])
     is_run = len(days) > 2 and DAYS[first : first + len(days)] == days
     return f"{days[0]}–{days[-1]}" if is_run else ", ".join(days)
-
-
-def target_of(url: str | None) -> str | None:
-    """Returns where a delivery goes, without what may be a secret: user, password, and query."""
-    if url is None:
-        return None
-    try:
-        split = urlsplit(url)
-        host, port = split.hostname or "", split.port
-    except ValueError:
-        return "a URL that cannot be read"
-    place = f"[{host}]" if ":" in host else host
-    query = "?…" if split.query else ""
-    return f"{split.scheme}://{place}{'' if port is None else f':{port}'}{split.path}{query}"

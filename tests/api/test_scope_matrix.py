@@ -165,6 +165,9 @@ login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{ten
 401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/resume
 login   -admin  -admin  2xx     4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel
 401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/deliveries
+401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/deliveries/{tenant_id}/replay
+401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/deliveries/{tenant_id}/{call_id}/{delivery_id}/retry
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{tenant_id}
@@ -223,6 +226,7 @@ FORMS: dict[str, dict[str, str]] = {
     path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
     for path in (f"POST {TWILIO}/Calls", f"POST {TWILIO}/Calls.json")
 } | {
+    "POST /console/deliveries/{tenant_id}/replay": {"since": "2026-01-01T00:00"},
     "POST /console/tenants": {"id": "matrix-2", "name": "Matrix"},
     "POST /console/tenants/{tenant_id}/accounts": {"account_sid": "AC" + "e" * 32, "auth_token": "t"},
     "POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials": {"auth_token": "t2"},

@@ -26,6 +26,8 @@ REQUESTS: dict[str, list[dict[str, str]]] = {
     "POST /console/login": [{"key": KEY}, {"key": f"cgk_000000000000_{KEY}", "next": f"/console/{STRAY}"}],
     "POST /console/logout": [{}],
     "POST /console/link": [{"link": KEY}],
+    "POST /console/deliveries/{tenant_id}/replay": [{"since": "2026-01-01T00:00"}, {"since": STRAY}],
+    "POST /console/deliveries/{tenant_id}/{call_id}/{delivery_id}/retry": [{}],
     "POST /console/queues/{tenant_id}/{name}/pause": [{}],
     "POST /console/queues/{tenant_id}/{name}/resume": [{}],
     "POST /console/queues/{tenant_id}/{name}/cancel": [{}],

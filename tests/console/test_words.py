@@ -1,10 +1,10 @@
-"""A pace, hours and URLs in words, and what is hidden of a URL."""
+"""A pace and hours in words."""
 
 from decimal import Decimal
 
 import pytest
 
-from app.console.words import hours_text, pace_text, target_of
+from app.console.words import hours_text, pace_text
 from app.scheduling.hours import DAYS, read_hours
 from app.scheduling.pace_limits import UNLIMITED, PaceLimits
 
@@ -29,17 +29,3 @@ def test_hours_are_in_words(days: list[str], text: str) -> None:
     hours = read_hours({"time_zone": "Europe/Berlin", "days": days, "from": "09:00", "to": "18:00"})
     assert hours_text(hours) == f"{text} 09:00–18:00, Europe/Berlin"
     assert hours_text(None) is None
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        (None, None),
-        ("https://hooks.example.com/calls", "https://hooks.example.com/calls"),
-        ("https://user:pl4nted@hooks.example.com:8443/calls?token=pl4nted#pl4nted", "https://hooks.example.com:8443/calls?…"),
-        ("https://[2001:db8::1]/x", "https://[2001:db8::1]/x"),
-        ("https://hooks.example.com:pl4nted/", "a URL that cannot be read"),
-    ],
-)
-def test_a_url_is_shown_without_what_may_be_secret(url: str | None, shown: str | None) -> None:
-    assert target_of(url) == shown

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
+from app.console.masking import mask_url
 from app.console.tenants.store import MAX_LISTED, TenantDetails
-from app.console.words import hours_text, pace_text, target_of
+from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.scheduling.hours import read_hours
 from app.scheduling.pace_limits import UNLIMITED
@@ -58,7 +59,7 @@ class TenantView:
             path=tenant_path(tenant.id),
             state=state_of(tenant),
             max_in_flight="that of the process" if tenant.max_in_flight is None else f"{tenant.max_in_flight:,}",
-            callback_target=target_of(tenant.status_callback),
+            callback_target=None if tenant.status_callback is None else mask_url(tenant.status_callback),
             callback_events=", ".join(tenant.status_callback_events or ("completed",)),
             hours=None if tenant.hours is None else hours_text(read_hours(tenant.hours)),
             accounts=[_account(account, details) for account in details.accounts],

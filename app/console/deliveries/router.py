@@ -1,0 +1,118 @@
+"""The pages of deliveries: an overview by tenant for operators, a tenant's list, and what sends deliveries again."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request, Response
+
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router
+from app.console.deliveries import store
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after
+from app.console.rendering import page
+from app.console.tenancy import caller_in, reachable_tenant
+from app.console.times import form_time, read_form_time
+from app.deliveries.router import DeliveryServiceDep
+from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
+from app.http.routes import needs
+from app.tenants.scopes import Scope
+
+router = console_router("/deliveries")
+_SINCE_BY_DEFAULT = timedelta(days=1)
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def list_deliveries(request: Request, client: ConsoleClientDep, query: Annotated[DeliveryQuery, Depends()]) -> Response:
+    """Shows a tenant's deliveries; without a tenant, to operators, how many wait of each."""
+    if client.tenant_id is not None and not query.tenant:
+        query = DeliveryQuery(client.tenant_id, query.state, query.cursor)
+    if not query.tenant:
+        backlogs = await store.list_backlogs(request.state.database)
+        return page(request, "deliveries/overview.html", items=[BacklogItem.of(each) for each in backlogs])
+    reachable_tenant(client, query.tenant)
+    return await _show_list(request, query)
+
+
+async def _show_list(
+    request: Request, query: DeliveryQuery, *, done: str | None = None, fault: str | None = None, since: str | None = None
+) -> Response:
+    """Renders a tenant's list. `done` says what an act did; `fault` is what is wrong with `since`, the field of the form."""
+    database, searched_to, next_page = request.state.database, None, None
+    try:
+        after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
+    except ValueError:
+        raise InvalidRequest(field_errors=(FieldError("?cursor", "cursor_unknown", "is no page of this list"),)) from None
+    if query.state == "given_up":
+        given_up = await store.list_given_up(database, query.tenant, before=before)
+        lines, searched_to = given_up.lines, given_up.searched_to
+        if given_up.next_before is not None:
+            next_page = query.address(cursor=str(given_up.next_before))
+    else:
+        lines, has_more = await store.list_waiting_deliveries(database, query.tenant, after=after)
+        next_page = query.address(cursor=cursor_after(lines[-1])) if has_more else None
+    return page(
+        request,
+        "deliveries/list.html",
+        status=422 if fault else 200,
+        query=query,
+        items=[DeliveryItem.of(line) for line in lines],
+        searched_to=searched_to,
+        next_page=next_page,
+        since=since or form_time(datetime.now(UTC) - _SINCE_BY_DEFAULT),
+        done=done,
+        fault=fault,
+    )
+
+
+@router.post("/{tenant_id}/replay")
+@needs(Scope.ADMIN, clients="any")
+async def replay_deliveries(
+    request: Request,
+    client: ConsoleClientDep,
+    actor: ConsoleActorDep,
+    service: DeliveryServiceDep,
+    tenant_id: str,
+    form: SentFormDep,
+) -> Response:
+    """Sends all deliveries of a tenant again that were given up since a time."""
+    caller = caller_in(client, tenant_id)
+    query = DeliveryQuery(caller.tenant_id, "given_up")
+    try:
+        since = read_form_time(form.text("since"))
+    except ValueError:
+        since = None
+    if since is None:
+        fault = "Give a time in UTC, such as 2026-11-28T09:30."
+        return await _show_list(request, query, fault=fault, since=form.text("since"))
+    replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
+    done = f"{replay.count:,} {'delivery is' if replay.count == 1 else 'deliveries are'} sent again now."
+    if replay.continue_since is None:
+        return await _show_list(request, DeliveryQuery(caller.tenant_id), done=done)
+    done = f"{done} There are more: press the button again to go on."
+    return await _show_list(request, query, done=done, since=replay.continue_since.isoformat())
+
+
+@router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
+@needs(Scope.ADMIN, clients="any")
+async def retry_delivery(
+    request: Request,
+    client: ConsoleClientDep,
+    actor: ConsoleActorDep,
+    service: DeliveryServiceDep,
+    tenant_id: str,
+    call_id: str,
+    delivery_id: str,
+) -> Response:
+    """Sends one delivery again, whatever its state."""
+    caller = caller_in(client, tenant_id)
+    try:
+        wanted = UUID(delivery_id)
+    except ValueError:
+        raise DeliveryNotFound from None
+    try:
+        record = await service.retry(caller, call_id, wanted, actor=actor)
+    except CallNotFound:
+        raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
+    done = f"The delivery of `{record.event}` is sent again now, with the same webhook id `{record.webhook_id}`."
+    return await _show_list(request, DeliveryQuery(caller.tenant_id), done=done)

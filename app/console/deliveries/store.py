@@ -1,0 +1,147 @@
+"""SQL of the pages of deliveries, on asyncpg alone.
+
+Each statement reads a bounded number of index entries, because a tenant may have millions of deliveries: those that wait are
+in an index of their own, and those that were given up are looked for among a tenant's newest ones.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from app.calls import ids
+from app.console.reads import PAGE_SIZE, fetch
+from app.database.pool import Transactions
+
+MAX_COUNTED: Final = 1_000
+"""Waiting deliveries of one tenant that the overview counts."""
+MAX_SEARCHED: Final = 20_000
+"""Deliveries of a tenant among which one page looks for those that were given up."""
+_MAX_TENANTS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits of one tenant. The numbers end at MAX_COUNTED."""
+
+    tenant_id: str
+    waiting: int
+    retried: int
+    """Those that were tried before."""
+    oldest: datetime
+    last_error: str | None
+    """The error or the HTTP status of the last attempt that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDelivery:
+    id: UUID
+    call_id: UUID
+    tenant_id: str
+    event: str
+    state: str
+    attempts: int
+    pending_since: datetime
+    next_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+    held: bool
+    url: str | None
+
+    @property
+    def created_at(self) -> datetime:
+        return ids.created_at(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A page of deliveries that were given up, newest first."""
+
+    lines: list[ListedDelivery]
+    next_before: UUID | None
+    """The id before which the next page begins; None: there are no others."""
+    searched_to: datetime | None
+    """Set if the page ends because enough deliveries were searched: all since this time."""
+
+
+_LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
+    delivery.pending_since, delivery.next_attempt_at, delivery.last_attempt_at, delivery.last_status, delivery.last_error,
+    delivery.held, coalesce(delivery.url, call.status_callback)"""
+
+# Finds the tenants by skipping through the index, as the claim of the worker does.
+_BACKLOGS = f"""
+    WITH RECURSIVE tenant AS (
+        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT further.tenant_id FROM delivery further
+                WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
+                ORDER BY further.tenant_id LIMIT 1)
+        FROM tenant WHERE tenant.tenant_id IS NOT NULL
+    )
+    SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
+        SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
+            (array_agg(coalesce(last_error, last_status::text) ORDER BY last_attempt_at DESC) FILTER (WHERE attempts > 0))[1]
+        FROM (
+            SELECT attempts, pending_since, last_attempt_at, last_error, last_status FROM delivery
+            WHERE delivery.tenant_id = tenant.tenant_id AND next_attempt_at IS NOT NULL
+            ORDER BY next_attempt_at LIMIT {MAX_COUNTED}
+        ) AS waiting
+    ) AS own
+    WHERE tenant.tenant_id IS NOT NULL LIMIT $2
+"""
+
+_WAITING = f"""
+    SELECT {_LINE} FROM delivery LEFT JOIN call ON call.id = delivery.call_id
+    WHERE delivery.tenant_id = $1 AND next_attempt_at IS NOT NULL AND (next_attempt_at, delivery.id) > ($2, $3)
+    ORDER BY next_attempt_at, delivery.id LIMIT $4
+"""
+
+_GIVEN_UP = f"""
+    WITH searched AS MATERIALIZED (
+        SELECT id, call_id, at, state FROM delivery WHERE tenant_id = $1 AND (at, id) < ($2, $3)
+        ORDER BY at DESC, id DESC LIMIT {MAX_SEARCHED}
+    ), given_up AS MATERIALIZED (
+        SELECT id, call_id, at FROM searched WHERE state = 'gave_up' ORDER BY at DESC, id DESC LIMIT $4
+    ), place AS (
+        SELECT count(*) AS searched, (array_agg(id ORDER BY at, id))[1] AS last_id FROM searched
+    )
+    SELECT place.searched, place.last_id, {_LINE}
+    FROM place LEFT JOIN given_up ON true
+        LEFT JOIN delivery ON delivery.call_id = given_up.call_id AND delivery.at = given_up.at AND delivery.id = given_up.id
+        LEFT JOIN call ON call.id = given_up.call_id
+    ORDER BY given_up.at DESC, given_up.id DESC
+"""
+_EARLIEST: Final = datetime.fromtimestamp(0, tz=ids.created_at(UUID(int=0)).tzinfo)
+_LATEST_ID: Final = UUID(int=2**128 - 1)
+
+
+async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
+    """Returns what waits of each tenant with a later id than `after`, at most of 200 tenants."""
+    return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, _MAX_TENANTS)]
+
+
+async def list_waiting_deliveries(
+    database: Transactions, tenant_id: str, *, after: tuple[datetime, UUID] | None = None
+) -> tuple[list[ListedDelivery], bool]:
+    """Returns a page of the tenant's deliveries that wait, those due first at the top, and whether there are others.
+
+    `after` has `next_attempt_at` and id of the last one of the page before.
+    """
+    at, delivery_id = after or (_EARLIEST, UUID(int=0))
+    rows = await fetch(database, _WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
+    return [ListedDelivery(*row) for row in rows[:PAGE_SIZE]], len(rows) > PAGE_SIZE
+
+
+async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUp:
+    """Returns a page of the tenant's deliveries that were given up, among the newest MAX_SEARCHED before the id `before`."""
+    last = before or _LATEST_ID
+    rows = await fetch(database, _GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
+    searched, last_id = rows[0][:2]
+    lines = [ListedDelivery(*row[2:]) for row in rows if row[2] is not None]
+    if len(lines) > PAGE_SIZE:
+        return GivenUp(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
+    if searched < MAX_SEARCHED:
+        return GivenUp(lines, None, None)
+    return GivenUp(lines, last_id, ids.created_at(last_id))

@@ -1,0 +1,130 @@
+"""What the pages of deliveries show of each: its state and its last error in words, and where it goes. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from app.console.deliveries.store import MAX_COUNTED, Backlog, ListedDelivery
+from app.console.masking import mask_url
+from app.console.times import read_form_time
+from app.http.operations import CONSOLE_PREFIX
+
+PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
+# docs/callbacks.md explains the words.
+_ERRORS: Final = {
+    "resolve": "the host has no address",
+    "refused_address": "its address is not allowed",
+    "invalid_url": "the URL is not valid under the present rules",
+    "connect": "no connection",
+    "tls": "no trusted certificate",
+    "timeout": "no answer in time",
+    "lost": "the connection broke",
+    "secret": "the tenant’s secret cannot be opened",
+    "deleted": "the call was deleted before",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryQuery:
+    """Which deliveries to show: those that wait, or those that were given up, of one tenant."""
+
+    tenant: str = ""
+    state: str = "waiting"
+    cursor: str = ""
+
+    def address(self, *, state: str | None = None, cursor: str = "") -> str:
+        """Returns the address of a page of this tenant."""
+        return list_address(self.tenant, state or self.state, cursor)
+
+    @property
+    def after(self) -> tuple[datetime, UUID] | None:
+        """The place in the list of waiting ones after which the page begins. Raises ValueError."""
+        if not self.cursor:
+            return None
+        moment, _, delivery_id = self.cursor.partition("~")
+        read = read_form_time(moment)
+        if read is None:
+            raise ValueError(self.cursor)
+        return read, UUID(delivery_id)
+
+    @property
+    def before(self) -> UUID | None:
+        """The id in the list of given-up ones before which the page begins. Raises ValueError."""
+        return UUID(self.cursor) if self.cursor else None
+
+
+def list_address(tenant_id: str, state: str, cursor: str = "") -> str:
+    given = {"tenant": tenant_id, "state": state, "cursor": cursor}
+    return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"
+
+
+def cursor_after(line: ListedDelivery) -> str:
+    """Returns the cursor of the page of waiting deliveries after this one."""
+    return "" if line.next_attempt_at is None else f"{line.next_attempt_at.isoformat()}~{line.id}"
+
+
+def last_error_of(error: str | None, status: int | None) -> str | None:
+    """Returns why the last attempt failed, in words; None: it did not, or there was none."""
+    if error is not None:
+        return _ERRORS.get(error, error)
+    return None if status is None or status < 300 else f"answered {status}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryItem:
+    """A line of the list."""
+
+    line: ListedDelivery
+    state: str
+    """`waiting`, `retrying` or `given_up`."""
+    note: str
+    """What it waits for, or how it ended."""
+    last_error: str | None
+    target: str | None
+
+    @classmethod
+    def of(cls, line: ListedDelivery) -> "DeliveryItem":
+        error = last_error_of(line.last_error, line.last_status)
+        if line.state == "gave_up":
+            state, note = "given_up", f"after {_attempts(line.attempts)}"
+        elif line.held:
+            state, note = "waiting", "for an earlier event of its call"
+        elif line.attempts:
+            state, note = "retrying", f"{_attempts(line.attempts)} failed"
+        else:
+            state, note = "waiting", "for its first attempt"
+        return cls(line, state, note, error, None if line.url is None else mask_url(line.url))
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogItem:
+    """A line of the overview."""
+
+    tenant_id: str
+    waiting: str
+    retried: str
+    oldest: datetime
+    last_error: str | None
+
+    @classmethod
+    def of(cls, backlog: Backlog) -> "BacklogItem":
+        error = backlog.last_error
+        is_status = error is not None and error.isdigit()
+        return cls(
+            backlog.tenant_id,
+            waiting=_bounded(backlog.waiting, backlog),
+            retried=_bounded(backlog.retried, backlog),
+            oldest=backlog.oldest,
+            last_error=last_error_of(None, int(error)) if error and is_status else last_error_of(error, None),
+        )
+
+
+def _bounded(number: int, backlog: Backlog) -> str:
+    """Returns the number; with a "+" if not all were counted."""
+    return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"
+
+
+def _attempts(number: int) -> str:
+    return f"{number} attempt" if number == 1 else f"{number} attempts"

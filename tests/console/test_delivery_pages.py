@@ -1,0 +1,121 @@
+"""The pages of deliveries: who sees which, what they say, and what sends deliveries again."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from uuid import UUID, uuid4
+
+from uuid_utils.compat import uuid7
+
+from app.audit.service import AuditLog
+from app.audit.store import AuditFilter
+from app.console.reads import PAGE_SIZE
+from app.tenants.scopes import Scope
+from tests.console.conftest import LogIn, text_of
+from tests.console.rows import add_delivery
+from tests.support.gateway import Gateway, Tenant
+
+
+async def deeds(gateway: Gateway, tenant_id: str, actor: str) -> list[str]:
+    events, _ = await AuditLog(gateway.database).list(AuditFilter(tenant_id=tenant_id, actor_name=actor), limit=50)
+    return [event.action for event in reversed(events) if not event.action.startswith("console.")]
+
+
+async def state_of(gateway: Gateway, delivery_id: UUID) -> str:
+    (row,) = await gateway.database.fetch("SELECT state FROM delivery WHERE id = $1", delivery_id)
+    return str(row[0])
+
+
+async def new_call(tenant: Tenant) -> UUID:
+    return UUID((await tenant.create()).raise_for_status().json()["id"])
+
+
+async def test_an_operator_sees_what_waits_of_each_tenant(gateway: Gateway, log_in: LogIn) -> None:
+    first, second = await gateway.add_tenant(), await gateway.add_tenant()
+    operator = await log_in(None, Scope.READ)
+    assert "No delivery waits" in text_of(await operator.get("/deliveries"))
+    await add_delivery(gateway, first.id, attempts=2, last_status=503)
+    await add_delivery(gateway, second.id)
+    shown = text_of(await operator.get("/deliveries"))
+    assert re.search(rf"{first.id} 1 1 \S+ \S+ UTC answered 503", shown)
+    assert re.search(rf"{second.id} 1 0 \S+ \S+ UTC –", shown)
+    own = text_of(await operator.get("/deliveries", params={"tenant": first.id}))
+    assert "retrying" in own
+    assert "2 attempts failed" in own
+
+
+async def test_a_tenant_sees_its_own_only(gateway: Gateway, log_in: LogIn) -> None:
+    own, other = await gateway.add_tenant(), await gateway.add_tenant()
+    call_id = uuid7()
+    await add_delivery(gateway, other.id, call_id=call_id)
+    await add_delivery(gateway, own.id, url="https://user:pl4nted@hooks.example.com/calls?token=pl4nted")
+    person = await log_in(own.id, Scope.READ)
+    answer = await person.get("/deliveries")
+    assert "https://hooks.example.com/calls?•••" in text_of(answer)
+    assert "pl4nted" not in answer.text
+    assert str(call_id) not in answer.text
+    assert "Send again" not in answer.text
+    assert (await person.get("/deliveries", params={"tenant": other.id})).status_code == 404
+    assert (await (await log_in()).get("/deliveries", params={"tenant": "a\x00b"})).status_code == 404
+    assert (await person.get("/deliveries", params={"cursor": "x"})).status_code == 422
+
+
+async def test_lists_come_in_pages(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, operator = await gateway.add_tenant(), await log_in()
+    for number in range(PAGE_SIZE + 4):
+        await add_delivery(gateway, tenant.id, due_s=number)
+        await add_delivery(gateway, tenant.id, state="gave_up", attempts=9, age_s=number)
+    for state in ("waiting", "given_up"):
+        first = await operator.get("/deliveries", params={"tenant": tenant.id, "state": state})
+        found = re.search(r'rel="next" href="/console([^"]+)"', first.text)
+        assert found
+        second = await operator.get(unescape(found[1]))
+        assert [answer.text.count("/retry") for answer in (first, second)] == [PAGE_SIZE, 4]
+        assert 'rel="next"' not in second.text
+
+
+async def test_one_delivery_is_sent_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id, person = await new_call(tenant), await log_in()
+    given_up = await add_delivery(gateway, tenant.id, call_id=call_id, state="gave_up", attempts=9, last_error="resolve")
+    page = await person.get("/deliveries", params={"tenant": tenant.id, "state": "given_up"})
+    assert "the host has no address" in text_of(page)
+    found = re.search(r'action="/console(/deliveries/[^"]+/retry)"', page.text)
+    assert found
+    answer = await person.post(found[1])
+    assert "is sent again now" in text_of(answer)
+    assert await state_of(gateway, given_up) == "pending"
+    assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.retry"]
+    for wrong in (f"{call_id}/{uuid4()}", f"{call_id}/x", f"{uuid4()}/{given_up}", f"x/{given_up}"):
+        assert (await person.post(f"/deliveries/{tenant.id}/{wrong}/retry")).status_code == 404
+
+
+async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id, person = await new_call(tenant), await log_in(tenant.id)
+    old, new = [
+        await add_delivery(gateway, tenant.id, call_id=call_id, state="gave_up", attempts=9, age_s=age) for age in (7200, 60)
+    ]
+    since = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M")
+    path = f"/deliveries/{tenant.id}/replay"
+    for wrong in ("", "yesterday"):
+        answer = await person.post(path, since=wrong)
+        assert answer.status_code == 422
+        assert "Give a time in UTC" in text_of(answer)
+    assert "1 delivery is sent again now." in text_of(await person.post(path, since=since))
+    assert [await state_of(gateway, each) for each in (old, new)] == ["gave_up", "pending"]
+    assert "0 deliveries are sent again now." in text_of(await person.post(path, since=since))
+    assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.replay"]
+
+
+async def test_nobody_else_sends_deliveries_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id, other, person = await new_call(tenant), await gateway.add_tenant(), await log_in(tenant.id)
+    given_up = await add_delivery(gateway, tenant.id, call_id=call_id, state="gave_up", attempts=9)
+    for path in (f"/deliveries/{tenant.id}/replay", f"/deliveries/{tenant.id}/{call_id}/{given_up}/retry"):
+        fields = {"since": "2026-01-01T00:00"}
+        forged = await person.http.post(f"/console{path}", data=fields, headers={"Origin": "https://evil.example"})
+        assert forged.status_code == 403
+        assert (await (await log_in(other.id)).post(path, **fields)).status_code == 404
+        assert (await (await log_in(tenant.id, Scope.READ, Scope.CALL)).post(path, **fields)).status_code == 403
+    # In the path of another tenant, its own call is not found.
+    strange = f"/deliveries/{other.id}/{call_id}/{given_up}/retry"
+    assert (await (await log_in()).post(strange)).status_code == 404
+    assert await state_of(gateway, given_up) == "gave_up"

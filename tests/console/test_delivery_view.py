@@ -1,0 +1,69 @@
+"""What the pages of deliveries say of each, and what they hide of its URL."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from app.console.deliveries.store import MAX_COUNTED, Backlog, ListedDelivery
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after
+
+AT = datetime(2026, 11, 28, 9, 30, 0, 123456, tzinfo=UTC)
+
+
+def line(**members: Any) -> ListedDelivery:
+    values: dict[str, Any] = {
+        "id": uuid7(),
+        "call_id": uuid7(),
+        "tenant_id": "support",
+        "event": "completed",
+        "state": "pending",
+        "attempts": 0,
+        "pending_since": AT,
+        "next_attempt_at": AT,
+        "last_attempt_at": None,
+        "last_status": None,
+        "last_error": None,
+        "held": False,
+        "url": "https://hooks.example.com/",
+    }
+    return ListedDelivery(**(values | members))
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({}, ("waiting", "for its first attempt", None)),
+        ({"held": True, "attempts": 1, "last_status": 500}, ("waiting", "for an earlier event of its call", "answered 500")),
+        ({"attempts": 1, "last_error": "timeout"}, ("retrying", "1 attempt failed", "no answer in time")),
+        ({"attempts": 3, "last_status": 503}, ("retrying", "3 attempts failed", "answered 503")),
+        ({"state": "gave_up", "attempts": 12, "last_error": "new"}, ("given_up", "after 12 attempts", "new")),
+        ({"last_status": 204}, ("waiting", "for its first attempt", None)),
+    ],
+)
+def test_the_state_is_in_words(members: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
+    item = DeliveryItem.of(line(**members))
+    assert (item.state, item.note, item.last_error) == expected
+
+
+def test_a_cursor_leads_behind_its_line() -> None:
+    last = line()
+    assert DeliveryQuery(cursor=cursor_after(last)).after == (AT, last.id)
+    assert DeliveryQuery().after is None
+    assert DeliveryQuery(state="given_up", cursor=str(last.id)).before == last.id
+
+
+@pytest.mark.parametrize("cursor", ["x", f"{AT.isoformat()}~x", f"0001-01-01T00:00:00+14:00~{UUID(int=1)}", "~"])
+def test_a_cursor_that_is_none_is_refused(cursor: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # of several parsers
+        assert DeliveryQuery(cursor=cursor).after is None or DeliveryQuery(cursor=cursor).before
+
+
+def test_the_overview_says_when_it_has_not_counted_all() -> None:
+    few = BacklogItem.of(Backlog("support", 12, 3, AT, "503"))
+    assert (few.waiting, few.retried, few.last_error) == ("12", "3", "answered 503")
+    many = BacklogItem.of(Backlog("support", MAX_COUNTED, 0, AT, None))
+    assert (many.waiting, many.retried, many.last_error) == ("1,000+", "0", None)
+    assert BacklogItem.of(Backlog("support", 1, 1, AT, "tls")).last_error == "no trusted certificate"
