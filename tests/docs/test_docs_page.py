@@ -1,66 +1,23 @@
 """/docs in a real headless Chromium: authorize, execute the SIP example, see 201; no request leaves loopback."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Page, Request, async_playwright
+from playwright.async_api import Page
 
+from tests.support.browser import BROWSER_MARKS, Seen, chromium
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Nothing of the browser's own may reach for the network, or the assertion below would be about the browser.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CALLGATE_REQUIRE_BROWSER"), reason="no Chromium on this machine"
-    ),
-]
-
-
-class Seen:
-    """The hosts that the page requested, and its errors."""
-
-    def __init__(self, page: Page) -> None:
-        self.hosts: set[str] = set()
-        self.errors: list[str] = []
-        page.on("requestfinished", self._remember)
-        page.on("requestfailed", self._remember)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def _remember(self, request: Request) -> None:
-        """Records the host, if there is one: data: and blob: addresses have none.
-
-        Requests that the page's CSP forbids do not count.
-        """
-        host = urlsplit(request.url).hostname
-        if host and request.failure != "csp":
-            self.hosts.add(host)
+pytestmark = BROWSER_MARKS
 
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            yield await browser.new_page(viewport={"width": 1280, "height": 1600})
-        finally:
-            await browser.close()
+    async with chromium() as browser:
+        yield await browser.new_page(viewport={"width": 1280, "height": 1600})
 
 
 async def test_sip_example_is_executed_from_the_docs_page(gateway: Gateway, page: Page, tmp_path: Path) -> None:

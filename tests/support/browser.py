@@ -1,0 +1,60 @@
+"""A real headless Chromium, which requests nothing of its own, and what a page did in it."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, Page, Request, async_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Nothing of the browser's own may reach for the network, or the hosts in `Seen` would be about the browser.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+BROWSER_MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CALLGATE_REQUIRE_BROWSER"), reason="no Chromium on this machine"
+    ),
+]
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Seen:
+    """The hosts that the page requested, and its errors."""
+
+    def __init__(self, page: Page) -> None:
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        page.on("requestfinished", self._remember)
+        page.on("requestfailed", self._remember)
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _remember(self, request: Request) -> None:
+        """Records the host, if there is one: data: and blob: addresses have none.
+
+        Requests that the page's CSP forbids do not count.
+        """
+        host = urlsplit(request.url).hostname
+        if host and request.failure != "csp":
+            self.hosts.add(host)
