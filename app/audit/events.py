@@ -28,6 +28,7 @@ AuditAction = Literal[
     "call.reveal",
     "delivery.retry",
     "delivery.replay",
+    "grants.halt",
     "grants.release",
     "secrets.rotate",
     "console.link",

@@ -1,4 +1,4 @@
-"""`callgate queues release`: lets scheduled calls be dialled again after the database may have lost grants."""
+"""`callgate queues halt` and `release`: stop all scheduled calls, and dial them again once it is known which were dialled."""
 
 from __future__ import annotations
 
@@ -11,13 +11,37 @@ import typer
 from app.cli.output import AsJson, log_errors, show_table
 from app.cli.output import show as show_values
 from app.cli.processes import service_settings
+from app.cli.tenants import run_with_pool
+from app.errors import CommandFailed
 
 if TYPE_CHECKING:
     from app.jobs.release.service import Released
 
 
 def register(queues: typer.Typer) -> None:
+    queues.command("halt")(halt)
     queues.command("release")(release)
+
+
+def halt(as_json: AsJson = False) -> None:
+    """Stop dialling scheduled calls, of all tenants, until `callgate queues release`.
+
+    Use it when the database may have lost which calls were dialled and Callgate cannot notice it, as after the restore of a
+    snapshot. Calls under way, immediate calls, cancellations and deadlines go on. When the command ends, no further call is let
+    go.
+    """
+    from app.audit.events import command_actor
+    from app.scheduling.halt import GrantHalt
+
+    halted = run_with_pool(lambda pool: GrantHalt(pool).run(command_actor()))
+    if as_json:
+        show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_certain}, as_json=True)
+    elif halted.was_halted:
+        typer.echo(f"Scheduled calls are not dialled already, since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
+    else:
+        typer.echo("Scheduled calls are not dialled any more. `callgate queues release` goes on.")
+    if not halted.is_certain:
+        raise CommandFailed("grants are halted, but a transaction from before is still open: run the command again")
 
 
 def release(

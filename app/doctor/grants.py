@@ -18,6 +18,9 @@ async def check_grants(database: Database) -> CheckResult:
     guard = await read_guard(database)
     if guard is None:
         return CheckResult(_CHECK, "ok", "no scheduled call was granted on this database yet")
+    if guard.halt_reason == "operator":
+        found = f"no scheduled call is dialled: `callgate queues halt` was run at {guard.halted_at:%Y-%m-%d %H:%M:%S} UTC"
+        return CheckResult(_CHECK, "wrong", found, "run `callgate queues release` when they may be dialled again")
     if not guard.may_grant:
         why = _WHY.get(guard.halt_reason or "server", "")
         found = f"no scheduled call is dialled, because grants after {guard.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"

@@ -94,7 +94,7 @@ class QueueDetails(QueueRecord):
     oldest_not_before: datetime | None = Field(description="The earliest `not_before` of a call that waits.")
     wait_reason: WaitReason | None = Field(
         description="What the call that is due first waits for; `retry`: Twilio could not take it, and it is tried again; "
-        "`halted`: the database was restored or failed over, and an operator has to release the calls. "
+        "`halted`: the database was restored or failed over, or an operator has halted all calls, and has to release them. "
         "Null: no call waits, or it is dialled now."
     )
     projected_end_at: datetime | None = Field(

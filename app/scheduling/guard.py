@@ -62,6 +62,20 @@ _COUNTS = f"""
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
 # All lost grants came after the last one that the account still has. The row may have been written later than that.
+# Where nothing was recorded yet, nothing says since when grants may be lost.
+_HALT_BY_HAND = f"""
+    INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
+    VALUES ({CURRENT_SERVER}, to_timestamp(0), clock_timestamp(), 'operator')
+    ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
+    RETURNING server, halted_at
+"""
+_HALTED = "SELECT server, halted_at FROM grant_guard WHERE id = 1"
+# Other sessions in a transaction of theirs, by process and the beginning of the transaction.
+_TRANSACTIONS = """
+    SELECT pid, xact_start FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+        AND backend_type = 'client backend'
+"""
 _HALT_BEHIND = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, coalesce($1::timestamptz, seen_at))
@@ -96,6 +110,28 @@ async def record_or_halt(connection: Connection) -> bool:
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), was=halted["server"], now=halted["current"])
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class HaltedGrants:
+    """Grants that are halted, by this request or before (`was_halted`)."""
+
+    server: str
+    since: datetime
+    was_halted: bool
+
+
+async def halt_grants(connection: Connection) -> HaltedGrants:
+    """Halts all grants, whatever the server, until they are released."""
+    if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
+        return HaltedGrants(halted["server"], halted["halted_at"], was_halted=False)
+    before = await connection.fetchrow(_HALTED)
+    return HaltedGrants(before["server"], before["halted_at"], was_halted=True)
+
+
+async def grants_under_way(database: Statements) -> set[tuple[int, datetime]]:
+    """Returns the transactions that are open in other sessions of this database, among them all that grant calls."""
+    return {(row["pid"], row["xact_start"]) for row in await database.fetch(_TRANSACTIONS)}
 
 
 async def halt_behind(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib.util
-import re
+import json
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,16 +17,21 @@ from sqlalchemy import make_url, text
 
 from app.audit.events import command_actor
 from app.calls.creation.grants.service import grant_calls
+from app.database.connection import SESSION_SETTINGS, Connector
 from app.database.engine import Database
+from app.database.pool import Pool
+from app.doctor.grants import check_grants
 from app.errors import CommandFailed
 from app.jobs.dial import Dialer
 from app.jobs.guard import GuardWatch
 from app.jobs.release.service import GrantRelease, Released
 from app.observability import Metrics
 from app.scheduling.guard import read_guard
+from app.scheduling.halt import GrantHalt
 from app.services import services
+from tests.cli.running import environment, run
 from tests.jobs.test_dial import dial_all, record, running_dialer
-from tests.support.gateway import Gateway
+from tests.support.gateway import SECRET_KEY, Gateway
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
 
 BACKUP = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
@@ -116,14 +121,31 @@ async def is_halted(gateway: Gateway) -> bool:
     return state is not None and not state.may_grant
 
 
-async def test_the_printed_statement_halts_grants_after_a_snapshot(gateway: Gateway, dialer: Dialer) -> None:
+async def test_grants_halted_by_hand_go_on_after_a_release(gateway: Gateway, dialer: Dialer, tmp_path: Path) -> None:
     """docs/backup.md: a snapshot has the identity of its original, so an operator halts grants by hand."""
-    (statement,) = re.findall(r'--command="(UPDATE .*)"', BACKUP.read_text())
+    assert "\ncallgate queues halt\n" in BACKUP.read_text()
+    url = gateway.settings.require_database_url()
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+
+    async def halt_by_command() -> dict[str, Any]:
+        finished = await asyncio.to_thread(run, "queues", "halt", "--json", environment=configured)
+        assert (finished.returncode, finished.stderr) == (0, "")
+        shown: dict[str, Any] = json.loads(finished.stdout)
+        return shown
+
     async with running_upstream(twilio()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.database.fetch("UPDATE grant_guard SET seen_at = now() - interval '1 min'")
+        began = datetime.now(UTC)
         await tenant.create(priority="normal")
-        await gateway.database.fetch(statement)
+        first = await halt_by_command()
+        assert (first["was_halted"], first["certain"]) == (False, True)
+        assert await halt_by_command() == first | {"was_halted": True}
+        await GuardWatch(gateway.database).step()
+        found = await check_grants(gateway.database)
+        assert (found.state, "`callgate queues halt` was run at" in found.found) == ("wrong", True)
+        statement = "SELECT subject FROM audit_event WHERE action = 'grants.halt' AND at > $1"
+        assert len(await gateway.database.fetch(statement, began)) == 1
 
         await dial_all(dialer)
         assert (upstream.posts, await is_halted(gateway)) == ([], True)
@@ -131,6 +153,21 @@ async def test_the_printed_statement_halts_grants_after_a_snapshot(gateway: Gate
         assert counts(await release(gateway)) == [(0, 0, 1)]
         await dial_all(dialer)
         assert len(upstream.posts) == 1
+
+
+async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway) -> None:
+    await (await gateway.add_tenant()).create(priority="normal")
+    pool = Pool(Connector(gateway.settings.require_database_url(), SESSION_SETTINGS).connect)
+    try:
+        async with gateway.database.transaction() as connection:
+            await connection.fetch("SELECT FROM pace")
+            assert not (await GrantHalt(pool, patience_s=0.3).run(command_actor())).is_certain
+            halting = asyncio.create_task(GrantHalt(pool).run(command_actor()))
+            await asyncio.sleep(0.2)
+            assert not halting.done()
+        assert (await halting).is_certain
+    finally:
+        await pool.close()
 
 
 async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
