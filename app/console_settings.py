@@ -1,11 +1,24 @@
 """The settings of the console, a part of all settings (app/settings.py)."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from app.setting_values import seconds
+from app.setting_values import is_trusted_url, parse_url, seconds
 
 _DAY_S = 86_400
+
+
+class OidcRule(BaseModel):
+    """Who has this value among the values of this claim has these scopes: for one tenant or, without one, as an operator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    claim: str = Field(min_length=1)
+    value: str = Field(min_length=1)
+    scopes: tuple[Literal["call", "read", "admin"], ...] = Field(min_length=1)
+    tenant: str | None = None
 
 
 class ConsoleSettings(BaseSettings):
@@ -16,3 +29,64 @@ class ConsoleSettings(BaseSettings):
     console_session_timeout: float = seconds(
         43_200.0, "Seconds after its login at which a session of the console ends, used or not.", maximum=30 * _DAY_S
     )
+    console_url: str | None = Field(
+        None, description="The address at which people open the console, without `/console`: `https://calls-ops.example.com`."
+    )
+    console_oidc_issuer: str | None = Field(
+        None, description="The issuer of an OpenID Connect provider with which people can log in to the console."
+    )
+    console_oidc_client_id: str | None = Field(None, min_length=1, description="Callgate's client id at this provider.")
+    console_oidc_client_secret: SecretStr | None = Field(None, min_length=1, description="The secret of this client.")
+    console_oidc_scope: str = Field(
+        "openid email", min_length=6, description="The scopes that are asked of the provider, separated by spaces."
+    )
+    console_oidc_access: str | None = Field(
+        None,
+        description="Who may do what, as JSON: a list of objects with `claim`, `value`, `scopes` and, for a tenant's people, "
+        "`tenant`. The first that fits counts; whom none fits is refused.",
+    )
+
+    @field_validator("console_url")
+    @classmethod
+    def _check_console_url(cls, value: str | None) -> str | None:
+        return None if value is None else parse_url(value)
+
+    @field_validator("console_oidc_issuer")
+    @classmethod
+    def _check_issuer(cls, value: str | None) -> str | None:
+        if value is not None and not is_trusted_url(value):
+            raise ValueError("must be an https:// URL: whoever can change its answers can log in")
+        return value
+
+    @field_validator("console_oidc_scope")
+    @classmethod
+    def _check_scope(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("must contain `openid`")
+        return value
+
+    @field_validator("console_oidc_access")
+    @classmethod
+    def _check_access(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_oidc_access(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_console_oidc(self) -> "ConsoleSettings":
+        names = ("oidc_issuer", "oidc_client_id", "oidc_client_secret", "oidc_access")
+        given = [name for name in names if getattr(self, f"console_{name}") is not None]
+        if given and (missing := [name for name in (*names, "url") if getattr(self, f"console_{name}") is None]):
+            listed = ", ".join(f"CALLGATE_CONSOLE_{name.upper()}" for name in missing)
+            raise ValueError(f"login with OpenID Connect needs {listed}, too")
+        return self
+
+
+def parse_oidc_access(text: str) -> tuple[OidcRule, ...]:
+    """Returns the rules. Raises ValueError, which names the place of the first fault."""
+    try:
+        return tuple(TypeAdapter(list[OidcRule]).validate_json(text))
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = "/".join(map(str, fault["loc"]))
+        raise ValueError(f"must be a JSON list of rules: {place or 'the text'}: {fault['msg']}") from None

@@ -31,7 +31,9 @@ from app.compat import subresources as compat_subresources
 from app.compat.errors import TwilioErrorRenderer
 from app.console import router as console_router
 from app.console.errors import PageRenderer
+from app.console.oidc.provider import oidc_provider
 from app.console.sessions.service import ConsoleSessions
+from app.console_settings import parse_oidc_access
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
@@ -165,6 +167,8 @@ def _lifespan(
                     idle=timedelta(seconds=settings.console_idle_timeout),
                     lifetime=timedelta(seconds=settings.console_session_timeout),
                 ),
+                "console_oidc": oidc_provider(settings),
+                "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": KeyAttempts(
                     per_minute=settings.key_attempts, proxies=parse_networks(settings.trusted_proxies or "")
                 ),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.output import AsJson, show
-from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def print_link(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", help="The address of the console for you. Default: this machine, at the operations port or 8000."
+            "--url", help="The address of the console for you; by default CALLGATE_CONSOLE_URL, otherwise this machine."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -57,4 +56,6 @@ def _local_address() -> str:
 
     settings = load_settings()
     running = None if settings.database_url else StateFolder(settings.state_dir).running()
-    return running.api_url if running else f"http://127.0.0.1:{service_settings().ops_port or _DEFAULT_PORT}"
+    if running:
+        return running.api_url
+    return settings.console_url or f"http://127.0.0.1:{settings.ops_port or _DEFAULT_PORT}"

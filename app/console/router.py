@@ -9,6 +9,7 @@ from app.console.audit import router as audit_router
 from app.console.calls import router as calls_router
 from app.console.deliveries import router as deliveries_router
 from app.console.navigation import first_page
+from app.console.oidc import router as oidc_router
 from app.console.queues import router as queues_router
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
@@ -53,6 +54,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     calls_router.router,
     queues_router.router,
     deliveries_router.router,
+    oidc_router.router,
     tenants_router.router,
     tenant_acts_router.router,
     audit_router.router,

@@ -158,6 +158,8 @@ login   -read   3xx     -read   3xx     3xx     3xx     GET /console
 2xx     2xx     2xx     2xx     2xx     2xx     2xx     GET /console/link/{link}
 401     401     401     401     401     401     401     POST /console/link
 login   login   login   login   login   login   login   POST /console/logout
+4xx     4xx     4xx     4xx     4xx     4xx     4xx     GET /console/oidc/login
+4xx     4xx     4xx     4xx     4xx     4xx     4xx     GET /console/oidc/callback
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/queues
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{tenant_id}/{name}

@@ -128,14 +128,14 @@ class Gateway:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None
+    settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None, port: int = 0
 ) -> AsyncIterator[Gateway]:
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     tenants = TenantAdministration(database, keyring, command_actor())
     try:
         config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
-        async with _served(config) as (url, state):
+        async with _served(config, port) as (url, state):
             running = Gateway(url, settings, database, tenants, TenantDirectory(database, keyring), state["tenants"])
             yield running
             for client in running.clients:

@@ -1,4 +1,7 @@
-"""Installs the Node packages of tests/sdk_node and tests/openapi_node. Without npm a test is skipped, except in CI."""
+"""Installs the Node packages of tests/sdk_node, tests/openapi_node and tests/console_node.
+
+Without npm a test is skipped, except in CI.
+"""
 
 import fcntl
 import os
@@ -11,6 +14,7 @@ import pytest
 _TESTS = Path(__file__).resolve().parents[1]
 SDK = _TESTS / "sdk_node"
 OPENAPI = _TESTS / "openapi_node"
+CONSOLE = _TESTS / "console_node"
 _REQUIRED = bool(os.environ.get("CALLGATE_REQUIRE_NODE"))
 
 

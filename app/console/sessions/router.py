@@ -32,7 +32,13 @@ _WRONG_KEY = "This API key is unknown, expired or revoked."
 @router.get("/login")
 @public
 async def show_login(request: Request, wanted: Annotated[str, Query(alias="next")] = "") -> Response:
-    return page(request, "sessions/login.html", wanted=local_path(wanted), fault=None)
+    return login_page(request, wanted=local_path(wanted))
+
+
+def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PREFIX, fault: str | None = None) -> Response:
+    """Returns the page with the ways to log in, and above them what went wrong."""
+    has_oidc = request.state.console_oidc is not None
+    return page(request, "sessions/login.html", status=status, wanted=wanted, fault=fault, has_oidc=has_oidc)
 
 
 @router.post("/login")
@@ -42,10 +48,10 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
     try:
         client = await client_of_key(request, form.text("key"))
     except Unauthorized:
-        return page(request, "sessions/login.html", status=401, wanted=wanted, fault=_WRONG_KEY)
+        return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY)
     except TooManyAttempts as error:
         fault = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
-        response = page(request, "sessions/login.html", status=429, wanted=wanted, fault=fault)
+        response = login_page(request, status=429, wanted=wanted, fault=fault)
         response.headers["Retry-After"] = str(error.after_s)
         return response
     return await start_session(request, client, RedirectResponse(wanted, status_code=303))
@@ -64,7 +70,7 @@ async def use_link(request: Request, form: SentFormDep) -> Response:
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.redeem(form.text("link"), request_id=request.state.request_id)
     if token is None:
-        return page(request, "sessions/login.html", status=401, wanted=CONSOLE_PREFIX, fault=_USED_LINK)
+        return login_page(request, status=401, fault=_USED_LINK)
     return _set_cookie(RedirectResponse(CONSOLE_PREFIX, status_code=303), token, sessions)
 
 

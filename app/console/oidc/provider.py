@@ -1,0 +1,188 @@
+"""Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
+
+Authlib makes and checks what is exchanged; the requests go through the client that Callgate uses for Twilio. The discovery
+document and the key set are read for each login: logins are rare, and keys change.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote_plus
+
+import httpx
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from authlib.oidc.core import CodeIDToken
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from joserfc.jws import JWSRegistry
+
+from app import __version__
+from app.setting_values import is_trusted_url
+from app.settings import Settings
+from app.twilio.client import HttpClient
+from app.twilio.transport import AiohttpTransport
+
+CALLBACK_PATH: Final = "/console/oidc/callback"
+_DISCOVERY_PATH = "/.well-known/openid-configuration"
+_TIMEOUT_S = 10.0
+_MAX_BYTES = 256 * 1024
+_LEEWAY_S = 60
+# Only signatures that nobody but the provider can make: neither `none` nor those of a shared secret.
+_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+
+
+class ProviderFailed(Exception):
+    """The provider did not answer as OpenID Connect asks. The message is a short reason for the log, without any value."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginAttempt:
+    """A login that has begun. The browser keeps it until it comes back from the provider."""
+
+    state: str
+    nonce: str
+    verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class OidcProvider:
+    issuer: str
+    client_id: str
+    client_secret: str
+    redirect_uri: str
+    scope: str
+
+    async def begin(self) -> tuple[str, LoginAttempt]:
+        """Returns the address of the provider's login, and what has to come back. Raises ProviderFailed."""
+        attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
+        async with self._client() as client:
+            metadata = await self._discover(client)
+        address = prepare_grant_uri(
+            _endpoint(metadata, "authorization_endpoint"),
+            self.client_id,
+            "code",
+            redirect_uri=self.redirect_uri,
+            scope=self.scope,
+            state=attempt.state,
+            nonce=attempt.nonce,
+            code_challenge=create_s256_code_challenge(attempt.verifier),
+            code_challenge_method="S256",
+        )
+        return address, attempt
+
+    async def finish(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
+        """Returns the claims about the person, of the ID token and of the provider's user info. Raises ProviderFailed."""
+        async with self._client() as client:
+            metadata = await self._discover(client)
+            tokens = await self._exchange(client, metadata, code, attempt)
+            keys = await _get_json(client, _endpoint(metadata, "jwks_uri"))
+            claims = self._checked_claims(tokens, keys, metadata, attempt)
+            access_token = tokens.get("access_token")
+            if "userinfo_endpoint" not in metadata or not isinstance(access_token, str):
+                return claims
+            bearer = {"Authorization": f"Bearer {access_token}"}
+            more = await _get_json(client, _endpoint(metadata, "userinfo_endpoint"), headers=bearer)
+        if more.get("sub") != claims["sub"]:
+            raise ProviderFailed("userinfo_of_another")
+        # What is signed comes first.
+        return more | claims
+
+    def _client(self) -> HttpClient:
+        transport = AiohttpTransport(max_connections=1, keepalive_s=1.0)
+        return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
+
+    async def _discover(self, client: HttpClient) -> dict[str, Any]:
+        metadata = await _get_json(client, self.issuer.rstrip("/") + _DISCOVERY_PATH)
+        if metadata.get("issuer") != self.issuer:
+            raise ProviderFailed("discovery_of_another_issuer")
+        return metadata
+
+    async def _exchange(
+        self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt
+    ) -> dict[str, Any]:
+        """Exchanges the code for tokens."""
+        address = _endpoint(metadata, "token_endpoint")
+        body = prepare_token_request(
+            "authorization_code", redirect_uri=self.redirect_uri, code=code, code_verifier=attempt.verifier
+        )
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+        if "client_secret_basic" in metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"]):
+            # RFC 6749, section 2.3.1: both are encoded as in a form.
+            auth = ClientAuth(quote_plus(self.client_id), quote_plus(self.client_secret), "client_secret_basic")
+        else:
+            auth = ClientAuth(self.client_id, self.client_secret, "client_secret_post")
+        address, headers, body = auth.prepare("POST", address, headers, body)
+        return await _read_json(client, "POST", address, headers, body.encode())
+
+    def _checked_claims(
+        self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
+    ) -> dict[str, Any]:
+        supported = metadata.get("id_token_signing_alg_values_supported", ["RS256"])
+        algorithms = [algorithm for algorithm in _ALGORITHMS if algorithm in supported]
+        try:
+            registry = JWSRegistry(algorithms=algorithms, strict_check_header=False)
+            decoded = jwt.decode(str(tokens["id_token"]), KeySet.import_key_set(keys), registry=registry)
+            options = {"iss": {"essential": True, "value": self.issuer}, "aud": {"essential": True, "value": self.client_id}}
+            parameters = {"nonce": attempt.nonce, "client_id": self.client_id, "access_token": tokens.get("access_token")}
+            claims = CodeIDToken(decoded.claims, decoded.header, options, parameters)
+            claims.validate(leeway=_LEEWAY_S)
+        except (JoseError, KeyError, ValueError, TypeError) as error:
+            raise ProviderFailed(f"id_token_{type(error).__name__}") from None
+        return dict(claims)
+
+
+def oidc_provider(settings: Settings) -> OidcProvider | None:
+    """Returns the provider of the settings, or None."""
+    if settings.console_oidc_issuer is None or settings.console_oidc_client_secret is None:
+        return None
+    return OidcProvider(
+        issuer=settings.console_oidc_issuer,
+        client_id=settings.console_oidc_client_id or "",
+        client_secret=settings.console_oidc_client_secret.get_secret_value(),
+        redirect_uri=f"{settings.console_url}{CALLBACK_PATH}",
+        scope=settings.console_oidc_scope,
+    )
+
+
+def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
+    address = metadata.get(name)
+    if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
+        raise ProviderFailed(f"{name}_not_https")
+    return address
+
+
+async def _get_json(client: HttpClient, address: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    return await _read_json(client, "GET", address, {"Accept": "application/json", **(headers or {})}, None)
+
+
+async def _read_json(
+    client: HttpClient, method: str, address: str, headers: Mapping[str, str], body: bytes | None
+) -> dict[str, Any]:
+    """Returns the object in a 200. Follows no redirect. Raises ProviderFailed."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            response = await client.send(method, address, headers=dict(headers), content=body)
+            try:
+                if response.status_code != httpx.codes.OK:
+                    raise ProviderFailed(f"status_{response.status_code}")
+                content = bytearray()
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > _MAX_BYTES:
+                        raise ProviderFailed("too_long")
+            finally:
+                await response.aclose()
+        found = json.loads(content)
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError) as error:
+        raise ProviderFailed(f"no_answer_{type(error).__name__}") from None
+    except (ValueError, RecursionError):
+        raise ProviderFailed("not_json") from None
+    if not isinstance(found, dict):
+        raise ProviderFailed("not_an_object")
+    return found

@@ -1,0 +1,115 @@
+"""The two ends of a login with OpenID Connect: the way to the provider, and the way back.
+
+What has to come back is in a cookie of its own, sealed, for ten minutes. It is `SameSite=Lax`: the provider's site sends the
+browser here, and the session's cookie, which is `Strict`, would not come along.
+"""
+
+import hmac
+import json
+import time
+from dataclasses import asdict
+from typing import Final
+
+import structlog
+from fastapi import Request, Response
+from starlette.responses import RedirectResponse
+
+from app.console.access import console_router, local_path
+from app.console.oidc.provider import LoginAttempt, OidcProvider, ProviderFailed
+from app.console.oidc.rules import client_by
+from app.console.rendering import page
+from app.console.sessions.router import login_page, start_session
+from app.console_settings import OidcRule
+from app.errors import RouteNotFound
+from app.http.key_attempts import KeyAttempts
+from app.http.routes import public
+from app.security.keyring import Keyring, SecretUnreadable
+
+logger = structlog.stdlib.get_logger(__name__)
+
+router = console_router("/oidc")
+
+COOKIE: Final = "__Host-callgate-oidc"
+_IDENTITY = "console oidc attempt"
+_LIFETIME_S = 600
+_COUNTED_AS = b"oidc"
+_FAILED = "The login at the provider did not succeed. Try again; the log has the reason."
+_OUTDATED = "This login took too long, or was begun in another browser. Try again."
+_NO_RULE = "The provider knows you, and no rule of this installation gives you access. Ask its operator."
+
+
+@router.get("/login")
+@public
+async def begin_login(request: Request) -> Response:
+    """Sends the browser to the provider. A link, not a form: the policy lets no form lead to another site."""
+    provider = _provider_of(request)
+    try:
+        address, attempt = await provider.begin()
+    except ProviderFailed as error:
+        return _refused(request, _FAILED, 502, str(error))
+    kept = asdict(attempt) | {"wanted": local_path(request.query_params.get("next", "")), "until": time.time() + _LIFETIME_S}
+    keyring: Keyring = request.state.keyring
+    sealed = keyring.seal(json.dumps(kept), identity=_IDENTITY).hex()
+    response = RedirectResponse(address, status_code=303)
+    response.set_cookie(COOKIE, sealed, max_age=_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax")
+    return response
+
+
+@router.get("/callback")
+@public
+async def finish_login(request: Request) -> Response:
+    """Logs in whom the provider has named, if a rule gives the person access."""
+    provider = _provider_of(request)
+    attempts: KeyAttempts = request.state.key_attempts
+    address = attempts.address_of(request.scope)
+    attempts.require(address, _COUNTED_AS)
+    kept = _kept_attempt(request)
+    query = request.query_params
+    if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
+        return _refused(request, _OUTDATED, 401, "state")
+    attempt, wanted = kept
+    if "code" not in query or query.get("iss", provider.issuer) != provider.issuer:
+        return _refused(request, _FAILED, 401, "no_code")
+    try:
+        claims = await provider.finish(query["code"], attempt)
+    except ProviderFailed as error:
+        attempts.failed(address, _COUNTED_AS)
+        return _refused(request, _FAILED, 401, str(error))
+    rules: tuple[OidcRule, ...] = request.state.console_oidc_rules
+    client = client_by(rules, claims)
+    if client is None:
+        return _refused(request, _NO_RULE, 403, "no_rule")
+    # A page, not a redirect: a redirect would still count as the provider's, and the Strict cookie would not be sent.
+    response = await start_session(request, client, page(request, "oidc/done.html", wanted=wanted))
+    _forget(response)
+    return response
+
+
+def _provider_of(request: Request) -> OidcProvider:
+    provider: OidcProvider | None = request.state.console_oidc
+    if provider is None:
+        raise RouteNotFound
+    return provider
+
+
+def _kept_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
+    """Returns what `begin_login` has kept, and the page that was wanted; None without a cookie of the last ten minutes."""
+    keyring: Keyring = request.state.keyring
+    try:
+        kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE, "")), identity=_IDENTITY))
+    except (ValueError, SecretUnreadable):
+        return None
+    if kept["until"] < time.time():
+        return None
+    return LoginAttempt(kept["state"], kept["nonce"], kept["verifier"]), kept["wanted"]
+
+
+def _refused(request: Request, fault: str, status: int, reason: str) -> Response:
+    logger.warning("console_oidc_refused", reason=reason)
+    response = login_page(request, status=status, fault=fault)
+    _forget(response)
+    return response
+
+
+def _forget(response: Response) -> None:
+    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")

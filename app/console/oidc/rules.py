@@ -1,0 +1,38 @@
+"""Which client a person is, by the claims of the provider. Without a rule that fits, nobody."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from app.console_settings import OidcRule
+from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.scopes import Scope
+
+_MAX_NAME_LENGTH = 200
+_NO_KEY = UUID(int=0)
+
+
+def client_by(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
+    """Returns the client of the first rule that fits; None if none does."""
+    rule = next((rule for rule in rules if _fits(rule, claims)), None)
+    if rule is None:
+        return None
+    scopes = frozenset(map(Scope, rule.scopes))
+    if rule.tenant is None:
+        return OperatorCaller(None, _name_of(claims), scopes, "oidc")
+    return Caller(rule.tenant, _NO_KEY, _name_of(claims), False, scopes, kind="oidc")
+
+
+def _fits(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
+    """Returns whether the claim is the value, or a list with it. An e-mail address counts only if it is verified."""
+    claim = claims.get(rule.claim)
+    if rule.claim == "email" and claims.get("email_verified") is not True:
+        return False
+    return rule.value in claim if isinstance(claim, list) else claim == rule.value
+
+
+def _name_of(claims: Mapping[str, Any]) -> str:
+    """Returns the person's name for the audit log: a verified e-mail address, otherwise `sub`. Others can be chosen freely."""
+    email = claims.get("email")
+    name = email if isinstance(email, str) and claims.get("email_verified") is True else str(claims["sub"])
+    return "".join(each if each.isprintable() else "?" for each in name)[:_MAX_NAME_LENGTH]
