@@ -14,13 +14,17 @@ _ADDRESS = re.compile(r"(?P<scheme>sips?:|client:)?(?P<user>[^@;?]*)(?P<rest>@[^
 _NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 
 
-def time(value: datetime | None) -> Markup:
-    """Returns a `<time>` in UTC. console.js shows it in the viewer's zone, with UTC on hover."""
+def time(value: datetime | None, form: str = "") -> Markup:
+    """Returns a `<time>` in UTC. console.js shows it in the viewer's zone, with UTC on hover; "clock": without the date."""
     if value is None:
         return Markup('<span class="muted">–</span>')
     at = value.astimezone(UTC)
     text = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="milliseconds"), text, text)
+    clock = Markup(' data-format="clock"') if form == "clock" else ""
+    shown = f"{at:%H:%M:%S} UTC" if clock else text
+    return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(
+        at.isoformat(timespec="milliseconds"), text, clock, shown
+    )
 
 
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:

@@ -17,7 +17,7 @@ _NUMBER = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])"
 _PERSONAL = re.compile(f"{_SIP}|{_AT}|{_NUMBER}", re.IGNORECASE)
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
+    r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
 )
 _ADDRESSES: Final = frozenset(
     {"to", "from", "called", "caller", "toformatted", "fromformatted", "callerid", "callername", "forwardedfrom"}
@@ -88,10 +88,10 @@ def mask_json(value: Any, name: str = "") -> Any:
 
 
 def _mask_member(text: str, name: str) -> str:
-    if name in _ADDRESSES:
-        return mask(text)
     if _ID_OR_TIME.fullmatch(text) or not text:
         return text
+    if name in _ADDRESSES:
+        return mask(text)
     if name in _PLAIN:
         return mask_text(text)
     if text.startswith(("http://", "https://")):

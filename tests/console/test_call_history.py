@@ -10,7 +10,7 @@ import pytest
 from app.console.calls.history import tell
 from app.console.calls.records import CallHistory, PendingEnd
 from app.console.calls.words import span
-from tests.console.histories import at, event, history, waiting
+from tests.console.histories import at, delivery, event, history, waiting
 
 COMPLETED: dict[str, Any] = {"status": "completed", "duration": 9, "price": Decimal("-0.00750"), "price_unit": "USD"}
 UNKNOWN: dict[str, Any] = {"execution": "unknown", "settled_by": None, "search_at": at(90)}
@@ -183,6 +183,19 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
         history(**COMPLETED, deleted_at=at(50)),
         "Rang once, answered, 9 s, −0.00750 USD. It was deleted at Twilio.",
         "ok",
+    ),
+    "deliveries": (
+        history(
+            deliveries=[
+                delivery(5, state="gave_up", attempts=12),
+                delivery(6, state="pending", attempts=2),
+                delivery(7, state="pending", attempts=1),
+                delivery(8, state="delivered", attempts=1),
+            ],
+            **COMPLETED,
+        ),
+        "Rang once, answered, 9 s, −0.00750 USD. 1 delivery was given up. 2 deliveries have failed so far and are tried again.",
+        "warning",
     ),
     "redialed": (
         history(status="no-answer", redial_of=uuid4(), redialed_as=uuid4()),

@@ -25,7 +25,7 @@ def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_g
         ("+0.2 s", "Started at Twilio", "180 ms"),
         ("+0.8 s", "Twilio: ringing", "sequence 1"),
         ("3 min 20 s nothing", "Twilio: completed", "9 s, SIP 200, sequence 3"),
-        ("+0.6 s", "Delivery of completed arrived", "answered 204, attempt 2"),
+        ("+0.6 s", "Delivery of completed arrived", "attempt 2, answered 204"),
         ("+1.4 s", "Priced", "−0.00750 USD"),
     ]
 
@@ -53,8 +53,8 @@ def test_deliveries_say_how_they_stand() -> None:
     assert [(entry.title, entry.detail, entry.tone) for entry in entries] == [
         ("Delivery of initiated waits", "", ""),
         ("Delivery of ringing waits", "for the delivery before it", ""),
-        ("Delivery of answered failed", "answered 500; tried again in 20 s, attempt 3", "warning"),
-        ("Delivery of completed given up", "refused address, attempt 12", "danger"),
+        ("Delivery of answered failed", "attempt 3, answered 500; tried again in 20 s", "warning"),
+        ("Delivery of completed given up", "attempt 12, refused address", "danger"),
     ]
 
 

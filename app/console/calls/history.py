@@ -33,7 +33,14 @@ def tell(history: CallHistory, *, reveal: bool = False) -> Story:
     story = _STORIES[history.call.execution](history)
     sentences = [story.text, *_more_sentences(history)]
     text = " ".join(sentences)
-    return Story(text if reveal else mask_text(text), "danger" if _event(history, "call.second_sid") else story.tone)
+    return Story(text if reveal else mask_text(text), _tone(history, story.tone))
+
+
+def _tone(history: CallHistory, tone: Tone) -> Tone:
+    if _event(history, "call.second_sid"):
+        return "danger"
+    is_given_up = any(each.state == "gave_up" for each in history.deliveries)
+    return "warning" if is_given_up and tone != "danger" else tone
 
 
 def _tell_scheduled(history: CallHistory) -> Story:
@@ -174,11 +181,29 @@ def _more_sentences(history: CallHistory) -> list[str]:
         more.append("It is ended as soon as it is known to have started.")
     if call.deleted_at is not None:
         more.append("It was deleted at Twilio.")
+    more += _delivery_sentences(history)
     if call.redial_of is not None:
         more.append("It repeats an earlier call.")
     if history.redialed_as is not None:
         more.append("It was followed by another call, as its `redial` asks.")
     return more
+
+
+def _delivery_sentences(history: CallHistory) -> list[str]:
+    given_up = sum(each.state == "gave_up" for each in history.deliveries)
+    failed = sum(each.state == "pending" and each.attempts > 0 for each in history.deliveries)
+    sentences = []
+    if given_up:
+        sentences.append(f"{_deliveries(given_up, 'was', 'were')} given up.")
+    if failed:
+        sentences.append(
+            f"{_deliveries(failed, 'has', 'have')} failed so far and {'is' if failed == 1 else 'are'} tried again."
+        )
+    return sentences
+
+
+def _deliveries(number: int, one: str, many: str) -> str:
+    return f"1 delivery {one}" if number == 1 else f"{number} deliveries {many}"
 
 
 def _event(history: CallHistory, type_: str) -> EventRow | None:

@@ -94,6 +94,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         read_as=view.searched_as(query.search),
         looks_back_to=query.since if query.since != form.query.since else None,
         badge_of=view.badge_of,
+        length_of=view.length_of,
         outcome_of=view.outcome_of,
         next_page=view.page_path(form, cursor),
         first_page=view.first_page_path(form),

@@ -14,8 +14,10 @@ from app.errors import all_errors
 
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
-FOLDED_FROM = timedelta(seconds=10)
-"""A gap this long has a line of its own."""
+FOLDED_FROM = timedelta(seconds=9.95)
+"""A gap this long, which is rounded to 10 s, has a line of its own."""
+# A shorter time between two lines would be rounded to none.
+_SHOWN_FROM = timedelta(milliseconds=50)
 # A callback and the status that it changes are written by one statement.
 _SAME_MOMENT = timedelta(milliseconds=50)
 
@@ -62,7 +64,7 @@ def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
         elif between >= FOLDED_FROM:
             yield replace(entry, gap=f"{span(between)} nothing")
         else:
-            yield replace(entry, after=f"+{span(between)}")
+            yield replace(entry, after=f"+{span(between)}" if between >= _SHOWN_FROM else "")
         before = entry.at
 
 
@@ -135,7 +137,7 @@ def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_unknown(event: EventRow) -> tuple[str, str, Tone]:
     reason = in_words(str(event.data.get("reason") or "the process that sent it has ended"))
-    return "Unknown", f"{reason}; {_attempts(event.data)}".strip("; "), "warning"
+    return "Unknown", _attempts(event.data) or reason, "warning"
 
 
 def _describe_callback(event: EventRow) -> tuple[str, str, Tone]:
@@ -163,7 +165,7 @@ def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
 def _describe_search(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
     result = str(data.get("result"))
-    numbers = [f"{data[name]} {name}" for name in ("candidates", "rivals") if data.get(name)]
+    numbers = [f"{name}: {data[name]}" for name in ("candidates", "rivals") if data.get(name)]
     reason = [in_words(str(data["reason"]))] if data.get("reason") else []
     return f"Search of Twilio's list {SEARCH_RESULTS.get(result, result)}", ", ".join([*numbers, *reason]), ""
 
@@ -198,7 +200,7 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
     else:
         title = f"{name} waits"
         answer = "for the delivery before it" if delivery.held else ""
-    return Entry(at, "delivery", title, ", ".join(filter(None, [answer, tries])), tone, id=f"d-{delivery.id}")
+    return Entry(at, "delivery", title, ", ".join(filter(None, [tries, answer])), tone, id=f"d-{delivery.id}")
 
 
 def _answer(delivery: DeliveryRow) -> str:
@@ -214,7 +216,8 @@ def _attempts(data: Mapping[str, Any]) -> str:
         return ""
     last = attempts[-1]
     words = [] if last.get("result") == "started" else [in_words(str(last.get("result")))]
-    words += [f"{name} {last[key]}" for key, name in (("status", "status"), ("code", "code")) if last.get(key)]
+    answered = [f"{name} {last[name]}" for name in ("status", "code") if last.get(name)]
+    words += [word for word in answered if word not in words]
     took = f"{last.get('milliseconds', 0)} ms"
     count = "" if len(attempts) == 1 else f"attempt {len(attempts)}"
     return ", ".join(filter(None, [count, *words, took]))

@@ -46,6 +46,11 @@ def badge_of(call: Any) -> str:
     return str((call.status or "started") if call.execution == "started" else call.execution)
 
 
+def length_of(call: Any) -> str:
+    """Returns how long a call was; "" unless it was answered and has ended."""
+    return span(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
+
+
 def outcome_of(line: CallLine) -> str:
     """Returns what the list says beside the badge: why the call was not started."""
     if line.execution != "not_started":
@@ -128,7 +133,7 @@ def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
         to=show(call.to),
         from_=show(call.from_),
         idempotency_key=call.idempotency_key and show_text(call.idempotency_key),
-        length="" if call.duration is None else span(timedelta(seconds=call.duration)),
+        length=length_of(call),
         entries=entries,
         quiet=quiet_since(entries, history) if renew_every_s else "",
         deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
@@ -178,7 +183,7 @@ def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Ro
     if not problem:
         return []
     upstream = problem.get("upstream") or {}
-    rows = [("problem", problem.get("slug")), ("detail", problem.get("detail"))]
+    rows = [("Problem", problem.get("slug")), ("Detail", problem.get("detail"))]
     rows += [(f"Twilio's {name.replace('_', ' ')}", value) for name, value in upstream.items()]
     return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]
 

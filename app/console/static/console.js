@@ -23,8 +23,9 @@
   const copy = async (button) => {
     const label = button.textContent;
     try {
-      // `data-copy=""` copies the address of the page.
-      await navigator.clipboard.writeText(button.dataset.copy || location.href);
+      // `data-copy=""` copies the address of the page, and a path the address of that page.
+      const text = button.dataset.copy;
+      await navigator.clipboard.writeText(!text || text.startsWith("/") ? new URL(text, location.href).href : text);
       button.textContent = "Copied";
     } catch {
       button.textContent = "Not copied";
