@@ -22,6 +22,7 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as insert_unless_present
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -31,7 +32,7 @@ from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAYBE_CALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery
 from app.calls.store import insert_deliveries_from
-from app.scheduling.models import ScheduledDial
+from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
 
 _ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
@@ -163,9 +164,11 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
 
 
 async def put_back(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
-    """Inserts the row of `scheduled_dial` with which a call waits again."""
+    """Inserts the row of `scheduled_dial` with which a call waits again, and a turn of its caller if it has none."""
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
+    turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
+    await session.execute(insert_unless_present(DialTurn).values(**turn).on_conflict_do_nothing())
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:

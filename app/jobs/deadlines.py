@@ -1,4 +1,7 @@
-"""Keeps what was promised of calls after their grant: none starts to ring after its `ring_by`, and none keeps its slot."""
+"""Keeps what was promised of calls after their grant: none starts to ring after its `ring_by`, and none keeps its slot.
+
+Also deletes turns that are not needed any more.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +19,9 @@ from app.twilio.errors import TwilioError
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
+# A caller that schedules a call after that begins with the turn of a new one: behind all that wait.
+_TURN_IDLE_FOR = timedelta(hours=1)
+_TURNS_AT_ONCE = 500
 # How soon a call is looked at again if its outcome is open, or Twilio could not be asked.
 _RETRY_IN = timedelta(seconds=5)
 
@@ -51,4 +57,9 @@ class Deadlines:
         """Frees the slots of calls that have ended, also where no call waits for one. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
             await free_slots(self.database, account_id)
+        return False
+
+    async def delete_idle_turns(self) -> bool:
+        """Deletes the turns of callers that schedule nothing any more, which each grant would read. Returns false."""
+        await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURNS_AT_ONCE)
         return False

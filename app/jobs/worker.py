@@ -42,6 +42,7 @@ _LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
 _GUARD_EVERY_S = 15.0
 _SLOTS_EVERY_S = 60.0
+_TURNS_EVERY_S = 600.0
 _HEARTBEAT_EVERY_S = 15.0
 # The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
 _UNPOLLED_EVERY_S = 15.0
@@ -104,6 +105,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
         Job("guard", GuardWatch(state["database"], counters).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
+        Job("turns", deadlines.delete_idle_turns, _TURNS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),

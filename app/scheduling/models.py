@@ -102,7 +102,7 @@ class ScheduledDial(Base):
 
 
 class DialTurn(Base):
-    """The turn of a caller at an account: whose last grant is the longest ago is next."""
+    """The turn of a caller at an account: whose last grant is the longest ago is next. Deleted after an hour without calls."""
 
     __tablename__ = "dial_turn"
     __table_args__ = (Index(None, "account_id", "last_grant_at"),)

@@ -1,9 +1,10 @@
-"""SQL of the calls that were granted: whose deadline has come, and where there are slots."""
+"""SQL of the calls that were granted: whose deadline has come, where there are slots, and whose turn is not needed any more."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
+from asyncpg import LockNotAvailableError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,6 +12,7 @@ from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_of
 from app.scheduling.models import DialSlot
+from app.scheduling.schedule import PRIORITIES
 
 # Those whose call has ended are among them until the slot is freed.
 _ACCOUNTS_WITH_SLOTS = f"""
@@ -18,6 +20,24 @@ _ACCOUNTS_WITH_SLOTS = f"""
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
+# Only callers with a turn are granted calls. So none may be scheduling one while their turns are deleted, and the statement
+# after the lock sees all that were scheduled.
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
+_LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
+_IDLE_TURNS = f"""
+    SELECT account_id, caller_id FROM dial_turn
+    WHERE last_grant_at < clock_timestamp() - $1::interval AND NOT EXISTS (
+        SELECT FROM scheduled_dial AS waiting
+        WHERE waiting.account_id = dial_turn.account_id AND waiting.caller_id = dial_turn.caller_id
+            AND waiting.priority IN ({", ".join(str(place) for place in range(len(PRIORITIES)))})
+    )
+    LIMIT $2
+"""  # noqa: S608  # own constants
+_DELETE_IDLE_TURNS = f"""
+    DELETE FROM dial_turn USING ({_IDLE_TURNS}) AS idle
+    WHERE dial_turn.account_id = idle.account_id AND dial_turn.caller_id = idle.caller_id
+    RETURNING dial_turn.account_id
+"""  # noqa: S608  # own constants
 _END_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
 
 
@@ -42,6 +62,23 @@ async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int
 
 async def check_deadline_again(database: Database, call_id: UUID, wait: timedelta) -> None:
     await database.fetch(_CHECK_AGAIN, call_id, wait)
+
+
+async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
+    """Deletes turns of callers of whom no call waits, and whose last grant is longer ago. Returns how many.
+
+    Meanwhile, some milliseconds, no call can be scheduled or granted. Deletes none if the lock is not free within 0.1 s.
+    """
+    if not await database.fetch(_IDLE_TURNS, idle_for, 1):
+        return 0
+    async with database.transaction() as connection:
+        await connection.execute(_LOCK_TIMEOUT)
+        try:
+            async with connection.transaction():
+                await connection.execute(_LOCK_SCHEDULED)
+        except LockNotAvailableError:
+            return 0
+        return len(await connection.fetch(_DELETE_IDLE_TURNS, idle_for, limit))
 
 
 async def end_deadline(database: Database, call_id: UUID) -> None:

@@ -1,0 +1,84 @@
+"""A caller that schedules nothing any more loses its turn, and begins behind the others when it comes back."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from app.calls.creation.deadlines.store import delete_idle_turns
+from app.calls.creation.grants.service import grant_calls
+from app.tenants.caller import COMMAND_LINE
+from tests.scheduling.test_grants import account_of
+from tests.support.gateway import BASIC, Gateway, Tenant
+
+HOUR = timedelta(hours=1)
+
+
+async def new_caller(gateway: Gateway, tenant: Tenant) -> str:
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    return key
+
+
+async def schedule(tenant: Tenant, key: str) -> None:
+    answer = await tenant.http.post(
+        "/v1/calls", json=BASIC | {"priority": "normal"}, headers={"Authorization": f"Bearer {key}"}
+    )
+    assert answer.status_code == 202
+
+
+async def turns(gateway: Gateway, account_id: UUID) -> list[UUID]:
+    """Returns the callers in the order of their turns."""
+    rows = await gateway.database.fetch(
+        "SELECT caller_id FROM dial_turn WHERE account_id = $1 ORDER BY last_grant_at", account_id
+    )
+    return [row["caller_id"] for row in rows]
+
+
+async def age(gateway: Gateway, account_id: UUID, hours: int) -> None:
+    statement = "UPDATE dial_turn SET last_grant_at = last_grant_at - make_interval(hours => $2) WHERE account_id = $1"
+    await gateway.database.fetch(statement, account_id, hours)
+
+
+async def test_idle_turns_are_deleted_and_who_comes_back_goes_last(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    first, second, third = [await new_caller(gateway, tenant) for _ in range(3)]
+    await schedule(tenant, first)
+    account_id = await account_of(gateway, tenant)
+    (gone,) = await turns(gateway, account_id)
+    assert len((await grant_calls(gateway.database, account_id, limit=1)).grants) == 1
+    await age(gateway, account_id, 2)
+    await schedule(tenant, second)
+    await age(gateway, account_id, 2)
+    await schedule(tenant, third)
+    assert len(await turns(gateway, account_id)) == 3
+
+    assert await delete_idle_turns(gateway.database, HOUR, limit=500) >= 1
+
+    # The second one's call waits; the third one's turn is new.
+    left = await turns(gateway, account_id)
+    assert (len(left), gone in left) == (2, False)
+    await schedule(tenant, first)
+    assert await turns(gateway, account_id) == [*left, gone]
+    granted = [(await grant_calls(gateway.database, account_id, limit=1)).grants[0].dial["caller_id"] for _ in range(3)]
+    assert granted == [*left, gone]
+
+
+async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    key = await new_caller(gateway, tenant)
+    await schedule(tenant, key)
+    account_id = await account_of(gateway, tenant)
+    assert len((await grant_calls(gateway.database, account_id, limit=1)).grants) == 1
+    await age(gateway, account_id, 2)
+    copied = """
+        INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
+        SELECT call.id, tenant_id, dial_turn.account_id, '00000000-0000-0000-0000-000000000000', caller_id, 1, now(),
+            now() + interval '1 h', now()
+        FROM call JOIN dial_turn USING (account_id) WHERE call.account_id = $1
+    """
+    async with gateway.database.transaction() as connection:
+        await connection.execute(copied, account_id)
+        assert await delete_idle_turns(gateway.database, HOUR, limit=500) == 0
+    await delete_idle_turns(gateway.database, HOUR, limit=500)
+    assert len(await turns(gateway, account_id)) == 1
+    await gateway.database.fetch("DELETE FROM scheduled_dial WHERE account_id = $1", account_id)
+    await delete_idle_turns(gateway.database, HOUR, limit=500)
+    assert await turns(gateway, account_id) == []
