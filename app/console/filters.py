@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 _HIDDEN = "•••"
 _SHOWN_DIGITS = 4
+_CLOCK_SUFFICES = timedelta(hours=12)
 _ADDRESS = re.compile(r"(?P<scheme>sips?:|client:)?(?P<user>[^@;?]*)(?P<rest>@[^;?]*)?.*", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 
@@ -24,6 +25,18 @@ def time(value: datetime | None, form: str = "") -> Markup:
     shown = f"{at:%H:%M:%S} UTC" if clock else text
     return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(
         at.isoformat(timespec="milliseconds"), text, clock, shown
+    )
+
+
+def moment(value: datetime, now: datetime) -> Markup:
+    """Returns a `<time>` as `time` does, without the date if it is within half a day of `now`."""
+    if abs(value - now) > _CLOCK_SUFFICES:
+        return time(value)
+    at = value.astimezone(UTC)
+    full = f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    text = f"{at:%H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}" data-format="clock">{}</time>').format(
+        at.isoformat(timespec="milliseconds"), full, text
     )
 
 
@@ -56,4 +69,4 @@ def code(text: str) -> Markup:
     )
 
 
-FILTERS: Final[Mapping[str, Callable[..., Any]]] = {"time": time, "money": money, "mask": mask, "code": code}
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {"time": time, "moment": moment, "money": money, "mask": mask, "code": code}

@@ -17,6 +17,7 @@ class Link:
 
 # In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
 NAVIGATION: Final[tuple[Link, ...]] = (
+    Link("Now", f"{CONSOLE_PREFIX}/now"),
     Link("Calls", f"{CONSOLE_PREFIX}/calls"),
     Link("Queues", f"{CONSOLE_PREFIX}/queues"),
     Link("Deliveries", f"{CONSOLE_PREFIX}/deliveries"),

@@ -9,6 +9,7 @@ from app.console.audit import router as audit_router
 from app.console.calls import router as calls_router
 from app.console.deliveries import router as deliveries_router
 from app.console.navigation import first_page
+from app.console.now import router as now_router
 from app.console.oidc import router as oidc_router
 from app.console.queues import router as queues_router
 from app.console.sessions import router as sessions_router
@@ -51,6 +52,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 ROUTERS: tuple[APIRouter, ...] = (
     router,
     sessions_router.router,
+    now_router.router,
     calls_router.router,
     queues_router.router,
     deliveries_router.router,

@@ -161,6 +161,9 @@ login   login   login   login   login   login   login   POST /console/logout
 4xx     4xx     4xx     4xx     4xx     4xx     4xx     GET /console/oidc/login
 4xx     4xx     4xx     4xx     4xx     4xx     4xx     GET /console/oidc/callback
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/session
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/now
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/now/summary
+login   -read   2xx     -read   2xx     2xx     2xx     GET /console/now/figures
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/queues
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{tenant_id}/{name}
 401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/pause

@@ -1,0 +1,1 @@
+"""The page *Now*: how calls go, what needs attention, and plots."""

@@ -1,0 +1,228 @@
+"""The plots of the page *Now* and their table, from rolled-up figures. Pure."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import zip_longest
+from typing import Any, Final, Literal
+
+from app.console.now.store import Figures, RolledUp
+from app.rollups.store import LATENCY_BOUNDS_MS
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAG: Final = timedelta(minutes=2)
+"""Until the figures of a minute that is over are there."""
+_MOST: Final = frozenset({"waiting"})
+"""Figures of which a longer period has the most instead of the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """How far back the plots go, and how long the period of a point and of a row of the table is."""
+
+    label: str
+    span: timedelta
+    point: timedelta
+    row: timedelta
+
+
+RANGES: Final[Mapping[str, Range]] = {
+    "1h": Range("1 h", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
+    "24h": Range("24 h", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
+    "7d": Range("7 d", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
+}
+
+Point = tuple[datetime, Figures | None]
+"""The start of a period and its figures; None: it is not rolled up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line or part of a bar. `colour` is the number of a colour in console.css, `axis` is that of values or of counts."""
+
+    label: str
+    colour: int
+    values: list[float | None]
+    axis: Literal["value", "count"] = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    name: str
+    title: str
+    summary: str
+    unit: Literal["", "ms", "money"]
+    form: Literal["bars", "lines"]
+    series: list[Series]
+
+
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """A row of the table, in the order of COLUMNS. Without texts: the period is not rolled up."""
+
+    start: datetime
+    texts: list[str]
+
+
+COLUMNS: Final = (
+    *("Started", "Not started", "Unknown", "Not dialled yet", "Answered in (half / 95 %)", "Callbacks"),
+    *("Delivered", "Given up", "Most waiting", "Spent", "Without a price"),
+)
+
+
+def points(read: RolledUp, *, span: timedelta, length: timedelta) -> list[Point]:
+    """Returns the sums of periods of this length from `span` ago until now, without those at the end that are not over yet."""
+    now, found = read.now, defaultdict[datetime, list[Figures]](list)
+    for start, each in read.figures:
+        found[start - (start - _EPOCH) % length].append(each)
+    first = now - span
+    first += (_EPOCH - first) % length
+    starts = [first + index * length for index in range(-(-(now - first) // length))]
+    while starts and starts[-1] not in found and starts[-1] > now - length - _LAG:
+        starts.pop()
+    return [(start, total(found[start]) if start in found else None) for start in starts]
+
+
+def total(parts: Sequence[Figures]) -> Figures:
+    """Adds up figures of several periods."""
+    spent: dict[str, Decimal] = {}
+    for each in parts:
+        for unit, amount in each.spent.items():
+            spent[unit] = spent.get(unit, Decimal(0)) + amount
+    latency = [sum(counts) for counts in zip_longest(*(each.latency for each in parts), fillvalue=0)]
+    numbers = {}
+    for name in (field.name for field in fields(Figures) if field.name not in ("spent", "latency")):
+        values = [getattr(each, name) for each in parts]
+        numbers[name] = max(values, default=0) if name in _MOST else sum(values)
+    return Figures(**numbers, spent=spent, latency=latency)
+
+
+def quantile_ms(latency: Sequence[int], share: float) -> float | None:
+    """Returns the time within which this share of calls was answered, interpolated within its bucket; None without calls.
+
+    Calls in the last bucket count as its bound.
+    """
+    wanted, seen = share * sum(latency), 0
+    if not wanted:
+        return None
+    for index, count in enumerate(latency[:-1]):
+        if seen + count >= wanted:
+            low, high = (LATENCY_BOUNDS_MS[index - 1] if index else 0), LATENCY_BOUNDS_MS[index]
+            return low + (high - low) * (wanted - seen) / count
+        seen += count
+    return float(LATENCY_BOUNDS_MS[-1])
+
+
+def plots(found: Sequence[Point]) -> list[Plot]:
+    """Returns the plots of the page, in its order."""
+
+    def values(of: Callable[[Figures], float | None]) -> list[float | None]:
+        return [None if figures is None else of(figures) for _, figures in found]
+
+    every = total([figures for _, figures in found if figures is not None])
+    calls = [
+        Series("Started", 2, values(lambda each: each.started)),
+        Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
+        Series("Unknown", 4, values(lambda each: each.unknown)),
+        Series("Not started", 3, values(lambda each: each.not_started)),
+    ]
+    latency = [
+        Series("Half of the calls", 1, values(lambda each: quantile_ms(each.latency, 0.5))),
+        Series("95 %", 5, values(lambda each: quantile_ms(each.latency, 0.95))),
+    ]
+    callbacks = [
+        Series("Callbacks", 1, values(lambda each: each.callbacks)),
+        Series("Started calls without one", 4, values(lambda each: each.started - each.called_back)),
+    ]
+    deliveries = [
+        Series("Delivered", 2, values(lambda each: each.delivered)),
+        Series("Not delivered yet", 1, values(lambda each: each.undelivered)),
+        Series("Given up", 3, values(lambda each: each.gave_up)),
+    ]
+    units = sorted(every.spent)
+    money = [
+        Series(unit or "?", (2, 5, 1)[index % 3], values(lambda each, unit=unit: float(each.spent.get(unit, 0))))  # type: ignore[misc]
+        for index, unit in enumerate(units)
+    ]
+    money.append(Series("Completed calls without a price", 4, values(lambda each: each.unpriced), "count"))
+    return [
+        Plot("calls", "Calls requested", _calls_summary(every), "", "bars", calls),
+        Plot("latency", "Twilio's answer", _latency_summary(every), "ms", "lines", latency),
+        Plot("callbacks", "Callbacks of these calls", f"{every.callbacks:,} received", "", "lines", callbacks),
+        Plot("deliveries", "Deliveries", f"{every.delivered:,} delivered, {every.gave_up:,} given up", "", "bars", deliveries),
+        Plot("waiting", "Calls that wait", _waiting_summary(found), "", "lines", [_waiting(found)]),
+        Plot("money", "Money spent", _money_summary(every), "money", "lines", money),
+    ]
+
+
+def _waiting(found: Sequence[Point]) -> Series:
+    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in found])
+
+
+def _calls_summary(every: Figures) -> str:
+    requested = every.scheduled + every.pending + every.started + every.not_started + every.unknown
+    return f"{requested:,} requested, {every.started:,} started"
+
+
+def _waiting_summary(found: Sequence[Point]) -> str:
+    known = [figures.waiting for _, figures in found if figures is not None]
+    return f"{known[-1]:,} at the end, {max(known):,} at most" if known else "Not counted yet"
+
+
+def _money_summary(every: Figures) -> str:
+    unknown = f"; the price of {every.unpriced:,} {'call is' if every.unpriced == 1 else 'calls is'} unknown"
+    return f"{_spent_text(every) or 'Nothing'}{unknown if every.unpriced else ''}"
+
+
+def _spent_text(figures: Figures) -> str:
+    return ", ".join(f"{amount:,.4f} {unit}".strip() for unit, amount in sorted(figures.spent.items()))
+
+
+def _latency_text(figures: Figures) -> str:
+    half, most = quantile_ms(figures.latency, 0.5), quantile_ms(figures.latency, 0.95)
+    return "–" if half is None or most is None else f"{_milliseconds(half)} / {_milliseconds(most)}"
+
+
+def _latency_summary(figures: Figures) -> str:
+    half, most = quantile_ms(figures.latency, 0.5), quantile_ms(figures.latency, 0.95)
+    if half is None or most is None:
+        return "No call was answered"
+    return f"half within {_milliseconds(half)}, 95 % within {_milliseconds(most)}"
+
+
+def _milliseconds(value: float) -> str:
+    if value >= LATENCY_BOUNDS_MS[-1]:
+        return f"{LATENCY_BOUNDS_MS[-1] / 1000:.0f} s or more"
+    return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms"
+
+
+def table(found: Sequence[Point]) -> list[FigureRow]:
+    """Returns the rows of the table, the newest first."""
+    return [FigureRow(start, [] if figures is None else _texts(figures)) for start, figures in reversed(found)]
+
+
+def _texts(each: Figures) -> list[str]:
+    numbers = [each.started, each.not_started, each.unknown, each.scheduled + each.pending]
+    further = [each.callbacks, each.delivered, each.gave_up, each.waiting]
+    texts = [*(f"{value:,}" for value in numbers), _latency_text(each), *(f"{value:,}" for value in further)]
+    return [*texts, _spent_text(each) or "–", f"{each.unpriced:,}"]
+
+
+def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
+    """Returns the plots for console's script: times in Unix seconds, and a null where nothing is rolled up."""
+    return {
+        "times": [int(start.timestamp()) for start, _ in found],
+        "seconds": int(length.total_seconds()),
+        "plots": [
+            {
+                **{name: getattr(plot, name) for name in ("name", "title", "summary", "unit", "form")},
+                "series": [
+                    {"label": each.label, "colour": each.colour, "axis": each.axis, "values": each.values}
+                    for each in plot.series
+                ],
+            }
+            for plot in plots(found)
+        ],
+    }

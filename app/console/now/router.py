@@ -1,0 +1,84 @@
+"""The page *Now*, the part of it that renews itself, and the figures of its plots."""
+
+import time
+from typing import Annotated, Literal
+
+from fastapi import Depends, Query, Request, Response
+from starlette.responses import JSONResponse
+
+from app.console.access import ConsoleClientDep, console_router
+from app.console.now import figures
+from app.console.now.store import read_facts, read_figures
+from app.console.now.view import NowView, now_view
+from app.console.rendering import page
+from app.console.tenancy import reachable_tenant
+from app.database.engine import Database
+from app.http.routes import needs
+from app.tenants.caller import OperatorCaller
+from app.tenants.scopes import Scope
+
+router = console_router("/now")
+
+RangeName = Literal["1h", "24h", "7d"]
+RangeNameDep = Annotated[RangeName, Query(alias="range")]
+
+
+async def shown_figures_of(client: ConsoleClientDep, tenant: str = "") -> str | None:
+    """Returns the tenant whose calls are shown; None: all. Raises TenantNotFound for another tenant than the session's."""
+    return reachable_tenant(client, tenant) if tenant else client.tenant_id
+
+
+FiguresOfDep = Annotated[str | None, Depends(shown_figures_of)]
+
+
+@router.get("")
+@needs(Scope.READ, clients="any")
+async def show_now(
+    request: Request, client: ConsoleClientDep, tenant_id: FiguresOfDep, range_name: RangeNameDep = "1h"
+) -> Response:
+    """Shows how calls go: a sentence, what needs attention, and plots with their table."""
+    view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
+    read = await read_figures(request.state.database, tenant_id, span=shown.span)
+    found = figures.points(read, span=shown.span, length=shown.point)
+    return page(
+        request,
+        "now/page.html",
+        view=view,
+        tenant=tenant_id if client.tenant_id is None and tenant_id else "",
+        ranges=figures.RANGES,
+        range_name=range_name,
+        plots=figures.plots(found),
+        has_figures=bool(read.figures),
+        columns=figures.COLUMNS,
+        rows=figures.table(figures.points(read, span=shown.span, length=shown.row)),
+    )
+
+
+@router.get("/summary")
+@needs(Scope.READ, clients="any")
+async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresOfDep) -> Response:
+    """Shows the part of the page that renews itself."""
+    tenant = tenant_id if client.tenant_id is None and tenant_id else ""
+    return page(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
+
+
+@router.get("/figures")
+@needs(Scope.READ, clients="any")
+async def get_figures(request: Request, tenant_id: FiguresOfDep, range_name: RangeNameDep = "1h") -> Response:
+    """Returns the plots as JSON for the page's script."""
+    shown = figures.RANGES[range_name]
+    read = await read_figures(request.state.database, tenant_id, span=shown.span)
+    found = figures.points(read, span=shown.span, length=shown.point)
+    return JSONResponse(figures.plots_as_json(found, length=shown.point))
+
+
+async def _view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
+    database: Database = request.state.database
+    tokens, began = request.state.workload_tokens, time.monotonic()
+    facts = await read_facts(database, tenant_id)
+    return now_view(
+        facts,
+        for_operator=isinstance(client, OperatorCaller),
+        key_set_state="ok" if tokens is None else tokens.key_set_state,
+        took_s=time.monotonic() - began,
+    )

@@ -1,0 +1,269 @@
+"""What the page *Now* reads: one statement for the sentence and the findings, one for the plots. Changes nothing.
+
+Every part of the statements reads a bounded number of index entries. Without `tenant_id`: of all tenants.
+"""
+# ruff: noqa: S608  # Statements are put together from this module's own constants.
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from app.console.reads import fetch
+from app.database.engine import Database
+from app.database.heartbeats import SUMMARY, WorkerSummary
+from app.rollups.models import ALL_TENANTS
+from app.scheduling.accounts import accounts_of
+from app.scheduling.guard_sql import MAY_GRANT
+
+COUNTED: Final = 10_000
+"""The most rows of one kind that are counted."""
+LISTED: Final = 20
+"""The most credentials, and the most queues, that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCount:
+    """How many wait, at most COUNTED, and since when the oldest of them does."""
+
+    number: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingQueue:
+    """A queue in which calls wait: how many, at most COUNTED, and when the last of them is due and expires."""
+
+    tenant_id: str
+    name: str
+    paused: bool
+    has_hours: bool
+    number: int
+    last_due_at: datetime
+    last_ring_by: datetime
+    calls_per_second: float | None
+    """The pace of the queue or of the account, whichever is slower; None: not limited."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCredential:
+    """A credential that Twilio refused, and how many others its account has."""
+
+    tenant_id: str
+    account_sid: str
+    username: str
+    rejected_at: datetime
+    others: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What became of the calls that were requested within the last hour."""
+
+    scheduled: int = 0
+    pending: int = 0
+    started: int = 0
+    not_started: int = 0
+    unknown: int = 0
+    server_errors: int = 0
+    called_back: int = 0
+
+    @property
+    def settled(self) -> int:
+        return self.started + self.not_started + self.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the sentence and the findings of the page are made of."""
+
+    read_at: datetime
+    has_tenants: bool
+    has_calls: bool
+    workers: WorkerSummary
+    is_halted: bool
+    """No scheduled call is granted (app.scheduling.guard)."""
+    unknown: WaitingCount
+    pending: WaitingCount
+    waiting: WaitingCount
+    """Scheduled calls; `since` is when the last of them is due."""
+    queues: list[WaitingQueue]
+    failing: WaitingCount
+    """Deliveries of which an attempt failed, and that are tried again."""
+    gave_up: int
+    """Deliveries that were given up within the last week."""
+    unpriced: int
+    """Completed calls of the last week that are older than a day and have no price."""
+    credentials: list[RejectedCredential]
+    recent: Recent
+    called_back_before: int
+    """Started calls of the last day with a callback."""
+    rolled_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one minute or hour, as app.rollups.models describes them."""
+
+    scheduled: int = 0
+    pending: int = 0
+    started: int = 0
+    not_started: int = 0
+    unknown: int = 0
+    callbacks: int = 0
+    called_back: int = 0
+    delivered: int = 0
+    gave_up: int = 0
+    undelivered: int = 0
+    unpriced: int = 0
+    spent: Mapping[str, Decimal] = field(default_factory=dict)
+    latency: Sequence[int] = ()
+    waiting: int = 0
+
+
+def _list(rows: str) -> str:
+    return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
+
+
+_WAITING: Final = f"""
+    SELECT last.due_at AS since FROM account CROSS JOIN LATERAL (
+        SELECT due_at FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id
+        ORDER BY due_at DESC LIMIT {COUNTED}
+    ) AS last
+"""
+
+
+def _backlog(rows: str, since: str = "min(since)") -> str:
+    return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {COUNTED}) AS counted)"
+
+
+_QUEUES: Final = f"""
+    SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
+        (SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {COUNTED}) AS counted) AS number,
+        last.due_at AS last_due_at, last.ring_by AS last_ring_by,
+        (SELECT min(calls_per_second)::float8 FROM pace WHERE subject_id IN (queue.id, queued.account_id)) AS calls_per_second
+    FROM (
+        SELECT named.*, first.account_id FROM queue AS named CROSS JOIN LATERAL (
+            SELECT account_id FROM scheduled_dial WHERE queue_id = named.id ORDER BY due_at LIMIT 1
+        ) AS first WHERE true {{own}} LIMIT {LISTED}
+    ) AS queued JOIN queue ON queue.id = queued.id JOIN tenant ON tenant.id = queue.tenant_id
+        CROSS JOIN LATERAL (
+            SELECT due_at, ring_by FROM scheduled_dial WHERE queue_id = queue.id ORDER BY due_at DESC LIMIT 1
+        ) AS last
+"""
+_CREDENTIALS: Final = f"""
+    SELECT account.tenant_id, account.account_sid, credential.username, credential.rejected_at, (
+        SELECT count(*) FROM twilio_credential AS other WHERE other.account_id = account.id
+            AND other.revoked_at IS NULL AND other.rejected_at IS NULL
+    ) AS others
+    FROM twilio_account AS account JOIN twilio_credential AS credential ON credential.account_id = account.id
+    WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
+    ORDER BY credential.rejected_at DESC LIMIT {LISTED}
+"""
+_MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
+"""From then on there are minutes for certain; before that there are hours."""
+_RECENT: Final = f"""
+    SELECT {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Recent.__dataclass_fields__)} FROM rollup
+    WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
+"""
+_SUMS: Final = {
+    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {_MINUTES_SINCE}
+        OR seconds = 60 AND start >= {_MINUTES_SINCE}""",
+    "unpriced": "seconds = 3600 AND start >= now() - interval '7 days' AND start < now() - interval '25 hours'",
+    "called_back": "seconds = 60 AND start >= now() - interval '1 day' AND start < now() - interval '1 hour'",
+}
+
+
+def _statement(*, of_tenant: bool) -> str:
+    """Returns SQL that returns the fields of Facts as JSON. $1 is the tenant, if there is one."""
+    own = "AND tenant_id = $1" if of_tenant else ""
+    figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
+    of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
+    unknown, pending = (
+        _backlog(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
+        for execution in ("unknown", "pending")
+    )
+    gave_up, unpriced, called_back = (
+        f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))" for name, periods in _SUMS.items()
+    )
+    return f"""
+        {of_one if of_tenant else accounts_of("scheduled_dial")}
+        SELECT json_build_object(
+            'read_at', clock_timestamp(),
+            'has_tenants', EXISTS (SELECT FROM tenant),
+            'has_calls', EXISTS (SELECT FROM call WHERE true {own}),
+            'workers', (SELECT row_to_json(summary) FROM ({SUMMARY}) AS summary),
+            'is_halted', NOT coalesce({MAY_GRANT}, true),
+            'unknown', {unknown},
+            'pending', {pending},
+            'waiting', {_backlog(_WAITING, since="max(since)")},
+            'queues', {_list(_QUEUES.format(own=own))},
+            'failing', (
+                SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
+                    SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own} LIMIT {COUNTED}
+                ) AS counted WHERE attempts > 0
+            ),
+            'gave_up', {gave_up},
+            'unpriced', {unpriced},
+            'credentials', {_list(_CREDENTIALS.format(own=own))},
+            'recent', (SELECT row_to_json(sums) FROM ({_RECENT.format(figures=figures)}) AS sums),
+            'called_back_before', {called_back},
+            'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1)
+        ) AS facts
+    """
+
+
+_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
+# Where nothing was rolled up, there is no row of all tenants; where a tenant has none, it had nothing.
+_ROLLED_UP: Final = f"""
+    SELECT every.start, {", ".join(f"own.{name}" for name in _COLUMNS)}
+    FROM rollup AS every LEFT JOIN rollup AS own
+        ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
+    WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
+"""
+# One row without figures if there are none.
+_READ_FIGURES: Final = f"""
+    SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
+        {_ROLLED_UP % 3600} AND every.start >= now() - $2::interval AND every.start < {_MINUTES_SINCE}
+        UNION ALL
+        {_ROLLED_UP % 60} AND every.start >= greatest(now() - $2::interval, {_MINUTES_SINCE})
+    ) AS figures ON true ORDER BY start
+"""
+OF_TENANT: Final = _statement(of_tenant=True)
+OF_ALL: Final = _statement(of_tenant=False)
+_FACTS: Final = TypeAdapter(Facts)
+
+
+async def read_facts(database: Database, tenant_id: str | None) -> Facts:
+    """Raises DatabaseUnavailable, as all reads of a page."""
+    ((facts,),) = await (fetch(database, OF_ALL) if tenant_id is None else fetch(database, OF_TENANT, tenant_id))
+    return _FACTS.validate_json(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class RolledUp:
+    """The figures of the minutes, or of the hours where they are more than a day ago, by their start.
+
+    Periods that are not rolled up are missing.
+    """
+
+    now: datetime
+    """Postgres's clock."""
+    figures: list[tuple[datetime, Figures]]
+
+
+async def read_figures(database: Database, tenant_id: str | None, *, span: timedelta) -> RolledUp:
+    """Reads the figures of the last `span`. Raises DatabaseUnavailable."""
+    rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
+    return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    known = {name: row[name] for name in _COLUMNS if row[name] is not None}
+    if "spent" in known:
+        known["spent"] = json.loads(known["spent"], parse_float=Decimal, parse_int=Decimal)
+    return Figures(**known)

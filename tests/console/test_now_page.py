@@ -1,0 +1,248 @@
+"""The page *Now* over a real Postgres: what it reads, whom it shows what, and its plots."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from app.calls.ids import created_at
+from app.console.now.store import COUNTED, read_facts, read_figures
+from app.jobs.rollup import RollUp
+from app.tenants.scopes import Scope
+from tests.console.conftest import LogIn, text_of
+from tests.console.rows import add_delivery
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import Upstream, created, error, running_upstream
+
+
+@pytest.fixture(autouse=True)
+async def _no_rows_of_other_tests(gateway: Gateway) -> AsyncIterator[None]:
+    yield
+    for table in ("scheduled_dial", "dial_slot", "delivery", "call_event", "call", "rollup", "worker_heartbeat", "grant_guard"):
+        await gateway.database.fetch(f"DELETE FROM {table}")  # noqa: S608  # names of tables
+    await gateway.database.fetch("UPDATE twilio_credential SET rejected_at = NULL")
+
+
+async def _roll_up(gateway: Gateway) -> None:
+    """Counts what was requested up to now, as if the minute were over."""
+    await gateway.database.fetch(
+        "UPDATE rollup_progress SET rolled_until = date_trunc('minute', now()) - interval '20 minutes'"
+    )
+    while await RollUp(gateway.database, timedelta(days=30)).step():
+        pass
+
+
+async def _age(gateway: Gateway, tenant: Tenant, minutes: int = 3) -> None:
+    """Makes the tenant's calls older: their minute is over then."""
+    for row in await gateway.database.fetch("SELECT id FROM call WHERE tenant_id = $1", tenant.id):
+        moment = created_at(row["id"]) - timedelta(minutes=minutes)
+        older = UUID(int=(int(moment.timestamp() * 1000) << 80) | (row["id"].int & (1 << 80) - 1))
+        await gateway.database.fetch("UPDATE call_event SET call_id = $2 WHERE call_id = $1", row["id"], older)
+        await gateway.database.fetch("UPDATE call SET id = $2, created_at = $3 WHERE id = $1", row["id"], older, moment)
+
+
+async def _heartbeat(gateway: Gateway) -> None:
+    await gateway.database.fetch("INSERT INTO worker_heartbeat (id, version) VALUES ($1, '0')", uuid4())
+
+
+async def _wait(
+    gateway: Gateway, tenant: Tenant, number: int, *, queue: str | None = None, ring_within: str = "1 hour"
+) -> None:
+    """Lets calls of the tenant wait in a queue, or in none."""
+    await gateway.database.fetch(
+        """WITH waiting AS (
+            INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, pending_since, fingerprint,
+                parameters, "to", "from")
+            SELECT gen_random_uuid(), $1, account.id, account_sid, now(), 'scheduled', now(), '', '{}', 'sip:a@b', 'Jack'
+            FROM twilio_account AS account, generate_series(1, $2) WHERE tenant_id = $1 RETURNING id, account_id
+        )
+        INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
+        SELECT id, $1, account_id, coalesce((SELECT id FROM queue WHERE tenant_id = $1 AND name = $3), $4), $4, 1, now(),
+            now() + $5::text::interval, now() FROM waiting""",
+        *(tenant.id, number, queue, uuid4() if queue else "00000000-0000-0000-0000-000000000000", ring_within),
+    )
+
+
+async def _add_queue(gateway: Gateway, tenant: Tenant, *, paused: bool = False, calls_per_second: float | None = None) -> str:
+    queue_id, name = uuid7(), f"queue-{uuid4().hex[:6]}"
+    await gateway.database.fetch(
+        "INSERT INTO queue (id, tenant_id, name, paused) VALUES ($1, $2, $3, $4)", queue_id, tenant.id, name, paused
+    )
+    if calls_per_second is not None:
+        statement = "INSERT INTO pace (subject_id, calls_per_second) VALUES ($1, $2::float8::numeric)"
+        await gateway.database.fetch(statement, queue_id, calls_per_second)
+    return name
+
+
+async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> None:
+    async with running_upstream(created(), error(503, 20500), created()) as upstream:
+        blue, red = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+        for _ in range(3):
+            await blue.create()
+        await red.create()
+    for tenant in (blue, red):
+        await _age(gateway, tenant)
+    queue = await _add_queue(gateway, blue, paused=True, calls_per_second=0.5)
+    await _wait(gateway, blue, 4, queue=queue)
+    await _wait(gateway, red, 2)
+    await add_delivery(gateway, blue.id, attempts=2, age_s=1200)
+    await add_delivery(gateway, blue.id)
+    await add_delivery(gateway, red.id, state="gave_up", age_s=300)
+    await gateway.database.fetch(
+        "UPDATE twilio_credential SET rejected_at = now() WHERE account_id IN "
+        "(SELECT id FROM twilio_account WHERE tenant_id = $1)",
+        red.id,
+    )
+    await _heartbeat(gateway)
+    await _roll_up(gateway)
+
+    of_blue, of_red, of_all = [await read_facts(gateway.database, each) for each in (blue.id, red.id, None)]
+    assert [facts.unknown.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
+    assert [facts.recent.started for facts in (of_blue, of_red, of_all)] == [2, 1, 3]
+    assert [facts.recent.server_errors for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
+    assert [facts.waiting.number for facts in (of_blue, of_red, of_all)] == [4, 2, 6]
+    assert [facts.failing.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
+    assert [facts.gave_up for facts in (of_blue, of_red, of_all)] == [0, 1, 1]
+    assert [[each.tenant_id for each in facts.credentials] for facts in (of_blue, of_red, of_all)] == [[], [red.id], [red.id]]
+    assert [[each.name for each in facts.queues] for facts in (of_blue, of_red, of_all)] == [[queue], [], [queue]]
+    (waiting,) = of_blue.queues
+    assert (waiting.paused, waiting.number, waiting.calls_per_second, waiting.has_hours) == (True, 4, 0.5, False)
+    assert waiting.last_due_at < waiting.last_ring_by
+    assert of_all.workers.running == 1
+    assert not of_all.is_halted
+    assert of_blue.unknown.since
+    assert of_blue.unknown.since <= of_blue.read_at
+
+
+async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:
+    await gateway.database.fetch("SELECT 1")
+    operator = await log_in()
+    shown = text_of(await operator.get("/now"))
+    assert "No call has been requested yet." in shown or "Nothing is set up yet." in shown
+    assert "No worker runs." in shown
+
+
+async def test_the_page_of_a_tenant_shows_its_own_calls_only(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
+    own, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+    for _ in range(3):
+        await other.create()
+    await own.create()
+    for tenant in (own, other):
+        await _age(gateway, tenant)
+    await _wait(gateway, other, 7)
+    await _heartbeat(gateway)
+    await _roll_up(gateway)
+    person, operator = await log_in(own.id, Scope.READ), await log_in()
+
+    assert "1 requested, 1 started" in text_of(await person.get("/now"))
+    shown = text_of(await operator.get("/now"))
+    assert "4 requested, 4 started" in shown
+    assert "Calls go out. 7 waiting, the last at" in shown
+    assert "3 requested, 3 started" in text_of(await operator.get("/now", params={"tenant": other.id}))
+    assert "waiting" not in text_of(await operator.get("/now/summary", params={"tenant": own.id}))
+    for path in ("/now", "/now/summary", "/now/figures"):
+        refused = await person.get(path, params={"tenant": other.id})
+        assert refused.status_code == 404
+        assert other.id not in refused.text.replace(f"tenant={other.id}", "")
+    figures = (await person.get("/now/figures")).json()
+    assert _sums(figures)["calls"]["Started"] == 1
+    assert _sums((await operator.get("/now/figures", params={"tenant": other.id})).json())["calls"]["Started"] == 3
+
+
+def _sums(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        plot["name"]: {series["label"]: sum(value or 0 for value in series["values"]) for series in plot["series"]}
+        for plot in figures["plots"]
+    }
+
+
+@pytest.mark.parametrize(("name", "seconds", "count"), [("1h", 60, 60), ("24h", 600, 144), ("7d", 3600, 168)])
+async def test_each_range_has_its_points(gateway: Gateway, log_in: LogIn, name: str, seconds: int, count: int) -> None:
+    operator = await log_in()
+    await _roll_up(gateway)
+    figures = (await operator.get("/now/figures", params={"range": name})).json()
+    assert figures["seconds"] == seconds
+    assert count - 2 <= len(figures["times"]) <= count
+    assert {later - earlier for earlier, later in zip(figures["times"], figures["times"][1:], strict=False)} == {seconds}
+    assert all(len(each["values"]) == len(figures["times"]) for plot in figures["plots"] for each in plot["series"])
+    shown = await operator.get("/now", params={"range": name})
+    assert re.search(rf'href="/console/now\?range={name}"\s+aria-current="true"', shown.text)
+
+
+async def test_a_range_that_does_not_exist_is_refused(log_in: LogIn) -> None:
+    operator = await log_in()
+    for path in ("/now", "/now/figures"):
+        assert (await operator.get(path, params={"range": "1y"})).status_code in (400, 422)
+
+
+async def test_an_older_day_is_read_by_hours_and_nothing_is_counted_twice(gateway: Gateway, log_in: LogIn) -> None:
+    await gateway.database.fetch(
+        """INSERT INTO rollup (tenant_id, seconds, start, started, latency, waiting, spent)
+        SELECT '', length, start, length / 60, ARRAY[0], 5, '{"USD": 0.5}'
+        FROM (VALUES (60), (3600)) AS periods (length), LATERAL generate_series(
+            date_trunc('hour', now()) - CASE length WHEN 60 THEN interval '26 hours' ELSE interval '8 days' END,
+            CASE length WHEN 60 THEN now() ELSE now() - interval '12 hours' END, make_interval(secs => length)
+        ) AS start"""
+    )
+    read = await read_figures(gateway.database, None, span=timedelta(days=7))
+    assert {start.minute for start, _ in read.figures if start < read.now - timedelta(hours=26)} == {0}
+    ends = [
+        start + timedelta(hours=1 if figures.started == 60 else 0, minutes=figures.started % 60)
+        for start, figures in read.figures
+    ]
+    starts = [start for start, _ in read.figures]
+    assert starts[1:] == ends[:-1]
+    operator = await log_in()
+    figures = (await operator.get("/now/figures", params={"range": "7d"})).json()
+    started = figures["plots"][0]["series"][0]["values"]
+    assert set(started[:-1]) == {60}
+
+
+async def test_a_release_is_asked_for_when_grants_are_halted(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:
+    await gateway.database.fetch("INSERT INTO grant_guard (server, halted_at) VALUES ('another', now())")
+    await _heartbeat(gateway)
+    await _wait(gateway, tenant, 1)
+    operator, person = await log_in(), await log_in(tenant.id)
+    assert "callgate queues release" in text_of(await operator.get("/now"))
+    shown = text_of(await person.get("/now"))
+    assert "Scheduled calls are stopped" in shown
+    assert "callgate queues release" not in shown
+
+
+async def test_names_are_escaped_and_lead_to_their_pages(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:
+    await gateway.database.fetch(
+        "INSERT INTO queue (id, tenant_id, name, paused) VALUES ($1, $2, '<b>a&b', true)", uuid7(), tenant.id
+    )
+    await _wait(gateway, tenant, 2, queue="<b>a&b")
+    shown = await (await log_in()).get("/now")
+    assert "<b>a" not in shown.text
+    assert f"Queue &lt;b&gt;a&amp;b ({tenant.id}) is paused with 2 calls" in shown.text
+    assert f'href="/console/queues/{tenant.id}/%3Cb%3Ea%26b"' in shown.text
+
+
+async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -> None:
+    """Among many calls, only as many entries are read as the page shows."""
+    from app.console.now import store
+
+    async with gateway.database.transaction() as connection:
+        for statement, values in ((store.OF_ALL, ()), (store.OF_TENANT, (tenant.id,))):
+            plan = json.dumps(json.loads(await connection.fetchval(f"EXPLAIN (FORMAT json) {statement}", *values)))
+            scanned = re.findall(r'"Node Type": "Seq Scan"[^{]*?"Relation Name": "(\w+)"', plan)
+            assert not set(scanned) & {"call", "delivery", "scheduled_dial", "call_event", "rollup"}
+
+
+async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
+    await _wait(gateway, tenant, COUNTED + 5)
+    assert (await read_facts(gateway.database, None)).waiting.number == COUNTED
+
+
+async def test_the_summary_is_one_fragment_that_asks_for_itself_only(log_in: LogIn, tenant: Tenant) -> None:
+    operator = await log_in()
+    answer = await operator.get("/now/summary", params={"tenant": tenant.id})
+    assert answer.text.lstrip().startswith('<section id="summary"')
+    assert f'hx-get="/console/now/summary?tenant={tenant.id}"' in answer.text

@@ -1,0 +1,247 @@
+"""The sentence of the page *Now* and its findings, in all situations."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.console.now.store import COUNTED, Facts, Recent, RejectedCredential, WaitingCount, WaitingQueue
+from app.console.now.view import Attention, SentencePart, now_view, percent, span_text
+from app.database.heartbeats import WorkerSummary
+
+NOW = datetime(2026, 11, 29, 10, 30, tzinfo=UTC)
+NONE = WaitingCount(0, None)
+QUIET = Facts(
+    read_at=NOW,
+    has_tenants=True,
+    has_calls=True,
+    workers=WorkerSummary(2, NOW),
+    is_halted=False,
+    unknown=NONE,
+    pending=NONE,
+    waiting=NONE,
+    queues=[],
+    failing=NONE,
+    gave_up=0,
+    unpriced=0,
+    credentials=[],
+    recent=Recent(started=500),
+    called_back_before=100,
+    rolled_until=NOW,
+)
+QUIET = replace(QUIET, recent=Recent(started=500, called_back=400))
+QUEUE = WaitingQueue(
+    tenant_id="blue",
+    name="reminders",
+    paused=False,
+    has_hours=False,
+    number=120,
+    last_due_at=NOW,
+    last_ring_by=NOW + timedelta(hours=1),
+    calls_per_second=None,
+)
+
+
+def _since(seconds: float, number: int = 1) -> WaitingCount:
+    return WaitingCount(number, NOW - timedelta(seconds=seconds))
+
+
+def _text(parts: list[SentencePart]) -> str:
+    return "".join(part if isinstance(part, str) else f"{part:%H:%M}" for part in parts)
+
+
+def _sentence(**facts: Any) -> str:
+    return _text(now_view(replace(QUIET, **facts), for_operator=True).sentence.parts)
+
+
+def _findings(*, for_operator: bool = True, took_s: float = 0, key_set_state: str = "ok", **facts: Any) -> list[Attention]:
+    return now_view(replace(QUIET, **facts), for_operator=for_operator, took_s=took_s, key_set_state=key_set_state).findings
+
+
+def test_the_example_of_the_console() -> None:
+    view = now_view(
+        replace(
+            QUIET,
+            unknown=_since(40, 3),
+            waiting=WaitingCount(120, NOW),
+            queues=[replace(QUEUE, calls_per_second=1 / 6)],
+            recent=Recent(started=998, unknown=2, server_errors=2, called_back=900),
+        ),
+        for_operator=True,
+    )
+    assert _text(view.sentence.parts) == (
+        "Calls go out. 3 unknown, oldest 40 s; 120 waiting, the last at 10:42; Twilio answers 5xx to 0.2 %."
+    )
+    assert (view.sentence.level, view.findings) == ("ok", [])
+
+
+NO_WORKER = WorkerSummary(0, None)
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({}, "Calls go out. Twilio answers no 5xx."),
+        ({"has_tenants": False, "has_calls": False, "workers": NO_WORKER, "recent": Recent()}, "Nothing is set up yet."),
+        ({"has_calls": False, "recent": Recent()}, "No call has been requested yet."),
+        ({"recent": Recent()}, "No call was dialled in the last hour."),
+        ({"recent": Recent(scheduled=20)}, "No call was dialled in the last hour."),
+        ({"workers": NO_WORKER}, "Calls go out, but no worker runs. Twilio answers no 5xx."),
+        ({"is_halted": True}, "Calls go out, but scheduled calls are stopped. Twilio answers no 5xx."),
+        (
+            {"is_halted": True, "recent": Recent(), "waiting": WaitingCount(3, NOW)},
+            "No call was dialled in the last hour, and scheduled calls are stopped. 3 waiting.",
+        ),
+        (
+            {"recent": Recent(started=10, not_started=40)},
+            "Most calls do not start: 40 of 50 in the last hour. Twilio answers no 5xx.",
+        ),
+        ({"recent": Recent(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
+        ({"recent": Recent(), "unknown": _since(60)}, "No call was dialled in the last hour. 1 unknown, oldest 1 min."),
+        (
+            {"recent": Recent(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
+            "No call was dialled in the last hour. 7 waiting, the last at 10:35.",
+        ),
+        (
+            {"recent": Recent(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
+            "No call was dialled in the last hour. 7 waiting, the last at 10:30.",
+        ),
+        (
+            {"recent": Recent(), "waiting": WaitingCount(COUNTED, NOW)},
+            "No call was dialled in the last hour. 10,000 or more waiting.",
+        ),
+        (
+            {"recent": Recent(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
+            "No call was dialled in the last hour. 150 waiting, 120 of them in paused queues.",
+        ),
+        (
+            {"recent": Recent(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
+            "No call was dialled in the last hour. 120 waiting in paused queues.",
+        ),
+    ],
+)
+def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
+    assert _sentence(**facts) == sentence
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "title", "advice"),
+    [
+        ({"has_tenants": False}, "ok", "There is no tenant.", "Create a tenant"),
+        ({"has_calls": False}, "ok", "There is no call.", "POST /v1/calls"),
+        ({"workers": NO_WORKER}, "danger", "No worker runs.", "Start `callgate worker`"),
+        (
+            {"workers": WorkerSummary(0, NOW - timedelta(minutes=3))},
+            "danger",
+            "No worker runs. The last one was seen at 10:27.",
+            "`callgate worker`",
+        ),
+        ({"rolled_until": NOW - timedelta(minutes=20)}, "warning", "The plots end at 10:10.", "rollup_skipped"),
+        ({"took_s": 1.4}, "warning", "The database is slow: this page took 1.4 s to read.", "Postgres"),
+        ({"key_set_state": "stale"}, "warning", "The key set for service account tokens is out of date.", "callgate doctor"),
+        ({"key_set_state": "unavailable"}, "warning", "The key set for service account tokens cannot be read.", "doctor"),
+        ({"unknown": _since(3000, 3)}, "warning", "3 unknown calls, the oldest for 50 min.", "do not place them again"),
+        ({"unknown": _since(3000)}, "warning", "1 unknown call, the oldest for 50 min.", "callgate doctor"),
+        ({"pending": _since(700)}, "warning", "A call is pending for 11 min.", "worker"),
+        (
+            {"recent": Recent(started=90, unknown=10, server_errors=10, called_back=80)},
+            "warning",
+            "Twilio answered 5xx to 10.0 % of the calls of the last hour.",
+            "status.twilio.com",
+        ),
+        ({"recent": Recent(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
+        (
+            {"recent": Recent(started=20)},
+            "danger",
+            "No callback came for the 20 calls that started in the last hour, and before they did.",
+            "CALLGATE_PUBLIC_URL",
+        ),
+        (
+            {"is_halted": True},
+            "danger",
+            "Scheduled calls are stopped until an operator releases them.",
+            "callgate queues release",
+        ),
+        (
+            {"queues": [replace(QUEUE, paused=True)]},
+            "warning",
+            "Queue reminders (blue) is paused with 120 calls, the last until 11:30.",
+            "Resume",
+        ),
+        (
+            {"queues": [replace(QUEUE, calls_per_second=0.01)]},
+            "warning",
+            "Queue reminders (blue) needs until 13:50 for its 120 calls, but the last must ring by 11:30.",
+            "Raise the pace",
+        ),
+        ({"failing": _since(1300, 4)}, "warning", "4 deliveries fail and are tried again, the oldest for 21 min.", "2xx"),
+        ({"gave_up": 2}, "warning", "2 deliveries were given up in the last 7 days.", "send them again"),
+        ({"gave_up": 1}, "warning", "1 delivery was given up in the last 7 days.", "send them again"),
+        ({"unpriced": 7}, "warning", "7 completed calls of the last 7 days have no price after a day.", "Twilio"),
+    ],
+)
+def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str, advice: str) -> None:
+    (finding,) = _findings(**facts)
+    assert (finding.level, _text(finding.title)) == (level, title)
+    assert advice in finding.advice
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"unknown": _since(1000)},
+        {"pending": _since(300)},
+        {"failing": _since(60, 9)},
+        {"recent": Recent(started=3)},
+        {"recent": Recent(started=20), "called_back_before": 0},
+        {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
+        {"took_s": 0.3, "rolled_until": NOW - timedelta(minutes=2)},
+    ],
+)
+def test_what_passes_by_itself_is_no_finding(facts: dict[str, Any]) -> None:
+    assert _findings(**facts) == []
+
+
+def test_a_rejected_credential_is_worse_when_it_is_the_last() -> None:
+    other = RejectedCredential("blue", "AC1", "SK1", NOW, others=1)
+    last = RejectedCredential("red", "AC2", "AC2", NOW, others=0)
+    first, second = _findings(credentials=[other, last])
+    assert (first.level, _text(first.title)) == ("danger", "Twilio rejects the auth token of account AC2 (red), since 10:30.")
+    assert (second.level, _text(second.title)) == (
+        "warning",
+        "Twilio rejects the API key SK1 of account AC1 (blue), since 10:30.",
+    )
+    assert "accounts add" in first.advice
+    assert "accounts revoke" in second.advice
+
+
+def test_the_worst_comes_first_and_colours_the_sentence() -> None:
+    view = now_view(replace(QUIET, gave_up=1, is_halted=True, queues=[replace(QUEUE, paused=True)]), for_operator=True)
+    assert [finding.level for finding in view.findings] == ["danger", "warning", "warning"]
+    assert view.sentence.level == "danger"
+
+
+def test_a_tenant_is_not_told_to_run_the_operators_commands() -> None:
+    for facts in ({"workers": NO_WORKER}, {"is_halted": True}):
+        (finding,) = _findings(for_operator=False, **facts)
+        assert finding.advice == "Tell the operator of Callgate."
+    assert _findings(for_operator=False, key_set_state="stale") == []
+    (paused,) = _findings(for_operator=False, queues=[replace(QUEUE, paused=True)])
+    assert _text(paused.title).startswith("Queue reminders is paused")
+
+
+def test_ages_and_shares() -> None:
+    spans = {
+        0: "0 s",
+        59: "59 s",
+        60: "1 min",
+        119: "1 min",
+        7199: "119 min",
+        7200: "2 h",
+        172_799: "47 h",
+        172_800: "2 d",
+        -5: "0 s",
+    }
+    assert {seconds: span_text(timedelta(seconds=seconds)) for seconds in spans} == spans
+    assert [percent(share) for share in (0, 0.00001, 0.002, 1)] == ["0.0 %", "less than 0.1 %", "0.2 %", "100.0 %"]
