@@ -46,6 +46,7 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
+from app.http.read_limit import ReadLimit
 from app.http.routes import describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
@@ -167,6 +168,8 @@ def _lifespan(
                     idle=timedelta(seconds=settings.console_idle_timeout),
                     lifetime=timedelta(seconds=settings.console_session_timeout),
                 ),
+                # Not the slots of the API's lists: people who search do not delay services, and the reverse.
+                "console_reads": ReadLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": KeyAttempts(

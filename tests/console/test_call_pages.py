@@ -1,5 +1,6 @@
 """The pages about calls, over a real gateway: who sees what, what is masked, what can be done, and what it costs."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -272,6 +273,25 @@ async def test_a_delivery_is_sent_again(gateway: Gateway, tenant: Tenant, log_in
     assert (event.action, event.subject, event.actor_name) == ("delivery.retry", str(row["id"]), operator.key_id)
     assert (await operator.post(f"{path}/deliveries/{uuid4()}/retry")).status_code == 404
     assert (await operator.post(f"{path}/deliveries/x/retry")).status_code in (404, 422)
+
+
+async def test_a_search_that_takes_too_long_is_stopped_and_only_a_few_run_at_a_time(
+    gateway: Gateway, tenant: Tenant, log_in: LogIn
+) -> None:
+    person = await log_in(tenant.id, Scope.READ)
+    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
+        WHERE datname = current_database() AND relation = 'call'::regclass AND NOT granted"""
+    async with gateway.database.transaction() as connection:
+        await connection.execute("LOCK TABLE call IN ACCESS EXCLUSIVE MODE")
+        searches = [asyncio.create_task(person.get("/calls", params={"q": "order-4711"})) for _ in range(3)]
+        seen = set()
+        while not all(search.done() for search in searches):
+            seen.add(await connection.fetchval(waiting))
+            await asyncio.sleep(0.05)
+    assert max(seen) == 2
+    answers = [search.result() for search in searches]
+    assert {answer.status_code for answer in answers} == {503}
+    assert "The search took too long and was stopped." in text_of(answers[0])
 
 
 async def test_a_view_asks_the_database_once_beside_its_session_and_logs_no_personal_data(database_url: str) -> None:

@@ -1,5 +1,6 @@
 """The pages about calls: the list, a call, and what can be done to it."""
 
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -19,6 +20,7 @@ from app.console.times import form_time
 from app.database.engine import Database
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallgateError, CallNotFound, DatabaseUnavailable, ScopeRequired
+from app.http.read_limit import ReadLimit
 from app.http.routes import needs
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
@@ -33,6 +35,8 @@ _DONE: Final = {
 }
 # A search for one of these finds one call, whose page is what is wanted.
 _SINGLE: Final = ("id", "sid", "key")
+# Why Postgres stops a statement of a page.
+_STOPPED: Final = ("timeout", "locked")
 
 
 async def call_acts(
@@ -72,9 +76,10 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     cursor, timed_out = None, False
     if not form.errors:
         try:
-            lines, cursor = await store.list_calls(_database(request), query, tenant_id=client.tenant_id)
+            async with _slot(request, client):
+                lines, cursor = await store.list_calls(_database(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
-            if error.reason != "timeout":
+            if error.reason not in _STOPPED:
                 raise
             timed_out = True
     if form.given.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _SINGLE:
@@ -106,10 +111,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
     """Shows a call by its id. Leads there from its sid."""
     if CALL_SID.fullmatch(id_or_sid):
-        history = await store.read_call(_database(request), id_or_sid, tenant_id=client.tenant_id)
-        if history is None:
-            raise CallNotFound
-        return _lead_to(history.call.id)
+        return _lead_to((await _read(request, client, id_or_sid)).call.id)
     return _call_page(request, client, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
 
 
@@ -156,8 +158,15 @@ def _database(request: Request) -> Database:
     return database
 
 
-async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID) -> CallHistory:
-    history = await store.read_call(_database(request), call_id, tenant_id=client.tenant_id)
+def _slot(request: Request, client: Caller | OperatorCaller) -> AbstractAsyncContextManager[None]:
+    """Waits for one of the few database connections that pages may use at a time. Raises Overloaded. Operators share theirs."""
+    reads: ReadLimit = request.state.console_reads
+    return reads.slot(client.tenant_id or "")
+
+
+async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
+    async with _slot(request, client):
+        history = await store.read_call(_database(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
     return history
