@@ -9,6 +9,7 @@ from uuid_utils.compat import uuid7
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
+from app.console.deliveries.store import MAX_TENANTS
 from app.console.reads import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
@@ -119,3 +120,18 @@ async def test_nobody_else_sends_deliveries_again(gateway: Gateway, tenant: Tena
     strange = f"/deliveries/{other.id}/{call_id}/{given_up}/retry"
     assert (await (await log_in()).post(strange)).status_code == 404
     assert await state_of(gateway, given_up) == "gave_up"
+
+
+async def test_the_overview_comes_in_pages(gateway: Gateway, log_in: LogIn) -> None:
+    operator = await log_in()
+    for number in range(MAX_TENANTS + 1):
+        await add_delivery(gateway, f"many-{number:03}")
+    await add_delivery(gateway, "zz-last")
+    first = await operator.get("/deliveries", params={"cursor": "m"})
+    found = re.search(r'rel="next" href="/console([^"]+)"', first.text)
+    assert found
+    second = text_of(await operator.get(unescape(found[1])))
+    assert "many-199" in text_of(first)
+    assert "many-199" not in second
+    assert "many-200" in second
+    assert "zz-last" in second

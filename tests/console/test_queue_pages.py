@@ -44,7 +44,7 @@ async def test_one_queue_says_how_far_it_is_and_why_the_next_call_waits(gateway:
     await calls.ended("not_started", problem="ring-by-passed")
     answer = await (await log_in(tenant.id, Scope.READ)).get(f"/queues/{tenant.id}/reminders")
     shown = text_of(answer)
-    assert "3 calls wait; the next one: the time of the call has not come." in shown
+    assert "3 calls wait. The next one waits for its time." in shown
     assert "20 at the same time" in shown
     assert "Under way 0" in shown
     assert "ring-by-passed 1" in shown

@@ -31,13 +31,13 @@ def test_every_reason_has_words(reason: WaitReasonName) -> None:
 
 
 def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
-    assert reason_text(None, waits=True) == "it is dialled now"
-    assert reason_text(None, waits=False) == "no call waits"
+    assert reason_text(None, waits=True) == "is dialled now"
+    assert reason_text(None, waits=False) == "–"
 
 
 def test_a_line_of_the_list() -> None:
     item = QueueItem.of(line(queue(paused=True), waiting=MAX_COUNTED + 1, next_due_at=AT, wait_reason="paused"))
-    assert (item.state, item.waiting, item.reason) == ("paused", "1,000+", "the queue is paused")
+    assert (item.state, item.waiting, item.reason) == ("paused", "1,000+", "waits until the queue is resumed")
     assert item.path == "/console/queues/support/reminders"
     halted = QueueItem.of(line(queue(), waiting=3, next_due_at=AT, wait_reason="halted", under_way=2))
     assert (halted.state, halted.waiting, halted.under_way) == ("halted", "3", "2")
@@ -52,7 +52,7 @@ def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None,
 def test_the_sentence_says_how_many_wait_and_why() -> None:
     counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_last_minute=90)
     two = view(queue(), WaitingCalls(2, AT, AT, AT), counts, "pace")
-    assert two.sentence == "2 calls wait; the next one: the pace of the queue."
+    assert two.sentence == "2 calls wait. The next one waits for the pace of the queue."
     assert two.depth == (("scheduled", 2), ("started", 3))
     assert two.statuses == (("busy", 2), ("completed", 1))
     assert two.reached == "1.50 a second in the last minute"

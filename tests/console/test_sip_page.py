@@ -12,7 +12,7 @@ async def test_an_address_is_shown_with_its_findings_marked(tenant: Tenant, log_
     assert "Paste an address" in text_of(await person.get("/sip"))
     answer = await person.post("/sip", address="sip:ka te@example.com;transport=quic?X-A=1")
     assert answer.status_code == 200
-    assert '<mark class="error"> <sup>1</sup></mark>' in answer.text
+    assert '<mark class="error">␣<sup>1</sup></mark>' in answer.text
     assert '<mark class="error">transport=quic<sup>2</sup></mark>' in answer.text
     shown = text_of(answer)
     assert "Calls to this address are refused: 2 errors." in shown

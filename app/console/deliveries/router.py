@@ -8,7 +8,7 @@ from fastapi import Depends, Request, Response
 
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router
 from app.console.deliveries import store
-from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
 from app.console.rendering import page
 from app.console.tenancy import caller_in, reachable_tenant
 from app.console.times import form_time, read_form_time
@@ -28,10 +28,22 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
     if client.tenant_id is not None and not query.tenant:
         query = DeliveryQuery(client.tenant_id, query.state, query.cursor)
     if not query.tenant:
-        backlogs = await store.list_backlogs(request.state.database)
-        return page(request, "deliveries/overview.html", items=[BacklogItem.of(each) for each in backlogs])
+        return await _show_overview(request, after=query.cursor)
     reachable_tenant(client, query.tenant)
     return await _show_list(request, query)
+
+
+async def _show_overview(request: Request, *, after: str) -> Response:
+    """Renders what waits of each tenant with a later id than `after`."""
+    backlogs = await store.list_backlogs(request.state.database, after=after.replace("\x00", ""))
+    is_full = len(backlogs) == store.MAX_TENANTS
+    return page(
+        request,
+        "deliveries/overview.html",
+        items=[BacklogItem.of(each) for each in backlogs],
+        is_first=not after,
+        next_page=list_address("", "", backlogs[-1].tenant_id) if is_full else None,
+    )
 
 
 async def _show_list(

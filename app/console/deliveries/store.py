@@ -18,7 +18,8 @@ MAX_COUNTED: Final = 1_000
 """Waiting deliveries of one tenant that the overview counts."""
 MAX_SEARCHED: Final = 20_000
 """Deliveries of a tenant among which one page looks for those that were given up."""
-_MAX_TENANTS: Final = 200
+MAX_TENANTS: Final = 200
+"""Tenants on one page of the overview."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,8 @@ _LATEST_ID: Final = UUID(int=2**128 - 1)
 
 
 async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
-    """Returns what waits of each tenant with a later id than `after`, at most of 200 tenants."""
-    return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, _MAX_TENANTS)]
+    """Returns what waits of each tenant with a later id than `after`, at most of MAX_TENANTS."""
+    return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, MAX_TENANTS)]
 
 
 async def list_waiting_deliveries(

@@ -13,26 +13,26 @@ from app.queues.store import QueueRow
 
 PATH: Final = f"{CONSOLE_PREFIX}/queues"
 _REASONS: Final[dict[WaitReasonName, str]] = {
-    "halted": "no scheduled call is dialled: the database was restored or failed over, and an operator has to release them "
+    "halted": "waits, as all scheduled calls do: the database was restored or failed over, and an operator has to release them "
     "with `callgate queues release`",
-    "tenant_suspended": "the tenant is suspended",
-    "paused": "the queue is paused",
-    "not_before": "the time of the call has not come",
-    "retry": "Twilio could not take it, and it is tried again",
-    "outside_hours": "outside the hours in which it may ring",
-    "concurrency": "as many calls of the queue are under way as may be",
-    "pace": "the pace of the queue",
-    "account_concurrency": "as many calls of the account are under way as may be",
-    "account_pace": "the pace of the account",
+    "tenant_suspended": "waits until the tenant is resumed",
+    "paused": "waits until the queue is resumed",
+    "not_before": "waits for its time",
+    "retry": "is tried again later, because Twilio could not take it",
+    "outside_hours": "waits for the hours in which it may ring",
+    "concurrency": "waits until a call of the queue ends",
+    "pace": "waits for the pace of the queue",
+    "account_concurrency": "waits until a call of the account ends",
+    "account_pace": "waits for the pace of the account",
 }
 _NEEDS_ATTENTION: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
-    """Returns why the next call waits. `waits` says whether any does."""
+    """Returns what the next call does, as "waits for its time". `waits` says whether there is any."""
     if not waits:
-        return "no call waits"
-    return "it is dialled now" if reason is None else _REASONS[reason]
+        return "–"
+    return "is dialled now" if reason is None else _REASONS[reason]
 
 
 def queue_path(tenant_id: str, name: str) -> str:
@@ -121,7 +121,7 @@ def _sentence(queue: QueueRow, progress: QueueProgress) -> str:
     if waiting.number == 0:
         return "Paused. No call waits." if queue.paused else "No call waits."
     number = "1 call waits" if waiting.number == 1 else f"{waiting.number:,} calls wait"
-    return f"{number}; the next one: {reason_text(progress.wait_reason, waits=True)}."
+    return f"{number}. The next one {reason_text(progress.wait_reason, waits=True)}."
 
 
 def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:

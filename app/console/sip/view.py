@@ -106,6 +106,8 @@ def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] 
             continue
         numbers = _numbers(findings, partial(_is_about, start, stop))
         shown = MASK if masked_from <= start < masked_to else visible(text[start:stop])
+        if numbers:
+            shown = _without_blanks(shown)
         yield Segment(shown, numbers, _gravest(findings, numbers) if numbers else None)
 
 
@@ -129,7 +131,7 @@ def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str
     """Returns what the finding is about, shortened."""
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
-        shown = visible(text[start:end])
+        shown = _without_blanks(visible(text[start:end]))
     else:
         shown = f"{visible(text[start : password[0]])}{MASK}{visible(text[password[1] : end])}"
     return shown if len(shown) <= _EXCERPT_LENGTH else f"{shown[:_EXCERPT_LENGTH]}…"
@@ -143,6 +145,11 @@ def _parts(uri: SipUri) -> Iterator[tuple[str, str]]:
 
 def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
     return ((visible(name), "(not UTF-8)" if value is None else visible(value)) for name, value in pairs)
+
+
+def _without_blanks(shown: str) -> str:
+    """Returns a text of spaces only with a sign for each."""
+    return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 
 def visible(text: str) -> str:
