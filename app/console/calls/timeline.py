@@ -18,13 +18,17 @@ FOLDED_FROM = timedelta(seconds=9.95)
 """A gap this long, which is rounded to 10 s, has a line of its own."""
 # A shorter time between two lines would be rounded to none.
 _SHOWN_FROM = timedelta(milliseconds=50)
+_DATED_FROM = timedelta(hours=6)
 # A callback and the status that it changes are written by one statement.
 _SAME_MOMENT = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the timeline. `after` is the time since the line before it, `gap` says that this time was long."""
+    """A line of the timeline.
+
+    `after` is the time since the line before it, `gap` says that this time was long. `has_date`: the date may be another one.
+    """
 
     at: datetime
     kind: EntryKind
@@ -35,6 +39,7 @@ class Entry:
     raw: Mapping[str, Any] | None = None
     after: str = ""
     gap: str = ""
+    has_date: bool = True
 
 
 def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
@@ -62,9 +67,9 @@ def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
         if before is None:
             yield entry
         elif between >= FOLDED_FROM:
-            yield replace(entry, gap=f"{span(between)} nothing")
+            yield replace(entry, gap=f"{span(between)} nothing", has_date=between >= _DATED_FROM)
         else:
-            yield replace(entry, after=f"+{span(between)}" if between >= _SHOWN_FROM else "")
+            yield replace(entry, after=f"+{span(between)}" if between >= _SHOWN_FROM else "", has_date=False)
         before = entry.at
 
 
