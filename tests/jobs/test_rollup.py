@@ -15,6 +15,8 @@ import pytest
 from app.calls.ids import first_id_at
 from app.database.engine import Database
 from app.jobs.rollup import RollUp
+from app.jobs.worker import run_worker
+from app.observability import Metrics
 from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP
 from tests.support.gateway import Gateway
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
@@ -134,7 +136,8 @@ async def _counted(database: Database, floor: Callable[[datetime], datetime]) ->
     """Counts all calls, events and deliveries one by one, for each tenant and period, and for all tenants ('')."""
     counted: dict[tuple[str, datetime], Figures] = {}
     unknown = await database.fetch("SELECT call_id, data FROM call_event WHERE type = 'call.unknown'")
-    errors = {row["call_id"] for row in unknown if (json.loads(row["data"])["attempts"][0]["status"] or 0) >= 500}
+    attempts = [(row["call_id"], each) for row in unknown for each in json.loads(row["data"]).get("attempts", ())]
+    errors = {call_id for call_id, attempt in attempts if (attempt["status"] or 0) >= 500}
     for call in await database.fetch("SELECT * FROM call"):
         for tenant in (call["tenant_id"], ""):
             figures = counted.setdefault((tenant, floor(call["created_at"])), _zero())
@@ -364,3 +367,21 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
     assert "Seq Scan on call" not in plan
     assert "Index Cond: ((id >= " in plan
     assert "Seq Scan on delivery" not in plan
+
+
+async def test_workers_roll_up_by_themselves(database: Database, gateway: Gateway) -> None:
+    """Two workers at once, as they are run."""
+    await _plant(database, _chance(16), 40, oldest=timedelta(minutes=50))
+    stop = asyncio.Event()
+    working = [asyncio.create_task(run_worker(gateway.settings, Metrics(), stop)) for _ in range(2)]
+    try:
+        started = await _now(database)
+        while (await database.fetch("SELECT rolled_until FROM rollup_progress"))[0][0] < started:
+            await asyncio.sleep(0.05)
+    finally:
+        stop.set()
+        await asyncio.gather(*working)
+    # What the workers have changed since then, such as the outcome of a pending call, is counted once an hour has passed.
+    await _let_an_hour_pass(database)
+    await _roll_up_all(_rollup(database))
+    await _assert_counted(database)
