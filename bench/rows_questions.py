@@ -20,6 +20,8 @@ from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.compat.repository import Edge, StartedFilter, TimeRange, list_started_ids
+from app.console.calls.search import CallQuery, Search
+from app.console.calls.store import list_statement
 from app.database.connection import HOT_PATH_SETTINGS
 from app.database.engine import Database
 from app.deliveries import store as deliveries
@@ -76,6 +78,12 @@ def _day(call: Call) -> TimeRange:
 
 def _list(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object]:
     return repository.list_call_ids(session, tenant_id=call.tenant_id, filters=CallFilter(**filters), limit=_PAGE)
+
+
+def _list_of_all(session: AsyncSession, **filters: Any) -> Awaitable[object]:
+    """Reads a page of the console's list of calls, for an operator who names no tenant."""
+    statement, values = list_statement(CallQuery(**filters), None, limit=_PAGE)
+    return _HotDatabase(session).fetch(statement, *values)
 
 
 def _list_started(session: AsyncSession, call: Call, *, edge: Edge | None = None, **filters: Any) -> Awaitable[object]:
@@ -145,6 +153,17 @@ QUESTIONS: dict[str, Question] = {
     "GET …/Calls.json, StartTime>": lambda s, c: _list_started(s, c, started=TimeRange(since=_day(c).since)),
     "GET …/Calls.json, EndTime (a day)": lambda s, c: _list_started(s, c, ended=_day(c)),
     "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started(s, c, statuses=(c.status,), started=_day(c)),
+    "console, first page": lambda s, _: _list_of_all(s),
+    "console, deep page": lambda s, c: _list_of_all(s, before=c.id),
+    "console, number": lambda s, c: _list_of_all(s, search=Search("number", (c.from_,))),
+    "console, number (no call)": lambda s, _: _list_of_all(s, search=Search("number", ("+4915112345678",))),
+    "console, address": lambda s, c: _list_of_all(s, search=Search("to", (c.to,))),
+    "console, idempotency key": lambda s, c: _list_of_all(s, search=Search("key", (c.idempotency_key or "",))),
+    "console, status": lambda s, c: _list_of_all(s, status=c.status),
+    "console, execution=not_started": lambda s, _: _list_of_all(s, execution="not_started"),
+    "console, problem of the last week": lambda s, _: _list_of_all(
+        s, problem="none-found", since=datetime.now(UTC) - timedelta(days=7)
+    ),
     "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
     "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
     "fetch by idempotency key": lambda s, c: repository.find_calls_by_key(s, [(c.tenant_id, c.idempotency_key or "")]),
