@@ -5,6 +5,7 @@ from uuid import UUID
 
 from app.calls.creation.deadlines.store import delete_idle_turns
 from app.calls.creation.grants.service import grant_calls
+from app.calls.repository import put_back
 from app.tenants.caller import COMMAND_LINE
 from tests.scheduling.test_grants import account_of
 from tests.support.gateway import BASIC, Gateway, Tenant
@@ -82,3 +83,17 @@ async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gat
     await gateway.database.fetch("DELETE FROM scheduled_dial WHERE account_id = $1", account_id)
     await delete_idle_turns(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
+
+
+async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) -> None:
+    """Its outcome may be committed so late if Postgres was unavailable."""
+    tenant = await gateway.add_tenant()
+    await schedule(tenant, await new_caller(gateway, tenant))
+    account_id = await account_of(gateway, tenant)
+    (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
+    await age(gateway, account_id, 2)
+    await delete_idle_turns(gateway.database, HOUR, limit=500)
+    assert await turns(gateway, account_id) == []
+    async with gateway.database.begin() as session:
+        await put_back(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])
+    assert await turns(gateway, account_id) == [grant.dial["caller_id"]]
