@@ -21,6 +21,7 @@ from starlette.responses import RedirectResponse
 from app.admin.problems import problem_for
 from app.audit.events import Actor
 from app.console.headers import protect_page
+from app.console.reads import FewReads
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
@@ -70,6 +71,12 @@ async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
 
 
 ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
+
+
+def reads_of(request: Request) -> FewReads:
+    """Returns the database for what the page of a session reads."""
+    session: ActiveSession = request.state.console_session
+    return FewReads(request.state.database, request.state.console_reads, session.client.tenant_id)
 
 
 class SentForm:

@@ -6,9 +6,13 @@ from starlette.responses import Response
 
 from app.callgate_error import CallgateError
 from app.console.rendering import render
-from app.errors import InternalError, Unauthorized
+from app.errors import DatabaseUnavailable, InternalError, Unauthorized
 
-_OVERRIDES = {InternalError.slug: "The page could not be made. The log has the cause under this request id."}
+_OVERRIDES = {
+    InternalError.slug: "The page could not be made. The log has the cause under this request id.",
+    DatabaseUnavailable.slug: "The database cannot be reached, or took too long to answer. If you wanted to change "
+    "something, look whether it was changed before you repeat it.",
+}
 
 
 class PageRenderer:

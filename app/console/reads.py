@@ -1,4 +1,4 @@
-"""Transactions in which a page reads: what takes too long is canceled. Not aware of HTTP."""
+"""Transactions in which a page reads: few at a time, and what takes too long is canceled. Not aware of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +7,27 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.database.pool import Transactions
+from app.http.read_limit import ReadLimit
 
 PAGE_SIZE: Final = 50
 """Lines on one page of a list."""
 _STATEMENT_TIMEOUT: Final = "2s"
+
+
+@dataclass(frozen=True, slots=True)
+class FewReads:
+    """The database for the pages of one process: few people read at a time, so that they take no connections of creations."""
+
+    database: Transactions
+    limit: ReadLimit
+    tenant_id: str | None
+    """The tenant of the session. Operators share their slots."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Raises Overloaded, and as the database's own."""
+        async with self.limit.slot(self.tenant_id or ""), self.database.transaction() as connection:
+            yield connection
 
 
 @dataclass(frozen=True, slots=True)

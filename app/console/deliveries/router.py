@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request, Response
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
 from app.console.rendering import page
@@ -35,7 +35,7 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 async def _show_overview(request: Request, *, after: str) -> Response:
     """Renders what waits of each tenant with a later id than `after`."""
-    backlogs = await store.list_backlogs(request.state.database, after=after.replace("\x00", ""))
+    backlogs = await store.list_backlogs(reads_of(request), after=after.replace("\x00", ""))
     is_full = len(backlogs) == store.MAX_TENANTS
     return page(
         request,
@@ -50,7 +50,7 @@ async def _show_list(
     request: Request, query: DeliveryQuery, *, done: str | None = None, fault: str | None = None, since: str | None = None
 ) -> Response:
     """Renders a tenant's list. `done` says what an act did; `fault` is what is wrong with `since`, the field of the form."""
-    database, searched_to, next_page = request.state.database, None, None
+    database, searched_to, next_page = reads_of(request), None, None
     try:
         after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
     except ValueError:

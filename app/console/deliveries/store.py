@@ -16,7 +16,7 @@ from app.database.pool import Transactions
 
 MAX_COUNTED: Final = 1_000
 """Waiting deliveries of one tenant that the overview counts."""
-MAX_SEARCHED: Final = 20_000
+MAX_SEARCHED: Final = 10_000
 """Deliveries of a tenant among which one page looks for those that were given up."""
 MAX_TENANTS: Final = 200
 """Tenants on one page of the overview."""

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
 from app.console.queues import store
 from app.console.queues.view import QueueItem, QueueView, page_after, queue_path
 from app.console.rendering import page
@@ -14,12 +14,20 @@ from app.console.tenancy import reachable_tenant
 from app.errors import QueueNotFound
 from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
-from app.queues.router import QueueServiceDep, queue_cancellation
+from app.queues.router import queue_cancellation
+from app.queues.service import QueueService
 from app.scheduling.schedule import QUEUE_NAME
 from app.tenants.scopes import Scope
 
 router = console_router("/queues")
 
+
+async def queue_service_of_console(request: Request) -> QueueService:
+    """Returns the service with the slots of the console, so that people do not delay the reads of services."""
+    return QueueService(request.state.database, request.state.console_reads)
+
+
+QueuesDep = Annotated[QueueService, Depends(queue_service_of_console)]
 QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
@@ -46,7 +54,7 @@ async def list_queues(
     place = (after_tenant, after)
     if any("\x00" in part for part in place):
         place = ("", "")
-    lines, has_more = await store.list_queue_lines(request.state.database, wanted or None, after=place)
+    lines, has_more = await store.list_queue_lines(reads_of(request), wanted or None, after=place)
     items = [QueueItem.of(line) for line in lines]
     next_page = page_after(items[-1], wanted) if has_more else None
     return page(request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", ""))
@@ -54,15 +62,15 @@ async def list_queues(
 
 @router.get("/{tenant_id}/{name}")
 @needs(Scope.READ, clients="any")
-async def show_queue(request: Request, queue: QueueDep, service: QueueServiceDep) -> Response:
+async def show_queue(request: Request, queue: QueueDep, service: QueuesDep) -> Response:
     return await _show(request, queue, service, "queues/queue.html")
 
 
 async def _show(
-    request: Request, queue: tuple[str, str], service: QueueServiceDep, template: str, *, done: str | None = None
+    request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
     """Renders a page about a queue. Its numbers are those of the API's, which counts them in a transaction of its own."""
-    line = await store.find_queue_line(request.state.database, *queue)
+    line = await store.find_queue_line(reads_of(request), *queue)
     if line is None:
         raise QueueNotFound
     view = QueueView.of(line, *await service.progress(*queue))
@@ -71,7 +79,7 @@ async def _show(
 
 @router.post("/{tenant_id}/{name}/pause")
 @needs(Scope.ADMIN, clients="any")
-async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueueServiceDep) -> Response:
+async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesDep) -> Response:
     """Stops dialling. Calls under way go on."""
     await service.change(actor, *queue, {"paused": True})
     return RedirectResponse(queue_path(*queue), status_code=303)
@@ -79,14 +87,14 @@ async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueueSer
 
 @router.post("/{tenant_id}/{name}/resume")
 @needs(Scope.ADMIN, clients="any")
-async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueueServiceDep) -> Response:
+async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesDep) -> Response:
     await service.change(actor, *queue, {"paused": False})
     return RedirectResponse(queue_path(*queue), status_code=303)
 
 
 @router.get("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
-async def confirm_cancellation(request: Request, queue: QueueDep, service: QueueServiceDep) -> Response:
+async def confirm_cancellation(request: Request, queue: QueueDep, service: QueuesDep) -> Response:
     """Says how many calls would be canceled, and asks."""
     return await _show(request, queue, service, "queues/cancel.html")
 
@@ -97,7 +105,7 @@ async def cancel_queue(
     request: Request,
     queue: QueueDep,
     actor: ConsoleActorDep,
-    service: QueueServiceDep,
+    service: QueuesDep,
     cancellation: QueueCancellationDep,
 ) -> Response:
     """Ends all calls of the queue that wait: none of them will ring."""

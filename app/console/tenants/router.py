@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant
 from app.console.tenants import store
@@ -51,7 +51,7 @@ async def list_tenants(request: Request, client: ConsoleClientDep, after: str = 
 
 
 async def _show_list(request: Request, form: FormState, *, after: str = "") -> Response:
-    rows, has_more = await store.list_tenant_rows(request.state.database, after=after)
+    rows, has_more = await store.list_tenant_rows(reads_of(request), after=after)
     return page(
         request,
         "tenants/list.html",
@@ -89,7 +89,7 @@ async def render_tenant(
     key: FormState | None = None,
 ) -> Response:
     """Renders the page of a tenant. A form that was refused is open; `credential` has the account of its form, too."""
-    details = await store.find_details(request.state.database, tenant_id)
+    details = await store.find_details(reads_of(request), tenant_id)
     if details is None:
         raise TenantNotFound
     account_sid, of_credential = credential or ("", FormState())
