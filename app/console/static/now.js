@@ -121,5 +121,6 @@
       if (clientWidth && clientWidth !== plot.width) plot.setSize({ width: clientWidth, height: HEIGHT });
     });
   }).observe(place);
+  document.getElementById("without-script").hidden = true;
   readFigures();
 })();
