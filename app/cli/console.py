@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
-from app.cli.output import AsJson, show
+from app.cli.output import AsJson, show, show_table
+from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
+from app.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from app.database.pool import Transactions
+    from app.console.sessions.service import ConsoleSessions
+    from app.database.pool import StatementPool, Transactions
 
 console = typer.Typer(help="The console: pages for people.", no_args_is_help=True)
 
 _DEFAULT_PORT = 8000
-
-
-@console.callback()
-def group() -> None:
-    """Keeps `link` a command of its own."""
 
 
 @console.command("link")
@@ -39,6 +39,49 @@ def print_link(
     base = url or _local_address()
     shown = run_with_pool(lambda pool: login_address(pool, base))
     show({"link": shown}, as_json=True) if as_json else typer.echo(shown)
+
+
+@console.command("sessions")
+def list_console_sessions(as_json: AsJson = False) -> None:
+    """List who is logged in, and the links that were not used.
+
+    SEEN is the last request, to about a minute.
+    """
+    rows = [
+        {
+            "id": session.id,
+            "who": f"{session.kind}:{session.name}",
+            "tenant": session.tenant_id,
+            "created": session.created_at,
+            "seen": session.seen_at,
+            "expires": session.expires_at,
+        }
+        for session in run_with_pool(lambda pool: _sessions(pool).list())
+    ]
+    show_table(rows, columns=("id", "who", "tenant", "created", "seen", "expires"), as_json=as_json)
+
+
+@console.command("end")
+def end_session(
+    session: Annotated[UUID, typer.Argument(metavar="ID", help="The session, as `console sessions` shows it.")],
+) -> None:
+    """End a session, or take a link back.
+
+    The browser is logged out with its next request.
+    """
+    from app.audit.events import command_actor
+
+    if not run_with_pool(lambda pool: _sessions(pool).end(session, command_actor())):
+        raise CommandFailed(f"there is no session {session}, or it was ended before: `callgate console sessions` lists them")
+    typer.echo(f"Ended the session {session}.")
+
+
+def _sessions(pool: StatementPool) -> ConsoleSessions:
+    from app.console.sessions.service import ConsoleSessions
+
+    settings = service_settings()
+    idle, lifetime = timedelta(seconds=settings.console_idle_timeout), timedelta(seconds=settings.console_session_timeout)
+    return ConsoleSessions(pool, idle, lifetime)
 
 
 async def login_address(database: Transactions, base_url: str) -> str:

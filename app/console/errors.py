@@ -6,11 +6,14 @@ from starlette.responses import Response
 
 from app.callgate_error import CallgateError
 from app.console.rendering import render
-from app.errors import DatabaseUnavailable, InternalError, Unauthorized
+from app.errors import DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
-_OVERRIDES = {
-    InternalError.slug: "The page could not be made. The log has the cause under this request id.",
-    DatabaseUnavailable.slug: "The database cannot be reached, or took too long to answer. If you wanted to change "
+# Where the error's own text is about the API.
+_TEXTS = {
+    InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
+    RouteNotFound.default_detail: "The console has no such page.",
+    InvalidRequest.default_detail: "Something in the address of the page, or in the form, is wrong. Nothing was changed.",
+    DatabaseUnavailable.default_detail: "The database cannot be reached, or took too long to answer. If you wanted to change "
     "something, look whether it was changed before you repeat it.",
 }
 
@@ -28,7 +31,7 @@ class PageRenderer:
             "is_operator": False,
             "path": path,
             "error": error,
-            "detail": _OVERRIDES.get(error.slug, error.detail),
+            "detail": _TEXTS.get(error.detail, error.detail),
             "needs_login": isinstance(error, Unauthorized),
             "request_id": request_id,
         }

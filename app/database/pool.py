@@ -7,10 +7,10 @@ the memory of everything else that `callgate keys list` needs (docs/performance.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -36,6 +36,12 @@ class Transactions(Protocol):
     """The part of the database that runs transactions without SQLAlchemy: a Pool or a Database."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
+
+
+class StatementPool(Transactions, Protocol):
+    """What also runs single statements: each is its own transaction, in one round trip."""
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
 
 class Pool:

@@ -85,6 +85,7 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("apply", "-f", str(tmp_path / "tenants.yaml"))
     check("audit", "x", "--since", "1h")
     check("console", "link")
+    check("console", "sessions")
 
 
 def test_trouble_of_the_database_needs_no_more(tmp_path: Path) -> None:

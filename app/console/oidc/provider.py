@@ -1,14 +1,16 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib makes and checks what is exchanged; the requests go through the client that Callgate uses for Twilio. The discovery
-document and the key set are read for each login: logins are rare, and keys change.
+Authlib makes and checks what is exchanged; the requests go through the client that Callgate uses for Twilio. The key set
+is read for each login: logins are rare, and keys change.
 """
 
 import asyncio
 import json
+import math
 import secrets
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -31,6 +33,7 @@ from app.twilio.transport import AiohttpTransport
 CALLBACK_PATH: Final = "/console/oidc/callback"
 _DISCOVERY_PATH = "/.well-known/openid-configuration"
 _TIMEOUT_S = 10.0
+_METADATA_S = 60.0
 _MAX_BYTES = 256 * 1024
 _LEEWAY_S = 60
 # Only signatures that nobody but the provider can make: neither `none` nor those of a shared secret.
@@ -50,13 +53,15 @@ class LoginAttempt:
     verifier: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OidcProvider:
     issuer: str
     client_id: str
     client_secret: str
     redirect_uri: str
     scope: str
+    _metadata: dict[str, Any] = field(default_factory=dict)
+    _read_at: float = -math.inf
 
     async def begin(self) -> tuple[str, LoginAttempt]:
         """Returns the address of the provider's login, and what has to come back. Raises ProviderFailed."""
@@ -98,10 +103,13 @@ class OidcProvider:
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self, client: HttpClient) -> dict[str, Any]:
-        metadata = await _get_json(client, self.issuer.rstrip("/") + _DISCOVERY_PATH)
-        if metadata.get("issuer") != self.issuer:
-            raise ProviderFailed("discovery_of_another_issuer")
-        return metadata
+        """Returns the discovery document. It is kept for a minute, so that nobody can have the provider asked all the time."""
+        if time.monotonic() - self._read_at > _METADATA_S:
+            metadata = await _get_json(client, self.issuer.rstrip("/") + _DISCOVERY_PATH)
+            if metadata.get("issuer") != self.issuer:
+                raise ProviderFailed("discovery_of_another_issuer")
+            self._metadata, self._read_at = metadata, time.monotonic()
+        return self._metadata
 
     async def _exchange(
         self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt

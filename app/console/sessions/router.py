@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 from starlette.responses import RedirectResponse
 
+from app.audit.events import Actor
 from app.console.access import (
     COOKIE,
     LOGIN_PATH,
@@ -94,7 +95,7 @@ async def log_out(request: Request) -> Response:
     session = await session_of(request)
     if session:
         sessions: ConsoleSessions = request.state.console_sessions
-        await sessions.end(session, request_id=request.state.request_id)
+        await sessions.end(session.id, Actor(session.client.kind, session.client.name, request.state.request_id))
     response = RedirectResponse(LOGIN_PATH, status_code=303)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
     return response

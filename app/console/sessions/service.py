@@ -12,15 +12,17 @@ from uuid_utils.compat import uuid7
 from app.audit.events import Actor
 from app.audit.store import record
 from app.console.sessions.store import (
+    ListedSession,
     NewSession,
     StoredSession,
     add_session,
     find_session,
+    list_sessions,
     mark_seen,
     redeem_link,
     revoke_session,
 )
-from app.database.pool import Transactions
+from app.database.pool import StatementPool, Transactions
 from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
@@ -43,7 +45,7 @@ class ActiveSession:
 class ConsoleSessions:
     """Sessions in the database, so that each process knows them. `idle` and `lifetime` limit how long one lasts."""
 
-    database: Transactions
+    database: StatementPool
     idle: timedelta
     lifetime: timedelta
 
@@ -90,18 +92,24 @@ class ConsoleSessions:
         """
         if not _TOKEN.fullmatch(token):
             return None
-        async with self.database.transaction() as connection:
-            found = await find_session(connection, _hash(token), idle=self.idle)
-            if found and is_use and not found.is_seen:
+        found = await find_session(self.database, _hash(token), idle=self.idle)
+        if found and is_use and not found.is_seen:
+            async with self.database.transaction() as connection:
                 await mark_seen(connection, found.id)
         return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None
 
-    async def end(self, session: ActiveSession, *, request_id: str) -> None:
-        client = session.client
+    async def list(self) -> list[ListedSession]:
+        """Returns the sessions that have not ended, and the links that were not used."""
+        return await list_sessions(self.database, idle=self.idle)
+
+    async def end(self, session_id: UUID, actor: Actor) -> bool:
+        """Ends a session. Returns False if there is none, or it was ended before."""
         async with self.database.transaction() as connection:
-            await revoke_session(connection, session.id)
-            actor = Actor(client.kind, client.name, request_id)
-            await record(connection, actor, action="console.logout", tenant_id=client.tenant_id, subject=str(session.id))
+            tenant_id = await revoke_session(connection, session_id)
+            if tenant_id is None:
+                return False
+            await record(connection, actor, action="console.logout", tenant_id=tenant_id or None, subject=str(session_id))
+        return True
 
 
 async def add_login_link(database: Transactions, actor: Actor) -> str:

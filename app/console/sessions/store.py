@@ -1,10 +1,12 @@
-"""SQL of the console's sessions, on asyncpg alone. Functions never commit."""
+"""SQL of the console's sessions, on asyncpg alone. Functions that get a connection never commit."""
+# StatementPool are put together from this module's own constants.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.database.connection import Connection
+from app.database.pool import StatementPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,46 @@ class StoredSession:
     """Whether its last use was written within the last minute."""
 
 
-_FIND = """
-    SELECT session.id, kind, session.name, key_id, tenant.id, coalesce(key.scopes, session.scopes),
-        suspended_at IS NOT NULL, max_in_flight, session.expires_at, seen_at > now() - interval '1 minute'
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    id: UUID
+    kind: str
+    name: str
+    tenant_id: str | None
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+
+_OF_KEY_AND_TENANT = """
     FROM console_session AS session
     LEFT JOIN api_key AS key ON key.id = key_id
     LEFT JOIN tenant ON tenant.id = coalesce(key.tenant_id, session.tenant_id)
-    WHERE token_hash = $1 AND session.revoked_at IS NULL AND session.expires_at > now() AND seen_at > now() - $2::interval
-        AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+"""
+_HAS_NOT_ENDED = """
+    session.revoked_at IS NULL AND session.expires_at > now() AND seen_at > now() - {idle}::interval
+    AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+"""
+_FIND = f"""
+    SELECT session.id, kind, session.name, key_id, tenant.id, coalesce(key.scopes, session.scopes),
+        suspended_at IS NOT NULL, max_in_flight, session.expires_at, seen_at > now() - interval '1 minute'
+    {_OF_KEY_AND_TENANT} WHERE token_hash = $1 AND {_HAS_NOT_ENDED.format(idle="$2")}
+"""
+_LIST = f"""
+    SELECT session.id, kind, session.name, tenant.id, session.created_at, seen_at, session.expires_at
+    {_OF_KEY_AND_TENANT} WHERE {_HAS_NOT_ENDED.format(idle="$1")} ORDER BY session.id DESC
 """
 
 
-async def find_session(connection: Connection, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
+async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
     """Returns the session unless it, or its key, was revoked or has expired, or it was not used for `idle`."""
-    row = await connection.fetchrow(_FIND, token_hash, idle)
-    return StoredSession(*row) if row else None
+    rows = await database.fetch(_FIND, token_hash, idle)
+    return StoredSession(*rows[0]) if rows else None
+
+
+async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[ListedSession]:
+    """Returns the sessions that have not ended and the links that were not used, the newest first."""
+    return [ListedSession(*row) for row in await database.fetch(_LIST, idle)]
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> None:
@@ -67,7 +94,7 @@ async def redeem_link(
     """Makes a session of a one-time link, and returns its id and its name; None if the link was used or has expired."""
     statement = """UPDATE console_session
         SET token_hash = $2, created_at = now(), seen_at = now(), expires_at = now() + $3::interval
-        WHERE token_hash = $1 AND kind = 'link' AND expires_at > now() RETURNING id, name"""
+        WHERE token_hash = $1 AND kind = 'link' AND revoked_at IS NULL AND expires_at > now() RETURNING id, name"""
     row = await connection.fetchrow(statement, link_hash, token_hash, lifetime)
     return tuple(row) if row else None
 
@@ -76,5 +103,10 @@ async def mark_seen(connection: Connection, session_id: UUID) -> None:
     await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
 
 
-async def revoke_session(connection: Connection, session_id: UUID) -> None:
-    await connection.execute("UPDATE console_session SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", session_id)
+async def revoke_session(connection: Connection, session_id: UUID) -> str | None:
+    """Ends a session or an unused link. Returns its tenant's id, or "" for an operator's; None if it has ended before."""
+    statement = """UPDATE console_session AS session SET revoked_at = now()
+        WHERE id = $1 AND revoked_at IS NULL AND expires_at > now()
+        RETURNING coalesce(tenant_id, (SELECT tenant_id FROM api_key WHERE api_key.id = key_id), '')"""
+    tenant_id: str | None = await connection.fetchval(statement, session_id)
+    return tenant_id

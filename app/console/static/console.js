@@ -1,10 +1,10 @@
 // Improves pages that work without it: local times, copy buttons, questions before acts.
 (() => {
   "use strict";
-  const zone = new Intl.DateTimeFormat(undefined, {
-    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
-  });
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  // Swedish times are those of ISO 8601, which everybody reads in the same way: 2026-11-29 16:33:11.
+  const clockParts = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+  const zone = new Intl.DateTimeFormat("sv-SE", { year: "numeric", month: "2-digit", day: "2-digit", ...clockParts });
+  const clock = new Intl.DateTimeFormat("sv-SE", clockParts);
 
   // <time datetime>: in the viewer's zone; `data-format="clock"` leaves the date out. The title keeps UTC.
   const showTime = (element) => {
