@@ -119,6 +119,25 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     assert of_blue.unknown.since <= of_blue.read_at
 
 
+async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
+    tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+    await _roll_up(gateway)
+    await tenant.create()
+    await _heartbeat(gateway)
+    for person in (await log_in(tenant.id), await log_in()):
+        assert "Calls go out. Twilio answers no 5xx." in text_of(await person.get("/now/summary"))
+    assert "No call has been requested yet" in text_of(await (await log_in(other.id)).get("/now/summary"))
+    # Neither is it counted twice when its minute is over, nor if no worker runs for long.
+    await _age(gateway, tenant)
+    await _roll_up(gateway)
+    assert (await read_facts(gateway.database, tenant.id)).recent.started == 1
+    await gateway.database.fetch("DELETE FROM rollup")
+    await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = now() - interval '3 days'")
+    assert (await read_facts(gateway.database, tenant.id)).recent.started == 1
+    await _age(gateway, tenant, 60)
+    assert (await read_facts(gateway.database, tenant.id)).recent.started == 0
+
+
 async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:
     await gateway.database.fetch("SELECT 1")
     operator = await log_in()

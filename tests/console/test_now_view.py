@@ -29,6 +29,7 @@ QUIET = Facts(
     recent=Recent(started=500),
     called_back_before=100,
     rolled_until=NOW,
+    took_s=0.01,
 )
 QUIET = replace(QUIET, recent=Recent(started=500, called_back=400))
 QUEUE = WaitingQueue(
@@ -55,8 +56,8 @@ def _sentence(**facts: Any) -> str:
     return _text(now_view(replace(QUIET, **facts), for_operator=True).sentence.parts)
 
 
-def _findings(*, for_operator: bool = True, took_s: float = 0, key_set_state: str = "ok", **facts: Any) -> list[Attention]:
-    return now_view(replace(QUIET, **facts), for_operator=for_operator, took_s=took_s, key_set_state=key_set_state).findings
+def _findings(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[Attention]:
+    return now_view(replace(QUIET, **facts), for_operator=for_operator, key_set_state=key_set_state).findings
 
 
 def test_the_example_of_the_console() -> None:

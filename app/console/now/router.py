@@ -1,21 +1,20 @@
 """The page *Now*, the part of it that renews itself, and the figures of its plots."""
 
-import time
 from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from app.console.access import ConsoleClientDep, console_router
+from app.console.access import ConsoleClientDep, console_router, reads_of
 from app.console.now import figures
 from app.console.now.store import read_facts, read_figures
 from app.console.now.view import NowView, now_view
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant
-from app.database.engine import Database
 from app.http.routes import needs
 from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
+from app.workloads.authentication import WorkloadTokens
 
 router = console_router("/now")
 
@@ -38,7 +37,7 @@ async def show_now(
 ) -> Response:
     """Shows how calls go: a sentence, what needs attention, and plots with their table."""
     view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
-    read = await read_figures(request.state.database, tenant_id, span=shown.span)
+    read = await read_figures(reads_of(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
     return page(
         request,
@@ -67,18 +66,13 @@ async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id
 async def get_figures(request: Request, tenant_id: FiguresOfDep, range_name: RangeNameDep = "1h") -> Response:
     """Returns the plots as JSON for the page's script."""
     shown = figures.RANGES[range_name]
-    read = await read_figures(request.state.database, tenant_id, span=shown.span)
+    read = await read_figures(reads_of(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
     return JSONResponse(figures.plots_as_json(found, length=shown.point))
 
 
 async def _view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
-    database: Database = request.state.database
-    tokens, began = request.state.workload_tokens, time.monotonic()
-    facts = await read_facts(database, tenant_id)
-    return now_view(
-        facts,
-        for_operator=isinstance(client, OperatorCaller),
-        key_set_state="ok" if tokens is None else tokens.key_set_state,
-        took_s=time.monotonic() - began,
-    )
+    facts = await read_facts(reads_of(request), tenant_id)
+    tokens: WorkloadTokens | None = request.state.workload_tokens
+    is_operator = isinstance(client, OperatorCaller)
+    return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)

@@ -14,14 +14,16 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from app.console.reads import fetch
-from app.database.engine import Database
 from app.database.heartbeats import SUMMARY, WorkerSummary
+from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 from app.scheduling.accounts import accounts_of
 from app.scheduling.guard_sql import MAY_GRANT
 
 COUNTED: Final = 10_000
 """The most rows of one kind that are counted."""
+LIVE: Final = 1_000
+"""The most calls that are read because they are not rolled up yet."""
 LISTED: Final = 20
 """The most credentials, and the most queues, that are read."""
 
@@ -60,9 +62,12 @@ class RejectedCredential:
     others: int
 
 
+EXECUTIONS: Final = ("scheduled", "pending", "started", "not_started", "unknown")
+
+
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What became of the calls that were requested within the last hour."""
+    """What became of the calls that were requested within the last hour: EXECUTIONS, and more of those that are rolled up."""
 
     scheduled: int = 0
     pending: int = 0
@@ -103,6 +108,8 @@ class Facts:
     called_back_before: int
     """Started calls of the last day with a callback."""
     rolled_until: datetime | None
+    took_s: float
+    """How long the database took for all this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +173,22 @@ _CREDENTIALS: Final = f"""
 """
 _MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
 """From then on there are minutes for certain; before that there are hours."""
+_RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Recent.__dataclass_fields__)
+# Ids begin with their time in milliseconds (app.calls.ids).
+_FIRST_ID: Final = """(
+    SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
+        || repeat('0', 20))::uuid FROM rollup_progress
+)"""
+# The minutes that are rolled up, and the calls that were requested since then: at most as many as say how calls go.
 _RECENT: Final = f"""
-    SELECT {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Recent.__dataclass_fields__)} FROM rollup
-    WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
+    SELECT {_RECENT_SUMS} FROM (
+        SELECT {", ".join(Recent.__dataclass_fields__)} FROM rollup
+        WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
+        UNION ALL
+        SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, 0 FROM (
+            SELECT execution FROM call WHERE id >= {_FIRST_ID} {{own}} LIMIT {LIVE}
+        ) AS live
+    ) AS every
 """
 _SUMS: Final = {
     "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {_MINUTES_SINCE}
@@ -210,9 +230,10 @@ def _statement(*, of_tenant: bool) -> str:
             'gave_up', {gave_up},
             'unpriced', {unpriced},
             'credentials', {_list(_CREDENTIALS.format(own=own))},
-            'recent', (SELECT row_to_json(sums) FROM ({_RECENT.format(figures=figures)}) AS sums),
+            'recent', (SELECT row_to_json(sums) FROM ({_RECENT.format(figures=figures, own=own)}) AS sums),
             'called_back_before', {called_back},
-            'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1)
+            'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
+            'took_s', extract(epoch FROM clock_timestamp() - now())
         ) AS facts
     """
 
@@ -238,7 +259,7 @@ OF_ALL: Final = _statement(of_tenant=False)
 _FACTS: Final = TypeAdapter(Facts)
 
 
-async def read_facts(database: Database, tenant_id: str | None) -> Facts:
+async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
     """Raises DatabaseUnavailable, as all reads of a page."""
     ((facts,),) = await (fetch(database, OF_ALL) if tenant_id is None else fetch(database, OF_TENANT, tenant_id))
     return _FACTS.validate_json(facts)
@@ -256,7 +277,7 @@ class RolledUp:
     figures: list[tuple[datetime, Figures]]
 
 
-async def read_figures(database: Database, tenant_id: str | None, *, span: timedelta) -> RolledUp:
+async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUp:
     """Reads the figures of the last `span`. Raises DatabaseUnavailable."""
     rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
     return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])

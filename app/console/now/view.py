@@ -47,9 +47,9 @@ class NowView:
     read_at: datetime
 
 
-def now_view(facts: Facts, *, for_operator: bool, key_set_state: str = "ok", took_s: float = 0.0) -> NowView:
-    """`took_s` is how long the database took, `key_set_state` that of the service account tokens' key set (app.workloads)."""
-    found = [*_system(facts, for_operator, key_set_state, took_s), *_calls(facts), *_scheduled(facts, for_operator)]
+def now_view(facts: Facts, *, for_operator: bool, key_set_state: str = "ok") -> NowView:
+    """`key_set_state` is the state of the service account tokens' key set (app.workloads)."""
+    found = [*_system(facts, for_operator, key_set_state), *_calls(facts), *_scheduled(facts, for_operator)]
     found += [*_deliveries(facts), *_prices(facts)]
     findings = sorted(found, key=lambda each: LEVELS.index(each.level))
     level, head = _head(facts)
@@ -121,7 +121,7 @@ def end_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
     return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)
 
 
-def _system(facts: Facts, for_operator: bool, key_set_state: str, took_s: float) -> Iterator[Attention]:
+def _system(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[Attention]:
     if not facts.has_tenants:
         advice = "Create a tenant with its Twilio account and an API key, or run `callgate tenants --help`."
         yield Attention("ok", ["There is no tenant."], advice, ("Tenants", "/tenants"))
@@ -142,11 +142,11 @@ def _system(facts: Facts, for_operator: bool, key_set_state: str, took_s: float)
             "A worker catches up after an upgrade or a pause. If it does not, its log has `job_failed` or `rollup_skipped`."
         )
         yield Attention("warning", ["The plots end at ", facts.rolled_until, "."], advice)
-    if took_s > _SLOW_S:
+    if facts.took_s > _SLOW_S:
         advice = (
             "Look at the load, the locks and the disk of Postgres. Creations wait for it, too: `callgate_database_seconds`."
         )
-        yield Attention("warning", [f"The database is slow: this page took {took_s:.1f} s to read."], advice)
+        yield Attention("warning", [f"The database is slow: this page took {facts.took_s:.1f} s to read."], advice)
     if for_operator and key_set_state != "ok":
         what = "is out of date" if key_set_state == "stale" else "cannot be read"
         advice = "Tokens that a new key has signed are refused until it can be read. `callgate doctor` says why it cannot."
