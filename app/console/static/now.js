@@ -52,10 +52,12 @@
     });
     const whole = plot.unit === "" ? { incrs: [1, 2, 5, ...[10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].flatMap((each) => [each, 2 * each, 5 * each])] } : {};
     const fromZero = (least) => ({ range: (self, low, high) => [0, Math.max(high * 1.1, least)] });
+    // A bar stands to the right of its time: the last one needs room.
+    const period = figures.times.length > 1 ? figures.times[1] - figures.times[0] : 60;
     const hasCounts = series.some((each) => each.axis === "count");
     return {
       width, height: HEIGHT, padding: [8, 20, 0, 0],
-      scales: { x: { time: true }, value: fromZero({ money: 0.01, ms: 100 }[plot.unit] ?? 4), ...(hasCounts ? { count: fromZero(4) } : {}) },
+      scales: { x: { time: true, range: (self, first, last) => [first, last + period] }, value: fromZero({ money: 0.01, ms: 100 }[plot.unit] ?? 4), ...(hasCounts ? { count: fromZero(4) } : {}) },
       cursor: { sync: { key: "now" }, drag: { x: false, y: false }, y: false },
       legend: { live: true },
       axes: [
