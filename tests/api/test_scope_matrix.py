@@ -169,9 +169,9 @@ login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{ten
 401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/pause
 401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/resume
 login   -admin  -admin  2xx     4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel
-401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/deliveries
-401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/deliveries/{tenant_id}/replay
+401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/deliveries/{tenant_id}/replay
 401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/deliveries/{tenant_id}/{call_id}/{delivery_id}/retry
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants

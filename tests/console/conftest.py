@@ -31,6 +31,12 @@ class Person:
         return await self.http.post(f"/console{path}", data=fields)
 
 
+async def follow(person: Person, answer: httpx.Response) -> httpx.Response:
+    """Returns the page to which the answer to a form leads."""
+    assert answer.status_code == 303, answer.text
+    return await person.http.get(answer.headers["Location"])
+
+
 LogIn = Callable[..., Awaitable[Person]]
 
 

@@ -12,7 +12,7 @@ from app.audit.store import AuditFilter
 from app.console.deliveries.store import MAX_TENANTS
 from app.console.reads import PAGE_SIZE
 from app.tenants.scopes import Scope
-from tests.console.conftest import LogIn, text_of
+from tests.console.conftest import LogIn, follow, text_of
 from tests.console.rows import add_delivery
 from tests.support.gateway import Gateway, Tenant
 
@@ -83,7 +83,7 @@ async def test_one_delivery_is_sent_again(gateway: Gateway, tenant: Tenant, log_
     found = re.search(r'action="/console(/deliveries/[^"]+/retry)"', page.text)
     assert found
     answer = await person.post(found[1])
-    assert "is sent again now" in text_of(answer)
+    assert "1 delivery is sent again now." in text_of(await follow(person, answer))
     assert await state_of(gateway, given_up) == "pending"
     assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.retry"]
     for wrong in (f"{call_id}/{uuid4()}", f"{call_id}/x", f"{uuid4()}/{given_up}", f"x/{given_up}"):
@@ -101,9 +101,9 @@ async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gatew
         answer = await person.post(path, since=wrong)
         assert answer.status_code == 422
         assert "Give a time in UTC" in text_of(answer)
-    assert "1 delivery is sent again now." in text_of(await person.post(path, since=since))
+    assert "1 delivery is sent again now." in text_of(await follow(person, await person.post(path, since=since)))
     assert [await state_of(gateway, each) for each in (old, new)] == ["gave_up", "pending"]
-    assert "0 deliveries are sent again now." in text_of(await person.post(path, since=since))
+    assert "0 deliveries are sent again now." in text_of(await follow(person, await person.post(path, since=since)))
     assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.replay"]
 
 

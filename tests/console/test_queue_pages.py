@@ -5,7 +5,7 @@ import pytest
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.tenants.scopes import Scope
-from tests.console.conftest import LogIn, text_of
+from tests.console.conftest import LogIn, follow, text_of
 from tests.console.test_queue_store import add_queue, service_of
 from tests.support.gateway import Gateway
 
@@ -80,11 +80,11 @@ async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log
     _, progress = await service_of(gateway).progress(tenant.id, "reminders")
     assert progress.waiting
     assert progress.waiting.number == 4
-    shown = text_of(await person.post(f"{path}/cancel"))
+    shown = text_of(await follow(person, await person.post(f"{path}/cancel")))
     assert "4 calls were canceled." in shown
     assert "No call waits." in shown
     assert "canceled-before-dial 4" in shown
-    assert "0 calls were canceled." in text_of(await person.post(f"{path}/cancel"))
+    assert "0 calls were canceled." in text_of(await follow(person, await person.post(f"{path}/cancel")))
     assert await deeds(gateway, tenant.id, person.key_id) == [("queue.cancel", "reminders")]
 
 

@@ -1,10 +1,12 @@
 """The pages of deliveries: an overview by tenant for operators, a tenant's list, and what sends deliveries again."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request, Response
+from starlette.responses import RedirectResponse
 
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
 from app.console.deliveries import store
@@ -26,7 +28,7 @@ _SINCE_BY_DEFAULT = timedelta(days=1)
 async def list_deliveries(request: Request, client: ConsoleClientDep, query: Annotated[DeliveryQuery, Depends()]) -> Response:
     """Shows a tenant's deliveries; without a tenant, to operators, how many wait of each."""
     if client.tenant_id is not None and not query.tenant:
-        query = DeliveryQuery(client.tenant_id, query.state, query.cursor)
+        query = replace(query, tenant=client.tenant_id)
     if not query.tenant:
         return await _show_overview(request, after=query.cursor)
     reachable_tenant(client, query.tenant)
@@ -46,10 +48,8 @@ async def _show_overview(request: Request, *, after: str) -> Response:
     )
 
 
-async def _show_list(
-    request: Request, query: DeliveryQuery, *, done: str | None = None, fault: str | None = None, since: str | None = None
-) -> Response:
-    """Renders a tenant's list. `done` says what an act did; `fault` is what is wrong with `since`, the field of the form."""
+async def _show_list(request: Request, query: DeliveryQuery, *, fault: str | None = None) -> Response:
+    """Renders a tenant's list. `fault` is what is wrong with `since`, the field of the form."""
     database, searched_to, next_page = reads_of(request), None, None
     try:
         after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
@@ -71,8 +71,7 @@ async def _show_list(
         items=[DeliveryItem.of(line) for line in lines],
         searched_to=searched_to,
         next_page=next_page,
-        since=since or form_time(datetime.now(UTC) - _SINCE_BY_DEFAULT),
-        done=done,
+        since=query.since or form_time(datetime.now(UTC) - _SINCE_BY_DEFAULT),
         fault=fault,
     )
 
@@ -89,26 +88,22 @@ async def replay_deliveries(
 ) -> Response:
     """Sends all deliveries of a tenant again that were given up since a time."""
     caller = caller_in(client, tenant_id)
-    query = DeliveryQuery(caller.tenant_id, "given_up")
     try:
         since = read_form_time(form.text("since"))
     except ValueError:
         since = None
     if since is None:
-        fault = "Give a time in UTC, such as 2026-11-28T09:30."
-        return await _show_list(request, query, fault=fault, since=form.text("since"))
+        query = DeliveryQuery(tenant_id, "given_up", since=form.text("since"))
+        return await _show_list(request, query, fault="Give a time in UTC, such as 2026-11-28T09:30.")
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
-    done = f"{replay.count:,} {'delivery is' if replay.count == 1 else 'deliveries are'} sent again now."
     if replay.continue_since is None:
-        return await _show_list(request, DeliveryQuery(caller.tenant_id), done=done)
-    done = f"{done} There are more: press the button again to go on."
-    return await _show_list(request, query, done=done, since=replay.continue_since.isoformat())
+        return _lead_to(list_address(tenant_id, "waiting", sent=replay.count))
+    return _lead_to(list_address(tenant_id, "given_up", sent=replay.count, since=replay.continue_since.isoformat()))
 
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
 @needs(Scope.ADMIN, clients="any")
 async def retry_delivery(
-    request: Request,
     client: ConsoleClientDep,
     actor: ConsoleActorDep,
     service: DeliveryServiceDep,
@@ -123,8 +118,11 @@ async def retry_delivery(
     except ValueError:
         raise DeliveryNotFound from None
     try:
-        record = await service.retry(caller, call_id, wanted, actor=actor)
+        await service.retry(caller, call_id, wanted, actor=actor)
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
-    done = f"The delivery of `{record.event}` is sent again now, with the same webhook id `{record.webhook_id}`."
-    return await _show_list(request, DeliveryQuery(caller.tenant_id), done=done)
+    return _lead_to(list_address(tenant_id, "waiting", sent=1))
+
+
+def _lead_to(address: str) -> Response:
+    return RedirectResponse(address, status_code=303)

@@ -33,6 +33,18 @@ class DeliveryQuery:
     tenant: str = ""
     state: str = "waiting"
     cursor: str = ""
+    sent: int | None = None
+    """How many were sent again just now."""
+    since: str = ""
+    """The time for the form: since then some were given up that are not sent again yet."""
+
+    @property
+    def done(self) -> str | None:
+        """What was done just now."""
+        if self.sent is None:
+            return None
+        done = f"{self.sent:,} {'delivery is' if self.sent == 1 else 'deliveries are'} sent again now."
+        return f"{done} There are more: press the button again to go on." if self.since else done
 
     def address(self, *, state: str | None = None, cursor: str = "") -> str:
         """Returns the address of a page of this tenant."""
@@ -55,8 +67,10 @@ class DeliveryQuery:
         return UUID(self.cursor) if self.cursor else None
 
 
-def list_address(tenant_id: str, state: str, cursor: str = "") -> str:
-    given = {"tenant": tenant_id, "state": state, "cursor": cursor}
+def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
+    given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
+    if sent is not None:
+        given["sent"] = str(sent)
     return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"
 
 

@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse
 
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
 from app.console.queues import store
-from app.console.queues.view import QueueItem, QueueView, page_after, queue_path
+from app.console.queues.view import QueueItem, QueueView, canceled_text, page_after, queue_path
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant
 from app.errors import QueueNotFound
@@ -62,8 +62,10 @@ async def list_queues(
 
 @router.get("/{tenant_id}/{name}")
 @needs(Scope.READ, clients="any")
-async def show_queue(request: Request, queue: QueueDep, service: QueuesDep) -> Response:
-    return await _show(request, queue, service, "queues/queue.html")
+async def show_queue(request: Request, queue: QueueDep, service: QueuesDep, canceled: int | None = None) -> Response:
+    """Shows one queue. `canceled` is how many of its calls were canceled just now."""
+    done = None if canceled is None else canceled_text(canceled)
+    return await _show(request, queue, service, "queues/queue.html", done=done)
 
 
 async def _show(
@@ -101,14 +103,7 @@ async def confirm_cancellation(request: Request, queue: QueueDep, service: Queue
 
 @router.post("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
-async def cancel_queue(
-    request: Request,
-    queue: QueueDep,
-    actor: ConsoleActorDep,
-    service: QueuesDep,
-    cancellation: QueueCancellationDep,
-) -> Response:
+async def cancel_queue(queue: QueueDep, actor: ConsoleActorDep, cancellation: QueueCancellationDep) -> Response:
     """Ends all calls of the queue that wait: none of them will ring."""
     canceled = await cancellation.cancel(actor, *queue)
-    done = "1 call was canceled." if canceled == 1 else f"{canceled:,} calls were canceled."
-    return await _show(request, queue, service, "queues/queue.html", done=done)
+    return RedirectResponse(f"{queue_path(*queue)}?canceled={canceled}", status_code=303)

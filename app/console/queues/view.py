@@ -35,6 +35,10 @@ def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
     return "is dialled now" if reason is None else _REASONS[reason]
 
 
+def canceled_text(number: int) -> str:
+    return "1 call was canceled." if number == 1 else f"{number:,} calls were canceled."
+
+
 def queue_path(tenant_id: str, name: str) -> str:
     return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
 
