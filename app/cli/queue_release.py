@@ -37,7 +37,7 @@ def halt(as_json: AsJson = False) -> None:
     if as_json:
         show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_certain}, as_json=True)
     elif halted.was_halted:
-        typer.echo(f"Scheduled calls are not dialled already, since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
+        typer.echo(f"Nothing was changed: no scheduled call has been dialled since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
     else:
         typer.echo("Scheduled calls are not dialled any more. `callgate queues release` goes on.")
     if not halted.is_certain:

@@ -13,8 +13,8 @@ from app.queues.store import QueueRow
 
 PATH: Final = f"{CONSOLE_PREFIX}/queues"
 _REASONS: Final[dict[WaitReasonName, str]] = {
-    "halted": "waits, as all scheduled calls do: the database was restored or failed over, and an operator has to release them "
-    "with `callgate queues release`",
+    "halted": "waits, as all scheduled calls do: the database was restored or failed over, or an operator has halted them. "
+    "They go on after `callgate queues release`",
     "tenant_suspended": "waits until the tenant is resumed",
     "paused": "waits until the queue is resumed",
     "not_before": "waits for its time",
