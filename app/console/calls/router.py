@@ -1,6 +1,5 @@
 """The pages about calls: the list, a call, and what can be done to it."""
 
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -10,17 +9,15 @@ from starlette.responses import RedirectResponse
 
 from app.calls.control.router import CallControlDep
 from app.calls.router import CallServiceDep
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, CallForm, read_call_form
 from app.console.calls.service import CallActs
 from app.console.rendering import page
 from app.console.times import form_time
-from app.database.engine import Database
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallgateError, CallNotFound, DatabaseUnavailable, ScopeRequired
-from app.http.read_limit import ReadLimit
 from app.http.routes import needs
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
@@ -50,7 +47,7 @@ async def call_acts(
     """Raises ScopeRequired for a client that may act and not read, because each act shows the call."""
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)
-    return CallActs(_database(request), calls, control, deliveries, client, actor)
+    return CallActs(request.state.database, reads_of(request), calls, control, deliveries, client, actor)
 
 
 CallActsDep = Annotated[CallActs, Depends(call_acts)]
@@ -76,8 +73,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     cursor, timed_out = None, False
     if not form.errors:
         try:
-            async with _slot(request, client):
-                lines, cursor = await store.list_calls(_database(request), query, tenant_id=client.tenant_id)
+            lines, cursor = await store.list_calls(reads_of(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
             if error.reason not in _STOPPED:
                 raise
@@ -153,20 +149,8 @@ async def send_delivery_again(acts: CallActsDep, call_id: CallIdDep, delivery_id
     return _lead_to(call_id, "sent")
 
 
-def _database(request: Request) -> Database:
-    database: Database = request.state.database
-    return database
-
-
-def _slot(request: Request, client: Caller | OperatorCaller) -> AbstractAsyncContextManager[None]:
-    """Waits for one of the few database connections that pages may use at a time. Raises Overloaded. Operators share theirs."""
-    reads: ReadLimit = request.state.console_reads
-    return reads.slot(client.tenant_id or "")
-
-
 async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    async with _slot(request, client):
-        history = await store.read_call(_database(request), call_id, tenant_id=client.tenant_id)
+    history = await store.read_call(reads_of(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
     return history

@@ -10,6 +10,7 @@ from app.calls.service import CallService
 from app.console.calls import store
 from app.console.calls.records import CallHistory
 from app.database.engine import Database
+from app.database.pool import Transactions
 from app.deliveries.service import DeliveryService
 from app.errors import CallNotFound
 from app.tenants.caller import Caller, OperatorCaller
@@ -23,6 +24,8 @@ class CallActs:
     """The acts of one person: `client` is the session's, `actor` is the person in the audit log."""
 
     database: Database
+    reads: Transactions
+    """The database for what is shown."""
     calls: CallService
     control: CallControl
     deliveries: DeliveryService
@@ -31,7 +34,7 @@ class CallActs:
 
     async def read(self, call_id: UUID) -> CallHistory:
         """Raises CallNotFound if the client's tenant has no such call."""
-        history = await store.read_call(self.database, call_id, tenant_id=self.client.tenant_id)
+        history = await store.read_call(self.reads, call_id, tenant_id=self.client.tenant_id)
         if history is None:
             raise CallNotFound
         return history

@@ -20,7 +20,7 @@ from app.calls.models import Call
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd
 from app.console.calls.search import EXECUTIONS, CallQuery, Search, SearchKind
 from app.console.reads import PAGE_SIZE, fetch
-from app.database.engine import Database
+from app.database.pool import Transactions
 
 MAX_EVENTS = 500
 """Events of a call that its page shows, the earliest ones."""
@@ -66,7 +66,7 @@ _PENDING_END = TypeAdapter(PendingEnd | None)
 _DIAL = TypeAdapter(DialRow | None)
 
 
-async def list_calls(database: Database, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
+async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
     """Returns a page of calls, newest first, and the cursor of the next page, or None on the last one.
 
     `tenant_id` limits the list whatever the query says; None: all tenants, for operators. Raises DatabaseUnavailable with the
@@ -79,7 +79,7 @@ async def list_calls(database: Database, query: CallQuery, *, tenant_id: str | N
     return rows[:PAGE_SIZE], ids.cursor_of(rows[PAGE_SIZE - 1].id) if len(rows) > PAGE_SIZE else None
 
 
-async def read_call(database: Database, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
+async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
     """Returns a call with its events and deliveries, by its id or its sid (a text); None if the tenant has none.
 
     `tenant_id` None: a call of any tenant, for operators.
