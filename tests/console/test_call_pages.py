@@ -3,12 +3,14 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from app.audit.store import AuditFilter, AuditRow, list_audit_events
+from app.console.calls.store import MAX_EVENTS
 from app.console.reads import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import instrumented
@@ -236,11 +238,16 @@ async def test_a_call_in_progress_is_ended_and_the_log_says_by_whom(gateway: Gat
     }
 
 
-async def test_a_scheduled_call_is_canceled(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
-    record = await place(tenant, priority="bulk", not_before="2026-12-01T00:00:00Z")
+async def test_a_scheduled_call_leads_to_its_queue_and_is_canceled(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    assert (await tenant.http.put("/v1/queues/reminders", json={})).is_success
+    record = await place(tenant, queue="reminders", not_before=(datetime.now(UTC) + timedelta(days=1)).isoformat())
     operator = await log_in()
     path = f"/calls/{record['id']}"
-    assert "Waits and is due in" in text_of(await operator.get(path))
+    page = await operator.get(path)
+    assert "Waits in the queue reminders and is due in" in text_of(page)
+    for linked in (f"/queues/{tenant.id}/reminders", f"/tenants/{tenant.id}"):
+        assert f'href="/console{linked}"' in page.text
+        assert (await operator.get(linked)).status_code == 200
     assert (await operator.post(f"{path}/end")).status_code == 303
     assert "Canceled before it was dialled. It did not ring." in text_of(await operator.get(path))
 
@@ -253,6 +260,18 @@ async def test_an_end_that_must_wait_is_stored(gateway: Gateway, log_in: LogIn) 
         done = await operator.post(f"/calls/{record['id']}/end")
         assert done.headers["Location"].endswith("?done=remembered")
         assert "It is ended as soon as it is known to have started." in text_of(await operator.get(f"/calls/{record['id']}"))
+
+
+async def test_a_page_has_at_most_the_first_events(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    record = await place(tenant)
+    more = """INSERT INTO call_event (id, call_id, at, type, data)
+        SELECT gen_random_uuid(), $1::text::uuid, now() + n * interval '1 ms', 'call.recording', '{"action": "create"}'
+        FROM generate_series(1, $2) AS n"""
+    async with gateway.database.transaction() as connection:
+        await connection.execute(more, record["id"], MAX_EVENTS)
+    page = await (await log_in()).get(f"/calls/{record['id']}")
+    assert page.text.count("<strong>Recording</strong>") == MAX_EVENTS - 2  # after the request and its outcome
+    assert "There are more events" in text_of(page)
 
 
 async def test_a_delivery_is_sent_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
