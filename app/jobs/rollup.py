@@ -16,6 +16,8 @@ from app.rollups.periods import FIRST_SPAN, HOUR, MINUTE, MINUTES_ARE_KEPT_FOR, 
 logger = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_STEP_S: Final = 2.0
+# More than a minute's: after an installation, an upgrade or a pause.
+_MANY: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,20 @@ class RollUp:
                 return False
             await store.sample_waiting(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
+            if len(due) > _MANY:
+                due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
             kept_for = ((MINUTE, MINUTES_ARE_KEPT_FOR), (HOUR, self.keep))
             await store.delete_expired(connection, now=progress.now, kept_for=kept_for)
         return left is not None
+
+    async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
+        """Records that there was nothing before the first call, which takes one statement. Returns the periods since then."""
+        first = await store.first_request(connection)
+        empty = [each.period for each in due if first is None or each.period.end <= first]
+        await store.record_empty(connection, empty)
+        return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
         """Rolls up periods, and returns the first that was left for the next step. Those of one minute are done together."""

@@ -106,6 +106,12 @@ _COUNT_WAITING: Final = f"""
     FROM counted GROUP BY GROUPING SETS ((tenant_id), ())
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET waiting = excluded.waiting
 """
+_RECORD_EMPTY: Final = f"""
+    INSERT INTO rollup (tenant_id, seconds, start, latency)
+    SELECT '{ALL_TENANTS}', seconds, start, array_fill(0, ARRAY[{len(_BUCKETS)}])
+    FROM unnest($1::int[], $2::timestamptz[]) AS period (seconds, start)
+    ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET latency = excluded.latency WHERE rollup.latency IS NULL
+"""
 _LOCK: Final = """
     SELECT rolled_until, date_trunc('minute', clock_timestamp()) AS now FROM rollup_progress WHERE id = 1
     FOR UPDATE SKIP LOCKED
@@ -141,6 +147,18 @@ async def lock_progress(connection: Connection, *, first_span: timedelta) -> Rol
 
 async def record_progress(connection: Connection, rolled_until: datetime) -> None:
     await connection.execute("UPDATE rollup_progress SET rolled_until = $1 WHERE id = 1", rolled_until)
+
+
+async def first_request(connection: Connection) -> datetime | None:
+    """Returns when the oldest call was requested; None if there is no call."""
+    first: datetime | None = await connection.fetchval("SELECT created_at FROM call ORDER BY id LIMIT 1")
+    return first
+
+
+async def record_empty(connection: Connection, periods: Sequence[Period]) -> None:
+    """Records that no call was requested in these periods."""
+    lengths = [period.length // timedelta(seconds=1) for period in periods]
+    await connection.execute(_RECORD_EMPTY, lengths, [period.start for period in periods])
 
 
 async def roll_up(connection: Connection, period: Period) -> bool:

@@ -286,6 +286,7 @@ async def test_waiting_calls_are_counted_once_a_minute_and_an_hour_keeps_the_mos
         "": 20,
     }
     # As 13 hours later, and again when the minutes are deleted.
+    await database.fetch("UPDATE call SET created_at = created_at - interval '14 hours'")
     ((hour,),) = await database.fetch("SELECT date_trunc('hour', now()) - interval '13 hours'")
     await database.fetch("DELETE FROM rollup WHERE start = $1", hour + 5 * MINUTE)
     await database.fetch("UPDATE rollup SET start = $1 WHERE waiting IS NOT NULL", hour + 5 * MINUTE)
@@ -308,6 +309,18 @@ async def test_old_figures_are_deleted(database: Database) -> None:
     await _roll_up_all(_rollup(database))
     left = await database.fetch("SELECT seconds, start FROM rollup WHERE tenant_id = 'old'")
     assert {(row["seconds"], (now - row["start"]) // HOUR) for row in left} == {(60, 25), (3600, 24 * 29)}
+
+
+async def test_before_the_first_call_there_was_nothing_which_is_not_a_gap(database: Database) -> None:
+    rollup = _rollup(database)
+    await rollup.step()
+    ((until,),) = await database.fetch("SELECT rolled_until FROM rollup_progress")
+    counted = await database.fetch("SELECT start FROM rollup WHERE seconds = 60 AND tenant_id = '' AND latency IS NOT NULL")
+    assert {row["start"] for row in counted} >= {until - age * MINUTE for age in range(1, 24 * 60)}
+    await database.fetch("UPDATE rollup_progress SET rolled_until = rolled_until - interval '1 day'")
+    await _plant(database, _chance(17), 5, oldest=timedelta(minutes=30))
+    await _roll_up_all(rollup)
+    await _assert_counted(database)
 
 
 async def test_figures_outlive_the_calls(database: Database) -> None:

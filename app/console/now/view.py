@@ -137,7 +137,7 @@ def _system(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[At
         )
         level: Level = "danger" if facts.has_calls else "warning"
         yield Attention(level, ["No worker runs.", *seen], advice if for_operator else "Tell the operator of Callgate.")
-    elif facts.rolled_until is not None and facts.read_at - facts.rolled_until > _ROLLED_UP_LATE:
+    elif facts.has_calls and facts.rolled_until is not None and facts.read_at - facts.rolled_until > _ROLLED_UP_LATE:
         advice = (
             "A worker catches up after an upgrade or a pause. If it does not, its log has `job_failed` or `rollup_skipped`."
         )
