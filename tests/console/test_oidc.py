@@ -38,6 +38,7 @@ RULES = [
     {"claim": "groups", "value": "voice-operators", "scopes": ["read", "admin"]},
     {"claim": "groups", "value": "support", "scopes": ["read"], "tenant": "support"},
     {"claim": "email", "value": "mallory@example.com", "scopes": ["read", "admin"]},
+    {"claim": "sub", "value": "nobody", "scopes": ["read"], "tenant": "gone"},
 ]
 
 
@@ -131,7 +132,7 @@ async def test_a_tenants_person_sees_its_tenant(single_sign_on: SingleSignOn) ->
     assert "admin" not in page
 
 
-@pytest.mark.parametrize("account", ["mallory", "stranger"])
+@pytest.mark.parametrize("account", ["mallory", "stranger", "nobody"])
 async def test_whom_no_rule_fits_is_refused(single_sign_on: SingleSignOn, account: str) -> None:
     done = await single_sign_on.log_in(account)
     assert done.status_code == 403
@@ -189,6 +190,19 @@ async def test_an_answer_that_was_not_asked_for_is_refused(single_sign_on: Singl
         refused = await http.get("/console/oidc/callback", params=query, headers=headers)
         assert refused.status_code == 401, query
         assert COOKIE not in cookies_of(refused)
+
+
+async def test_guesses_of_codes_are_limited(database_url: str, issuer: str) -> None:
+    values = {"client_id": "callgate", "client_secret": SECRET, "access": "[]", "issuer": issuer}
+    oidc = {f"console_oidc_{name}": value for name, value in values.items()}
+    async with running_gateway(settings_for(database_url, console_url="http://127.0.0.1:1", key_attempts=2, **oidc)) as gateway:
+        http = await browser(gateway)
+        begun = await http.get("/console/oidc/login")
+        state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
+        cookie = {"Cookie": f"{ATTEMPT_COOKIE}={cookies_of(begun)[ATTEMPT_COOKIE]}"}
+        guess = {"code": "guessed", "state": state}
+        statuses = [(await http.get("/console/oidc/callback", params=guess, headers=cookie)).status_code for _ in range(4)]
+    assert statuses == [401, 401, 429, 429]
 
 
 async def test_without_a_provider_there_is_no_such_page(gateway: Gateway) -> None:

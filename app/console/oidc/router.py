@@ -20,7 +20,7 @@ from app.console.oidc.rules import client_by
 from app.console.rendering import page
 from app.console.sessions.router import login_page, start_session
 from app.console_settings import OidcRule
-from app.errors import RouteNotFound
+from app.errors import RouteNotFound, TenantNotFound
 from app.http.key_attempts import KeyAttempts
 from app.http.routes import public
 from app.security.keyring import Keyring, SecretUnreadable
@@ -80,7 +80,10 @@ async def finish_login(request: Request) -> Response:
     if client is None:
         return _refused(request, _NO_RULE, 403, "no_rule")
     # A page, not a redirect: a redirect would still count as the provider's, and the Strict cookie would not be sent.
-    response = await start_session(request, client, page(request, "oidc/done.html", wanted=wanted))
+    try:
+        response = await start_session(request, client, page(request, "oidc/done.html", wanted=wanted))
+    except TenantNotFound:
+        return _refused(request, _NO_RULE, 403, "no_such_tenant")
     _forget(response)
     return response
 

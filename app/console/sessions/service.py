@@ -23,6 +23,7 @@ from app.console.sessions.store import (
     revoke_session,
 )
 from app.database.pool import StatementPool, Transactions
+from app.errors import TenantNotFound
 from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
@@ -52,7 +53,7 @@ class ConsoleSessions:
     async def start(self, client: Caller | OperatorCaller, *, request_id: str) -> str:
         """Starts a session and returns the value of its cookie, which is stored nowhere.
 
-        The session of an API key ends with the key.
+        The session of an API key ends with the key. Raises TenantNotFound if the client's tenant does not exist.
         """
         token = secrets.token_urlsafe(32)
         is_key = client.kind == "key"
@@ -66,7 +67,8 @@ class ConsoleSessions:
             scopes=None if is_key else [scope.value for scope in in_order(client.scopes)],
         )
         async with self.database.transaction() as connection:
-            await add_session(connection, session, lifetime=self.lifetime)
+            if not await add_session(connection, session, lifetime=self.lifetime):
+                raise TenantNotFound
             actor = Actor(client.kind, client.name, request_id)
             await record(connection, actor, action="console.login", tenant_id=client.tenant_id, subject=str(session.id))
         return token

@@ -79,13 +79,14 @@ async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[Lis
     return [ListedSession(*row) for row in await database.fetch(_LIST, idle)]
 
 
-async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> None:
-    """Adds a session, and deletes those that ended a day ago."""
+async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:
+    """Adds a session, and deletes those that ended a day ago. Returns False if its tenant does not exist."""
     await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
     statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, now() + $8::interval)"""
+        SELECT $1, $2, $3, $4, $5, $6, $7, now() + $8::interval
+        WHERE $6::text IS NULL OR EXISTS (SELECT FROM tenant WHERE id = $6) RETURNING true"""
     values = (session.id, session.token_hash, session.kind, session.name, session.key_id, session.tenant_id, session.scopes)
-    await connection.execute(statement, *values, lifetime)
+    return bool(await connection.fetchval(statement, *values, lifetime))
 
 
 async def redeem_link(
