@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from app.errors import TenantNotFound
+from app.errors import ScopeRequired, TenantNotFound
 from app.tenants.administration import TENANT_ID
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, Scope
@@ -15,6 +15,12 @@ def reachable_tenant(client: Client, tenant_id: str) -> str:
     if client.tenant_id not in (None, tenant_id) or not TENANT_ID.fullmatch(tenant_id):
         raise TenantNotFound
     return tenant_id
+
+
+def require_read(client: Client) -> None:
+    """Raises ScopeRequired for a client that may act and not read, for an act whose answer shows what it may not see."""
+    if Scope.READ not in client.scopes:
+        raise ScopeRequired.of(Scope.READ)
 
 
 def caller_in(client: Client, tenant_id: str) -> Caller:

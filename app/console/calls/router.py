@@ -15,9 +15,10 @@ from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, CallForm, read_call_form
 from app.console.calls.service import CallActs
 from app.console.rendering import page
+from app.console.tenancy import require_read
 from app.console.times import form_time
 from app.deliveries.router import DeliveryServiceDep
-from app.errors import CallgateError, CallNotFound, DatabaseUnavailable, ScopeRequired
+from app.errors import CallgateError, CallNotFound, DatabaseUnavailable
 from app.http.routes import needs
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
@@ -45,8 +46,7 @@ async def call_acts(
     deliveries: DeliveryServiceDep,
 ) -> CallActs:
     """Raises ScopeRequired for a client that may act and not read, because each act shows the call."""
-    if Scope.READ not in client.scopes:
-        raise ScopeRequired.of(Scope.READ)
+    require_read(client)
     return CallActs(request.state.database, reads_of(request), calls, control, deliveries, client, actor)
 
 

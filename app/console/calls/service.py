@@ -9,6 +9,7 @@ from app.calls.control.service import CallControl, ControlResult
 from app.calls.service import CallService
 from app.console.calls import store
 from app.console.calls.records import CallHistory
+from app.console.tenancy import caller_in
 from app.database.engine import Database
 from app.database.pool import Transactions
 from app.deliveries.service import DeliveryService
@@ -58,12 +59,9 @@ class CallActs:
 
     async def _caller_of(self, call_id: UUID) -> Caller:
         """Returns the client as a caller of the call's tenant. An operator may act on calls of every tenant."""
-        client = self.client
-        if isinstance(client, Caller):
-            return client
-        tenant_id = (await self.read(call_id)).call.tenant_id
-        key_id = client.key_id or UUID(int=0)
-        return Caller(tenant_id, key_id, client.name, suspended=False, scopes=client.scopes, kind=client.kind)
+        if isinstance(self.client, Caller):
+            return self.client
+        return caller_in(self.client, (await self.read(call_id)).call.tenant_id)
 
     async def _record(self, action: AuditAction, tenant_id: str, call_id: UUID) -> None:
         async with self.database.transaction() as connection:

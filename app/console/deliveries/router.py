@@ -12,7 +12,7 @@ from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, c
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
 from app.console.rendering import page
-from app.console.tenancy import caller_in, reachable_tenant
+from app.console.tenancy import caller_in, reachable_tenant, require_read
 from app.console.times import form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
@@ -87,6 +87,7 @@ async def replay_deliveries(
     form: SentFormDep,
 ) -> Response:
     """Sends all deliveries of a tenant again that were given up since a time."""
+    require_read(client)
     caller = caller_in(client, tenant_id)
     try:
         since = read_form_time(form.text("since"))
@@ -112,6 +113,7 @@ async def retry_delivery(
     delivery_id: str,
 ) -> Response:
     """Sends one delivery again, whatever its state."""
+    require_read(client)
     caller = caller_in(client, tenant_id)
     try:
         wanted = UUID(delivery_id)

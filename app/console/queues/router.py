@@ -10,7 +10,7 @@ from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
 from app.console.queues import store
 from app.console.queues.view import QueueItem, QueueView, canceled_text, page_after, queue_path
 from app.console.rendering import page
-from app.console.tenancy import reachable_tenant
+from app.console.tenancy import reachable_tenant, require_read
 from app.errors import QueueNotFound
 from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
@@ -32,7 +32,8 @@ QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
 async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
-    """Returns tenant and name of a queue, which need not exist. Raises TenantNotFound or QueueNotFound."""
+    """Returns tenant and name of a queue, which need not exist. Raises ScopeRequired, TenantNotFound or QueueNotFound."""
+    require_read(client)
     reachable_tenant(client, tenant_id)
     if not re.fullmatch(QUEUE_NAME, name):
         raise QueueNotFound
