@@ -18,6 +18,7 @@ QUIET = Facts(
     has_calls=True,
     workers=WorkerSummary(2, NOW),
     is_halted=False,
+    halt_reason=None,
     unknown=NONE,
     pending=NONE,
     waiting=NONE,
@@ -162,7 +163,13 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
             {"is_halted": True},
             "danger",
             "Scheduled calls are stopped until an operator releases them.",
-            "callgate queues release",
+            "which calls Twilio has",
+        ),
+        (
+            {"is_halted": True, "halt_reason": "operator"},
+            "danger",
+            "Scheduled calls are stopped until an operator releases them.",
+            "`callgate queues halt` was run.",
         ),
         (
             {"queues": [replace(QUEUE, paused=True)]},

@@ -18,6 +18,7 @@ from app.database.heartbeats import SUMMARY, WorkerSummary
 from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 from app.scheduling.accounts import accounts_of
+from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
 
 COUNTED: Final = 10_000
@@ -92,6 +93,7 @@ class Facts:
     workers: WorkerSummary
     is_halted: bool
     """No scheduled call is granted (app.scheduling.guard)."""
+    halt_reason: HaltReason | None
     unknown: WaitingCount
     pending: WaitingCount
     waiting: WaitingCount
@@ -218,6 +220,7 @@ def _statement(*, of_tenant: bool) -> str:
             'has_calls', EXISTS (SELECT FROM call WHERE true {own}),
             'workers', (SELECT row_to_json(summary) FROM ({SUMMARY}) AS summary),
             'is_halted', NOT coalesce({MAY_GRANT}, true),
+            'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
             'waiting', {_backlog(_WAITING, since="max(since)")},

@@ -205,14 +205,19 @@ def _credential(rejected: RejectedCredential) -> Attention:
     return Attention("warning" if rejected.others else "danger", title, advice, link)
 
 
+# By whether an operator has stopped them.
+_RELEASE: Final = {
+    True: "`callgate queues halt` was run. Run `callgate queues release` when they may be dialled again.",
+    False: "The database was restored, copied or failed over, so grants may be lost. `callgate queues release` finds out which "
+    "calls Twilio has, and then lets the others be dialled.",
+}
+
+
 def _scheduled(facts: Facts, for_operator: bool) -> Iterator[Attention]:
     if facts.is_halted:
-        advice = (
-            "The database was restored, copied or failed over, so grants may be lost. `callgate queues release` finds out "
-            "which calls Twilio has, and then lets the others be dialled."
-        )
+        by_hand = facts.halt_reason == "operator"
         title: list[SentencePart] = ["Scheduled calls are stopped until an operator releases them."]
-        yield Attention("danger", title, advice if for_operator else "Tell the operator of Callgate.")
+        yield Attention("danger", title, _RELEASE[by_hand] if for_operator else "Tell the operator of Callgate.")
     for queue in facts.queues:
         name = f"Queue {queue.name} ({queue.tenant_id})" if for_operator else f"Queue {queue.name}"
         link = ("Queue", f"/queues/{quote(queue.tenant_id, safe='')}/{quote(queue.name, safe='')}")
