@@ -29,7 +29,7 @@ from app.errors import CommandFailed
 from app.jobs.deadlines import Deadlines
 from app.local import rehearsal_store as store
 from app.local.rehearsal_lines import ACCOUNT_SID, TENANT, LineReader
-from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, in_order
+from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, in_order_of_time
 from app.local.rehearsal_store import CopiedSettings
 from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_twilio
 from app.observability import Metrics
@@ -115,7 +115,7 @@ class Rehearsal:
         for call in self._played:
             call.explain()
         self._played += [call for call, scheduled in calls if scheduled is None]
-        return in_order(self._played)
+        return in_order_of_time(self._played)
 
     async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
         async with self._database.transaction() as connection:

@@ -45,7 +45,7 @@ class RehearsedCall:
         self.reason = "; ".join([*([self.reason] if self.reason else []), *reasons]) or None
 
 
-def in_order(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
+def in_order_of_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
     """Returns the calls in the order in which they ring or expire, and refused ones last, by line."""
 
     def place(call: RehearsedCall) -> tuple[bool, float, bool, int]:

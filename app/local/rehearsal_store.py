@@ -74,7 +74,7 @@ class PlacedOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Redial:
+class WaitingRedial:
     """A call that waits because another one was busy or not answered."""
 
     id: UUID
@@ -117,6 +117,6 @@ async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
     return PlacedOutcome(**row)
 
 
-async def find_redials(database: Database, call_id: UUID) -> list[Redial]:
+async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
     """Returns the redial of a call that has ended, if it waits."""
-    return [Redial(**row) for row in await database.fetch(_REDIALS, call_id)]
+    return [WaitingRedial(**row) for row in await database.fetch(_REDIALS, call_id)]
