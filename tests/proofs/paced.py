@@ -4,7 +4,8 @@ Two API processes and four workers over one Postgres; two accounts with a pace a
 queues with limits of their own; three callers that schedule calls, place some at once and cancel some at random; a simulator
 that fails some creations, and refuses a call above the limit; SIGKILL at random, and what tests.proofs.disturbances does to
 Postgres and to the API. At the end records, slots and tokens are compared with the simulator's ledger, which says what really
-rang, and when. Before all that, undisturbed: reminders of which most must expire (tests.proofs.reminders).
+rang, and when. Before all that, undisturbed: reminders of which most must expire (tests.proofs.reminders), and calls that
+Twilio still holds in its queue at their deadline (tests.proofs.twilio_queue).
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tests.proofs.paced_load import ENDED, TENANT, Paced, end, place_all, runnin
 from tests.proofs.proof import parser, prove, report
 from tests.proofs.reminders import LATE_MARGIN_S, remind
 from tests.proofs.slot_log import SlotChange, Subject, read_subjects
+from tests.proofs.twilio_queue import hold_in_twilios_queue
 from tests.support.clients import http_client
 
 TOO_MANY_CONCURRENT = 10004
@@ -116,6 +118,8 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
     async with running_paced(postgres, folder, seed) as paced:
         reminded, words = await remind(paced.fleet, seed, options.window, options.pace)
         print(f"seed {seed}: {words}")
+        queued, words = await hold_in_twilios_queue(paced.fleet, min(options.window, 10))
+        print(f"  {words}")
         await paced.make_faulty(options.share)
         began = time.monotonic()
         await disturb(paced, options)
@@ -139,6 +143,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         **paces,
         **slots_kept(subjects, left, records),
         **reminded,
+        **queued,
         "answers 500": paced.errors,
     }
     print(f"  {creations} creations in {placed:.0f} s, all over in {whole:.0f} s")

@@ -25,6 +25,9 @@ PROMISES = (
     "reminders dialled late",
     "reminders neither dialled nor expired",
     "reminders dialled before urgent ones",
+    "calls in Twilio's queue that rang late",
+    "calls in Twilio's queue neither rung nor canceled",
+    "runs in which Twilio held no call at ring_by",
     "answers 500",
 )
 
