@@ -61,7 +61,7 @@ def test_the_next_page_keeps_the_filters() -> None:
 def test_an_event_is_described_in_words() -> None:
     line = AuditLine.of(row("tenant.update", changed=["suspended", "name"]))
     assert (line.deed, line.changed, line.actor_kind) == ("tenant changed", "suspended, name", "API key")
-    assert AuditLine.of(row("sip_credential.delete")).deed == "sip credential deleted"
+    assert AuditLine.of(row("sip_credential.delete")).deed == "SIP credential deleted"
 
 
 @pytest.mark.parametrize("action", get_args(AuditAction))

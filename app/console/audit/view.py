@@ -110,7 +110,7 @@ class AuditLine:
     @classmethod
     def of(cls, row: AuditRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
-        deed = f"{noun.replace('_', ' ')} {_DEEDS.get(verb, verb)}".strip()
+        deed = f"{noun.replace('_', ' ').replace('sip', 'SIP')} {_DEEDS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
