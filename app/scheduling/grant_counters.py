@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
@@ -72,9 +73,12 @@ class GrantCounters:
     async def load(self) -> None:
         """Reads what other workers have written since the last time. Raises OSError if the folder cannot be read."""
         if self._folder is not None:
-            for account_id, count in await asyncio.to_thread(self._folder.read_new):
+            new = await asyncio.to_thread(self._folder.read_new)
+            for account_id, count in new.counts:
                 if count > self._known.get(account_id, NO_GRANTS):
                     self._known[account_id] = count
+            # Not before: a read that fails, is canceled or goes on at the same time must not skip what this one has found.
+            self._folder.skip(new.ends)
 
     async def save(self) -> None:
         """Writes what was noted to the disk. A failure is logged, and written with the next call."""
@@ -96,6 +100,13 @@ class GrantCounters:
             await asyncio.to_thread(self._folder.keep, dict(self._known))
 
 
+class _NewLines(NamedTuple):
+    """The counts of lines that were not read before, and where they end in each file."""
+
+    counts: list[tuple[UUID, GrantCount]]
+    ends: dict[str, int]
+
+
 class _CounterFolder:
     """The files in the folder. Blocks."""
 
@@ -104,50 +115,59 @@ class _CounterFolder:
         self._own = folder / f"{uuid4()}{_SUFFIX}"
         # How much of each file was read.
         self._read: dict[str, int] = {}
+        # Two threads may write. One of them must not delete the file that the other one has opened.
+        self._writing = Lock()
 
-    def read_new(self) -> list[tuple[UUID, GrantCount]]:
-        """Returns the lines that were added since the last time. A file that is gone has been continued in another one."""
-        found: list[tuple[UUID, GrantCount]] = []
+    def read_new(self) -> _NewLines:
+        """Returns the lines after those that were skipped. A file that is gone has been continued in another one."""
+        found = _NewLines([], {})
         for _ in range(_MAX_READS):
             try:
                 for file in self._files():
-                    found += self._read_tail(file)
+                    self._read_tail(file, found)
             except FileNotFoundError:
                 continue
             return found
         raise FileNotFoundError
 
-    def _read_tail(self, file: Path) -> list[tuple[UUID, GrantCount]]:
-        begin = self._read.get(file.name, 0)
+    def skip(self, ends: Mapping[str, int]) -> None:
+        """Lets the next reads begin there."""
+        for name, end in ends.items():
+            self._read[name] = max(end, self._read.get(name, 0))
+
+    def _read_tail(self, file: Path, found: _NewLines) -> None:
+        begin = max(found.ends.get(file.name, 0), self._read.get(file.name, 0))
         if file.stat().st_size <= begin:
-            return []
+            return
         with file.open("rb") as stream:
             stream.seek(begin)
             # A line that is not complete is being written, or its worker was killed. Nothing was dialled yet.
             text = stream.read().rpartition(b"\n")[0]
-        self._read[file.name] = begin + len(text) + bool(text)
-        return [count for line in text.splitlines() if (count := _parse(line)) is not None]
+        found.ends[file.name] = begin + len(text) + bool(text)
+        found.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
         """Adds lines for `counts`. A new file begins with all that is `known`."""
-        if self._own.exists() and self._own.stat().st_size > _MAX_BYTES:
-            old, self._own = self._own, self._folder / f"{uuid4()}{_SUFFIX}"
-            self._write(known)
-            old.unlink()
-        else:
-            self._write(counts if self._own.exists() else known)
+        with self._writing:
+            if self._own.exists() and self._own.stat().st_size > _MAX_BYTES:
+                old, self._own = self._own, self._folder / f"{uuid4()}{_SUFFIX}"
+                self._write(known)
+                old.unlink()
+            else:
+                self._write(counts if self._own.exists() else known)
 
     def keep(self, known: Mapping[UUID, GrantCount]) -> None:
         """Deletes files that no worker has touched for a day. What they have is written to the own file before."""
-        if not self._own.exists():
-            return
-        os.utime(self._own)
-        now = self._own.stat().st_mtime
-        old = [file for file in self._files() if now - file.stat().st_mtime > _FORGET_AFTER_S]
-        if old:
-            self._write(known)
-        for file in old:
-            file.unlink(missing_ok=True)
+        with self._writing:
+            if not self._own.exists():
+                return
+            os.utime(self._own)
+            now = self._own.stat().st_mtime
+            old = [file for file in self._files() if now - file.stat().st_mtime > _FORGET_AFTER_S]
+            if old:
+                self._write(known)
+            for file in old:
+                file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(file for file in self._folder.iterdir() if file.suffix == _SUFFIX)

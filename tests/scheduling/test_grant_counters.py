@@ -1,5 +1,6 @@
 """The counts of grants that workers keep in memory and in a folder."""
 
+import asyncio
 import os
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -39,6 +40,34 @@ async def test_a_worker_knows_what_any_other_has_saved(tmp_path: Path) -> None:
     await other.load()
     assert other.is_behind(first, GrantCount(1, 2))
     assert other.is_behind(first, GrantCount(0, 100))
+
+
+async def test_what_was_read_before_a_failure_is_not_skipped(tmp_path: Path) -> None:
+    account_id = uuid4()
+    await saved(tmp_path, {account_id: GrantCount(0, 7)})
+    unreadable = tmp_path / "~.grants"  # the last one by name
+    unreadable.mkdir()
+    reader = GrantCounters(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        await reader.load()
+    unreadable.rmdir()
+    await reader.load()
+    assert reader.known() == {account_id: (0, 7)}
+
+
+async def test_of_two_reads_at_the_same_time_none_ends_before_it_knows_everything(tmp_path: Path) -> None:
+    """As the guard and the first grant of a worker read; the other has read the first files and is at the later ones."""
+    accounts = [uuid4() for _ in range(300)]
+    for account_id in accounts:
+        (tmp_path / f"{account_id}.grants").write_text(f"{account_id} 0 1\n")
+    for _ in range(20):
+        reader = GrantCounters(tmp_path)
+
+        async def load(reader: GrantCounters = reader) -> int:
+            await reader.load()
+            return len(reader.known())
+
+        assert set(await asyncio.gather(load(), load(), load())) == {300}
 
 
 async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
