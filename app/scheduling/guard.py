@@ -61,7 +61,6 @@ _COUNTS = f"""
     SELECT known.id, {RELEASED} AS released, coalesce(grants, 0) AS grants, granted_at
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
-# All lost grants came after the last one that the account still has. The row may have been written later than that.
 # Where nothing was recorded yet, nothing says since when grants may be lost.
 _HALT_BY_HAND = f"""
     INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
@@ -70,12 +69,14 @@ _HALT_BY_HAND = f"""
     RETURNING server, halted_at
 """
 _HALTED = "SELECT server, halted_at FROM grant_guard WHERE id = 1"
-# Other sessions in a transaction of theirs, by process and the beginning of the transaction.
-_TRANSACTIONS = """
-    SELECT pid, xact_start FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
-        AND backend_type = 'client backend'
+# A grant locks the table `pace` before it reads whether it is allowed, and until it ends. A backup only reads the table. Not
+# pg_stat_activity: it hides the transactions of one role from others.
+_UNDER_WAY = """
+    SELECT DISTINCT pid, virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND relation = 'pace'::regclass AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+# All lost grants came after the last one that the account still has. The row may have been written later than that.
 _HALT_BEHIND = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, coalesce($1::timestamptz, seen_at))
@@ -129,9 +130,9 @@ async def halt_grants(connection: Connection) -> HaltedGrants:
     return HaltedGrants(before["server"], before["halted_at"], was_halted=True)
 
 
-async def grants_under_way(database: Statements) -> set[tuple[int, datetime]]:
-    """Returns the transactions that are open in other sessions of this database, among them all that grant calls."""
-    return {(row["pid"], row["xact_start"]) for row in await database.fetch(_TRANSACTIONS)}
+async def grants_under_way(database: Statements) -> set[tuple[int, str]]:
+    """Returns the open transactions that may be granting calls, of this database and whatever role."""
+    return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_UNDER_WAY)}
 
 
 async def halt_behind(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:

@@ -7,16 +7,19 @@ from datetime import datetime
 from app.audit.events import Actor
 from app.audit.store import record
 from app.database.pool import Pool
-from app.scheduling.guard import HaltedGrants, grants_under_way, halt_grants
+from app.scheduling.guard import grants_under_way, halt_grants
 
-# Longer than a transaction without statements may last. A longer one is no grant, but may be a backup of the same role.
+# Longer than a transaction without statements may last.
 _PATIENCE_S = 15.0
 _PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """`was_halted`: nothing was changed. `is_certain`: no call is granted from now on; else a transaction is still open."""
+    """`was_halted`: nothing was changed. `is_certain`: no call is granted from now on.
+
+    Else a transaction is still open that may be granting one.
+    """
 
     since: datetime
     was_halted: bool
@@ -34,10 +37,10 @@ class GrantHalt:
             halted = await halt_grants(connection)
             if not halted.was_halted:
                 await record(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
-        return Halt(halted.since, halted.was_halted, await self._wait(halted))
+        return Halt(halted.since, halted.was_halted, await self._wait())
 
-    async def _wait(self, halted: HaltedGrants) -> bool:
-        """Returns whether all transactions have ended that began before the halt was committed."""
+    async def _wait(self) -> bool:
+        """Returns whether all transactions have ended that may have read before the halt that they may grant."""
         before = await grants_under_way(self.database)
         try:
             async with asyncio.timeout(self.patience_s):

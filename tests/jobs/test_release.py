@@ -17,6 +17,7 @@ from sqlalchemy import make_url, text
 
 from app.audit.events import command_actor
 from app.calls.creation.grants.service import grant_calls
+from app.calls.creation.grants.store import lock_account_pace
 from app.database.connection import SESSION_SETTINGS, Connector
 from app.database.engine import Database
 from app.database.pool import Pool
@@ -155,19 +156,54 @@ async def test_grants_halted_by_hand_go_on_after_a_release(gateway: Gateway, dia
         assert len(upstream.posts) == 1
 
 
+@asynccontextmanager
+async def pool_of(url: str) -> AsyncIterator[Pool]:
+    pool = Pool(Connector(url, SESSION_SETTINGS).connect)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
 async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway) -> None:
     await (await gateway.add_tenant()).create(priority="normal")
-    pool = Pool(Connector(gateway.settings.require_database_url(), SESSION_SETTINGS).connect)
-    try:
+    (row,) = await gateway.database.fetch("SELECT account_id FROM scheduled_dial")
+    async with pool_of(gateway.settings.require_database_url()) as pool:
         async with gateway.database.transaction() as connection:
-            await connection.fetch("SELECT FROM pace")
+            await lock_account_pace(connection, row["account_id"])
             assert not (await GrantHalt(pool, patience_s=0.3).run(command_actor())).is_certain
             halting = asyncio.create_task(GrantHalt(pool).run(command_actor()))
             await asyncio.sleep(0.2)
             assert not halting.done()
         assert (await halting).is_certain
+
+
+@asynccontextmanager
+async def another_role(gateway: Gateway) -> AsyncIterator[str]:
+    """Yields the URL of the database for a role that may use all tables, as one for administration, and is no superuser."""
+    url = make_url(gateway.settings.require_database_url()).set(username="callgate_administration", password="a")
+    await gateway.database.fetch("CREATE ROLE callgate_administration LOGIN PASSWORD 'a'")
+    await gateway.database.fetch("GRANT ALL ON ALL TABLES IN SCHEMA public TO callgate_administration")
+    try:
+        yield url.render_as_string(hide_password=False)
     finally:
-        await pool.close()
+        await gateway.database.fetch("DROP OWNED BY callgate_administration")
+        await gateway.database.fetch("DROP ROLE callgate_administration")
+
+
+async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gateway: Gateway) -> None:
+    """Postgres shows the transactions of a role in pg_stat_activity to that role only."""
+    tenant = await gateway.add_tenant()
+    await tenant.create(priority="normal")
+    (row,) = await gateway.database.fetch("SELECT account_id FROM scheduled_dial")
+    assert len((await grant_calls(gateway.database, row["account_id"], limit=1)).grants) == 1
+    async with another_role(gateway) as url, pool_of(url) as pool:
+        async with gateway.database.transaction() as connection:
+            await connection.fetch("SELECT FROM pace")  # as pg_dump does
+            assert (await GrantHalt(pool, patience_s=30).run(command_actor())).is_certain
+            assert await lock_account_pace(connection, row["account_id"]) is not None
+            assert not (await GrantHalt(pool, patience_s=0.3).run(command_actor())).is_certain
+        assert (await GrantHalt(pool).run(command_actor())).is_certain
 
 
 async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
