@@ -17,6 +17,7 @@ import typer
 
 from app.cli.output import AsJson, log_errors, show, show_table
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, pace_change
+from app.cli.signals import cleaning_up_on_signal
 from app.cli.tenants import run_with_pool
 from app.cli.times import any_time
 from app.errors import CommandFailed
@@ -144,7 +145,7 @@ def _scratch_database() -> Iterator[str]:
 def _play(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
     from app.local.rehearsal import rehearse
 
-    with _scratch_database() as url:
+    with cleaning_up_on_signal(), _scratch_database() as url:
         return asyncio.run(rehearse(url, queue, lines, settings, start))
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _REPEATED_SIGNAL_WINDOW_S = 1.0
 _POLL_INTERVAL_S = 0.5
@@ -30,6 +33,27 @@ def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
     if with_parent:
         _stop_with_parent(os.getppid(), loop, stop)
     return stop
+
+
+@contextmanager
+def cleaning_up_on_signal() -> Iterator[None]:
+    """Raises SystemExit on SIGTERM and SIGHUP, so that what is temporary is removed, as on Ctrl-C. Main thread only.
+
+    The exit code is that of a shell: 128 and the number of the signal.
+    """
+
+    def handle(number: int, _: object) -> None:
+        # `timeout` sends its signal twice, which must not interrupt the removal.
+        for each in handlers:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, before in handlers.items():
+            signal.signal(number, before)
 
 
 def _stop_with_parent(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

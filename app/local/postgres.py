@@ -81,6 +81,7 @@ class EmbeddedPostgres:
         self._server: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._held = ExitStack()
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -129,7 +130,8 @@ class EmbeddedPostgres:
                 server.wait()
             self._server = None
         self._held.close()
-        if server is not None:
+        if self._lock is not None:
+            self._lock = None
             _wait_until_unlocked(self._directory)
 
     def _prepare_folder(self) -> Path:
@@ -167,7 +169,11 @@ class EmbeddedPostgres:
 
     def _run_program(self, program: str, *arguments: object, statement: str = "") -> None:
         with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
-            process.communicate(statement.encode())
+            try:
+                process.communicate(statement.encode())
+            except BaseException:
+                process.kill()  # it would go on writing into a folder that is about to be deleted
+                raise
         if process.returncode != 0:
             raise PostgresError(f"{program} failed. {self._end_of_log()}")
 
@@ -206,7 +212,7 @@ class EmbeddedPostgres:
                 cwd="/",
                 env=SERVER_ENVIRONMENT,
                 umask=0o077,
-                pass_fds=[self._lock],
+                pass_fds=[] if self._lock is None else [self._lock],
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it: we stop the server last
             )
 

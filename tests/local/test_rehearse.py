@@ -1,12 +1,15 @@
 """`callgate rehearse`: what becomes of each call of a file, by the worker's own grants and the simulator as Twilio."""
 
 import json
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.running import environment, failure, run
+from tests.cli.running import environment, failure, run, running, wait_until
 from tests.support.gateway import SECRET_KEY
 
 MONDAY = "2026-11-30T08:00:00Z"
@@ -166,3 +169,34 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.ndjson")
     expected = f"callgate: {missing}: cannot be read: No such file or directory"
     assert failure("rehearse", missing, environment=environment(tmp_path)) == (1, expected)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files that the user nobody can reach, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("step", ["postgres/data.new/global", "postgres/data/postmaster.pid"])
+def test_an_interrupted_rehearsal_leaves_nothing(
+    tmp_path: Path, scratch: Path, number: signal.Signals, code: int, step: str
+) -> None:
+    (tmp_path / "calls.ndjson").write_text("\n".join(line(f"o-{n}") for n in range(2_000)))
+    arguments = ("rehearse", str(tmp_path / "calls.ndjson"), "--calls-per-second", "100")
+    configured = environment(tmp_path, TMPDIR=str(scratch))
+    with running(*arguments, environment=configured, file=tmp_path / "output") as process:
+        wait_until(lambda: any(scratch.glob(f"*/{step}")), step)
+        assert process.end(number) == code, process.output
+        assert process.output.strip() in ("", "Aborted!")
+    assert list(scratch.iterdir()) == []
+    assert [each for each in Path("/proc").glob("[0-9]*/cmdline") if str(scratch).encode() in read(each)] == []
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
