@@ -71,18 +71,21 @@ class DeliveryAttempt:
 _DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
 _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
 
-# The recursive part finds the tenants by skipping through the index, so that one tenant's backlog does not slow down the
-# others. Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
-# held row is checked again when the row that holds it is settled, and after $6.
-_CLAIM = f"""
-    WITH RECURSIVE tenant AS (
+# Finds the tenants from $1 on by skipping through the index, so that one tenant's backlog does not slow down the others. The
+# last row is null.
+TENANTS_WITH_WAITING = """tenant AS (
         (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT further.tenant_id FROM delivery further
                 WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
                 ORDER BY further.tenant_id LIMIT 1)
         FROM tenant WHERE tenant.tenant_id IS NOT NULL
-    ), due AS (
+    )"""
+
+# Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
+# held row is checked again when the row that holds it is settled, and after $6.
+_CLAIM = f"""
+    WITH RECURSIVE {TENANTS_WITH_WAITING}, due AS (
         SELECT own.call_id, own.at, own.id, own.position
         FROM tenant CROSS JOIN LATERAL (
             SELECT call_id, at, id, position FROM delivery

@@ -13,6 +13,7 @@ from uuid import UUID
 from app.calls import ids
 from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
+from app.deliveries.store import TENANTS_WITH_WAITING
 
 MAX_COUNTED: Final = 1_000
 """Waiting deliveries of one tenant that the overview counts."""
@@ -71,16 +72,8 @@ _LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, de
     delivery.pending_since, delivery.next_attempt_at, delivery.last_attempt_at, delivery.last_status, delivery.last_error,
     delivery.held, coalesce(delivery.url, call.status_callback)"""
 
-# Finds the tenants by skipping through the index, as the claim of the worker does.
 _BACKLOGS = f"""
-    WITH RECURSIVE tenant AS (
-        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT further.tenant_id FROM delivery further
-                WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
-                ORDER BY further.tenant_id LIMIT 1)
-        FROM tenant WHERE tenant.tenant_id IS NOT NULL
-    )
+    WITH RECURSIVE {TENANTS_WITH_WAITING}
     SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
         SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
             (array_agg(coalesce(last_error, last_status::text) ORDER BY last_attempt_at DESC) FILTER (WHERE attempts > 0))[1]
