@@ -133,7 +133,10 @@ def console_router(path: str = "") -> APIRouter:
 
 def require_own_origin(request: Request) -> None:
     """Raises OriginRefused unless a page of this host sent the request. Browsers add both headers; no page can change them."""
-    origin = urlsplit(request.headers.get("Origin", ""))
+    try:
+        origin = urlsplit(request.headers.get("Origin", ""))
+    except ValueError:
+        raise OriginRefused from None
     host = request.headers.get("Host", "")
     if origin.scheme not in ("http", "https") or not host or origin.netloc.lower() != host.lower():
         raise OriginRefused

@@ -205,6 +205,7 @@ async def test_the_session_page_names_the_client(gateway: Gateway, log_in: LogIn
         {"Origin": "https://evil.example"},
         {"Origin": "http://127.0.0.1"},
         {"Origin": "file://127.0.0.1"},
+        {"Origin": "http://["},
         {"Origin": "own", "Sec-Fetch-Site": "cross-site"},
         {"Origin": "own", "Sec-Fetch-Site": "same-site"},
     ],
