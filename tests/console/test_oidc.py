@@ -274,6 +274,13 @@ async def test_a_token_of_the_provider_is_accepted() -> None:
     assert (merged["email"], merged["groups"]) == ("signed@example.com", ["a"])
 
 
+async def test_an_address_of_the_token_is_not_verified_by_the_user_info_about_another() -> None:
+    info = {"sub": "kate", "email": "kate@example.com", "email_verified": True}
+    assert "email_verified" not in await finished(signed(email="operator@example.com"), userinfo=info)
+    assert (await finished(signed(email="kate@example.com"), userinfo=info))["email_verified"] is True
+    assert (await finished(signed(), userinfo=info))["email_verified"] is True
+
+
 FORGED: dict[str, Any] = {
     "of another key": signed("another"),
     "of an unknown key": signed("another", "other"),
@@ -283,6 +290,7 @@ FORGED: dict[str, Any] = {
     "for another attempt": signed(nonce="other"),
     "without a nonce": signed(nonce=None),
     "without a subject": signed(sub=None),
+    "with an empty subject": signed(sub=""),
     "expired": signed(exp=NOW - 3600),
     "without an expiry": signed(exp=None),
     "for another party, too": signed(aud=["callgate", "another"]),
@@ -306,6 +314,8 @@ async def test_a_forged_token_is_refused(name: str) -> None:
         ({"issuer": "https://evil.example"}, None, "discovery_of_another_issuer"),
         ({"token_endpoint": "http://example.com/token"}, None, "token_endpoint_not_https"),
         ({"jwks_uri": None}, None, "jwks_uri_not_https"),
+        ({"id_token_signing_alg_values_supported": None}, None, "id_token_signing_alg_values_supported_not_a_list"),
+        ({"token_endpoint_auth_methods_supported": 5}, None, "token_endpoint_auth_methods_supported_not_a_list"),
         ({}, {"sub": "another"}, "userinfo_of_another"),
         ({}, ["x"], "not_an_object"),
     ],

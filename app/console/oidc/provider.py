@@ -95,6 +95,9 @@ class OidcProvider:
             more = await _get_json(client, _endpoint(metadata, "userinfo_endpoint"), headers=bearer)
         if more.get("sub") != claims["sub"]:
             raise ProviderFailed("userinfo_of_another")
+        if claims.get("email", more.get("email")) != more.get("email"):
+            # It is about the other address.
+            more.pop("email_verified", None)
         # What is signed comes first.
         return more | claims
 
@@ -120,7 +123,7 @@ class OidcProvider:
             "authorization_code", redirect_uri=self.redirect_uri, code=code, code_verifier=attempt.verifier
         )
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        if "client_secret_basic" in metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"]):
+        if "client_secret_basic" in _list_of(metadata, "token_endpoint_auth_methods_supported", "client_secret_basic"):
             # RFC 6749, section 2.3.1: both are encoded as in a form.
             auth = ClientAuth(quote_plus(self.client_id), quote_plus(self.client_secret), "client_secret_basic")
         else:
@@ -131,7 +134,7 @@ class OidcProvider:
     def _checked_claims(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
-        supported = metadata.get("id_token_signing_alg_values_supported", ["RS256"])
+        supported = _list_of(metadata, "id_token_signing_alg_values_supported", "RS256")
         algorithms = [algorithm for algorithm in _ALGORITHMS if algorithm in supported]
         try:
             registry = JWSRegistry(algorithms=algorithms, strict_check_header=False)
@@ -142,6 +145,8 @@ class OidcProvider:
             claims.validate(leeway=_LEEWAY_S)
         except (JoseError, KeyError, ValueError, TypeError) as error:
             raise ProviderFailed(f"id_token_{type(error).__name__}") from None
+        if not claims["sub"]:
+            raise ProviderFailed("id_token_without_sub")
         return dict(claims)
 
 
@@ -163,6 +168,13 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
     if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
         raise ProviderFailed(f"{name}_not_https")
     return address
+
+
+def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
+    found = metadata.get(name, [default])
+    if not isinstance(found, list):
+        raise ProviderFailed(f"{name}_not_a_list")
+    return found
 
 
 async def _get_json(client: HttpClient, address: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
