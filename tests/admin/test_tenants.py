@@ -246,3 +246,10 @@ async def test_changes_name_their_request_in_the_audit_log(operator: Admin) -> N
     assert event["actor"] == {"kind": "key", "name": operator.key_id}
     assert event["request_id"] == changed.headers["X-Request-Id"]
     assert (creation["action"], creation["subject"], creation["changed"]) == ("tenant.create", "logged", [])
+
+
+async def test_a_name_with_nul_is_refused(operator: Admin) -> None:
+    for name in ("\x00", "a\x00b", " \x00"):
+        refused = await operator.post("/tenants", {"id": "nul", "name": name})
+        assert (slug_of(refused)[0], [pointer for pointer, _ in faults_of(refused)]) == (422, ["/name"]), name
+    assert (await operator.get("/tenants/nul")).status_code == 404

@@ -11,7 +11,9 @@ from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
 
 CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=5)]
-_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$", description="The display name.")]
+_Name = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$", description="The display name.")
+]
 _Id = Annotated[
     str,
     Field(pattern=f"^{TENANT_ID.pattern}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
