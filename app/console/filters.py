@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 _HIDDEN = "•••"
 _SHOWN_DIGITS = 4
 _CLOCK_SUFFICES = timedelta(hours=12)
-_ADDRESS = re.compile(r"(?P<scheme>sips?:|client:)?(?P<user>[^@;?]*)(?P<rest>@[^;?]*)?.*", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE)
 _NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 
 
@@ -49,9 +49,17 @@ def mask(value: str | None) -> str:
     """Hides who is meant in a phone number or an address: keeps the last digits of a number, and the host of an address."""
     if not value:
         return "–"
-    found = _ADDRESS.fullmatch(value)
-    scheme, user, rest = (found["scheme"] or "", found["user"], found["rest"] or "") if found else ("", value, "")
-    return f"{scheme}{_mask_user(user)}{rest}"
+    found = _SCHEME.match(value)
+    scheme = found[0] if found else ""
+    before, at, after = value[len(scheme) :].rpartition("@")
+    if not at:
+        return f"{scheme}{_mask_user(_until(after, ';?'))}"
+    # The user may have parameters of its own, and a password (RFC 3261, section 25.1).
+    return f"{scheme}{_mask_user(_until(before, ';:?@'))}@{_until(after, ';?')}"
+
+
+def _until(text: str, ends: str) -> str:
+    return re.split(f"[{ends}]", text, maxsplit=1)[0]
 
 
 def _mask_user(user: str) -> str:

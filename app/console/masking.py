@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from app.console.filters import mask
 
-_SIP = r"sips?:[^\s\"'<>,]+"
-_AT = r"(?<![\w/@])[\w.+%-]+@[\w.-]+"
-_NUMBER = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])"
-_PERSONAL = re.compile(f"{_SIP}|{_AT}|{_NUMBER}", re.IGNORECASE)
+_WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
+_AT = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
+_NUMBER = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
+_PERSONAL = re.compile(f"{_WITH_SCHEME}|{_AT}|{_NUMBER}", re.IGNORECASE)
+_NUMBER_IN_KEY = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,15}(?![A-Za-z0-9])")
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
@@ -59,7 +60,12 @@ _PLAIN: Final = frozenset(
 
 def mask_text(text: str) -> str:
     """Returns a sentence without the phone numbers, SIP addresses and e-mail addresses in it."""
-    return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+")), text)
+    return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
+
+
+def mask_key(key: str) -> str:
+    """Returns an idempotency key without addresses, and without numbers between other parts. An id is shown."""
+    return key if _ID_OR_TIME.fullmatch(key) else _NUMBER_IN_KEY.sub(lambda found: mask(found[0]), mask_text(key))
 
 
 def mask_url(url: str) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.console.masking import mask_json, mask_text, mask_url
+from app.console.masking import mask_json, mask_key, mask_text, mask_url
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,9 @@ from app.console.masking import mask_json, mask_text, mask_url
         ("The number (555) 123-4567.", "The number (•••4567."),
         ("To %2B15551234567", "To +•••4567"),
         ("sip:kate@example.com;transport=tcp failed", "sip:k•••@example.com failed"),
+        ("sip:kate;transport=tls@example.com failed", "sip:k•••@example.com failed"),
+        ("To:14155551234, client:kate.", "To:•••1234, client:k•••"),
+        ("at 2026-11-29T10:00:00.123456+00:00", "at 2026-11-29T10:00:00.123456+00:00"),
         ("mail kate.smith@example.com", "mail k•••@example.com"),
         ("code 13223, status 400, 180 ms", "code 13223, status 400, 180 ms"),
         ("CA" + "1" * 32, "CA" + "1" * 32),
@@ -31,12 +34,28 @@ def test_addresses_in_a_text_are_masked_and_the_rest_stays(text: str, masked: st
         ("https://example.com/flow", "https://example.com/flow"),
         ("https://example.com:8443/flow?user=kate#x", "https://example.com:8443/flow?•••"),
         ("https://***@example.com/+15551234567", "https://example.com/+•••4567"),
+        ("https://example.com/flow/kate@example.com", "https://example.com/flow/k•••@example.com"),
+        ("https://example.com/flow/sip%3Akate%40example.com", "https://example.com/flow/s•••@example.com"),
         ("http://[::1", "••• (11 characters)"),
         ("javascript:alert(1)", "••• (19 characters)"),
     ],
 )
 def test_the_query_of_a_url_is_hidden(url: str, masked: str) -> None:
     assert mask_url(url) == masked
+
+
+@pytest.mark.parametrize(
+    ("key", "masked"),
+    [
+        ("call-14155551234-1", "call-•••1234-1"),
+        ("14155551234:2026-11-29", "•••1234:2026-11-29"),
+        ("order-4711", "order-4711"),
+        ("reminder/kate@example.com", "reminder/k•••@example.com"),
+        ("11111111-2222-4333-8444-555555555555", "11111111-2222-4333-8444-555555555555"),
+    ],
+)
+def test_a_number_in_an_idempotency_key_is_masked(key: str, masked: str) -> None:
+    assert mask_key(key) == masked
 
 
 def test_texts_in_json_are_hidden_unless_their_name_is_known() -> None:

@@ -15,7 +15,7 @@ from app.console.calls.tables import Row, parameter_rows, resource_rows
 from app.console.calls.timeline import Entry, quiet_since, timeline
 from app.console.calls.words import REFUSALS, in_words, span
 from app.console.filters import mask
-from app.console.masking import mask_json, mask_text, mask_url
+from app.console.masking import mask_json, mask_key, mask_text, mask_url
 from app.errors import all_errors
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -132,7 +132,7 @@ def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
         state=badge_of(call),
         to=show(call.to),
         from_=show(call.from_),
-        idempotency_key=call.idempotency_key and show_text(call.idempotency_key),
+        idempotency_key=call.idempotency_key and (str if reveal else mask_key)(call.idempotency_key),
         length=length_of(call),
         entries=entries,
         quiet=quiet_since(entries, history) if renew_every_s else "",
