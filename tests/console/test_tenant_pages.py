@@ -244,3 +244,13 @@ async def test_a_forged_origin_changes_nothing(gateway: Gateway, log_in: LogIn) 
         answer = await person.http.post(f"/console/tenants/{tenant.id}/{act}", data={}, headers=forged)
         assert answer.status_code == 403
     assert await deeds(gateway, tenant.id, person.key_id) == []
+
+
+async def test_a_key_without_read_is_shown_no_tenant_by_a_form_that_is_refused(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, other = await gateway.add_tenant(), await gateway.add_tenant()
+    for person in (await log_in(tenant.id, Scope.ADMIN), await log_in(None, Scope.ADMIN)):
+        for path in (f"/{tenant.id}/accounts", f"/{tenant.id}/keys", f"/{tenant.id}/accounts/{tenant.account_sid}/credentials"):
+            answer = await person.post(f"/tenants{path}", name="x")
+            assert (answer.status_code, tenant.account_sid in answer.text) == (403, False), path
+        listed = await person.post("/tenants", id="not an id")
+        assert (listed.status_code, other.id in listed.text) == (403, False)

@@ -11,7 +11,7 @@ from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
 from app.console.rendering import page
-from app.console.tenancy import reachable_tenant
+from app.console.tenancy import reachable_tenant, require_read
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled, refused
 from app.console.tenants.view import PATH, TenantView, state_of, tenant_path
@@ -33,7 +33,9 @@ async def shown_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
 ShownTenantDep = Annotated[str, Depends(shown_tenant)]
 
 
-async def administration(request: Request, actor: ConsoleActorDep) -> TenantAdministration:
+async def administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
+    """Raises ScopeRequired for a client that may act and not read, because a form that is refused shows the tenant."""
+    require_read(client)
     keyring: Keyring = request.state.keyring
     return TenantAdministration(request.state.database, keyring, actor)
 
