@@ -37,23 +37,31 @@ def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
 
 @contextmanager
 def cleaning_up_on_signal() -> Iterator[None]:
-    """Raises SystemExit on SIGTERM and SIGHUP, so that what is temporary is removed, as on Ctrl-C. Main thread only.
+    """Treats SIGTERM and SIGHUP as Ctrl-C, so that what is temporary is removed, also in an event loop. Main thread only.
 
-    The exit code is that of a shell: 128 and the number of the signal.
+    The process then exits with the code that a shell has for the signal: 128 and its number.
     """
+    received = []
 
     def handle(number: int, _: object) -> None:
         # `timeout` sends its signal twice, which must not interrupt the removal.
-        for each in handlers:
+        for each in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
-        sys.exit(128 + number)
+        received.append(number)
+        signal.raise_signal(signal.SIGINT)
 
-    handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A shell ignores it for commands started with `&`. asyncio handles it only where Python does.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        if received:
+            sys.exit(128 + received[0])
+        raise
     finally:
-        for number, before in handlers.items():
-            signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop_with_parent(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
