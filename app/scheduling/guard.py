@@ -76,10 +76,11 @@ _UNDER_WAY = """
     WHERE locktype = 'relation' AND relation = 'pace'::regclass AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid()
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-# All lost grants came after the last one that the account still has. The row may have been written later than that.
+# All lost grants came after the last one that the account still has, and after the `not_before` of a call that waits. A worker
+# that did not notice the loss may have written the row later than that, and may have granted calls of the account.
 _HALT_BEHIND = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
-        seen_at = least(seen_at, coalesce($1::timestamptz, seen_at))
+        seen_at = least(seen_at, $1::timestamptz, (SELECT min(not_before) FROM scheduled_dial))
     WHERE id = 1 AND halted_at IS NULL RETURNING seen_at
 """
 

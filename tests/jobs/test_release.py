@@ -27,6 +27,7 @@ from app.jobs.dial import Dialer
 from app.jobs.guard import GuardWatch
 from app.jobs.release.service import GrantRelease, Released
 from app.observability import Metrics
+from app.scheduling.grant_counters import GrantCount, GrantCounters
 from app.scheduling.guard import read_guard
 from app.scheduling.halt import GrantHalt
 from app.services import services
@@ -237,6 +238,32 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
     state = await read_guard(gateway.database)
     assert state is not None
     assert event["subject"] == state.server
+
+
+async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_was_noticed(
+    gateway: Gateway, dialer: Dialer
+) -> None:
+    """A worker that was started after a snapshot was put back knows of no grant: it writes to the row, and grants."""
+    rang_at = datetime.now(UTC) - timedelta(hours=2)
+    async with running_upstream(twilio(entry("b", date_created=format_datetime(rang_at)))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        rung = (await tenant.create(priority="normal")).json()
+        await gateway.database.fetch("UPDATE scheduled_dial SET not_before = now() - interval '121 min'")
+        await tenant.create(priority="normal", to="sip:first@example.com")
+        (row,) = await gateway.database.fetch("SELECT call_id, account_id FROM scheduled_dial ORDER BY not_before LIMIT 1")
+        assert str(row["call_id"]) == rung["id"]
+        await gateway.database.fetch(
+            "UPDATE scheduled_dial SET due_at = now() + interval '1 h' WHERE call_id = $1", row["call_id"]
+        )
+        assert len((await grant_calls(gateway.database, row["account_id"], limit=1)).grants) == 1
+        await GuardWatch(gateway.database).step()
+
+        counters = GrantCounters()
+        counters.note(row["account_id"], GrantCount(0, 5))
+        await GuardWatch(gateway.database, counters).step()
+        assert await is_halted(gateway)
+        assert counts(await release(gateway)) == [(1, 0, 0)]
+        assert (await record(tenant, rung["id"]))["execution"] == "started"
 
 
 @pytest.mark.parametrize(
