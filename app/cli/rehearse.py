@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _STANDARD_INPUT = "-"
 _NO_QUEUE = "rehearsal"
 _MAX_LINES = 100_000
+_MAX_BYTES = 256 * 1024 * 1024
+_YEARS = range(1970, 9000)
 # What Twilio does for an account unless it was agreed otherwise.
 _TWILIO_CALLS_PER_SECOND = 1
 
@@ -76,6 +78,8 @@ def rehearse(
     wait already do not count. The exit code is 1 if lines are refused.
     """
     log_errors()
+    if start is not None and start.year not in _YEARS:
+        raise CommandFailed(f"--at: the year must be between {_YEARS[0]} and {_YEARS[-1]}")
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
     settings = _read_settings(tenant, queue, change)
     settings = _with_twilio(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
@@ -87,9 +91,12 @@ def rehearse(
 
 def _read_lines(file: str) -> list[bytes]:
     try:
-        content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else Path(file).read_bytes()
+        with nullcontext(sys.stdin.buffer) if file == _STANDARD_INPUT else Path(file).open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_BYTES:
+        raise CommandFailed(f"{file}: is larger than {_MAX_BYTES // 1024**2} MiB")
     lines = content.splitlines()
     if len(lines) > _MAX_LINES:
         raise CommandFailed(f"{file}: has more than {_MAX_LINES} lines")

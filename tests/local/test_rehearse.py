@@ -171,6 +171,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert failure("rehearse", missing, environment=environment(tmp_path)) == (1, expected)
 
 
+@pytest.mark.parametrize("at", ["1900-01-01T00:00:00Z", "9999-12-31T23:59:00Z"])
+def test_a_time_that_cannot_be_played_is_refused(tmp_path: Path, at: str) -> None:
+    (tmp_path / "calls.ndjson").write_text(line("a"))
+    arguments = ("rehearse", str(tmp_path / "calls.ndjson"), "--at", at)
+    expected = "callgate: --at: the year must be between 1970 and 8999"
+    assert failure(*arguments, environment=environment(tmp_path)) == (1, expected)
+
+
+def test_a_file_without_an_end_is_refused(tmp_path: Path) -> None:
+    expected = "callgate: /dev/zero: is larger than 256 MiB"
+    assert failure("rehearse", "/dev/zero", environment=environment(tmp_path)) == (1, expected)
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A folder for temporary files that the user nobody can reach, too."""
