@@ -13,7 +13,7 @@ queries read; an operator's is None. docs/console.md describes sessions.
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import RedirectResponse
@@ -149,7 +149,9 @@ def local_path(text: str) -> str:
     path, _, _ = text.partition("?")
     inside = path == CONSOLE_PREFIX or path.startswith(f"{CONSOLE_PREFIX}/")
     plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
-    return text if inside and plain and not path.startswith(LOGIN_PATH) else CONSOLE_PREFIX
+    # Browsers and proxies would leave /console by these.
+    leaves = any(part in unquote(path) for part in ("..", "//"))
+    return text if inside and plain and not leaves and not path.startswith(LOGIN_PATH) else CONSOLE_PREFIX
 
 
 def _lead_to_login(request: Request) -> Response:
