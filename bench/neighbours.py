@@ -133,7 +133,7 @@ async def listers(service: Service, path: str, number: int, seen: Listing) -> As
         finally:
             connection.close()
 
-    async with _meanwhile(*(list_on() for _ in range(number))):
+    async with meanwhile(*(list_on() for _ in range(number))):
         yield
 
 
@@ -158,12 +158,12 @@ async def strangers(service: Service, signature: str, query: str) -> AsyncIterat
                     sent += 1
                 await asyncio.sleep(0.005)
 
-    async with _meanwhile(send_on()):
+    async with meanwhile(send_on()):
         yield
 
 
 @asynccontextmanager
-async def _meanwhile(*work: Any) -> AsyncIterator[None]:
+async def meanwhile(*work: Any) -> AsyncIterator[None]:
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.sleep(0.5)

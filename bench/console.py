@@ -1,0 +1,96 @@
+"""Measures what people in the console cost another tenant's creations: `python -m bench.console`.
+
+One API process. Operators reload *Now*, with the figures of its plots, and *Calls* each second. Meanwhile one creation after
+the other is timed, alone and beside them in turn. Ratios within one run; the machine's own speed does not matter.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from bench.connections import Connection, raw_creation, raw_request
+from bench.neighbours import CALLS, UPSTREAM_S, Service, compare, creations, meanwhile, seed
+from bench.one_api import Api, run_with_api
+from tests.proofs.fleet import command
+from tests.support.clients import http_client
+
+PEOPLE = 8
+EVERY_S = 1.0
+PAGES = ("/console/now", "/console/now/figures", "/console/calls")
+
+
+@dataclass
+class Seen:
+    pages: int = 0
+    refused: int = 0
+    slowest_s: float = 0
+
+
+async def log_in(api: Api) -> str:
+    """Returns the header with the cookie of an operator who may read."""
+    shown = await command(api.environment, "keys", "create", "--operator", "--name", "Kate", "--scope", "read", "--json")
+    origin = f"http://127.0.0.1:{api.port}"
+    async with http_client(base_url=origin, headers={"Origin": origin}) as http:
+        answer = await http.post("/console/login", data={"key": json.loads(shown)["key"]})
+    assert answer.status_code == 303, answer.text
+    return str(answer.headers["Set-Cookie"]).partition(";")[0]
+
+
+@asynccontextmanager
+async def people(api: Api, cookie: str, seen: Seen) -> AsyncIterator[None]:
+    """Reloads the pages by the clock, each person at another moment of the second, until the end of the block."""
+    requests = [raw_request(path, {"Cookie": cookie}, method="GET") for path in PAGES]
+
+    async def reload_on(number: int) -> None:
+        connection = Connection(api.port)
+        due = time.perf_counter() + EVERY_S * number / PEOPLE
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                due += EVERY_S
+                for request in requests:
+                    began = time.perf_counter()
+                    status, _ = await connection.ask(request)
+                    seen.slowest_s = max(seen.slowest_s, time.perf_counter() - began)
+                    seen.pages += status == 200
+                    seen.refused += status != 200
+        finally:
+            connection.close()
+
+    async with meanwhile(*(reload_on(number) for number in range(PEOPLE))):
+        yield
+
+
+async def run(api: Api, seconds: float) -> None:
+    keys = {name: await api.make_tenant(name) for name in ("looks", "well")}
+    for key in keys.values():
+        status, body = await Connection(api.port).ask(raw_creation(key))
+        assert status == 201, body
+    seed(api.database, "looks", CALLS)
+    service, cookie, seen = Service(api, keys, seed(api.database, "well", 50_000)), await log_in(api), Seen()
+    await creations(service, 1)
+    found = await compare(
+        f"beside {PEOPLE} people in the console",
+        lambda duration: creations(service, duration),
+        lambda: people(api, cookie, seen),
+        seconds,
+    )
+    print(f"  {'creation, milliseconds':<48} {'n':>5} {'p50':>8} {'p99':>8} {'×':>6}")
+    found.show(f"{seen.pages} pages, {seen.refused} refused, the slowest {seen.slowest_s * 1000:.0f} ms")
+    if seen.refused or not seen.pages:
+        raise SystemExit("a page was refused")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=40, help="of creations, each way")
+    arguments = parser.parse_args()
+    run_with_api("console", lambda api: run(api, arguments.seconds), upstream_s=UPSTREAM_S)
+
+
+if __name__ == "__main__":
+    main()
