@@ -46,14 +46,15 @@ _ADOPT = f"""
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
 _READ = f"""
-    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at
+    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
+        xmin::text AS version
     FROM grant_guard WHERE id = 1
 """
 # The counts of grants begin again, so that those that are known to workers are no reason to halt again.
 _RELEASE = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
         released_at = clock_timestamp()
-    WHERE id = 1 AND {CURRENT_SERVER} = $1
+    WHERE id = 1 AND {CURRENT_SERVER} = $1 AND xmin::text = $2
     RETURNING id
 """
 # An account without a row has no grants.
@@ -68,7 +69,8 @@ _HALT_BY_HAND = f"""
     ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
     RETURNING server, halted_at
 """
-_HALTED = "SELECT server, halted_at FROM grant_guard WHERE id = 1"
+# Writes the row, so that a release that has read it before does not go through.
+_STILL_HALTED = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
 # A grant locks the table `pace` before it reads whether it is allowed, and until it ends. A backup only reads the table. Not
 # pg_stat_activity: it hides the transactions of one role from others.
 _UNDER_WAY = """
@@ -95,6 +97,8 @@ class GuardState:
     halted_at: datetime | None
     halt_reason: HaltReason | None
     read_at: datetime
+    version: str
+    """Changes each time the row is written."""
 
     @property
     def may_grant(self) -> bool:
@@ -124,10 +128,10 @@ class HaltedGrants:
 
 
 async def halt_grants(connection: Connection) -> HaltedGrants:
-    """Halts all grants, whatever the server, until they are released."""
+    """Halts all grants, whatever the server, until they are released. A release that has begun does not go through."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
         return HaltedGrants(halted["server"], halted["halted_at"], was_halted=False)
-    before = await connection.fetchrow(_HALTED)
+    before = await connection.fetchrow(_STILL_HALTED)
     return HaltedGrants(before["server"], before["halted_at"], was_halted=True)
 
 
@@ -176,6 +180,6 @@ async def read_guard(database: Statements) -> GuardState | None:
     return GuardState(**rows[0]) if rows else None
 
 
-async def release_grants(connection: Connection, server: str) -> bool:
-    """Lets calls be granted again on this server. Returns False if it is not this one any more."""
-    return await connection.fetchrow(_RELEASE, server) is not None
+async def release_grants(connection: Connection, state: GuardState) -> bool:
+    """Lets calls be granted again on this server. Returns False if it, or the row, is not that of `state` any more."""
+    return await connection.fetchrow(_RELEASE, state.current, state.version) is not None

@@ -358,8 +358,33 @@ async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_noth
         await halt(gateway)
         state = await read_guard(gateway.database)
         assert state is not None
-        with pytest.raises(CommandFailed, match="another server was promoted meanwhile"):
+        with pytest.raises(CommandFailed, match="another server was promoted"):
             await grants._release(command_actor(), replace(state, server="a", current="b"))
+        assert await is_halted(gateway)
+
+
+async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) -> None:
+    async with (
+        running_upstream(twilio()) as upstream,
+        releasing(gateway) as grants,
+        pool_of(gateway.settings.require_database_url()) as pool,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create(priority="normal")
+        await halt(gateway)
+        first, second = await read_guard(gateway.database), await read_guard(gateway.database)
+        assert first is not None
+        assert second is not None
+        halted = await GrantHalt(pool).run(command_actor())
+        assert (halted.since, halted.was_halted) == (first.halted_at, True)
+        with pytest.raises(CommandFailed, match="somebody else halted"):
+            await grants._release(command_actor(), first)
+        assert await is_halted(gateway)
+        assert counts(await release(gateway)) == [(0, 0, 1)]
+        # A second release that ends after the first one does not end a halt that was made in between.
+        await GrantHalt(pool).run(command_actor())
+        with pytest.raises(CommandFailed, match="somebody else halted"):
+            await grants._release(command_actor(), second)
         assert await is_halted(gateway)
 
 

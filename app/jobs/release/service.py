@@ -76,7 +76,7 @@ class GrantRelease:
         """Searches Twilio's lists and lets calls be granted again. `on_wait` gets the seconds of a wait before it begins.
 
         Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
-        CommandFailed if Twilio cannot be asked, or if another server was promoted meanwhile.
+        CommandFailed if Twilio cannot be asked, and if meanwhile another server was promoted or grants were halted again.
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
@@ -119,8 +119,11 @@ class GrantRelease:
 
     async def _release(self, actor: Actor, state: GuardState) -> None:
         async with self.database.transaction() as connection:
-            if not await release_grants(connection, state.current):
-                raise CommandFailed("another server was promoted meanwhile: run the command again")
+            if not await release_grants(connection, state):
+                raise CommandFailed(
+                    "nothing was released: meanwhile another server was promoted, or somebody else halted or released grants: "
+                    "run the command again if calls are to be dialled"
+                )
             await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current)
 
     async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
