@@ -9,7 +9,7 @@ def pace_text(pace: PaceLimits) -> str:
     if pace.calls_per_second is not None:
         parts.append(f"{plain_number(pace.calls_per_second)} a second, bursts of {pace.burst}")
     if pace.max_concurrent is not None:
-        parts.append(f"{pace.max_concurrent:,} at the same time")
+        parts.append(f"at most {pace.max_concurrent:,} at the same time")
     return ", ".join(parts) or "not limited"
 
 

@@ -64,6 +64,13 @@ def test_an_event_is_described_in_words() -> None:
     assert AuditLine.of(row("sip_credential.delete")).deed == "SIP credential deleted"
 
 
+def test_an_event_about_a_call_or_a_queue_has_the_address_of_its_page() -> None:
+    assert AuditLine.of(row("call.end")).subject_path == "/console/calls/support"
+    assert AuditLine.of(row("queue.cancel", tenant_id="a&b")).subject_path == "/console/queues/a%26b/support"
+    assert AuditLine.of(row("queue.cancel", tenant_id=None)).subject_path is None
+    assert AuditLine.of(row("key.revoke")).subject_path is None
+
+
 @pytest.mark.parametrize("action", get_args(AuditAction))
 def test_every_action_has_words(action: str) -> None:
     assert AuditLine.of(row(action)).deed != action.replace(".", " ")

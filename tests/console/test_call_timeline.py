@@ -24,7 +24,7 @@ def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_g
         ("", "Accepted", ""),
         ("+0.2 s", "Started at Twilio", "180 ms"),
         ("+0.8 s", "Twilio: ringing", "sequence 1"),
-        ("3 min 20 s nothing", "Twilio: completed", "9 s, SIP 200, sequence 3"),
+        ("3 min 20 s without an event", "Twilio: completed", "9 s, SIP 200, sequence 3"),
         ("+0.6 s", "Delivery of completed arrived", "attempt 2, answered 204"),
         ("+1.4 s", "Priced", "−0.00750 USD"),
     ]

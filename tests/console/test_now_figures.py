@@ -113,7 +113,7 @@ def test_the_plots_and_what_they_say() -> None:
         "latency": "half within 200 ms, 95 % within 290 ms",
         "callbacks": "4,800 received",
         "deliveries": "99 delivered, 1 given up",
-        "waiting": "120 at the end, 120 at most",
+        "waiting": "latest 120, peak 120",
         "money": "0.1000 EUR, 12.4075 USD; the price of 1 call is unknown",
     }
     series = {plot.name: {each.label: each.values for each in plot.series} for plot in plots(found)}

@@ -11,8 +11,8 @@ from app.scheduling.pace_limits import UNLIMITED, PaceLimits
 
 def test_a_pace_is_in_words() -> None:
     assert pace_text(UNLIMITED) == "not limited"
-    assert pace_text(PaceLimits(Decimal("0.500"), 2, 1000)) == "0.5 a second, bursts of 2, 1,000 at the same time"
-    assert pace_text(PaceLimits(max_concurrent=3)) == "3 at the same time"
+    assert pace_text(PaceLimits(Decimal("0.500"), 2, 1000)) == "0.5 a second, bursts of 2, at most 1,000 at the same time"
+    assert pace_text(PaceLimits(max_concurrent=3)) == "at most 3 at the same time"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, get_args
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from app.audit.events import AuditAction
 from app.audit.service import read_audit_cursor
@@ -106,6 +106,16 @@ class AuditLine:
     subject: str
     changed: str
     request_id: str | None
+
+    @property
+    def subject_path(self) -> str | None:
+        """The address of the page of the call or queue that the event is about; None for other events."""
+        noun = self.action.partition(".")[0]
+        if noun == "call":
+            return f"{CONSOLE_PREFIX}/calls/{quote(self.subject, safe='')}"
+        if noun == "queue" and self.tenant_id is not None:
+            return f"{CONSOLE_PREFIX}/queues/{quote(self.tenant_id, safe='')}/{quote(self.subject, safe='')}"
+        return None
 
     @classmethod
     def of(cls, row: AuditRow) -> "AuditLine":

@@ -67,7 +67,7 @@ def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
         if before is None:
             yield entry
         elif between >= FOLDED_FROM:
-            yield replace(entry, gap=f"{span(between)} nothing", has_date=between >= _DATED_FROM)
+            yield replace(entry, gap=f"{span(between)} without an event", has_date=between >= _DATED_FROM)
         else:
             yield replace(entry, after=f"+{span(between)}" if between >= _SHOWN_FROM else "", has_date=False)
         before = entry.at

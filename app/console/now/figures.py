@@ -29,9 +29,9 @@ class Range:
 
 
 RANGES: Final[Mapping[str, Range]] = {
-    "1h": Range("1 h", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
-    "24h": Range("24 h", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
-    "7d": Range("7 d", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
+    "1h": Range("hour", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
+    "24h": Range("24 hours", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
+    "7d": Range("7 days", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
 }
 
 Point = tuple[datetime, Figures | None]
@@ -168,7 +168,7 @@ def _calls_summary(every: Figures) -> str:
 
 def _waiting_summary(found: Sequence[Point]) -> str:
     known = [figures.waiting for _, figures in found if figures is not None]
-    return f"{known[-1]:,} at the end, {max(known):,} at most" if known else "Not counted yet"
+    return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
 def _money_summary(every: Figures) -> str:

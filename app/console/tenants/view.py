@@ -52,13 +52,13 @@ class TenantView:
 
     @classmethod
     def of(cls, details: TenantDetails, now: datetime) -> "TenantView":
-        tenant = details.tenant
+        tenant, limit = details.tenant, details.tenant.max_in_flight
         listed = (details.accounts, details.keys, details.sip_credentials, details.workloads)
         return cls(
             tenant=tenant,
             path=tenant_path(tenant.id),
             state=state_of(tenant),
-            max_in_flight="that of the process" if tenant.max_in_flight is None else f"{tenant.max_in_flight:,}",
+            max_in_flight="as many as the process allows" if limit is None else f"at most {limit:,}",
             callback_target=None if tenant.status_callback is None else mask_url(tenant.status_callback),
             callback_events=", ".join(tenant.status_callback_events or ("completed",)),
             hours=None if tenant.hours is None else hours_text(read_hours(tenant.hours)),
