@@ -65,7 +65,8 @@ def _until(text: str, ends: str) -> str:
 def _mask_user(user: str) -> str:
     if _NUMBER.fullmatch(user):
         digits = re.sub(r"\D", "", user)
-        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[-_SHOWN_DIGITS:]}"
+        hidden = len(digits) - min(_SHOWN_DIGITS, len(digits) // 2)
+        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[hidden:]}"
     return f"{user[:1]}{_HIDDEN}"
 
 

@@ -20,6 +20,7 @@ from app.console.filters import code, mask, money, time
         ("sip:+14155550100;phone-context=example.net@pbx.example.com;transport=tls", "sip:+•••0100@pbx.example.com"),
         ("sip:a@kate.smith@example.com", "sip:a•••@example.com"),
         ("sip:@example.com", "sip:•••@example.com"),
+        ("sip:12345@example.com", "sip:•••45@example.com"),
         ("tel:+14155550100", "tel:+•••0100"),
         ("client:jack", "client:j•••"),
         ("Jack", "J•••"),
