@@ -120,8 +120,7 @@ class EmbeddedPostgres:
         for a moment.
         """
         atexit.unregister(self.stop)
-        server = self._server
-        if server is not None:
+        if server := self._server:
             server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
             try:
                 server.wait(STOP_TIMEOUT_S)

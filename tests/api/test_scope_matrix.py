@@ -178,11 +178,11 @@ login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{tenant_id}
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/suspend
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/resume
-401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts
-401     -admin  -admin  3xx     4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials
-401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/tenants/{tenant_id}/credentials/{credential_id}/revoke
-401     -admin  -admin  2xx     4xx     2xx     -admin  POST /console/tenants/{tenant_id}/keys
-401     -admin  -admin  4xx     4xx     4xx     -admin  POST /console/tenants/{tenant_id}/keys/{key_id}/revoke
+401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts
+401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts/{account_sid}/credentials
+401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/tenants/{tenant_id}/credentials/{credential_id}/revoke
+401     -admin  -admin  -read   4xx     2xx     -admin  POST /console/tenants/{tenant_id}/keys
+401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/tenants/{tenant_id}/keys/{key_id}/revoke
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/audit
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/sip
 401     -read   2xx     -read   2xx     2xx     2xx     POST /console/sip

@@ -201,7 +201,7 @@ def is_starting_database(scratch: Path) -> bool:
 
 
 def is_playing(scratch: Path) -> bool:
-    """Whether Postgres has three sessions. The migrations have two."""
+    """Returns whether Postgres has three sessions. The migrations have two."""
     servers = [read(file).split()[:1] for file in scratch.glob("*/postgres/data/postmaster.pid")]
     sessions = [
         each for each in Path("/proc").glob("[0-9]*") if read(each / "cmdline").startswith(b"postgres: callgate callgate ")
