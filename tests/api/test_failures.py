@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -294,6 +295,8 @@ async def test_a_partition_attached_during_an_insert_makes_the_creation_retryabl
     async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         async with gateway.database.begin() as session:
+            await session.execute(text(f"DROP TABLE call_event_{datetime.now(UTC):%Y_%m}"))
+        async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
             await make_partitions(session, "call_event", months_ahead=0)
             first = asyncio.create_task(tenant.create("partition-1"))
             while not await _waits_for_a_lock(session):

@@ -108,5 +108,6 @@ def has_come_to(step: str, twilio: Twilio, upstream: Upstream, output: Path) -> 
 
 async def waits_for_the_lock(gateway: Gateway) -> None:
     waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while not await gateway.database.fetch(waits):
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        while not await gateway.database.fetch(waits):
+            await asyncio.sleep(0.02)

@@ -21,7 +21,7 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     (await tenant.http.put("/v1/queues/slow", json={"pace": pace})).raise_for_status()
     assert (await tenant.create(queue="slow")).status_code == 202
     account_id = await account_of(gateway, tenant)
-    async with gateway.database.transaction() as connection:
+    async with gateway.database.transaction() as connection, asyncio.timeout(60):
         await connection.execute(_LOCK_QUEUE, tenant.id)
         granting = asyncio.create_task(grant_calls(gateway.database, account_id, limit=1))
         while not await gateway.database.fetch(_WAITS):

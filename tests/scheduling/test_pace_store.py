@@ -77,7 +77,7 @@ async def test_calls_that_were_granted_before_count_as_concurrent_calls(pool: Po
 async def test_a_grant_under_way_is_counted(pool: Pool) -> None:
     account = uuid4()
     await set_pace(pool, account, PaceLimits(Decimal(1)))
-    async with pool.transaction() as grant:
+    async with pool.transaction() as grant, asyncio.timeout(60):
         await lock_pace(grant, account)
         setting = asyncio.create_task(set_pace(pool, account, PaceLimits(max_concurrent=10)))
         while not await grant.fetchval(SESSION_WAITS_FOR_LOCK):
