@@ -72,10 +72,10 @@ def rehearse(
 ) -> None:
     """Show when each call of a file would ring or expire, and at what pace.
 
-    Nobody is called and nothing is stored: the calls are placed at a simulator of Twilio, over an embedded Postgres of the
-    command's own, with a clock that jumps. The settings of the queue, its tenant and its first account are read from the
+    No phone rings, and your database is only read. The command starts a Postgres and a simulator of Twilio of its own, and its
+    clock skips the time between events. The settings of the queue, its tenant and its first account are read from the
     database; options for the pace replace those of the queue. Without --queue and --tenant no database is needed. Calls that
-    wait already do not count. The exit code is 1 if lines are refused.
+    already wait do not count. The exit code is 1 if lines are refused.
     """
     log_errors()
     if start is not None and start.year not in _YEARS:

@@ -155,7 +155,10 @@ def local_path(text: str) -> str:
 
 
 def _lead_to_login(request: Request) -> Response:
-    """Redirects to the login, and from there back to this page. htmx, which would show the login inside a page, is told to."""
+    """Returns a redirect to the login, which leads back to this page.
+
+    htmx would follow a redirect and put the login into a part of the page. HX-Redirect makes it open the login instead.
+    """
     query = f"?{request.url.query}" if request.url.query else ""
     if "HX-Request" in request.headers:
         return Response(status_code=401, headers={"HX-Redirect": LOGIN_PATH})

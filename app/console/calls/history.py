@@ -1,7 +1,4 @@
-"""Tells what happened to a call, in a sentence or two. Pure.
-
-"Rang once, answered, 9 s, −0.00750 USD."
-"""
+"""Writes the sentences that say what happened to a call, such as "Rang once, answered, 9 s, −0.00750 USD." Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

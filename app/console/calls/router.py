@@ -105,7 +105,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 @router.get("/{id_or_sid}")
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
-    """Shows a call by its id. Leads there from its sid."""
+    """Shows the call with this id. Redirects from its sid to its id."""
     if CALL_SID.fullmatch(id_or_sid):
         return _lead_to((await _read(request, client, id_or_sid)).call.id)
     return _call_page(request, client, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
