@@ -61,11 +61,35 @@ async def test_a_tenant_sees_its_own_only(gateway: Gateway, log_in: LogIn) -> No
     assert (await person.get("/deliveries", params={"cursor": "x"})).status_code == 422
 
 
-async def test_lists_come_in_pages(gateway: Gateway, log_in: LogIn) -> None:
-    tenant, operator = await gateway.add_tenant(), await log_in()
+async def test_each_delivery_names_its_call(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call = (await tenant.create(to="sip:kate.private@example.com", **{"from": "+14155550123"})).raise_for_status().json()
+    deleted, operator = uuid7(), await log_in()
+    for call_id in (UUID(call["id"]), deleted):
+        await add_delivery(gateway, tenant.id, call_id=call_id)
+        await add_delivery(gateway, tenant.id, call_id=call_id, state="gave_up", attempts=9)
+    for state in ("waiting", "given_up"):
+        page = await operator.get("/deliveries", params={"tenant": tenant.id, "state": state})
+        assert f'<a href="/console/calls/{call["id"]}">sip:k•••@example.com</a>' in page.text
+        assert f"from +•••0123 {call['sid']}" in text_of(page)
+        assert f"deleted call {deleted}" in text_of(page)
+        assert f"/console/calls/{deleted}" not in page.text
+        assert "kate.private" not in page.text
+
+
+async def test_send_again_is_offered_only_for_what_was_sent(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id, operator = await new_call(tenant), await log_in()
+    await add_delivery(gateway, tenant.id, call_id=call_id)
+    tried = await add_delivery(gateway, tenant.id, call_id=call_id, attempts=2, last_status=500)
+    page = await operator.get("/deliveries", params={"tenant": tenant.id})
+    assert re.findall(r"/([\w-]+)/retry", page.text) == [str(tried)]
+    assert re.findall(r"/([\w-]+)/retry", (await operator.get(f"/calls/{call_id}")).text) == [str(tried)]
+
+
+async def test_lists_come_in_pages(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id, operator = await new_call(tenant), await log_in()
     for number in range(PAGE_SIZE + 4):
-        await add_delivery(gateway, tenant.id, due_s=number)
-        await add_delivery(gateway, tenant.id, state="gave_up", attempts=9, age_s=number)
+        await add_delivery(gateway, tenant.id, call_id=call_id, attempts=1, due_s=number)
+        await add_delivery(gateway, tenant.id, call_id=call_id, state="gave_up", attempts=9, age_s=number)
     for state in ("waiting", "given_up"):
         first = await operator.get("/deliveries", params={"tenant": tenant.id, "state": state})
         found = re.search(r'rel="next" href="/console([^"]+)"', first.text)

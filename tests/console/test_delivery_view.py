@@ -28,6 +28,9 @@ def line(**members: Any) -> ListedDelivery:
         "last_error": None,
         "held": False,
         "url": "https://hooks.example.com/",
+        "sid": "CA" + "e" * 32,
+        "to": "sip:kate@example.com",
+        "from_": "+14155550123",
     }
     return ListedDelivery(**(values | members))
 
@@ -41,11 +44,28 @@ def line(**members: Any) -> ListedDelivery:
         ({"attempts": 3, "last_status": 503}, ("retrying", "3 attempts failed", "answered 503")),
         ({"state": "gave_up", "attempts": 12, "last_error": "new"}, ("given_up", "after 12 attempts", "new")),
         ({"last_status": 204}, ("waiting", "for its first attempt", None)),
+        ({"last_attempt_at": AT, "last_status": 500}, ("waiting", "to be sent again", "answered 500")),
     ],
 )
 def test_the_state_is_in_words(members: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
     item = DeliveryItem.of(line(**members))
     assert (item.state, item.note, item.last_error) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({}, False),
+        ({"attempts": 1}, True),
+        ({"attempts": 1, "held": True}, False),
+        ({"last_attempt_at": AT, "last_status": 500}, False),
+        ({"state": "gave_up", "attempts": 12}, True),
+        ({"state": "delivered", "attempts": 1}, True),
+        ({"state": "gave_up", "attempts": 12, "sid": None, "to": None, "from_": None}, False),
+    ],
+)
+def test_send_again_is_offered_for_what_was_sent_and_whose_call_exists(members: dict[str, Any], *, expected: bool) -> None:
+    assert DeliveryItem.of(line(**members)).can_be_sent_again is expected
 
 
 def test_a_cursor_leads_behind_its_line() -> None:

@@ -13,7 +13,8 @@ from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallForm, Search
 from app.console.calls.tables import Row, parameter_rows, resource_rows
 from app.console.calls.timeline import Entry, quiet_since, timeline
-from app.console.calls.words import REFUSALS, in_words, span
+from app.console.calls.words import REFUSALS, span
+from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
 from app.console.filters import mask
 from app.console.masking import mask_json, mask_key, mask_text, mask_url
 from app.errors import all_errors
@@ -87,6 +88,7 @@ class DeliveryLine:
     answer: str
     next_in: str
     state: str
+    can_be_sent_again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,14 @@ def _renew_every_s(history: CallHistory) -> int | None:
 def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool) -> DeliveryLine:
     due = delivery.next_attempt_at
     url = delivery.url or ""
-    answer = in_words(delivery.last_error) if delivery.last_error else str(delivery.last_status or "")
-    state = {"gave_up": "given_up", "pending": "retrying" if delivery.attempts else "waiting"}.get(
-        delivery.state, delivery.state
+    return DeliveryLine(
+        delivery,
+        url=url if reveal else mask_url(url),
+        answer=error_in_words(delivery.last_error, None) or str(delivery.last_status or ""),
+        next_in="" if due is None else span(due - history.now) if due > history.now else "now",
+        state=state_of(delivery)[0],
+        can_be_sent_again=can_be_sent_again(delivery),
     )
-    next_in = "" if due is None else span(due - history.now) if due > history.now else "now"
-    return DeliveryLine(delivery, url if reveal else mask_url(url), answer, next_in, state)
 
 
 def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:

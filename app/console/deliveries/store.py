@@ -51,6 +51,14 @@ class ListedDelivery:
     last_error: str | None
     held: bool
     url: str | None
+    sid: str | None
+    to: str | None
+    """The call's; None if the call was deleted."""
+    from_: str | None
+
+    @property
+    def has_call(self) -> bool:
+        return self.to is not None
 
     @property
     def created_at(self) -> datetime:
@@ -70,7 +78,7 @@ class GivenUp:
 
 _LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
     delivery.pending_since, delivery.next_attempt_at, delivery.last_attempt_at, delivery.last_status, delivery.last_error,
-    delivery.held, coalesce(delivery.url, call.status_callback)"""
+    delivery.held, coalesce(delivery.url, call.status_callback), call.sid, call."to", call."from" AS from_"""
 
 _BACKLOGS = f"""
     WITH RECURSIVE {TENANTS_WITH_WAITING}

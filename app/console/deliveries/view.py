@@ -1,4 +1,4 @@
-"""What the pages of deliveries show of each: its state and its last error in words, and where it goes. Pure."""
+"""What the pages of deliveries show: which deliveries, and each with its call and where it goes. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,23 +7,12 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from app.console.deliveries.store import MAX_COUNTED, Backlog, ListedDelivery
+from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
 from app.console.masking import mask_url
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
 
 PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
-# docs/callbacks.md explains the words.
-_ERRORS: Final = {
-    "resolve": "the host has no address",
-    "refused_address": "its address is not allowed",
-    "invalid_url": "the URL is not valid under the present rules",
-    "connect": "no connection",
-    "tls": "no trusted certificate",
-    "timeout": "no answer in time",
-    "lost": "the connection broke",
-    "secret": "the tenant’s secret cannot be opened",
-    "deleted": "the call was deleted before",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,37 +68,28 @@ def cursor_after(line: ListedDelivery) -> str:
     return "" if line.next_attempt_at is None else f"{line.next_attempt_at.isoformat()}~{line.id}"
 
 
-def last_error_of(error: str | None, status: int | None) -> str | None:
-    """Returns why the last attempt failed, in words; None: it did not, or there was none."""
-    if error is not None:
-        return _ERRORS.get(error, error)
-    return None if status is None or status < 300 else f"answered {status}"
-
-
 @dataclass(frozen=True, slots=True)
 class DeliveryItem:
     """A line of the list."""
 
     line: ListedDelivery
     state: str
-    """`waiting`, `retrying` or `given_up`."""
+    """The word for the badge."""
     note: str
     """What it waits for, or how it ended."""
     last_error: str | None
     target: str | None
+    can_be_sent_again: bool
 
     @classmethod
     def of(cls, line: ListedDelivery) -> "DeliveryItem":
-        error = last_error_of(line.last_error, line.last_status)
-        if line.state == "gave_up":
-            state, note = "given_up", f"after {_attempts(line.attempts)}"
-        elif line.held:
-            state, note = "waiting", "for an earlier event of its call"
-        elif line.attempts:
-            state, note = "retrying", f"{_attempts(line.attempts)} failed"
-        else:
-            state, note = "waiting", "for its first attempt"
-        return cls(line, state, note, error, None if line.url is None else mask_url(line.url))
+        return cls(
+            line,
+            *state_of(line),
+            last_error=error_in_words(line.last_error, line.last_status),
+            target=None if line.url is None else mask_url(line.url),
+            can_be_sent_again=line.has_call and can_be_sent_again(line),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +111,10 @@ class BacklogItem:
             waiting=_bounded(backlog.waiting, backlog),
             retried=_bounded(backlog.retried, backlog),
             oldest=backlog.oldest,
-            last_error=last_error_of(None, int(error)) if error and is_status else last_error_of(error, None),
+            last_error=error_in_words(None, int(error)) if error and is_status else error_in_words(error, None),
         )
 
 
 def _bounded(number: int, backlog: Backlog) -> str:
     """Returns the number; with a "+" if not all were counted."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"
-
-
-def _attempts(number: int) -> str:
-    return f"{number} attempt" if number == 1 else f"{number} attempts"

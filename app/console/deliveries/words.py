@@ -1,0 +1,59 @@
+"""What the pages say about a delivery: its state and its last error in words, and whether it can be sent again. Pure."""
+
+from datetime import datetime
+from typing import Final, Protocol
+
+# docs/callbacks.md explains the words.
+_ERRORS: Final = {
+    "resolve": "the host has no address",
+    "refused_address": "its address is not allowed",
+    "invalid_url": "the URL is not valid under the present rules",
+    "connect": "no connection",
+    "tls": "no trusted certificate",
+    "timeout": "no answer in time",
+    "lost": "the connection broke",
+    "secret": "the tenant’s secret cannot be opened",
+    "deleted": "the call was deleted before",
+}
+
+
+class Attempted(Protocol):
+    """A delivery with its attempts."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def held(self) -> bool: ...
+    @property
+    def last_attempt_at(self) -> datetime | None: ...
+
+
+def state_of(delivery: Attempted) -> tuple[str, str]:
+    """Returns the word for the badge, and what the delivery waits for or how it ended."""
+    if delivery.state == "delivered":
+        return "delivered", "" if delivery.attempts == 1 else f"after {_attempts(delivery.attempts)}"
+    if delivery.state == "gave_up":
+        return "given_up", f"after {_attempts(delivery.attempts)}"
+    if delivery.held:
+        return "waiting", "for an earlier event of its call"
+    if delivery.attempts:
+        return "retrying", f"{_attempts(delivery.attempts)} failed"
+    return "waiting", "for its first attempt" if delivery.last_attempt_at is None else "to be sent again"
+
+
+def can_be_sent_again(delivery: Attempted) -> bool:
+    """Returns whether it was sent, and sending it again is not already what happens next."""
+    return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
+
+
+def error_in_words(error: str | None, status: int | None) -> str | None:
+    """Returns why the last attempt failed; None: it did not, or there was none."""
+    if error is not None:
+        return _ERRORS.get(error, error)
+    return None if status is None or status < 300 else f"answered {status}"
+
+
+def _attempts(number: int) -> str:
+    return f"{number} attempt" if number == 1 else f"{number} attempts"
