@@ -5,16 +5,17 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from app.audit.store import AuditFilter, AuditRow, list_audit_events
-from app.console.calls.store import MAX_EVENTS
+from app.console.calls.store import MAX_DELIVERIES, MAX_EVENTS
 from app.console.reads import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import instrumented
 from tests.console.conftest import LogIn, browser, cookie_of, text_of
+from tests.console.rows import add_delivery
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
@@ -272,6 +273,18 @@ async def test_a_page_has_at_most_the_first_events(gateway: Gateway, tenant: Ten
     page = await (await log_in()).get(f"/calls/{record['id']}")
     assert page.text.count("<strong>Recording</strong>") == MAX_EVENTS - 2  # after the request and its outcome
     assert "There are more events" in text_of(page)
+
+
+async def test_a_page_has_at_most_the_first_deliveries(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    record, operator = await place(tenant), await log_in()
+    for _ in range(MAX_DELIVERIES):
+        await add_delivery(gateway, tenant.id, call_id=UUID(record["id"]), state="gave_up", attempts=9)
+    whole = await operator.get(f"/calls/{record['id']}")
+    assert "There are more deliveries" not in text_of(whole)
+    await add_delivery(gateway, tenant.id, call_id=UUID(record["id"]), state="gave_up", attempts=9)
+    cut = await operator.get(f"/calls/{record['id']}")
+    assert "There are more deliveries" in text_of(cut)
+    assert [page.text.count("/retry") for page in (whole, cut)] == [MAX_DELIVERIES] * 2
 
 
 async def test_a_delivery_is_sent_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:

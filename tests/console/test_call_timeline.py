@@ -40,6 +40,8 @@ def test_the_time_since_the_last_line_is_told_once_it_is_long() -> None:
     assert quiet_since(timeline(waits), waits) == ""
     waits = history(PROGRESS[0], now=65)
     assert quiet_since(timeline(waits), waits) == "1 min 5 s"
+    cut = history(PROGRESS[0], now=65, has_more_events=True)
+    assert quiet_since(timeline(cut), cut) == ""
 
 
 def test_deliveries_say_how_they_stand() -> None:

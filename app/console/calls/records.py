@@ -85,6 +85,8 @@ class CallHistory:
     """In order. The earliest ones, if there are too many to show."""
     has_more_events: bool = False
     deliveries: Sequence[DeliveryRow] = ()
+    """In the order of their events. The first ones, if there are too many to show."""
+    has_more_deliveries: bool = False
     pending_end: PendingEnd | None = None
     dial: DialRow | None = None
     queue: str | None = None

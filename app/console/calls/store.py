@@ -23,7 +23,9 @@ from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
 
 MAX_EVENTS = 500
-"""Events of a call that its page shows, the earliest ones."""
+"""Events of a call that its page shows, the earliest ones: callbacks, searches and changes are events, too."""
+MAX_DELIVERIES = 100
+"""Deliveries of a call that its page shows, those of the earliest events."""
 
 _LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
     call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
@@ -55,7 +57,7 @@ _READ_CALL = f"""
             SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_OLDER} ORDER BY at, id LIMIT $2
         ) AS event) AS events,
         (SELECT jsonb_agg(to_jsonb(each) ORDER BY position, at) FROM (
-            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_OLDER}
+            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_OLDER} ORDER BY position, at LIMIT $3
         ) AS each) AS deliveries
     FROM call LEFT JOIN queue ON queue.id = call.queue_id
     WHERE call.{{column}} = $1 {{only}}
@@ -85,8 +87,8 @@ async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: s
     `tenant_id` None: a call of any tenant, for operators.
     """
     column = "id" if isinstance(call_id, UUID) else "sid"
-    statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $3")
-    values = (call_id, MAX_EVENTS + 1, *([] if tenant_id is None else [tenant_id]))
+    statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $4")
+    values = (call_id, MAX_EVENTS + 1, MAX_DELIVERIES + 1, *([] if tenant_id is None else [tenant_id]))
     rows = await fetch(database, statement, *values)
     return _history(rows[0]) if rows else None
 
@@ -97,12 +99,14 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
     now, queue, redialed_as = (values.pop(name) for name in ("now", "queue", "redialed_as"))
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
     events = [_event(call, event) for event in parts["events"] or []]
+    deliveries = [_DELIVERY.validate_python(_with_target(call, each)) for each in parts["deliveries"] or []]
     return CallHistory(
         call=call,
         now=now,
         events=events[:MAX_EVENTS],
         has_more_events=len(events) > MAX_EVENTS,
-        deliveries=[_DELIVERY.validate_python(_with_target(call, each)) for each in parts["deliveries"] or []],
+        deliveries=deliveries[:MAX_DELIVERIES],
+        has_more_deliveries=len(deliveries) > MAX_DELIVERIES,
         pending_end=_PENDING_END.validate_python(parts["pending_end"]),
         dial=_DIAL.validate_python(parts["dial"]),
         queue=queue,

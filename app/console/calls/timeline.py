@@ -55,7 +55,9 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
 
 
 def quiet_since(entries: Sequence[Entry], history: CallHistory) -> str:
-    """Returns how long nothing has happened since the last line; "" if that was a moment ago."""
+    """Returns how long nothing has happened since the last line; "" if that was a moment ago, or later lines are left out."""
+    if history.has_more_events:
+        return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
     return span(quiet) if quiet >= FOLDED_FROM else ""
 
