@@ -43,8 +43,8 @@ def list_queues(tenant: TenantId, as_json: AsJson = False) -> None:
 @queues.command("show")
 def show_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Show a queue, how far it is, and what its next call waits for."""
-    queue, progress = _run(lambda service: service.progress(tenant, name))
-    values, counts = _settings(queue) | _progress(progress), _counts(progress)
+    progress = _run(lambda service: service.progress(tenant, name))
+    values, counts = _settings(progress.state.queue) | _progress(progress), _counts(progress)
     if as_json:
         show(values | {"counts": counts}, as_json=True)
         return

@@ -105,7 +105,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
 @needs(Scope.READ)
 async def get_queue(caller: CallerDep, service: QueueServiceDep, name: QueueName) -> QueueDetails:
     """Returns the settings, the numbers of calls, and what the next one waits for."""
-    return QueueDetails.with_progress(*await service.progress(caller.tenant_id, name))
+    return QueueDetails.with_progress(await service.progress(caller.tenant_id, name))
 
 
 @router.put(

@@ -98,16 +98,16 @@ class QueueDetails(QueueRecord):
         "Null: no call waits, or it is dialled now."
     )
     projected_end_at: datetime | None = Field(
-        description="When the last waiting call is dialled or expires, if calls go as fast as the pace allows. Null: unknown, "
-        "as without a pace or with hours."
+        description="When the last waiting call is dialled or expires, if calls go as fast as the pace allows: now or "
+        "later. Null: unknown, as without a pace or with hours."
     )
     counts: QueueCounts | None = Field(description="All calls of the queue. Null: they could not be counted in time.")
 
     @classmethod
-    def with_progress(cls, row: QueueRow, progress: QueueProgress) -> Self:
+    def with_progress(cls, progress: QueueProgress) -> Self:
         waiting, counts = progress.waiting, progress.counts
         return cls(
-            **_settings_of(row),
+            **_settings_of(progress.state.queue),
             waiting=None if waiting is None else waiting.number,
             oldest_not_before=None if waiting is None else waiting.first_not_before,
             wait_reason=progress.wait_reason,

@@ -11,6 +11,7 @@ from app.database.pool import Transactions
 from app.http.read_limit import ReadLimit
 from app.queues import store
 from app.queues.progress import QueueProgress, progress_of
+from app.queues.state_store import find_queue_state
 from app.queues.store import QueueRow
 from app.scheduling.hours import Hours
 from app.scheduling.pace_limits import UNLIMITED, PaceChange
@@ -83,14 +84,18 @@ class QueueService:
         async with self.database.transaction() as connection:
             return await _found(connection, tenant_id, name)
 
-    async def progress(self, tenant_id: str, name: str) -> tuple[QueueRow, QueueProgress]:
-        """Returns the queue and how far it is. What cannot be counted within 1.5 seconds is None. Raises NoSuchResource."""
+    async def progress(self, tenant_id: str, name: str) -> QueueProgress:
+        """Returns how far the queue is. What cannot be counted within 1.5 seconds is None. Raises NoSuchResource.
+
+        Each count is a statement of its own, so that one that takes too long does not cost the other one.
+        """
         async with self.reads.slot(tenant_id), self.database.transaction() as connection:
-            queue = await _found(connection, tenant_id, name)
-            next_call = await store.find_next_call(connection, queue.id)
-            waiting = await store.count_waiting(connection, queue.id)
-            counts = await store.count_calls(connection, queue.id)
-        return queue, progress_of(queue, next_call, waiting, counts)
+            state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
+            if state is None:
+                raise _no_queue(tenant_id, name)
+            waiting = await store.count_waiting(connection, state.queue.id)
+            counts = await store.count_calls(connection, state.queue.id)
+        return progress_of(state, waiting, counts)
 
 
 def _check(name: str, change: QueueChange) -> None:

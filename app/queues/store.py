@@ -12,9 +12,7 @@ from asyncpg import QueryCanceledError
 from uuid_utils.compat import uuid7
 
 from app.database.connection import Connection
-from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.hours import Hours, read_hours
-from app.scheduling.pace import wait_s
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
 
 COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
@@ -42,38 +40,6 @@ class QueueRow:
         id_, tenant_id, name, created_at, updated_at, paused, hours, ring_within_s, *limits = row
         read = None if hours is None else read_hours(json.loads(hours))
         return cls(id_, tenant_id, name, created_at, updated_at, paused, read, ring_within_s, PaceLimits(*limits))
-
-
-@dataclass(frozen=True, slots=True)
-class PaceState:
-    """How many calls may go now, by one row of `pace`."""
-
-    calls_per_second: float | None
-    is_full: bool
-    """As many calls are under way as may be."""
-    is_spent: bool
-    """There is no token."""
-
-
-NO_PACE: Final = PaceState(None, is_full=False, is_spent=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NextCall:
-    """The call of a queue that is due first, and what it waits for."""
-
-    read_at: datetime
-    not_before: datetime
-    due_at: datetime
-    is_halted: bool
-    """No calls are granted at all (app.scheduling.guard)."""
-    is_tenant_suspended: bool
-    has_hours: bool
-    """Whether the queue or its tenant has hours."""
-    tries: int
-    """How often it was granted before."""
-    pace: PaceState
-    account_pace: PaceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +100,6 @@ async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) ->
     """Returns the ids of calls that wait."""
     rows = await connection.fetch("SELECT call_id FROM scheduled_dial WHERE queue_id = $1 LIMIT $2", queue_id, limit)
     return [row["call_id"] for row in rows]
-
-
-async def find_next_call(connection: Connection, queue_id: UUID) -> NextCall | None:
-    """Returns the waiting call that is due first."""
-    head = f"""SELECT clock_timestamp() AS read_at, dial.not_before, dial.due_at, dial.account_id, dial.tries,
-            NOT coalesce({MAY_GRANT}, true) AS is_halted,
-            tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
-            coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours
-        FROM scheduled_dial AS dial JOIN queue ON queue.id = dial.queue_id JOIN tenant ON tenant.id = dial.tenant_id
-        WHERE dial.queue_id = $1 ORDER BY dial.due_at LIMIT 1"""
-    row = await connection.fetchrow(head, queue_id)
-    if row is None:
-        return None
-    values = dict(row)
-    account_id = values.pop("account_id")
-    states = await _pace_states(connection, (queue_id, account_id))
-    return NextCall(**values, pace=states.get(queue_id, NO_PACE), account_pace=states.get(account_id, NO_PACE))
-
-
-async def _pace_states(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceState]:
-    statement = f"""SELECT subject_id, calls_per_second::float8, coalesce(in_use >= max_concurrent, false),
-            {wait_s("clock.at")} IS NOT NULL
-        FROM pace, (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = ANY ($1)"""
-    return {subject_id: PaceState(*state) for subject_id, *state in await connection.fetch(statement, subject_ids)}
 
 
 async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls | None:

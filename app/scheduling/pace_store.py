@@ -4,15 +4,15 @@ Functions run in the caller's transaction and never commit. `subject_id` is the 
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 from app.database.connection import Connection
 from app.scheduling.pace import next_at_for_rate
 from app.scheduling.pace_limits import PaceLimits
 
-_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
+COLUMNS: Final = "calls_per_second, burst, max_concurrent"
 _WRITE: Final = f"""
     UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate("clock.at", "$2")},
         in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
@@ -22,8 +22,13 @@ _WRITE: Final = f"""
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
     """Returns the limits of those subjects that have any."""
-    statement = f"SELECT subject_id, {_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
-    paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in await connection.fetch(statement, subject_ids)}
+    statement = f"SELECT subject_id, {COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
+    return paces_of(await connection.fetch(statement, subject_ids))
+
+
+def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
+    """Returns the limits in rows of `subject_id` and COLUMNS, by subject, without those that limit nothing."""
+    paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in rows}
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
@@ -33,7 +38,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     Inserts a row without limits if there is none: a row is what can be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
-    statement = f"SELECT {_COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
+    statement = f"SELECT {COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
     return PaceLimits(*await connection.fetchrow(statement, subject_id))
 
 

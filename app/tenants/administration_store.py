@@ -54,6 +54,12 @@ class TenantRow:
     hours: dict[str, Any] | None
     """When scheduled calls may ring, as `Hours.to_json` of app.scheduling.hours; None: at any time."""
 
+    @classmethod
+    def of(cls, *values: Any) -> "TenantRow":
+        """Returns the row with these values of TENANT_COLUMNS."""
+        *others, hours = values
+        return cls(*(*others, None if hours is None else json.loads(hours)))
+
     @property
     def settings(self) -> TenantSettings:
         return TenantSettings(
@@ -122,52 +128,52 @@ class KeyRow:
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
 
-_TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
+TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_callback_method, status_callback_events,
     callback_format, max_in_flight, sealed_callback_secret IS NOT NULL, hours"""
-_ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
-_CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
+ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
+CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id), coalesce(place, id), preferred_at"""
-_KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
+KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
     (SELECT last_used_at FROM api_key_use WHERE key_id = api_key.id)"""
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
     """Inserts a tenant and returns it; None if it exists already."""
-    statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {_TENANT_COLUMNS}"
-    return _one(_tenant, await connection.fetchrow(statement, tenant_id, name))
+    statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {TENANT_COLUMNS}"
+    return _one(TenantRow.of, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
     """Returns tenants in the order of their ids. `limit` None: all."""
-    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
-    return [_tenant(*row) for row in await connection.fetch(statement, after or "", limit)]
+    statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
+    return [TenantRow.of(*row) for row in await connection.fetch(statement, after or "", limit)]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _one(_tenant, await connection.fetchrow(f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
+    return _one(TenantRow.of, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
     """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
-    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
-    return _one(_tenant, await connection.fetchrow(statement, tenant_id))
+    statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
+    return _one(TenantRow.of, await connection.fetchrow(statement, tenant_id))
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
     """Returns those tenants that exist, by id. `lock` locks the rows as `lock_tenant` does, in this order."""
-    statement = f"SELECT {_TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
-    return [_tenant(*row) for row in await connection.fetch(statement, tenant_ids)]
+    statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
+    return [TenantRow.of(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
     """Sets all settings. A tenant that is suspended already keeps the time of its suspension."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
-        max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {_TENANT_COLUMNS}"""
+        max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {TENANT_COLUMNS}"""
     hours = None if settings["hours"] is None else json.dumps(settings["hours"])
     callbacks = settings["status_callback"], settings["status_callback_method"], settings["status_callback_events"]
     values = settings["name"], settings["suspended"], *callbacks, settings["callback_format"], settings["max_in_flight"], hours
-    return _tenant(*await connection.fetchrow(statement, tenant_id, *values))
+    return TenantRow.of(*await connection.fetchrow(statement, tenant_id, *values))
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
@@ -181,31 +187,31 @@ async def insert_account(
 ) -> AccountRow | None:
     """Inserts an account and returns it; None if the tenant has it already."""
     statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (tenant_id, account_sid) DO NOTHING RETURNING {_ACCOUNT_COLUMNS}"""
+        ON CONFLICT (tenant_id, account_sid) DO NOTHING RETURNING {ACCOUNT_COLUMNS}"""
     return _one(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
 
 
 async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow | None:
     """Returns the tenant's account with a lock until the transaction ends."""
-    statement = f"""SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
+    statement = f"""SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
         FOR NO KEY UPDATE"""
     return _one(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
 
 
 async def set_base_url(connection: Connection, account_id: UUID, base_url: str | None) -> AccountRow:
-    statement = f"UPDATE twilio_account SET base_url = $2 WHERE id = $1 RETURNING {_ACCOUNT_COLUMNS}"
+    statement = f"UPDATE twilio_account SET base_url = $2 WHERE id = $1 RETURNING {ACCOUNT_COLUMNS}"
     return AccountRow(*await connection.fetchrow(statement, account_id, base_url))
 
 
 async def find_accounts(connection: Connection, tenant_ids: Sequence[str]) -> list[AccountRow]:
     """Returns the accounts of all these tenants, oldest first."""
-    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = ANY ($1) ORDER BY id"
+    statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = ANY ($1) ORDER BY id"
     return [AccountRow(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:
     """Returns the accounts, oldest first. The first of all is the tenant's default."""
-    statement = f"SELECT {_ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
+    statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
     return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
 
@@ -213,13 +219,13 @@ async def insert_credential(
     connection: Connection, credential_id: UUID, *, account_id: UUID, kind: str, username: str, sealed_secret: bytes
 ) -> CredentialRow:
     statement = f"""INSERT INTO twilio_credential AS credential (id, account_id, kind, username, sealed_secret)
-        VALUES ($1, $2, $3, $4, $5) RETURNING {_CREDENTIAL_COLUMNS}"""
+        VALUES ($1, $2, $3, $4, $5) RETURNING {CREDENTIAL_COLUMNS}"""
     return CredentialRow(*await connection.fetchrow(statement, credential_id, account_id, kind, username, sealed_secret))
 
 
 async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
     """Returns active credentials in the order to try them."""
-    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
+    statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
         WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER}"""
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
@@ -235,14 +241,14 @@ async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
     """Returns the tenant's credential with a lock until the transaction ends. `account_sid` None: of any account."""
-    statement = f"""SELECT {_CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
+    statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
         SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
     return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
 
 
 async def revoke_credential(connection: Connection, credential_id: UUID) -> CredentialRow:
     statement = f"""UPDATE twilio_credential AS credential SET revoked_at = now() WHERE id = $1
-        RETURNING {_CREDENTIAL_COLUMNS}"""
+        RETURNING {CREDENTIAL_COLUMNS}"""
     return CredentialRow(*await connection.fetchrow(statement, credential_id))
 
 
@@ -261,38 +267,33 @@ async def insert_key(
     """Inserts a key and returns it; None if the tenant has a key with this idempotency key."""
     statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {_KEY_COLUMNS}"""
+        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {KEY_COLUMNS}"""
     values = (key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
     return _one(KeyRow, await connection.fetchrow(statement, *values))
 
 
 async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> KeyRow:
     """Returns the key, which must exist."""
-    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
+    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
     return KeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
 
 
 async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[KeyRow]:
     """Returns the keys of a tenant, oldest first; without a tenant, those of operators."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
-    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
+    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
     return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
     """Returns the key with a lock until the transaction ends."""
-    statement = f"SELECT {_KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
+    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
     return _one(KeyRow, await connection.fetchrow(statement, prefix))
 
 
 async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
-    statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {_KEY_COLUMNS}"
+    statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {KEY_COLUMNS}"
     return KeyRow(*await connection.fetchrow(statement, key_id))
-
-
-def _tenant(*values: Any) -> TenantRow:
-    *others, hours = values
-    return TenantRow(*(*others, None if hours is None else json.loads(hours)))
 
 
 def _one(row: Callable[..., Row], record: Iterable[Any] | None) -> Row | None:

@@ -23,7 +23,7 @@ class SipCredentialRow:
     """When user name and password were last replaced."""
 
 
-_COLUMNS = "id, tenant_id, name, created_at, updated_at"
+COLUMNS = "id, tenant_id, name, created_at, updated_at"
 
 
 async def insert_sip_credential(
@@ -31,7 +31,7 @@ async def insert_sip_credential(
 ) -> SipCredentialRow | None:
     """Inserts a credential and returns it; None if the tenant has one of this name."""
     statement = f"""INSERT INTO sip_credential (id, tenant_id, name, sealed_username, sealed_password)
-        VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, name) DO NOTHING RETURNING {_COLUMNS}"""
+        VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, name) DO NOTHING RETURNING {COLUMNS}"""
     row = await connection.fetchrow(statement, credential_id, tenant_id, name, sealed_username, sealed_password)
     return None if row is None else SipCredentialRow(*row)
 
@@ -47,7 +47,7 @@ class SealedSipAuth:
 
 async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SealedSipAuth | None:
     """Returns the row with a lock until the transaction ends."""
-    statement = f"""SELECT sealed_username, sealed_password, {_COLUMNS} FROM sip_credential
+    statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else _sealed(row)
@@ -55,7 +55,7 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
 
 async def find_sealed_sip_auth(connection: Connection, tenant_ids: Sequence[str]) -> list[SealedSipAuth]:
     """Returns the credentials of all these tenants."""
-    statement = f"SELECT sealed_username, sealed_password, {_COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
+    statement = f"SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
     return [_sealed(row) for row in await connection.fetch(statement, tenant_ids)]
 
 
@@ -68,7 +68,7 @@ async def update_sip_credential(
     connection: Connection, credential_id: UUID, *, sealed_username: bytes, sealed_password: bytes
 ) -> SipCredentialRow:
     statement = f"""UPDATE sip_credential SET sealed_username = $2, sealed_password = $3, updated_at = now()
-        WHERE id = $1 RETURNING {_COLUMNS}"""
+        WHERE id = $1 RETURNING {COLUMNS}"""
     return SipCredentialRow(*await connection.fetchrow(statement, credential_id, sealed_username, sealed_password))
 
 
@@ -76,12 +76,12 @@ async def list_sip_credentials(
     connection: Connection, tenant_id: str, *, after: str | None = None, limit: int | None = None
 ) -> list[SipCredentialRow]:
     """Returns credentials by name; with `after`, those with a later name."""
-    statement = f"""SELECT {_COLUMNS} FROM sip_credential WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2)
+    statement = f"""SELECT {COLUMNS} FROM sip_credential WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2)
         ORDER BY name LIMIT $3"""
     return [SipCredentialRow(*row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
 
 async def delete_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SipCredentialRow | None:
-    statement = f"DELETE FROM sip_credential WHERE tenant_id = $1 AND name = $2 RETURNING {_COLUMNS}"
+    statement = f"DELETE FROM sip_credential WHERE tenant_id = $1 AND name = $2 RETURNING {COLUMNS}"
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else SipCredentialRow(*row)

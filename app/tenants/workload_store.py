@@ -23,7 +23,7 @@ class WorkloadRow:
     created_at: datetime
 
 
-_COLUMNS = "id, issuer, namespace, service_account, tenant_id, scopes, created_at"
+COLUMNS = "id, issuer, namespace, service_account, tenant_id, scopes, created_at"
 
 
 async def insert_workload(
@@ -31,7 +31,7 @@ async def insert_workload(
 ) -> WorkloadRow | None:
     """Inserts a workload and returns it; None if the service account is a workload already."""
     statement = f"""INSERT INTO workload (id, issuer, namespace, service_account, tenant_id, scopes)
-        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (issuer, namespace, service_account) DO NOTHING RETURNING {_COLUMNS}"""
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (issuer, namespace, service_account) DO NOTHING RETURNING {COLUMNS}"""
     values = (workload_id, account.issuer, account.namespace, account.name, tenant_id, scopes)
     row = await connection.fetchrow(statement, *values)
     return None if row is None else WorkloadRow(*row)
@@ -39,7 +39,7 @@ async def insert_workload(
 
 async def find_workload(connection: Connection, account: ServiceAccount, *, lock: bool = False) -> WorkloadRow | None:
     """Returns the workload of a service account. `lock` locks the row until the transaction ends."""
-    statement = f"""SELECT {_COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3
+    statement = f"""SELECT {COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3
         {"FOR NO KEY UPDATE" if lock else ""}"""
     row = await connection.fetchrow(statement, account.issuer, account.namespace, account.name)
     return None if row is None else WorkloadRow(*row)
@@ -50,12 +50,12 @@ async def list_workloads(
 ) -> list[WorkloadRow]:
     """Returns the workloads of a tenant, oldest first; without a tenant, those of operators. `after` is the id of one."""
     of, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $3", (tenant_id,))
-    statement = f"""SELECT {_COLUMNS} FROM workload WHERE ($1::uuid IS NULL OR id > $1) AND {of} ORDER BY id LIMIT $2"""
+    statement = f"""SELECT {COLUMNS} FROM workload WHERE ($1::uuid IS NULL OR id > $1) AND {of} ORDER BY id LIMIT $2"""
     return [WorkloadRow(*row) for row in await connection.fetch(statement, after, limit, *values)]
 
 
 async def delete_workload(connection: Connection, workload_id: UUID, *, tenant_id: str | None) -> WorkloadRow | None:
     """Deletes a workload and returns it. With `tenant_id`, only if it is one of this tenant."""
     of, values = ("", ()) if tenant_id is None else ("AND tenant_id = $2", (tenant_id,))
-    row = await connection.fetchrow(f"DELETE FROM workload WHERE id = $1 {of} RETURNING {_COLUMNS}", workload_id, *values)
+    row = await connection.fetchrow(f"DELETE FROM workload WHERE id = $1 {of} RETURNING {COLUMNS}", workload_id, *values)
     return None if row is None else WorkloadRow(*row)

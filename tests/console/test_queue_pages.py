@@ -77,7 +77,7 @@ async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log
     path = f"/queues/{tenant.id}/reminders"
     question = await person.get(f"{path}/cancel")
     assert "4 calls wait." in text_of(question)
-    _, progress = await service_of(gateway).progress(tenant.id, "reminders")
+    progress = await service_of(gateway).progress(tenant.id, "reminders")
     assert progress.waiting
     assert progress.waiting.number == 4
     shown = text_of(await follow(person, await person.post(f"{path}/cancel")))
@@ -98,7 +98,7 @@ async def test_nobody_else_acts(gateway: Gateway, log_in: LogIn, act: str) -> No
     assert forged.status_code == 403
     assert (await (await log_in(other.id)).post(path)).status_code == 404
     assert (await (await log_in(tenant.id, Scope.READ, Scope.CALL)).post(path)).status_code == 403
-    queue, progress = await service_of(gateway).progress(tenant.id, "reminders")
-    assert queue.paused is (act == "resume")
+    progress = await service_of(gateway).progress(tenant.id, "reminders")
+    assert progress.state.queue.paused is (act == "resume")
     assert progress.waiting
     assert progress.waiting.number == 1

@@ -7,6 +7,7 @@ from app.console.queues import store
 from app.console.queues.store import MAX_COUNTED, QueueLine
 from app.console.reads import PAGE_SIZE
 from app.http.read_limit import ReadLimit
+from app.queues.progress import WaitReasonName, wait_reason
 from app.queues.service import QueueChange, QueueService
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
@@ -23,9 +24,12 @@ async def add_queue(gateway: Gateway, tenant: Tenant, name: str, **change: objec
 
 
 async def line_of(calls: QueuedCalls) -> QueueLine:
-    line = await store.find_queue_line(calls.gateway.database, calls.tenant.id, calls.name)
-    assert line
+    (line,), _ = await store.list_queue_lines(calls.gateway.database, calls.tenant.id)
     return line
+
+
+async def reason_of(calls: QueuedCalls) -> WaitReasonName | None:
+    return wait_reason((await line_of(calls)).state)
 
 
 async def test_lists_are_of_one_tenant_or_of_all_and_come_in_pages(gateway: Gateway) -> None:
@@ -35,34 +39,33 @@ async def test_lists_are_of_one_tenant_or_of_all_and_come_in_pages(gateway: Gate
         await add_queue(gateway, first, name)
     await add_queue(gateway, second, "other")
     own, has_more = await store.list_queue_lines(gateway.database, first.id)
-    assert ([line.queue.name for line in own], has_more) == (names, False)
+    assert ([line.state.queue.name for line in own], has_more) == (names, False)
     page, has_more = await store.list_queue_lines(gateway.database, None)
     assert (len(page), has_more) == (PAGE_SIZE, True)
-    last = page[-1].queue
+    last = page[-1].state.queue
     rest, has_more = await store.list_queue_lines(gateway.database, None, after=(last.tenant_id, last.name))
-    assert ([(line.queue.tenant_id, line.queue.name) for line in rest], has_more) == ([(second.id, "other")], False)
-    assert (await store.list_queue_lines(gateway.database, first.id, after=("", names[-2])))[0][0].queue.name == names[-1]
+    assert ([(line.state.queue.tenant_id, line.state.queue.name) for line in rest], has_more) == ([(second.id, "other")], False)
+    (line,), _ = await store.list_queue_lines(gateway.database, first.id, after=("", names[-2]))
+    assert line.state.queue.name == names[-1]
 
 
 async def test_a_line_says_how_many_wait_and_why_the_next_one_does(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     calls = await add_queue(gateway, tenant, "reminders")
     empty = await line_of(calls)
-    assert (empty.waiting, empty.next_due_at, empty.wait_reason, empty.under_way) == (0, None, None, None)
+    assert (empty.waiting, empty.state.next_call, await reason_of(calls), empty.state.under_way) == (0, None, None, None)
     await calls.waiting(not_before_s=600)
-    assert (await line_of(calls)).wait_reason == "not_before"
+    assert await reason_of(calls) == "not_before"
     await calls.waiting(not_before_s=-5)
-    assert (await line_of(calls)).wait_reason is None
+    assert await reason_of(calls) is None
     await calls.set_pace(await calls.account_id(), calls_per_second=1, next_at=datetime.now(UTC) + timedelta(hours=1))
-    assert (await line_of(calls)).wait_reason == "account_pace"
+    assert await reason_of(calls) == "account_pace"
     await calls.set_pace(await calls.queue_id(), max_concurrent=2, in_use=2)
     line = await line_of(calls)
-    assert (line.waiting, line.wait_reason, line.under_way) == (2, "concurrency", 2)
+    assert (line.waiting, await reason_of(calls), line.state.under_way) == (2, "concurrency", 2)
     await service_of(gateway).put(command_actor(), tenant.id, "reminders", {"paused": True})
-    assert (await line_of(calls)).wait_reason == "paused"
-    (listed,) = (await store.list_queue_lines(gateway.database, tenant.id))[0]
-    assert listed.wait_reason == "paused"
-    _, progress = await service_of(gateway).progress(tenant.id, "reminders")
+    assert await reason_of(calls) == "paused"
+    progress = await service_of(gateway).progress(tenant.id, "reminders")
     assert progress.wait_reason == "paused"
 
 
@@ -81,6 +84,6 @@ async def test_the_pace_that_is_reached_counts_calls_that_started_in_the_last_mi
     await calls.ended("not_started", problem="ring-by-passed")
     set_time = "UPDATE call SET settled_at = now() - interval '5 seconds' WHERE queue_id = $1"
     await gateway.database.fetch(set_time, await calls.queue_id())
-    _, progress = await service_of(gateway).progress(tenant.id, "reached")
+    progress = await service_of(gateway).progress(tenant.id, "reached")
     assert progress.counts
     assert progress.counts.started_last_minute == 3

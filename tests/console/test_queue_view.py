@@ -6,9 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from app.console.queues.store import MAX_COUNTED, QueueLine
-from app.console.queues.view import QueueItem, QueueView, page_after, reason_text
+from app.console.queues.store import MAX_COUNTED
+from app.console.queues.view import QueueItem, QueueView, page_after, reason_text, waiting_text
 from app.queues.progress import QueueProgress, WaitReasonName
+from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
 from app.scheduling.pace_limits import UNLIMITED
 
@@ -20,9 +21,12 @@ def queue(**members: Any) -> QueueRow:
     return QueueRow(UUID(int=1), "support", "reminders", AT, AT, **values)
 
 
-def line(row: QueueRow, **members: Any) -> QueueLine:
-    values: dict[str, Any] = {"waiting": 0, "next_due_at": None, "wait_reason": None, "under_way": None} | members
-    return QueueLine(row, **values)
+def due(**members: Any) -> NextCall:
+    """Returns a call that may be dialled, but for these members."""
+    free = PaceState(None, is_full=False, is_spent=False)
+    values: dict[str, Any] = {"read_at": AT, "not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
+    may = {"is_halted": False, "is_tenant_suspended": False, "has_hours": False}
+    return NextCall(**values | may | members)
 
 
 @pytest.mark.parametrize("reason", get_args(WaitReasonName))
@@ -36,17 +40,18 @@ def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
 
 
 def test_a_line_of_the_list() -> None:
-    item = QueueItem.of(line(queue(paused=True), waiting=MAX_COUNTED + 1, next_due_at=AT, wait_reason="paused"))
-    assert (item.state, item.waiting, item.reason) == ("paused", "1,000+", "waits until the queue is resumed")
+    item = QueueItem.of(QueueState(queue(paused=True), due(), None))
+    assert (item.state, item.reason, item.next_due_at) == ("paused", "waits until the queue is resumed", AT)
+    assert (waiting_text(MAX_COUNTED), waiting_text(MAX_COUNTED + 1)) == ("1,000", "1,000+")
     assert item.path == "/console/queues/support/reminders"
-    halted = QueueItem.of(line(queue(), waiting=3, next_due_at=AT, wait_reason="halted", under_way=2))
-    assert (halted.state, halted.waiting, halted.under_way) == ("halted", "3", "2")
+    halted = QueueItem.of(QueueState(queue(), due(is_halted=True), 2))
+    assert (halted.state, halted.under_way) == ("halted", "2")
     assert page_after(item, "") == "/console/queues?after_tenant=support&after=reminders"
     assert page_after(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
-    return QueueView.of(line(row), row, QueueProgress(waiting, counts, reason, None))
+    return QueueView.of(QueueProgress(QueueState(row, None, None), waiting, counts, reason, None))
 
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:

@@ -125,3 +125,11 @@ async def test_the_projected_end_is_not_before_the_last_call_and_not_after_its_d
     assert 590 < seconds_ahead((await shown(calls))["projected_end_at"]) <= 600
     await change(calls, pace={"calls_per_second": 0.001})
     assert 890 < seconds_ahead((await shown(calls))["projected_end_at"]) <= 900
+
+
+async def test_the_projected_end_is_never_in_the_past(calls: QueuedCalls) -> None:
+    """A call whose deadline has passed waits until a worker expires it, which may take a while without one."""
+    await change(calls, pace={"calls_per_second": 1})
+    await calls.waiting(not_before_s=-900, ring_by_s=-600)
+    asked = datetime.now(UTC)
+    assert datetime.fromisoformat((await shown(calls))["projected_end_at"]) >= asked

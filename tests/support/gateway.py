@@ -108,6 +108,8 @@ class Gateway:
     tenants: TenantAdministration
     directory: TenantDirectory
     served_tenants: TenantDirectory
+    served_database: Database
+    """The connections of the API itself."""
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def invalidate_cache(self) -> None:
@@ -136,7 +138,8 @@ async def running_gateway(
     try:
         config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
         async with _served(config, port) as (url, state):
-            running = Gateway(url, settings, database, tenants, TenantDirectory(database, keyring), state["tenants"])
+            directory = TenantDirectory(database, keyring)
+            running = Gateway(url, settings, database, tenants, directory, state["tenants"], state["database"])
             yield running
             for client in running.clients:
                 await client.aclose()

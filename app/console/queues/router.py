@@ -8,7 +8,8 @@ from starlette.responses import RedirectResponse
 
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
 from app.console.queues import store
-from app.console.queues.view import QueueItem, QueueView, canceled_text, page_after, queue_path
+from app.console.queues.view import QueueItem, QueueView, canceled_text, page_after, queue_path, waiting_text
+from app.console.reads import PageReads
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant, require_read
 from app.errors import QueueNotFound
@@ -27,7 +28,13 @@ async def queue_service_of_console(request: Request) -> QueueService:
     return QueueService(request.state.database, request.state.console_reads)
 
 
+async def queues_of_pages(request: Request) -> QueueService:
+    """Returns the service for what a page reads, within the time of a page."""
+    return QueueService(PageReads(request.state.database), request.state.console_reads)
+
+
 QueuesDep = Annotated[QueueService, Depends(queue_service_of_console)]
+ShownQueuesDep = Annotated[QueueService, Depends(queues_of_pages)]
 QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
@@ -56,14 +63,14 @@ async def list_queues(
     if any("\x00" in part for part in place):
         place = ("", "")
     lines, has_more = await store.list_queue_lines(reads_of(request), wanted or None, after=place)
-    items = [QueueItem.of(line) for line in lines]
-    next_page = page_after(items[-1], wanted) if has_more else None
+    items = [(QueueItem.of(line.state), waiting_text(line.waiting)) for line in lines]
+    next_page = page_after(items[-1][0], wanted) if has_more else None
     return page(request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", ""))
 
 
 @router.get("/{tenant_id}/{name}")
 @needs(Scope.READ, clients="any")
-async def show_queue(request: Request, queue: QueueDep, service: QueuesDep, canceled: int | None = None) -> Response:
+async def show_queue(request: Request, queue: QueueDep, service: ShownQueuesDep, canceled: int | None = None) -> Response:
     """Shows one queue. `canceled` is how many of its calls were canceled just now."""
     done = None if canceled is None else canceled_text(canceled)
     return await _show(request, queue, service, "queues/queue.html", done=done)
@@ -72,12 +79,8 @@ async def show_queue(request: Request, queue: QueueDep, service: QueuesDep, canc
 async def _show(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
-    """Renders a page about a queue. Its numbers are those of the API's, which counts them in a transaction of its own."""
-    line = await store.find_queue_line(reads_of(request), *queue)
-    if line is None:
-        raise QueueNotFound
-    view = QueueView.of(line, *await service.progress(*queue))
-    return page(request, template, view=view, done=done)
+    """Renders a page about a queue. Its numbers are those of the API."""
+    return page(request, template, view=QueueView.of(await service.progress(*queue)), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")
@@ -97,7 +100,7 @@ async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesD
 
 @router.get("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
-async def confirm_cancellation(request: Request, queue: QueueDep, service: QueuesDep) -> Response:
+async def confirm_cancellation(request: Request, queue: QueueDep, service: ShownQueuesDep) -> Response:
     """Says how many calls would be canceled, and asks."""
     return await _show(request, queue, service, "queues/cancel.html")
 

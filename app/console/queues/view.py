@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from app.console.queues.store import MAX_COUNTED, QueueLine
+from app.console.queues.store import MAX_COUNTED
 from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
-from app.queues.progress import QueueProgress, WaitReasonName
-from app.queues.store import QueueRow
+from app.queues.progress import QueueProgress, WaitReasonName, wait_reason
+from app.queues.state_store import QueueState
 
 PATH: Final = f"{CONSOLE_PREFIX}/queues"
 _REASONS: Final[dict[WaitReasonName, str]] = {
@@ -35,6 +35,11 @@ def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
     return "is dialled now" if reason is None else _REASONS[reason]
 
 
+def waiting_text(number: int) -> str:
+    """Returns the number of waiting calls in a line of the list."""
+    return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
+
+
 def canceled_text(number: int) -> str:
     return "1 call was canceled." if number == 1 else f"{number:,} calls were canceled."
 
@@ -45,14 +50,13 @@ def queue_path(tenant_id: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QueueItem:
-    """A line of the list."""
+    """A queue without the number of its calls."""
 
     path: str
     tenant_id: str
     name: str
     state: str
     """`paused`, `active`, or `halted` if no call is dialled for a reason outside the queue."""
-    waiting: str
     next_due_at: datetime | None
     reason: str
     pace: str
@@ -60,18 +64,17 @@ class QueueItem:
     hours: str | None
 
     @classmethod
-    def of(cls, line: QueueLine) -> "QueueItem":
-        queue = line.queue
+    def of(cls, state: QueueState) -> "QueueItem":
+        queue, reason = state.queue, wait_reason(state)
         return cls(
             path=queue_path(queue.tenant_id, queue.name),
             tenant_id=queue.tenant_id,
             name=queue.name,
-            state="paused" if queue.paused else "halted" if line.wait_reason in _NEEDS_ATTENTION else "active",
-            waiting=f"{MAX_COUNTED:,}+" if line.waiting > MAX_COUNTED else f"{line.waiting:,}",
-            next_due_at=line.next_due_at,
-            reason=reason_text(line.wait_reason, waits=line.next_due_at is not None),
+            state="paused" if queue.paused else "halted" if reason in _NEEDS_ATTENTION else "active",
+            next_due_at=None if state.next_call is None else state.next_call.due_at,
+            reason=reason_text(reason, waits=state.next_call is not None),
             pace=pace_text(queue.pace),
-            under_way="–" if line.under_way is None else f"{line.under_way:,}",
+            under_way="–" if state.under_way is None else f"{state.under_way:,}",
             hours=hours_text(queue.hours),
         )
 
@@ -97,13 +100,12 @@ class QueueView:
     updated_at: datetime
 
     @classmethod
-    def of(cls, line: QueueLine, queue: QueueRow, progress: QueueProgress) -> "QueueView":
-        """`line` is the queue's in the list, and `queue` as it was read with its progress."""
-        item, waiting, counts = QueueItem.of(line), progress.waiting, progress.counts
+    def of(cls, progress: QueueProgress) -> "QueueView":
+        queue, waiting, counts = progress.state.queue, progress.waiting, progress.counts
         started = None if counts is None else counts.started_last_minute
         return cls(
-            item=item,
-            sentence=_sentence(queue, progress),
+            item=QueueItem.of(progress.state),
+            sentence=_sentence(progress),
             depth=None if counts is None else tuple(sorted(counts.execution.items())),
             statuses=() if counts is None else _by_number(counts.status),
             problems=() if counts is None else _by_number(counts.problem),
@@ -118,12 +120,12 @@ class QueueView:
         )
 
 
-def _sentence(queue: QueueRow, progress: QueueProgress) -> str:
+def _sentence(progress: QueueProgress) -> str:
     waiting = progress.waiting
     if waiting is None:
         return "More calls wait than could be counted in time."
     if waiting.number == 0:
-        return "Paused. No call waits." if queue.paused else "No call waits."
+        return "Paused. No call waits." if progress.state.queue.paused else "No call waits."
     number = "1 call waits" if waiting.number == 1 else f"{waiting.number:,} calls wait"
     return f"{number}. The next one {reason_text(progress.wait_reason, waits=True)}."
 

@@ -1,29 +1,29 @@
-"""Reads all that belongs to one tenant, with the statements of the administration, in one transaction.
-
-Each is a look-up in the index of its table. One statement for all of them would repeat what a row of each table is.
-"""
+"""Reads all that belongs to one tenant, in one statement: an array of rows for each kind, with the columns of its own store."""
+# ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from app.console.reads import PAGE_SIZE, PageReads
+from app.console.reads import PAGE_SIZE, PageReads, fetch
 from app.database.pool import Transactions
+from app.scheduling import pace_store
 from app.scheduling.pace_limits import PaceLimits
-from app.scheduling.pace_store import find_paces
+from app.tenants import sip_credential_store, workload_store
 from app.tenants.administration_store import (
+    ACCOUNT_COLUMNS,
+    CREDENTIAL_COLUMNS,
+    CREDENTIAL_ORDER,
+    KEY_COLUMNS,
+    TENANT_COLUMNS,
     AccountRow,
     CredentialRow,
     KeyRow,
     TenantRow,
-    find_tenant,
-    list_accounts,
-    list_credentials,
-    list_keys,
     list_tenants,
 )
-from app.tenants.sip_credential_store import SipCredentialRow, list_sip_credentials
-from app.tenants.workload_store import WorkloadRow, list_workloads
+from app.tenants.sip_credential_store import SipCredentialRow
+from app.tenants.workload_store import WorkloadRow
 
 MAX_LISTED: Final = 200
 """Accounts, keys and the like of each kind that the page of a tenant shows."""
@@ -42,6 +42,27 @@ class TenantDetails:
     workloads: list[WorkloadRow]
 
 
+def _rows(statement: str) -> str:
+    """Returns SQL for an array of the statement's rows, in its order."""
+    return f"array(SELECT each FROM ({statement}) AS each)"
+
+
+_OF_TENANT: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED}"
+_OF_ACCOUNTS: Final = "= ANY (array(SELECT id FROM account))"
+_CREDENTIALS: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
+    WHERE account_id {_OF_ACCOUNTS} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER}"""
+_KEYS: Final = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {_OF_TENANT.format(order='id')}"
+_SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_OF_TENANT.format(order='name')}"
+_WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_OF_TENANT.format(order='id')}"
+_DETAILS: Final = f"""
+    WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_OF_TENANT.format(order="id")})
+    SELECT tenant, {_rows("SELECT * FROM account ORDER BY id")}, {_rows(_CREDENTIALS)},
+        {_rows(f"SELECT subject_id, {pace_store.COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
+        {_rows(_KEYS)}, {_rows(_SIP)}, {_rows(_WORKLOADS)}
+    FROM (SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1) AS tenant
+"""
+
+
 async def list_tenant_rows(database: Transactions, *, after: str | None) -> tuple[list[TenantRow], bool]:
     """Returns a page of tenants by id, and whether there are others."""
     async with PageReads(database).transaction() as connection:
@@ -50,18 +71,14 @@ async def list_tenant_rows(database: Transactions, *, after: str | None) -> tupl
 
 
 async def find_details(database: Transactions, tenant_id: str) -> TenantDetails | None:
-    async with PageReads(database).transaction() as connection:
-        tenant = await find_tenant(connection, tenant_id)
-        if tenant is None:
-            return None
-        accounts = await list_accounts(connection, tenant_id, after=None, limit=MAX_LISTED)
-        account_ids = [account.id for account in accounts]
+    for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch(database, _DETAILS, tenant_id):
         return TenantDetails(
-            tenant=tenant,
-            accounts=accounts,
-            credentials=await list_credentials(connection, account_ids),
-            paces=await find_paces(connection, account_ids),
-            keys=await list_keys(connection, tenant_id, after=None, limit=MAX_LISTED),
-            sip_credentials=await list_sip_credentials(connection, tenant_id, after=None, limit=MAX_LISTED),
-            workloads=await list_workloads(connection, tenant_id, limit=MAX_LISTED),
+            tenant=TenantRow.of(*tenant),
+            accounts=[AccountRow(*row) for row in accounts],
+            credentials=[CredentialRow(*row) for row in credentials],
+            paces=pace_store.paces_of(paces),
+            keys=[KeyRow(*row) for row in keys],
+            sip_credentials=[SipCredentialRow(*row) for row in sip_credentials],
+            workloads=[WorkloadRow(*row) for row in workloads],
         )
+    return None

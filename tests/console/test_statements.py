@@ -1,0 +1,116 @@
+"""How many statements a page sends. One that asks once for each of its rows fails."""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+
+from app.console.router import ROUTERS
+from app.tenants.caller import COMMAND_LINE
+from app.workloads.service_accounts import ServiceAccount
+from tests.console.conftest import LogIn, Person
+from tests.console.rows import add_delivery
+from tests.console.test_queue_store import add_queue
+from tests.support.gateway import Gateway, Tenant
+from tests.support.statements import recorded_statements
+
+# A transaction has others, which begin it, end it, or limit its time.
+READS = re.compile(r"\s*(SELECT|WITH)\b")
+OF_SESSION = re.compile(r"\bconsole_session\b")
+NOT_SET_UP = frozenset({"/console/oidc/login", "/console/oidc/callback"})
+PUBLIC = NOT_SET_UP | {"/console/login", "/console/link/{link}", "/console/static/{digest}/{asset}"}
+STATEMENTS = {
+    **dict.fromkeys((*PUBLIC, "/console", "/console/session", "/console/sip"), 0),
+    # What renews itself, and the figures.
+    "/console/now": 2,
+    # Each count is a statement, because one that takes too long must not cost the other.
+    **dict.fromkeys(("/console/queues/{tenant_id}/{name}", "/console/queues/{tenant_id}/{name}/cancel"), 3),
+}
+"""The statements of a page besides that of its session, where it is not one."""
+QUERIES = {
+    "/console/calls": (
+        "q=key:k",
+        "q=%2B14155550123",
+        "execution=started&status=completed",
+        "problem=none-found",
+    ),
+    "/console/deliveries": ("tenant={tenant_id}", "tenant={tenant_id}&state=given_up"),
+    "/console/queues": ("tenant={tenant_id}", "after_tenant=a&after=b"),
+    "/console/audit": ("tenant={tenant_id}&action=key.create",),
+    "/console/tenants": ("after=a",),
+    "/console/now": ("range=7d&tenant={tenant_id}",),
+}
+"""Queries with which a page reads something else."""
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Yields the path of each page, with its names in braces, and its queries."""
+    for path in sorted({route.path for router in ROUTERS for route in router.routes if "GET" in route.methods}):  # type: ignore[attr-defined]
+        yield from ((path, query) for query in ("", *QUERIES.get(path, ())))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A tenant that has several of everything, and a person who sees it."""
+
+    person: Person
+    tenant: Tenant
+    named: Mapping[str, str]
+    """The names in the paths of pages."""
+    sent: Mapping[str, Sequence[str]]
+    """Statements by the id of their request."""
+
+    async def statements_of(self, path: str) -> tuple[int, list[str]]:
+        """Returns the page's status, and the statements that have read something for it."""
+        request_id = uuid4().hex
+        answer = await self.person.http.get(path, headers={"X-Request-Id": request_id})
+        return answer.status_code, [statement for statement in self.sent[request_id] if READS.match(statement)]
+
+
+async def add_some_of_everything(gateway: Gateway, tenant: Tenant) -> None:
+    for number in range(3):
+        account = ServiceAccount("https://cluster.example.com", tenant.id, f"dialler-{number}")
+        await gateway.tenants.create_workload(tenant.id, account, creator=COMMAND_LINE)
+        await gateway.tenants.create_sip_credential(tenant.id, f"trunk-{number}", username="kate", password="s3cret")
+        await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+        account_sid = f"AC{uuid4().hex}"
+        for key_sid in (None, f"SK{uuid4().hex}"):
+            secret = {"account_sid": account_sid, "secret": "s3cret"}
+            await gateway.tenants.add_credential(tenant.id, **secret, key_sid=key_sid, base_url=None)
+        calls = await add_queue(gateway, tenant, f"queue-{number}", pace={"max_concurrent": 5})
+        for _ in range(3):
+            await calls.waiting()
+            await add_delivery(gateway, tenant.id, state="gave_up", attempts=3)
+            await add_delivery(gateway, tenant.id, attempts=1)
+
+
+@pytest.fixture
+async def filled(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> AsyncIterator[Filled]:
+    await add_some_of_everything(gateway, tenant)
+    call = (await tenant.create()).json()
+    named = {"tenant_id": tenant.id, "name": "queue-1", "id_or_sid": call["id"], "digest": "0" * 16, "asset": "console.js"}
+    async with recorded_statements(gateway.served_database) as sent:
+        yield Filled(await log_in(), tenant, named | {"link": "none"}, sent)
+
+
+async def test_every_page_reads_with_one_statement_besides_its_session(filled: Filled) -> None:
+    expected, seen = {}, {}
+    for path, query in pages():
+        address = f"{path}?{query}".format(**filled.named) if query else path.format(**filled.named)
+        # The first time on a connection, asyncpg also reads what types the columns have, and keeps that.
+        await filled.statements_of(address)
+        status, statements = await filled.statements_of(address)
+        assert status in (200, 303) or path in NOT_SET_UP, address
+        of_session = [statement for statement in statements if OF_SESSION.search(statement)]
+        expected[path, query] = (0 if path in PUBLIC else 1, STATEMENTS.get(path, 1))
+        seen[path, query] = (len(of_session), len(statements) - len(of_session))
+    assert seen == expected
+
+
+async def test_statements_that_sqlalchemy_sends_are_counted_too(filled: Filled) -> None:
+    request_id = uuid4().hex
+    path = f"/v1/calls/{filled.named['id_or_sid']}/events"
+    await filled.tenant.http.get(path, headers={"X-Request-Id": request_id})
+    assert any("call_event" in statement for statement in filled.sent[request_id])
