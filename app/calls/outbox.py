@@ -21,7 +21,7 @@ NewDelivery = dict[str, Any]
 SETTLED: Final = "settled"
 CORRECTED: Final = "corrected"
 # The events in the order in which they happen. Deliveries store the numbers.
-_POSITIONS = {SETTLED: -2, CORRECTED: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
+_POSITION_OF_EVENT = {SETTLED: -2, CORRECTED: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
 _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"} | dict.fromkeys(
     TERMINAL_STATUSES, "completed"
 )
@@ -87,7 +87,7 @@ def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> 
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
-    """Returns whether the call has ended, the tenant requested that event, and no delivery of it is written yet."""
+    """Returns whether the call has ended and the tenant requested `completed`, of which no delivery is written yet."""
     return call.status in TERMINAL_STATUSES and _is_wanted(call, "completed")
 
 
@@ -130,7 +130,7 @@ def _new_delivery(call: RequestedCall, event: str, fields: dict[str, str] | None
         "call_id": call.id,
         "tenant_id": call.tenant_id,
         "event": event,
-        "position": _POSITIONS[event],
+        "position": _POSITION_OF_EVENT[event],
         "sequence": sequence,
         "fields": fields,
     }

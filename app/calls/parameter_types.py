@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 
-def _printable(value: str) -> str:
+def _without_nul(value: str) -> str:
     if "\0" in value:
         raise PydanticCustomError("null_character", "must not contain the NUL character")
     return value
@@ -63,7 +63,7 @@ def at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_nul)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
 # Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.

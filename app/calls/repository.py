@@ -87,8 +87,8 @@ async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
     return await session.get(Call, call_id)
 
 
-async def is_pending(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether this attempt still waits for its outcome, and no client has asked to end the call."""
+async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
+    """Returns whether this attempt is still pending and no client has asked to end the call."""
     is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()
     statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
     return (await session.scalar(statement)) is not None

@@ -189,7 +189,10 @@ _ADD_DELIVERIES = f"""
 
 
 async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
-    """Writes deliveries of calls that this transaction has changed, each of another call. Records that they have one."""
+    """Writes deliveries, at most one per call, and adds their events to `deliveries_written`.
+
+    This transaction must have changed the calls before.
+    """
     if deliveries:
         await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
 

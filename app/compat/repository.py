@@ -13,8 +13,9 @@ from app.calls.ids import first_id_at
 from app.calls.models import Call
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
-# The tolerated difference between Postgres's clock, which dates intents, and Twilio's.
-_CLOCK_SKEW = timedelta(hours=1)
+# The most by which Postgres's clock, which dates intents, may differ from Twilio's. It is generous: it only widens the range of
+# ids that is read, and the exact times are compared in any case.
+_MAX_CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator
     """
     if span.since is not None:
         yield column >= span.since
-        yield Call.id >= first_id_at(span.since - max_delay - _CLOCK_SKEW)
+        yield Call.id >= first_id_at(span.since - max_delay - _MAX_CLOCK_SKEW)
     if span.until is not None:
         yield column < span.until
-        yield Call.id < first_id_at(span.until + _CLOCK_SKEW)
+        yield Call.id < first_id_at(span.until + _MAX_CLOCK_SKEW)

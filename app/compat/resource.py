@@ -39,7 +39,7 @@ FIELDS = (
     "trunk_sid",
     "uri",
 )
-ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
+READ_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
 """The attributes of a Call that `resource_of` reads."""
 # Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
 _RESOURCE_STATUSES = {"initiated": "queued"}

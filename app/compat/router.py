@@ -24,7 +24,7 @@ from app.compat.access import AccountDep, OwnAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_of
 from app.compat.listing import parse_list_query
-from app.compat.resource import ATTRIBUTES, resource_of
+from app.compat.resource import READ_ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import normalize
 from app.compat.wording import warning_header
@@ -107,7 +107,7 @@ async def list_calls(
         if legs is not None:
             return JSONResponse(legs)
     page = await started.page(account.caller, listing.filters, edge=listing.edge, size=listing.size)
-    calls = service.render_calls(account.caller, page.call_ids, ATTRIBUTES, lambda call: to_json(resource_of(call)))
+    calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(resource_of(call)))
     return await list_response("calls", calls, listing.envelope(page))
 
 

@@ -1,4 +1,7 @@
-"""Renders errors as RFC 9457 problem+json, and describes them for OpenAPI."""
+"""Renders errors as RFC 9457 problem+json, and describes them for OpenAPI.
+
+Their texts are in app/errors.py and app/request_errors.py.
+"""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -185,7 +188,7 @@ def record_error(error: CallgateError, metrics: Metrics) -> None:
 
 
 def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
-    """Renders the errors that handlers and FastAPI raise on purpose. RequestMiddleware handles all other exceptions."""
+    """Registers handlers that render CallgateErrors and FastAPI's own errors. RequestMiddleware renders all others."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
         record_error(error, metrics)

@@ -20,7 +20,7 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
-# The tolerated difference between Postgres's clock, which dates intents, and Twilio's.
+# The difference between Postgres's clock, which dates intents, and Twilio's up to which a match is certain.
 CLOCK_SKEW = WARN_OFFSET
 # A call that is dated outside the expected span by up to this is not bound, but still prevents the result "none".
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET

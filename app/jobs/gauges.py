@@ -48,7 +48,9 @@ class Gauges:
             ["priority"],
             registry=metrics.registry,
         )
-        self._halted = gauge("grants_halted", "1: no scheduled call is granted, because earlier grants may be lost.")
+        self._halted = gauge(
+            "grants_halted", "1: no scheduled call is granted: earlier grants may be lost, or an operator has halted them."
+        )
         self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended is freed within a minute.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 

@@ -1,7 +1,7 @@
 """Refreshes many calls of an account from pages of Twilio's list, with fewer requests than fetching each of them.
 
-Nothing is deleted. The list may lack calls: it is eventually consistent, and its pages move while they are read. The caller
-fetches the rest.
+app/calls/refresh_plan.py says when a call is due, and so how often the list is read. Nothing is deleted. The list may lack
+calls: it is eventually consistent, and its pages move while they are read. The caller fetches the rest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,8 +12,8 @@ from app.twilio.schemas import CallResource, Credential
 
 MIN_CALLS = 3
 """Fewer calls are fetched one by one."""
-_CALLS_PER_PAGE = 10
-"""Pages are read as long as that takes at most a tenth of the requests that fetching the calls would take."""
+_MISSING_CALLS_PER_PAGE = 10
+"""Another page is read only while at least this many wanted calls are missing for each page that was read."""
 
 
 class Swept(NamedTuple):
@@ -38,6 +38,6 @@ async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collect
                 found[resource.sid] = resource
         pages += 1
         missing = len(wanted) - len(found)
-        if not missing or pages > missing // _CALLS_PER_PAGE:
+        if not missing or pages > missing // _MISSING_CALLS_PER_PAGE:
             break
     return Swept(found, newest)

@@ -1,4 +1,4 @@
-"""The metrics of one process. Workers measure what concerns the whole database: app/jobs/gauges.py.
+"""The metrics of one process. Gauges that are computed from Postgres, such as scheduled calls that wait: app/jobs/gauges.py.
 
 What each creation counts has a function `…_series` beside the metric. It returns the series of some label values; `labels` does
 the same, but takes longer than the increment.

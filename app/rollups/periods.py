@@ -1,7 +1,7 @@
 """Decides which minutes and hours are rolled up again, and when. Pure.
 
-A call changes for a while after it was requested: its outcome, callbacks and price come later. So a period is counted again
-when its age has doubled: each call is read some sixteen times, however long it is kept.
+A call changes for a while after it was requested: its outcome, callbacks and price come later. A period is counted again at
+growing ages (`_MINUTE_AGES`, `_HOUR_AGES`), so each call is read some sixteen times, however long it is kept.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ HOUR: Final = timedelta(hours=1)
 MINUTES_ARE_KEPT_FOR: Final = timedelta(hours=26)
 """Minutes older than this are deleted."""
 FIRST_SPAN: Final = timedelta(days=7)
-"""How far back an installation begins that has calls already."""
+"""How far back the first roll-up goes in an installation that already has calls."""
 
 _MINUTE_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
 # 74: attempts at a delivery end after three days.

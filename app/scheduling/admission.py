@@ -1,4 +1,4 @@
-"""Lets calls go that are placed at once, as the pace of their account allows. Scheduled calls are granted instead.
+"""Applies an account's pace to calls that are placed at once. For scheduled calls, grants do (app.calls.creation.grants).
 
 The account's row in `pace` is locked first, and the clock is read after that. Nothing else of the pace is read from tables: the
 snapshot of a statement that waits for a lock is older than the lock, and only the locked row itself is up to date. This is why
@@ -12,13 +12,13 @@ from typing import Any, Self
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.scheduling.pace import next_at, room, wait_s
-from app.scheduling.slots import until
+from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
+from app.scheduling.slots import until_sql
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The pace of an account that lets no call go now. The fields are columns of `_REFUSAL`."""
+    """Why an account's pace admits no call now: its limits, and which is reached. The fields are `_REFUSAL_COLUMNS`."""
 
     calls_per_second: Decimal | None
     burst: int
@@ -33,8 +33,8 @@ class Refusal:
         return cls(*(row[each.name] for each in fields(cls)))
 
 
-_REFUSAL = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
-    {wait_s("pace.at")} AS wait_s"""
+_REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
+    {wait_s_sql("pace.at")} AS wait_s"""
 
 ADMISSION = f"""
     , locked AS MATERIALIZED (
@@ -42,7 +42,7 @@ ADMISSION = f"""
     ), paced AS MATERIALIZED (
         SELECT locked.*, clock_timestamp() AS at FROM locked
     ), judged AS MATERIALIZED (
-        SELECT placed.id, placed.account_id, pace.at, pace.subject_id IS NULL OR place <= {room("pace.at")} AS is_admitted
+        SELECT placed.id, placed.account_id, pace.at, pace.subject_id IS NULL OR place <= {room_sql("pace.at")} AS is_admitted
         FROM (
             SELECT id, account_id, row_number() OVER (PARTITION BY account_id ORDER BY id) AS place FROM given
             WHERE NOT EXISTS (
@@ -59,7 +59,8 @@ ADMISSION_RESULT = f"""
     , counted AS MATERIALIZED (
         SELECT account_id, count(*) AS count FROM inserted JOIN judged USING (id) GROUP BY account_id
     ), left_over AS MATERIALIZED (
-        SELECT subject_id, at, calls_per_second, burst, max_concurrent, {next_at("pace.at", "coalesce(count, 0)")} AS next_at,
+        SELECT subject_id, at, calls_per_second, burst, max_concurrent,
+            {next_at_sql("pace.at", "coalesce(count, 0)")} AS next_at,
             CASE WHEN max_concurrent IS NULL THEN in_use ELSE in_use + coalesce(count, 0) END AS in_use
         FROM paced AS pace LEFT JOIN counted ON account_id = subject_id
     ), updated_pace AS (
@@ -67,29 +68,30 @@ ADMISSION_RESULT = f"""
         FROM left_over JOIN counted ON account_id = left_over.subject_id WHERE pace.subject_id = left_over.subject_id
     ), new_slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT given.id, given.account_id, pace.at, {until("pace.at", "given.parameters")}
+        SELECT given.id, given.account_id, pace.at, {until_sql("pace.at", "given.parameters")}
         FROM inserted JOIN given USING (id) JOIN paced AS pace ON subject_id = given.account_id WHERE max_concurrent IS NOT NULL
     )
     SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(Refusal))} FROM inserted
     UNION ALL
-    SELECT judged.id, NULL, {_REFUSAL} FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
+    SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
+    FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
 """CTEs that take the tokens and slots of the rows that were `inserted`, and the result: a time, or the columns of a Refusal."""
 
 _JUDGE = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
-    SELECT {room("pace.at")} > 0 AS has_room, {_REFUSAL} FROM pace
+    SELECT {room_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
 """  # noqa: S608  # constants of this package
 _TAKE = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT call.id, $1, at, {until("at", "parameters")}
+        SELECT call.id, $1, at, {until_sql("at", "parameters")}
         FROM call CROSS JOIN clock JOIN pace ON subject_id = $1 WHERE call.id = $2 AND max_concurrent IS NOT NULL
         ON CONFLICT (call_id) DO UPDATE
         SET account_id = excluded.account_id, queue_id = NULL, granted_at = excluded.granted_at, until = excluded.until
         RETURNING call_id
     )
-    UPDATE pace SET next_at = {next_at("clock.at", "1")}, in_use = in_use + (SELECT count(*) FROM slot)
+    UPDATE pace SET next_at = {next_at_sql("clock.at", "1")}, in_use = in_use + (SELECT count(*) FROM slot)
     FROM clock WHERE subject_id = $1
 """  # noqa: S608  # constants of this package
 

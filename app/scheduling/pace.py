@@ -8,7 +8,7 @@ lock.
 _UNLIMITED = 1_000_000
 
 
-def room(at: str) -> str:
+def room_sql(at: str) -> str:
     """Returns SQL for the number of calls that the row `pace` lets go at the time `at`: tokens and free slots."""
     return f"""greatest(0, least(
         coalesce(
@@ -18,25 +18,25 @@ def room(at: str) -> str:
     ))::int"""
 
 
-def wait_s(at: str) -> str:
+def wait_s_sql(at: str) -> str:
     """Returns SQL for the seconds from `at` until the row `pace` has a token again; null if it has one, or has no pace."""
     return f"""nullif(greatest(0,
         extract(epoch FROM greatest(pace.next_at, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
     ), 0)::float8"""
 
 
-def next_at(at: str, count: str) -> str:
+def next_at_sql(at: str, count: str) -> str:
     """Returns SQL for the row's `next_at` after `count` calls went at the time `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
-def next_at_of_empty(at: str) -> str:
+def next_at_of_empty_sql(at: str) -> str:
     """Returns SQL for the row's `next_at` if no call goes before `at`, and the bucket is empty until then."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 
-def next_at_for_rate(at: str, rate: str) -> str:
+def next_at_for_rate_sql(at: str, rate: str) -> str:
     """Returns SQL for the row's `next_at` when `calls_per_second` becomes `rate`, SQL that may be null, at the time `at`.
 
     A higher rate shortens the wait that is left and keeps the number of tokens. A lower rate keeps the time.

@@ -9,12 +9,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.scheduling.pace import next_at_for_rate
+from app.scheduling.pace import next_at_for_rate_sql
 from app.scheduling.pace_limits import PaceLimits
 
 COLUMNS: Final = "calls_per_second, burst, max_concurrent"
 _WRITE: Final = f"""
-    UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate("clock.at", "$2")},
+    UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate_sql("clock.at", "$2")},
         in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1
 """

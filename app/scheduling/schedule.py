@@ -1,4 +1,4 @@
-"""When a scheduled call may ring: its times, its class, its queue. Pure."""
+"""When a scheduled call may ring: its times, its priority, its queue. Pure."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from app.errors import FieldError, InvalidRequest
 PriorityName = Literal["urgent", "normal", "bulk"]
 Priority = TypeAliasType("Priority", PriorityName)
 PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
-"""The classes of scheduled calls, in the order in which they are dialled."""
+"""The priorities of scheduled calls, in the order in which they are dialled. Tables store the place in this tuple."""
 
 QUEUE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """The pattern of a queue's name. It has no character that would need escaping in a URL or a log."""
@@ -38,7 +38,7 @@ class Schedule:
         return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
 
     def for_record(self, queue: str | None) -> dict[str, Any]:
-        """Returns the members of the request with the values in effect, as the call's record shows them."""
+        """Returns times, priority, queue and zone as the call's record shows them: with defaults filled in."""
         members = {
             "not_before": _rfc_3339(self.not_before),
             "ring_by": _rfc_3339(self.ring_by),

@@ -12,7 +12,7 @@ _RING_S, _TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
 _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
-def until(at: str, parameters: str) -> str:
+def until_sql(at: str, parameters: str) -> str:
     """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended.
 
     Twilio names no limit of `time_limit`: numbers that are too large for a float are valid.
@@ -21,11 +21,11 @@ def until(at: str, parameters: str) -> str:
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
-def insert_slot(*, dial: str, at: str, parameters: str) -> str:
+def insert_slot_sql(*, dial: str, at: str, parameters: str) -> str:
     """Returns SQL that inserts the slots of calls granted at `at`, without FROM. `dial` has the columns of `scheduled_dial`."""
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
-            {until(at, parameters)}, {dial}.ring_by"""  # names of the callers' statements
+            {until_sql(at, parameters)}, {dial}.ring_by"""  # names of the callers' statements
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.

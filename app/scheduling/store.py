@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.pace import next_at_of_empty
+from app.scheduling.pace import next_at_of_empty_sql
 
 
 class Statements(Protocol):
@@ -50,7 +50,7 @@ async def find_queue(database: Statements, tenant_id: str, name: str | None) -> 
 
 
 _PAUSE = f"""
-    UPDATE pace SET next_at = {next_at_of_empty("clock_timestamp() + make_interval(secs => $2::float8)")}
+    UPDATE pace SET next_at = {next_at_of_empty_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
     WHERE subject_id = $1 AND calls_per_second IS NOT NULL
 """  # noqa: S608  # own fragments
 _LONGEST_PAUSE_S = 60.0

@@ -34,5 +34,5 @@ NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_UNREGISTERED}
 
 
 def is_passed_custom_name(name: str) -> bool:
-    """Returns whether Twilio passes a custom header. `name` is in lower case."""
+    """Returns whether Twilio puts a header with this `X-…` name, in lower case, into the INVITE; False without `x-`."""
     return name.startswith("x-") and not name.startswith("x-twilio")

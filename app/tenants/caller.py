@@ -60,7 +60,8 @@ def workload_name(namespace: str, service_account: str) -> str:
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
     """Raises ScopeRequired unless `creator` may give `scopes` to a client of this tenant; without a tenant, to an operator's.
 
-    A client cannot give a scope that it lacks. An operator's `admin` includes every scope within a tenant.
+    Raises OperatorKeyRequired if `creator` is another tenant's client, or a tenant's and the new client an operator's. A client
+    cannot give a scope that it lacks. An operator's `admin` includes every scope within a tenant.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:

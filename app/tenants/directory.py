@@ -71,7 +71,10 @@ def digest_of(key: str) -> bytes:
 
 
 class TenantDirectory:
-    """Looks up and caches. Callers make `is_coherent` return true only while `invalidate` is called for every change."""
+    """Looks up API keys, accounts and credentials, and caches them while `is_coherent` returns true.
+
+    It may return true only while `invalidate` is called for every change.
+    """
 
     def __init__(
         self,

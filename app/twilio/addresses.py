@@ -34,7 +34,7 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the normal form of a `from`. Twilio may return a bare user, or a SIP address with a host of its own."""
+    """Returns the user of a `from`, or its digits. The host is left out: Twilio may return a bare user or its own host."""
     _, rest = _split_scheme(_decoded(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 

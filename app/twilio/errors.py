@@ -1,17 +1,17 @@
 """The errors of requests to Twilio.
 
 TwilioError
-├── TwilioNotSent              the request was not sent: DNS, connect or TLS failed, or no connection was free in time
-├── TwilioOutcomeUnknown       the request was or may have been sent, and no trustworthy answer came back
-│   └── TwilioListTooLong      the list has more pages than Callgate reads
-└── TwilioNotProcessed             Twilio answered with an error in its own shape: the request was not processed
-    ├── TwilioThrottled        429: documented as never processed
+├── TwilioNotSent                 the request was not sent: DNS, connect or TLS failed, or no connection was free in time
+├── TwilioOutcomeUnknown          the request was or may have been sent, and no trustworthy answer came back
+│   └── TwilioListTooLong         the list has more pages than Callgate reads
+└── TwilioNotProcessed            Twilio answered with an error in its own shape: the request was not processed
+    ├── TwilioThrottled           429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
-    └── TwilioRejected         every other 4xx
-        ├── TwilioNotFound     404: deleted, or not visible yet: resources are eventually consistent
-        └── TwilioWrongState   code 21220: the call has ended, or has not reached the required state
+    └── TwilioRejected            every other 4xx
+        ├── TwilioNotFound        404: deleted, or not visible yet: resources are eventually consistent
+        └── TwilioWrongState      code 21220: the call has ended, or has not reached the required state
 
-Each class has one right reaction: repeat, never repeat, or fix the request first.
+The caller's reaction follows from the class: repeat, never repeat, or fix the request first.
 """
 
 from dataclasses import dataclass

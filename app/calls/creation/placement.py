@@ -104,16 +104,16 @@ class Placement:
         return settled
 
     async def _dial(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Outcome:
-        async def is_pending() -> bool:
+        async def may_repeat() -> bool:
             """Returns False also if the record cannot be read: a repetition needs certainty."""
             try:
                 async with self.database.begin() as session:
-                    return await repository.is_pending(session, call.id, attempt=call.attempt)
+                    return await repository.may_be_dialled_again(session, call.id, attempt=call.attempt)
             except DatabaseUnavailable:
                 return False
 
         try:
-            return await dial(self.twilio, account.credentials, prepared, budget=self.budget, may_repeat=is_pending)
+            return await dial(self.twilio, account.credentials, prepared, budget=self.budget, may_repeat=may_repeat)
         except Exception:
             # A bug in Callgate proves nothing about the call: it must not be reported as "not started".
             logger.exception("dial_failed", call_id=str(call.id))

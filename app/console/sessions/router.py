@@ -61,7 +61,7 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
 @router.get("/link/{link}")
 @public
 async def show_link(request: Request, link: str) -> Response:
-    """Shows a form that uses the one-time link. What only looks at links, such as a chat program, does not use it up."""
+    """Shows a form that uses the one-time link. Opening the link does not use it: chat programs open links for previews."""
     return page(request, "sessions/link.html", link=link)
 
 

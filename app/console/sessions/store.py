@@ -1,5 +1,4 @@
 """SQL of the console's sessions, on asyncpg alone. Functions that get a connection never commit."""
-# StatementPool are put together from this module's own constants.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

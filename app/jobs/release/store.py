@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.models import ScheduledDial
-from app.scheduling.slots import insert_slot
+from app.scheduling.slots import insert_slot_sql
 
 _ACCOUNTS = """
     SELECT account.id, account.account_sid FROM twilio_account AS account
@@ -34,7 +34,7 @@ _INTENTS = """
     ORDER BY call_id LIMIT $5
 """
 _ADD_SLOT = text(f"""
-    {insert_slot(dial="scheduled_dial", at="clock_timestamp()", parameters="call.parameters")}
+    {insert_slot_sql(dial="scheduled_dial", at="clock_timestamp()", parameters="call.parameters")}
     FROM scheduled_dial JOIN call ON call.id = call_id WHERE call_id = :call_id
     ON CONFLICT DO NOTHING
 """).bindparams(bindparam("call_id", type_=Uuid))  # own constants

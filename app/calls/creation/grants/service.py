@@ -36,8 +36,8 @@ class Round:
 async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> Round:
     """Grants calls of the account, at most `limit` and BATCH.
 
-    None if another worker is granting calls of it, or if all grants are halted. All are halted if the account has fewer grants
-    than the `counters` know of; they note the new ones.
+    The Round is empty if another worker is granting calls of the account, or if grants are halted. Halts them if the account
+    has fewer grants than `counters` has noted. Notes the new grants there.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:

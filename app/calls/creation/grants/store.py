@@ -20,9 +20,9 @@ from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
-from app.scheduling.pace import next_at, room, wait_s
+from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
 from app.scheduling.schedule import PRIORITIES
-from app.scheduling.slots import insert_slot
+from app.scheduling.slots import insert_slot_sql
 
 _WAITING_ACCOUNTS = f"""
     {accounts_of("scheduled_dial")}
@@ -39,7 +39,7 @@ _LOCK = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, {room("clock.at")} AS room, {wait_s("clock.at")} AS wait_s{{more}} FROM pace, clock
+    SELECT subject_id, clock.at, {room_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}} FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED} AS released, grants, granted_at")
 _LOCK_QUEUES = _LOCK.format(wait="", more="")
@@ -98,15 +98,15 @@ _GRANT = f"""
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, clock_timestamp(), 'call.pending', jsonb_build_object('attempt', attempt) FROM changed
     ), slot AS (
-        {insert_slot(dial="granted", at="$2", parameters="changed.parameters")}
+        {insert_slot_sql(dial="granted", at="$2", parameters="changed.parameters")}
         FROM granted JOIN changed ON changed.id = granted.call_id
         ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
     ), turn AS (
         UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
-        UPDATE pace SET next_at = {next_at("$2", "1")}, in_use = in_use + 1, grants = grants + 1, granted_at = $2 FROM granted
-        WHERE subject_id IN (granted.account_id, granted.queue_id)
+        UPDATE pace SET next_at = {next_at_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1, granted_at = $2
+        FROM granted WHERE subject_id IN (granted.account_id, granted.queue_id)
     )
     SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
         {", ".join(f"changed.{name}" for name in _MORE_COLUMNS)},

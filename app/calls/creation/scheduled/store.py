@@ -87,9 +87,9 @@ _END = """
     )
     SELECT * FROM changed
 """
-# Waits for a grant of the same call, which then has the right.
+# Waits for a grant of the same call to commit. That call is then left out.
 _END_CALLS = _END.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
-# A right that another session has locked is being granted or ended there.
+# A locked row is being granted or ended by another session.
 _END_OF_QUEUE = _END.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
 _END_EXPIRED = _END.format(which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
 _ANY_EXPIRED = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LIMIT 1"
@@ -102,7 +102,7 @@ async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -
 
 
 async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
-    """Inserts the right to dial a call whose record exists, as `scheduled` has it, and a turn of its caller if it has none."""
+    """Inserts the row of `scheduled_dial` for a call that has a record, and a `dial_turn` for its caller if there is none."""
     dial = scheduled.dial() | {"call_id": call_id}
     await session.execute(insert(ScheduledDial).values(**dial))
     turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
