@@ -5,6 +5,7 @@ which no SDK retries.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -44,7 +45,7 @@ class TwilioErrorRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return method == "POST" and _CREATION.fullmatch(path) is not None
 
-    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+    def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         headers = {}
         if error.after_s is not None:
             headers["Retry-After"] = str(error.after_s)

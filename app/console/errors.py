@@ -1,10 +1,13 @@
 """Renders errors below /console as pages."""
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from starlette.responses import Response
 
 from app.callgate_error import CallgateError
+from app.console.navigation import section_of
 from app.console.rendering import render
 from app.errors import DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
@@ -24,21 +27,18 @@ class PageRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return False
 
-    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
+    def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         context = {
-            "client": None,
-            "navigation": (),
-            "is_operator": False,
-            "path": path,
             "error": error,
             "detail": _TEXTS.get(error.detail, error.detail),
             "needs_login": isinstance(error, Unauthorized),
-            "request_id": request_id,
+            "back": section_of(path),
+            "request_id": state["request_id"],
         }
-        response = render("error.html", error.status, context)
+        response = render("error.html", error.status, path, state, context)
         if error.after_s is not None:
             response.headers["Retry-After"] = str(error.after_s)
         return response
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        return self.render(InternalError(), method="", path="", request_id=request_id)
+        return self.render(InternalError(), method="", path="", state={"request_id": request_id})

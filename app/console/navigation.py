@@ -14,6 +14,10 @@ class Link:
     path: str
     for_operators: bool = False
 
+    def contains(self, path: str) -> bool:
+        """Returns whether the path is that of the page, or of a page below it."""
+        return path == self.path or path.startswith(f"{self.path}/")
+
 
 # In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
 NAVIGATION: Final[tuple[Link, ...]] = (
@@ -26,6 +30,11 @@ NAVIGATION: Final[tuple[Link, ...]] = (
     Link("SIP check", f"{CONSOLE_PREFIX}/sip"),
 )
 SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
+
+
+def section_of(path: str) -> Link:
+    """Returns the link of the navigation under which a path is; the first one for any other path."""
+    return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 
 
 def first_page() -> str:

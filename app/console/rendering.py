@@ -12,24 +12,34 @@ from app.console.assets import assets
 from app.console.filters import FILTERS
 from app.console.headers import protect_page
 from app.console.navigation import NAVIGATION, SESSION, first_page
-from app.tenants.caller import OperatorCaller
+from app.console.sessions.service import ActiveSession
+from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.scopes import Scope
 
 
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-    """Returns the page, or the fragment of a page, that the template makes of the context.
+    """Returns the page, or the fragment of a page, that the template makes of the context."""
+    return render(template, status, request.url.path, request.scope["state"], context)
 
-    Templates also get `client` (None without a session), `path` and `navigation`.
+
+def render(template: str, status: int, path: str, state: Mapping[str, Any], context: Mapping[str, Any]) -> HTMLResponse:
+    """Returns the page for a request with this path and state.
+
+    Templates also get `client` (None without a session), `is_operator`, `may_act`, `path` and `navigation`.
     """
-    session = getattr(request.state, "console_session", None)
+    session: ActiveSession | None = state.get("console_session")
     client = session.client if session else None
+    scopes = client.scopes if client else frozenset()
     is_operator = isinstance(client, OperatorCaller)
-    navigation = [link for link in NAVIGATION if client and (is_operator or not link.for_operators)]
-    shared = {"client": client, "is_operator": is_operator, "path": request.url.path, "navigation": navigation}
-    return render(template, status, shared | context)
-
-
-def render(template: str, status: int, context: Mapping[str, Any]) -> HTMLResponse:
-    return protect_page(HTMLResponse(_environment().get_template(template).render(context), status_code=status))
+    shared = {
+        "client": client,
+        "is_operator": is_operator,
+        "may_act": Scope.ADMIN in scopes and not (isinstance(client, Caller) and client.suspended),
+        "path": path,
+        "navigation": [link for link in NAVIGATION if Scope.READ in scopes and (is_operator or not link.for_operators)],
+    }
+    content = _environment().get_template(template).render({**shared, **context})
+    return protect_page(HTMLResponse(content, status_code=status))
 
 
 @cache

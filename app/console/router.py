@@ -1,4 +1,4 @@
-"""All routes of the console: the first page, its assets, and the packages of the pages."""
+"""All routes of the console: the first page, its assets, the packages of the pages, and any other path."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
@@ -23,6 +23,7 @@ from app.tenants.scopes import Scope
 _IMMUTABLE = "public, max-age=31536000, immutable"
 
 router = console_router()
+unknown_pages = console_router()
 
 
 @router.get("")
@@ -49,6 +50,13 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     return Response(content, media_type=found.media_type, headers=headers)
 
 
+@unknown_pages.get("/{path:path}")
+@needs(Scope.READ, clients="any")
+async def show_not_found() -> Response:
+    """Answers for all other paths, so that the error is shown within the session."""
+    raise RouteNotFound
+
+
 ROUTERS: tuple[APIRouter, ...] = (
     router,
     sessions_router.router,
@@ -61,4 +69,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     tenant_acts_router.router,
     audit_router.router,
     sip_router.router,
+    unknown_pages,
 )

@@ -5,7 +5,7 @@ Both make the same promise: a 5xx or 429 means that no call was started.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from starlette.responses import Response
@@ -17,8 +17,8 @@ class ErrorRenderer(Protocol):
     def is_creation(self, method: str, path: str) -> bool:
         """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
 
-    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
-        """Returns the response for an error."""
+    def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
+        """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
         """Returns the response for a creation with an unknown outcome. No client retries its status automatically."""

@@ -201,9 +201,7 @@ class _Exchange:
 
     async def send_error(self, error: CallgateError) -> None:
         record_error(error, self._metrics)
-        response = self._renderer.render(
-            error, method=self.scope["method"], path=self.scope["path"], request_id=self._request_id
-        )
+        response = self._renderer.render(error, method=self.scope["method"], path=self.scope["path"], state=self.state)
         if isinstance(error, RequestTimeout):
             response.headers["Connection"] = "close"
         await response(self.scope, _no_body, self.send)

@@ -3,6 +3,7 @@
 Their texts are in app/errors.py and app/request_errors.py.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Literal
 from uuid import UUID
@@ -160,8 +161,8 @@ class ProblemRenderer:
     def is_creation(self, method: str, path: str) -> bool:
         return is_creation(method, path)
 
-    def render(self, error: CallgateError, *, method: str, path: str, request_id: str) -> Response:
-        problem = problem_of(error, method=method, instance=path, request_id=request_id)
+    def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
+        problem = problem_of(error, method=method, instance=path, request_id=state["request_id"])
         headers = {}
         if error.after_s is not None:
             headers["Retry-After"] = str(error.after_s)
@@ -193,7 +194,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
         record_error(error, metrics)
         path = request.url.path
-        response = renderers.for_path(path).render(error, method=request.method, path=path, request_id=request.state.request_id)
+        response = renderers.for_path(path).render(error, method=request.method, path=path, state=request.scope["state"])
         response.headers.update(headers or {})
         return response
 

@@ -273,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _write_error(self, error: CallgateError) -> None:
         request_id = uuid4().hex
         method, path = (self.scope["method"], self.scope["path"]) if self._reading == "body" else ("", "")
-        response = ProblemRenderer().render(error, method=method, path=path, request_id=request_id)
+        response = ProblemRenderer().render(error, method=method, path=path, state={"request_id": request_id})
         fields = [
             *self.server_state.default_headers,
             *response.raw_headers,

@@ -189,9 +189,11 @@ login   -read   2xx     -read   2xx     2xx     2xx     GET /console/sip
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/calls
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}/live
+login   -read   3xx     -read   3xx     3xx     3xx     GET /console/calls/{id_or_sid}/reveal
 401     -admin  -admin  -read   4xx     2xx     -admin  POST /console/calls/{id_or_sid}/reveal
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/calls/{id_or_sid}/end
 401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/calls/{id_or_sid}/deliveries/{delivery_id}/retry
+login   -read   4xx     -read   4xx     4xx     4xx     GET /console/{path:path}
 """
 TWILIO = "/2010-04-01/Accounts/{account_sid}"
 SUBSCRIPTIONS = "UserDefinedMessageSubscriptions"

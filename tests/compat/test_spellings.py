@@ -365,7 +365,7 @@ async def test_messages_use_twilios_parameter_names(gateway: Gateway, fields: di
 def test_no_error_message_names_a_member_of_v1(error: type[CallgateError]) -> None:
     faults = (FieldError("/to", "missing", "is required"),) if error is InvalidRequest else ()
     refusal = TwilioErrorRenderer().render(
-        error(field_errors=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", request_id="r"
+        error(field_errors=faults), method="POST", path="/2010-04-01/Accounts/AC/Calls.json", state={"request_id": "r"}
     )
     message = json.loads(bytes(refusal.body))["message"]
     assert not re.search(r"upstream|[a-z]_[a-z]|`errors`|\.\.", message.replace("/2010-04-01", "")), message

@@ -183,6 +183,9 @@ async def test_personal_data_is_masked_until_it_is_revealed_which_is_audited(
     assert [text for text in PERSONAL if text not in revealed.text] == []
     assert "$CALLGATE_KEY" in revealed.text
     assert "hx-get" not in revealed.text
+    # Someone who is sent the address of the revealed page sees the call masked.
+    led = await reader.get(f"{path}/reveal")
+    assert (led.status_code, led.headers["Location"]) == (303, f"/console{path}")
     (event,) = await audited(gateway, tenant)
     assert (event.action, event.subject, event.actor_name) == ("call.reveal", record["id"], operator.key_id)
 

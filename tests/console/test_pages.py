@@ -5,6 +5,7 @@ import hashlib
 import re
 from importlib.resources import files
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from app.console.headers import CONTENT_SECURITY_POLICY
 from app.main import create_app
 from app.settings import Settings
 from app.tenants.caller import COMMAND_LINE
+from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, text_of
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway, settings_for
@@ -53,6 +55,40 @@ async def test_pages_and_errors_are_pages_that_are_not_stored(gateway: Gateway, 
     require_page(await http.post("/console/login", data={str(number): "" for number in range(501)}), 400)
     require_page(await http.post("/console/login", content=b"x" * 70_000), 413)
     assert "mine" in text_of(await person.get("/nothing", headers={"X-Request-Id": "mine"}))
+
+
+async def test_an_error_page_shows_the_session_and_the_way_back(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    person, caller = await log_in(tenant.id), await log_in(tenant.id, Scope.CALL)
+    for path, label, back in (
+        (f"/calls/{uuid4()}", "Calls", "/console/calls"),
+        (f"/deliveries?tenant={uuid4()}", "Deliveries", "/console/deliveries"),
+        ("/nothing", "Now", "/console/now"),
+        ("/queues/a/b/c/d", "Queues", "/console/queues"),
+    ):
+        answer = await person.get(path)
+        require_page(answer, 404)
+        assert f'<a class="button primary" href="{back}">Go to {label}</a>' in answer.text
+        assert '<nav aria-label="Pages">' in answer.text
+        assert f"{tenant.id} · {person.key_id}" in text_of(answer)
+    # A key that may see nothing has no links to pages, and can log out.
+    refused = await caller.get("/calls")
+    require_page(refused, 403)
+    assert "/console/calls" not in refused.text
+    assert "Log out" in text_of(refused)
+
+
+async def test_an_error_page_without_a_session_leads_to_the_login(gateway: Gateway, log_in: LogIn) -> None:
+    person, stranger = await log_in(), await browser(gateway)
+    lost = await stranger.get("/console/nothing")
+    assert (lost.status_code, lost.headers["Location"]) == (303, "/console/login?next=%2Fconsole%2Fnothing")
+    for answer in (
+        await stranger.post("/console/sip", data={"address": "x"}),
+        await person.http.post("/console/sip", content=b"x" * 70_000),
+        await stranger.post("/console/login", content=b"x" * 70_000),
+    ):
+        assert "<nav" not in answer.text
+        assert 'href="/console/login"' in answer.text
 
 
 async def test_a_failure_is_a_page_without_its_cause(gateway: Gateway) -> None:
@@ -99,7 +135,7 @@ async def test_assets_are_compressed_and_kept_for_good(gateway: Gateway) -> None
             other = await http.get(f"/console/static/0000000000000000/{file.name}")
             assert (other.status_code, other.headers["Cache-Control"]) == (200, "no-store")
         for name in ("SHA256SUMS", "LICENSES.txt", "..%2Frouter.py", "%2e%2e"):
-            assert (await http.get(f"/console/static/x/{name}")).status_code == 404
+            assert (await http.get(f"/console/static/x/{name}")).status_code in (303, 404)
     assert total <= MAX_ASSETS_BYTES
 
 

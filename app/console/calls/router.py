@@ -108,7 +108,7 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
     """Shows the call with this id. Redirects from its sid to its id."""
     if CALL_SID.fullmatch(id_or_sid):
         return _lead_to((await _read(request, client, id_or_sid)).call.id)
-    return _call_page(request, client, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
+    return _call_page(request, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
 
 
 @router.get("/{id_or_sid}/live")
@@ -116,28 +116,33 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
 async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
     """Returns the part of the page that renews itself."""
     history = await _read(request, client, call_id)
-    return page(request, "calls/live.html", **_context(client, history, reveal=False))
+    return page(request, "calls/live.html", **_context(history, reveal=False))
+
+
+@router.get("/{id_or_sid}/reveal")
+@needs(Scope.READ, clients="any")
+async def show_masked(call_id: CallIdDep) -> Response:
+    """Leads to the page of the call, which is masked: somebody was sent the address of the revealed one."""
+    return _lead_to(call_id)
 
 
 @router.post("/{id_or_sid}/reveal")
 @needs(Scope.ADMIN, clients="any")
-async def reveal_call(request: Request, client: ConsoleClientDep, acts: CallActsDep, call_id: CallIdDep) -> Response:
+async def reveal_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
     """Shows the call with its personal data, which the audit log records."""
-    return _call_page(request, client, await acts.reveal(call_id), reveal=True)
+    return _call_page(request, await acts.reveal(call_id), reveal=True)
 
 
 @router.post("/{id_or_sid}/end")
 @needs(Scope.ADMIN, clients="any")
-async def end_call(request: Request, client: ConsoleClientDep, acts: CallActsDep, call_id: CallIdDep) -> Response:
+async def end_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
     """Ends the call, and leads back to its page, which says why if that was refused."""
     try:
         result = await acts.end(call_id)
     except CallNotFound:
         raise
     except CallgateError as error:
-        return _call_page(
-            request, client, await acts.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status
-        )
+        return _call_page(request, await acts.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status)
     return _lead_to(call_id, "ended" if result.done else "remembered")
 
 
@@ -158,7 +163,6 @@ async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID
 
 def _call_page(
     request: Request,
-    client: Caller | OperatorCaller,
     history: CallHistory,
     *,
     reveal: bool = False,
@@ -166,15 +170,14 @@ def _call_page(
     fault: str | None = None,
     status: int = 200,
 ) -> Response:
-    context = _context(client, history, reveal=reveal) | {"done": done, "fault": fault}
+    context = _context(history, reveal=reveal) | {"done": done, "fault": fault}
     return page(request, "calls/call.html", status=status, **context)
 
 
-def _context(client: Caller | OperatorCaller, history: CallHistory, *, reveal: bool) -> dict[str, Any]:
+def _context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
     return {
         "view": view.view_call(history, reveal=reveal),
         "call": history.call,
-        "can_act": Scope.ADMIN in client.scopes and not (isinstance(client, Caller) and client.suspended),
         "as_json": view.as_json,
     }
 
