@@ -121,14 +121,30 @@ async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gatew
     ]
     since = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M")
     path = f"/deliveries/{tenant.id}/replay"
-    for wrong in ("", "yesterday"):
+    for wrong in ("", "yesterday", "2026-13-01T00:00"):
         answer = await person.post(path, since=wrong)
         assert answer.status_code == 422
-        assert "Give a time in UTC" in text_of(answer)
+        assert "Choose a date and a time, such as 2026-11-28 09:30." in text_of(answer)
+        assert 'name="since" value="" required aria-invalid="true" aria-describedby="since-fault"' in answer.text
     assert "1 delivery is sent again now." in text_of(await follow(person, await person.post(path, since=since)))
     assert [await state_of(gateway, each) for each in (old, new)] == ["gave_up", "pending"]
-    assert "0 deliveries are sent again now." in text_of(await follow(person, await person.post(path, since=since)))
+    assert "None was given up since then." in text_of(await follow(person, await person.post(path, since=since)))
     assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.replay"]
+
+
+async def test_the_form_has_a_time_that_browsers_take(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    operator = await log_in()
+
+    async def shown(**given: str) -> datetime:
+        page = await operator.get("/deliveries", params={"tenant": tenant.id, "state": "given_up"} | given)
+        found = re.search(r'<input type="datetime-local" name="since" value="([\d-]{10}T\d\d:\d\d)"', page.text)
+        assert found
+        return datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
+
+    assert await shown(since="2026-11-28T09:30:12.5+01:00") == datetime(2026, 11, 28, 8, 30, tzinfo=UTC)
+    day_ago = datetime.now(UTC) - timedelta(days=1, minutes=1)
+    for moment in (await shown(), await shown(since="yesterday")):
+        assert day_ago < moment < day_ago + timedelta(minutes=5)
 
 
 async def test_nobody_else_sends_deliveries_again(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:

@@ -21,6 +21,7 @@ from app.tenants.scopes import Scope
 
 router = console_router("/deliveries")
 _SINCE_BY_DEFAULT = timedelta(days=1)
+_NO_TIME = "Choose a date and a time, such as 2026-11-28 09:30."
 
 
 @router.get("")
@@ -48,8 +49,8 @@ async def _show_overview(request: Request, *, after: str) -> Response:
     )
 
 
-async def _show_list(request: Request, query: DeliveryQuery, *, fault: str | None = None) -> Response:
-    """Renders a tenant's list. `fault` is what is wrong with `since`, the field of the form."""
+async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
+    """Renders a tenant's list. `fault` is what is wrong with the field of the form."""
     database, searched_to, next_page = reads_of(request), None, None
     try:
         after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
@@ -71,7 +72,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str | Non
         items=[DeliveryItem.of(line) for line in lines],
         searched_to=searched_to,
         next_page=next_page,
-        since=query.since or form_time(datetime.now(UTC) - _SINCE_BY_DEFAULT),
+        since="" if fault else form_time(_read_since(query.since) or datetime.now(UTC) - _SINCE_BY_DEFAULT),
         fault=fault,
     )
 
@@ -89,17 +90,14 @@ async def replay_deliveries(
     """Sends all deliveries of a tenant again that were given up since a time."""
     require_read(client)
     caller = caller_in(client, tenant_id)
-    try:
-        since = read_form_time(form.text("since"))
-    except ValueError:
-        since = None
+    since = _read_since(form.text("since"))
     if since is None:
-        query = DeliveryQuery(tenant_id, "given_up", since=form.text("since"))
-        return await _show_list(request, query, fault="Give a time in UTC, such as 2026-11-28T09:30.")
+        return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_NO_TIME)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
-    if replay.continue_since is None:
+    if replay.count and replay.continue_since is None:
         return _lead_to(list_address(tenant_id, "waiting", sent=replay.count))
-    return _lead_to(list_address(tenant_id, "given_up", sent=replay.count, since=replay.continue_since.isoformat()))
+    go_on = form_time(replay.continue_since or since)
+    return _lead_to(list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
 
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
@@ -124,6 +122,13 @@ async def retry_delivery(
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
     return _lead_to(list_address(tenant_id, "waiting", sent=1))
+
+
+def _read_since(text: str) -> datetime | None:
+    try:
+        return read_form_time(text)
+    except ValueError:
+        return None
 
 
 def _lead_to(address: str) -> Response:
