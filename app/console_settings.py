@@ -11,7 +11,7 @@ _DAY_S = 86_400
 
 
 class OidcRule(BaseModel):
-    """Who has this value among the values of this claim has these scopes: for one tenant or, without one, as an operator."""
+    """A person whose claim has this value gets these scopes: for one tenant or, without one, as an operator."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -43,7 +43,7 @@ class ConsoleSettings(BaseSettings):
     console_oidc_access: str | None = Field(
         None,
         description="Who may do what, as JSON: a list of objects with `claim`, `value`, `scopes` and, for a tenant's people, "
-        "`tenant`. The first that fits counts; whom none fits is refused.",
+        "`tenant`. The first rule that matches applies; a person whom no rule matches is refused.",
     )
 
     @field_validator("console_url")

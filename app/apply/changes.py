@@ -1,4 +1,4 @@
-"""The changes that make a declaration true. Each is one use case of the administration."""
+"""The changes that bring the stored tenants in line with a declaration. Each is one use case of the administration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

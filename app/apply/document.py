@@ -1,4 +1,4 @@
-"""Reads a YAML or JSON document into plain values and remembers the line of each. Not aware of what the document declares.
+"""Reads a YAML or JSON document into plain values and remembers the line of each. Independent of what it declares.
 
 Tags, merge keys and repeated names of YAML are refused, and the values that aliases stand for are limited in number. Texts of
 errors never contain text of the document, which may be a secret.

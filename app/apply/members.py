@@ -1,4 +1,4 @@
-"""The kinds of members that a declaration has. Not aware of which member has which."""
+"""The kinds of members that a declaration has. Does not define the members themselves."""
 
 import re
 from dataclasses import dataclass

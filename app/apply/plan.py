@@ -1,4 +1,4 @@
-"""Compares a declaration with what is stored: the changes that would make it true. Pure.
+"""Compares a declaration with what is stored, and plans the changes that remove the difference. Pure.
 
 A member that the file does not name is no difference, nor is a default that the file writes out. A secret is compared with the
 stored one in constant time and appears in no change's text.

@@ -1,4 +1,4 @@
-"""Makes a declaration true in one transaction, with the use cases that the other commands have."""
+"""Applies a declaration in one transaction, with the use cases of the other commands."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

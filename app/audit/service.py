@@ -1,4 +1,4 @@
-"""Reads the audit log. Not aware of HTTP."""
+"""Reads the audit log. Independent of HTTP."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""Receives a status callback: verifies it, updates its call, writes the delivery to the tenant. Not aware of HTTP."""
+"""Receives a status callback: verifies it, updates its call, writes the delivery to the tenant. Independent of HTTP."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

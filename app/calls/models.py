@@ -168,6 +168,8 @@ class Call(LastAnswer, Base):
 class PendingUpdate(Base):
     """A request to end a call, remembered until it can be sent to Twilio. A separate table, because such requests are rare."""
 
+    # The table has the older name `wanted_update`.
+
     __tablename__ = "wanted_update"
     __table_args__ = (CheckConstraint("status IN ('canceled', 'completed')", name="status"),)
 

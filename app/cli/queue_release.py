@@ -27,8 +27,8 @@ def halt(as_json: AsJson = False) -> None:
     """Stop dialling scheduled calls, of all tenants, until `callgate queues release`.
 
     Use it when the database may have lost which calls were dialled and Callgate cannot notice it, as after the restore of a
-    snapshot. Calls under way, immediate calls, cancellations and deadlines go on. When the command ends with 0, no further call
-    is let go, and a release that was running does not go through.
+    snapshot. Calls under way, immediate calls, cancellations and deadlines go on. When the command ends with 0, no further
+    call is dialled, and a release that was running fails.
     """
     from app.audit.events import command_actor
     from app.scheduling.halt import GrantHalt
@@ -37,9 +37,9 @@ def halt(as_json: AsJson = False) -> None:
     if as_json:
         show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_certain}, as_json=True)
     elif halted.was_halted:
-        typer.echo(f"They were halted already: no scheduled call has been let go since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
+        typer.echo(f"Scheduled calls were halted already: none is dialled since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
     else:
-        typer.echo("Scheduled calls are not dialled any more. `callgate queues release` goes on.")
+        typer.echo("Scheduled calls are not dialled any more. `callgate queues release` resumes them.")
     if not halted.is_certain:
         raise CommandFailed("grants are halted, but a transaction from before is still open: run the command again")
 

@@ -76,7 +76,7 @@ def set_queue(
 ) -> None:
     """Create a queue, or change what the options give of it.
 
-    Hours are set as a whole: zone, beginning and end. Other hours apply to calls that wait, too.
+    Hours are set as a whole: zone, beginning and end. Changed hours apply to waiting calls at once.
     """
     from app.scheduling.hours import read_hours
 

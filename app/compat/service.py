@@ -1,4 +1,4 @@
-"""Reads started calls as Twilio would show them: the current state of one call, and pages of calls. Knows nothing of HTTP."""
+"""Reads started calls as Twilio would show them: the current state of one call, and pages of calls. Independent of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Hides personal data in texts and in JSON, and leaves what tells two calls apart. Pure.
+"""Hides personal data in texts and in JSON, and keeps enough to tell two calls apart. Pure.
 
 JSON is hidden by default: a text is shown only where its name says that it is about no person, or if its form is that of an id
 or a time. Numbers, truth values and nulls are shown.

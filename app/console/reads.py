@@ -1,4 +1,4 @@
-"""Transactions in which a page reads: few at a time, and what takes too long is canceled. Not aware of HTTP."""
+"""Transactions in which a page reads: few at a time, and what takes too long is canceled. Independent of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

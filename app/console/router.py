@@ -37,7 +37,8 @@ async def console() -> Response:
 async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     """Serves a script or a style.
 
-    While a version is rolled out, a page of one version may ask a process of another: it gets what this one has, not to keep.
+    While a version is rolled out, a page of one version may ask a process of another: it gets this process's file, with
+    `no-store`.
     """
     found = assets().get(asset)
     if found is None:

@@ -1,1 +1,1 @@
-"""Access to Postgres that is independent of any table: engine, connection pool, batcher, listener, partitions."""
+"""Access to Postgres, independent of the tables: engine, connection pool, batcher, listener, partitions."""

@@ -1,4 +1,4 @@
-"""Batches concurrent writes of one kind into one transaction (group commit). Independent of any table.
+"""Batches concurrent writes of one kind into one transaction (group commit). Independent of the tables.
 
 A single write is sent at once; there is no timer. Items that arrive while a batch is being written form the next batch. Batches
 therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be batched in the same way.

@@ -1,4 +1,4 @@
-"""Receives notifications of changes that any process makes, with Postgres's LISTEN and NOTIFY. Independent of any table."""
+"""Receives notifications of changes that any process makes, with Postgres's LISTEN and NOTIFY. Independent of the tables."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Creates, finds and drops monthly partitions. Independent of any table."""
+"""Creates, finds and drops monthly partitions. Independent of the tables."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Retries failed writes in one background task. Independent of any table."""
+"""Retries failed writes in one background task. Independent of the tables."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Lists and repeats the deliveries of a tenant. Not aware of HTTP."""
+"""Lists and repeats the deliveries of a tenant. Independent of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -168,8 +168,8 @@ async def record_attempts(
 ) -> int:
     """Records the results of attempts, and makes held deliveries due if no earlier event holds them back any more.
 
-    Returns how many became due. Call it with those that a claim returned as `held`, after the claim: it may not have seen the
-    result that another worker recorded at the same time.
+    Returns how many became due. Call it also with the deliveries that a claim returned as `held`: the claim may not have seen
+    a result that another worker recorded at the same time.
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]

@@ -73,8 +73,8 @@ class KeyAttempts:
     def address_of(self, scope: Scope) -> str:
         """Returns the client's address: an IPv4 address, or the /64 network of an IPv6 address, which one client often has.
 
-        It is the peer of the connection. If that is a trusted proxy, it is the last address in `X-Forwarded-For` that is none:
-        what stands before it can be invented.
+        It is the peer of the connection. If that is a trusted proxy, it is the last address in `X-Forwarded-For` that is no
+        trusted proxy: clients can invent the ones before it.
         """
         peer = _parse(scope["client"][0]) if scope.get("client") else None
         hops = [peer]

@@ -1,4 +1,4 @@
-"""Keeps what was promised of calls after their grant: none starts to ring after its `ring_by`, and none keeps its slot.
+"""Cancels granted calls that Twilio still queues at their `ring_by`, and frees the slots of calls that have ended.
 
 Also deletes turns that are not needed any more.
 """
@@ -19,7 +19,7 @@ from app.twilio.errors import TwilioError
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
-# A caller that schedules a call after that begins with the turn of a new one: behind all that wait.
+# After this time a caller counts as new: its next call is behind all callers that wait.
 _TURN_IDLE_FOR = timedelta(hours=1)
 _TURNS_AT_ONCE = 500
 # How soon a call is looked at again if its outcome is open, or Twilio could not be asked.

@@ -46,7 +46,7 @@ class Dialer:
         is_last = await self._end_expired() < _EXPIRED_AT_ONCE
         waits = []
         waiting = await waiting_accounts(self.database)
-        # Those after the last one that had its turn go first: else the first account could take all the room there is.
+        # Begin after the account that was served last, so that the first one cannot use up `max_in_flight` in every step.
         for account_id in sorted(waiting, key=lambda each: (self._last_turn is not None and each <= self._last_turn, each)):
             if waiting[account_id] > 0:
                 waits.append(waiting[account_id])

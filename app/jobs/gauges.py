@@ -62,7 +62,7 @@ class Gauges:
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
         guard = await read_guard(self._database)
-        scheduled = await scheduling_backlog(self._database, classes=len(PRIORITIES))
+        scheduled = await scheduling_backlog(self._database, priorities=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
             self._scheduled.labels(priority).set(scheduled.waiting[place])
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))

@@ -1,4 +1,4 @@
-"""Keeps the row by which grants notice that the database may have lost some."""
+"""Updates the row that shows whether the database may have lost grants."""
 
 from dataclasses import dataclass, field
 

@@ -16,8 +16,8 @@ from app.rollups.periods import FIRST_SPAN, HOUR, MINUTE, MINUTES_ARE_KEPT_FOR, 
 logger = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_STEP_S: Final = 2.0
-# More than a minute's: after an installation, an upgrade or a pause.
-_MANY: Final = 50
+# More due periods than one minute can bring: after an installation, an upgrade or a pause.
+_BACKLOG_FROM: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class RollUp:
                 return False
             await store.sample_waiting(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
-            if len(due) > _MANY:
+            if len(due) > _BACKLOG_FROM:
                 due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)

@@ -1,4 +1,4 @@
-"""Logs, metrics and traces of one process. Knows no route and no table."""
+"""Logs, metrics and traces of one process. Independent of routes and tables."""
 
 from app.observability.logs import configure_logging
 from app.observability.metrics import Metrics

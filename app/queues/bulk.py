@@ -1,4 +1,4 @@
-"""Creates many scheduled calls of one queue. Not aware of HTTP.
+"""Creates many scheduled calls of one queue. Independent of HTTP.
 
 Each line is one creation, as `CreationService.create` makes it. Creations that are under way at the same time are written in
 one statement.

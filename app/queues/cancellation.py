@@ -1,4 +1,4 @@
-"""Cancels all waiting calls of a queue. Not aware of HTTP."""
+"""Cancels all waiting calls of a queue. Independent of HTTP."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,7 @@
 """Routes of queues.
 
-All need `call` to change something, as calls do: a campaign is a queue made for it, and the limits of an account, which an
-operator sets, apply to its calls in any case.
+Changes need `call`, as creations do, because services create queues for their campaigns. The account's limits, which an
+operator sets, still apply.
 """
 
 import re
@@ -128,7 +128,7 @@ async def put_queue(
 ) -> QueueRecord:
     """Creates the queue, or changes the members that the body has. Missing members stay as they are; null removes a value.
 
-    A pause stops dialling; calls under way go on. Other hours apply to waiting calls, too.
+    A pause stops dialling; calls under way go on. Changed hours apply to waiting calls at once.
     """
     if caller.suspended:
         raise TenantSuspended

@@ -1,4 +1,4 @@
-"""Creates, changes and shows queues. Not aware of HTTP."""
+"""Creates, changes and shows queues. Independent of HTTP."""
 
 import re
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class QueueService:
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the one of this name. Returns it, and whether it was created now.
 
-        After a pause no call is granted; calls under way go on. Waiting calls are judged by other hours at once. Raises
+        After a pause no call is granted; calls under way go on. Changed hours apply to waiting calls at once. Raises
         InvalidMember.
         """
         _check(name, change)

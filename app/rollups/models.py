@@ -49,7 +49,7 @@ class Rollup(Base):
     gave_up: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     undelivered: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
-    # The most scheduled calls that waited when it was looked at; null: nobody looked.
+    # The most scheduled calls that waited at any count in the period; null: none was made.
     waiting: Mapped[int | None] = mapped_column(Integer)
 
 
@@ -60,5 +60,5 @@ class RollupProgress(Base):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
-    # What was due by then is rolled up.
+    # All periods that were due at this time are rolled up.
     rolled_until: Mapped[datetime]

@@ -125,7 +125,7 @@ _DELETE: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RollupState:
-    """Until when everything is rolled up that was due, and the time by Postgres's clock, both as whole minutes."""
+    """The time up to which all due periods are rolled up, and Postgres's time; both are whole minutes."""
 
     rolled_until: datetime
     now: datetime

@@ -24,9 +24,9 @@ from app.errors import CommandFailed
 logger = structlog.stdlib.get_logger(__name__)
 
 _SUFFIX: Final = ".grants"
-# A worker goes on in a new file then.
+# The size at which a worker continues in a new file.
 _MAX_BYTES: Final = 1_000_000
-# How often the folder is read again because a file was continued in another one meanwhile.
+# Reads of the folder in one load: a file may be replaced by a newer one while the folder is read.
 _MAX_READS: Final = 10
 # A worker touches its file in each step of the guard. The numbers of files that are this old are in newer files.
 _FORGET_AFTER_S: Final = 86_400.0
@@ -131,7 +131,7 @@ class _CounterFolder:
         raise FileNotFoundError
 
     def skip(self, ends: Mapping[str, int]) -> None:
-        """Lets the next reads begin there."""
+        """Marks the files as read up to these ends."""
         for name, end in ends.items():
             self._read[name] = max(end, self._read.get(name, 0))
 

@@ -23,9 +23,9 @@ from app.scheduling.store import Statements
 logger = structlog.stdlib.get_logger(__name__)
 
 HIDDEN: Final = "-"
-"""What callgate_server() has for a part that Postgres does not tell."""
+"""Stands in callgate_server() for a part that Postgres hides."""
 STARTED: Final = "started "
-"""How callgate_server() begins what it has instead of a hidden timeline: the time of the server's start."""
+"""The prefix of the server's start time, which callgate_server() has in place of a hidden timeline."""
 
 HaltReason = Literal["server", "counter", "operator"]
 """Why nothing is granted: another server, a count of grants that is lower than a known one, or `callgate queues halt`."""
@@ -40,7 +40,7 @@ _SEEN = f"""
     UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER}
     RETURNING id
 """
-# Where no call waits, no lost grant can be repeated.
+# While no call waits, no lost grant can be repeated.
 _ADOPT = f"""
     UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
@@ -62,14 +62,14 @@ _COUNTS = f"""
     SELECT known.id, {RELEASED} AS released, coalesce(grants, 0) AS grants, granted_at
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
-# Where nothing was recorded yet, nothing says since when grants may be lost.
+# Without a row it is unknown since when grants may be lost, so `seen_at` is 1970.
 _HALT_BY_HAND = f"""
     INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
     VALUES ({CURRENT_SERVER}, to_timestamp(0), clock_timestamp(), 'operator')
     ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
     RETURNING server, halted_at
 """
-# Writes the row, so that a release that has read it before does not go through.
+# Writes the row, so that a release that has read it before fails.
 _STILL_HALTED = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
 # A grant locks the table `pace` before it reads whether it is allowed, and until it ends. A backup only reads the table. Not
 # pg_stat_activity: it hides the transactions of one role from others.
@@ -128,7 +128,7 @@ class HaltedGrants:
 
 
 async def halt_grants(connection: Connection) -> HaltedGrants:
-    """Halts all grants, whatever the server, until they are released. A release that has begun does not go through."""
+    """Halts all grants, whatever the server, until they are released. A release that has begun fails."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
         return HaltedGrants(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_STILL_HALTED)

@@ -1,4 +1,4 @@
-"""Tables of queues, pace, scheduled calls that wait, and the slots of calls that were granted."""
+"""Tables of queues, pace, scheduled calls that wait, and the dial slots of calls that were granted."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -89,7 +89,7 @@ class ScheduledDial(Base):
     queue_id: Mapped[UUID] = mapped_column(Uuid)
     # The id of the API key or workload that requested the call. Callers take turns.
     caller_id: Mapped[UUID] = mapped_column(Uuid)
-    # The place of its class in PRIORITIES; 0 goes first.
+    # The place of its priority in PRIORITIES; 0 is dialled first.
     priority: Mapped[int] = mapped_column(SmallInteger)
     not_before: Mapped[datetime]
     ring_by: Mapped[datetime]
@@ -102,7 +102,10 @@ class ScheduledDial(Base):
 
 
 class DialTurn(Base):
-    """The turn of a caller at an account: whose last grant is the longest ago is next. Deleted after an hour without calls."""
+    """The turn of a caller at an account. The caller whose last grant is the longest ago is next.
+
+    Deleted after an hour without calls.
+    """
 
     __tablename__ = "dial_turn"
     __table_args__ = (Index(None, "account_id", "last_grant_at"),)
@@ -136,7 +139,7 @@ class DialSlot(Base):
 
 
 class GrantGuard(Base):
-    """The one row by which grants notice that the database may have lost some (app.scheduling.guard)."""
+    """The one row that shows whether the database may have lost grants (app.scheduling.guard)."""
 
     __tablename__ = "grant_guard"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

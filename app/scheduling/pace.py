@@ -1,15 +1,15 @@
-"""SQL of the token bucket: how many calls a row of `pace` lets go, and the row after they went.
+"""SQL of the token bucket: how many calls a row of `pace` allows now, and its `next_at` after they were dialled.
 
 The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp instead of a level and a time. Within any
-span of s seconds at most `burst + s * calls_per_second` calls go. Use it on a locked row, with a clock that was read after the
-lock.
+span of s seconds at most `burst + s * calls_per_second` calls are dialled. Use it on a locked row, with a clock that was read
+after the lock.
 """
 
 _UNLIMITED = 1_000_000
 
 
 def room_sql(at: str) -> str:
-    """Returns SQL for the number of calls that the row `pace` lets go at the time `at`: tokens and free slots."""
+    """Returns SQL for the number of calls that the row `pace` allows at the time `at`: tokens and free slots."""
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}
@@ -26,13 +26,13 @@ def wait_s_sql(at: str) -> str:
 
 
 def next_at_sql(at: str, count: str) -> str:
-    """Returns SQL for the row's `next_at` after `count` calls went at the time `at`."""
+    """Returns SQL for the row's `next_at` after `count` calls were dialled at the time `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
 def next_at_of_empty_sql(at: str) -> str:
-    """Returns SQL for the row's `next_at` if no call goes before `at`, and the bucket is empty until then."""
+    """Returns SQL for the row's `next_at` if no call is dialled before `at`, and the bucket is empty until then."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 

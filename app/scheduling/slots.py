@@ -1,4 +1,4 @@
-"""Slots of concurrent calls: when one ends at the latest, and the freeing of those whose calls have ended."""
+"""Dial slots, one for each concurrent call: when one ends at the latest, and the freeing of those whose calls have ended."""
 
 from uuid import UUID
 
@@ -45,8 +45,8 @@ _RECOUNT_ACCOUNT = """
     UPDATE pace SET in_use = counted.in_use FROM counted, before WHERE subject_id = $1 AND pace.in_use <> counted.in_use
     RETURNING before.in_use - pace.in_use
 """
-# Those that a grant in the same transaction may lock, too: locked later, and so not in the order of ids, they could deadlock
-# with a grant of the tenant's other account.
+# All queues that a grant in this transaction may lock later are locked here, in the order of ids: locked one by one they could
+# deadlock with a grant of the tenant's other account.
 _ACTIVE_QUEUES = """
     SELECT subject_id FROM pace JOIN queue ON queue.id = subject_id
     WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1)
@@ -74,8 +74,8 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Frees the slots of the account's calls that have ended. Returns how many were freed.
 
     The transaction must have locked the account's row in `pace`, and no queue's: the rows of queues are locked after it, in the
-    order of ids. A slot that went with its call's record is freed, too. The counts are made by statements after the locks,
-    because the snapshot of a statement that waits for a lock is older than the lock.
+    order of ids. Slots that were deleted together with their call's record count as freed. The counts are made by statements
+    after the locks, because the snapshot of a statement that waits for a lock is older than the lock.
     """
     await connection.execute(_DELETE_ENDED, account_id)
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)

@@ -10,23 +10,23 @@ from app.scheduling.accounts import accounts_of
 from app.scheduling.store import Statements
 
 COUNTED = 10_000
-"""The most calls of one class, slots, and groups of calls that are read."""
+"""The most calls of one priority, slots, and groups of calls that are read."""
 
 _WAITING = f"""
     {accounts_of("scheduled_dial")}
-    SELECT class.priority, (
+    SELECT place.priority, (
         SELECT count(*) FROM (
             SELECT FROM account CROSS JOIN LATERAL (
                 SELECT FROM scheduled_dial AS dial
-                WHERE dial.account_id = account.account_id AND dial.priority = class.priority
+                WHERE dial.account_id = account.account_id AND dial.priority = place.priority
                 ORDER BY dial.caller_id, dial.queue_id, dial.due_at LIMIT {COUNTED}
             ) AS own LIMIT {COUNTED}
         ) AS counted
     ) AS waiting
-    FROM generate_series(0, $1::int - 1) AS class (priority)
+    FROM generate_series(0, $1::int - 1) AS place (priority)
 """  # noqa: S608  # own constants
 
-# The first call of each account, class, caller and queue.
+# The first call of each account, priority, caller and queue.
 _GROUP = "account_id, priority, caller_id, queue_id"
 _OLDEST_DUE = f"""
     WITH RECURSIVE first AS (
@@ -52,18 +52,18 @@ _SLOTS = f"""
 
 @dataclass(frozen=True, slots=True)
 class SchedulingBacklog:
-    """What waits to be dialled. Classes are their places in PRIORITIES; at most COUNTED of each are counted."""
+    """What waits to be dialled. Priorities are their places in PRIORITIES; at most COUNTED calls of each are counted."""
 
     waiting: Mapping[int, int]
-    """The number of waiting calls of each class."""
+    """The number of waiting calls of each priority."""
     oldest_due_s: Mapping[int, float]
-    """For how long the call of a class has been due that waits the longest, without paused queues and suspended tenants."""
+    """For how long the call of each priority that waits longest has been due, without paused queues and suspended tenants."""
     slots: int
 
 
-async def scheduling_backlog(database: Statements, *, classes: int) -> SchedulingBacklog:
-    """Measures the scheduled calls of the classes 0 to `classes` - 1, and the slots that are taken."""
-    waiting = await database.fetch(_WAITING, classes)
+async def scheduling_backlog(database: Statements, *, priorities: int) -> SchedulingBacklog:
+    """Measures the scheduled calls of the priorities 0 to `priorities` - 1, and the slots that are taken."""
+    waiting = await database.fetch(_WAITING, priorities)
     oldest = await database.fetch(_OLDEST_DUE)
     (slots,) = await database.fetch(_SLOTS)
     return SchedulingBacklog(

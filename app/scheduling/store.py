@@ -57,7 +57,7 @@ _LONGEST_PAUSE_S = 60.0
 
 
 async def pause_pace(database: Statements, account_id: UUID, *, queue_time_ms: int) -> None:
-    """Lets no call of the account go until Twilio has dialled those that it queues, as it says, and at most for a minute.
+    """Pauses the account's pace for the queue time that Twilio has announced, at most for a minute.
 
     An account without `calls_per_second` does not pause. Runs in a transaction of its own.
     """

@@ -1,4 +1,4 @@
-"""Reads and changes the subresources of a call at Twilio. Not aware of HTTP.
+"""Reads and changes the subresources of a call at Twilio. Independent of HTTP.
 
 docs/adr/0017 says what is repeated (only a request with a refused credential) and how an unknown outcome is reported.
 """

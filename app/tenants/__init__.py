@@ -1,1 +1,1 @@
-"""Tenants, their Twilio accounts and credentials, and their API keys. Not aware of HTTP."""
+"""Tenants, their Twilio accounts and credentials, and their API keys. Independent of HTTP."""

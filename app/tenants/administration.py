@@ -76,7 +76,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     ) -> TenantRow:
         """Sets those settings that `changes` has, and returns the tenant.
 
-        Other hours apply to waiting calls at once. With `of_versions`, raises VersionOutdated unless the tenant has one of
+        Changed hours apply to waiting calls at once. With `of_versions`, raises VersionOutdated unless the tenant has one of
         these versions (`TenantRow.version`).
         """
         async with self.database.transaction() as connection:

@@ -14,7 +14,7 @@ from app.tenants.errors import no_tenant
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """The base of all use cases that change something for an operator. `actor` is who the audit log says has done it."""
+    """The base of all use cases that change something for an operator. The audit log names `actor`."""
 
     database: Transactions
     keyring: Keyring

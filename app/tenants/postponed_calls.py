@@ -1,4 +1,4 @@
-"""Lets other hours, and a pause, apply to scheduled calls at once. On asyncpg alone, as the rest of the administration."""
+"""Makes changed hours and a pause take effect on waiting calls at once. On asyncpg alone, as the rest of the administration."""
 
 from typing import Final
 from uuid import UUID

@@ -1,1 +1,1 @@
-"""Workload identities: validates service account tokens of Kubernetes. Not aware of tenants and HTTP."""
+"""Workload identities: validates service account tokens of Kubernetes. Independent of tenants and HTTP."""

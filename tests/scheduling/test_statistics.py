@@ -14,7 +14,7 @@ from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
 URGENT, NORMAL, BULK = range(3)
-CLASSES = 3
+PRIORITY_COUNT = 3
 
 # Copies of one call, with their rights to dial.
 _ADD_WAITING = """
@@ -64,7 +64,7 @@ async def waiting(gateway: Gateway) -> Waiting:
 
 
 async def _measured(gateway: Gateway) -> SchedulingBacklog:
-    return await scheduling_backlog(gateway.database, classes=CLASSES)
+    return await scheduling_backlog(gateway.database, priorities=PRIORITY_COUNT)
 
 
 async def test_without_calls_everything_is_zero(gateway: Gateway, waiting: Waiting) -> None:

@@ -1,4 +1,4 @@
-"""Changes or deletes a call: cancels it, ends it, redirects it. Not aware of HTTP.
+"""Changes or deletes a call: cancels it, ends it, redirects it. Independent of HTTP.
 
 A request to end a call is stored and sent later if the call is not known to have started, or if Twilio's answer was lost:
 ending a call is idempotent. For any other change the client gets an error instead.

@@ -1,6 +1,6 @@
 """Sends one creation to Twilio, and repeats only requests that were never processed.
 
-docs/adr/0003 says what may be repeated. Knows no database: takes credentials and parameters, and returns an outcome.
+docs/adr/0003 says what may be repeated. Independent of the database: takes credentials and parameters, and returns an outcome.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Creates a call: validates, commits the intent, places it. Not aware of HTTP.
+"""Creates a call: validates, commits the intent, places it. Independent of HTTP.
 
 Transactions are the `async with` blocks below; none is open while Twilio is being called.
 """

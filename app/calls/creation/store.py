@@ -125,11 +125,11 @@ def insert_statement(
 BY_KEY = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 """The conflict of an intent whose key names a call already."""
 
-# Contains the newest column of an outcome: without it, nothing is dialled whose outcome could not be written.
+# Has the newest column of an outcome: on a schema without it the intent fails, before anything is dialled.
 INTENT_STATE = ("execution", "resource_left_out")
 PENDING = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_statement(INTENT_STATE, on_conflict=BY_KEY)
-# Any conflict is ignored: with the intent itself, committed after all, or with a later request that has its key.
+# Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_statement(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",

@@ -1,4 +1,4 @@
-"""Settles intents that are not dialled and may be committed, so that they end `not_started` in any case."""
+"""Settles intents that will not be dialled but may have been committed: they end `not_started` in either case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

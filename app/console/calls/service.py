@@ -1,4 +1,4 @@
-"""What a person does to a call from its page. Every act is in the audit log before it is carried out. Not aware of HTTP."""
+"""What a person does to a call from its page. Every act is in the audit log before it is carried out. Independent of HTTP."""
 
 from dataclasses import dataclass
 from uuid import UUID

@@ -13,9 +13,9 @@ from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAG: Final = timedelta(minutes=2)
-"""Until the figures of a minute that is over are there."""
-_MOST: Final = frozenset({"waiting"})
-"""Figures of which a longer period has the most instead of the sum."""
+"""How long after its end a minute's figures are available."""
+_MAXIMA: Final = frozenset({"waiting"})
+"""Figures whose value for a longer period is the maximum, not the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def total(parts: Sequence[Figures]) -> Figures:
     numbers = {}
     for name in (field.name for field in fields(Figures) if field.name not in ("spent", "latency")):
         values = [getattr(each, name) for each in parts]
-        numbers[name] = max(values, default=0) if name in _MOST else sum(values)
+        numbers[name] = max(values, default=0) if name in _MAXIMA else sum(values)
     return Figures(**numbers, spent=spent, latency=latency)
 
 

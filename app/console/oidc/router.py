@@ -1,7 +1,7 @@
-"""The two ends of a login with OpenID Connect: the way to the provider, and the way back.
+"""Login with OpenID Connect: the redirect to the provider, and the request with which the browser comes back.
 
-What has to come back is in a cookie of its own, sealed, for ten minutes. It is `SameSite=Lax`: the provider's site sends the
-browser here, and the session's cookie, which is `Strict`, would not come along.
+An encrypted cookie keeps state, nonce and verifier for ten minutes. It is `SameSite=Lax`, because the provider's site sends the
+browser here: the browser would not send a `Strict` cookie, as the session's is.
 """
 
 import hmac
@@ -58,7 +58,7 @@ async def begin_login(request: Request) -> Response:
 @router.get("/callback")
 @public
 async def finish_login(request: Request) -> Response:
-    """Logs in whom the provider has named, if a rule gives the person access."""
+    """Logs in the person whom the provider names, if a rule gives them access."""
     provider = _provider_of(request)
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)

@@ -1,4 +1,4 @@
-"""Which client a person is, by the claims of the provider. Without a rule that fits, nobody."""
+"""Finds the client that a person acts as, by the provider's claims. A person whom no rule matches gets none."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ _NO_KEY = UUID(int=0)
 
 
 def client_by(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
-    """Returns the client of the first rule that fits; None if none does."""
-    rule = next((rule for rule in rules if _fits(rule, claims)), None)
+    """Returns the client of the first rule that matches; None if none does."""
+    rule = next((rule for rule in rules if _matches(rule, claims)), None)
     if rule is None:
         return None
     scopes = frozenset(map(Scope, rule.scopes))
@@ -23,7 +23,7 @@ def client_by(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | 
     return Caller(rule.tenant, _NO_KEY, _name_of(claims), False, scopes, kind="oidc")
 
 
-def _fits(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
+def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
     """Returns whether the claim is the value, or a list with it. An e-mail address counts only if it is verified."""
     claim = claims.get(rule.claim)
     if rule.claim == "email" and claims.get("email_verified") is not True:

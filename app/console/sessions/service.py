@@ -1,4 +1,4 @@
-"""Starts, finds and ends sessions of the console. Not aware of HTTP."""
+"""Starts, finds and ends sessions of the console. Independent of HTTP."""
 
 import hashlib
 import re

@@ -148,7 +148,7 @@ def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
 
 
 def _without_blanks(shown: str) -> str:
-    """Returns a text of spaces only with a sign for each."""
+    """Shows each space as ␣ in a text that has nothing else."""
     return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 

@@ -42,7 +42,7 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The grants before `since` are not lost. None: nothing was halted."""
+    """The result of a release. Grants before `since` are certainly not lost; None: grants were not halted."""
 
     since: datetime | None
     accounts: list[CheckedAccount]

@@ -54,7 +54,7 @@ async def due_accounts(database: Database, before: datetime) -> list[DueAccount]
 
 
 async def calls_to_same_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
-    """Counts those calls by account sid and address key. Addresses with one call are left out."""
+    """Counts the calls of `due_accounts` by account sid and address key. Addresses with one call are left out."""
     rows = await database.fetch(_RIVALS, before)
     return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
 
@@ -62,7 +62,7 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
 async def lost_intents(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns those calls of one account as they were if a grant was lost, which was not before `since`.
+    """Returns waiting calls of one account as if each had been granted at `since` or later and the grant was lost.
 
     They belong to no session and are never written. `after` is the id of the last call that was read.
     """
@@ -77,7 +77,7 @@ async def lock_right(session: AsyncSession, call_id: UUID) -> bool:
 
 
 async def add_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Lets a waiting call count as one that is under way, with its deadline."""
+    """Adds a dial slot for a waiting call, with its deadline: the call counts as under way."""
     await session.execute(_ADD_SLOT, {"call_id": call_id})
 
 

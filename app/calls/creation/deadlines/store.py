@@ -1,4 +1,4 @@
-"""SQL of the calls that were granted: whose deadline has come, where there are slots, and whose turn is not needed any more."""
+"""SQL of granted calls: deadlines that have come, accounts with slots, and turns to delete."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,14 +14,14 @@ from app.scheduling.accounts import accounts_of
 from app.scheduling.models import DialSlot
 from app.scheduling.schedule import PRIORITIES
 
-# Those whose call has ended are among them until the slot is freed.
+# Includes slots of ended calls that are not freed yet.
 _ACCOUNTS_WITH_SLOTS = f"""
     {accounts_of("dial_slot")}
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
-# Only callers with a turn are granted calls. So none may be scheduling one while their turns are deleted, and the statement
-# after the lock sees all that were scheduled.
+# A caller without a turn is granted nothing. The lock keeps others from scheduling calls while turns are deleted, and the next
+# statement sees all calls that were scheduled before it.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
 _IDLE_TURNS = f"""
@@ -65,9 +65,9 @@ async def check_deadline_again(database: Database, call_id: UUID, wait: timedelt
 
 
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes turns of callers of whom no call waits, and whose last grant is longer ago. Returns how many.
+    """Deletes turns of callers that have no waiting call and no grant within `idle_for`. Returns how many.
 
-    Meanwhile, some milliseconds, no call can be scheduled or granted. Deletes none if the lock is not free within 0.1 s.
+    Meanwhile, for some milliseconds, no call can be scheduled or granted. Deletes none if the lock is not free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

@@ -1,4 +1,4 @@
-"""Grants scheduled calls of one account: those whose turn it is, as many as pace and slots allow. Not aware of the worker."""
+"""Grants scheduled calls of one account: those whose turn it is, as many as pace and slots allow. Independent of the worker."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
             account = await store.lock_account_pace(connection, account_id) or account
         queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
         paces = await store.lock_queue_paces(connection, queues.keys())
-        # Tokens are spent at the time of the last lock. At an earlier one, a queue that was waited for would get them back.
+        # The time of the last lock: an earlier time would give tokens back to a queue whose lock was waited for.
         at = max(pace.at for pace in (account, *paces.values()))
         granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
@@ -111,10 +111,10 @@ class _Granting:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
     async def _postpone_closed(self, candidate: Candidate) -> bool:
-        """Postpones the candidate if it may not ring at this hour, with others of its queue and class. Returns whether it did.
+        """Postpones the candidate, with others of its queue and priority, if it may not ring now. Returns whether it did.
 
-        Only calls from the candidate on are read: earlier ones may ring, and would be read again in each round. One for which
-        no hour is left before its `ring_by` waits until then, and expires.
+        Only calls from the candidate on are read: earlier ones may ring, and would be read again in each round. A call with no
+        open hour before its `ring_by` is postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

@@ -1,4 +1,4 @@
-"""SQL of grants, each of which lets one scheduled call be dialled.
+"""SQL of grants. Each grant is the right to dial one scheduled call now.
 
 All grants of an account are made in transactions that have locked the account's pace row, so that they follow each other,
 whichever worker makes them: pace, slots and turns are exact.
@@ -32,7 +32,7 @@ _WAITING_ACCOUNTS = f"""
     ) AS first
 """  # noqa: S608  # a constant
 
-# The clock is read after the lock. Before it, the time of the wait would count as time in which no call went.
+# The clock is read after the lock: the wait for the lock must not count as time without calls.
 _LOCK = f"""
     WITH pace AS MATERIALIZED (
         SELECT * FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE {{wait}}
@@ -55,9 +55,9 @@ _QUEUES = """
     WHERE twilio_account.id = $1
 """
 
-# Within a class the callers take turns, and the earliest call of the caller goes. Only one index entry is read for each caller
-# and open queue. A call that is to be ended (`wanted_update`) is left to that job.
-_FIRST_OF_CLASS = """
+# Within a priority the callers take turns, and the caller's earliest call is granted. Only one index entry is read for each
+# caller and open queue. A call with a `wanted_update` (PendingUpdate) is left to the job `control`.
+_FIRST_OF_PRIORITY = """
     (SELECT dial.call_id FROM (
         SELECT caller_id FROM dial_turn WHERE account_id = $1 ORDER BY last_grant_at, caller_id
     ) AS turn CROSS JOIN LATERAL (
@@ -73,9 +73,9 @@ _FIRST_OF_CLASS = """
     WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = $1 AND priority = {priority})
     LIMIT 1)
 """
-_FIRST_OF_EACH_CLASS = [_FIRST_OF_CLASS.format(priority=place) for place in range(len(PRIORITIES))]
+_FIRST_OF_EACH_PRIORITY = [_FIRST_OF_PRIORITY.format(priority=place) for place in range(len(PRIORITIES))]
 _CANDIDATE = 'dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at'
-_NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_CLASS)}) AS each LIMIT 1"  # noqa: S608  # own constants
+_NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_PRIORITY)}) AS each LIMIT 1"  # noqa: S608  # own constants
 _CHOSEN = f"""
     SELECT {_CANDIDATE}
     FROM ({_NEXT}) AS chosen
@@ -132,7 +132,7 @@ _POSTPONE = """
 
 @dataclass(frozen=True, slots=True)
 class LockedPace:
-    """A pace row that is locked: how many calls may go at `at`, and the seconds until there is a token again."""
+    """A locked pace row: how many calls may be dialled at `at`, and the seconds until there is a token again."""
 
     at: datetime
     room: int
@@ -168,7 +168,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A call that may be dialled now, and only by the process that has this. `ring_in_s`: the time left until its `ring_by`."""
+    """The right to dial one call now, held by this process. `ring_in_s`: the time left until its `ring_by`."""
 
     call: NewCall
     dial: Mapping[str, Any]
@@ -219,7 +219,10 @@ async def next_candidate(
 
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
-    """Takes the right to dial: the call is pending, and has its token, slot and turn. Returns None if it was canceled."""
+    """Deletes the call's row of `scheduled_dial`, makes it pending, and takes its token, slot and turn.
+
+    Returns None if the call was canceled.
+    """
     return _grant(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
@@ -241,7 +244,7 @@ def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
 async def due_after(
     connection: Connection, account_id: UUID, call: Candidate, at: datetime, *, limit: int
 ) -> Sequence[Candidate]:
-    """Returns calls of the same queue and class that are due, from this one on, the earliest first."""
+    """Returns calls of the same queue and priority that are due, from this one on, the earliest first."""
     rows = await connection.fetch(_DUE_AFTER, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [Candidate(**row) for row in rows]
 
