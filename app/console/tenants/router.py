@@ -14,7 +14,7 @@ from app.console.rendering import page
 from app.console.tenancy import reachable_tenant, require_read
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled, refused
-from app.console.tenants.view import PATH, TenantView, state_of, tenant_path
+from app.console.tenants.view import PATH, TenantView, tenant_path, tenant_state
 from app.errors import CallgateError, TenantNotFound
 from app.http.routes import needs
 from app.security.keyring import Keyring
@@ -58,7 +58,7 @@ async def _show_list(request: Request, form: FormState, *, after: str = "") -> R
         request,
         "tenants/list.html",
         status=form.status,
-        tenants=[(row, state_of(row), tenant_path(row.id)) for row in rows],
+        tenants=[(row, tenant_state(row), tenant_path(row.id)) for row in rows],
         next_after=rows[-1].id if has_more else None,
         is_first=not after,
         form=form,

@@ -57,7 +57,7 @@ class TenantView:
         return cls(
             tenant=tenant,
             path=tenant_path(tenant.id),
-            state=state_of(tenant),
+            state=tenant_state(tenant),
             max_in_flight="as many as the process allows" if limit is None else f"at most {limit:,}",
             callback_target=None if tenant.status_callback is None else mask_url(tenant.status_callback),
             callback_events=", ".join(tenant.status_callback_events or ("completed",)),
@@ -69,7 +69,7 @@ class TenantView:
         )
 
 
-def state_of(tenant: TenantRow) -> str:
+def tenant_state(tenant: TenantRow) -> str:
     return "active" if tenant.suspended_at is None else "suspended"
 
 
