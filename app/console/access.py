@@ -26,7 +26,7 @@ from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
 from app.http.operations import CONSOLE_PREFIX
-from app.http.routes import ScopedRoute
+from app.http.routes import Endpoint, ScopedRoute
 from app.observability.context import bind
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
@@ -35,7 +35,10 @@ from app.tenants.errors import OperatorError
 COOKIE = "__Host-callgate-console"
 LOGIN_PATH = f"{CONSOLE_PREFIX}/login"
 _READING = ("GET", "HEAD")
-_SUSPENDED = "This tenant is suspended: it changes nothing until an operator resumes it. Its records can still be read."
+_OPEN_TO_SUSPENDED = "open_to_suspended"
+_SUSPENDED = (
+    "An operator has suspended this tenant. It can see its records, end calls and send deliveries again, and nothing else."
+)
 
 
 async def session_of(request: Request) -> ActiveSession | None:
@@ -57,9 +60,20 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
     bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
     request.state.console_session = session
     authorize(client, request.scope["route"].access)
-    if isinstance(client, Caller) and client.suspended and request.method not in _READING:
+    is_suspended = isinstance(client, Caller) and client.suspended
+    if is_suspended and request.method not in _READING and not _is_open_to_suspended(request):
         raise TenantSuspended(_SUSPENDED)
     return client
+
+
+def open_to_suspended(endpoint: Endpoint) -> Endpoint:
+    """Declares that a suspended tenant may send this form, because its keys may do the same under /v1."""
+    setattr(endpoint, _OPEN_TO_SUSPENDED, True)
+    return endpoint
+
+
+def _is_open_to_suspended(request: Request) -> bool:
+    return getattr(request.scope["route"].endpoint, _OPEN_TO_SUSPENDED, False)
 
 
 ConsoleClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_session)]

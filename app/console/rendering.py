@@ -13,7 +13,7 @@ from app.console.filters import FILTERS
 from app.console.headers import protect_page
 from app.console.navigation import NAVIGATION, SESSION, first_page
 from app.console.sessions.service import ActiveSession
-from app.tenants.caller import Caller, OperatorCaller
+from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
 
 
@@ -34,7 +34,7 @@ def render(template: str, status: int, path: str, state: Mapping[str, Any], cont
     shared = {
         "client": client,
         "is_operator": is_operator,
-        "may_act": Scope.ADMIN in scopes and not (isinstance(client, Caller) and client.suspended),
+        "may_act": Scope.ADMIN in scopes,
         "path": path,
         "navigation": [link for link in NAVIGATION if Scope.READ in scopes and (is_operator or not link.for_operators)],
     }

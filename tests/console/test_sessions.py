@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -12,8 +13,11 @@ from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, Person, browser, cookie_of, text_of
+from tests.console.rows import add_delivery
+from tests.console.test_call_pages import updated
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.upstream import created, running_upstream
 
 PAGE = "/session"
 
@@ -184,11 +188,31 @@ async def test_sessions_that_ended_long_ago_are_deleted(gateway: Gateway, log_in
     assert not await execute(gateway, "SELECT id FROM console_session WHERE name = :key", key=old.key_id)
 
 
-async def test_the_tenant_of_a_suspended_tenants_session_sees_and_does_not_act(gateway: Gateway, log_in: LogIn) -> None:
-    tenant = await gateway.add_tenant(with_account=False)
-    person = await log_in(tenant.id)
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
-    assert await is_logged_in(person)
+async def test_a_suspended_tenants_session_does_what_its_keys_may_under_v1(gateway: Gateway, log_in: LogIn) -> None:
+    async with running_upstream(created(), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).raise_for_status().json()["id"]
+        person = await log_in(tenant.id)
+        delivery_id = await add_delivery(gateway, tenant.id, call_id=UUID(call_id), state="gave_up", attempts=9)
+        await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        assert await is_logged_in(person)
+        shown = text_of(await person.get(f"/calls/{call_id}"))
+        assert [button in shown for button in ("Reveal", "End call", "Send again")] == [True] * 3
+        assert "Send all of them again" in text_of(await person.get("/deliveries?state=given_up"))
+        answers = {
+            path: (await person.post(path, **fields)).status_code
+            for path, fields in {
+                "/sip": {"address": "sip:kate@example.com"},
+                f"/calls/{call_id}/reveal": {},
+                f"/calls/{call_id}/deliveries/{delivery_id}/retry": {},
+                f"/deliveries/{tenant.id}/{call_id}/{delivery_id}/retry": {},
+                f"/deliveries/{tenant.id}/replay": {"since": "2026-01-01T00:00"},
+                f"/calls/{call_id}/end": {},
+                f"/queues/{tenant.id}/reminders/pause": {},
+                f"/tenants/{tenant.id}/keys": {"once": str(uuid4()), "scopes": "read"},
+            }.items()
+        }
+    assert list(answers.values()) == [200, 200, 303, 303, 303, 303, 403, 403]
     assert (await person.post("/logout")).status_code == 303
 
 

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.calls.control.router import CallControlDep
 from app.calls.router import CallServiceDep
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, open_to_suspended, reads_of
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, CallForm, read_call_form
@@ -128,6 +128,7 @@ async def show_masked(call_id: CallIdDep) -> Response:
 
 @router.post("/{id_or_sid}/reveal")
 @needs(Scope.ADMIN, clients="any")
+@open_to_suspended
 async def reveal_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
     """Shows the call with its personal data, which the audit log records."""
     return _call_page(request, await acts.reveal(call_id), reveal=True)
@@ -135,6 +136,7 @@ async def reveal_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -
 
 @router.post("/{id_or_sid}/end")
 @needs(Scope.ADMIN, clients="any")
+@open_to_suspended
 async def end_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
     """Ends the call, and leads back to its page, which says why if that was refused."""
     try:
@@ -148,6 +150,7 @@ async def end_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> R
 
 @router.post("/{id_or_sid}/deliveries/{delivery_id}/retry")
 @needs(Scope.ADMIN, clients="any")
+@open_to_suspended
 async def send_delivery_again(acts: CallActsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
     """Makes the delivery due now, and leads back to the page of its call."""
     await acts.send_again(call_id, delivery_id)

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, open_to_suspended, reads_of
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
 from app.console.rendering import page
@@ -79,6 +79,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
 
 @router.post("/{tenant_id}/replay")
 @needs(Scope.ADMIN, clients="any")
+@open_to_suspended
 async def replay_deliveries(
     request: Request,
     client: ConsoleClientDep,
@@ -102,6 +103,7 @@ async def replay_deliveries(
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
 @needs(Scope.ADMIN, clients="any")
+@open_to_suspended
 async def retry_delivery(
     client: ConsoleClientDep,
     actor: ConsoleActorDep,
