@@ -28,6 +28,7 @@ from app.errors import DatabaseUnavailable
 from app.jobs.sweep import MIN_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
+from app.scheduling.slots import mark_missing
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError, TwilioThrottled
@@ -166,6 +167,9 @@ class Refresher:
         calls = await read_calls(self.database, seen)
         changes = {call_id: self._apply_result(call, seen[call_id]) for call_id, call in calls.items()}
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])
+        missing = [call_id for call_id, each in seen.items() if each.error is not None and is_missing(each.error)]
+        found = [call_id for call_id, each in seen.items() if each.resource is not None]
+        await mark_missing(self.database, missing=missing, found=found)
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 

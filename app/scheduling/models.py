@@ -124,6 +124,7 @@ class DialSlot(Base):
         Index(None, "queue_id", postgresql_where=text("queue_id IS NOT NULL")),
         Index(None, "until"),
         Index(None, "ring_by", postgresql_where=text("ring_by IS NOT NULL")),
+        Index(None, "missing_since", postgresql_where=text("missing_since IS NOT NULL")),
     )
 
     call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
@@ -136,6 +137,8 @@ class DialSlot(Base):
     until: Mapped[datetime]
     # When a call that Twilio still holds in its queue is canceled; null once that is done, or if there is no deadline.
     ring_by: Mapped[datetime | None]
+    # Since when Twilio answers that there is no such call; null once it does not. A new call may not be found at first.
+    missing_since: Mapped[datetime | None]
 
 
 class GrantGuard(Base):

@@ -1,5 +1,6 @@
 """Dial slots, one for each concurrent call: when one ends at the latest, and the freeing of those whose calls have ended."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from app.database.connection import Connection
@@ -33,7 +34,7 @@ _DELETE_ENDED = f"""
     DELETE FROM dial_slot WHERE call_id IN (
         SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
         WHERE dial_slot.account_id = $1 AND (
-            until <= clock_timestamp() OR execution IN ('not_started', 'scheduled')
+            until <= clock_timestamp() OR execution IN ('not_started', 'scheduled') OR deleted_at IS NOT NULL
             OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
         )
         FOR UPDATE OF dial_slot SKIP LOCKED
@@ -61,6 +62,22 @@ _RECOUNT_QUEUES = """
     UPDATE pace SET in_use = counted.in_use
     FROM counted WHERE pace.subject_id = counted.subject_id AND pace.in_use <> counted.in_use
 """
+
+
+# A statement that waited for a row while it holds others could deadlock with retention.
+_MARK_MISSING = """
+    UPDATE dial_slot SET missing_since = CASE WHEN call_id = ANY ($1) THEN clock_timestamp() END
+    WHERE call_id IN (
+        SELECT call_id FROM dial_slot
+        WHERE call_id = ANY ($1) AND missing_since IS NULL OR call_id = ANY ($2) AND missing_since IS NOT NULL
+        FOR UPDATE SKIP LOCKED
+    )
+"""
+
+
+async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
+    """Records which calls Twilio does not know, and which it does, if they have slots."""
+    await database.fetch(_MARK_MISSING, missing, found)
 
 
 async def free_slots(database: Database, account_id: UUID) -> int:

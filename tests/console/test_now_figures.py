@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.console.now.figure_store import Figures, RolledUp
 from app.console.now.figures import COLUMNS, RANGES, plots, plots_as_json, points, quantile_ms, table, total
-from app.console.now.store import Figures, RolledUp
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 NOW = datetime(2026, 11, 29, 10, 30, 20, tzinfo=UTC)

@@ -11,7 +11,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from app.calls.ids import created_at
-from app.console.now.store import COUNTED, read_facts, read_figures
+from app.console.now.figure_store import read_figures
+from app.console.now.store import COUNTED, read_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from app.console.now.store import COUNTED, Facts, Recent, RejectedCredential, WaitingCount, WaitingQueue
-from app.console.now.view import Attention, SentencePart, now_view, percent, span_text
+from app.console.now.findings import Attention
+from app.console.now.store import COUNTED, Facts, MissingCalls, Recent, RejectedCredential, WaitingCount, WaitingQueue
+from app.console.now.view import now_view
+from app.console.now.words import SentencePart, percent, span_text
 from app.database.heartbeats import WorkerSummary
 
 NOW = datetime(2026, 11, 29, 10, 30, tzinfo=UTC)
@@ -23,6 +26,7 @@ QUIET = Facts(
     pending=NONE,
     waiting=NONE,
     queues=[],
+    missing=MissingCalls(0, None, None),
     failing=NONE,
     gave_up=0,
     unpriced=0,
@@ -186,6 +190,12 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
         ({"failing": _since(1300, 4)}, "warning", "4 deliveries fail and are tried again, the oldest for 21 min.", "2xx"),
         ({"gave_up": 2}, "warning", "2 deliveries were given up in the last 7 days.", "send them again"),
         ({"gave_up": 1}, "warning", "1 delivery was given up in the last 7 days.", "send them again"),
+        (
+            {"missing": MissingCalls(3, NOW - timedelta(minutes=12), UUID(int=7))},
+            "warning",
+            "Twilio does not know 3 of the concurrent calls, the oldest for 12 min.",
+            "frees its slot",
+        ),
         ({"unpriced": 7}, "warning", "7 completed calls of the last 7 days have no price after a day.", "Twilio"),
     ],
 )
@@ -201,6 +211,7 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"unknown": _since(1000)},
         {"pending": _since(300)},
         {"failing": _since(60, 9)},
+        {"missing": MissingCalls(1, NOW - timedelta(seconds=90), UUID(int=7))},
         {"recent": Recent(started=3)},
         {"recent": Recent(started=20), "called_back_before": 0},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},

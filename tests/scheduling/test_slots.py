@@ -75,6 +75,7 @@ async def _free(gateway: Gateway, account_id: UUID) -> int:
         *(f"status = '{status}'" for status in ("completed", "busy", "failed", "no-answer", "canceled")),
         "sid = NULL, execution = 'not_started'",
         "sid = NULL, execution = 'scheduled'",
+        "deleted_at = now()",
     ],
 )
 async def test_the_slot_of_an_ended_call_is_freed_and_that_of_another_call_is_not(gateway: Gateway, end: str) -> None:

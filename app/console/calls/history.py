@@ -178,6 +178,11 @@ def _more_sentences(history: CallHistory) -> list[str]:
         more.append("It is ended as soon as it is known to have started.")
     if call.deleted_at is not None:
         more.append("It was deleted at Twilio.")
+    elif history.slot and history.slot.missing_since:
+        more.append(
+            f"Twilio has not known it for {span(history.now - history.slot.missing_since)}. Until Twilio does, or the call is "
+            "taken as deleted an hour after its start, it counts as a concurrent call of its account and queue."
+        )
     more += _delivery_sentences(history)
     if call.redial_of is not None:
         more.append("It repeats an earlier call.")

@@ -75,6 +75,16 @@ class DialRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotRow:
+    """The place of a call among the concurrent calls of its account and its queue."""
+
+    until: datetime
+    """When it is free at the latest."""
+    missing_since: datetime | None
+    """Since when Twilio answers that there is no such call."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallHistory:
     """A call with all that happened to it, read at one moment."""
 
@@ -89,6 +99,7 @@ class CallHistory:
     has_more_deliveries: bool = False
     pending_end: PendingEnd | None = None
     dial: DialRow | None = None
+    slot: SlotRow | None = None
     queue: str | None = None
     """The name of the call's queue."""
     redialed_as: UUID | None = None

@@ -17,7 +17,7 @@ from app.calls import ids
 from app.calls.callback_fields import whole_fields
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
-from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd
+from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd, SlotRow
 from app.console.calls.search import EXECUTIONS, CallQuery, Search, SearchKind
 from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
@@ -44,7 +44,7 @@ _HAS_EXECUTION = {execution: f"call.execution = '{execution}'" for execution in 
 
 _JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "resource_rest")
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
-_PARTS = ("events", "deliveries", "pending_end", "dial")
+_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call. A day allows for clocks that differ, and spares the older partitions.
 _NOT_OLDER = "call_id = call.id AND at >= call.created_at - interval '1 day'"
@@ -53,6 +53,7 @@ _READ_CALL = f"""
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
         (SELECT to_jsonb(wanted_update) FROM wanted_update WHERE call_id = call.id) AS pending_end,
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
+        (SELECT to_jsonb(dial_slot) FROM dial_slot WHERE call_id = call.id) AS slot,
         (SELECT jsonb_agg(to_jsonb(event) ORDER BY at, id) FROM (
             SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_OLDER} ORDER BY at, id LIMIT $2
         ) AS event) AS events,
@@ -66,6 +67,7 @@ _EVENT = TypeAdapter(EventRow)
 _DELIVERY = TypeAdapter(DeliveryRow)
 _PENDING_END = TypeAdapter(PendingEnd | None)
 _DIAL = TypeAdapter(DialRow | None)
+_SLOT = TypeAdapter(SlotRow | None)
 
 
 async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
@@ -109,6 +111,7 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
         has_more_deliveries=len(deliveries) > MAX_DELIVERIES,
         pending_end=_PENDING_END.validate_python(parts["pending_end"]),
         dial=_DIAL.validate_python(parts["dial"]),
+        slot=_SLOT.validate_python(parts["slot"]),
         queue=queue,
         redialed_as=redialed_as,
     )

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
-from app.console.now.store import Figures, RolledUp
+from app.console.now.figure_store import Figures, RolledUp
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,7 +7,8 @@ from starlette.responses import JSONResponse
 
 from app.console.access import ConsoleClientDep, console_router, reads_of
 from app.console.now import figures
-from app.console.now.store import read_facts, read_figures
+from app.console.now.figure_store import read_figures
+from app.console.now.store import read_facts
 from app.console.now.view import NowView, now_view
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant

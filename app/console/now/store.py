@@ -1,18 +1,17 @@
-"""What the page *Now* reads: one statement for the sentence and the findings, one for the plots. Changes nothing.
+"""What the sentence and the findings of the page *Now* read, in one statement. Changes nothing.
 
-Every part of the statements reads a bounded number of index entries. Without `tenant_id`: of all tenants.
+Every part of the statement reads a bounded number of index entries. Without `tenant_id`: of all tenants.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 from pydantic import TypeAdapter
 
+from app.console.now.figure_store import MINUTES_SINCE
 from app.console.reads import fetch
 from app.database.heartbeats import SUMMARY, WorkerSummary
 from app.database.pool import Transactions
@@ -63,6 +62,15 @@ class RejectedCredential:
     others: int
 
 
+@dataclass(frozen=True, slots=True)
+class MissingCalls:
+    """Calls that count as concurrent ones although Twilio does not know them, at most COUNTED."""
+
+    number: int
+    since: datetime | None
+    oldest: UUID | None
+
+
 EXECUTIONS: Final = ("scheduled", "pending", "started", "not_started", "unknown")
 
 
@@ -99,6 +107,7 @@ class Facts:
     waiting: WaitingCount
     """Scheduled calls; `since` is when the last of them is due."""
     queues: list[WaitingQueue]
+    missing: MissingCalls
     failing: WaitingCount
     """Deliveries of which an attempt failed, and that are tried again."""
     gave_up: int
@@ -112,26 +121,6 @@ class Facts:
     rolled_until: datetime | None
     took_s: float
     """How long the database took for all this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The figures of one minute or hour, as app.rollups.models describes them."""
-
-    scheduled: int = 0
-    pending: int = 0
-    started: int = 0
-    not_started: int = 0
-    unknown: int = 0
-    callbacks: int = 0
-    called_back: int = 0
-    delivered: int = 0
-    gave_up: int = 0
-    undelivered: int = 0
-    unpriced: int = 0
-    spent: Mapping[str, Decimal] = field(default_factory=dict)
-    latency: Sequence[int] = ()
-    waiting: int = 0
 
 
 def _list(rows: str) -> str:
@@ -150,6 +139,14 @@ def _backlog(rows: str, since: str = "min(since)") -> str:
     return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {COUNTED}) AS counted)"
 
 
+_MISSING: Final = f"""(
+    SELECT json_build_object(
+        'number', count(*), 'since', min(missing_since), 'oldest', (array_agg(call_id ORDER BY missing_since))[1]
+    ) FROM (
+        SELECT call_id, missing_since FROM dial_slot
+        WHERE missing_since IS NOT NULL {{own}} ORDER BY missing_since LIMIT {COUNTED}
+    ) AS counted
+)"""
 _QUEUES: Final = f"""
     SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
         (SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {COUNTED}) AS counted) AS number,
@@ -173,8 +170,6 @@ _CREDENTIALS: Final = f"""
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
     ORDER BY credential.rejected_at DESC LIMIT {LISTED}
 """
-_MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
-"""From then on there are minutes for certain; before that there are hours."""
 _RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Recent.__dataclass_fields__)
 # Ids begin with their time in milliseconds (app.calls.ids).
 _FIRST_ID: Final = """(
@@ -193,8 +188,8 @@ _RECENT: Final = f"""
     ) AS every
 """
 _SUMS: Final = {
-    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {_MINUTES_SINCE}
-        OR seconds = 60 AND start >= {_MINUTES_SINCE}""",
+    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTES_SINCE}
+        OR seconds = 60 AND start >= {MINUTES_SINCE}""",
     "unpriced": "seconds = 3600 AND start >= now() - interval '7 days' AND start < now() - interval '25 hours'",
     "called_back": "seconds = 60 AND start >= now() - interval '1 day' AND start < now() - interval '1 hour'",
 }
@@ -203,6 +198,7 @@ _SUMS: Final = {
 def _statement(*, of_tenant: bool) -> str:
     """Returns SQL that returns the fields of Facts as JSON. $1 is the tenant, if there is one."""
     own = "AND tenant_id = $1" if of_tenant else ""
+    own_account = "AND account_id IN (SELECT account_id FROM account)" if of_tenant else ""
     figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
     of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
     unknown, pending = (
@@ -224,6 +220,7 @@ def _statement(*, of_tenant: bool) -> str:
             'unknown', {unknown},
             'pending', {pending},
             'waiting', {_backlog(_WAITING, since="max(since)")},
+            'missing', {_MISSING.format(own=own_account)},
             'queues', {_list(_QUEUES.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
@@ -241,22 +238,6 @@ def _statement(*, of_tenant: bool) -> str:
     """
 
 
-_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
-# Where nothing was rolled up, there is no row of all tenants; where a tenant has none, it had nothing.
-_ROLLED_UP: Final = f"""
-    SELECT every.start, {", ".join(f"own.{name}" for name in _COLUMNS)}
-    FROM rollup AS every LEFT JOIN rollup AS own
-        ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
-    WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
-"""
-# One row without figures if there are none.
-_READ_FIGURES: Final = f"""
-    SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
-        {_ROLLED_UP % 3600} AND every.start >= now() - $2::interval AND every.start < {_MINUTES_SINCE}
-        UNION ALL
-        {_ROLLED_UP % 60} AND every.start >= greatest(now() - $2::interval, {_MINUTES_SINCE})
-    ) AS figures ON true ORDER BY start
-"""
 OF_TENANT: Final = _statement(of_tenant=True)
 OF_ALL: Final = _statement(of_tenant=False)
 _FACTS: Final = TypeAdapter(Facts)
@@ -266,28 +247,3 @@ async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
     """Raises DatabaseUnavailable, as all reads of a page."""
     ((facts,),) = await (fetch(database, OF_ALL) if tenant_id is None else fetch(database, OF_TENANT, tenant_id))
     return _FACTS.validate_json(facts)
-
-
-@dataclass(frozen=True, slots=True)
-class RolledUp:
-    """The figures of the minutes, or of the hours where they are more than a day ago, by their start.
-
-    Periods that are not rolled up are missing.
-    """
-
-    now: datetime
-    """Postgres's clock."""
-    figures: list[tuple[datetime, Figures]]
-
-
-async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUp:
-    """Reads the figures of the last `span`. Raises DatabaseUnavailable."""
-    rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
-    return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
-
-
-def _figures(row: Mapping[str, Any]) -> Figures:
-    known = {name: row[name] for name in _COLUMNS if row[name] is not None}
-    if "spent" in known:
-        known["spent"] = json.loads(known["spent"], parse_float=Decimal, parse_int=Decimal)
-    return Figures(**known)

@@ -1,0 +1,79 @@
+"""What the plots of the page *Now* read: the figures of minutes and hours that a worker has counted."""
+# ruff: noqa: S608  # The statement is put together from constants.
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from app.console.reads import fetch
+from app.database.pool import Transactions
+from app.rollups.models import ALL_TENANTS
+
+MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
+"""From then on there are minutes for certain; before that there are hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one minute or hour, as app.rollups.models describes them."""
+
+    scheduled: int = 0
+    pending: int = 0
+    started: int = 0
+    not_started: int = 0
+    unknown: int = 0
+    callbacks: int = 0
+    called_back: int = 0
+    delivered: int = 0
+    gave_up: int = 0
+    undelivered: int = 0
+    unpriced: int = 0
+    spent: Mapping[str, Decimal] = field(default_factory=dict)
+    latency: Sequence[int] = ()
+    waiting: int = 0
+
+
+_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
+# Where nothing was rolled up, there is no row of all tenants; where a tenant has none, it had nothing.
+_ROLLED_UP: Final = f"""
+    SELECT every.start, {", ".join(f"own.{name}" for name in _COLUMNS)}
+    FROM rollup AS every LEFT JOIN rollup AS own
+        ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
+    WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
+"""
+# One row without figures if there are none.
+_READ_FIGURES: Final = f"""
+    SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
+        {_ROLLED_UP % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTES_SINCE}
+        UNION ALL
+        {_ROLLED_UP % 60} AND every.start >= greatest(now() - $2::interval, {MINUTES_SINCE})
+    ) AS figures ON true ORDER BY start
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledUp:
+    """The figures of the minutes, or of the hours where they are more than a day ago, by their start.
+
+    Periods that are not rolled up are missing.
+    """
+
+    now: datetime
+    """Postgres's clock."""
+    figures: list[tuple[datetime, Figures]]
+
+
+async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUp:
+    """Reads the figures of the last `span`. Raises DatabaseUnavailable."""
+    rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
+    return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    known = {name: row[name] for name in _COLUMNS if row[name] is not None}
+    if "spent" in known:
+        known["spent"] = json.loads(known["spent"], parse_float=Decimal, parse_int=Decimal)
+    return Figures(**known)

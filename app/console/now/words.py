@@ -1,0 +1,43 @@
+"""Numbers and times in the words of the page *Now*. Pure."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from app.console.now.store import COUNTED, WaitingCount, WaitingQueue
+
+SentencePart = str | datetime
+"""A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
+MIN_CALLS: Final = 5
+"""Fewer calls say nothing about the others."""
+
+
+def calls_word(backlog: WaitingCount) -> str:
+    return "call" if backlog.number == 1 else "calls"
+
+
+def number(backlog: WaitingCount) -> str:
+    """Returns the number, or that it is at least COUNTED."""
+    return f"{backlog.number:,}" if backlog.number < COUNTED else f"{COUNTED:,} or more"
+
+
+def percent(share: float) -> str:
+    """Returns a share with one digit after the point."""
+    if 0 < share < 0.001:
+        return "less than 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
+def span_text(span: timedelta) -> str:
+    """Returns a time span in its largest unit: "40 s", "12 min", "3 h", "2 d"."""
+    seconds = max(int(span.total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def end_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
+    """Returns when the last call of the queue is dialled at its pace; None without a pace."""
+    if queue.calls_per_second is None:
+        return None
+    return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)
