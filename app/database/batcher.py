@@ -90,7 +90,7 @@ class Batcher(Generic[Item, Result]):
         with TimedSpan("database"):
             async with self._queue_slots:
                 loop = asyncio.get_running_loop()
-                waiting = _PendingItem[Item, Result](item, loop.create_future(), loop.time())
+                waiting: _PendingItem[Item, Result] = _PendingItem(item, loop.create_future(), loop.time())
                 self._enqueue(waiting)
                 return await waiting.result
 

@@ -8,7 +8,7 @@ tunnel. Any other error may come after the first byte.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
@@ -22,6 +22,7 @@ from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
+from app.twilio.response_body import BodyTooLong, read_body
 from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
@@ -219,7 +220,9 @@ class TwilioClient:
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
                 self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
-                    body = await _read_body(response, answer_limit)
+                    body = await read_body(response, limit=answer_limit)
+                except BodyTooLong:
+                    raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:
                     await response.aclose()
         return _classify(response, body, secrets_of(credential, form.parameters))
@@ -260,19 +263,6 @@ def _reason_of(error: Exception) -> str:
     """Returns the error's class in snake_case, such as `read_timeout`. TimeoutError is the deadline of the whole attempt."""
     name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-
-async def _read_body(response: httpx.Response, limit: int) -> bytes:
-    body = bytearray()
-    # httpx's decoding wrapper takes longer than the reading, even where there is nothing to decode.
-    chunks: AsyncIterable[bytes] = response.aiter_bytes()
-    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
-        chunks = response.stream
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
-            raise TwilioOutcomeUnknown("answer_too_long")
-    return bytes(body)
 
 
 def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:

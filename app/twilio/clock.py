@@ -36,8 +36,10 @@ class TwilioClock:
             return
         # Ignore a difference that the round trip and the header's resolution of one second can explain.
         ahead = max(answered_at - received_at, 0.0) or min(answered_at + _RESOLUTION_S - sent_at, 0.0)
-        self._offsets[base_url] = timedelta(seconds=ahead)
-        self._gauge.set((self.largest_offset or timedelta(0)).total_seconds())
+        offset = timedelta(seconds=ahead)
+        if self._offsets.get(base_url) != offset:
+            self._offsets[base_url] = offset
+            self._gauge.set((self.largest_offset or timedelta(0)).total_seconds())
         if abs(ahead) > WARN_OFFSET.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning(

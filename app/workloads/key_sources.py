@@ -16,6 +16,7 @@ from app import __version__
 from app.setting_values import is_trusted_url
 from app.settings import Settings
 from app.twilio.client import HttpClient
+from app.twilio.response_body import BodyTooLong, read_body
 from app.twilio.transport import AiohttpTransport
 from app.workloads.key_set import KeySetUnreadable, KeySource
 
@@ -123,12 +124,9 @@ async def _read_body(response: httpx.Response) -> bytes:
     try:
         if response.status_code != httpx.codes.OK:
             raise KeySetUnreadable(f"status_{response.status_code}")
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > _MAX_BYTES:
-                raise KeySetUnreadable("too_long")
-        return bytes(body)
+        return await read_body(response, limit=_MAX_BYTES)
+    except BodyTooLong:
+        raise KeySetUnreadable("too_long") from None
     finally:
         await response.aclose()
 
