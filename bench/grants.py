@@ -86,7 +86,7 @@ async def measure(api: Api, few: int, many: int) -> None:
 
 
 async def dial(api: Api, tenant_id: str) -> None:
-    """Lets one worker dial for a while and prints its rate and its processor time per call."""
+    """Runs one worker that dials for a while, and prints its rate and its processor time per call."""
     worker = Process(["worker"], api.environment, subprocess.DEVNULL)
     await worker.start()
     assert worker.running

@@ -30,7 +30,7 @@ class TenantCreation(Change):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantUpdate(Change):
     settings: TenantSettings
-    """Those that change."""
+    """The settings that change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

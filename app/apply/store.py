@@ -59,7 +59,7 @@ class TenantState:
 
 
 async def lock_apply(connection: Connection) -> None:
-    """Waits until no other `apply` runs, and lets none run until the transaction ends. Raises ApplyLocked.
+    """Waits until no other `apply` runs, and keeps others waiting until the transaction ends. Raises ApplyLocked.
 
     The lock belongs to the transaction, because behind a pooler the next transaction may be another session's.
     """

@@ -39,7 +39,7 @@ AuditAction = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something: a command, or the caller of a request.
+    """A command or the caller of a request, as the one that makes a change.
 
     `name` is the user of the operating system, the API key's id (`cgk_…`), the workload, or a person in the console
     who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.

@@ -187,7 +187,7 @@ class CallRequest(CallParameters):
     )
     priority: Priority | None = Field(
         None,
-        description="Schedules the call: of the account's waiting calls, urgent ones go first, then normal ones, then bulk.",
+        description="Schedules the call: of the account's waiting calls, urgent ones are dialled first, and bulk last.",
     )
     queue: str | None = Field(
         None,

@@ -198,7 +198,7 @@ class Rehearsal:
                 self._end(self._waiting.pop(call_id), "expires", at)
 
     async def _grant(self, at: datetime) -> float | None:
-        """Grants and places all calls that may go now. Returns in how many seconds there is a token again, if that is known."""
+        """Grants and places all calls that may be dialled now. Returns the seconds until there is a token again, if known."""
         while True:
             made = await grant_calls(self._database, self._account_id, limit=BATCH)
             for grant in made.grants:

@@ -1,4 +1,4 @@
-"""The state folder (`.callgate/`): keeps the data of `callgate dev` between runs, and lets other commands find its database."""
+"""The state folder (`.callgate/`): keeps the data of `callgate dev` between runs, and shows other commands its database."""
 
 import base64
 import fcntl
@@ -69,7 +69,7 @@ class StateFolder:
 
     @contextmanager
     def announced(self, running: RunningStack) -> Iterator[None]:
-        """Lets other commands find this process. The kernel frees its file lock when it ends."""
+        """Shows other commands where this process runs. The kernel frees its file lock when it ends."""
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
             fcntl.flock(held, fcntl.LOCK_SH)

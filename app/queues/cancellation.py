@@ -31,7 +31,7 @@ class QueueCancellation:
         while True:
             async with self.database.transaction() as connection:
                 ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH)
-                # Those that were left out are being granted. If that fails, they wait again.
+                # Calls that were left out are being granted. If that fails, they wait again.
                 left_out = [] if ended else await list_waiting(connection, queue.id, limit=_BATCH)
                 if left_out:
                     ended = await end_calls(connection, left_out, change)

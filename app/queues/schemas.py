@@ -98,7 +98,7 @@ class QueueDetails(QueueRecord):
         "Null: no call waits, or it is dialled now."
     )
     projected_end_at: datetime | None = Field(
-        description="When the last waiting call is dialled or expires, if calls go as fast as the pace allows: now or "
+        description="When the last waiting call is dialled or expires, if calls are dialled as fast as the pace allows: now or "
         "later. Null: unknown, as without a pace or with hours."
     )
     counts: QueueCounts | None = Field(description="All calls of the queue. Null: they could not be counted in time.")

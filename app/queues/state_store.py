@@ -17,13 +17,13 @@ from app.scheduling.pace import wait_s_sql
 
 @dataclass(frozen=True, slots=True)
 class PaceState:
-    """How many calls may go now, by one row of `pace`."""
+    """What one row of `pace` allows now."""
 
     calls_per_second: float | None
     is_full: bool
-    """As many calls are under way as may be."""
+    """Whether as many calls are under way as `max_concurrent` allows."""
     is_spent: bool
-    """There is no token."""
+    """Whether there is no token now."""
 
 
 @dataclass(frozen=True, slots=True)

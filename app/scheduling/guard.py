@@ -181,5 +181,5 @@ async def read_guard(database: Statements) -> GuardState | None:
 
 
 async def release_grants(connection: Connection, state: GuardState) -> bool:
-    """Lets calls be granted again on this server. Returns False if it, or the row, is not that of `state` any more."""
+    """Ends the halt on this server. Returns False if the server or the row has changed since `state` was read."""
     return await connection.fetchrow(_RELEASE, state.current, state.version) is not None

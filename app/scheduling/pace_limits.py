@@ -26,7 +26,7 @@ class PaceLimits:
     calls_per_second: Decimal | None = None
     """At most three decimals; None: not limited."""
     burst: int = DEFAULT_BURST
-    """The calls that may go at once after a pause. Has an effect only with `calls_per_second`."""
+    """The calls that may be dialled at once after a pause. Has an effect only with `calls_per_second`."""
     max_concurrent: int | None = None
     """None: not limited."""
 

@@ -33,9 +33,9 @@ def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
 
 
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
-    """Returns the limits, and lets no grant of the subject begin until the transaction ends.
+    """Locks the subject's row until the transaction ends, so that no grant of it begins, and returns the limits.
 
-    Inserts a row without limits if there is none: a row is what can be locked.
+    Inserts a row without limits if there is none, because only a row can be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
     statement = f"SELECT {COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"

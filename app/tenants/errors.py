@@ -20,7 +20,7 @@ class NoSuchResource(OperatorError):
 
 
 class ResourceExists(OperatorError):
-    """It exists already, and not as it was to be created. The message contains no value."""
+    """The resource exists already, and differs from the one that was to be created. The message contains no value."""
 
 
 class InvalidMember(OperatorError):

@@ -16,7 +16,7 @@ from jwt.types import Options
 from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
 
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
-"""Those that Kubernetes signs with. Symmetric ones and `none` are never accepted, whatever a key set or a token says."""
+"""The algorithms with which Kubernetes signs. Symmetric ones and `none` are refused, whatever a key set or a token says."""
 LEEWAY_S: Final = 30
 """How far the issuer's clock may be ahead of this machine's, or behind it."""
 MAX_LIFETIME_S: Final = 24 * 3600

@@ -42,8 +42,8 @@ def create_app() -> FastAPI:
 
     def place(account: Account, asked: NewCall, call: Call) -> None:
         """Asks Twilio and sets the outcome on the call."""
-        # One for each request: the SDK's HTTP client stores the last answer in an attribute (twilio 9.13, http_client.py), so
-        # a thread that shares it may get another thread's call.
+        # A client for each request: the SDK's HTTP client stores the last answer in an attribute (twilio 9.13,
+        # http_client.py), so a thread that shares it may get another thread's call.
         client = Client(account.sid, account.auth_token, http_client=TwilioHttpClient(timeout=35))
         client.api.base_url = upstream_url()
         try:

@@ -17,7 +17,7 @@ REDIAL_INDEX = "uq_call_redial_of"
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE call VALIDATE CONSTRAINT ck_call_execution")
-        # One that a failed migration has left is not valid.
+        # An index that a failed migration has left is not valid.
         for name in (QUEUE_INDEX, REDIAL_INDEX):
             op.drop_index(name, table_name="call", if_exists=True, postgresql_concurrently=True)
         op.create_index(

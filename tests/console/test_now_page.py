@@ -54,7 +54,7 @@ async def _heartbeat(gateway: Gateway) -> None:
 async def _wait(
     gateway: Gateway, tenant: Tenant, number: int, *, queue: str | None = None, ring_within: str = "1 hour"
 ) -> None:
-    """Lets calls of the tenant wait in a queue, or in none."""
+    """Inserts waiting calls of the tenant, in a queue or in none."""
     await gateway.database.fetch(
         """WITH waiting AS (
             INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, pending_since, fingerprint,

@@ -49,7 +49,7 @@ async def test_one_queue_says_how_far_it_is_and_why_the_next_call_waits(gateway:
     assert "Under way 0" in shown
     assert "ring-by-passed 1" in shown
     assert "scheduled 3" in shown
-    # Who may only read is offered no act.
+    # A person who may only read is offered no act.
     assert "Pause" not in shown
     assert "Cancel" not in shown
 

@@ -182,7 +182,7 @@ async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenan
     assert turns[9:] == ["0"] * 3
     for caller in "012":
         own = [name for name in granted if name.startswith(f"bulk-{caller}")]
-        assert own == sorted(own), "the earliest of a caller goes first"
+        assert own == sorted(own), "the earliest call of a caller is dialled first"
 
 
 async def grant_all(gateway: Gateway, tenant: Tenant) -> list[str]:

@@ -64,7 +64,7 @@ async def _roll_up_all(rollup: RollUp) -> None:
 
 
 async def _let_an_hour_pass(database: Database) -> None:
-    """Lets what became due within the last hour be due again."""
+    """Makes the periods of the last hour due again."""
     await database.fetch("UPDATE rollup_progress SET rolled_until = rolled_until - interval '1 hour'")
 
 
@@ -257,7 +257,7 @@ async def test_a_worker_that_is_cut_off_leaves_nothing_half_done_and_keeps_none_
 
 @asynccontextmanager
 async def _stopping_in_the_middle(database: Database) -> AsyncIterator[Callable[[], Any]]:
-    """Lets a roll-up wait when it has written some periods. Yields a function that returns when one waits."""
+    """Blocks a roll-up after it has written some periods. Yields a function that returns when one is blocked."""
     now = await _now(database)
     async with database.transaction() as connection:
         await connection.execute("INSERT INTO rollup (tenant_id, seconds, start) VALUES ('', 60, $1)", now - 30 * MINUTE)

@@ -19,7 +19,7 @@ def line(key: str, **members: Any) -> str:
     return json.dumps({"key": key, "to": "sip:kate@example.com", "from": "Jack", "url": "https://example.com/x"} | members)
 
 
-# So that the queue's pace decides, and not Twilio's.
+# Twilio's pace is faster than the queue's, which decides.
 FAST = ("--twilio-calls-per-second", "100")
 
 

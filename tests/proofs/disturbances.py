@@ -21,7 +21,7 @@ Disturbance = Callable[[Fleet, random.Random], Awaitable[None]]
 @asynccontextmanager
 async def administrator(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
     url = postgres.url.replace("+asyncpg", "")
-    # So that it can undo `make_read_only`.
+    # This connection may write, in order to undo `make_read_only`.
     connection = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
     try:
         yield connection

@@ -88,7 +88,7 @@ class Fleet:
             self.killed[name.partition(" ")[0]] += 1
             await process.start()
             if process.port:
-                # Otherwise, on a slow machine, nothing would ever be up.
+                # Without this wait, nothing would ever be up on a slow machine.
                 await wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
 
     async def tell_simulator(self, **what: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Paced:
     fleet: Fleet
     seed: int
     clients: list[httpx.AsyncClient] = field(default_factory=list)
-    """One for each caller."""
+    """A client for each caller."""
     answers: Counter[str] = field(default_factory=Counter)
     """Final answers to creations."""
     canceled: set[str] = field(default_factory=set)

@@ -18,7 +18,7 @@ _OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
 
 
 async def hold_in_twilios_queue(fleet: Fleet, window_s: float) -> tuple[dict[str, int], str]:
-    """Lets all calls go at once on an account of which Twilio dials half of them within `window_s`.
+    """Grants all calls at once on an account of which Twilio dials half of them within `window_s`.
 
     Returns how often each promise was broken, and what happened in words.
     """
@@ -48,7 +48,7 @@ async def hold_in_twilios_queue(fleet: Fleet, window_s: float) -> tuple[dict[str
         "runs in which Twilio held no call at ring_by": int(not canceled),
     }
     words = (
-        f"{number} let go at once, of which Twilio dials {CALLS_PER_SECOND} a second within {window_s:g} s: "
+        f"{number} dialled at once, of which Twilio dials {CALLS_PER_SECOND} a second within {window_s:g} s: "
         f"{len(rang)} rang, {canceled} were canceled in Twilio's queue"
     )
     return found, words

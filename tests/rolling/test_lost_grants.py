@@ -23,7 +23,7 @@ from tests.scheduling.test_guard import hide_server
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.postgres_pair import Pair, postgres_pair
 
-# So that the release waits for no longer than seconds.
+# Keeps the wait of the release short.
 SHORT = {"abandon_margin": 1}
 RECOVERY_TIMEOUT_S = 10.0
 

@@ -110,7 +110,7 @@ async def test_one_key_sent_many_times_at_once_is_never_refused_for_the_pace(gat
 async def test_two_processes_together_keep_the_rate(gateway: Gateway, replica: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        # A limit of concurrent calls that is never reached: each slot tells when its call was let go.
+        # A limit of concurrent calls that is never reached: each slot tells when its call was admitted.
         account_id = await set_pace(gateway, tenant, replica, calls_per_second="25", burst=3, max_concurrent=1000)
 
         async def client(at: Gateway) -> list[httpx.Response]:

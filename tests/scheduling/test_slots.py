@@ -162,7 +162,7 @@ async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: G
 
 
 async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:
-    """Otherwise grants of the tenant's two accounts lock the queues in different orders, and one of them fails."""
+    """Without it, grants of the tenant's two accounts lock the queues in different orders, and one of them fails."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         account = await _account(gateway, tenant)

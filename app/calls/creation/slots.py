@@ -19,7 +19,7 @@ class CreationSlots:
         self._closed = False
 
     def close(self) -> None:
-        """Lets no further creation begin."""
+        """Refuses creations from now on."""
         self._closed = True
 
     def require_free(self) -> None:

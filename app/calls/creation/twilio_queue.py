@@ -27,7 +27,7 @@ class TwilioQueueWatch:
         self._warned_at: dict[UUID, float] = {}
 
     def __len__(self) -> int:
-        """The accounts that it remembers."""
+        """The number of accounts that are remembered."""
         return len(self._warned_at)
 
     def note_queued(self, call: Call | NewCall, *, queue_time_ms: int) -> None:

@@ -30,7 +30,7 @@ class Backlog:
     tenant_id: str
     waiting: int
     retried: int
-    """Those that were tried before."""
+    """Waiting deliveries that were tried before."""
     oldest: datetime
     last_error: str | None
     """The error or the HTTP status of the last attempt that failed."""

@@ -1,1 +1,1 @@
-"""`callgate queues release`: lets calls be granted again after the database may have lost grants."""
+"""`callgate queues release`: resumes grants after the database may have lost some."""

@@ -1,4 +1,4 @@
-"""Finds out which waiting calls Twilio has already, settles them, and lets calls be granted again.
+"""Finds out which waiting calls Twilio has already, settles them, and resumes grants.
 
 Each call is settled in a transaction of its own, and the server is recorded at the very end. So the release can be killed at
 any time and run again.
@@ -73,7 +73,7 @@ class GrantRelease:
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
     ) -> Released:
-        """Searches Twilio's lists and lets calls be granted again. `on_wait` gets the seconds of a wait before it begins.
+        """Searches Twilio's lists and resumes grants. `on_wait` gets the seconds of a wait before it begins.
 
         Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
         CommandFailed if Twilio cannot be asked, and if meanwhile another server was promoted or grants were halted again.

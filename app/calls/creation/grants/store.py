@@ -149,7 +149,7 @@ class DueQueue:
 
     id: UUID
     is_open: bool
-    """Neither is the queue paused nor the tenant suspended."""
+    """Whether neither the queue is paused nor the tenant suspended."""
     hours: Hours | None
 
 

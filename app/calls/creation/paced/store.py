@@ -16,7 +16,7 @@ _INSERT = insert_statement(INTENT_STATE, on_conflict=BY_KEY, before=ADMISSION, e
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | Refusal]:
-    """Inserts pending calls as `insert_intents` does, of each account the earliest that its pace lets go.
+    """Inserts pending calls as `insert_intents` does: of each account the earliest, as many as its pace allows.
 
     Returns a Refusal for each call that may not be placed now.
     """

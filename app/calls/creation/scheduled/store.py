@@ -128,7 +128,7 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 
 
 async def _end(connection: Connection, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
-    """Settles calls in a transaction of the caller, with a delivery for each that wants one."""
+    """Settles calls in a transaction of the caller, with a delivery for each whose tenant requested `settled`."""
     rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
     ended = [_EndedCall(**row) for row in rows]
     delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
