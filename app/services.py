@@ -37,7 +37,7 @@ from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.directory import TenantDirectory
 from app.tenants.last_use import LastUse
 from app.tenants.models import TENANTS_CHANNEL
@@ -53,7 +53,7 @@ class Services(TypedDict):
     database: Database
     keyring: Keyring
     tenants: TenantDirectory
-    tenant_callbacks: TenantCallbacks
+    delivery_signing: DeliverySigning
     validate_callback: UrlValidator
     twilio: TwilioClient
     settlement: Settlement
@@ -77,7 +77,7 @@ class _Shared:
     database: Database
     keyring: Keyring
     tenants: TenantDirectory
-    tenant_callbacks: TenantCallbacks
+    delivery_signing: DeliverySigning
     mark_credential: OnUse
     twilio: TwilioClient
     forwarding: Forwarding
@@ -127,11 +127,11 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     credential_use = LastUse(database, mark_credentials_used)
     key_use = LastUse(database, mark_keys_used)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark)
-    tenant_callbacks = TenantCallbacks(database, keyring, is_coherent=lambda: listener.connected)
+    delivery_signing = DeliverySigning(database, keyring, is_coherent=lambda: listener.connected)
 
     def invalidate() -> None:
         tenants.invalidate()
-        tenant_callbacks.invalidate()
+        delivery_signing.invalidate()
 
     def mark_credential(credential: Credential) -> None:
         credential_use.mark(credential.reference)
@@ -143,7 +143,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 database=database,
                 keyring=keyring,
                 tenants=tenants,
-                tenant_callbacks=tenant_callbacks,
+                delivery_signing=delivery_signing,
                 mark_credential=mark_credential,
                 twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential),
                 forwarding=Forwarding(
@@ -175,7 +175,7 @@ def _build_services(
         database=database,
         keyring=shared.keyring,
         tenants=tenants,
-        tenant_callbacks=shared.tenant_callbacks,
+        delivery_signing=shared.delivery_signing,
         validate_callback=shared.validate_callback,
         twilio=twilio,
         settlement=shared.settlement,

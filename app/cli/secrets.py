@@ -12,7 +12,7 @@ from app.cli.output import AsJson, log_errors, show, show_table
 from app.cli.processes import service_settings
 
 if TYPE_CHECKING:
-    from app.rotation import KeyUse, Rotation
+    from app.key_rotation import KeyUse, Rotation
 
 secrets = typer.Typer(help="Encryption keys and the secrets encrypted with them.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 def _run_rotation(use_case: Callable[[Rotation], Awaitable[Result]]) -> Result:
     from app.database.engine import Database
-    from app.rotation import Rotation
+    from app.key_rotation import Rotation
     from app.security.keyring import Keyring
 
     log_errors()

@@ -100,7 +100,7 @@ class Batcher(Generic[Item, Result]):
 
     def _start_writer(self) -> None:
         """Starts a writer, unless one is about to read the queue or the maximum number is running."""
-        # Neither this nor a writer between its last read of the queue and its end awaits anything, so no wake-up is lost.
+        # No wake-up is lost: neither this nor a writer between its last read of the queue and its end awaits anything.
         if self._running > self._slow or self._running >= _MAX_WRITERS:
             return
         self._running += 1

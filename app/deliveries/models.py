@@ -42,7 +42,7 @@ class Delivery(Base):
     position: Mapped[int] = mapped_column(SmallInteger)
     # Twilio's sequence number; null without one, or when no callback reported the event.
     sequence: Mapped[int | None] = mapped_column(Integer)
-    # Null, unless an early version wrote the row: these follow from the call (app.deliveries.content).
+    # Null, unless an early version wrote the row: these follow from the call (app.deliveries.stored_fields).
     webhook_id: Mapped[str | None] = mapped_column(Text)
     url: Mapped[str | None] = mapped_column(Text)
     method: Mapped[str | None] = mapped_column(Text)

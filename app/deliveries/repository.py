@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.calls import ids
 from app.calls.models import Call, CallEvent
 from app.calls.store import DELIVERIES_CHANNEL
-from app.deliveries.content import ReportedFields
 from app.deliveries.models import Delivery
+from app.deliveries.stored_fields import ReportedFields
 
 MAX_COUNTED = 10_000
 _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))

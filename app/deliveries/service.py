@@ -12,9 +12,9 @@ from app.calls.models import Call
 from app.calls.service import CallService
 from app.database.engine import Database, Session, driver_connection
 from app.deliveries import repository
-from app.deliveries.content import webhook_id
 from app.deliveries.models import Delivery
 from app.deliveries.schemas import DeliveryRecord
+from app.deliveries.stored_fields import webhook_id
 from app.errors import DeliveryNotFound
 from app.tenants.caller import Caller
 

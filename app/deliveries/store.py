@@ -13,7 +13,7 @@ from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
-from app.deliveries.content import ReportedFields, webhook_id
+from app.deliveries.stored_fields import ReportedFields, webhook_id
 
 MAX_HOLDING_ATTEMPTS: Final = 2
 """A pending event holds back the later events of its call until it has failed this often."""

@@ -16,8 +16,8 @@ from app.doctor.settings import CheckResult, State, check_public_url, check_sett
 from app.doctor.twilio_client import CredentialCheck, credential_check
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
+from app.key_rotation import Rotation
 from app.revisions import head
-from app.rotation import Rotation
 from app.schema import is_newer, revisions
 from app.security.keyring import Keyring
 from app.settings import Settings

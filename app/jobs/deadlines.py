@@ -1,4 +1,4 @@
-"""Cancels granted calls that Twilio still queues at their `ring_by`, and frees the slots of calls that have ended.
+"""Cancels granted calls that Twilio still queues at their `ring_by`, and frees the dial slots of calls that have ended.
 
 Also deletes turns that are not needed any more.
 """
@@ -13,7 +13,7 @@ from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.isolation import run_isolated
-from app.scheduling.slots import free_slots
+from app.scheduling.dial_slots import free_slots
 from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -54,7 +54,7 @@ class Deadlines:
         await store.end_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the slots of calls that have ended, also where no call waits for one. Returns false."""
+        """Frees the dial slots of calls that have ended, also where no call waits for one. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
             await free_slots(self.database, account_id)
         return False

@@ -25,7 +25,7 @@ from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate, trace
 from app.tenants.callback_form import CallbackMethod
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.errors import OperatorError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -62,7 +62,7 @@ def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
 @dataclass(slots=True)
 class Deliverer:
     database: Database
-    tenants: TenantCallbacks
+    signing: DeliverySigning
     sender: RequestSender
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY
@@ -141,7 +141,7 @@ class Deliverer:
         await self._record_result(delivery, sent, error=sent.error)
 
     async def _build_request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:
-        signing = await self.tenants.signing(delivery.tenant_id)
+        signing = await self.signing.of_tenant(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
             event=delivery.event,

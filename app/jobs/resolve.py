@@ -19,8 +19,8 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.jobs.candidates import CallLists, Candidates, earliest_date, may_be_to, similar_calls, twilio_clock_lead
-from app.jobs.findings import SearchFinding, SearchResult, judge
 from app.jobs.isolation import run_isolated
+from app.jobs.judgement import SearchFinding, SearchResult, judge
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.directory import TenantDirectory

@@ -137,7 +137,7 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     with tracing.enabled():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
             first_retry = timedelta(seconds=settings.delivery_first_retry)
-            deliverer = Deliverer(state["database"], state["tenant_callbacks"], sender, metrics, first_retry)
+            deliverer = Deliverer(state["database"], state["delivery_signing"], sender, metrics, first_retry)
             url = settings.require_database_url()
             async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).running():
                 await run_jobs(make_jobs(settings, state, metrics, deliverer), stop)

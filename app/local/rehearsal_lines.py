@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from app.calls.creation.scheduled.admission import make_schedule
 from app.calls.creation.scheduled.store import ScheduledCall
+from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.store import NewCall
 from app.calls.creation.validation import validate_call
 from app.errors import CallgateError, FieldError, InvalidRequest

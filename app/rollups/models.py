@@ -33,7 +33,7 @@ class Rollup(Base):
     started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     not_started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unknown: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Those of them that Twilio answered with a 5xx.
+    # Calls among them that Twilio answered with a 5xx.
     server_errors: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Callbacks of these calls, and the started calls that have had one.
     callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))

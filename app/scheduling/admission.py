@@ -12,8 +12,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from app.database.connection import Connection
+from app.scheduling.dial_slots import until_sql
 from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
-from app.scheduling.slots import until_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ ADMISSION_RESULT = f"""
     SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
     FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
-"""CTEs that take the tokens and slots of the rows that were `inserted`, and the result: a time, or the columns of a Refusal."""
+"""CTEs that take tokens and dial slots for the rows that were `inserted`, and the result: a time, or a Refusal's columns."""
 
 _JUDGE = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
@@ -97,7 +97,7 @@ _TAKE = f"""
 
 
 async def admit(connection: Connection, account_id: UUID, call_id: UUID) -> Refusal | None:
-    """Takes a token, and a slot, for one call that is dialled again. Returns a Refusal if the pace does not allow it.
+    """Takes a token, and a dial slot, for one call that is dialled again. Returns a Refusal if the pace does not allow it.
 
     The transaction must have locked the account's row in `pace`, and freed ended slots before the call was reopened. An earlier
     attempt may have left a slot at another account; that account's count is set right when its ended slots are freed.

@@ -9,7 +9,7 @@ _UNLIMITED = 1_000_000
 
 
 def room_sql(at: str) -> str:
-    """Returns SQL for the number of calls that the row `pace` allows at the time `at`: tokens and free slots."""
+    """Returns SQL for the number of calls that the row `pace` allows at the time `at`: tokens and free dial slots."""
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}

@@ -10,7 +10,7 @@ from app.scheduling.accounts import accounts_of
 from app.scheduling.store import Statements
 
 COUNTED = 10_000
-"""The most calls of one priority, slots, and groups of calls that are read."""
+"""The most calls of one priority, dial slots, and groups of calls that are read."""
 
 _WAITING = f"""
     {accounts_of("scheduled_dial")}
@@ -62,7 +62,7 @@ class SchedulingBacklog:
 
 
 async def scheduling_backlog(database: Statements, *, priorities: int) -> SchedulingBacklog:
-    """Measures the scheduled calls of the priorities 0 to `priorities` - 1, and the slots that are taken."""
+    """Measures the scheduled calls of the priorities 0 to `priorities` - 1, and the dial slots that are taken."""
     waiting = await database.fetch(_WAITING, priorities)
     oldest = await database.fetch(_OLDEST_DUE)
     (slots,) = await database.fetch(_SLOTS)

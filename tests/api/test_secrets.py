@@ -21,7 +21,7 @@ from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.logs import logging_to
@@ -218,13 +218,13 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
 
 async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: InstrumentedGateway, database_url: str) -> None:
     gateway = watched.gateway
-    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
         secrets = [await gateway.tenants.renew_callback_secret(tenant.id)]
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
         await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
-        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
         for form in ("twilio", "json"):
             await gateway.tenants.configure_callbacks(tenant.id, form=form)
             async with gateway.database.begin() as session:

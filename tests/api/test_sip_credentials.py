@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
-from app.rotation import Rotation
+from app.key_rotation import Rotation
 from app.security.keyring import Keyring
 from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError, ResourceExists

@@ -25,7 +25,7 @@ from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer, wait_after
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -56,16 +56,16 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture(scope="module")
-def callbacks(gateway: Gateway) -> TenantCallbacks:
-    return TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+def signing(gateway: Gateway) -> DeliverySigning:
+    return DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
 
 
 @pytest.fixture
-async def deliverer(gateway: Gateway, callbacks: TenantCallbacks) -> AsyncIterator[Deliverer]:
+async def deliverer(gateway: Gateway, signing: DeliverySigning) -> AsyncIterator[Deliverer]:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery"))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
-        yield Deliverer(gateway.database, callbacks, sender, Metrics())
+        yield Deliverer(gateway.database, signing, sender, Metrics())
 
 
 @dataclass
@@ -203,7 +203,7 @@ async def test_a_refused_url_is_reported_before_anything_is_sent(
 
 
 async def test_deliveries_go_to_the_tenants_default_url_if_the_creation_has_none(
-    gateway: Gateway, twilio: Upstream, callbacks: TenantCallbacks
+    gateway: Gateway, twilio: Upstream, signing: DeliverySigning
 ) -> None:
     tenant = await gateway.add_tenant(twilio.url)
     await gateway.tenants.configure_callbacks(
@@ -224,7 +224,7 @@ async def test_deliveries_go_to_the_tenants_default_url_if_the_creation_has_none
     ]
 
 
-async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gateway: Gateway, callbacks: TenantCallbacks) -> None:
+async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gateway: Gateway, signing: DeliverySigning) -> None:
     tenant = await gateway.add_tenant()
     with pytest.raises(OperatorError, match="need a default URL"):
         await gateway.tenants.configure_callbacks(tenant.id, method="GET")
@@ -236,7 +236,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gatewa
     for nobody in (
         gateway.tenants.configure_callbacks("nobody"),
         gateway.tenants.renew_callback_secret("nobody"),
-        callbacks.signing("nobody"),
+        signing.of_tenant("nobody"),
     ):
         with pytest.raises(OperatorError, match="no tenant nobody"):
             await nobody
@@ -247,7 +247,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gatewa
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks, method: str
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning, method: str
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/hook?a=1"
@@ -266,7 +266,7 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
 
 
 async def test_the_json_form_has_the_record_at_the_time_of_sending(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
@@ -286,13 +286,13 @@ async def test_the_json_form_has_the_record_at_the_time_of_sending(
 
 
 async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
         await deliver_all(deliverer)
-        secret = (await callbacks.signing(live.tenant.id)).secret.get_secret_value()
+        secret = (await signing.of_tenant(live.tenant.id)).secret.get_secret_value()
         signature = receiver.received[0].headers["x-twilio-signature"]
         assert RequestValidator(secret).validate(f"{receiver.url}/", dict(receiver.received[0].form), signature)
 
@@ -463,9 +463,9 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, tw
 
 
 async def test_two_workers_send_each_delivery_once(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, callbacks: TenantCallbacks
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
 ) -> None:
-    other = Deliverer(gateway.database, callbacks, deliverer.sender, Metrics())
+    other = Deliverer(gateway.database, signing, deliverer.sender, Metrics())
     async with running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
         lives = [await _start(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]

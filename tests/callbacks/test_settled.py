@@ -26,7 +26,7 @@ from app.jobs.resolve import Resolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.services import services
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, running_resolver
@@ -93,9 +93,9 @@ async def _deliver(gateway: Gateway, tenant: Tenant) -> None:
     """Delivers everything that waits for this tenant."""
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery WHERE tenant_id <> :id"), {"id": tenant.id})
-    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=5) as sender:
-        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
         await deliver_all(deliverer)
 
 

@@ -13,7 +13,7 @@ from app.audit.events import command_actor
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.calls.statistics import count_fingerprints
-from app.rotation import ResealResult, Rotation
+from app.key_rotation import ResealResult, Rotation
 from app.security.keyring import Keyring
 from tests.cli.running import environment, run
 from tests.support.clients import http_client

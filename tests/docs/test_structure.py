@@ -25,8 +25,10 @@ SHARED_NAMES = {
 # A docstring that begins so leaves the reader to guess what the function does. Properties may say "Whether …".
 _NO_VERB = re.compile(
     r"(?:Whether|What|How|Why|When|Where|To|Not|Only|The same|As|At|By|For|From|In|Into|Of|On|Over|Since|Under|Until|With"
-    r"|Without|After|Before|Behind|Between)\b"
+    r"|Without|After|Before|Behind|Between|If|So|That|Those|Who|Whom|Whose|Which|Otherwise|Else|Elsewhere|Neither|Nor|And|But)\b"
 )
+# The first line of a comment.
+_NO_SUBJECT = re.compile(r"^(?!\s*#).*\n(\s*# (?:So that|Those|Who|Whom|Whose|Otherwise|Else|Neither|Nor)\b.*)", re.MULTILINE)
 # An endpoint has the name of its operation and a command that of its command; what they run may have the same verb.
 _ENDPOINT_METHODS = {"get", "post", "put", "patch", "delete", "api_route"}
 _COMMANDS = "app/cli/"
@@ -76,6 +78,12 @@ def test_docstrings_of_functions_begin_with_a_verb_or_with_what_is_returned(fold
         and _NO_VERB.match(ast.get_docstring(function) or "")
     }
     assert not unclear
+
+
+@pytest.mark.parametrize("folder", ["app", "simulator", "migrations", "bench", "tests"])
+def test_comments_begin_with_a_subject(folder: str) -> None:
+    texts = {path: (ROOT / path).read_text() for path in modules(folder)}
+    assert not {path: found for path, text in texts.items() if (found := _NO_SUBJECT.findall(text))}
 
 
 def _named(path: str, module: ast.Module) -> Iterator[str]:

@@ -219,7 +219,7 @@ async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gatewa
 async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
     async with services(settings, Metrics()) as state:
-        deliverer = Deliverer(state["database"], state["tenant_callbacks"], None, Metrics())  # type: ignore[arg-type]  # unused
+        deliverer = Deliverer(state["database"], state["delivery_signing"], None, Metrics())  # type: ignore[arg-type]  # unused
         names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring
     assert {"expire_audit_default_partition", "drop_audit_partitions"} <= names

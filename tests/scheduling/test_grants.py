@@ -15,7 +15,7 @@ _NEXT_AT = "SELECT next_at FROM pace JOIN queue ON queue.id = subject_id WHERE t
 
 
 async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait(gateway: Gateway) -> None:
-    """Spent before, the time of the wait would refill the queue's bucket, and its next calls would exceed the pace."""
+    """A token spent before the wait would come back during it, and the queue's next calls would exceed the pace."""
     tenant = await gateway.add_tenant()
     pace = {"calls_per_second": 0.01, "burst": 1}
     (await tenant.http.put("/v1/queues/slow", json={"pace": pace})).raise_for_status()

@@ -17,7 +17,7 @@ from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.callbacks import TenantCallbacks
+from app.tenants.delivery_signing import DeliverySigning
 from app.twilio.subresources import SUBRESOURCES
 from tests.support.callbacks import PUBLIC_URL, call_back
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
@@ -268,9 +268,9 @@ async def _deliver_again(gateway: Gateway, tenant: Tenant) -> None:
         await session.execute(
             text("UPDATE delivery SET state = 'pending', next_attempt_at = now() WHERE tenant_id = :id"), {"id": tenant.id}
         )
-    callbacks = TenantCallbacks(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
-        deliverer = Deliverer(gateway.database, callbacks, sender, Metrics())
+        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
         while await deliverer.step():
             await deliverer.drain()
         await deliverer.drain()

@@ -106,7 +106,7 @@ async def test_media_longer_than_any_recording_are_refused_before_the_first_byte
 
 
 async def test_a_client_that_disconnects_frees_the_connection_to_twilio(gateway: Gateway) -> None:
-    """If it did not, clients that have disconnected would use up the connections to Twilio."""
+    """Clients that have disconnected must not use up the connections to Twilio."""
     gone = asyncio.Event()
 
     async def endless(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

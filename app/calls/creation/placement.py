@@ -184,7 +184,7 @@ class Placement:
                 if isinstance(outcome, Started):
                     await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
-                    # Otherwise the stored outcome is more recent.
+                    # Any other record has an outcome that is more recent.
                     await self.settlement.apply(session, locked, change)
                 return locked
         await self._insert_lost_record(call)

@@ -40,10 +40,10 @@ class Preparation:
     def prepare(
         self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
-        progress = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
-        parameters = request.for_twilio() | progress.for_twilio
+        callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
+        parameters = request.for_twilio() | callbacks.for_twilio
         if sip_auth is not None:
             parameters |= sip_auth.for_twilio()
-        if None in progress.for_twilio.values():
+        if None in callbacks.for_twilio.values():
             parameters = {name: value for name, value in parameters.items() if value is not None}
-        return progress, PreparedCall(Form.of(parameters), began, progress.reach_callgate)
+        return callbacks, PreparedCall(Form.of(parameters), began, callbacks.reach_callgate)

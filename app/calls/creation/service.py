@@ -18,8 +18,8 @@ from app.calls.creation.dial import PreparedCall
 from app.calls.creation.paced.service import PacedIntents, reopen_paced
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
-from app.calls.creation.scheduled.admission import make_schedule
 from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, insert_dial, insert_scheduled
+from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
 from app.calls.creation.validation import validate_call
@@ -106,7 +106,7 @@ class CreationService:
                     slot.take(caller.max_in_flight)
                 account = await self._preparation.find_account(caller.tenant_id, valid.request.account_sid)
                 sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
-                progress, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
+                callbacks, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
                 schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError:
                 existing = await self._find(caller.tenant_id, idempotency_key)
@@ -122,12 +122,12 @@ class CreationService:
                 idempotency_key=idempotency_key,
                 fingerprint=self._keyring.keyed_hash(fingerprint),
                 parameters=valid.request.for_record() | (schedule.for_record(valid.request.queue) if schedule else {}),
-                warnings=valid.warnings_json(*progress.warnings),
+                warnings=valid.warnings_json(*callbacks.warnings),
                 to=valid.request.to,
                 from_=valid.request.from_,
                 address_key=address_key(valid.request.to),
                 traceparent=current_traceparent(),
-                **progress.columns,
+                **callbacks.columns,
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
             if scheduled:

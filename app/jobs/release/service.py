@@ -18,7 +18,7 @@ from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
 from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
-from app.jobs.findings import SearchFinding, judge, reason_for_doubt
+from app.jobs.judgement import SearchFinding, judge, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
 from app.scheduling.guard import GuardState, read_guard, record_or_halt, release_grants

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
 from app.database.engine import Database
+from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
-from app.scheduling.slots import insert_slot_sql
 
 _ACCOUNTS = """
     SELECT account.id, account.account_sid FROM twilio_account AS account

@@ -1,1 +1,1 @@
-"""Deadlines and slots of calls that were granted."""
+"""Deadlines and dial slots of calls that were granted."""

@@ -1,4 +1,4 @@
-"""SQL of granted calls: deadlines that have come, accounts with slots, and turns to delete."""
+"""SQL of granted calls: deadlines that have come, accounts with dial slots, and turns to delete."""
 
 from collections.abc import Sequence
 from datetime import timedelta

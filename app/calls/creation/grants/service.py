@@ -9,11 +9,11 @@ from app.calls.creation.grants import store
 from app.calls.creation.grants.store import Candidate, DueQueue, Grant
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import halt_behind, record_or_halt
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_AHEAD
-from app.scheduling.slots import free_ended_slots
 
 BATCH = 16
 """Grants in one transaction."""

@@ -16,13 +16,13 @@ from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_of
+from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
 from app.scheduling.schedule import PRIORITIES
-from app.scheduling.slots import insert_slot_sql
 
 _WAITING_ACCOUNTS = f"""
     {accounts_of("scheduled_dial")}

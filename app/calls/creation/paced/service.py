@@ -13,14 +13,14 @@ from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, Paced
 from app.scheduling.admission import Refusal, admit
-from app.scheduling.slots import free_ended_slots, free_slots
+from app.scheduling.dial_slots import free_ended_slots, free_slots
 
 # Retry-After of a full account. It cannot be known when one of its calls will end.
 _FULL_AFTER_S = 5
 
 
 class PacedIntents:
-    """Writes intents with their tokens and slots, in batches."""
+    """Writes intents with their tokens and dial slots, in batches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Writes intents with their tokens and slots, as far as the pace of their accounts allows: each batch in one statement."""
+"""Writes intents with their tokens and dial slots, as far as the pace of their accounts allows: each batch in one statement."""
 
 from collections.abc import Sequence
 from datetime import datetime

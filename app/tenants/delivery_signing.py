@@ -22,7 +22,7 @@ class Signing:
     secret: SecretStr
 
 
-class TenantCallbacks:
+class DeliverySigning:
     """Reads the settings for deliveries. `is_coherent` is the same as for `TenantDirectory`."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
@@ -33,7 +33,7 @@ class TenantCallbacks:
     def invalidate(self) -> None:
         self._signings.invalidate()
 
-    async def signing(self, tenant_id: str) -> Signing:
+    async def of_tenant(self, tenant_id: str) -> Signing:
         """Returns the form and the secret for deliveries. Creates a secret if the tenant has none, so that all are signed.
 
         Raises OperatorError if the stored secret cannot be decrypted.

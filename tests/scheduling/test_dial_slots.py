@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
-from app.scheduling.slots import free_ended_slots
+from app.scheduling.dial_slots import free_ended_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -162,7 +162,7 @@ async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: G
 
 
 async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:
-    """Without it, grants of the tenant's two accounts lock the queues in different orders, and one of them fails."""
+    """Locked one by one, grants of the tenant's two accounts could lock them in different orders, and one would fail."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         account = await _account(gateway, tenant)

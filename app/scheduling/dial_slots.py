@@ -23,7 +23,7 @@ def until_sql(at: str, parameters: str) -> str:
 
 
 def insert_slot_sql(*, dial: str, at: str, parameters: str) -> str:
-    """Returns SQL that inserts the slots of calls granted at `at`, without FROM. `dial` has the columns of `scheduled_dial`."""
+    """Returns SQL, without FROM, that inserts dial slots of calls granted at `at`. `dial` names rows of `scheduled_dial`."""
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
             {until_sql(at, parameters)}, {dial}.ring_by"""  # names of the callers' statements
@@ -81,14 +81,14 @@ async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Se
 
 
 async def free_slots(database: Database, account_id: UUID) -> int:
-    """Frees the slots of the account's calls that have ended, in a transaction of its own. Returns how many were freed."""
+    """Frees the dial slots of the account's ended calls, in a transaction of its own. Returns how many were freed."""
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         return await free_ended_slots(connection, account_id)
 
 
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
-    """Frees the slots of the account's calls that have ended. Returns how many were freed.
+    """Frees the dial slots of the account's ended calls. Returns how many were freed.
 
     The transaction must have locked the account's row in `pace`, and no queue's: the rows of queues are locked after it, in the
     order of ids. Slots that were deleted together with their call's record count as freed. The counts are made by statements
