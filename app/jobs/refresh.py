@@ -28,7 +28,7 @@ from app.errors import DatabaseUnavailable
 from app.jobs.sweep import MIN_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
-from app.scheduling.slots import mark_missing
+from app.scheduling.dial_slots import mark_missing
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, first_accepted
 from app.twilio.errors import TwilioError, TwilioThrottled

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.jobs.refresh import Refresher
 from app.scheduling.administration import PaceAdministration
-from app.scheduling.slots import free_slots
+from app.scheduling.dial_slots import free_slots
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
 from tests.support.gateway import Gateway, Tenant
