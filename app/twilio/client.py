@@ -22,7 +22,7 @@ from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
-from app.twilio.response_body import BodyTooLong, read_body
+from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
@@ -220,7 +220,7 @@ class TwilioClient:
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
                 self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
                 try:
-                    body = await read_body(response, limit=answer_limit)
+                    body = await read_response_body(response, limit=answer_limit)
                 except BodyTooLong:
                     raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:

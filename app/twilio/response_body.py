@@ -9,7 +9,7 @@ class BodyTooLong(Exception):
     """The body is longer than the limit. The rest of it is not read."""
 
 
-async def read_body(response: httpx.Response, *, limit: int) -> bytes:
+async def read_response_body(response: httpx.Response, *, limit: int) -> bytes:
     """Returns the decoded body. Raises BodyTooLong if it has more than `limit` bytes, and httpx's errors.
 
     The caller closes the response.

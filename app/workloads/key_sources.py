@@ -16,7 +16,7 @@ from app import __version__
 from app.setting_values import is_trusted_url
 from app.settings import Settings
 from app.twilio.client import HttpClient
-from app.twilio.response_body import BodyTooLong, read_body
+from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
 from app.workloads.key_set import KeySetUnreadable, KeySource
 
@@ -124,7 +124,7 @@ async def _read_body(response: httpx.Response) -> bytes:
     try:
         if response.status_code != httpx.codes.OK:
             raise KeySetUnreadable(f"status_{response.status_code}")
-        return await read_body(response, limit=_MAX_BYTES)
+        return await read_response_body(response, limit=_MAX_BYTES)
     except BodyTooLong:
         raise KeySetUnreadable("too_long") from None
     finally:

@@ -28,7 +28,7 @@ from app import __version__
 from app.setting_values import is_trusted_url
 from app.settings import Settings
 from app.twilio.client import HttpClient
-from app.twilio.response_body import BodyTooLong, read_body
+from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
 
 CALLBACK_PATH: Final = "/console/oidc/callback"
@@ -192,7 +192,7 @@ async def _read_json(
             try:
                 if response.status_code != httpx.codes.OK:
                     raise ProviderFailed(f"status_{response.status_code}")
-                content = await read_body(response, limit=_MAX_BYTES)
+                content = await read_response_body(response, limit=_MAX_BYTES)
             except BodyTooLong:
                 raise ProviderFailed("too_long") from None
             finally:
