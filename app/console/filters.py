@@ -28,16 +28,9 @@ def time(value: datetime | None, form: str = "") -> Markup:
     )
 
 
-def moment(value: datetime, now: datetime) -> Markup:
+def moment(value: datetime | None, now: datetime) -> Markup:
     """Returns a `<time>` as `time` does, without the date if it is within half a day of `now`."""
-    if abs(value - now) > _CLOCK_SUFFICES:
-        return time(value)
-    at = value.astimezone(UTC)
-    full = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    text = f"{at:%H:%M:%S} UTC"
-    return Markup('<time datetime="{}" title="{}" data-format="clock">{}</time>').format(
-        at.isoformat(timespec="milliseconds"), full, text
-    )
+    return time(value, "clock" if value is not None and abs(value - now) <= _CLOCK_SUFFICES else "")
 
 
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:

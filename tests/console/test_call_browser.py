@@ -58,6 +58,29 @@ async def test_a_call_is_followed_while_it_rings_ended_and_copied(gateway: Gatew
     assert f'"to": "{KATE}"' in printed.decode()
 
 
+@pytest.mark.parametrize("with_script", [True, False])
+@pytest.mark.parametrize(("screen", "shown"), [("desktop-light", True), ("phone", False)])
+async def test_the_filters_are_folded_on_a_phone_until_one_is_set(
+    gateway: Gateway, browser: Browser, screen: str, *, shown: bool, with_script: bool
+) -> None:
+    context = await browser.new_context(**SCREENS[screen], java_script_enabled=with_script)  # type: ignore[arg-type]
+    page = await context.new_page()
+    await Tab(page, Seen(page)).log_in(gateway, path="/console/calls")
+    problem, search = page.get_by_label("Problem"), page.get_by_role("button", name="Search")
+    assert (await problem.is_visible(), await search.is_visible()) == (shown, True)
+    if not shown:
+        await page.locator("summary", has_text="Filters").click()
+    await problem.fill("none-found")
+    await search.click()
+    await page.get_by_text("No call matches.").wait_for()
+    assert await problem.is_visible()
+    assert await problem.input_value() == "none-found"
+    await page.get_by_role("link", name="Clear").click()
+    await page.get_by_role("link", name="Clear").wait_for(state="detached")
+    assert await problem.is_visible() is shown
+    await context.close()
+
+
 @pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("screen", SCREENS)
 async def test_the_pages_are_accessible_and_fit(gateway: Gateway, tenant: Tenant, browser: Browser, screen: str) -> None:

@@ -137,6 +137,15 @@ async def test_a_filter_that_cannot_be_read_shows_no_call(tenant: Tenant, log_in
     assert record["id"] not in page.text
 
 
+async def test_a_filter_that_cannot_be_read_leaves_the_others_as_they_were(log_in: LogIn) -> None:
+    page = await (await log_in()).get("/calls?status=answered&since=2026-11-28T09:30%2B01:00&until=yesterday&tenant=support")
+    assert re.findall(r'name="(since|until|tenant)" value="([^"]*)"', page.text) == [
+        ("tenant", "support"),
+        ("since", "2026-11-28T08:30"),
+        ("until", ""),
+    ]
+
+
 async def test_a_tenants_session_sees_and_ends_its_own_calls_only(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
     record, other = await place(tenant), await gateway.add_tenant()
     stranger = await log_in(other.id)

@@ -16,7 +16,6 @@ from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, Call
 from app.console.calls.service import CallActs
 from app.console.rendering import page
 from app.console.tenancy import require_read
-from app.console.times import form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallgateError, CallNotFound, DatabaseUnavailable
 from app.http.routes import needs
@@ -33,6 +32,8 @@ _DONE: Final = {
 }
 # A search for one of these finds one call, whose page is what is wanted.
 _SINGLE: Final = ("id", "sid", "key")
+# What the form has beside the filters: the search, and the place in the list.
+_NO_FILTERS: Final = {"q", "cursor"}
 # Why Postgres stops a statement of a page.
 _STOPPED: Final = ("timeout", "locked")
 
@@ -85,13 +86,14 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         "calls/list.html",
         status=_list_status(form, timed_out=timed_out),
         form=form,
+        has_filter=bool(form.given.keys() - _NO_FILTERS),
         lines=lines,
         timed_out=timed_out,
         executions=EXECUTIONS,
         statuses=STATUSES,
         problems=STORED_PROBLEMS,
-        since_value=form_time(form.query.since) if form.query.since else "",
-        until_value=form_time(form.query.until) if form.query.until else "",
+        since_value=view.time_value(form, "since"),
+        until_value=view.time_value(form, "until"),
         read_as=view.searched_as(query.search),
         looks_back_to=query.since if query.since != form.query.since else None,
         badge_of=view.badge_of,

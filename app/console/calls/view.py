@@ -17,6 +17,7 @@ from app.console.calls.words import REFUSALS, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
 from app.console.filters import mask
 from app.console.masking import mask_json, mask_key, mask_text, mask_url
+from app.console.times import form_time, read_form_time
 from app.errors import all_errors
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -61,6 +62,15 @@ def outcome_of(line: CallLine) -> str:
     slug = line.problem or ""
     error = all_errors().get(slug)
     return REFUSALS.get(slug) or (error.title if error else slug)
+
+
+def time_value(form: CallForm, name: str) -> str:
+    """Returns the value of a field with a time: "" if it is empty or cannot be read."""
+    try:
+        read = read_form_time(form.given.get(name, ""))
+    except ValueError:
+        return ""
+    return form_time(read) if read else ""
 
 
 def page_path(form: CallForm, cursor: str | None) -> str | None:

@@ -51,7 +51,8 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
     """Renders a tenant's list. `fault` is what is wrong with the field of the form."""
-    database, searched_to, next_page = reads_of(request), None, None
+    database, now = reads_of(request), datetime.now(UTC)
+    searched_to, next_page = None, None
     try:
         after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
     except ValueError:
@@ -71,8 +72,9 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
         query=query,
         items=[DeliveryItem.of(line) for line in lines],
         searched_to=searched_to,
+        now=now,
         next_page=next_page,
-        since="" if fault else form_time(_read_since(query.since) or datetime.now(UTC) - _SINCE_BY_DEFAULT),
+        since="" if fault else form_time(_read_since(query.since) or now - _SINCE_BY_DEFAULT),
         fault=fault,
     )
 
