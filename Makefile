@@ -8,6 +8,8 @@ PORT ?=
 ONCE ?=
 # The branch coverage of app/ (tests/support/coverage.py); COVERAGE= runs the tests without.
 COVERAGE ?= -p no:slipcover -p tests.support.coverage
+# Where this is set, each process that a test starts would compile all modules again, which takes longer than the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo dev test bench bench-rows chaos storm isolation check deploy-check lint format types contracts lock clean
 
