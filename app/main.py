@@ -31,7 +31,7 @@ from app.compat import subresources as compat_subresources
 from app.compat.errors import TwilioErrorRenderer
 from app.console import router as console_router
 from app.console.errors import PageRenderer
-from app.console.oidc.provider import oidc_provider
+from app.console.oidc.login import oidc_provider
 from app.console.sessions.service import ConsoleSessions
 from app.console_settings import parse_oidc_access
 from app.deliveries import router as delivery_router

@@ -7,11 +7,11 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import pairwise
 from string import Template
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _GUIDE_LINK = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
 _GUIDE_NAME = re.compile(r"[a-z-]+")
 
@@ -29,13 +29,16 @@ def _read_source(name: str) -> Traversable:
 
 @cache  # rendering takes about 10 ms, and anyone can request a page
 def _render(name: str) -> str:
-    tokens = _MARKDOWN.parse(_read_source(name).read_text(encoding="utf-8"))
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(_read_source(name).read_text(encoding="utf-8"))
     headings = [(token, text.content) for token, text in pairwise(tokens) if token.type == "heading_open"]
     for heading, text in headings:
         heading.attrSet("id", _anchor(text))
     for child in (child for token in tokens for child in token.children or ()):
         _rewrite_link(child)
-    body = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    body = markdown.renderer.render(tokens, markdown.options, {})
     template = Template(files("app.http").joinpath("pages/guide.html").read_text(encoding="utf-8"))
     return template.substitute(title=html.escape(headings[0][1]), body=body)
 
@@ -45,7 +48,7 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _rewrite_link(token: Token) -> None:
+def _rewrite_link(token: "Token") -> None:
     """Points links between guides to their pages. Images become text, and so do links to other files of the repository."""
     if token.type == "image":
         token.type, token.content, token.tag = "text", str(token.content), ""

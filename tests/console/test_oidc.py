@@ -17,7 +17,8 @@ import pytest
 from sqlalchemy import text
 
 from app.console.access import COOKIE
-from app.console.oidc.provider import LoginAttempt, OidcProvider, ProviderFailed
+from app.console.oidc.login import LoginAttempt, ProviderFailed
+from app.console.oidc.provider import OidcProvider
 from app.console.oidc.router import COOKIE as ATTEMPT_COOKIE
 from app.console.oidc.rules import client_by
 from app.console_settings import OidcRule

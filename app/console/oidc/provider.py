@@ -25,13 +25,12 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from app import __version__
+from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.setting_values import is_trusted_url
-from app.settings import Settings
 from app.twilio.client import HttpClient
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
 
-CALLBACK_PATH: Final = "/console/oidc/callback"
 _DISCOVERY_PATH = "/.well-known/openid-configuration"
 _TIMEOUT_S = 10.0
 _METADATA_S = 60.0
@@ -39,19 +38,6 @@ _MAX_BYTES = 256 * 1024
 _LEEWAY_S = 60
 # Only signatures that nobody but the provider can make: neither `none` nor those of a shared secret.
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
-
-
-class ProviderFailed(Exception):
-    """The provider did not answer as OpenID Connect asks. The message is a short reason for the log, without any value."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoginAttempt:
-    """A login that has begun. The browser keeps it until it comes back from the provider."""
-
-    state: str
-    nonce: str
-    verifier: str
 
 
 @dataclass(slots=True)
@@ -149,19 +135,6 @@ class OidcProvider:
         if not claims["sub"]:
             raise ProviderFailed("id_token_without_sub")
         return dict(claims)
-
-
-def oidc_provider(settings: Settings) -> OidcProvider | None:
-    """Returns the provider of the settings, or None."""
-    if settings.console_oidc_issuer is None or settings.console_oidc_client_secret is None:
-        return None
-    return OidcProvider(
-        issuer=settings.console_oidc_issuer,
-        client_id=settings.console_oidc_client_id or "",
-        client_secret=settings.console_oidc_client_secret.get_secret_value(),
-        redirect_uri=f"{settings.console_url}{CALLBACK_PATH}",
-        scope=settings.console_oidc_scope,
-    )
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:

@@ -8,14 +8,14 @@ import hmac
 import json
 import time
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from fastapi import Request, Response
 from starlette.responses import RedirectResponse
 
 from app.console.access import console_router, local_path
-from app.console.oidc.provider import LoginAttempt, OidcProvider, ProviderFailed
+from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.rules import client_by
 from app.console.rendering import page
 from app.console.sessions.router import login_page, start_session
@@ -24,6 +24,9 @@ from app.errors import RouteNotFound, TenantNotFound
 from app.http.key_attempts import KeyAttempts
 from app.http.routes import public
 from app.security.keyring import Keyring, SecretUnreadable
+
+if TYPE_CHECKING:
+    from app.console.oidc.provider import OidcProvider
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -88,7 +91,7 @@ async def finish_login(request: Request) -> Response:
     return response
 
 
-def _provider_of(request: Request) -> OidcProvider:
+def _provider_of(request: Request) -> "OidcProvider":
     provider: OidcProvider | None = request.state.console_oidc
     if provider is None:
         raise RouteNotFound
