@@ -9,6 +9,8 @@ ActorKind = Literal["cli", "apply", "key", "workload", "link", "oidc"]
 AuditAction = Literal[
     "tenant.create",
     "tenant.update",
+    "tenant.suspend",
+    "tenant.resume",
     "account.create",
     "account.update",
     "credential.add",
@@ -23,6 +25,8 @@ AuditAction = Literal[
     "sip_credential.delete",
     "queue.create",
     "queue.update",
+    "queue.pause",
+    "queue.resume",
     "queue.cancel",
     "call.end",
     "call.reveal",

@@ -1,6 +1,7 @@
 """Creates, changes and shows queues. Independent of HTTP."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -53,11 +54,8 @@ class QueueService:
             created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
             queue = await _locked(connection, tenant_id, name)
             changed = await _write(connection, queue, change)
-            if created or changed:
-                action: AuditAction = "queue.create" if created else "queue.update"
-                await record(
-                    connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=() if created else changed
-                )
+            for action, members in _deeds(change, changed, created=created).items():
+                await record(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _locked(connection, tenant_id, name)
         # Also if nothing was changed: an earlier request may have failed here.
         if "hours" in change:
@@ -105,6 +103,18 @@ def _check(name: str, change: QueueChange) -> None:
     ring_within_s = change.get("ring_within_s")
     if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
         raise InvalidMember("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")
+
+
+def _deeds(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
+    """Returns the actions of the audit log, with the members that each changed. A pause is an action of its own."""
+    if created:
+        return {"queue.create": []}
+    deeds: dict[AuditAction, list[str]] = {}
+    if others := [member for member in changed if member != "paused"]:
+        deeds["queue.update"] = others
+    if "paused" in changed:
+        deeds["queue.pause" if change.get("paused") else "queue.resume"] = []
+    return deeds
 
 
 async def _found(connection: Connection, tenant_id: str, name: str) -> QueueRow:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from app.audit.events import AuditAction
 from app.database.connection import Connection
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration
@@ -98,7 +99,11 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         all_settings.update(settings)
         _check_settings(all_settings)
         updated = await store.update_settings(connection, tenant.id, all_settings)
-        await self._record(connection, "tenant.update", tenant.id, tenant.id, changed)
+        if others := [member for member in changed if member != "suspended"]:
+            await self._record(connection, "tenant.update", tenant.id, tenant.id, others)
+        if "suspended" in changed:
+            action: AuditAction = "tenant.suspend" if all_settings["suspended"] else "tenant.resume"
+            await self._record(connection, action, tenant.id, tenant.id)
         return updated
 
     async def configure_callbacks(

@@ -171,6 +171,7 @@ login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{ten
 login   -admin  -admin  -read   4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/deliveries
+login   -read   4xx     -read   4xx     4xx     4xx     GET /console/deliveries/{tenant_id}/{delivery_id}
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/deliveries/{tenant_id}/replay
 401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/deliveries/{tenant_id}/{call_id}/{delivery_id}/retry
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants

@@ -130,7 +130,7 @@ async def test_applying_twice_changes_nothing_the_second_time(installed: Install
     assert await installed.contents() == contents
     audited = await installed.audited()
     assert {kind for kind, *_ in audited} == {"apply"}
-    assert [action for _, action, tenant, _ in audited if tenant == "old-shop"] == ["tenant.create", "tenant.update"]
+    assert [action for _, action, tenant, _ in audited if tenant == "old-shop"] == ["tenant.create", "tenant.suspend"]
 
 
 async def test_a_dry_run_prints_the_difference_and_changes_nothing(installed: Installation) -> None:

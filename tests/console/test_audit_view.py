@@ -64,11 +64,25 @@ def test_an_event_is_described_in_words() -> None:
     assert AuditLine.of(row("sip_credential.delete")).deed == "SIP credential deleted"
 
 
-def test_an_event_about_a_call_or_a_queue_has_the_address_of_its_page() -> None:
+def test_a_pause_and_its_end_are_told_apart_and_bare_ids_are_explained() -> None:
+    deeds = [AuditLine.of(row(f"{noun}.{verb}")).deed for noun, verb in (("queue", "pause"), ("queue", "resume"))]
+    assert deeds == ["queue paused", "queue resumed"]
+    assert AuditLine.of(row("tenant.suspend")).deed == "tenant suspended"
+    released = AuditLine.of(row("grants.release"))
+    assert (released.deed, released.subject_is) == ("scheduled calls released", "server")
+    assert AuditLine.of(row("delivery.replay")).subject_is == "since"
+    assert AuditLine.of(row("console.login")).subject_is == "session"
+    assert AuditLine.of(row("key.create")).subject_is == ""
+
+
+def test_an_event_has_the_address_of_the_page_of_its_subject() -> None:
     assert AuditLine.of(row("call.end")).subject_path == "/console/calls/support"
     assert AuditLine.of(row("queue.cancel", tenant_id="a&b")).subject_path == "/console/queues/a%26b/support"
     assert AuditLine.of(row("queue.cancel", tenant_id=None)).subject_path is None
-    assert AuditLine.of(row("key.revoke")).subject_path is None
+    assert AuditLine.of(row("key.revoke", tenant_id="a&b")).subject_path == "/console/tenants/a%26b"
+    assert AuditLine.of(row("key.revoke", tenant_id=None)).subject_path is None
+    assert AuditLine.of(row("delivery.retry")).subject_path == "/console/deliveries/support/support"
+    assert AuditLine.of(row("delivery.replay")).subject_path is None
 
 
 @pytest.mark.parametrize("action", get_args(AuditAction))

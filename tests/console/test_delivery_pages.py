@@ -175,3 +175,16 @@ async def test_the_overview_comes_in_pages(gateway: Gateway, log_in: LogIn) -> N
     assert "many-199" not in second
     assert "many-200" in second
     assert "zz-last" in second
+
+
+async def test_a_delivery_leads_to_its_call(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, other, call_id = await gateway.add_tenant(), await gateway.add_tenant(), uuid7()
+    delivery_id = await add_delivery(gateway, tenant.id, call_id=call_id)
+    path = f"/deliveries/{tenant.id}/{delivery_id}"
+    for person in (await log_in(tenant.id, Scope.READ), await log_in()):
+        answer = await person.get(path)
+        assert (answer.status_code, answer.headers["Location"]) == (303, f"/console/calls/{call_id}")
+        assert (await person.get(f"/deliveries/{tenant.id}/{uuid7()}")).status_code == 404
+        assert (await person.get(f"/deliveries/{tenant.id}/nothing")).status_code == 404
+    assert (await (await log_in(other.id)).get(path)).status_code == 404
+    assert (await (await log_in()).get(f"/deliveries/{other.id}/{delivery_id}")).status_code == 404

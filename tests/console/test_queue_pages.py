@@ -66,7 +66,7 @@ async def test_a_queue_is_paused_and_resumed(gateway: Gateway, log_in: LogIn) ->
     assert "Resume" in shown
     assert (await person.post(f"{path}/resume")).status_code == 303
     assert not (await service_of(gateway).get(tenant.id, "reminders")).paused
-    assert await deeds(gateway, tenant.id, person.key_id) == [("queue.update", "reminders")] * 2
+    assert await deeds(gateway, tenant.id, person.key_id) == [("queue.pause", "reminders"), ("queue.resume", "reminders")]
 
 
 async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log_in: LogIn) -> None:

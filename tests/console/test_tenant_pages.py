@@ -148,7 +148,7 @@ async def test_a_tenant_is_suspended_and_resumed(gateway: Gateway, log_in: LogIn
     assert (await own.http.post(f"/console{path}/keys", data={"once": str(uuid4()), "scopes": ["read"]})).status_code == 403
     assert (await person.post(f"{path}/resume")).status_code == 303
     assert (await gateway.tenants.get_tenant(tenant.id)).suspended_at is None
-    assert await deeds(gateway, tenant.id, person.key_id) == ["tenant.update", "tenant.update"]
+    assert await deeds(gateway, tenant.id, person.key_id) == ["tenant.suspend", "tenant.resume"]
 
 
 async def test_a_tenants_session_reaches_its_own_tenant_only(gateway: Gateway, log_in: LogIn) -> None:

@@ -66,7 +66,7 @@ async def test_a_put_creates_changes_and_clears(gateway: Gateway, tenant: Tenant
         ("queue.create", "reminders", "key", []),
         ("queue.update", "reminders", "key", ["hours", "ring_within_s", "calls_per_second", "max_concurrent"]),
         ("queue.update", "reminders", "key", ["burst"]),
-        ("queue.update", "reminders", "key", ["paused"]),
+        ("queue.pause", "reminders", "key", []),
         ("queue.update", "reminders", "key", ["hours", "ring_within_s", "calls_per_second", "burst", "max_concurrent"]),
     ]
 

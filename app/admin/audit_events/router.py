@@ -30,7 +30,7 @@ _EXAMPLE = {
     "action": "tenant.update",
     "tenant_id": EXAMPLE_TENANT,
     "subject": EXAMPLE_TENANT,
-    "changed": ["suspended"],
+    "changed": ["max_in_flight"],
     "request_id": "0199e2f0c7d27f0f8f1d8c1c0d6a4b11",
 }
 COMPONENTS: dict[str, Any] = {

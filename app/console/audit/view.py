@@ -17,6 +17,9 @@ _MAX_LENGTH: Final = 256
 _DEEDS: Final = {
     "create": "created",
     "update": "changed",
+    "pause": "paused",
+    "resume": "resumed",
+    "suspend": "suspended",
     "add": "added",
     "revoke": "revoked",
     "delete": "deleted",
@@ -32,6 +35,16 @@ _DEEDS: Final = {
     "reveal": "revealed",
     "end": "ended",
 }
+# What is shown of an action's noun, where that is not the noun itself.
+_NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
+# What the subject of an action is, where that is not its noun.
+_SUBJECTS: Final = {
+    "console": "session",
+    "grants": "server",
+    "secrets": "encryption key",
+    "delivery.replay": "since",
+}
+_ON_TENANTS_PAGE: Final = frozenset({"tenant", "account", "credential", "key", "sip_credential", "workload"})
 _ACTORS: Final = {"cli": "command", "apply": "callgate apply", "key": "API key", "link": "one-time link", "oidc": "person"}
 
 
@@ -104,31 +117,39 @@ class AuditLine:
     """The action in words, such as "credential revoked"."""
     tenant_id: str | None
     subject: str
+    subject_is: str
+    """What the subject is; "" if `deed` says it."""
     changed: str
     request_id: str | None
 
     @property
     def subject_path(self) -> str | None:
-        """The address of the page of the call or queue that the event is about; None for other events."""
+        """The address of the page that has the subject; None if none has it."""
         noun = self.action.partition(".")[0]
+        subject, tenant = quote(self.subject, safe=""), quote(self.tenant_id or "", safe="")
         if noun == "call":
-            return f"{CONSOLE_PREFIX}/calls/{quote(self.subject, safe='')}"
-        if noun == "queue" and self.tenant_id is not None:
-            return f"{CONSOLE_PREFIX}/queues/{quote(self.tenant_id, safe='')}/{quote(self.subject, safe='')}"
-        return None
+            return f"{CONSOLE_PREFIX}/calls/{subject}"
+        if not tenant:
+            return None
+        if noun in _ON_TENANTS_PAGE:
+            return f"{CONSOLE_PREFIX}/tenants/{tenant}"
+        if noun == "queue":
+            return f"{CONSOLE_PREFIX}/queues/{tenant}/{subject}"
+        return f"{CONSOLE_PREFIX}/deliveries/{tenant}/{subject}" if self.action == "delivery.retry" else None
 
     @classmethod
     def of(cls, row: AuditRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
-        deed = f"{noun.replace('_', ' ').replace('sip', 'SIP')} {_DEEDS.get(verb, verb)}".strip()
+        deed = f"{_NOUNS.get(noun, noun)} {_DEEDS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
             actor_name=row.actor_name,
             action=row.action,
-            deed=deed.removeprefix("console "),
+            deed=deed,
             tenant_id=row.tenant_id,
             subject=row.subject,
+            subject_is=_SUBJECTS.get(row.action) or _SUBJECTS.get(noun, ""),
             changed=", ".join(row.changed),
             request_id=row.request_id,
         )

@@ -16,6 +16,7 @@ from app.console.tenancy import caller_in, reachable_tenant, require_read
 from app.console.times import form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
+from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -79,6 +80,16 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
     )
 
 
+@router.get("/{tenant_id}/{delivery_id}")
+@needs(Scope.READ, clients="any")
+async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
+    """Leads to the page of the delivery's call."""
+    call_id = await store.find_call_id(reads_of(request), reachable_tenant(client, tenant_id), _delivery_id(delivery_id))
+    if call_id is None:
+        raise DeliveryNotFound
+    return _lead_to(f"{CONSOLE_PREFIX}/calls/{call_id}")
+
+
 @router.post("/{tenant_id}/replay")
 @needs(Scope.ADMIN, clients="any")
 @open_to_suspended
@@ -117,15 +128,19 @@ async def retry_delivery(
     """Sends one delivery again, whatever its state."""
     require_read(client)
     caller = caller_in(client, tenant_id)
-    try:
-        wanted = UUID(delivery_id)
-    except ValueError:
-        raise DeliveryNotFound from None
+    wanted = _delivery_id(delivery_id)
     try:
         await service.retry(caller, call_id, wanted, actor=actor)
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
     return _lead_to(list_address(tenant_id, "waiting", sent=1))
+
+
+def _delivery_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise DeliveryNotFound from None
 
 
 def _read_since(text: str) -> datetime | None:

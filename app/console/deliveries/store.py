@@ -119,6 +119,13 @@ _EARLIEST: Final = datetime.fromtimestamp(0, tz=ids.created_at(UUID(int=0)).tzin
 _LATEST_ID: Final = UUID(int=2**128 - 1)
 
 
+async def find_call_id(database: Transactions, tenant_id: str, delivery_id: UUID) -> UUID | None:
+    """Returns the id of the delivery's call; None if the tenant has no such delivery."""
+    statement = "SELECT call_id FROM delivery WHERE tenant_id = $1 AND at = $2 AND id = $3"
+    rows = await fetch(database, statement, tenant_id, ids.created_at(delivery_id), delivery_id)
+    return rows[0]["call_id"] if rows else None
+
+
 async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
     """Returns what waits of each tenant with a later id than `after`, at most of MAX_TENANTS."""
     return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, MAX_TENANTS)]
