@@ -1,10 +1,11 @@
 """The base class of all error responses, and what an error can have. app/errors.py has the errors themselves."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal, get_args
 from uuid import UUID
 
-Execution = Literal["scheduled", "pending", "started", "not_started", "unknown"]
+ExecutionName = Literal["scheduled", "pending", "started", "not_started", "unknown"]
+EXECUTIONS: Final[tuple[ExecutionName, ...]] = get_args(ExecutionName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ changed, and a client may repeat the request without harm.
 
 from typing import ClassVar, Literal
 
-from app.callgate_error import CallgateError, Execution, FieldError, Upstream
+from app.callgate_error import CallgateError, ExecutionName, FieldError, Upstream
 from app.request_errors import *  # noqa: F403  # so that every error can be imported from here
 
-__all__ = ["CallgateError", "Execution", "FieldError", "Upstream"]
+__all__ = ["CallgateError", "ExecutionName", "FieldError", "Upstream"]
 
 
 class CommandFailed(Exception):

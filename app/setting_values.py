@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
-_TWILIO_API_VERSION = "2010-04-01"
+PREFIX = "CALLGATE_"
+"""The beginning of the name of each setting among environment variables and secret files."""
+TWILIO_API_VERSION = "2010-04-01"
+MAX_IN_FLIGHT_LIMIT = 10_000
+"""The highest limit of creations in flight, of a process or of a tenant."""
 # The last label of a host name has a letter; that of an IP address has none.
 _HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
@@ -36,10 +40,10 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
 
 def parse_twilio_base_url(text: str) -> str:
     """Returns the URL without the API version that Twilio's documentation appends. Raises ValueError if it is no base URL."""
-    url = parse_url(text.strip()).removesuffix(f"/{_TWILIO_API_VERSION}").rstrip("/")
+    url = parse_url(text.strip()).removesuffix(f"/{TWILIO_API_VERSION}").rstrip("/")
     path = urlsplit(url).path
-    if f"/{_TWILIO_API_VERSION}" in path or "/Accounts" in path:
-        raise ValueError(f"must end before /{_TWILIO_API_VERSION}, as in https://api.twilio.com")
+    if f"/{TWILIO_API_VERSION}" in path or "/Accounts" in path:
+        raise ValueError(f"must end before /{TWILIO_API_VERSION}, as in https://api.twilio.com")
     return url
 
 

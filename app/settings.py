@@ -16,6 +16,8 @@ from app.database_url import DatabaseURL
 from app.errors import CommandFailed
 from app.misspelt import find_misspelt
 from app.setting_values import (
+    MAX_IN_FLIGHT_LIMIT,
+    PREFIX,
     decode_secret_keys,
     is_trusted_url,
     parse_delivery_allow,
@@ -26,7 +28,6 @@ from app.setting_values import (
     seconds,
 )
 
-PREFIX = "CALLGATE_"
 SECRETS_DIR = Path("/run/secrets")
 
 
@@ -116,11 +117,13 @@ class Settings(ConsoleSettings):
         le=500,
         description="Database connections of one process, besides five for creations and notifications.",
     )
-    max_in_flight: int = Field(200, ge=1, le=10_000, description="Creations that one process sends to Twilio at the same time.")
+    max_in_flight: int = Field(
+        200, ge=1, le=MAX_IN_FLIGHT_LIMIT, description="Creations that one process sends to Twilio at the same time."
+    )
     max_in_flight_per_tenant: int = Field(
         100,
         ge=1,
-        le=10_000,
+        le=MAX_IN_FLIGHT_LIMIT,
         description="How many of these one tenant can have, so that one slow account cannot use all.",
     )
     slow_when_queued: bool = Field(

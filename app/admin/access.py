@@ -20,9 +20,7 @@ from app.admin.problems import NOTHING_CHANGED, problem_for
 from app.audit.events import Actor
 from app.errors import (
     BodyTooLarge,
-    DatabaseUnavailable,
     FieldError,
-    InternalError,
     InvalidRequest,
     MalformedBody,
     OperatorKeyRequired,
@@ -32,8 +30,11 @@ from app.errors import (
 )
 from app.http.authentication import ClientDep
 from app.http.field_errors import field_errors_from
+from app.http.idempotency_key import REPLAYED_HEADER
+from app.http.limits import WITHOUT_NUL
 from app.http.openapi import headers, json_examples
 from app.http.operations import ADMIN_PREFIX
+from app.http.problems import READ_ERRORS
 from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
@@ -42,14 +43,10 @@ from app.tenants.errors import OperatorError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
 
 EXAMPLE_TENANT = "support"
-WITHOUT_NUL = r"^[^\x00]+$"
-"""The pattern of text in a path: Postgres takes no NUL."""
-REPLAYED = "Idempotent-Replayed"
 _SUSPENDED = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
 
@@ -153,7 +150,7 @@ def creation_responses(
         200: {
             "model": model,
             "description": unchanged,
-            "headers": headers(REPLAYED),
+            "headers": headers(REPLAYED_HEADER),
             "content": json_examples(repeated_example or example),
         },
         201: {"content": json_examples(example)},
@@ -163,4 +160,4 @@ def creation_responses(
 def mark_replayed(response: Response) -> None:
     """Makes the answer to a creation a 200: what was to be created exists, and nothing was changed."""
     response.status_code = 200
-    response.headers[REPLAYED] = "true"
+    response.headers[REPLAYED_HEADER] = "true"

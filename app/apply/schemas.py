@@ -26,12 +26,13 @@ from app.apply.members import (
     declaration_error,
 )
 from app.apply.pace import DeclaredPace
-from app.setting_values import parse_twilio_base_url
-from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
-from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
+from app.setting_values import MAX_IN_FLIGHT_LIMIT, parse_twilio_base_url
+from app.tenants.administration import TENANT_ID
+from app.tenants.administration_accounts import KEY_SID
 from app.tenants.callback_form import CallbackForm, CallbackMethod, DeliveryEvent
+from app.tenants.names import RESOURCE_NAME
 from app.tenants.scopes import Scope
-from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
+from app.twilio.schemas import ACCOUNT_SID
 from app.workloads.service_accounts import (
     MAX_NAMESPACE_LENGTH,
     MAX_SERVICE_ACCOUNT_LENGTH,
@@ -61,7 +62,7 @@ _KeySid = Annotated[str, Matching(KEY_SID.pattern, "SK and 32 hexadecimal digits
 _RevokedCredential = Annotated[
     str, Matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
 ]
-_SipCredentialName = Annotated[str, Matching(SIP_CREDENTIAL_NAME, "letters, digits and '._-', at most 63")]
+_SipCredentialName = Annotated[str, Matching(RESOURCE_NAME, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]
 
 

@@ -3,7 +3,7 @@
 from typing import Self
 from urllib.parse import parse_qsl
 
-MAX_FIELDS = 500
+from app.http.limits import MAX_FORM_FIELDS
 
 
 class FormFields(dict[str, list[str]]):
@@ -11,9 +11,9 @@ class FormFields(dict[str, list[str]]):
 
     @classmethod
     def parse(cls, form: str) -> Self:
-        """Parses application/x-www-form-urlencoded. Raises ValueError for more than MAX_FIELDS fields."""
+        """Parses application/x-www-form-urlencoded. Raises ValueError for more than MAX_FORM_FIELDS fields."""
         fields = cls()
-        for name, value in parse_qsl(form, keep_blank_values=True, max_num_fields=MAX_FIELDS):
+        for name, value in parse_qsl(form, keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS):
             fields.setdefault(name, []).append(value)
         return fields
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.calls.left_out import LeftOut
-from app.twilio.call_uris import API_VERSION
+from app.setting_values import TWILIO_API_VERSION
 
 # These columns of a call do not change once it has started.
 _COLUMNS = {"CallSid": "sid", "AccountSid": "account_sid", "From": "from_", "Caller": "from_", "To": "to", "Called": "to"}
-_CONSTANTS = {"ApiVersion": API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
+_CONSTANTS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
 _FIELDS = LeftOut((*_COLUMNS, *_CONSTANTS))
 
 

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.tenants.callback_form import DeliveryEvent
+
 
 def _without_nul(value: str) -> str:
     if "\0" in value:
@@ -70,7 +72,7 @@ HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"f
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
 # Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
-ProgressEvent = TypeAliasType("ProgressEvent", Literal["settled", "initiated", "ringing", "answered", "completed"])
+ProgressEvent = TypeAliasType("ProgressEvent", DeliveryEvent)
 RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
 RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
 RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])

@@ -33,10 +33,10 @@ from app.calls.parameter_types import (
     without_repetitions,
 )
 from app.http.times import Timestamp
-from app.scheduling.schedule import QUEUE_NAME, Priority
+from app.scheduling.schedule import Priority
 from app.security.redaction import without_userinfo
-from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
-from app.twilio.schemas import SECRET_PARAMETERS
+from app.tenants.names import RESOURCE_NAME
+from app.twilio.schemas import ACCOUNT_SID, SECRET_PARAMETERS
 
 
 class CallParameters(BaseModel):
@@ -168,12 +168,12 @@ class CallRequest(CallParameters):
 
     account_sid: str | None = Field(
         None,
-        pattern=r"^AC[0-9a-fA-F]{32}$",
+        pattern=f"^{ACCOUNT_SID.pattern}$",
         description="The tenant's Twilio account that pays; by default its oldest with an active credential.",
     )
     sip_credential: str | None = Field(
         None,
-        pattern=f"^{SIP_CREDENTIAL_NAME}$",
+        pattern=f"^{RESOURCE_NAME}$",
         description="The name of a SIP credential that an operator stored for the tenant, instead of `sip_auth_username` and "
         "`sip_auth_password`.",
     )
@@ -191,7 +191,7 @@ class CallRequest(CallParameters):
     )
     queue: str | None = Field(
         None,
-        pattern=f"^{QUEUE_NAME}$",
+        pattern=f"^{RESOURCE_NAME}$",
         description="Schedules the call in this queue, which has its own pace, hours and pause.",
     )
     time_zone: str | None = Field(

@@ -16,15 +16,14 @@ from app.calls.schemas import CallPage, CallRecord, CallSummary, EventList, Even
 from app.calls.service import CallService
 from app.errors import (
     CallNotFound,
-    DatabaseUnavailable,
     FieldError,
-    InternalError,
     InvalidRequest,
     Overloaded,
 )
 from app.http.authentication import CallerDep
+from app.http.limits import WITHOUT_NUL
 from app.http.list_responses import list_response
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import ScopedRoute, needs
 from app.http.times import Timestamp
 from app.tenants.scopes import Scope
@@ -47,14 +46,12 @@ IdOrSid = Annotated[
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
-# Postgres cannot store NUL in text.
-_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": r"^[^\x00]+$"}
+_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": WITHOUT_NUL}
 
 _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
-_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
-_LIST_ERRORS = (*_READ_ERRORS, Overloaded)
+_LIST_ERRORS = (*READ_ERRORS, Overloaded)
 
 
 async def refuse_unknown_filters(request: Request) -> None:
@@ -109,7 +106,7 @@ async def list_calls(
     response_model=CallRecord,
     responses={
         200: {"content": examples.STARTED},
-        **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
+        **responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)

@@ -8,8 +8,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from typing_extensions import TypeAliasType
 
+from app.callgate_error import ExecutionName
+
 Money = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
-Execution = TypeAliasType("Execution", Literal["scheduled", "pending", "started", "not_started", "unknown"])
+Execution = TypeAliasType("Execution", ExecutionName)
 Status = TypeAliasType(
     "Status",
     Literal["queued", "initiated", "ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled"],

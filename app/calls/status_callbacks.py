@@ -12,6 +12,7 @@ from app.calls.outbox import SETTLED
 from app.calls.parameter_types import refused_by_twilio
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
+from app.tenants.callback_form import TWILIO_EVENTS
 from app.tenants.directory import CallableAccount
 
 # By default Twilio repeats a callback only when it cannot connect, and once.
@@ -19,7 +20,6 @@ from app.tenants.directory import CallableAccount
 CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
 _CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
 _CALLBACK_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
-_ALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
 UrlValidator = Callable[[str], tuple[str, str] | None]
 """Returns a stable code and a text if the URL may not be called, otherwise None."""
@@ -61,7 +61,7 @@ def status_callbacks(
         return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
         "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
-        "status_callback_event": _ALL_EVENTS,
+        "status_callback_event": list(TWILIO_EVENTS),
         "status_callback_method": "POST",
     }
     return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), reach_callgate=True)

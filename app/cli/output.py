@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+
+RUN_AGAIN: Final = 3
+"""The exit code of a command that has not finished: the same command continues it."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from app.cli.output import AsJson, log_errors, show
+from app.cli.output import RUN_AGAIN, AsJson, log_errors, show
 from app.cli.processes import service_settings
 from app.cli.tenants import QueueArgument, TenantId
 from app.errors import CommandFailed
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from app.queues.bulk import AnsweredLine, Line
 
 # The exit code of commands that are to be run again.
-_RUN_AGAIN = 3
 _MAX_SHOWN_REFUSALS = 20
 
 
@@ -90,7 +89,7 @@ def add_calls(
     else:
         show(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
     if summary.refused:
-        raise typer.Exit(_RUN_AGAIN if summary.is_temporary else 1)
+        raise typer.Exit(RUN_AGAIN if summary.is_temporary else 1)
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:

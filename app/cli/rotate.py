@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import AsJson, show
+from app.cli.output import RUN_AGAIN, AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, read_twilio_secret, run_with_pool
 from app.cli.times import duration
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from app.tenants.administration_rotation import CredentialRotation, Replacement, RotationProgress
 
 _POLL_INTERVAL_S = 10.0
-_RUN_AGAIN = 3
 _PROMOTE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
 POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
 
@@ -69,7 +68,7 @@ def rotate(
                 progress = await _watch(rotation, replacement, quiet, wait=wait, as_json=as_json)
             show(_result(tenant, account_sid, replacement, progress), as_json=as_json)
             if progress is not None and progress.step != "done":
-                raise typer.Exit(_RUN_AGAIN)
+                raise typer.Exit(RUN_AGAIN)
 
     run_with_pool(run)
 

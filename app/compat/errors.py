@@ -25,9 +25,10 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.problems import TYPE_PREFIX
+from app.setting_values import TWILIO_API_VERSION
 
 CALL_ID_HEADER = "Callgate-Call-Id"
-_CREATION = re.compile(r"/2010-04-01/Accounts/[^/]+/Calls(\.json)?")
+_CREATION = re.compile(rf"/{TWILIO_API_VERSION}/Accounts/[^/]+/Calls(\.json)?")
 _FIRST_CALLGATE_CODE = 900_000
 _MAX_FIELD_ERRORS = 20
 _ERRORS_WITH_TWILIOS_ANSWER = (SubresourceNotFound, UpstreamRejected, WrongCallState)

@@ -19,7 +19,7 @@ from app.compat.repository import Edge, StartedFilter, TimeRange
 from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
 from app.http.form import ParameterValues
-from app.twilio.call_uris import API_VERSION
+from app.twilio.call_uris import account_uri
 from app.twilio.schemas import CALL_SID
 
 MAX_PAGE_SIZE = 1000
@@ -70,7 +70,7 @@ class ListQuery:
 
     def _uri(self, number: int, token: str | None = None) -> str:
         paging = {"PageSize": self.size, "Page": number} | ({"PageToken": token} if token else {})
-        return f"/{API_VERSION}/Accounts/{self.account_sid}/Calls.json?{urlencode({**self.written, **paging})}"
+        return f"{account_uri(self.account_sid)}/Calls.json?{urlencode({**self.written, **paging})}"
 
 
 def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:

@@ -9,7 +9,8 @@ from typing import Any
 from app.calls.creation.store import NewCall
 from app.calls.last_answer import CallRow, as_twilio
 from app.calls.models import Call
-from app.twilio.call_uris import API_VERSION, call_uri, subresource_uris
+from app.setting_values import TWILIO_API_VERSION
+from app.twilio.call_uris import call_uri, subresource_uris
 
 FIELDS = (
     "account_sid",
@@ -50,7 +51,7 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
     sid = call.sid or ""
     defaults = {
         "account_sid": call.account_sid,
-        "api_version": API_VERSION,
+        "api_version": TWILIO_API_VERSION,
         "from": call.from_,
         "subresource_uris": subresource_uris(call.account_sid, sid),
         "to": call.to,

@@ -30,14 +30,15 @@ from app.compat.tolerance import normalize
 from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError
 from app.http.form import parse_fields
-from app.http.idempotency_key import IdempotencyKeyDep
+from app.http.idempotency_key import REPLAYED_HEADER, IdempotencyKeyDep
 from app.http.list_responses import list_response
 from app.http.routes import needs
+from app.setting_values import TWILIO_API_VERSION
 from app.subresources.router import SubresourceServiceDep
 from app.tenants.scopes import Scope
 from app.twilio.schemas import CALL_SID
 
-PREFIX = "/2010-04-01"
+PREFIX = f"/{TWILIO_API_VERSION}"
 WARNING_HEADER = "Callgate-Warning"
 
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False, route_class=TwilioRoute)
@@ -82,7 +83,7 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
         return TwilioErrorRenderer().render_unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)
     if creation.replayed:
-        response.headers["Idempotent-Replayed"] = "true"
+        response.headers[REPLAYED_HEADER] = "true"
     for warning in [FieldError(**stored) for stored in call.warnings] + list(warnings):
         response.headers.append(WARNING_HEADER, warning_header(warning))
     return response

@@ -4,15 +4,16 @@ A value that Twilio ignores with a warning is left out, and the same warning is 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
+from app.calls.parameter_types import MachineDetection, RecordingEvent
 from app.calls.phone_numbers import read_number
 from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
 from app.errors import FieldError
+from app.tenants.callback_form import TWILIO_EVENTS
 
-_KNOWN_EVENTS = ("initiated", "ringing", "answered", "completed")
-_KNOWN_RECORDING_EVENTS = ("in-progress", "completed", "absent")
-_MACHINE_DETECTION = {name.lower(): name for name in ("Enable", "DetectMessageEnd")}
+_RECORDING_EVENTS: Final[tuple[str, ...]] = get_args(RecordingEvent.__value__)
+_MACHINE_DETECTION = {name.lower(): name for name in get_args(MachineDetection.__value__)}
 _SIP_PREFIXES = ("sip:", "sips:")
 
 
@@ -26,8 +27,8 @@ class NormalizedParameters(NamedTuple):
 def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
     plain, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
-        ("status_callback_event", _KNOWN_EVENTS, INVALID_EVENT),
-        ("recording_status_callback_event", _KNOWN_RECORDING_EVENTS, INVALID_RECORDING_EVENT),
+        ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT),
+        ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
     ):
         if name in plain:
             warnings += _keep_events(plain, name, known, code)
@@ -48,7 +49,7 @@ def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: i
         plain[name] = kept
     if len(kept) < len(given):
         text = f"Twilio ignores every event but {', '.join(known)}."
-        if known is _KNOWN_EVENTS:
+        if known is TWILIO_EVENTS:
             text += " The event for the end of a call is completed, whatever its final status."
         yield FieldError(f"/{name}", str(code), text)
 

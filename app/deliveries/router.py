@@ -23,7 +23,7 @@ from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.openapi import json_body, json_examples
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
 
@@ -54,7 +54,6 @@ EXAMPLES: dict[str, Any] = {
     "replayed": {"summary": "All deliveries are replayed", "value": {"replayed": 17, "continue_since": None}},
 }
 _CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"
-_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 
 
 async def delivery_service(request: Request) -> DeliveryService:
@@ -71,7 +70,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     summary="List the deliveries of a call to its status_callback",
     responses={
         200: {"content": json_examples("deliveries")},
-        **responses(CallNotFound, *_READ_ERRORS, instance=_CALL_PATH),
+        **responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)
@@ -93,7 +92,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
         **responses(
             CallNotFound,
             DeliveryNotFound,
-            *_READ_ERRORS,
+            *READ_ERRORS,
             method="POST",
             instance=f"{_CALL_PATH}/{_EXAMPLE['id']}/retry",
         ),

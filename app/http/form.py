@@ -5,9 +5,10 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from app.errors import MalformedBody, UnsupportedMediaType
+from app.http.limits import MAX_FORM_FIELDS
 
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
-_MAX_FIELDS = 500
+
 
 ParameterValues = dict[str, list[str]]
 """Maps each parameter's name to all its values, including empty ones, so that every name is checked."""
@@ -16,11 +17,11 @@ ParameterValues = dict[str, list[str]]
 def parse_fields(encoded: str) -> ParameterValues:
     """Parses a form or a query string. Raises MalformedBody."""
     try:
-        pairs = parse_qsl(encoded, errors="strict", max_num_fields=_MAX_FIELDS, keep_blank_values=True)
+        pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)
     except UnicodeDecodeError:
         raise MalformedBody("A parameter is not UTF-8.") from None
     except ValueError:
-        raise MalformedBody(f"There are more than {_MAX_FIELDS} parameters.") from None
+        raise MalformedBody(f"There are more than {MAX_FORM_FIELDS} parameters.") from None
     fields: ParameterValues = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)

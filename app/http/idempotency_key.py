@@ -8,6 +8,8 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from app.errors import FieldError, InvalidRequest
 
 HEADER_NAME = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
+"""The response header that marks the record of an earlier request. Its value is `true`."""
 _VALUE_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
 _VALUE_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_VALUE_RULES)])
 

@@ -8,6 +8,9 @@ from app.settings import Settings
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
+MAX_FORM_FIELDS = 500
+WITHOUT_NUL = r"^[^\x00]+$"
+"""The pattern of a text in a path, a query or a body: Postgres stores no NUL."""
 
 
 @dataclass(frozen=True, slots=True)

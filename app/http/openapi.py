@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.http.idempotency_key import REPLAYED_HEADER
+
 Schema = dict[str, Any]
 
 _NULL_SCHEMA = {"type": "null"}
@@ -27,7 +29,7 @@ HEADERS: dict[str, Any] = {
 _COMPONENT_NAMES = {
     "X-Request-Id": "RequestId",
     "Location": "Location",
-    "Idempotent-Replayed": "IdempotentReplayed",
+    REPLAYED_HEADER: "IdempotentReplayed",
     "ETag": "ETag",
     "Retry-After": "RetryAfter",
     "WWW-Authenticate": "WWWAuthenticate",

@@ -239,6 +239,10 @@ def _field_error(detail: dict[str, Any]) -> FieldError:
     return FieldError(prefixes.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
+READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
+"""The errors of a route that reads from the database."""
+
+
 def responses(
     *errors: type[CallgateError] | CallgateError, method: str = "GET", instance: str
 ) -> dict[int | str, dict[str, Any]]:

@@ -13,14 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Scope as ASGIScope
 
-from app.admin.access import (
-    BODY_ERRORS,
-    READ_ERRORS,
-    ActorDep,
-    AdminRoute,
-    parse_body,
-    refuse_unknown_parameters,
-)
+from app.admin.access import BODY_ERRORS, ActorDep, AdminRoute, parse_body, refuse_unknown_parameters
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED
 from app.errors import (
@@ -39,7 +32,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody, media_type_of
 from app.http.openapi import headers, json_body, json_examples
-from app.http.problems import problem_json, problem_of, responses
+from app.http.problems import READ_ERRORS, problem_json, problem_of, responses
 from app.http.routes import needs
 from app.observability import Metrics
 from app.observability.context import bind
@@ -50,8 +43,8 @@ from app.queues.lines import read_line
 from app.queues.schemas import CancelAnswer, QueueDetails, QueuePage, QueueRecord, QueueSettings
 from app.queues.service import QueueService
 from app.scheduling.hours import HoursInvalid
-from app.scheduling.schedule import QUEUE_NAME
 from app.subresources.router import ResponseStackDep
+from app.tenants.names import RESOURCE_NAME
 from app.tenants.scopes import Scope
 
 _PREFIX = "/v1/queues"
@@ -76,7 +69,7 @@ async def queue_service(request: Request) -> QueueService:
 
 
 QueueServiceDep = Annotated[QueueService, Depends(queue_service)]
-QueueName = Annotated[str, Path(description=_NAME, examples=[examples.NAME], pattern=f"^{QUEUE_NAME}$")]
+QueueName = Annotated[str, Path(description=_NAME, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME}$")]
 
 
 @router.get(

@@ -17,13 +17,14 @@ from app.queues.store import QueueRow
 from app.scheduling.hours import Hours
 from app.scheduling.pace_limits import UNLIMITED, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
-from app.scheduling.schedule import MAX_AHEAD, QUEUE_NAME
+from app.scheduling.schedule import MAX_AHEAD
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidMember, NoSuchResource, no_tenant
+from app.tenants.names import RESOURCE_NAME, RESOURCE_NAME_ADVICE
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
 MAX_RING_WITHIN_S: Final = int(MAX_AHEAD.total_seconds())
-_NAME: Final = re.compile(QUEUE_NAME)
+_NAME: Final = re.compile(RESOURCE_NAME)
 _MEMBERS: Final = ("paused", "hours", "ring_within_s")
 
 
@@ -98,8 +99,7 @@ class QueueService:
 
 def _check(name: str, change: QueueChange) -> None:
     if not _NAME.fullmatch(name):
-        advice = "use letters, digits and '._-', at most 63, a letter or digit first"
-        raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {advice}")
+        raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {RESOURCE_NAME_ADVICE}")
     ring_within_s = change.get("ring_within_s")
     if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
         raise InvalidMember("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")

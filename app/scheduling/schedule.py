@@ -14,9 +14,6 @@ Priority = TypeAliasType("Priority", PriorityName)
 PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
 """The priorities of scheduled calls, in the order in which they are dialled. Tables store the place in this tuple."""
 
-QUEUE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-"""The pattern of a queue's name. It has no character that would need escaping in a URL or a log."""
-
 DEFAULT_RING_WITHIN = timedelta(minutes=15)
 MAX_AHEAD = timedelta(days=7)
 

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from app.sip import grammar
-from app.sip.findings import Report
+from app.sip.findings import AUTHENTICATION_ADVICE, Report
 from app.sip.grammar import Part
 
 _ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
@@ -139,8 +139,7 @@ def _diagnose_userinfo(userinfo: str, start: int, salvage: Salvage, report: Repo
     if _PASSWORD.fullmatch(password):
         salvage.keep("password", password, start)
     else:
-        detail = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
-        report.add("BAD_PASSWORD", start - 1, start + len(password), detail)
+        report.add("BAD_PASSWORD", start - 1, start + len(password), AUTHENTICATION_ADVICE)
 
 
 def _diagnose_address(address: str, start: int, salvage: Salvage, report: Report) -> None:

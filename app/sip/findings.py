@@ -9,6 +9,7 @@ from typing import Final
 
 MAX_FINDINGS: Final = 10
 """Further findings of an address are dropped; see `Report`."""
+AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
 
 
 class Severity(StrEnum):

@@ -9,7 +9,7 @@ from itertools import permutations, product
 from typing import Final
 
 from app.sip.escapes import Pairs, check_escapes, decode_items, unescape
-from app.sip.findings import Report, shorten_name
+from app.sip.findings import AUTHENTICATION_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, Split
 from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
 
@@ -63,8 +63,7 @@ def check_user(user: str, start: int, report: Report) -> None:
 
 
 def check_password(password: str, start: int, report: Report) -> None:
-    detail = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
-    report.add("PASSWORD_IN_URI", start - 1, start + len(password), detail)
+    report.add("PASSWORD_IN_URI", start - 1, start + len(password), AUTHENTICATION_ADVICE)
     if "%" in password:
         check_escapes(password, start, report)
 

@@ -35,7 +35,8 @@ _READ_ERRORS = (
 )
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
-_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
+PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
+"""The members of a page of Twilio's that are paths."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
 _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
@@ -156,7 +157,7 @@ def _item_schema(subresource: Subresource) -> dict[str, Any]:
 
 def _page_schema(subresource: Subresource) -> dict[str, Any]:
     properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_component_name(subresource))}}
-    properties |= {name: {"type": ["string", "null"]} for name in _URI_MEMBERS}
+    properties |= {name: {"type": ["string", "null"]} for name in PAGE_URIS}
     properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
     return {"type": "object", "properties": properties, "required": [subresource.key]}
 

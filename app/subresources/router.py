@@ -19,6 +19,7 @@ from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
 from app.subresources.openapi import (
+    PAGE_URIS,
     description_of,
     name_of,
     openapi_extra_of,
@@ -35,7 +36,6 @@ from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"], route_class=ScopedRoute)
 
 _METHODS_BY_ACTION = {"list": "GET", "fetch": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
-_PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 
 
 async def subresource_service(request: Request) -> SubresourceService:
@@ -191,7 +191,7 @@ def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dic
         query = [(members[name], value) for name, value in parse_qsl(urlsplit(uri).query) if name in members]
         return f"{path}?{urlencode(query)}" if query else path
 
-    return page | {name: own_uri(page[name]) for name in _PAGE_URIS if name in page}
+    return page | {name: own_uri(page[name]) for name in PAGE_URIS if name in page}
 
 
 for _operation in OPERATIONS:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from app.audit.events import AuditAction
 from app.database.connection import Connection
+from app.setting_values import MAX_IN_FLIGHT_LIMIT
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.administration_keys import KeyAdministration
@@ -22,7 +23,6 @@ from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
 TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-MAX_IN_FLIGHT_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from app.tenants.administration_base import Administration
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import credential_identity
+from app.twilio.schemas import ACCOUNT_SID
 
-ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
 
 

@@ -12,11 +12,11 @@ from app.sip import Severity, check_sip_auth
 from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
-from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
+from app.tenants.names import RESOURCE_NAME, RESOURCE_NAME_ADVICE
 from app.tenants.sip_credential_store import SealedSipAuth, SipCredentialRow
 from app.tenants.stored_secrets import sip_password_identity, sip_username_identity
 
-_NAME = re.compile(SIP_CREDENTIAL_NAME)
+_NAME = re.compile(RESOURCE_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,7 @@ class SipCredentialAdministration(Administration):
         One that has the same user name and password is returned unchanged. Raises ResourceExists for one that differs.
         """
         if not _NAME.fullmatch(name):
-            advice = "use letters, digits and '._-', at most 63, a letter or digit first"
-            raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {advice}")
+            raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
         _check_values(username, password)
         credential_id = uuid7()
         async with self.database.transaction() as connection:

@@ -1,11 +1,14 @@
 """The method, the events and the form of deliveries to a tenant, and the settings that its `callbacks` stand for."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 CallbackMethod = Literal["GET", "POST"]
 CallbackForm = Literal["twilio", "json"]
-DeliveryEvent = Literal["settled", "initiated", "ringing", "answered", "completed"]
+TwilioEvent = Literal["initiated", "ringing", "answered", "completed"]
+TWILIO_EVENTS: Final[tuple[TwilioEvent, ...]] = get_args(TwilioEvent)
+DeliveryEvent = Literal["settled", TwilioEvent]
+"""Twilio's events, and `settled`, which Callgate adds."""
 
 CALLBACK_SETTINGS: Final = {
     "url": "status_callback",

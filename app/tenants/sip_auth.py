@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-SIP_CREDENTIAL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-"""The pattern of a name. It has no character that would need escaping in a URL or a log."""
-
 
 @dataclass(frozen=True, slots=True)
 class SipAuth:

@@ -1,8 +1,8 @@
 """The URIs that Twilio gives to a call: https://www.twilio.com/docs/voice/api/call-resource#call-properties."""
 
+from app.setting_values import TWILIO_API_VERSION
 from app.twilio.subresources import SUBRESOURCES
 
-API_VERSION = "2010-04-01"
 # In the order in which Postgres keeps the members of a JSON object: by length, then by bytes.
 _SEGMENTS = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
 
@@ -16,5 +16,9 @@ def subresource_uris(account_sid: str, sid: str) -> dict[str, str]:
     return {key: f"{path}/{segment}.json" for key, segment in _SEGMENTS}
 
 
+def account_uri(account_sid: str) -> str:
+    return f"/{TWILIO_API_VERSION}/Accounts/{account_sid}"
+
+
 def _path(account_sid: str, sid: str) -> str:
-    return f"/{API_VERSION}/Accounts/{account_sid}/Calls/{sid}"
+    return f"{account_uri(account_sid)}/Calls/{sid}"

@@ -18,6 +18,7 @@ import structlog
 from app.observability import Metrics
 from app.security.redaction import Secrets
 from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list, read_pages
+from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
@@ -205,7 +206,7 @@ class TwilioClient:
         answer_limit: int = _MAX_ANSWER_BYTES,
         gate: SendGate | None = None,
     ) -> Any:
-        url: httpx.URL | str = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
+        url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content
         if self._on_use:

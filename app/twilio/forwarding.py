@@ -14,6 +14,7 @@ import httpx
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
+from app.twilio.call_uris import account_uri
 from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
@@ -173,7 +174,7 @@ class Forwarding:
         headers: Mapping[str, str],
     ) -> httpx.Response:
         """Returns a 2xx response whose body is not read yet. Raises TwilioError for any other answer."""
-        url = f"{credential.base_url or self._base_url}/2010-04-01/Accounts/{credential.account_sid}/{path}"
+        url = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         if self._on_use:
             self._on_use(credential)
         form = {"Content-Type": "application/x-www-form-urlencoded"} if content is not None else {}

@@ -26,6 +26,7 @@ SID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 # Twilio ends a call that has waited this long in its queue, and a call that has lasted this long.
 MAX_QUEUE_TIME = timedelta(hours=24)
 MAX_CALL_TIME = timedelta(hours=24)
+ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
 _MAX_TEXT_LENGTH = 512

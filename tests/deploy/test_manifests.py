@@ -16,7 +16,8 @@ from app.cli import app as command_line
 from app.http.health import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import budget_of
-from app.settings import PREFIX, SECRETS_DIR, Settings
+from app.setting_values import PREFIX
+from app.settings import SECRETS_DIR, Settings
 from app.workloads.tokens import MAX_LIFETIME_S
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator

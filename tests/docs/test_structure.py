@@ -19,7 +19,6 @@ LONG_FUNCTIONS = {
 }
 
 SHARED_NAMES = {
-    "Execution": "one type: a Literal for checks, and the name of its schema in the OpenAPI document",
     "list_credentials": "one question: of an operator, and as a statement of its own for many tenants",
 }
 # A docstring that begins so leaves the reader to guess what the function does. Properties may say "Whether …".

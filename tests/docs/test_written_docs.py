@@ -15,7 +15,8 @@ from typer.main import get_command
 from app import __version__
 from app.cli import app as command_line
 from app.errors import all_errors
-from app.settings import PREFIX, Settings
+from app.setting_values import PREFIX
+from app.settings import Settings
 from app.tenants.caller import COMMAND_LINE
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator

@@ -21,7 +21,8 @@ from app import __version__
 from app.cli import app as command_line
 from app.healthcheck import DEFAULT_URL
 from app.main import create_app
-from app.settings import PREFIX, Settings
+from app.setting_values import PREFIX
+from app.settings import Settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.tools import needs_program

@@ -10,8 +10,6 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    READ_ERRORS,
-    WITHOUT_NUL,
     ActorDep,
     TenantAdministrationDep,
     TenantDep,
@@ -27,9 +25,10 @@ from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
+from app.http.limits import WITHOUT_NUL
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import needs
 from app.scheduling.administration import PaceAdministration
 from app.scheduling.pace_limits import UNLIMITED

@@ -12,8 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
-from app.tenants.administration_accounts import ACCOUNT_SID, KEY_SID
+from app.tenants.administration_accounts import KEY_SID
 from app.tenants.administration_store import AccountRow, CredentialRow
+from app.twilio.schemas import ACCOUNT_SID
 
 _AccountSid = Annotated[str, Field(pattern=f"^{ACCOUNT_SID.pattern}$", description="The account's SID.")]
 _KeySid = Annotated[str, Field(pattern=f"^{KEY_SID.pattern}$", description="The SID of an API key of the account.")]

@@ -4,16 +4,17 @@ from typing import Annotated, Any
 
 from fastapi import Query, Request
 
-from app.admin.access import EXAMPLE_TENANT, READ_ERRORS, admin_router
+from app.admin.access import EXAMPLE_TENANT, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import cursor_unknown
 from app.audit.service import CURSOR, AuditLog, read_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
 from app.http.authentication import ClientDep
+from app.http.limits import WITHOUT_NUL
 from app.http.openapi import json_examples
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import needs
 from app.http.times import Timestamp
 from app.tenants.caller import Caller
@@ -21,7 +22,7 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_TEXT: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": r"^[^\x00]+$"}
+_TEXT: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": WITHOUT_NUL}
 _CURSOR: dict[str, Any] = {"pattern": f"^{CURSOR.pattern}$"}
 _EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",

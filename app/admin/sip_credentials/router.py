@@ -8,8 +8,6 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    READ_ERRORS,
-    WITHOUT_NUL,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -22,9 +20,10 @@ from app.admin.sip_credentials import examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.bodies import JsonBody
+from app.http.limits import WITHOUT_NUL
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 

@@ -5,13 +5,13 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from app.tenants.sip_auth import SIP_CREDENTIAL_NAME
+from app.tenants.names import RESOURCE_NAME
 from app.tenants.sip_credential_store import SipCredentialRow
 
 _Name = Annotated[
     str,
     Field(
-        pattern=f"^{SIP_CREDENTIAL_NAME}$",
+        pattern=f"^{RESOURCE_NAME}$",
         description="The name that creations give in `sip_credential`: letters, digits and `._-`, at most 63.",
     ),
 ]

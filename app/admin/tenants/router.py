@@ -8,8 +8,6 @@ from fastapi import Depends, Header, Request, Response
 from app.admin.access import (
     BODY_ERRORS,
     EXAMPLE_TENANT,
-    READ_ERRORS,
-    REPLAYED,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -25,9 +23,10 @@ from app.calls.status_callbacks import UrlValidator
 from app.errors import AlreadyExists, FieldError, InvalidRequest, OperatorKeyRequired, PreconditionFailed, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
+from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.openapi import headers, json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import needs
 from app.scheduling.hours import HoursInvalid
 from app.tenants.administration_store import TenantRow, TenantSettings
@@ -101,7 +100,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
         200: {
             "model": TenantRecord,
             "description": "The tenant exists as it was to be created. Nothing was changed.",
-            "headers": headers("Location", REPLAYED, "ETag"),
+            "headers": headers("Location", REPLAYED_HEADER, "ETag"),
             "content": json_examples("tenant"),
         },
         201: {"headers": headers("Location", "ETag"), "content": json_examples("tenant")},

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.scheduling.schemas import HoursRecord, HoursSettings
-from app.tenants.administration import MAX_IN_FLIGHT_LIMIT, TENANT_ID
+from app.setting_values import MAX_IN_FLIGHT_LIMIT
+from app.tenants.administration import TENANT_ID
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
 

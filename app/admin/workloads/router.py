@@ -9,7 +9,6 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -25,7 +24,7 @@ from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import responses
+from app.http.problems import READ_ERRORS, responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 from app.workloads.authentication import WorkloadTokens

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from app.calls.upstream_problems import upstream_problem
 from app.clock import elapsed
-from app.errors import CallgateError, Execution, UpstreamUnreachable
+from app.errors import CallgateError, ExecutionName, UpstreamUnreachable
 from app.twilio.client import TwilioClient
 from app.twilio.errors import (
     ErrorAnswer,
@@ -64,7 +64,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    execution: ClassVar[Execution] = "started"
+    execution: ClassVar[ExecutionName] = "started"
     resource: CallResource
     attempts: Sequence[Attempt]
 
@@ -73,7 +73,7 @@ class Started:
 class NotStarted:
     """The proven outcome that Twilio created no call."""
 
-    execution: ClassVar[Execution] = "not_started"
+    execution: ClassVar[ExecutionName] = "not_started"
     problem: CallgateError
     attempts: Sequence[Attempt]
 
@@ -82,7 +82,7 @@ class NotStarted:
 class Unknown:
     """The outcome that a call may have been created. The request is never repeated."""
 
-    execution: ClassVar[Execution] = "unknown"
+    execution: ClassVar[ExecutionName] = "unknown"
     reason: str
     attempts: Sequence[Attempt]
 

@@ -37,7 +37,7 @@ from app.errors import (
 )
 from app.http.authentication import authenticate, bearer
 from app.http.bodies import read_json_object
-from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
+from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers, json_body
 from app.http.problems import CREATION_PATH, responses
 from app.http.routes import ScopedRoute, needs
@@ -84,7 +84,7 @@ async def create_call(request: Request) -> Response:
     call = creation.call
     request.state.placed = call.id
     log_call(call)
-    headers = {"Location": f"{CREATION_PATH}/{call.id}"} | ({"Idempotent-Replayed": "true"} if creation.replayed else {})
+    headers = {"Location": f"{CREATION_PATH}/{call.id}"} | ({REPLAYED_HEADER: "true"} if creation.replayed else {})
     status = 200 if creation.replayed else 201 if call.execution == "started" else 202
     record = CallRecord.model_validate(call).model_dump_json(by_alias=True)
     return Response(record, status, headers, media_type="application/json")
@@ -109,7 +109,7 @@ router.add_api_route(
         200: {
             "model": CallRecord,
             "description": "The call of an earlier request with this Idempotency-Key. Nothing was sent to Twilio.",
-            "headers": headers("Location", "Idempotent-Replayed"),
+            "headers": headers("Location", REPLAYED_HEADER),
             "content": examples.STARTED,
         },
         201: {"headers": headers("Location"), "content": examples.STARTED},

@@ -7,12 +7,13 @@ from uuid import UUID
 from fastapi import Depends, Path, Request, Response
 from starlette.responses import RedirectResponse
 
+from app.callgate_error import EXECUTIONS
 from app.calls.control.router import CallControlDep
 from app.calls.router import CallServiceDep
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, open_to_suspended, reads_of
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
-from app.console.calls.search import EXECUTIONS, STATUSES, STORED_PROBLEMS, CallForm, read_call_form
+from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
 from app.console.calls.service import CallActs
 from app.console.rendering import page
 from app.console.tenancy import require_read

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, get_args
 from uuid import UUID
 
+from app.callgate_error import EXECUTIONS
 from app.calls import ids
 from app.calls.phone_numbers import read_number, spellings
-from app.calls.schemas import Execution, Status
+from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import all_errors
 from app.twilio.schemas import CALL_SID
 
 SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
 
-EXECUTIONS: Final[tuple[str, ...]] = get_args(Execution.__value__)
 STATUSES: Final[tuple[str, ...]] = get_args(Status.__value__)
 STORED_PROBLEMS: Final = (
     "upstream-rejected",

@@ -13,12 +13,13 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
+from app.callgate_error import EXECUTIONS
 from app.calls import ids
 from app.calls.callback_fields import whole_fields
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd, SlotRow
-from app.console.calls.search import EXECUTIONS, CallQuery, Search, SearchKind
+from app.console.calls.search import CallQuery, Search, SearchKind
 from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
 
@@ -40,7 +41,7 @@ _SEARCHED: Mapping[SearchKind, tuple[str, ...]] = {
     "key": ("call.idempotency_key",),
 }
 # Literals, because Postgres uses a partial index only if it can prove that the query implies the index's condition.
-_HAS_EXECUTION = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
+_HAS_EXECUTION: Mapping[str, str] = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
 
 _JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "resource_rest")
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
+from app.callgate_error import EXECUTIONS
 from app.console.now.figure_store import MINUTES_SINCE
 from app.console.reads import fetch
 from app.database.heartbeats import SUMMARY, WorkerSummary
@@ -69,9 +70,6 @@ class MissingCalls:
     number: int
     since: datetime | None
     oldest: UUID | None
-
-
-EXECUTIONS: Final = ("scheduled", "pending", "started", "not_started", "unknown")
 
 
 @dataclass(frozen=True, slots=True)

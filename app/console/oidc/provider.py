@@ -30,8 +30,8 @@ from app.setting_values import is_trusted_url
 from app.twilio.client import HttpClient
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
+from app.workloads.key_sources import DISCOVERY_PATH
 
-_DISCOVERY_PATH = "/.well-known/openid-configuration"
 _TIMEOUT_S = 10.0
 _METADATA_S = 60.0
 _MAX_BYTES = 256 * 1024
@@ -95,7 +95,7 @@ class OidcProvider:
     async def _discover(self, client: HttpClient) -> dict[str, Any]:
         """Returns the discovery document. It is kept for a minute, so that nobody can have the provider asked all the time."""
         if time.monotonic() - self._read_at > _METADATA_S:
-            metadata = await _get_json(client, self.issuer.rstrip("/") + _DISCOVERY_PATH)
+            metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:
                 raise ProviderFailed("discovery_of_another_issuer")
             self._metadata, self._read_at = metadata, time.monotonic()

@@ -17,7 +17,7 @@ from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
 from app.queues.router import queue_cancellation
 from app.queues.service import QueueService
-from app.scheduling.schedule import QUEUE_NAME
+from app.tenants.names import RESOURCE_NAME
 from app.tenants.scopes import Scope
 
 router = console_router("/queues")
@@ -42,7 +42,7 @@ async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -
     """Returns tenant and name of a queue, which need not exist. Raises ScopeRequired, TenantNotFound or QueueNotFound."""
     require_read(client)
     reachable_tenant(client, tenant_id)
-    if not re.fullmatch(QUEUE_NAME, name):
+    if not re.fullmatch(RESOURCE_NAME, name):
         raise QueueNotFound
     return tenant_id, name
 
