@@ -1,24 +1,11 @@
-"""How far a queue is, and what its next call waits for. Pure."""
+"""How far a queue is: its counts, why it waits, and when it is done. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 
 from app.queues.state_store import QueueState
 from app.queues.store import CallCounts, WaitingCalls
-
-WaitReasonName = Literal[
-    "halted",
-    "tenant_suspended",
-    "paused",
-    "not_before",
-    "retry",
-    "outside_hours",
-    "concurrency",
-    "pace",
-    "account_concurrency",
-    "account_pace",
-]
+from app.queues.wait_reason import WaitReasonName, wait_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +21,6 @@ class QueueProgress:
 
 def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCounts | None) -> QueueProgress:
     return QueueProgress(state, waiting, counts, wait_reason(state), projected_end(state, waiting))
-
-
-def wait_reason(state: QueueState) -> WaitReasonName | None:
-    """Returns what the call that is due first waits for. None: a worker may grant it now, or no call waits."""
-    call = state.next_call
-    if call is None:
-        return None
-    reasons: dict[WaitReasonName, bool] = {
-        "halted": call.is_halted,
-        "tenant_suspended": call.is_tenant_suspended,
-        "paused": state.queue.paused,
-        "not_before": call.not_before > call.read_at,
-        "retry": call.due_at > call.read_at and call.tries > 0,
-        "outside_hours": call.due_at > call.read_at and call.has_hours,
-        "concurrency": call.pace.is_full,
-        "pace": call.pace.is_spent,
-        "account_concurrency": call.account_pace.is_full,
-        "account_pace": call.account_pace.is_spent,
-    }
-    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | None:

@@ -11,9 +11,10 @@ from app.calls.parameters import CallRequest
 from app.calls.schemas import Execution
 from app.http.openapi import drop_null_types
 from app.http.problems import Problem
-from app.queues.progress import QueueProgress, WaitReasonName
+from app.queues.progress import QueueProgress
 from app.queues.service import MAX_RING_WITHIN_S, QueueChange
 from app.queues.store import QueueRow
+from app.queues.wait_reason import WaitReasonName
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
 from app.scheduling.schemas import HoursRecord, HoursSettings
 

@@ -7,8 +7,8 @@ from app.console.queues import store
 from app.console.queues.store import MAX_COUNTED, QueueLine
 from app.console.reads import PAGE_SIZE
 from app.http.read_limit import ReadLimit
-from app.queues.progress import WaitReasonName, wait_reason
 from app.queues.service import QueueChange, QueueService
+from app.queues.wait_reason import WaitReasonName, wait_reason
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
 

@@ -8,9 +8,10 @@ import pytest
 
 from app.console.queues.store import MAX_COUNTED
 from app.console.queues.view import QueueItem, QueueView, page_after, reason_text, waiting_text
-from app.queues.progress import QueueProgress, WaitReasonName
+from app.queues.progress import QueueProgress
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
+from app.queues.wait_reason import WaitReasonName
 from app.scheduling.pace_limits import UNLIMITED
 
 AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)

@@ -8,8 +8,9 @@ from urllib.parse import quote, urlencode
 from app.console.queues.store import MAX_COUNTED
 from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
-from app.queues.progress import QueueProgress, WaitReasonName, wait_reason
+from app.queues.progress import QueueProgress
 from app.queues.state_store import QueueState
+from app.queues.wait_reason import WaitReasonName, wait_reason
 
 PATH: Final = f"{CONSOLE_PREFIX}/queues"
 _REASONS: Final[dict[WaitReasonName, str]] = {

@@ -1,0 +1,41 @@
+"""Says what the call of a queue that is due first waits for. Pure.
+
+Grants decide whether it is dialled (app.calls.creation.grants). This module explains their decision to people.
+"""
+
+from typing import Literal
+
+from app.queues.state_store import QueueState
+
+WaitReasonName = Literal[
+    "halted",
+    "tenant_suspended",
+    "paused",
+    "not_before",
+    "retry",
+    "outside_hours",
+    "concurrency",
+    "pace",
+    "account_concurrency",
+    "account_pace",
+]
+
+
+def wait_reason(state: QueueState) -> WaitReasonName | None:
+    """Returns what the call that is due first waits for. None: a worker may grant it now, or no call waits."""
+    call = state.next_call
+    if call is None:
+        return None
+    reasons: dict[WaitReasonName, bool] = {
+        "halted": call.is_halted,
+        "tenant_suspended": call.is_tenant_suspended,
+        "paused": state.queue.paused,
+        "not_before": call.not_before > call.read_at,
+        "retry": call.due_at > call.read_at and call.tries > 0,
+        "outside_hours": call.due_at > call.read_at and call.has_hours,
+        "concurrency": call.pace.is_full,
+        "pace": call.pace.is_spent,
+        "account_concurrency": call.account_pace.is_full,
+        "account_pace": call.account_pace.is_spent,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
