@@ -9,13 +9,14 @@ from starlette.responses import Response
 from app.callgate_error import CallgateError
 from app.console.navigation import section_of
 from app.console.rendering import render
-from app.errors import DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
+from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
 # Where the error's own text is about the API.
 _TEXTS = {
     InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
     RouteNotFound.default_detail: "The console has no such page.",
     InvalidRequest.default_detail: "Something in the address of the page, or in the form, is wrong. Nothing was changed.",
+    CallNotFound.default_detail: "No call has this id or sid, or it belongs to another tenant.",
     DatabaseUnavailable.default_detail: "The database cannot be reached, or took too long to answer. If you wanted to change "
     "something, look whether it was changed before you repeat it.",
 }

@@ -32,7 +32,7 @@ async def test_a_call_is_followed_while_it_rings_ended_and_copied(gateway: Gatew
         await page.locator("ol.timeline summary").first.click()
         await page.get_by_text("End call", exact=True).click()
         await report(gateway, tenant, record, "initiated", "ringing")
-        await page.get_by_text("Rings, for").wait_for()
+        await page.get_by_text("Ringing for").wait_for()
         assert await page.locator("ol.timeline details[open]").count() == 1
         assert len(upstream.posts) == 1
         await page.get_by_role("button", name="Yes, end this call").click()

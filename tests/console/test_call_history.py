@@ -39,17 +39,17 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
         "Dialled once, busy (SIP 486), 0.",
         "ok",
     ),
-    "no answer": (history(status="no-answer"), "Rang once, no answer, no price yet.", "ok"),
-    "canceled": (history(status="canceled"), "Canceled before it was answered, no price yet.", "ok"),
+    "no answer": (history(status="no-answer"), "Rang once, no answer.", "ok"),
+    "canceled": (history(status="canceled"), "Canceled before it was answered.", "ok"),
     "failed": (
         history(event(8, "call.callback", CallStatus="failed", SipResponseCode="404"), status="failed"),
-        "Twilio could not complete the call (SIP 404), no price yet.",
+        "Twilio could not complete the call (SIP 404).",
         "warning",
     ),
-    "queued": (history(status="queued", settled_at=at(58)), "In Twilio's queue, for 2 s.", ""),
+    "queued": (history(status="queued", settled_at=at(58)), "In Twilio's queue for 2 s.", ""),
     "ringing": (
         history(event(56, "call.status", status="ringing", previous="queued"), status="ringing"),
-        "Rings, for 4 s.",
+        "Ringing for 4 s.",
         "",
     ),
     "in progress": (
@@ -64,7 +64,18 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
     ),
     "due": (
         history(execution="scheduled", settled_by=None, dial=waiting(due=40, ring_by=960)),
-        "Waits for its turn, due for 20 s; it expires unless it is dialled within 15 min.",
+        "Has been due for 20 s and waits for its turn; it expires unless it is dialled within 15 min.",
+        "",
+    ),
+    "paused": (
+        history(
+            execution="scheduled",
+            settled_by=None,
+            dial=waiting(due=40, ring_by=960),
+            queue="reminders",
+            is_queue_paused=True,
+        ),
+        "Has been due for 20 s and waits because the queue reminders is paused; it expires unless it is dialled within 15 min.",
         "",
     ),
     "waits again": (
@@ -74,57 +85,62 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
             settled_by=None,
             dial=waiting(due=65, ring_by=960),
         ),
-        "Was not started (upstream-throttled) and is tried again in 5 s; it expires unless it is dialled within 15 min.",
+        "Was not started: Twilio took no more requests at that moment. It is tried again in 5 s; it expires unless it is "
+        "dialled within 15 min.",
         "",
     ),
     "granted": (history(execution="scheduled", settled_by=None), "Its turn has come; it is about to be dialled.", ""),
     "late": (
         history(execution="scheduled", settled_by=None, dial=waiting(due=10, ring_by=50)),
-        "Waits for its turn, due for 50 s. Its latest time has passed; it expires.",
+        "Has been due for 50 s and waits for its turn. It was not dialled by its latest time, so it expires.",
         "warning",
     ),
-    "pending": (history(execution="pending", settled_by=None, now=2), "Is being sent to Twilio, for 2 s.", ""),
+    "pending": (history(execution="pending", settled_by=None, now=2), "Has been on its way to Twilio for 2 s.", ""),
     "pending for long": (
         history(execution="pending", settled_by=None, now=400),
         "Has been pending for 6 min 40 s, too long: check that a worker runs.",
         "danger",
     ),
     "unknown": (
-        history(event(2, "call.unknown", reason="timeout"), **UNKNOWN),
-        "It is unknown whether Twilio has this call (timeout). It is searched for in 30 s, and never dialled again.",
+        history(event(2, "call.unknown", reason="read_timeout"), **UNKNOWN),
+        "It is unknown whether Twilio has this call: no answer in time. "
+        "The first search of Twilio's list is in 30 s. It is never dialled again.",
         "warning",
     ),
     "abandoned": (
         history(event(2, "call.unknown"), **UNKNOWN),
-        "It is unknown whether Twilio has this call: the process that sent it ended before it knew. "
-        "It is searched for in 30 s, and never dialled again.",
+        "It is unknown whether Twilio has this call: the process that sent it has ended. "
+        "The first search of Twilio's list is in 30 s. It is never dialled again.",
         "warning",
     ),
     "searched": (
         history(
-            event(2, "call.unknown", reason="timeout"),
+            event(2, "call.unknown", reason="read_timeout"),
             event(17, "call.searched", result="none", candidates=0, rivals=0),
             event(50, "call.searched", result="ambiguous", candidates=2, rivals=1),
             **UNKNOWN,
         ),
-        "It is unknown whether Twilio has this call (timeout). Twilio's list was searched 2 times; the last search found calls "
-        "that cannot be told apart. It is searched for next in 30 s, and never dialled again.",
+        "It is unknown whether Twilio has this call: no answer in time. "
+        "Twilio's list was searched 2 times; the last search found calls "
+        "that cannot be told apart. The next search of Twilio's list is in 30 s. It is never dialled again.",
         "warning",
     ),
     "not searched any more": (
-        history(event(2, "call.unknown", reason="timeout"), **UNKNOWN | {"search_at": None}),
-        "It is unknown whether Twilio has this call (timeout). It is not searched for any more: only a callback can settle it.",
+        history(event(2, "call.unknown", reason="read_timeout"), **UNKNOWN | {"search_at": None}),
+        "It is unknown whether Twilio has this call: no answer in time. "
+        "It is not searched for any more: only a callback can settle it.",
         "danger",
     ),
     "to be ended": (
-        history(event(2, "call.unknown", reason="timeout"), **UNKNOWN, pending_end=PendingEnd("completed", at(30))),
-        "It is unknown whether Twilio has this call (timeout). It is searched for in 30 s, and never dialled again. "
+        history(event(2, "call.unknown", reason="read_timeout"), **UNKNOWN, pending_end=PendingEnd("completed", at(30))),
+        "It is unknown whether Twilio has this call: no answer in time. "
+        "The first search of Twilio's list is in 30 s. It is never dialled again. "
         "It is ended as soon as it is known to have started.",
         "warning",
     ),
     "refused": (
         refused("upstream-rejected", status=400, code=13223, message="Dial: Invalid number format +15551234567"),
-        "Twilio refused it with code 13223: “Dial: Invalid number format +•••4567”. It did not ring.",
+        "Twilio refused it (code 13223: “Dial: Invalid number format +•••4567”). It did not ring.",
         "warning",
     ),
     "unreachable": (
@@ -134,7 +150,7 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
     ),
     "throttled": (
         refused("upstream-throttled", status=429, code=20429, message="Too Many Requests"),
-        "Twilio took no more requests at that moment with code 20429: “Too Many Requests”. It did not ring.",
+        "Twilio took no more requests at that moment (code 20429: “Too Many Requests”). It did not ring.",
         "warning",
     ),
     "another problem": (
@@ -170,7 +186,7 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
     ),
     "corrected": (
         history(event(50, "call.corrected", was={"settled_by": "none_found", "problem": "none-found"}), **COMPLETED),
-        "Rang once, answered, 9 s, −0.00750 USD. It was reported as not started at first (none-found).",
+        "Rang once, answered, 9 s, −0.00750 USD. At first it was reported as not started: No such call was found at Twilio.",
         "ok",
     ),
     "second sid": (
@@ -199,8 +215,7 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
     ),
     "redialed": (
         history(status="no-answer", redial_of=uuid4(), redialed_as=uuid4()),
-        "Rang once, no answer, no price yet. It repeats an earlier call. "
-        "It was followed by another call, as its `redial` asks.",
+        "Rang once, no answer. It is the redial of an earlier call. It is redialled as another call, as its `redial` asks.",
         "ok",
     ),
 }

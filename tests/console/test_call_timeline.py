@@ -1,6 +1,9 @@
 """The timeline of a call."""
 
 import json
+from typing import Any
+
+import pytest
 
 from app.calls.schemas import EventRecord
 from app.console.calls.timeline import quiet_since, timeline
@@ -21,18 +24,77 @@ def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_g
     arrived = delivery(201, state="delivered", attempts=2, delivered_at=at(201.6), last_attempt_at=at(201.6), last_status=204)
     entries = timeline(history(*PROGRESS, deliveries=[arrived], now=300))
     assert [(entry.gap or entry.after, entry.title, entry.detail) for entry in entries] == [
-        ("", "Accepted", ""),
-        ("+0.2 s", "Started at Twilio", "180 ms"),
-        ("+0.8 s", "Twilio: ringing", "sequence 1"),
-        ("3 min 20 s without an event", "Twilio: completed", "9 s, SIP 200, sequence 3"),
-        ("+0.6 s", "Delivery of completed arrived", "attempt 2, answered 204"),
+        ("", "Sending to Twilio", ""),
+        ("+0.2 s", "Started at Twilio", "answered after 180 ms"),
+        ("+0.8 s", "Twilio reports: ringing", "sequence number 1"),
+        ("3 min 20 s without an event", "Twilio reports: completed", "lasted 9 s, SIP 200, sequence number 3"),
+        ("+0.6 s", "Delivery “completed” arrived", "attempt 2, answered 204"),
         ("+1.4 s", "Priced", "−0.00750 USD"),
     ]
 
 
 def test_a_status_that_no_callback_reported_has_a_line() -> None:
     entries = timeline(history(event(1, "call.status", status="ringing", previous="queued")))
-    assert [(entry.title, entry.detail) for entry in entries] == [("Status ringing", "after queued")]
+    assert [(entry.title, entry.detail) for entry in entries] == [("Status: ringing", "before: queued")]
+
+
+ATTEMPT = {"result": "rejected", "status": 400, "code": 21215, "milliseconds": 3}
+LINES: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("call.pending", "Sending to Twilio again", "attempt 2"): {"attempt": 2},
+    ("call.scheduled", "Waits to be tried again", "Twilio took no more requests at that moment (status 429) after 3 ms"): {
+        "problem": "upstream-throttled",
+        "attempts": [{"status": 429, "milliseconds": 3}],
+    },
+    ("call.started", "Started at Twilio", "2 attempts, the last: answered after 9 ms"): {
+        "attempts": [ATTEMPT, {"result": "started", "milliseconds": 9}]
+    },
+    ("call.not_started", "Not started", "Twilio refused it (status 400, code 21215) after 3 ms"): {
+        "problem": "upstream-rejected",
+        "attempts": [ATTEMPT],
+    },
+    ("call.not_started", "Taken as not started", "5 searches of Twilio's list did not find it"): {"searches": 5},
+    ("call.not_started", "Expired", "before it was dialled"): {"settled_by": "expired"},
+    ("call.unknown", "Unknown whether it has started", "answered with status 500 (code 20500) after 2 ms"): {
+        "reason": "status_500",
+        "attempts": [{"result": "status_500", "status": 500, "code": 20500, "milliseconds": 2}],
+    },
+    ("call.unknown", "Unknown whether it has started", "the process that sent it has ended"): {},
+    ("call.callback", "Twilio reports: busy", "SIP 486"): {
+        "CallStatus": "busy",
+        "CallDuration": "0",
+        "SipResponseCode": "486",
+    },
+    (
+        "call.searched",
+        "Search of Twilio's list found calls that cannot be told apart",
+        "calls that it could be: 2, other requests that could have placed them: 1",
+    ): {"result": "ambiguous", "candidates": 2, "rivals": 1},
+    ("call.searched", "Search of Twilio's list proves nothing", "Twilio's list was too long to be read to its end"): {
+        "result": "inconclusive",
+        "candidates": 0,
+        "reason": "list_too_long",
+    },
+    ("call.updated", "Ended through Callgate", "the request had to wait until then"): {
+        "status": "completed",
+        "parameters": ["status"],
+        "remembered": True,
+    },
+    ("call.updated", "Changed through Callgate", "url, method"): {"parameters": ["url", "method"]},
+    ("call.update_forgotten", "Request to end it dropped", "the call had ended"): {"status": "completed", "reason": "ended"},
+    ("call.update_unknown", "Unknown whether it was changed", "url, no answer in time"): {
+        "parameters": ["url"],
+        "reason": "read_timeout",
+    },
+    ("call.deleted", "Deleted at Twilio", "not through Callgate"): {"by": "twilio"},
+    ("call.recording", "Recording", "create, it is unknown whether Twilio did it"): {"action": "create", "result": "unknown"},
+}
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line[0]}: {line[2]}")
+def test_a_line_says_what_happened_in_plain_words(line: tuple[str, str, str]) -> None:
+    type_, *words = line
+    (entry,) = timeline(history(event(1, type_, **LINES[line])))
+    assert [entry.title, entry.detail] == words
 
 
 def test_the_time_since_the_last_line_is_told_once_it_is_long() -> None:
@@ -53,10 +115,10 @@ def test_deliveries_say_how_they_stand() -> None:
     ]
     entries = timeline(history(deliveries=lines))
     assert [(entry.title, entry.detail, entry.tone) for entry in entries] == [
-        ("Delivery of initiated waits", "", ""),
-        ("Delivery of ringing waits", "for the delivery before it", ""),
-        ("Delivery of answered failed", "attempt 3, answered 500; tried again in 20 s", "warning"),
-        ("Delivery of completed given up", "attempt 12, refused address", "danger"),
+        ("Delivery “initiated” waits", "", ""),
+        ("Delivery “ringing” waits", "for an earlier event of the call", ""),
+        ("Delivery “answered” failed", "attempt 3, answered 500, tried again in 20 s", "warning"),
+        ("Delivery “completed” given up", "attempt 12, its address is not allowed", "danger"),
     ]
 
 

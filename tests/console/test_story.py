@@ -103,12 +103,12 @@ async def test_the_call_just_placed_is_found_and_read_to_its_price(demo: Demo) -
     await expect(sentence(page)).to_have_text(re.compile(r"^Rang once, answered, \d+ s, −0\.\d+ USD\.$"))
     titles = await page.locator("ol.timeline strong").all_inner_texts()
     assert titles == [
-        "Accepted",
+        "Sending to Twilio",
         "Started at Twilio",
-        "Twilio: initiated",
-        "Twilio: ringing",
-        "Twilio: in-progress",
-        "Twilio: completed",
+        "Twilio reports: initiated",
+        "Twilio reports: ringing",
+        "Twilio reports: in-progress",
+        "Twilio reports: completed",
         "Priced",
     ]
     assert "kate" not in await page.content()

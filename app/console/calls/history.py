@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final
 
+from app.calls.last_answer import CallRow
 from app.console.calls.records import CallHistory, EventRow
-from app.console.calls.words import REFUSALS, SEARCH_RESULTS, Tone, in_words, span
+from app.console.calls.words import SEARCH_RESULTS, Tone, problem_in_words, reason_in_words, span
 from app.console.filters import money
 from app.console.masking import mask_text
-from app.errors import all_errors
 from app.twilio.schemas import TERMINAL_STATUSES
 
 # A creation is pending for at most this long, unless no worker runs or the time budgets are set higher.
@@ -44,23 +43,33 @@ def _tell_scheduled(history: CallHistory) -> Story:
     dial, now = history.dial, history.now
     if dial is None:
         return Story("Its turn has come; it is about to be dialled.", "")
-    where = f" in the queue {history.queue}" if history.queue else ""
-    refused = _last_problem(history)
     if dial.due_at > now:
-        doing = f"Was not started ({refused}) and is tried again" if refused else f"Waits{where} and is due"
-        text = f"{doing} in {span(dial.due_at - now)}"
+        text = _tell_not_due(history, span(dial.due_at - now))
     else:
-        text = f"Waits for its turn{where}, due for {span(now - dial.due_at)}"
+        text = f"Has been due for {span(now - dial.due_at)} and waits {_tell_wait(history)}"
     if dial.ring_by <= now:
-        return Story(f"{text}. Its latest time has passed; it expires.", "warning")
+        return Story(f"{text}. It was not dialled by its latest time, so it expires.", "warning")
     return Story(f"{text}; it expires unless it is dialled within {span(dial.ring_by - now)}.", "")
+
+
+def _tell_not_due(history: CallHistory, wait: str) -> str:
+    refused = _last_problem(history)
+    if refused:
+        return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
+    return f"Waits{f' in the queue {history.queue}' if history.queue else ''} and is due in {wait}"
+
+
+def _tell_wait(history: CallHistory) -> str:
+    if history.is_queue_paused:
+        return f"because the queue {history.queue} is paused"
+    return f"for its turn{f' in the queue {history.queue}' if history.queue else ''}"
 
 
 def _tell_pending(history: CallHistory) -> Story:
     age = history.now - history.call.pending_since
     if age > _LONG_PENDING:
         return Story(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
-    return Story(f"Is being sent to Twilio, for {span(age)}.", "")
+    return Story(f"Has been on its way to Twilio for {span(age)}.", "")
 
 
 def _tell_unknown(history: CallHistory) -> Story:
@@ -68,7 +77,7 @@ def _tell_unknown(history: CallHistory) -> Story:
     event = _event(history, "call.unknown")
     reason = str(event.data.get("reason", "")) if event else ""
     text = "It is unknown whether Twilio has this call"
-    text += f" ({in_words(reason)})." if reason else ": the process that sent it ended before it knew."
+    text += f": {reason_in_words(reason or 'abandoned')}."
     searches = [each for each in history.events if each.type == "call.searched"]
     if searches:
         last = str(searches[-1].data.get("result"))
@@ -77,7 +86,9 @@ def _tell_unknown(history: CallHistory) -> Story:
     if call.search_at is None:
         return Story(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
     when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
-    return Story(f"{text} It is searched for {'next ' if searches else ''}{when}, and never dialled again.", "warning")
+    return Story(
+        f"{text} The {'next' if searches else 'first'} search of Twilio's list is {when}. It is never dialled again.", "warning"
+    )
 
 
 def _tell_not_started(history: CallHistory) -> Story:
@@ -99,27 +110,21 @@ def _tell_not_started(history: CallHistory) -> Story:
 
 
 def _tell_refusal(problem: Mapping[str, Any]) -> str:
-    slug, upstream = str(problem.get("slug", "")), problem.get("upstream") or {}
-    said = _upstream_words(upstream)
-    if slug in REFUSALS:
-        return f"{REFUSALS[slug]}{said}."
-    error = all_errors().get(slug)
-    return f"{error.title if error else slug or 'Not started'}{said}."
+    said = _upstream_words(problem.get("upstream") or {})
+    return f"{problem_in_words(problem.get('slug')) or 'Not started'}{f' ({said})' if said else ''}."
 
 
 def _upstream_words(upstream: Mapping[str, Any]) -> str:
-    number = f" with code {upstream['code']}" if upstream.get("code") else ""
-    if not number and upstream.get("status"):
-        number = f" with status {upstream['status']}"
+    number = next((f"{name} {upstream[name]}" for name in ("code", "status") if upstream.get(name)), "")
     message = str(upstream.get("message") or "").strip().rstrip(".")
-    return number + (f": “{message}”" if message else "")
+    return ": ".join(filter(None, [number, f"“{message}”" if message else ""]))
 
 
 def _tell_started(history: CallHistory) -> Story:
     call = history.call
     if call.status not in TERMINAL_STATUSES:
         return Story(f"{_tell_open(history)}.", "")
-    words = [*_ending_words(history), *_price_words(call.price, call.price_unit)]
+    words = [*_ending_words(history), *_price_words(call)]
     return Story(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
 
 
@@ -129,8 +134,8 @@ def _tell_open(history: CallHistory) -> str:
     since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
     if status == "in-progress":
         return f"Rang once, answered{_by_machine(call.answered_by)}, in progress for {since}"
-    words = {"queued": "In Twilio's queue", "initiated": "Twilio is dialling", "ringing": "Rings"}
-    return f"{words.get(status, f'Twilio says {status}')}, for {since}"
+    words = {"queued": "In Twilio's queue", "initiated": "Twilio has been dialling", "ringing": "Ringing"}
+    return f"{words.get(status, f'Twilio has reported {status}')} for {since}"
 
 
 def _ending_words(history: CallHistory) -> list[str]:
@@ -151,8 +156,10 @@ def _ending_words(history: CallHistory) -> list[str]:
     return [f"Twilio could not complete the call{code}"]
 
 
-def _price_words(price: Decimal | None, unit: str | None) -> list[str]:
-    return ["no price yet"] if price is None else [money(price, unit)]
+def _price_words(call: CallRow) -> list[str]:
+    if call.price is None:
+        return ["no price yet"] if call.status == "completed" else []
+    return [money(call.price, call.price_unit)]
 
 
 def _by_machine(answered_by: str | None) -> str:
@@ -171,7 +178,8 @@ def _more_sentences(history: CallHistory) -> list[str]:
     corrected = _event(history, "call.corrected")
     if corrected:
         was = corrected.data.get("was") or {}
-        more.append(f"It was reported as not started at first ({was.get('problem') or was.get('settled_by') or 'wrongly'}).")
+        why = problem_in_words(was.get("problem") or was.get("settled_by"))
+        more.append(f"At first it was reported as not started{f': {why}' if why else ''}.")
     if _event(history, "call.second_sid"):
         more.append("Twilio reports a second call for this record, which must not happen: please report it.")
     if history.pending_end:
@@ -185,9 +193,9 @@ def _more_sentences(history: CallHistory) -> list[str]:
         )
     more += _delivery_sentences(history)
     if call.redial_of is not None:
-        more.append("It repeats an earlier call.")
+        more.append("It is the redial of an earlier call.")
     if history.redialed_as is not None:
-        more.append("It was followed by another call, as its `redial` asks.")
+        more.append("It is redialled as another call, as its `redial` asks.")
     return more
 
 

@@ -102,5 +102,6 @@ class CallHistory:
     slot: SlotRow | None = None
     queue: str | None = None
     """The name of the call's queue."""
+    is_queue_paused: bool = False
     redialed_as: UUID | None = None
     """The id of the call that was placed because this one ended busy or unanswered."""

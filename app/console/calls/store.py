@@ -50,7 +50,7 @@ _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call. A day allows for clocks that differ, and spares the older partitions.
 _NOT_OLDER = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
-    SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue,
+    SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
         (SELECT to_jsonb(wanted_update) FROM wanted_update WHERE call_id = call.id) AS pending_end,
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
@@ -99,13 +99,12 @@ async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: s
 def _history(row: Mapping[str, Any]) -> CallHistory:
     values = dict(row)
     parts = {name: from_json(values.pop(name) or "null") for name in _PARTS}
-    now, queue, redialed_as = (values.pop(name) for name in ("now", "queue", "redialed_as"))
+    of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redialed_as")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
     events = [_event(call, event) for event in parts["events"] or []]
     deliveries = [_DELIVERY.validate_python(_with_target(call, each)) for each in parts["deliveries"] or []]
     return CallHistory(
         call=call,
-        now=now,
         events=events[:MAX_EVENTS],
         has_more_events=len(events) > MAX_EVENTS,
         deliveries=deliveries[:MAX_DELIVERIES],
@@ -113,8 +112,7 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
         pending_end=_PENDING_END.validate_python(parts["pending_end"]),
         dial=_DIAL.validate_python(parts["dial"]),
         slot=_SLOT.validate_python(parts["slot"]),
-        queue=queue,
-        redialed_as=redialed_as,
+        **of_history,
     )
 
 

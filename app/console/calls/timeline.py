@@ -7,10 +7,10 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
-from app.console.calls.words import REFUSALS, SEARCH_RESULTS, Tone, in_words, span
+from app.console.calls.words import SEARCH_RESULTS, Tone, in_words, problem_in_words, reason_in_words, span
+from app.console.deliveries.words import error_in_words
 from app.console.filters import money
 from app.console.masking import mask_json, mask_text
-from app.errors import all_errors
 
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
@@ -111,54 +111,54 @@ def _describe(event: EventRow) -> tuple[str, str, Tone]:
     # Of a subresource, or of a later version.
     data = event.data
     noun = in_words(event.type.removeprefix("call.")).capitalize()
-    words = [str(data[name]) for name in ("action", "result", "sid") if data.get(name)]
-    return noun, in_words(", ".join(words)), "warning" if data.get("result") == "unknown" else ""
+    result = str(data.get("result") or "")
+    words = [str(data.get("action") or ""), _RESULTS.get(result) or in_words(result), str(data.get("sid") or "")]
+    return noun, ", ".join(filter(None, words)), "warning" if result == "unknown" else ""
 
 
 def _describe_scheduled(event: EventRow) -> tuple[str, str, Tone]:
     if problem := event.data.get("problem"):
-        return "Waits again", f"{_reason(problem)}; {_attempts(event.data)}".strip("; "), "warning"
+        return "Waits to be tried again", _ended(problem_in_words(problem), event.data), "warning"
     due = _time(event.data.get("due_at"))
     return "Scheduled", f"due in {span(due - event.at)}" if due and due > event.at else "", ""
 
 
 def _describe_pending(event: EventRow) -> tuple[str, str, Tone]:
     attempt = event.data.get("attempt", 1)
-    return ("Accepted", "", "") if attempt == 1 else ("Tried again", f"request {attempt} with the same key", "")
+    return ("Sending to Twilio", "", "") if attempt == 1 else ("Sending to Twilio again", f"attempt {attempt}", "")
 
 
 def _describe_started(event: EventRow) -> tuple[str, str, Tone]:
-    how = {"callback": "a callback showed it", "list": "a search of Twilio's list showed it"}
-    detail = how.get(str(event.data.get("settled_by")), "") or _attempts(event.data)
-    return "Started at Twilio", detail, "ok"
+    how = {"callback": "a callback shows it", "list": "a search of Twilio's list shows it"}
+    return "Started at Twilio", how.get(str(event.data.get("settled_by")), "") or _ended("answered", event.data), "ok"
 
 
 def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
     settled_by = event.data.get("settled_by")
     if settled_by in ("expired", "canceled"):
         return str(settled_by).capitalize(), "before it was dialled", "warning" if settled_by == "expired" else ""
-    searches = event.data.get("searches")
-    detail = f"{searches} searches found nothing" if searches else _attempts(event.data)
-    return "Not started", f"{_reason(event.data.get('problem'))}; {detail}".strip("; "), "warning"
+    if searches := event.data.get("searches"):
+        return "Taken as not started", f"{searches} searches of Twilio's list did not find it", "warning"
+    return "Not started", _ended(problem_in_words(event.data.get("problem")), event.data), "warning"
 
 
 def _describe_unknown(event: EventRow) -> tuple[str, str, Tone]:
-    reason = in_words(str(event.data.get("reason") or "the process that sent it has ended"))
-    return "Unknown", _attempts(event.data) or reason, "warning"
+    reason = reason_in_words(str(event.data.get("reason") or "abandoned"))
+    return "Unknown whether it has started", _ended(reason, event.data), "warning"
 
 
 def _describe_callback(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
     sip = data.get("SipResponseCode")
-    parts = [f"SIP {sip}" if sip else "", f"sequence {data['SequenceNumber']}" if data.get("SequenceNumber") else ""]
-    if data.get("CallDuration") not in (None, ""):
-        parts.insert(0, f"{data['CallDuration']} s")
-    return f"Twilio: {data.get('CallStatus') or 'callback'}", ", ".join(filter(None, parts)), ""
+    parts = [f"SIP {sip}" if sip else "", f"sequence number {data['SequenceNumber']}" if data.get("SequenceNumber") else ""]
+    if data.get("CallDuration") not in (None, "", "0"):
+        parts.insert(0, f"lasted {data['CallDuration']} s")
+    return f"Twilio reports: {data.get('CallStatus') or 'a callback'}", ", ".join(filter(None, parts)), ""
 
 
 def _describe_status(event: EventRow) -> tuple[str, str, Tone]:
     previous = event.data.get("previous")
-    return f"Status {event.data.get('status')}", f"after {previous}" if previous else "", ""
+    return f"Status: {event.data.get('status')}", f"before: {previous}" if previous else "", ""
 
 
 def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
@@ -172,28 +172,29 @@ def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
 def _describe_search(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
     result = str(data.get("result"))
-    numbers = [f"{name}: {data[name]}" for name in ("candidates", "rivals") if data.get(name)]
-    reason = [in_words(str(data["reason"]))] if data.get("reason") else []
-    return f"Search of Twilio's list {SEARCH_RESULTS.get(result, result)}", ", ".join([*numbers, *reason]), ""
+    words = [f"{noun}: {data[name]}" for name, noun in _SEARCH_NUMBERS.items() if data.get(name) and result != "bound"]
+    words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
+    return f"Search of Twilio's list {SEARCH_RESULTS.get(result, result)}", ", ".join(words), ""
 
 
 def _describe_correction(event: EventRow) -> tuple[str, str, Tone]:
     was = event.data.get("was") or {}
-    return "Has started after all", f"was {_reason(was.get('problem')) or was.get('settled_by') or 'not started'}", "danger"
+    why = problem_in_words(was.get("problem") or was.get("settled_by"))
+    return "Has started after all", f"it was reported as not started{f': {why}' if why else ''}", "danger"
 
 
 def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
-    title, tone = _CHANGES[event.type]
-    status = data.get("status")
-    what = "end the call" if status else ", ".join(data.get("parameters", []))
-    more = [in_words(str(data["reason"]))] if data.get("reason") else []
-    return title, ", ".join(filter(None, [what, *more])), tone
+    title, tone = _ENDS[event.type] if data.get("status") else _CHANGES[event.type]
+    words = [] if data.get("status") else [str(name) for name in data.get("parameters", [])]
+    words += ["the request had to wait until then"] if data.get("remembered") else []
+    words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
+    return title, ", ".join(words), tone
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> Entry:
     """Returns the line of a delivery. It has the id of the event that it reports, and is written by another clock."""
-    name, answer = f"Delivery of {delivery.event}", _answer(delivery)
+    name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
     at, tone = delivery.last_attempt_at or written_at, _TONES[delivery.state]
     if delivery.state == "delivered":
@@ -203,39 +204,30 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
     elif delivery.attempts:
         title, tone = f"{name} failed", "warning"
         if delivery.next_attempt_at and delivery.next_attempt_at > now:
-            answer = f"{answer}; tried again in {span(delivery.next_attempt_at - now)}".strip("; ")
+            answer = f"{answer}, tried again in {span(delivery.next_attempt_at - now)}"
     else:
         title = f"{name} waits"
-        answer = "for the delivery before it" if delivery.held else ""
+        answer = "for an earlier event of the call" if delivery.held else ""
     return Entry(at, "delivery", title, ", ".join(filter(None, [tries, answer])), tone, id=f"d-{delivery.id}")
 
 
 def _answer(delivery: DeliveryRow) -> str:
-    if delivery.last_error:
-        return in_words(delivery.last_error)
-    return f"answered {delivery.last_status}" if delivery.last_status else ""
+    """Returns what the receiver answered last, or why it did not."""
+    if delivery.last_error is None and delivery.last_status:
+        return f"answered {delivery.last_status}"
+    return error_in_words(delivery.last_error, None) or ""
 
 
-def _attempts(data: Mapping[str, Any]) -> str:
-    """Returns how many requests were sent to Twilio, with the last answer, if it was not the expected one."""
+def _ended(how: str, data: Mapping[str, Any]) -> str:
+    """Returns how the last request to Twilio ended, with the numbers of the answer, its time and the number of requests."""
     attempts = [each for each in data.get("attempts") or [] if isinstance(each, Mapping)]
     if not attempts:
-        return ""
+        return how
     last = attempts[-1]
-    words = [] if last.get("result") == "started" else [in_words(str(last.get("result")))]
-    answered = [f"{name} {last[name]}" for name in ("status", "code") if last.get(name)]
-    words += [word for word in answered if word not in words]
-    took = f"{last.get('milliseconds', 0)} ms"
-    count = "" if len(attempts) == 1 else f"attempt {len(attempts)}"
-    return ", ".join(filter(None, [count, *words, took]))
-
-
-def _reason(problem: object) -> str:
-    if not problem:
-        return ""
-    slug = str(problem)
-    error = all_errors().get(slug)
-    return REFUSALS.get(slug) or (error.title if error else slug)
+    numbers = [words for name in ("status", "code") if last.get(name) and (words := f"{name} {last[name]}") not in how]
+    answered = f"{how} ({', '.join(numbers)})" if numbers else how
+    count = "" if len(attempts) == 1 else f"{len(attempts)} attempts, the last: "
+    return f"{count}{answered} after {last.get('milliseconds', 0)} ms"
 
 
 def _time(text: object) -> datetime | None:
@@ -246,11 +238,21 @@ def _time(text: object) -> datetime | None:
 
 
 _TONES: Final[Mapping[str, Tone]] = {"delivered": "ok", "gave_up": "danger", "pending": ""}
+_DELETED_BY: Final = {"tenant": "through Callgate", "twilio": "not through Callgate"}
+_RESULTS: Final = {"sent": "sent to Twilio", "not_done": "refused", "unknown": "it is unknown whether Twilio did it"}
+_SEARCH_NUMBERS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
 _CHANGES: Final[Mapping[str, tuple[str, Tone]]] = {
-    "call.updated": ("Changed at Twilio", ""),
-    "call.update_remembered": ("Request to end it waits", ""),
+    "call.updated": ("Changed through Callgate", ""),
+    "call.update_remembered": ("Request to change it stored", ""),
+    "call.update_forgotten": ("Request to change it dropped", ""),
+    "call.update_unknown": ("Unknown whether it was changed", "warning"),
+}
+# Of changes that end the call.
+_ENDS: Final[Mapping[str, tuple[str, Tone]]] = {
+    "call.updated": ("Ended through Callgate", ""),
+    "call.update_remembered": ("Request to end it stored", ""),
     "call.update_forgotten": ("Request to end it dropped", ""),
-    "call.update_unknown": ("Change may have been made", "warning"),
+    "call.update_unknown": ("Unknown whether it was ended", "warning"),
 }
 _DESCRIPTIONS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = {
     "call.scheduled": _describe_scheduled,
@@ -265,9 +267,9 @@ _DESCRIPTIONS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] 
     "call.corrected": _describe_correction,
     "call.second_sid": lambda event: ("Second call at Twilio", str(event.data.get("sid", "")), "danger"),
     **dict.fromkeys(_CHANGES, _describe_change),
-    "call.deleted": lambda event: ("Deleted at Twilio", f"by the {event.data.get('by')}", ""),
-    "call.redialed": lambda event: ("Dialled again as another call", str(event.data.get("call_id", "")), ""),
-    "call.redial_failed": lambda event: ("Redial could not be written", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
+    "call.deleted": lambda event: ("Deleted at Twilio", _DELETED_BY.get(str(event.data.get("by")), ""), ""),
+    "call.redialed": lambda event: ("Redialled as another call", str(event.data.get("call_id", "")), ""),
+    "call.redial_failed": lambda event: ("The redial could not be stored", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
 }
 _KINDS: Final[Mapping[str, EntryKind]] = {
     "call.callback": "callback",

@@ -13,12 +13,11 @@ from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallForm, Search
 from app.console.calls.tables import Row, parameter_rows, resource_rows
 from app.console.calls.timeline import Entry, quiet_since, timeline
-from app.console.calls.words import REFUSALS, span
+from app.console.calls.words import problem_in_words, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
 from app.console.filters import mask
 from app.console.masking import mask_json, mask_key, mask_text, mask_url
 from app.console.times import form_time, read_form_time
-from app.errors import all_errors
 from app.twilio.schemas import TERMINAL_STATUSES
 
 LIST_PATH: Final = "/console/calls"
@@ -59,9 +58,7 @@ def outcome_of(line: CallLine) -> str:
         return ""
     if line.settled_by in ("expired", "canceled"):
         return f"{line.settled_by} before it was dialled"
-    slug = line.problem or ""
-    error = all_errors().get(slug)
-    return REFUSALS.get(slug) or (error.title if error else slug)
+    return problem_in_words(line.problem)
 
 
 def time_value(form: CallForm, name: str) -> str:

@@ -3,13 +3,15 @@
 from datetime import timedelta
 from typing import Final, Literal
 
+from app.errors import all_errors
+
 Tone = Literal["", "ok", "warning", "danger"]
 """How urgently someone should look: a class of the style sheet."""
 
 SEARCH_RESULTS: Final = {
     "none": "found nothing",
     "ambiguous": "found calls that cannot be told apart",
-    "inconclusive": "proved nothing",
+    "inconclusive": "proves nothing",
     "bound": "found it",
 }
 REFUSALS: Final = {
@@ -20,6 +22,27 @@ REFUSALS: Final = {
     "database-unavailable": "The database was unavailable, so nothing was sent",
 }
 """What a stored problem means, by its slug. Others are told by their title."""
+_REASONS: Final = {
+    "abandoned": "the process that sent it has ended",
+    "grant_lost": "whether it was dialled was not recorded",
+    "sid_taken": "Twilio's answer named another call",
+    "answer_of_another_call": "Twilio's answer named another call",
+    "answer_without_sid": "Twilio's answer did not name the call",
+    "unreadable_answer": "Twilio's answer could not be read",
+    "answer_too_long": "Twilio's answer could not be read",
+    **dict.fromkeys(("connect_error", "connect_timeout", "pool_timeout"), "no connection"),
+    **dict.fromkeys(("read_timeout", "write_timeout", "deadline"), "no answer in time"),
+    **dict.fromkeys(("read_error", "write_error", "close_error", "remote_protocol_error"), "the connection broke"),
+    "no_credential": "the account has no usable credential",
+    "credential_rejected": "Twilio refused the credential",
+    "rejected": "Twilio refused it",
+    "throttled": "Twilio took no more requests at that moment",
+    "list_too_long": "Twilio's list was too long to be read to its end",
+    "clock_offset_unknown": "it is not known whether Twilio's clock is right",
+    "clock_offset_too_large": "Twilio's clock differs too much from the database's",
+    "not_started": "the call was not started",
+    "ended": "the call had ended",
+}
 
 _TENTHS_BELOW_S = 9.95
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
@@ -39,5 +62,19 @@ def span(length: timedelta) -> str:
 
 
 def in_words(word: str) -> str:
-    """Returns a constant such as `clock_offset_unknown` as words."""
+    """Returns a constant such as `user_defined_message` as words."""
     return word.replace("_", " ").replace("-", " ")
+
+
+def reason_in_words(reason: str) -> str:
+    """Returns why a request or a search had no result, such as `read_timeout` or `status_500`, in words."""
+    if reason.startswith("status_"):
+        return f"answered with {in_words(reason)}"
+    return _REASONS.get(reason) or in_words(reason)
+
+
+def problem_in_words(problem: object) -> str:
+    """Returns what a stored problem means, by its slug; "" without one."""
+    slug = str(problem or "")
+    error = all_errors().get(slug)
+    return REFUSALS.get(slug) or (error.title if error else slug)
