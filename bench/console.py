@@ -1,7 +1,8 @@
-"""Measures what people in the console cost another tenant's creations: `python -m bench.console`.
+"""Measures what people in the console cost another tenant's creations, and its first paint: `python -m bench.console`.
 
 One API process. Operators reload *Now*, with the figures of its plots, and *Calls* each second. Meanwhile one creation after
-the other is timed, alone and beside them in turn. Ratios within one run; the machine's own speed does not matter.
+the other is timed, alone and beside them in turn. Ratios within one run; the machine's own speed does not matter. Then
+bench.console_paint opens pages in Chromium, if there is one.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from bench import console_paint
 from bench.connections import Connection, raw_creation, raw_request
 from bench.neighbours import CALLS, UPSTREAM_S, Service, compare, creations, meanwhile, seed
 from bench.one_api import Api, run_with_api
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40, help="of creations, each way")
     arguments = parser.parse_args()
     run_with_api("console", lambda api: run(api, arguments.seconds), upstream_s=UPSTREAM_S)
+    console_paint.main()
 
 
 if __name__ == "__main__":
