@@ -43,7 +43,7 @@ AuditAction = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A command or the caller of a request, as the one that makes a change.
+    """The one who makes a change: a command, or the caller of a request.
 
     `name` is the user of the operating system, the API key's id (`cgk_…`), the workload, or a person in the console
     who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from app.errors import CallgateError
     from app.queues.bulk import AnsweredLine, Line
 
-# The exit code of commands that are to be run again.
 _MAX_SHOWN_REFUSALS = 20
 
 

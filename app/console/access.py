@@ -88,7 +88,7 @@ ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
 def reads_of(request: Request) -> FewReads:
-    """Returns the database for what the page of a session reads."""
+    """Returns the database from which the page of a session reads."""
     session: ActiveSession = request.state.console_session
     return FewReads(request.state.database, request.state.console_reads, session.client.tenant_id)
 

@@ -22,7 +22,7 @@ BATCH = 20
 # After this time a caller counts as new: its next call is behind all callers that wait.
 _TURN_IDLE_FOR = timedelta(hours=1)
 _TURNS_AT_ONCE = 500
-# How soon a call is looked at again if its outcome is open, or Twilio could not be asked.
+# The wait until a call is checked again if its outcome is open, or Twilio could not be asked.
 _RETRY_IN = timedelta(seconds=5)
 
 
@@ -60,6 +60,6 @@ class Deadlines:
         return False
 
     async def delete_idle_turns(self) -> bool:
-        """Deletes the turns of callers that schedule nothing any more, which each grant would read. Returns false."""
+        """Deletes turns of callers that schedule no calls any more: each grant would read them. Returns false."""
         await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURNS_AT_ONCE)
         return False

@@ -13,7 +13,7 @@ class GuardWatch:
     counters: GrantCounters = field(default_factory=GrantCounters)
 
     async def step(self) -> bool:
-        """Notes that the database has what is committed by now, or halts grants if it may have lost some. Returns false.
+        """Moves the row's `seen_at` to now, or halts grants if the database may have lost some. Returns false.
 
         Raises OSError if the folder of the counts cannot be read.
         """

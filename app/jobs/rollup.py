@@ -31,7 +31,7 @@ class RollUp:
     async def step(self) -> bool:
         """Rolls up periods that are due, for about _LONGEST_STEP_S. Returns whether more are due.
 
-        One worker does this at a time, in one transaction: what it has done is there as a whole or not at all.
+        One worker does this at a time, in one transaction, so all of a step is written or nothing.
         """
         async with self.database.transaction() as connection:
             progress = await store.lock_progress(connection, first_span=FIRST_SPAN)
@@ -48,7 +48,7 @@ class RollUp:
         return left is not None
 
     async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
-        """Records that there was nothing before the first call, which takes one statement. Returns the periods since then."""
+        """Records the periods before the first call as empty, in one statement. Returns the other ones."""
         first = await store.first_request(connection)
         empty = [each.period for each in due if first is None or each.period.end <= first]
         await store.record_empty(connection, empty)

@@ -207,7 +207,7 @@ class Rehearsal:
                 return made.wait_s
 
     async def _place(self, grant: Grant, at: datetime) -> None:
-        """Places a call at the simulator. For Callgate no time passes meanwhile, as for everybody in a rehearsal."""
+        """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
         call_id = grant.call.id
         call = self._waiting.pop(call_id)
         await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), elapsed())

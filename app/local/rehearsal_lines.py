@@ -19,7 +19,7 @@ from app.scheduling.store import StoredQueue
 TENANT: Final = "rehearsal"
 ACCOUNT_SID: Final = "AC" + "0" * 32
 _CALLER: Final = UUID(int=1)
-# Nobody is told about these calls, and the rehearsal's tenant has no SIP credentials.
+# A rehearsal delivers no callbacks, and its tenant has no SIP credentials.
 _LEFT_OUT: Final = ("sip_credential", "status_callback", "status_callback_event", "status_callback_method")
 
 
@@ -83,7 +83,7 @@ class LineReader:
 
 
 def _ordered_id(at: datetime, number: int) -> UUID:
-    """Returns a UUIDv7 without chance (RFC 9562 §5.7). Calls that are due together go in the order of their ids."""
+    """Returns a UUIDv7 without chance (RFC 9562 §5.7). Calls that are due together are dialled in the order of their ids."""
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 

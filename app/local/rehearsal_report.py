@@ -1,4 +1,4 @@
-"""What a rehearsal has found: what becomes of each call, and the pace that is reached. Pure."""
+"""The result of a rehearsal: the outcome of each call, and the pace that is reached. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

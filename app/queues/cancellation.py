@@ -11,7 +11,7 @@ from app.database.engine import Database
 from app.queues.service import QueueService
 from app.queues.store import list_waiting
 
-# Calls in one statement. A grant of one of them does not wait for it: either has the call.
+# Calls in one statement. A grant of one of them does not wait for it: one of the two gets the call.
 _BATCH: Final = 500
 
 

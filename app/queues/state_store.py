@@ -34,7 +34,7 @@ class NextCall:
     not_before: datetime
     due_at: datetime
     is_halted: bool
-    """No calls are granted at all (app.scheduling.guard)."""
+    """Whether no calls are granted at all (app.scheduling.guard)."""
     is_tenant_suspended: bool
     has_hours: bool
     """Whether the queue or its tenant has hours."""

@@ -76,7 +76,7 @@ _MARK_MISSING = """
 
 
 async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
-    """Records which calls Twilio does not know, and which it does, if they have slots."""
+    """Records for calls with dial slots that Twilio answers 404 for them since now (`missing`), or not any more (`found`)."""
     await database.fetch(_MARK_MISSING, missing, found)
 
 

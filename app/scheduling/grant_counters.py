@@ -92,7 +92,7 @@ class GrantCounters:
             logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
 
     async def keep(self) -> None:
-        """Shows others that the file of this worker is in use, and deletes files that are not. Raises OSError.
+        """Marks this worker's file as in use, and deletes files that no worker uses. Raises OSError.
 
         Call it after `load`.
         """
@@ -157,7 +157,7 @@ class _CounterFolder:
                 self._write(counts if self._own.exists() else known)
 
     def keep(self, known: Mapping[UUID, GrantCount]) -> None:
-        """Deletes files that no worker has touched for a day. What they have is written to the own file before."""
+        """Deletes files that no worker has touched for a day, after writing their numbers to this worker's file."""
         with self._writing:
             if not self._own.exists():
                 return
@@ -176,7 +176,7 @@ class _CounterFolder:
         lines = "".join(f"{account_id} {count.released} {count.grants}\n" for account_id, count in counts.items())
         descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            # The rest of a line that a full disk has cut off ends here.
+            # The first line break ends a line that a full disk has cut off.
             content = f"\n{lines}".encode()
             if os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

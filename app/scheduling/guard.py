@@ -50,7 +50,7 @@ _READ = f"""
         xmin::text AS version
     FROM grant_guard WHERE id = 1
 """
-# The counts of grants begin again, so that those that are known to workers are no reason to halt again.
+# Counts of grants begin again: the higher ones that workers remember must not halt grants again.
 _RELEASE = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
         released_at = clock_timestamp()
@@ -148,7 +148,7 @@ async def halt_behind(connection: Connection, account_id: UUID, *, granted_at: d
 
 
 async def watch(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Notes that what is committed by now is not lost, as far as it is known; halts grants if it may be.
+    """Moves `seen_at` to now, because what was committed before is not lost, or halts grants if some may be lost.
 
     `known` are the counts of grants by account. While no call waits, another server and lower counts are accepted.
     """

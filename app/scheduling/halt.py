@@ -18,7 +18,7 @@ _PAUSE_S = 0.05
 class Halt:
     """`was_halted`: nothing was changed. `is_certain`: no call is granted from now on.
 
-    Else a transaction is still open that may be granting one.
+    Without `is_certain`, a transaction is still open that may be granting one.
     """
 
     since: datetime

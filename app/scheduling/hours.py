@@ -22,12 +22,12 @@ END_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
 
 _MEMBERS: Final = ("time_zone", "days", "from", "to")
 _DAY: Final = timedelta(days=1)
-# What phonenumbers says of a number that it cannot place.
+# The zone that phonenumbers returns for a number that it cannot place.
 _UNKNOWN_ZONE: Final = "Etc/Unknown"
 
 
 class HoursInvalid(Exception):
-    """The JSON is no hours. The texts of the errors contain no value."""
+    """The JSON does not describe hours. The texts of the errors contain no value."""
 
     def __init__(self, *field_errors: FieldError) -> None:
         super().__init__()

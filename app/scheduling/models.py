@@ -150,9 +150,9 @@ class GrantGuard(Base):
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
     # The server and the table for which grants were made last.
     server: Mapped[str] = mapped_column(Text)
-    # What was committed before this moment is in the database, because this was committed later.
+    # All that was committed before this time is in the database, because this value was committed later.
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
-    # Since when no calls are granted; null: they are.
+    # Since when no calls are granted; null: calls are granted.
     halted_at: Mapped[datetime | None]
     # Why (HaltReason); null: another server, also if a worker of the version before has halted them.
     halt_reason: Mapped[str | None] = mapped_column(Text)

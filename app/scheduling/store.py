@@ -19,7 +19,7 @@ class Statements(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """What the creation of a scheduled call needs of its queue."""
+    """The settings of a queue that the creation of a scheduled call needs."""
 
     id: UUID
     ring_within_s: int | None

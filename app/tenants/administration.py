@@ -1,6 +1,6 @@
 """Manages tenants, and with its base classes Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
-Every change is recorded in the audit log, in the same transaction. What is already as requested is not recorded.
+Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded.
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
 """
 

@@ -1,4 +1,4 @@
-"""What the use cases of administration share."""
+"""The base of the use cases of administration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

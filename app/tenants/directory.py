@@ -66,7 +66,7 @@ class CallableAccount:
 
 
 def digest_of(key: str) -> bytes:
-    """Returns what stands for a key in memory."""
+    """Returns the digest that replaces a key in memory."""
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -150,7 +150,7 @@ class TenantDirectory:
         return AuthenticatedKey(caller, found.expires_at)
 
     async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
-        """Returns the client that the service account is; None if it is no workload."""
+        """Returns the client as which a service account acts; None if it is no workload."""
         return await self._workloads.get(account, lambda: self._read_workload(account))
 
     async def _read_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:

@@ -22,9 +22,9 @@ _MAKE_DUE: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits until grants of the tenant's accounts are over that may have read what was set before.
+    """Waits for the grants of the tenant's accounts that may have read the old settings.
 
-    Grants that begin later see what is committed now.
+    Grants that begin later read the new ones.
     """
     async with database.transaction() as connection:
         await connection.execute(_LOCK_ACCOUNTS, tenant_id)
@@ -33,7 +33,7 @@ async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
     """Makes postponed calls due whose `not_before` has come, so that grants judge them by the hours that are set now.
 
-    Those of one queue, or all of the tenant. Calls that another session has locked are being granted or ended.
+    Covers the calls of one queue, or all of the tenant. Calls that another session has locked are being granted or ended.
     """
     await wait_for_grants(database, tenant_id)
     while True:

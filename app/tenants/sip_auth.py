@@ -1,4 +1,4 @@
-"""User name and password for the digest authentication of a SIP endpoint, and the names under which tenants keep them."""
+"""User name and password for the digest authentication of a SIP endpoint."""
 
 from dataclasses import dataclass
 

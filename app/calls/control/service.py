@@ -83,7 +83,7 @@ class CallControl:
         if call.execution == "scheduled":
             call = await self._cancel_scheduled(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
-            # Also if the answer to the first request was lost.
+            # The same request again, as when its answer was lost.
             return ControlResult(call, done=True)
         if call.execution in _UNSETTLED:
             call = await self._store_unless_settled(call, update)

@@ -14,7 +14,7 @@ from app.observability.metrics import TwilioMetrics
 logger = structlog.stdlib.get_logger(__name__)
 
 _WARNING_INTERVAL_S: Final = 60.0
-# Beyond it, what is known of all accounts is forgotten, and an account may be warned of twice in a minute.
+# With more accounts than this, all are forgotten, and an account may be warned of twice in a minute.
 MAX_ACCOUNTS: Final = 10_000
 
 

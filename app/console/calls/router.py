@@ -31,7 +31,7 @@ _DONE: Final = {
     "remembered": "The request is stored: the call is ended as soon as it is known to have started.",
     "sent": "The delivery is sent again now.",
 }
-# A search for one of these finds one call, whose page is what is wanted.
+# A search for one of these finds one call at most, and so leads to its page.
 _SINGLE: Final = ("id", "sid", "key")
 # What the form has beside the filters: the search, and the place in the list.
 _NO_FILTERS: Final = {"q", "cursor"}

@@ -105,7 +105,7 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
 def read_search(text: str) -> Search | None:
     """Returns what the text asks for, by its form alone; None if it has none of the forms.
 
-    `to:`, `from:` and `key:` before the text say it where its form would say something else.
+    A prefix `to:`, `from:` or `key:` overrides the form.
     """
     if len(text) > _MAX_LENGTH or "\x00" in text:
         return None

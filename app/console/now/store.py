@@ -31,7 +31,7 @@ LISTED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many wait, at most COUNTED, and since when the oldest of them does."""
+    """How many wait, at most COUNTED, and since when the oldest of them waits."""
 
     number: int
     since: datetime | None
@@ -174,7 +174,7 @@ _FIRST_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
-# The minutes that are rolled up, and the calls that were requested since then: at most as many as say how calls go.
+# The minutes that are rolled up, and calls that were requested since then: at most as many as suffice for the sentence.
 _RECENT: Final = f"""
     SELECT {_RECENT_SUMS} FROM (
         SELECT {", ".join(Recent.__dataclass_fields__)} FROM rollup

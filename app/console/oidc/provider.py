@@ -83,9 +83,9 @@ class OidcProvider:
         if more.get("sub") != claims["sub"]:
             raise ProviderFailed("userinfo_of_another")
         if claims.get("email", more.get("email")) != more.get("email"):
-            # It is about the other address.
+            # `email_verified` is about another address than the ID token's.
             more.pop("email_verified", None)
-        # What is signed comes first.
+        # Claims of the ID token, which is signed, override those of the user info.
         return more | claims
 
     def _client(self) -> HttpClient:
@@ -93,7 +93,7 @@ class OidcProvider:
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self, client: HttpClient) -> dict[str, Any]:
-        """Returns the discovery document. It is kept for a minute, so that nobody can have the provider asked all the time."""
+        """Returns the discovery document. It is cached for a minute, so that no client can make Callgate flood the provider."""
         if time.monotonic() - self._read_at > _METADATA_S:
             metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:

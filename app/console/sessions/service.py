@@ -44,7 +44,7 @@ class ActiveSession:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSessions:
-    """Sessions in the database, so that each process knows them. `idle` and `lifetime` limit how long one lasts."""
+    """Sessions in the database, so that each process finds them. `idle` and `lifetime` limit how long one lasts."""
 
     database: StatementPool
     idle: timedelta

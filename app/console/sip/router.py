@@ -21,5 +21,5 @@ async def show_sip_form(request: Request) -> Response:
 @needs(Scope.READ, clients="any")
 @open_to_suspended
 async def check_address(request: Request, form: SentFormDep) -> Response:
-    """Shows the parts of the address and the findings about it. Stores nothing, and asks nobody."""
+    """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
     return page(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))

@@ -34,7 +34,7 @@ ReleaseResult = Literal["bound", "unknown", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class CheckedAccount:
-    """How many of an account's waiting calls were bound to a call at Twilio, became `unknown`, or wait on."""
+    """How many of an account's waiting calls were bound to a call at Twilio, became `unknown`, or keep waiting."""
 
     account_sid: str
     calls: dict[ReleaseResult, int] = field(default_factory=lambda: {"bound": 0, "unknown": 0, "waiting": 0})

@@ -87,7 +87,7 @@ class _Granting:
             if candidate is None:
                 break
             if await self._postpone_closed(candidate):
-                # The next round goes on, so that the lock is not held for all calls of a long queue.
+                # The rest is left to the next round, so that the lock is not held for all calls of a long queue.
                 self.has_postponed = True
                 break
             granted = await store.grant(self.connection, candidate.call_id, at)

@@ -49,7 +49,7 @@ class ScheduledCall:
 
 @dataclass(frozen=True, slots=True)
 class _EndedCall:
-    """What a delivery of the settlement needs of its call."""
+    """The columns of a call that the delivery of its settlement needs."""
 
     id: UUID
     tenant_id: str
@@ -110,7 +110,7 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Settles those of the calls that still wait. Returns their ids; the others are granted, or ended already."""
+    """Settles the calls that still wait, and returns their ids. The others are granted, or have ended."""
     return await _end(connection, _END_CALLS, change, len(call_ids), list(call_ids))
 
 
