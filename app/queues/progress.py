@@ -34,6 +34,6 @@ def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime |
     rates = [rate for rate in (call.pace.calls_per_second, call.account_pace.calls_per_second) if rate is not None]
     if not rates or state.queue.paused or call.is_halted or call.is_tenant_suspended or call.has_hours:
         return None
-    at_pace = call.read_at + timedelta(seconds=waiting.number / min(rates))
+    at_pace = state.read_at + timedelta(seconds=waiting.number / min(rates))
     # Calls whose deadline has passed wait until a worker expires them.
-    return max(call.read_at, min(max(at_pace, waiting.last_not_before), waiting.last_ring_by))
+    return max(state.read_at, min(max(at_pace, waiting.last_not_before), waiting.last_ring_by))

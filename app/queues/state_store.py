@@ -30,7 +30,6 @@ class PaceState:
 class NextCall:
     """The call of a queue that is due first, and what it waits for."""
 
-    read_at: datetime
     not_before: datetime
     due_at: datetime
     is_halted: bool
@@ -47,6 +46,8 @@ class NextCall:
 @dataclass(frozen=True, slots=True)
 class QueueState:
     queue: QueueRow
+    read_at: datetime
+    """Postgres's clock."""
     next_call: NextCall | None
     """None: no call waits."""
     under_way: int | None
@@ -57,17 +58,17 @@ class QueueState:
         """Returns the queue of a row that begins with STATE_COLUMNS."""
         queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMNS])
         if row["due_at"] is None:
-            return cls(queue, None, row["own_in_use"])
+            return cls(queue, row["read_at"], None, row["own_in_use"])
         own, account = (
             PaceState(row[f"{of}_rate"], is_full=bool(row[f"{of}_is_full"]), is_spent=bool(row[f"{of}_is_spent"]))
             for of in ("own", "account")
         )
         call = NextCall(**{name: row[name] for name in _OF_CALL}, pace=own, account_pace=account)
-        return cls(queue, call, row["own_in_use"])
+        return cls(queue, row["read_at"], call, row["own_in_use"])
 
 
 _QUEUE_COLUMNS: Final = 11
-_OF_CALL: Final = ("read_at", "not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
+_OF_CALL: Final = ("not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
 
 
 def _pace_state(subject_id: str, name: str) -> str:

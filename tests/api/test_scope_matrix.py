@@ -166,6 +166,7 @@ login   -read   2xx     -read   2xx     2xx     2xx     GET /console/now/summary
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/now/figures
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/queues
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{tenant_id}/{name}
+login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{tenant_id}/{name}/live
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/pause
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/resume
 login   -admin  -admin  -read   4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel

@@ -22,6 +22,12 @@ FEW = 12 * PAGE_SIZE
 FEW_OF_EACH = 101 * (PAGE_SIZE + 1)
 LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'call'"
 NOW = datetime.now(UTC)
+# Each tenant has a queue with the oldest of its calls, which come last in a list of them all.
+ADD_QUEUES = "INSERT INTO queue (id, tenant_id, name) SELECT gen_random_uuid(), id, 'old' FROM tenant"
+FILL_QUEUES = """
+    UPDATE call SET queue_id = queue.id FROM queue
+    WHERE queue.tenant_id = call.tenant_id AND call.id < (SELECT percentile_disc(0.1) WITHIN GROUP (ORDER BY id) FROM call)
+"""
 
 
 def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
@@ -45,6 +51,10 @@ def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
         "unknown": (CallQuery(execution="unknown"), FEW_OF_EACH),
         "scheduled": (CallQuery(execution="scheduled"), 0),
         "problem": (CallQuery(problem="none-found").limited(now=NOW), ROWS // 20),
+        "queue": (CallQuery(queue="old"), FEW_OF_EACH),
+        "queue, deep": (CallQuery(queue="old", before=call.id), FEW_OF_EACH),
+        "queue of none": (CallQuery(queue="none"), 0),
+        "queue, address": (CallQuery(Search("to", (call.to,)), queue="old"), FEW),
         "time": (CallQuery(since=call.created_at - hour, until=call.created_at), FEW),
         "time, status": (CallQuery(since=call.created_at - hour, until=call.created_at, status="busy"), FEW),
     }
@@ -54,6 +64,8 @@ def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
 async def database(database_url: str) -> AsyncIterator[Database]:
     await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
     database = Database(database_url, pool_size=1)
+    for statement in (ADD_QUEUES, FILL_QUEUES, "ANALYZE call"):
+        await database.fetch(statement)
     yield database
     await database.close()
 

@@ -53,6 +53,7 @@ def test_a_form_is_read_whole() -> None:
         [
             ("q", "order-4711"),
             ("tenant", "sales"),
+            ("queue", "reminders"),
             ("execution", "not_started"),
             ("status", "busy"),
             ("problem", "upstream-rejected"),
@@ -63,7 +64,7 @@ def test_a_form_is_read_whole() -> None:
     )
     assert form.errors == {}
     assert form.query == CallQuery(
-        Search("key", ("order-4711",)), "sales", "not_started", "busy", "upstream-rejected", NOW, NOW, call_id
+        Search("key", ("order-4711",)), "sales", "reminders", "not_started", "busy", "upstream-rejected", NOW, NOW, call_id
     )
 
 
@@ -103,3 +104,9 @@ def test_a_filter_by_problem_looks_back_a_week_unless_it_says_since_when() -> No
 
 def test_the_suggested_problems_exist() -> None:
     assert set(STORED_PROBLEMS) <= all_errors().keys()
+
+
+def test_a_queue_is_named_as_queues_can_be() -> None:
+    assert read_call_form([("queue", " reminders ")]).query == CallQuery(queue="reminders")
+    for name in ("a queue", "x" * 64, "a\x00b", "-a"):
+        assert read_call_form([("queue", name)]).errors.keys() == {"queue"}

@@ -1,5 +1,8 @@
 """The pages of queues: who sees which, what they say, and what pauses and cancels."""
 
+import re
+from html import unescape
+
 import pytest
 
 from app.audit.service import AuditLog
@@ -52,6 +55,35 @@ async def test_one_queue_says_how_far_it_is_and_why_the_next_call_waits(gateway:
     # A person who may only read is offered no act.
     assert "Pause" not in shown
     assert "Cancel" not in shown
+
+
+async def test_a_queue_leads_to_its_calls(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, other = await gateway.add_tenant(), await gateway.add_tenant()
+    calls, others = await add_queue(gateway, tenant, "reminders"), await add_queue(gateway, other, "reminders")
+    call_id, elsewhere = str(await calls.waiting()), str(await others.waiting())
+    unqueued = str(await (await add_queue(gateway, tenant, "surveys")).waiting())
+    for person in (await log_in(tenant.id, Scope.READ), await log_in()):
+        shown = (await person.get(f"/queues/{tenant.id}/reminders")).text
+        addresses = {unescape(address) for address in re.findall(r'href="/console(/calls[^"]*queue=[^"]*)"', shown)}
+        assert len(addresses) == 2
+        for address in addresses:
+            listed = (await person.get(address)).text
+            assert [each in listed for each in (call_id, elsewhere, unqueued)] == [True, False, False]
+    listed = (await (await log_in()).get("/calls?queue=reminders")).text
+    assert [each in listed for each in (call_id, elsewhere, unqueued)] == [True, True, False]
+    assert "No call matches." in text_of(await (await log_in(other.id)).get(f"/calls?tenant={tenant.id}&queue=reminders"))
+
+
+async def test_the_part_that_renews_itself_is_the_same_without_the_rest_of_the_page(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    calls, person = await add_queue(gateway, tenant, "reminders"), await log_in(tenant.id)
+    await calls.waiting(not_before_s=600)
+    part = (await person.get(f"/queues/{tenant.id}/reminders/live")).text
+    assert "1 call waits. The next one waits for its time." in part
+    assert "<main" not in part
+    whole = (await person.get(f"/queues/{tenant.id}/reminders")).text
+    assert re.sub(r"<time.*?</time>", "", part.strip()) in re.sub(r"<time.*?</time>", "", whole)
+    assert (await person.get(f"/queues/{tenant.id}/nothing/live")).status_code == 404
 
 
 async def test_a_queue_is_paused_and_resumed(gateway: Gateway, log_in: LogIn) -> None:

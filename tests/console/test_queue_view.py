@@ -25,7 +25,7 @@ def queue(**members: Any) -> QueueRow:
 def due(**members: Any) -> NextCall:
     """Returns a call that may be dialled, but for these members."""
     free = PaceState(None, is_full=False, is_spent=False)
-    values: dict[str, Any] = {"read_at": AT, "not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
+    values: dict[str, Any] = {"not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
     may = {"is_halted": False, "is_tenant_suspended": False, "has_hours": False}
     return NextCall(**values | may | members)
 
@@ -41,18 +41,18 @@ def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
 
 
 def test_a_line_of_the_list() -> None:
-    item = QueueItem.of(QueueState(queue(paused=True), due(), None))
+    item = QueueItem.of(QueueState(queue(paused=True), AT, due(), None))
     assert (item.state, item.reason, item.next_due_at) == ("paused", "waits until the queue is resumed", AT)
     assert (waiting_text(MAX_COUNTED), waiting_text(MAX_COUNTED + 1)) == ("1,000", "1,000+")
     assert item.path == "/console/queues/support/reminders"
-    halted = QueueItem.of(QueueState(queue(), due(is_halted=True), 2))
+    halted = QueueItem.of(QueueState(queue(), AT, due(is_halted=True), 2))
     assert (halted.state, halted.under_way) == ("halted", "2")
     assert page_after(item, "") == "/console/queues?after_tenant=support&after=reminders"
     assert page_after(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
-    return QueueView.of(QueueProgress(QueueState(row, None, None), waiting, counts, reason, None))
+    return QueueView.of(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, None))
 
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:

@@ -27,7 +27,7 @@ STATEMENTS = {
     # What renews itself, and the figures.
     "/console/now": 2,
     # Each count is a statement, because one that takes too long must not cost the other.
-    **dict.fromkeys(("/console/queues/{tenant_id}/{name}", "/console/queues/{tenant_id}/{name}/cancel"), 3),
+    **dict.fromkeys([f"/console/queues/{{tenant_id}}/{{name}}{part}" for part in ("", "/live", "/cancel")], 3),
 }
 """The statements of a page besides that of its session, where it is not one."""
 QUERIES = {
@@ -36,6 +36,8 @@ QUERIES = {
         "q=%2B14155550123",
         "execution=started&status=completed",
         "problem=none-found",
+        "queue=queue-1",
+        "tenant={tenant_id}&queue=queue-1",
     ),
     "/console/deliveries": ("tenant={tenant_id}", "tenant={tenant_id}&state=given_up"),
     "/console/queues": ("tenant={tenant_id}", "after_tenant=a&after=b"),

@@ -13,6 +13,7 @@ from app.calls.phone_numbers import read_number, spellings
 from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import all_errors
+from app.tenants.names import RESOURCE_NAME
 from app.twilio.schemas import CALL_SID
 
 SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
@@ -56,6 +57,7 @@ class CallQuery:
 
     search: Search | None = None
     tenant: str | None = None
+    queue: str | None = None
     execution: str | None = None
     status: str | None = None
     problem: str | None = None
@@ -149,6 +151,11 @@ def _read_problem(text: str) -> str | None:
     return slug if slug in all_errors() else None
 
 
+def _read_queue(text: str) -> str | None:
+    name = text.strip()
+    return name if re.fullmatch(RESOURCE_NAME, name) else None
+
+
 def _read_tenant(text: str) -> str | None:
     return text.strip() if _TENANT.fullmatch(text) else None
 
@@ -157,6 +164,7 @@ def _read_tenant(text: str) -> str | None:
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
     "q": ("search", read_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
     "tenant": ("tenant", _read_tenant, "Type the id of a tenant."),
+    "queue": ("queue", _read_queue, "Type the name of a queue: letters, digits and `._-`."),
     "execution": ("execution", _one_of(EXECUTIONS), "Choose one of the list."),
     "status": ("status", _one_of(STATUSES), "Choose one of the list."),
     "problem": ("problem", _read_problem, "No problem has this name. The page on errors lists them."),

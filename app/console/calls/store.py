@@ -142,10 +142,13 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
     conditions = list(_filters(query, values))
     searches = [f"{column} = {values.place(value)}" for column, value in _searched(query.search)]
     each_tenant = tenant_id is None and _has_index_by_tenant(query)
-    if tenant_id is not None:
-        conditions.append(f"call.tenant_id = {values.place(tenant_id)}")
-    elif each_tenant:
-        conditions.append("call.tenant_id = tenant.id")
+    owner = "tenant.id" if each_tenant else None if tenant_id is None else values.place(tenant_id)
+    if query.queue is not None:
+        name = values.place(query.queue)
+        conditions.append(f"call.queue_id = (SELECT id FROM queue WHERE queue.tenant_id = {owner} AND queue.name = {name})")
+    # A queue is of one tenant. Without a condition on the tenant, Postgres cannot walk through all of the tenant's calls.
+    if owner is not None and (query.queue is None or searches):
+        conditions.append(f"call.tenant_id = {owner}")
     pages = [
         f"SELECT call.id FROM call WHERE {' AND '.join([search, *conditions])} {newest}" for search in searches or ["true"]
     ]
@@ -187,6 +190,8 @@ def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
 
 def _has_index_by_tenant(query: CallQuery) -> bool:
     """Returns whether an index that begins with the tenant finds the calls, and the order of ids would not."""
+    if query.queue is not None:
+        return True
     if query.search is not None:
         return query.search.kind not in ("id", "sid")
     return bool(query.status or query.problem or query.execution not in (None, "started"))

@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse
 
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
 from app.console.queues import store
-from app.console.queues.view import QueueItem, QueueView, canceled_text, page_after, queue_path, waiting_text
+from app.console.queues.view import QueueItem, QueueView, calls_of, canceled_text, page_after, queue_path, waiting_text
 from app.console.reads import PageReads
 from app.console.rendering import page
 from app.console.tenancy import reachable_tenant, require_read
@@ -76,11 +76,19 @@ async def show_queue(request: Request, queue: QueueDep, service: ShownQueuesDep,
     return await _show(request, queue, service, "queues/queue.html", done=done)
 
 
+@router.get("/{tenant_id}/{name}/live")
+@needs(Scope.READ, clients="any")
+async def show_live_queue(request: Request, queue: QueueDep, service: ShownQueuesDep) -> Response:
+    """Returns the part of the page that renews itself."""
+    return await _show(request, queue, service, "queues/live.html")
+
+
 async def _show(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
     """Renders a page about a queue. Its numbers are those of the API."""
-    return page(request, template, view=QueueView.of(await service.progress(*queue)), done=done)
+    progress = await service.progress(*queue)
+    return page(request, template, view=QueueView.of(progress), calls=calls_of(*queue), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")

@@ -49,6 +49,11 @@ def queue_path(tenant_id: str, name: str) -> str:
     return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
 
 
+def calls_of(tenant_id: str, name: str) -> str:
+    """Returns the address of the list of the queue's calls, to which other filters can be added."""
+    return f"{CONSOLE_PREFIX}/calls?{urlencode({'tenant': tenant_id, 'queue': name})}"
+
+
 @dataclass(frozen=True, slots=True)
 class QueueItem:
     """A queue without the number of its calls."""
@@ -85,6 +90,7 @@ class QueueView:
     """One queue and how far it is."""
 
     item: QueueItem
+    read_at: datetime
     sentence: str
     depth: tuple[tuple[str, int], ...] | None
     """Execution and number of its calls; None: they could not be counted in time."""
@@ -106,6 +112,7 @@ class QueueView:
         started = None if counts is None else counts.started_last_minute
         return cls(
             item=QueueItem.of(progress.state),
+            read_at=progress.state.read_at,
             sentence=_sentence(progress),
             depth=None if counts is None else tuple(sorted(counts.execution.items())),
             statuses=() if counts is None else _by_number(counts.status),

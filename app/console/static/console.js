@@ -1,4 +1,4 @@
-// Improves pages that work without it: local times, copy buttons, questions before acts.
+// Improves pages that work without it: local times, copy buttons, questions before acts, parts that renew themselves.
 (() => {
   "use strict";
   // Swedish times are those of ISO 8601, which everybody reads in the same way: 2026-11-29 16:33:11.
@@ -32,6 +32,25 @@
     }
     setTimeout(() => { button.textContent = label; }, 1500);
   };
+
+  // `data-renew-every`: after so many seconds the part is asked for again, while the tab is visible. htmx does that on `renew`.
+  const asked = new Map();
+  const renew = () => {
+    if (document.hidden) return;
+    document.querySelectorAll("[data-renew-every]").forEach((part) => {
+      const last = asked.get(part.id) ?? opened;
+      if (Date.now() - last < part.dataset.renewEvery * 1_000) return;
+      asked.set(part.id, Date.now());
+      part.dispatchEvent(new Event("renew"));
+    });
+  };
+  const opened = Date.now();
+  setInterval(renew, 1_000);
+  document.addEventListener("visibilitychange", renew);
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const note = event.detail.elt.querySelector("[data-stale]");
+    if (note && !event.detail.successful) note.hidden = false;
+  });
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");

@@ -1,7 +1,6 @@
-// The page Now: renews its sentence, and draws the plots. Nothing is asked for while the tab is hidden.
+// The page Now: draws the plots. Nothing is asked for while the tab is hidden.
 (() => {
   "use strict";
-  const SUMMARY_EVERY_MS = 10_000;
   const FIGURES_EVERY_MS = 60_000;
   const HEIGHT = 190;
   const place = document.getElementById("plots");
@@ -13,17 +12,6 @@
   const full = new Intl.NumberFormat(language, { maximumFractionDigits: 4 });
   const drawn = new Map();
   let figures = null;
-
-  const asked = (element, every, ask) => {
-    let last = Date.now();
-    const due = () => {
-      if (document.hidden || Date.now() - last < every) return;
-      last = Date.now();
-      ask();
-    };
-    setInterval(due, 1_000);
-    document.addEventListener("visibilitychange", due);
-  };
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const faint = (value) => `color-mix(in srgb, ${value} 14%, transparent)`;
@@ -108,14 +96,14 @@
     }
   };
 
-  const renewSummary = () => document.getElementById("summary")?.dispatchEvent(new Event("renew"));
-  document.addEventListener("htmx:afterRequest", (event) => {
-    const note = document.querySelector("#summary [data-stale]");
-    if (note && !event.detail.successful) note.hidden = false;
-  });
-
-  asked(place, SUMMARY_EVERY_MS, renewSummary);
-  asked(place, FIGURES_EVERY_MS, readFigures);
+  let last = Date.now();
+  const renew = () => {
+    if (document.hidden || Date.now() - last < FIGURES_EVERY_MS) return;
+    last = Date.now();
+    readFigures();
+  };
+  setInterval(renew, 1_000);
+  document.addEventListener("visibilitychange", renew);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   new ResizeObserver(() => {
     drawn.forEach((plot, name) => {

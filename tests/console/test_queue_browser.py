@@ -1,0 +1,58 @@
+"""The page of a queue in a real Chromium: it renews itself while the tab is visible."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from app.audit.events import command_actor
+from tests.console.test_browser import Tab
+from tests.console.test_now_browser import HIDDEN
+from tests.console.test_queue_store import add_queue, service_of
+from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.gateway import Gateway, Tenant
+
+pytestmark = BROWSER_MARKS
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
+    calls, service = await add_queue(gateway, tenant, "reminders"), service_of(gateway)
+    page = await browser.new_page()
+    tab = Tab(page, Seen(page))
+    await page.clock.install()
+    await page.add_init_script(HIDDEN)
+    await tab.log_in(gateway, path=f"/console/queues/{tenant.id}/reminders")
+    await expect(page.locator("#queue .lead")).to_have_text("No call waits.")
+    await page.get_by_role("button", name="Pause").focus()
+
+    await calls.waiting()
+    await service.change(command_actor(), tenant.id, "reminders", {"paused": True})
+    await page.clock.fast_forward(11_000)
+    await expect(page.locator("#queue .lead")).to_contain_text("1 call waits.")
+    await expect(page.get_by_role("button", name="Resume")).to_be_focused()
+
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    await page.evaluate("window.isHidden = true")
+    for _ in range(3):
+        await page.clock.fast_forward(11_000)
+    assert sent == []
+    await service.change(command_actor(), tenant.id, "reminders", {"paused": False})
+    async with page.expect_response("**/live"):
+        await page.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+    note = page.get_by_text("This could not be renewed since then.")
+    await page.route("**/live", lambda route: route.abort())
+    await page.clock.fast_forward(11_000)
+    await expect(note).to_be_visible()
+    await page.unroute("**/live")
+    await page.clock.fast_forward(11_000)
+    await expect(note).to_be_hidden()
+    await page.context.close()
