@@ -1,4 +1,4 @@
-"""A call that Twilio does not know holds its slot, and people see that, until it is found or taken as deleted."""
+"""A call that Twilio does not find keeps its slot, which the console shows, until it is found or taken as deleted."""
 
 from datetime import timedelta
 from uuid import UUID

@@ -243,7 +243,7 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
 async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_was_noticed(
     gateway: Gateway, dialer: Dialer
 ) -> None:
-    """A worker that was started after a snapshot was put back knows of no grant: it writes to the row, and grants."""
+    """A worker that is started after a snapshot was put back has no counts of grants: it writes the row, and grants calls."""
     rang_at = datetime.now(UTC) - timedelta(hours=2)
     async with running_upstream(twilio(entry("b", date_created=format_datetime(rang_at)))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -64,7 +64,7 @@ class Twilio:
         return {name: count for name, count in counts.items() if name.startswith("GET")}
 
     async def create_for_someone_else(self, tenant: Tenant, number: int = 1) -> None:
-        """Creates calls in the tenant's account that Callgate does not know."""
+        """Creates calls in the tenant's account that Callgate did not place."""
         form = {"To": "sip:stranger@example.com", "From": "Jack", "Twiml": "<Response/>"}
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
         for _ in range(number):
@@ -268,7 +268,7 @@ async def test_a_429_slows_only_the_account_that_got_it(
     planned = await planned_refreshes(gateway, placed)
     assert len(planned) == 10
     assert planned[0] > datetime.now(UTC) + timedelta(seconds=wait_s)
-    # Another worker knows nothing of the 429. Its requests are answered again.
+    # Another worker has had no 429, and Twilio answers its requests again.
     await twilio.set_list_faults()
     twilio.clock.move(seconds=120)
     async with running_refresher(gateway) as another:

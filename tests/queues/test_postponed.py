@@ -1,4 +1,4 @@
-"""Other hours and a pause apply at once: postponed calls are judged anew, and grants that read the old settings end first."""
+"""Changed hours and a pause apply at once: postponed calls are judged anew, and grants that read the old settings end first."""
 
 import asyncio
 from collections.abc import AsyncIterator

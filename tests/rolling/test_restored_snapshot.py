@@ -105,7 +105,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
             await reconnected(tenant, dialer)
             assert (await record(tenant, rung["id"]))["execution"] == "started"
             assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
-            # With the folder another worker notices it, which was not there.
+            # With the folder, another worker that did not run at the time halts grants.
             if folder:
                 counters = GrantCounters(folder)
             node.restore()
@@ -125,7 +125,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
                 await release(gateway)
                 bound = await record(tenant, rung["id"])
                 assert (bound["execution"], bound["settled_by"]) == ("started", "list")
-                # What the worker knows of the time before the release is no reason to halt again.
+                # Counts that the worker has from before the release must not halt grants again.
                 await tenant.create(priority="normal", to="sip:new@example.com")
                 await GuardWatch(gateway.database, counters).step()
                 await dial_all(after)

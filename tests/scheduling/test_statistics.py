@@ -1,4 +1,4 @@
-"""Measurements of waiting calls: by class, without what is paused or suspended, and from few index entries."""
+"""Measurements of waiting calls: by priority, without what is paused or suspended, and from few index entries."""
 
 import json
 from datetime import timedelta
@@ -71,7 +71,7 @@ async def test_without_calls_everything_is_zero(gateway: Gateway, waiting: Waiti
     assert await _measured(gateway) == SchedulingBacklog({URGENT: 0, NORMAL: 0, BULK: 0}, {}, 0)
 
 
-async def test_calls_of_all_accounts_and_callers_are_counted_by_class(gateway: Gateway, waiting: Waiting) -> None:
+async def test_calls_of_all_accounts_and_callers_are_counted_by_priority(gateway: Gateway, waiting: Waiting) -> None:
     other = await _waiting(gateway)
     await waiting.add(URGENT, due_for_s=-3600)
     await waiting.add(BULK, number=3, due_for_s=10)
@@ -116,8 +116,8 @@ async def test_the_oldest_due_call_is_found_without_reading_the_others(gateway: 
     assert _rows_read(json.loads(explained)[0]["Plan"]) < 50
 
 
-async def test_what_waits_is_counted_from_the_index_of_each_class(gateway: Gateway, waiting: Waiting) -> None:
-    """A class without calls costs no look at those of the others."""
+async def test_waiting_calls_are_counted_from_index_entries_of_each_priority(gateway: Gateway, waiting: Waiting) -> None:
+    """A priority without calls causes no read of the others' entries."""
     await waiting.add(BULK, number=3000)
     statement = statistics._WAITING.replace("$1", "2")
     async with gateway.database.transaction() as connection:

@@ -69,7 +69,7 @@ async def test_a_deadline_after_the_first_write_proves_nothing() -> None:
 async def test_any_failure_before_the_first_write_proves_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The proxy is not a URL, which aiohttp notices only when it sends a request."""
+    """The proxy is not a URL, for which aiohttp raises only when it sends a request."""
     monkeypatch.setenv("HTTP_PROXY", "http://[x")
     async with running_upstream(created()) as upstream, running_client("http://twilio.example") as client:
         with pytest.raises(TwilioNotSent):

@@ -1,4 +1,4 @@
-"""Requests with service account tokens: what a workload may do, why a token is refused, and what is told about it."""
+"""Requests with service account tokens: what a workload may do, why a token is refused, and what metrics and logs show."""
 
 import asyncio
 import base64
