@@ -36,7 +36,7 @@ async def first_paint_ms(page: Page, address: str) -> float:
 
 
 async def cold_paint_ms(browser: Browser, known: BrowserContext, address: str) -> float:
-    """As `first_paint_ms`, in a new context that has the session of the known one, and nothing in its cache."""
+    """Measures as `first_paint_ms` does, in a new context that has the session of the known one, and nothing in its cache."""
     context = await browser.new_context(viewport=_VIEWPORT, storage_state=await known.storage_state())  # type: ignore[arg-type]
     try:
         return await first_paint_ms(await context.new_page(), address)
