@@ -121,8 +121,8 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
             **UNKNOWN,
         ),
         "It is unknown whether Twilio has this call: no answer in time. "
-        "Twilio's list was searched 2 times; the last search found calls "
-        "that cannot be told apart. The next search of Twilio's list is in 30 s. It is never dialled again.",
+        "The last of 2 searches of Twilio's list found calls that cannot be told apart. The next search is in 30 s. "
+        "It is never dialled again.",
         "warning",
     ),
     "not searched any more": (

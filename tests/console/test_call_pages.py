@@ -102,6 +102,9 @@ async def test_the_address_is_the_filter(gateway: Gateway, log_in: LogIn) -> Non
     assert await ids(problem="none-found") == set()
     assert await ids(since="2020-01-01T00:00", until="2020-01-02T00:00") == set()
     assert await ids(since="2020-01-01T00:00") == {started["id"], refused_id}
+    called = await person.get(f"/calls/{refused_id}")
+    assert "upstream says why" not in text_of(called)
+    assert '<a href="https://www.twilio.com/docs/errors/21210"' in called.text
     page = await person.get("/calls", params={"problem": "upstream-rejected"})
     assert "Calls with this problem since" in text_of(page)
     assert "Twilio refused it" in text_of(page)

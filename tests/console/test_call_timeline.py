@@ -54,7 +54,7 @@ LINES: dict[tuple[str, str, str], dict[str, Any]] = {
     },
     ("call.not_started", "Taken as not started", "5 searches of Twilio's list did not find it"): {"searches": 5},
     ("call.not_started", "Expired", "before it was dialled"): {"settled_by": "expired"},
-    ("call.unknown", "Unknown whether it has started", "answered with status 500 (code 20500) after 2 ms"): {
+    ("call.unknown", "Unknown whether it has started", "the answer had status 500 (code 20500) after 2 ms"): {
         "reason": "status_500",
         "attempts": [{"result": "status_500", "status": 500, "code": 20500, "milliseconds": 2}],
     },

@@ -134,6 +134,8 @@ async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gatew
 
 async def test_the_form_has_a_time_that_browsers_take(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
     operator = await log_in()
+    assert "Send all of them again" not in (await operator.get(f"/deliveries?tenant={tenant.id}&state=given_up")).text
+    await add_delivery(gateway, tenant.id, state="gave_up", attempts=9)
 
     async def shown(**given: str) -> datetime:
         page = await operator.get("/deliveries", params={"tenant": tenant.id, "state": "given_up"} | given)

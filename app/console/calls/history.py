@@ -80,15 +80,14 @@ def _tell_unknown(history: CallHistory) -> Story:
     text += f": {reason_in_words(reason or 'abandoned')}."
     searches = [each for each in history.events if each.type == "call.searched"]
     if searches:
-        last = str(searches[-1].data.get("result"))
-        times = "once" if len(searches) == 1 else f"{len(searches)} times"
-        text += f" Twilio's list was searched {times}; the last search {SEARCH_RESULTS.get(last, last)}."
+        result = str(searches[-1].data.get("result"))
+        which = "A search" if len(searches) == 1 else f"The last of {len(searches)} searches"
+        text += f" {which} of Twilio's list {SEARCH_RESULTS.get(result, result)}."
     if call.search_at is None:
         return Story(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
     when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
-    return Story(
-        f"{text} The {'next' if searches else 'first'} search of Twilio's list is {when}. It is never dialled again.", "warning"
-    )
+    search = "The next search" if searches else "The first search of Twilio's list"
+    return Story(f"{text} {search} is {when}. It is never dialled again.", "warning")
 
 
 def _tell_not_started(history: CallHistory) -> Story:

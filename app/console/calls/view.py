@@ -194,7 +194,9 @@ def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Ro
     if not problem:
         return []
     upstream = problem.get("upstream") or {}
-    rows = [("Problem", problem.get("slug")), ("Detail", problem.get("detail"))]
+    detail = str(problem.get("detail") or "")
+    # What the caller reads in `upstream` is in rows of its own.
+    rows = [("Problem", problem.get("slug")), ("Detail", "" if "`upstream`" in detail else detail)]
     rows += [(f"Twilio's {name.replace('_', ' ')}", value) for name, value in upstream.items()]
     return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]
 

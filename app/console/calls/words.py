@@ -69,7 +69,7 @@ def in_words(word: str) -> str:
 def reason_in_words(reason: str) -> str:
     """Returns why a request or a search had no result, such as `read_timeout` or `status_500`, in words."""
     if reason.startswith("status_"):
-        return f"answered with {in_words(reason)}"
+        return f"the answer had {in_words(reason)}"
     return _REASONS.get(reason) or in_words(reason)
 
 
