@@ -57,7 +57,7 @@ def _http_date(moment: datetime) -> bytes:
 
 
 def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
-    """`state` is given by who looks into it while the application runs."""
+    """Returns the simulator. Pass a `state` to inspect it while the application runs."""
     state = state or State(config)
 
     @asynccontextmanager

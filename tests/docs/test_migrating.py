@@ -30,7 +30,7 @@ def snippets(language: str) -> str:
 
 @pytest.fixture
 async def environment(database_url: str) -> AsyncIterator[dict[str, str]]:
-    # No silence is what is looked at here: a machine that stalls for a second must not make an outcome unknown.
+    # Long timeouts: a machine that stalls for a second must not make an outcome unknown.
     patient = settings_for(database_url, twilio_read_timeout=20, request_budget=30)
     async with (
         served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url,

@@ -160,7 +160,7 @@ def assert_started(printed: str) -> None:
 
 
 def test_every_command_of_a_block_is_run_or_says_why_not() -> None:
-    """Whatever else is written into a block has to be thought about here."""
+    """A block with any other command fails, until the command is run or listed in NOT_RUN."""
     known = {
         "callgate",
         "docker",

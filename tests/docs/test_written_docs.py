@@ -32,7 +32,7 @@ QUEUES = (ROOT / "docs" / "queues.md").read_text()
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PRINTED_URL = "http://127.0.0.1:8000"
-# Other in each run; everything else that is shown has to be answered so.
+# These differ in each run. Everything else must be answered as printed.
 _VOLATILE = {"id", "sid", "call_id", "request_id", "at", "credential", "milliseconds", "next_cursor", "key"}
 _PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
 

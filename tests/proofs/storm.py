@@ -100,7 +100,7 @@ async def add_tenant(storm: Storm, tenant: str, form: str) -> None:
 async def place(storm: Storm, number: int, seed: int) -> None:
     choice = random.Random(f"{seed}/{number}")
     tenant, form = list(TENANTS.items())[number % len(TENANTS)]
-    # A destination of its own, so that what befalls its callbacks repeats by seed.
+    # A destination of its own, so that the faults of its callbacks repeat by seed.
     body = {
         "to": f"sip:{choice.choice(USERS)}@{number}.example.com",
         "from": "Jack",
@@ -113,7 +113,7 @@ async def place(storm: Storm, number: int, seed: int) -> None:
     while True:
         response = await storm.clients[tenant].post("/v1/calls", json=body, headers={"Idempotency-Key": f"storm-{number}"})
         storm.answers[response.status_code] += 1
-        # Nothing was started, says a 503, or a request before this one is not over; the key makes sure.
+        # A 503: nothing was started, or an earlier request is in progress. The key prevents a second call.
         if response.status_code < 500 and response.json().get("type") != "urn:callgate:problem:call-pending":
             break
         await asyncio.sleep(choice.uniform(0.05, 0.5))
@@ -125,7 +125,7 @@ async def ended(storm: Storm) -> None:
     """Waits until every call has ended and the last of its callbacks was sent."""
     async with http_client(base_url=storm.fleet.simulator_url) as http:
         while True:
-            # Behind the newest, so that nothing but the counts is answered.
+            # After the newest one, so that the answer has only the counts.
             shown = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()
             if not shown["waiting"] and not shown["sending"]:
                 return

@@ -32,7 +32,7 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     assert row["next_at"] >= released_at + timedelta(seconds=100)
 
 
-# As a creation ends that was withdrawn because Postgres did not say whether it had committed it.
+# The end of a creation that was withdrawn, because it was unknown whether Postgres had committed it.
 _END = """
     WITH ended AS (DELETE FROM scheduled_dial WHERE tenant_id = $1 RETURNING call_id)
     UPDATE call SET execution = 'not_started', settled_by = 'response', settled_at = now(),

@@ -48,7 +48,7 @@ async def test_the_first_grant_records_the_server_and_another_server_halts_all(
     rounds = await asyncio.gather(*(grant_calls(gateway.database, each, limit=10) for each in (second, third)))
     assert [(made.grants, made.is_last) for made in rounds] == [([], True)] * 2
     assert await halted_gauge(gateway) == 1
-    # Also where the server is the old one again, a person releases the grants.
+    # A person has to release the grants even if the server is the old one again.
     await gateway.database.fetch("UPDATE grant_guard SET server = callgate_server() || '/' || tableoid")
     assert (await grant_calls(gateway.database, third, limit=10)).grants == []
     assert capsys.readouterr().out.count("grants_halted") == 1
@@ -74,7 +74,7 @@ async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) 
 
 
 async def hide_server(gateway: Gateway) -> None:
-    """Takes the right to ask for the system identifier and the timeline from whoever migrates the schema."""
+    """Takes the right to ask for the system identifier and the timeline from the role that migrates the schema."""
     for statement in (
         "CREATE ROLE callgate_limited",
         "ALTER FUNCTION callgate_server() OWNER TO callgate_limited",
