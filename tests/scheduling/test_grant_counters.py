@@ -81,7 +81,7 @@ async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> Non
         await counters.save()
     reader = GrantCounters(tmp_path)
     await reader.load()
-    # "… 0 99", which was cut off, counts as a whole line once another one follows. A count that is too high can only halt grants.
+    # "… 0 99", which was cut off, counts as a whole line once another one follows. Too high a count can only halt grants.
     assert reader.known()[account_id] == (0, 99)
 
 
