@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from app.console.filters import mask
+from app.setting_values import TWILIO_API_VERSION
 
 _WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
 _AT = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
@@ -102,7 +103,7 @@ def _mask_member(text: str, name: str) -> str:
         return mask_text(text)
     if text.startswith(("http://", "https://")):
         return mask_url(text)
-    if name in ("uri", "detail", "message", "moreinfo", "errormessage") or text.startswith("/2010-04-01/"):
+    if name in ("uri", "detail", "message", "moreinfo", "errormessage") or text.startswith(f"/{TWILIO_API_VERSION}/"):
         return mask_text(text)
     return _hidden(text)
 

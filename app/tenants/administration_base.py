@@ -14,7 +14,10 @@ from app.tenants.errors import no_tenant
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """The base of all use cases that change something for an operator. The audit log names `actor`."""
+    """The base of all use cases that change something for an operator.
+
+    The audit log names `actor` as the one who made the change.
+    """
 
     database: Transactions
     keyring: Keyring
