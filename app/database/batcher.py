@@ -1,7 +1,8 @@
 """Batches concurrent writes of one kind into one transaction (group commit). Independent of the tables.
 
-A single write is sent at once; there is no timer. Items that arrive while a batch is being written form the next batch. Batches
-therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be batched in the same way.
+A single write is sent at once, unless the batcher is told to wait for others. Items that arrive while a batch is being written
+form the next batch. Batches therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be
+batched in the same way.
 """
 
 import asyncio
@@ -63,6 +64,9 @@ class Batcher(Generic[Item, Result]):
     row is locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Up to `max_queue` items wait at
     a time; further submissions wait until there is space, so memory is bounded. The next batch starts without waiting for one
     that takes longer than `slow_after_s`.
+
+    Where nobody waits for the results, `gather_s` saves commits at low rates: a first item waits this long for others, or until
+    there are `gather_up_to` of them.
     """
 
     def __init__(
@@ -72,9 +76,14 @@ class Batcher(Generic[Item, Result]):
         max_batch: int = 100,
         max_queue: int = 1000,
         slow_after_s: float = SLOW_AFTER_S,
+        gather_s: float = 0.0,
+        gather_up_to: int = 1,
     ) -> None:
         self._write = write
         self._slow_after_s = slow_after_s
+        self._gather_s = gather_s
+        self._gather_up_to = gather_up_to if gather_s else 1
+        self._gathering: asyncio.TimerHandle | None = None
         self._max_batch = max_batch
         self._queue_slots = asyncio.Semaphore(max_queue)
         self._waiting: deque[_PendingItem[Item, Result]] = deque()
@@ -96,7 +105,15 @@ class Batcher(Generic[Item, Result]):
 
     def _enqueue(self, waiting: _PendingItem[Item, Result]) -> None:
         self._waiting.append(waiting)
-        self._start_writer()
+        if len(self._waiting) >= self._gather_up_to:
+            self._start_writer()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(self._gather_s, self._stop_gathering)
+
+    def _stop_gathering(self) -> None:
+        self._gathering = None
+        if self._waiting:
+            self._start_writer()
 
     def _start_writer(self) -> None:
         """Starts a writer, unless one is about to read the queue or the maximum number is running."""

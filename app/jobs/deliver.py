@@ -44,6 +44,8 @@ _LAST_RETRY_WAIT = 2880
 _JITTER = 0.1
 # While a tenant is at its limit, the longest delay until newly due deliveries of other tenants are claimed.
 _RECHECK_INTERVAL_S = 0.5
+# A later event of the same call waits as much longer, and a worker that is killed repeats the attempts of as much more time.
+_GATHER_RESULTS_S = 0.05
 _STATUS_GONE = 410
 
 
@@ -75,7 +77,9 @@ class Deliverer:
     _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Batcher(self._record_attempts, max_batch=MAX_CONCURRENT)
+        self._attempts = Batcher(
+            self._record_attempts, max_batch=MAX_CONCURRENT, gather_s=_GATHER_RESULTS_S, gather_up_to=CLAIM_PER_TENANT
+        )
 
     async def step(self) -> bool:
         """Starts attempts for due deliveries, up to the limits. Does not wait for the attempts.

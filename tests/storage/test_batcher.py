@@ -54,6 +54,26 @@ async def test_items_that_wait_for_a_batch_form_the_next_one_and_get_their_own_r
     assert writer.batches == [[0], [1, 2, 3], [4, 5]]
 
 
+async def test_a_batch_that_gathers_begins_when_it_has_enough_items() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, gather_s=3600, gather_up_to=3)
+    submissions = [asyncio.create_task(batcher.submit(number)) for number in range(2)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert writer.batches == []
+    submissions.append(asyncio.create_task(batcher.submit(2)))
+    assert await asyncio.gather(*submissions) == ["wrote 0", "wrote 1", "wrote 2"]
+    assert writer.batches == [[0, 1, 2]]
+
+
+async def test_a_batch_gathers_no_longer_than_it_may() -> None:
+    writer = RecordingWriter()
+    batcher = Batcher(writer.write, gather_s=0.01, gather_up_to=3)
+    assert await batcher.submit(0) == "wrote 0"
+    assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == ["wrote 1", "wrote 2"]
+    assert writer.batches == [[0], [1, 2]]
+
+
 async def test_a_bad_item_fails_only_its_own_submission() -> None:
     writer = RecordingWriter(refuses=lambda item: item == 2)
     batcher = Batcher(writer.write, slow_after_s=60)
