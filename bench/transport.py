@@ -15,9 +15,11 @@ import httpx
 import uvloop
 
 from app.twilio.client import HttpClient
+from app.twilio.direct_transport import DirectTransport
 from app.twilio.transport import AiohttpTransport
 from tests.proofs.balancer import free_port
 
+OURS = "prepared request, DirectTransport (ours)"
 IN_FLIGHT, REQUESTS, ROUNDS = 32, 1600, 5
 PATH = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls.json"
 FORM = urlencode({"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}).encode()
@@ -51,8 +53,12 @@ async def main() -> None:
         own = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS))
         ours = AiohttpTransport(max_connections=IN_FLIGHT, keepalive_s=2)
         over = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT, transport=ours))
-        straight = HttpClient(AiohttpTransport(max_connections=IN_FLIGHT, keepalive_s=2), timeout=TIMEOUT, user_agent="bench")
-        stack.push_async_callback(straight.aclose)
+        prepared, direct = (
+            HttpClient(kind(max_connections=IN_FLIGHT, keepalive_s=2), timeout=TIMEOUT, user_agent="bench")
+            for kind in (AiohttpTransport, DirectTransport)
+        )
+        stack.push_async_callback(prepared.aclose)
+        stack.push_async_callback(direct.aclose)
 
         def by_client(http: httpx.AsyncClient) -> Post:
             return lambda: http.send(http.build_request("POST", url, content=FORM, headers=HEADERS), stream=True)
@@ -60,7 +66,8 @@ async def main() -> None:
         ways: dict[str, Post] = {
             "httpx client, its own pool": by_client(own),
             "httpx client over aiohttp": by_client(over),
-            "prepared, aiohttp (ours)": lambda: straight.send("POST", url, headers=HEADERS, content=FORM),
+            "prepared request, aiohttp": lambda: prepared.send("POST", url, headers=HEADERS, content=FORM),
+            OURS: lambda: direct.send("POST", url, headers=HEADERS, content=FORM),
         }
         async with asyncio.timeout(10):
             while True:
@@ -74,7 +81,7 @@ async def main() -> None:
                 spent = await measure(post)
                 if number:  # the first one makes the connections
                     rounds[way].append(spent)
-        least = statistics.median(rounds["prepared, aiohttp (ours)"])
+        least = statistics.median(rounds[OURS])
         print(f"CPU per POST with {IN_FLIGHT} in flight, under uvloop; {REQUESTS} requests, median of {ROUNDS} rounds")
         for way, spent_in in rounds.items():
             median = statistics.median(spent_in)

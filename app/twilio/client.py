@@ -20,6 +20,7 @@ from app.security.redaction import Secrets
 from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list, read_pages
 from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
+from app.twilio.direct_transport import DirectTransport
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
@@ -27,7 +28,6 @@ from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
 from app.twilio.send_gate import SendGate
-from app.twilio.transport import AiohttpTransport
 
 Result = TypeVar("Result")
 
@@ -124,7 +124,7 @@ def make_http_client(
 ) -> HttpClient:
     """Makes a client without redirects and retries. Timeouts and `keepalive` are in seconds."""
     return HttpClient(
-        AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive),
+        DirectTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
         user_agent=user_agent,
     )

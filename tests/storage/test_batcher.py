@@ -70,7 +70,7 @@ async def test_a_batch_gathers_no_longer_than_it_may() -> None:
     writer = RecordingWriter()
     batcher = Batcher(writer.write, gather_s=0.01, gather_up_to=3)
     assert await batcher.submit(0) == "wrote 0"
-    assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == ["wrote 1", "wrote 2"]
+    assert [*await asyncio.gather(batcher.submit(1), batcher.submit(2))] == ["wrote 1", "wrote 2"]
     assert writer.batches == [[0], [1, 2]]
 
 

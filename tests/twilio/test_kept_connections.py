@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from app.settings import Settings
+from app.twilio.direct_transport import DirectTransport
 from app.twilio.transport import AiohttpTransport
 from tests.support.certificates import self_signed
 
@@ -24,6 +25,8 @@ STRAY = b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}"
 TIMEOUT = {"connect": 5, "read": 5, "write": 5, "pool": 5}
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
+Kind = Callable[..., httpx.AsyncBaseTransport]
+KINDS = (AiohttpTransport, DirectTransport)
 
 
 @dataclass
@@ -122,9 +125,15 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return context
 
 
-def run(loop: Loop, scenario: Callable[[AiohttpTransport], Any], *, keepalive_s: float = 60) -> None:
+def run(
+    loop: Loop,
+    scenario: Callable[[httpx.AsyncBaseTransport], Any],
+    kind: Kind,
+    *,
+    keepalive_s: float = 60,
+) -> None:
     async def with_transport() -> None:
-        transport = AiohttpTransport(max_connections=4, keepalive_s=keepalive_s)
+        transport = kind(max_connections=4, keepalive_s=keepalive_s)
         try:
             await scenario(transport)
         finally:
@@ -134,7 +143,7 @@ def run(loop: Loop, scenario: Callable[[AiohttpTransport], Any], *, keepalive_s:
         runner.run(with_transport())
 
 
-async def status_of(transport: AiohttpTransport, method: str, url: str) -> int:
+async def status_of(transport: httpx.AsyncBaseTransport, method: str, url: str) -> int:
     content = b"a=1" if method == "POST" else None
     response = await transport.handle_async_request(
         httpx.Request(method, url, content=content, extensions={"timeout": TIMEOUT})
@@ -144,18 +153,19 @@ async def status_of(transport: AiohttpTransport, method: str, url: str) -> int:
     return response.status_code
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_connection_with_unread_bytes_is_not_used_again(
-    loop: Loop, tls: ssl.SSLContext | None, method: str, event: Callable[[socket.socket], None]
+    loop: Loop, tls: ssl.SSLContext | None, method: str, event: Callable[[socket.socket], None], kind: Kind
 ) -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: httpx.AsyncBaseTransport) -> None:
         assert await status_of(transport, method, server.url) == 201
         server.run_afterwards()
         assert await status_of(transport, method, server.url) == 201
 
     with serving(event, tls) as server:
-        run(loop, scenario)
+        run(loop, scenario, kind)
     assert server.requests == [1, 2]
 
 
@@ -163,7 +173,7 @@ def test_a_connection_with_unread_bytes_is_not_used_again(
 def test_data_between_the_choice_of_a_connection_and_the_first_byte_stops_the_request(
     loop: Loop, tls: ssl.SSLContext | None, event: Callable[[socket.socket], None]
 ) -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: httpx.AsyncBaseTransport) -> None:
         assert await status_of(transport, "POST", server.url) == 201
         asyncio.get_running_loop().call_soon(server.run_afterwards)  # before the task that writes gets its turn
         with pytest.raises(httpx.ConnectError):
@@ -171,12 +181,15 @@ def test_data_between_the_choice_of_a_connection_and_the_first_byte_stops_the_re
         assert await status_of(transport, "POST", server.url) == 201
 
     with serving(event, tls) as server:
-        run(loop, scenario)
+        run(loop, scenario, AiohttpTransport)  # DirectTransport runs nothing else between the choice and the first byte
     assert server.requests == [1, 2]
 
 
-def test_a_connection_without_data_is_used_again_until_it_was_idle_too_long(loop: Loop, tls: ssl.SSLContext | None) -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_without_data_is_used_again_until_it_was_idle_too_long(
+    loop: Loop, tls: ssl.SSLContext | None, kind: Kind
+) -> None:
+    async def scenario(transport: httpx.AsyncBaseTransport) -> None:
         for _ in range(3):
             assert await status_of(transport, "POST", server.url) == 201
         await asyncio.sleep(0.6)
@@ -184,7 +197,7 @@ def test_a_connection_without_data_is_used_again_until_it_was_idle_too_long(loop
 
     with serving(lambda _: None, tls) as server:
         server.go.set()
-        run(loop, scenario, keepalive_s=0.5)
+        run(loop, scenario, kind, keepalive_s=0.5)
     assert server.requests == [1, 1, 1, 2]
 
 

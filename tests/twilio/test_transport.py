@@ -5,7 +5,7 @@ import contextlib
 import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import uvloop
 from pydantic import SecretStr
 
 from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.direct_transport import DirectTransport
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.schemas import Credential, Form
 from app.twilio.transport import AiohttpTransport
@@ -47,13 +48,22 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable.lower(), raising=False)
 
 
-@asynccontextmanager
-async def running_transport(*, max_connections: int = 10, keepalive_s: float = 2) -> AsyncIterator[httpx.AsyncBaseTransport]:
-    transport = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s)
-    try:
-        yield transport
-    finally:
-        await transport.aclose()
+RunningTransport = Callable[..., AbstractAsyncContextManager[httpx.AsyncBaseTransport]]
+
+
+@pytest.fixture(params=[AiohttpTransport, DirectTransport])
+def running_transport(request: pytest.FixtureRequest) -> RunningTransport:
+    """Returns what runs a transport: the one for all requests, and the one for small requests."""
+
+    @asynccontextmanager
+    async def run(*, max_connections: int = 10, keepalive_s: float = 2) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        transport = request.param(max_connections=max_connections, keepalive_s=keepalive_s)
+        try:
+            yield transport
+        finally:
+            await transport.aclose()
+
+    return run
 
 
 def request(method: str, url: str, content: Any = None, **timeouts: float) -> httpx.Request:
@@ -90,7 +100,7 @@ async def arrived(upstream: Upstream, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing() -> None:
+async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing(running_transport: RunningTransport) -> None:
     async with running_upstream(created_after_release()) as upstream, running_transport(max_connections=1) as transport:
         first = asyncio.create_task(status_of(transport, "POST", upstream.url, b"a=1"))
         await arrived(upstream, 1)
@@ -102,7 +112,7 @@ async def test_no_free_connection_in_time_is_a_pool_timeout_and_sends_nothing() 
         assert [post.form for post in upstream.posts] == [[("a", "1")], [("a", "3")]]
 
 
-async def test_every_end_of_a_request_releases_its_connection() -> None:
+async def test_every_end_of_a_request_releases_its_connection(running_transport: RunningTransport) -> None:
     script = (close, reset, half_an_answer, hang, answer(201, body=b"x" * 500_000), created())
     async with running_upstream(*script) as upstream, running_transport(max_connections=1) as transport:
         with pytest.raises(NOT_SENT):
@@ -119,7 +129,7 @@ async def test_every_end_of_a_request_releases_its_connection() -> None:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
 
 
-async def test_an_answer_that_arrived_with_its_head_holds_no_connection() -> None:
+async def test_an_answer_that_arrived_with_its_head_holds_no_connection(running_transport: RunningTransport) -> None:
     async with running_upstream(created(), created()) as upstream, running_transport(max_connections=1) as transport:
         first = await transport.handle_async_request(request("POST", upstream.url, b"a=1"))
         assert await status_of(transport, "POST", upstream.url, b"a=2") == 201
@@ -144,7 +154,7 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding:
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-async def test_no_method_is_repeated_if_a_kept_connection_is_lost(method: str) -> None:
+async def test_no_method_is_repeated_if_a_kept_connection_is_lost(running_transport: RunningTransport, method: str) -> None:
     async with running_upstream(created(), close, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, method, upstream.url) == 201
         with pytest.raises(httpx.RemoteProtocolError):
@@ -152,7 +162,7 @@ async def test_no_method_is_repeated_if_a_kept_connection_is_lost(method: str) -
         assert len(upstream.received) == 2
 
 
-async def test_redirects_and_cookies_are_ignored() -> None:
+async def test_redirects_and_cookies_are_ignored(running_transport: RunningTransport) -> None:
     redirect = answer(307, body=b"", headers={"Location": "/elsewhere", "Set-Cookie": "a=b; Path=/"})
     async with running_upstream(redirect, created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url) == 307
@@ -161,7 +171,7 @@ async def test_redirects_and_cookies_are_ignored() -> None:
         assert "cookie" not in upstream.received[-1].headers
 
 
-async def test_the_request_is_sent_as_httpx_built_it() -> None:
+async def test_the_request_is_sent_as_httpx_built_it(running_transport: RunningTransport) -> None:
     async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "GET", f"{upstream.url}/a%20b/%2F?StartTime%3E=2026-01-01&To=%2B1") == 201
         (received,) = upstream.received
@@ -169,7 +179,7 @@ async def test_the_request_is_sent_as_httpx_built_it() -> None:
         assert set(received.headers) <= {"host", "connection"}
 
 
-async def test_bodies_stream_in_both_directions() -> None:
+async def test_bodies_stream_in_both_directions(running_transport: RunningTransport) -> None:
     arrived = bytearray()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,7 +204,7 @@ async def test_bodies_stream_in_both_directions() -> None:
         await response.aclose()
 
 
-async def test_a_server_that_does_not_read_causes_a_write_timeout() -> None:
+async def test_a_server_that_does_not_read_causes_a_write_timeout(running_transport: RunningTransport) -> None:
     release = asyncio.Event()
 
     async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -208,7 +218,9 @@ async def test_a_server_that_does_not_read_causes_a_write_timeout() -> None:
 
 
 @pytest.mark.parametrize("then_reset", [False, True])
-async def test_an_answer_before_the_body_was_read_never_counts_as_not_sent(then_reset: bool) -> None:
+async def test_an_answer_before_the_body_was_read_never_counts_as_not_sent(
+    running_transport: RunningTransport, then_reset: bool
+) -> None:
     release = asyncio.Event()
 
     async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -230,7 +242,7 @@ async def test_an_answer_before_the_body_was_read_never_counts_as_not_sent(then_
 @pytest.mark.parametrize(
     "url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:0/", "http://a..b/", "http://\u00e9\u00e9.invalid/"]
 )
-async def test_a_request_to_an_invalid_url_is_not_sent(url: str) -> None:
+async def test_a_request_to_an_invalid_url_is_not_sent(running_transport: RunningTransport, url: str) -> None:
     async with running_transport() as transport:
         with pytest.raises(NOT_SENT):
             await status_of(transport, "POST", url, b"a=1")
@@ -247,7 +259,7 @@ async def test_an_endless_slow_answer_ends_at_the_deadline() -> None:
         await http.aclose()
 
 
-def test_everything_works_under_uvloop() -> None:
+def test_everything_works_under_uvloop(running_transport: RunningTransport) -> None:
     async def scenario() -> None:
         async with running_upstream(created(), close, hang) as upstream, running_transport() as transport:
             assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
@@ -277,7 +289,9 @@ async def running_tls_upstream(certificate: Path, *script: Any) -> AsyncIterator
         yield upstream
 
 
-async def test_nothing_is_sent_to_a_server_with_an_untrusted_certificate(certificate: Path) -> None:
+async def test_nothing_is_sent_to_a_server_with_an_untrusted_certificate(
+    running_transport: RunningTransport, certificate: Path
+) -> None:
     async with running_tls_upstream(certificate, created()) as upstream, running_transport() as transport:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await status_of(transport, "POST", upstream.url, b"a=1")
@@ -285,7 +299,7 @@ async def test_nothing_is_sent_to_a_server_with_an_untrusted_certificate(certifi
 
 
 async def test_nothing_is_sent_to_a_server_with_a_certificate_for_another_name(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
+    running_transport: RunningTransport, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with running_tls_upstream(certificate, created()) as upstream, running_transport() as transport:
@@ -295,7 +309,7 @@ async def test_nothing_is_sent_to_a_server_with_a_certificate_for_another_name(
 
 
 async def test_tls_with_a_valid_certificate_keeps_its_connection_and_reports_losses(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
+    running_transport: RunningTransport, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     script = (created(), created(), close, half_an_answer)
@@ -337,7 +351,9 @@ OPENED = b"HTTP/1.1 200 Opened\r\n\r\n"
 REFUSED = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_https_goes_through_the_proxy_of_the_environment(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_https_goes_through_the_proxy_of_the_environment(
+    running_transport: RunningTransport, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with running_tls_upstream(certificate, created()) as upstream, running_proxy(OPENED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
@@ -347,7 +363,9 @@ async def test_https_goes_through_the_proxy_of_the_environment(certificate: Path
         assert lines == [f"CONNECT {upstream.url.removeprefix('https://')} HTTP/1.1 +auth"]
 
 
-async def test_nothing_is_sent_if_the_tunnel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_tunnel_is_refused(
+    running_transport: RunningTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_proxy(REFUSED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         async with running_transport() as transport:
@@ -357,14 +375,18 @@ async def test_nothing_is_sent_if_the_tunnel_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1", "example.com, 127.0.0.1", "*"])
-async def test_the_variable_no_proxy_is_respected(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_variable_no_proxy_is_respected(
+    running_transport: RunningTransport, hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", refused_url())
     monkeypatch.setenv("NO_PROXY", hosts)
     async with running_upstream(created()) as upstream, running_transport() as transport:
         assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
 
 
-async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(
+    running_transport: RunningTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ALL_PROXY", refused_url())
     async with running_upstream(created()) as upstream, running_transport() as transport:
         with pytest.raises(NOT_SENT):
@@ -372,7 +394,9 @@ async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(monkeypatch: pytes
         assert upstream.received == []
 
 
-async def test_nothing_is_sent_if_the_proxy_closes_the_connection_during_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_sent_if_the_proxy_closes_the_connection_during_the_handshake(
+    running_transport: RunningTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_proxy(b"") as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         async with running_transport() as transport:

@@ -1,0 +1,179 @@
+"""An httpx transport for small requests without a proxy. What it cannot do, it leaves to the transport on aiohttp.
+
+Every creation pays for it: `python -m bench.transport` says what the layers of a general client would cost (docs/adr/0039).
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from socket import SOCK_STREAM
+from typing import Final
+from urllib.request import getproxies
+
+import aiohappyeyeballs
+import httpx
+
+from app.twilio.connection import Connection
+from app.twilio.transport import AiohttpTransport
+
+_MAX_BODY_BYTES = 32 * 1024
+_NEXT_ADDRESS_AFTER_S = 0.25
+"""RFC 8305: an address that does not answer delays the next one by so much."""
+_PORTS: Final = {"http": 80, "https": 443}
+_Origin = tuple[str, str, int]
+
+
+class DirectTransport(httpx.AsyncBaseTransport):
+    """Sends each request at most once, as `AiohttpTransport` does, with the same timeouts and errors."""
+
+    def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls or httpx.create_ssl_context()
+        self._other = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s, tls=self._tls)
+        self._has_proxies = not getproxies().keys() <= {"no"}
+        self._slots = asyncio.Semaphore(max_connections)
+        self._keepalive_s = keepalive_s
+        self._idle: dict[_Origin, deque[Connection]] = {}
+        self._in_use: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        content = b"".join(request.stream) if isinstance(request.stream, httpx.ByteStream) else None
+        if self._has_proxies or content is None or len(content) > _MAX_BODY_BYTES or request.method == "HEAD":
+            return await self._other.handle_async_request(request)
+        origin, head = _origin(request.url), _head(request, len(content))
+        timeout = request.extensions.get("timeout", {})
+        await self._take_slot(timeout.get("pool"))
+        connection = None
+        try:
+            connection = self._take_idle(origin) or await self._connect(origin, timeout.get("connect"))
+            self._in_use.add(connection)
+            gate = request.extensions.get("send_gate")
+            status = await connection.send(head + content, gate=gate, read_timeout_s=timeout.get("read"))
+        except BaseException:
+            self._release(origin, connection)
+            raise
+        stream: httpx.AsyncByteStream
+        if connection.is_complete:
+            stream = httpx.ByteStream(connection.take_body())
+            self._release(origin, connection)
+        else:
+            stream = _ResponseStream(self, origin, connection)
+        return httpx.Response(status, headers=connection.headers, stream=stream)
+
+    async def aclose(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in (*self._in_use, *(each for idle in self._idle.values() for each in idle)):
+            connection.transport.abort()
+        self._idle.clear()
+        await self._other.aclose()
+
+    async def _take_slot(self, seconds: float | None) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()  # does not wait
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise httpx.PoolTimeout("no free connection in time") from error
+
+    def _take_idle(self, origin: _Origin) -> Connection | None:
+        """Returns the connection that was used last, if one is still usable."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.is_unusable():
+                return connection
+            connection.transport.abort()
+        return None
+
+    async def _connect(self, origin: _Origin, seconds: float | None) -> Connection:
+        """Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
+        scheme, host, port = origin
+        loop = asyncio.get_running_loop()
+        tls = self._tls if scheme == "https" else None
+        try:
+            async with asyncio.timeout(seconds):
+                addresses = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+                socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop, is_tls=tls is not None),
+                    sock=socket,
+                    ssl=tls,
+                    server_hostname=host if tls else None,
+                )
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(str(error)) from error
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError, and a host that cannot be encoded a ValueError
+            raise httpx.ConnectError(str(error)) from error
+        return connection
+
+    def _release(self, origin: _Origin, connection: Connection | None) -> None:
+        """Frees the slot. Keeps the connection if its response has ended, and closes it otherwise."""
+        self._slots.release()
+        if connection is None:
+            return
+        self._in_use.discard(connection)
+        if not connection.is_reusable:
+            connection.transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(origin, deque()).append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._keepalive_s, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Closes the connections that were not used for `keepalive_s`."""
+        loop = asyncio.get_running_loop()
+        now, self._sweep = loop.time(), None
+        for origin, idle in list(self._idle.items()):
+            while idle and now - idle[0].idle_since >= self._keepalive_s:
+                idle.popleft().transport.close()
+            if not idle:
+                del self._idle[origin]
+        if self._idle:
+            first = min(idle[0].idle_since for idle in self._idle.values())
+            self._sweep = loop.call_later(first + self._keepalive_s - now, self._close_idle)
+
+
+class _ResponseStream(httpx.AsyncByteStream):
+    """The body of a response whose end had not arrived with its head. Closing it before its end closes the connection."""
+
+    def __init__(self, transport: DirectTransport, origin: _Origin, connection: Connection) -> None:
+        self._transport = transport
+        self._origin = origin
+        self._connection: Connection | None = connection
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._connection is None:
+            return
+        try:
+            async for chunk in self._connection.body():
+                yield chunk
+        except httpx.TransportError:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._transport._release(self._origin, connection)
+
+
+def _origin(url: httpx.URL) -> _Origin:
+    if url.scheme not in _PORTS or not url.raw_host:
+        raise httpx.UnsupportedProtocol("neither http:// nor https://")
+    return url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme]
+
+
+def _head(request: httpx.Request, length: int) -> bytes:
+    fields = request.headers.raw
+    if (length or request.method == "POST") and "content-length" not in request.headers:
+        fields = [*fields, (b"Content-Length", b"%d" % length)]
+    head = b"".join([b"%b: %b\r\n" % field for field in fields])
+    if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields):
+        raise httpx.UnsupportedProtocol("a header that cannot be sent")
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method.encode("ascii"), request.url.raw_path, head)
