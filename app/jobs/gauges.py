@@ -13,14 +13,16 @@ from app.calls.statistics import count_followed_calls, oldest_unsettled
 from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
+from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import read_guard
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.statistics import scheduling_backlog
 
 
 class Gauges:
-    def __init__(self, database: Database, metrics: Metrics) -> None:
+    def __init__(self, database: Database, metrics: Metrics, counters: GrantCounters) -> None:
         self._database = database
+        self._counters = counters
 
         def gauge(name: str, help_: str) -> Gauge:
             return Gauge(f"callgate_{name}", help_, registry=metrics.registry)
@@ -51,11 +53,15 @@ class Gauges:
         self._halted = gauge(
             "grants_halted", "1: no scheduled call is granted: earlier grants may be lost, or an operator has halted them."
         )
+        self._unsaved = gauge(
+            "grant_counts_unsaved", "Accounts whose latest count of grants is not in CALLGATE_GRANT_COUNTER_DIR yet."
+        )
         self._slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended is freed within a minute.")
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
         """Measures once and returns false. If the database is unavailable, the old values stay."""
+        self._unsaved.set(self._counters.unsaved)
         async with self._database.begin() as session:
             moment = await transaction_time(session)
             waiting = await oldest_unsettled(session)

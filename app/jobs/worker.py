@@ -107,7 +107,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("turns", deadlines.delete_idle_turns, _TURNS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
-        Job("gauges", Gauges(state["database"], metrics).step, _GAUGES_EVERY_S),
+        Job("gauges", Gauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
         Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),

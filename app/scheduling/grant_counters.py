@@ -64,6 +64,11 @@ class GrantCounters:
         """Returns whether the database has lost grants if its counter is `count`."""
         return count < self._known.get(account_id, NO_GRANTS)
 
+    @property
+    def unsaved(self) -> int:
+        """The number of accounts whose latest count is not in the folder yet."""
+        return 0 if self._folder is None else len(self._unsaved)
+
     def note(self, account_id: UUID, count: GrantCount) -> None:
         """Notes what is committed."""
         if count > self._known.get(account_id, NO_GRANTS):

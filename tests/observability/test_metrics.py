@@ -18,6 +18,7 @@ from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.observability import Metrics
 from app.observability.metrics import EXPOSITION_INTERVAL_S
+from app.scheduling.grant_counters import GrantCounters
 from app.schema import migrate
 from app.services import services
 from app.twilio.instrumentation import operation_of
@@ -138,7 +139,7 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
         for wait in (-70, 70):
             await session.execute(text(INSERT_DELIVERY), {"id": ids[0], "wait": wait})
     metrics = Metrics()
-    gauges = Gauges(gateway.database, metrics)
+    gauges = Gauges(gateway.database, metrics, GrantCounters())
     assert await gauges.step() is False
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     minute = timedelta(minutes=1).total_seconds()
@@ -172,7 +173,8 @@ async def test_scheduled_calls_are_measured_and_counted(gateway: Gateway) -> Non
             expired = "UPDATE scheduled_dial SET not_before = to_timestamp(0), ring_by = now() WHERE call_id = :id"
             await session.execute(text(expired), {"id": ids[3]})
         metrics = state["settlement"].metrics
-        gauges, dialer = Gauges(gateway.database, metrics), Dialer(state["database"], state["granted"], state["settlement"], 10)
+        gauges = Gauges(gateway.database, metrics, GrantCounters())
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], 10)
         await gauges.step()
         waiting = list(text_string_to_metric_families(metrics.exposition().decode()))
         while await dialer.step():

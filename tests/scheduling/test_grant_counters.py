@@ -128,8 +128,10 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_mad
     counters.note(account_id, GrantCount(0, 2))
     await counters.save()
     assert "grant_counters_not_saved" in capsys.readouterr().out
+    assert counters.unsaved == 1
     folder.mkdir()
     await counters.save()
+    assert counters.unsaved == 0
     reader = GrantCounters(folder)
     await reader.load()
     assert reader.known() == {account_id: (0, 2)}

@@ -12,6 +12,7 @@ from app.doctor.grants import check_grants
 from app.jobs.gauges import Gauges
 from app.jobs.guard import GuardWatch
 from app.observability import Metrics
+from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import read_guard
 from tests.support.gateway import Gateway
 
@@ -27,7 +28,7 @@ async def nothing_recorded(gateway: Gateway) -> None:
 
 async def halted_gauge(gateway: Gateway) -> float:
     metrics = Metrics()
-    await Gauges(gateway.database, metrics).step()
+    await Gauges(gateway.database, metrics, GrantCounters()).step()
     families = text_string_to_metric_families(metrics.exposition().decode())
     return next(family.samples[0].value for family in families if family.name == "callgate_grants_halted")
 
