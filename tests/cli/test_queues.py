@@ -50,9 +50,8 @@ def test_a_queue_is_set_shown_paused_and_listed(configured: dict[str, str]) -> N
     queues("set", "shop", "another")
     assert [row["name"] for row in queues("list", "shop")] == ["another", "reminders"]
     actions = json.loads(run("audit", "shop", "--json", environment=configured).stdout)
+    assert [event["action"] for event in actions][:3] == ["queue.create", "queue.resume", "queue.pause"]
     assert [event["changed"] for event in actions if event["action"] == "queue.update"] == [
-        ["paused"],
-        ["paused"],
         ["calls_per_second", "burst", "max_concurrent"],
         ["hours", "ring_within_s"],
         ["max_concurrent"],

@@ -16,8 +16,9 @@ AT = datetime(2026, 11, 28, 12, 0, 31, tzinfo=UTC)
 
 
 def row(action: str, **members: object) -> AuditRow:
-    values = {"changed": [], "tenant_id": "support", "request_id": None, "actor_name": "cgk_0123456789ab"} | members
-    return AuditRow(UUID(int=7), AT, "key", action=action, subject="support", **values)  # type: ignore[arg-type]
+    values: dict[str, object] = {"changed": [], "tenant_id": "support", "request_id": None, "actor_name": "cgk_0123456789ab"}
+    values["subject"] = AT.isoformat() if action == "delivery.replay" else "support"
+    return AuditRow(UUID(int=7), AT, "key", action=action, **values | members)  # type: ignore[arg-type]
 
 
 def test_the_filters_are_read_and_the_session_limits_them() -> None:
@@ -70,7 +71,8 @@ def test_a_pause_and_its_end_are_told_apart_and_bare_ids_are_explained() -> None
     assert AuditLine.of(row("tenant.suspend")).deed == "tenant suspended"
     released = AuditLine.of(row("grants.release"))
     assert (released.deed, released.subject_is) == ("scheduled calls released", "server")
-    assert AuditLine.of(row("delivery.replay")).subject_is == "since"
+    replayed = AuditLine.of(row("delivery.replay", subject=AT.isoformat()))
+    assert (replayed.deed, replayed.subject_is, replayed.subject_at) == ("deliveries sent again", "since", AT)
     assert AuditLine.of(row("console.login")).subject_is == "session"
     assert AuditLine.of(row("key.create")).subject_is == ""
 

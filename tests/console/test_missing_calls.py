@@ -12,7 +12,7 @@ from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_refresher
 from tests.support.upstream import answer, call_resource, error, running_upstream
 
-NOTE = "Twilio has not known it for"
+NOTE = "Twilio has answered that it has no such call."
 
 
 async def refresh(gateway: Gateway, refresher: Refresher, call_id: str, *, age: timedelta = timedelta(0)) -> None:
@@ -49,7 +49,7 @@ async def test_now_and_the_page_of_the_call_say_that_it_holds_a_slot(gateway: Ga
                 assert "Twilio does not know 1 of the concurrent calls, the oldest for 12 min." in text_of(shown)
                 assert f'href="/console/calls/{call_id}"' in shown.text
             assert "Twilio does not know" not in text_of(await other.get("/now"))
-            assert "Twilio has not known it for 12 min" in text_of(await person.get(f"/calls/{call_id}"))
+            assert "For 12 min" in text_of(await person.get(f"/calls/{call_id}"))
 
             await refresh(gateway, refresher, call_id)
             assert "Twilio does not know" not in text_of(await person.get("/now"))

@@ -8,7 +8,7 @@ import pytest
 
 from app.console.queues.store import MAX_COUNTED
 from app.console.queues.view import QueueItem, QueueView, page_after, reason_text, waiting_text
-from app.queues.progress import QueueProgress
+from app.queues.progress import QueueProgress, UnknownEnd
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
 from app.queues.wait_reason import WaitReasonName
@@ -52,7 +52,14 @@ def test_a_line_of_the_list() -> None:
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
-    return QueueView.of(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, None))
+    return QueueView.of(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, "no_rate"))
+
+
+@pytest.mark.parametrize("reason", get_args(UnknownEnd))
+def test_a_queue_without_a_projected_end_says_why(reason: UnknownEnd) -> None:
+    shown = QueueView.of(QueueProgress(QueueState(queue(), AT, None, None), None, None, None, reason))
+    assert shown.projected_end_at is None
+    assert " " in shown.no_end
 
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:

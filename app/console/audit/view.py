@@ -28,7 +28,7 @@ _DEEDS: Final = {
     "halt": "halted",
     "rotate": "encrypted again",
     "retry": "sent again",
-    "replay": "sent again since",
+    "replay": "sent again",
     "link": "one-time link made",
     "login": "logged in",
     "logout": "logged out",
@@ -37,6 +37,7 @@ _DEEDS: Final = {
 }
 # What is shown of an action's noun, where that is not the noun itself.
 _NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
+_OF_SEVERAL: Final = {"delivery.replay": "deliveries"}
 # What the subject of an action is, where that is not its noun.
 _SUBJECTS: Final = {
     "console": "session",
@@ -119,6 +120,8 @@ class AuditLine:
     subject: str
     subject_is: str
     """What the subject is; "" if `deed` says it."""
+    subject_at: datetime | None
+    """The subject, if it is a time."""
     changed: str
     request_id: str | None
 
@@ -140,7 +143,7 @@ class AuditLine:
     @classmethod
     def of(cls, row: AuditRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
-        deed = f"{_NOUNS.get(noun, noun)} {_DEEDS.get(verb, verb)}".strip()
+        deed = f"{_OF_SEVERAL.get(row.action) or _NOUNS.get(noun, noun)} {_DEEDS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
@@ -150,6 +153,7 @@ class AuditLine:
             tenant_id=row.tenant_id,
             subject=row.subject,
             subject_is=_SUBJECTS.get(row.action) or _SUBJECTS.get(noun, ""),
+            subject_at=datetime.fromisoformat(row.subject) if row.action == "delivery.replay" else None,
             changed=", ".join(row.changed),
             request_id=row.request_id,
         )

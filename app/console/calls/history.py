@@ -36,7 +36,8 @@ def _tone(history: CallHistory, tone: Tone) -> Tone:
     if _event(history, "call.second_sid"):
         return "danger"
     is_given_up = any(each.state == "gave_up" for each in history.deliveries)
-    return "warning" if is_given_up and tone != "danger" else tone
+    is_missing = history.slot is not None and history.slot.missing_since is not None
+    return "warning" if (is_given_up or is_missing) and tone != "danger" else tone
 
 
 def _tell_scheduled(history: CallHistory) -> Story:
@@ -187,8 +188,9 @@ def _more_sentences(history: CallHistory) -> list[str]:
         more.append("It was deleted at Twilio.")
     elif history.slot and history.slot.missing_since:
         more.append(
-            f"Twilio has not known it for {span(history.now - history.slot.missing_since)}. Until Twilio does, or the call is "
-            "taken as deleted an hour after its start, it counts as a concurrent call of its account and queue."
+            f"For {span(history.now - history.slot.missing_since)}, Twilio has answered that it has no such call. Until it has "
+            "one, or the call is taken as deleted an hour after its start, it counts as a concurrent call of its account and "
+            "queue."
         )
     more += _delivery_sentences(history)
     if call.redial_of is not None:

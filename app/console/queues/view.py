@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from app.console.queues.store import MAX_COUNTED
 from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
-from app.queues.progress import QueueProgress
+from app.queues.progress import QueueProgress, UnknownEnd
 from app.queues.state_store import QueueState
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
@@ -25,6 +25,13 @@ _REASONS: Final[dict[WaitReasonName, str]] = {
     "pace": "waits for the pace of the queue",
     "account_concurrency": "waits until a call of the account ends",
     "account_pace": "waits for the pace of the account",
+}
+_NO_END: Final[dict[UnknownEnd, str]] = {
+    "none_waits": "no call waits",
+    "not_counted": "unknown: the calls that wait were not counted in time",
+    "stopped": "unknown while no call is dialled",
+    "hours": "unknown, because hours apply",
+    "no_rate": "unknown, because neither queue nor account has a limit of calls per second",
 }
 _NEEDS_ATTENTION: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
@@ -101,6 +108,8 @@ class QueueView:
     waiting: int | None
     first_not_before: datetime | None
     projected_end_at: datetime | None
+    no_end: str
+    """Why there is no projected end; "" if there is one."""
     is_paused: bool
     is_limited: bool
     ring_within: str
@@ -121,6 +130,7 @@ class QueueView:
             waiting=None if waiting is None else waiting.number,
             first_not_before=None if waiting is None else waiting.first_not_before,
             projected_end_at=progress.projected_end_at,
+            no_end="" if isinstance(progress.end, datetime) else _NO_END[progress.end],
             is_paused=queue.paused,
             is_limited=queue.pace.is_limited,
             ring_within="15 minutes" if queue.ring_within_s is None else f"{queue.ring_within_s:,} s",
