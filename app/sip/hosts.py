@@ -1,4 +1,4 @@
-"""Normalize hosts for comparison, and check whether Twilio can reach them."""
+"""Normalizes hosts for comparison, and checks whether Twilio can reach them."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
