@@ -47,6 +47,8 @@ async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenan
     async with page.expect_response("**/live"):
         await page.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
     await expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    # htmx takes up a new part a moment after it is shown, by a timer of the page's clock.
+    await expect(page.locator("#queue:is(.htmx-added, .htmx-settling)")).to_have_count(0)
 
     note = page.get_by_text("This could not be renewed since then.")
     await page.route("**/live", lambda route: route.abort())

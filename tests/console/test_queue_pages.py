@@ -95,6 +95,8 @@ async def test_a_queue_is_paused_and_resumed(gateway: Gateway, log_in: LogIn) ->
     assert (await service_of(gateway).get(tenant.id, "reminders")).paused
     shown = text_of(await person.get(path))
     assert "Paused. No call waits." in shown
+    assert "Who paused it" in shown
+    assert f"queue paused API key {person.key_id}" in text_of(await person.get(f"/audit?tenant={tenant.id}&action=queue.pause"))
     assert "Resume" in shown
     assert (await person.post(f"{path}/resume")).status_code == 303
     assert not (await service_of(gateway).get(tenant.id, "reminders")).paused
@@ -109,6 +111,7 @@ async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log
     path = f"/queues/{tenant.id}/reminders"
     question = await person.get(f"{path}/cancel")
     assert "4 calls wait." in text_of(question)
+    assert f"The queue is of the tenant {tenant.id} ." in text_of(await (await log_in()).get(f"{path}/cancel"))
     progress = await service_of(gateway).progress(tenant.id, "reminders")
     assert progress.waiting
     assert progress.waiting.number == 4
