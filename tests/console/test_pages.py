@@ -18,7 +18,7 @@ from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, text_of
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 
 STATIC = Path(str(files("app.console").joinpath("static")))
 SERVED = [file for file in sorted(STATIC.iterdir()) if file.suffix in (".js", ".css", ".svg")]
@@ -102,6 +102,18 @@ async def test_a_failure_is_a_page_without_its_cause(gateway: Gateway) -> None:
     require_page(answer, 500)
     assert "broken" not in answer.text
     assert answer.headers["X-Request-Id"] in text_of(answer)
+
+
+async def test_the_page_of_a_failure_shows_the_session(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
+    call_id = (await tenant.create()).raise_for_status().json()["id"]
+    person = await log_in(tenant.id)
+    async with gateway.database.begin() as session:  # no version writes this
+        await session.execute(text("UPDATE call SET parameters = '\"pl4nted\"' WHERE id = CAST(:id AS uuid)"), {"id": call_id})
+    answer = await person.get(f"/calls/{call_id}")
+    require_page(answer, 500)
+    assert '<nav aria-label="Pages">' in answer.text
+    assert "Go to Calls" in text_of(answer)
+    assert "pl4nted" not in answer.text
 
 
 async def test_values_are_escaped(gateway: Gateway) -> None:
