@@ -86,7 +86,16 @@ LINES: dict[tuple[str, str, str], dict[str, Any]] = {
         "reason": "read_timeout",
     },
     ("call.deleted", "Deleted at Twilio", "not through Callgate"): {"by": "twilio"},
-    ("call.recording", "Recording", "create, it is unknown whether Twilio did it"): {"action": "create", "result": "unknown"},
+    ("call.recording", "Recording", "create, it is unknown whether Twilio did it, no answer in time"): {
+        "action": "create",
+        "result": "unknown",
+        "reason": "deadline",
+    },
+    ("call.stream", "Stream", "create, not done, Twilio refused it"): {
+        "action": "create",
+        "result": "not_done",
+        "reason": "rejected",
+    },
 }
 
 

@@ -113,6 +113,7 @@ def _describe(event: EventRow) -> tuple[str, str, Tone]:
     noun = in_words(event.type.removeprefix("call.")).capitalize()
     result = str(data.get("result") or "")
     words = [str(data.get("action") or ""), _RESULTS.get(result) or in_words(result), str(data.get("sid") or "")]
+    words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
     return noun, ", ".join(filter(None, words)), "warning" if result == "unknown" else ""
 
 
@@ -239,7 +240,7 @@ def _time(text: object) -> datetime | None:
 
 _TONES: Final[Mapping[str, Tone]] = {"delivered": "ok", "gave_up": "danger", "pending": ""}
 _DELETED_BY: Final = {"tenant": "through Callgate", "twilio": "not through Callgate"}
-_RESULTS: Final = {"sent": "sent to Twilio", "not_done": "refused", "unknown": "it is unknown whether Twilio did it"}
+_RESULTS: Final = {"sent": "sent to Twilio", "unknown": "it is unknown whether Twilio did it"}
 _SEARCH_NUMBERS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
 _CHANGES: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Changed through Callgate", ""),
