@@ -21,7 +21,7 @@ _FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 _FIRST_FINAL_STATUS = 200
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """Takes one request after the other: `send`, then `body` until `is_complete`. Raises httpx's errors."""
 
     transport: asyncio.Transport

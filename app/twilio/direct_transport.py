@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import aiohappyeyeballs
 import httpx
 
-from app.twilio.connection import Connection
+from app.twilio.connection import HttpConnection
 from app.twilio.transport import AiohttpTransport
 
 _MAX_BODY_BYTES = 32 * 1024
@@ -33,8 +33,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._has_proxies = not getproxies().keys() <= {"no"}
         self._slots = asyncio.Semaphore(max_connections)
         self._keepalive_s = keepalive_s
-        self._idle: dict[_Origin, deque[Connection]] = {}
-        self._in_use: set[Connection] = set()
+        self._idle: dict[_Origin, deque[HttpConnection]] = {}
+        self._in_use: set[HttpConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -58,7 +58,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             stream = httpx.ByteStream(connection.take_body())
             self._release(origin, connection)
         else:
-            stream = _ResponseStream(self, origin, connection)
+            stream = _BodyStream(self, origin, connection)
         return httpx.Response(status, headers=connection.headers, stream=stream)
 
     async def aclose(self) -> None:
@@ -79,7 +79,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("no free connection in time") from error
 
-    def _take_idle(self, origin: _Origin) -> Connection | None:
+    def _take_idle(self, origin: _Origin) -> HttpConnection | None:
         """Returns the connection that was used last, if one is still usable."""
         idle = self._idle.get(origin)
         while idle:
@@ -89,7 +89,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             connection.transport.abort()
         return None
 
-    async def _connect(self, origin: _Origin, seconds: float | None) -> Connection:
+    async def _connect(self, origin: _Origin, seconds: float | None) -> HttpConnection:
         """Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 addresses = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
                 socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop, is_tls=tls is not None),
+                    lambda: HttpConnection(loop, is_tls=tls is not None),
                     sock=socket,
                     ssl=tls,
                     server_hostname=host if tls else None,
@@ -110,7 +110,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(str(error)) from error
         return connection
 
-    def _release(self, origin: _Origin, connection: Connection | None) -> None:
+    def _release(self, origin: _Origin, connection: HttpConnection | None) -> None:
         """Frees the slot. Keeps the connection if its response has ended, and closes it otherwise."""
         self._slots.release()
         if connection is None:
@@ -139,13 +139,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
             self._sweep = loop.call_later(first + self._keepalive_s - now, self._close_idle)
 
 
-class _ResponseStream(httpx.AsyncByteStream):
+class _BodyStream(httpx.AsyncByteStream):
     """The body of a response whose end had not arrived with its head. Closing it before its end closes the connection."""
 
-    def __init__(self, transport: DirectTransport, origin: _Origin, connection: Connection) -> None:
+    def __init__(self, transport: DirectTransport, origin: _Origin, connection: HttpConnection) -> None:
         self._transport = transport
         self._origin = origin
-        self._connection: Connection | None = connection
+        self._connection: HttpConnection | None = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._connection is None:
