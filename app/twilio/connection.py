@@ -14,7 +14,8 @@ import httpx
 
 from app.twilio.send_gate import SendGate, TooLate
 
-_MAX_HEAD_BYTES = 64 * 1024
+# Of a head, or of a trailer.
+_MAX_FIELD_BYTES = 64 * 1024
 # More unread bytes of a body than this stop the reading until some are taken.
 _MAX_UNREAD_BYTES = 256 * 1024
 _FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
@@ -54,7 +55,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_reading = True
         self._may_hold_tickets = False
         self._read_timeout_s = read_timeout_s
-        self._head_bytes = self._unread_bytes = 0
+        self._field_bytes = self._unread_bytes = 0
         self._chunks: deque[bytes] = deque()
         self.headers: list[tuple[bytes, bytes]] = []
         self._status = 0
@@ -115,7 +116,8 @@ class HttpConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _on_timeout(self) -> None:
-        self._fail(httpx.ReadTimeout("no data in time"))
+        if self._waiter is not None and not self._waiter.done():  # otherwise data has arrived since
+            self._fail(httpx.ReadTimeout("no data in time"))
 
     def _fail(self, error: httpx.TransportError) -> None:
         """Ends the response that is being read with an error, and the connection."""
@@ -135,8 +137,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._is_reading:
             self._is_dirty = True
             return
-        if not self._status:
-            self._head_bytes += len(data)
+        self._field_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -144,24 +145,31 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(httpx.RemoteProtocolError(f"the response is not HTTP/1.1: {type(error).__name__}"))
                 return
             self._is_dirty = True
-        if not self._status and self._head_bytes > _MAX_HEAD_BYTES:
-            self._fail(httpx.RemoteProtocolError("the head of the response is too long"))
-            return
         if self.is_complete:
             self._is_reading = False
+        elif self._field_bytes > _MAX_FIELD_BYTES:
+            self._fail(httpx.RemoteProtocolError("the head or the trailer of the response is too long"))
+            return
         elif self._unread_bytes > _MAX_UNREAD_BYTES:
             self.transport.pause_reading()
         self._wake()
+
+    def eof_received(self) -> None:
+        """Called when the server ends the connection, but not if we close it or it is lost.
+
+        Over TLS, uvloop calls it only for a close_notify. asyncio calls it also if the TCP connection ends without one.
+        """
+        self._is_dirty = True
+        if self._is_reading and self._status and not any(name.lower() in _FRAMING_FIELDS for name, _ in self.headers):
+            # RFC 9112, section 6.3: such a body ends with the connection.
+            self.is_complete, self._is_reading = True, False
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._is_reading:
             self._is_dirty = True
         elif exc is not None:
             self._fail(httpx.ReadError(str(exc)))
-        elif self._status and not any(name.lower() in _FRAMING_FIELDS for name, _ in self.headers):
-            # RFC 9112, section 6.3: such a body ends with the connection.
-            self.is_complete, self._is_reading, self._is_dirty = True, False, True
-            self._wake()
         else:
             self._fail(httpx.RemoteProtocolError("the server closed the connection before its response was complete"))
 
@@ -185,7 +193,8 @@ class HttpConnection(asyncio.Protocol):
             self._status = status
 
     def on_body(self, body: bytes) -> None:
-        if not self.is_complete:
+        self._field_bytes = 0
+        if self._status and not self.is_complete:
             self._chunks.append(body)
             self._unread_bytes += len(body)
 

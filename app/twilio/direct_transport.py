@@ -36,6 +36,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._idle: dict[_Origin, deque[HttpConnection]] = {}
         self._in_use: set[HttpConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         content = b"".join(request.stream) if isinstance(request.stream, httpx.ByteStream) else None
@@ -48,6 +49,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         try:
             connection = self._take_idle(origin) or await self._connect(origin, timeout.get("connect"))
             self._in_use.add(connection)
+            if self._is_closed:
+                raise httpx.ConnectError("the transport is closed")
             gate = request.extensions.get("send_gate")
             status = await connection.send(head + content, gate=gate, read_timeout_s=timeout.get("read"))
         except BaseException:
@@ -62,6 +65,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return httpx.Response(status, headers=connection.headers, stream=stream)
 
     async def aclose(self) -> None:
+        self._is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in (*self._in_use, *(each for idle in self._idle.values() for each in idle)):
@@ -102,11 +106,12 @@ class DirectTransport(httpx.AsyncBaseTransport):
                     lambda: HttpConnection(loop, is_tls=tls is not None),
                     sock=socket,
                     ssl=tls,
-                    server_hostname=host if tls else None,
+                    server_hostname=host.rstrip(".") if tls else None,
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(str(error)) from error
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError, and a host that cannot be encoded a ValueError
+        # ssl.SSLError is an OSError, a host that cannot be encoded a ValueError, and a loop that ends raises RuntimeError.
+        except (OSError, ValueError, RuntimeError) as error:
             raise httpx.ConnectError(str(error)) from error
         return connection
 
@@ -116,7 +121,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         if connection is None:
             return
         self._in_use.discard(connection)
-        if not connection.is_reusable:
+        if self._is_closed or not connection.is_reusable:
             connection.transport.abort()
             return
         loop = asyncio.get_running_loop()
@@ -131,7 +136,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         now, self._sweep = loop.time(), None
         for origin, idle in list(self._idle.items()):
             while idle and now - idle[0].idle_since >= self._keepalive_s:
-                idle.popleft().transport.close()
+                idle.popleft().transport.abort()  # `close` would wait for the server's close_notify, up to 30 s
             if not idle:
                 del self._idle[origin]
         if self._idle:
@@ -166,7 +171,10 @@ class _BodyStream(httpx.AsyncByteStream):
 def _origin(url: httpx.URL) -> _Origin:
     if url.scheme not in _PORTS or not url.raw_host:
         raise httpx.UnsupportedProtocol("neither http:// nor https://")
-    return url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme]
+    port = _PORTS[url.scheme] if url.port is None else url.port
+    if not 0 < port < 2**16:  # the resolver would take port 65616 for port 80
+        raise httpx.UnsupportedProtocol("a port that does not exist")
+    return url.scheme, url.raw_host.decode("ascii"), port
 
 
 def _head(request: httpx.Request, length: int) -> bytes:

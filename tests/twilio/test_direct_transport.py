@@ -21,6 +21,8 @@ RESPONSES = {
     b'7\r\n{"a":1}\r\n0\r\nX-A: 2\r\nX-B: 3\r\n\r\n',
     "after interim responses": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-A: 0\r\nLink: </>\r\n\r\n"
     b'HTTP/1.1 201 Created\r\nContent-Length: 7\r\nX-A: 1\r\n\r\n{"a":1}',
+    "after an impossible status with a body": b"HTTP/1.1 099 No\r\nContent-Length: 3\r\n\r\nabc"
+    b'HTTP/1.1 201 Created\r\nContent-Length: 7\r\nX-A: 1\r\n\r\n{"a":1}',
 }
 UNREADABLE = {
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -32,6 +34,7 @@ UNREADABLE = {
     "a chunk without a size": b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n{}",
     "an endless head": b"HTTP/1.1 201 Created\r\n" + b"X-A: 1\r\n" * 10_000,
     "interim responses without an end": b"HTTP/1.1 102 Processing\r\n\r\n" * 3_000,
+    "an endless trailer": b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-A: " + b"x" * 1_000_000,
 }
 
 Respond = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -190,3 +193,14 @@ async def test_a_header_that_could_begin_another_line_is_not_sent(value: str) ->
         with pytest.raises(NOT_SENT):
             await transport.handle_async_request(request)
         assert server.requests == []
+
+
+@pytest.mark.parametrize("port", [0, 65_536, 1_000_000])
+async def test_a_port_that_does_not_exist_is_not_taken_for_another(port: int) -> None:
+    """The resolver would take only the last 16 bits of it, and zero would be the scheme's own."""
+    async with serving(sends(RESPONSES["with its length"])) as (server, transport):
+        listening = httpx.URL(server.url).port
+        assert listening
+        with pytest.raises(httpx.UnsupportedProtocol):
+            await ask(transport, f"http://127.0.0.1:{listening + port if port == 65_536 else port}")
+        assert server.connections == 0
