@@ -59,13 +59,14 @@ async def _wait(
         """WITH waiting AS (
             INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, pending_since, fingerprint,
                 parameters, "to", "from")
-            SELECT gen_random_uuid(), $1, account.id, account_sid, now(), 'scheduled', now(), '', '{}', 'sip:a@b', 'Jack'
-            FROM twilio_account AS account, generate_series(1, $2) WHERE tenant_id = $1 RETURNING id, account_id
+            SELECT new.id, $1, account.id, account_sid, now(), 'scheduled', now(), '', '{}', 'sip:a@b', 'Jack'
+            FROM twilio_account AS account, unnest($2::uuid[]) AS new (id) WHERE tenant_id = $1 RETURNING id, account_id
         )
         INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
         SELECT id, $1, account_id, coalesce((SELECT id FROM queue WHERE tenant_id = $1 AND name = $3), $4), $4, 1, now(),
             now() + $5::text::interval, now() FROM waiting""",
-        *(tenant.id, number, queue, uuid4() if queue else "00000000-0000-0000-0000-000000000000", ring_within),
+        # Their ids begin with the time, as those of all calls: the first id is that of the oldest call.
+        *(tenant.id, [uuid7() for _ in range(number)], queue, uuid4() if queue else UUID(int=0), ring_within),
     )
 
 
