@@ -1,8 +1,8 @@
-"""Manages API keys of tenants and operators."""
+"""Manages API keys of tenants and operators. When a key expires by default: `DEFAULT_LIFETIME` in app/tenants/api_keys.py."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -11,14 +11,17 @@ from app.errors import IdempotencyKeyReused
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import KeyRow
-from app.tenants.api_keys import KeyFormat, default_expiry, generate_key, key_prefix
+from app.tenants.api_keys import DEFAULT_LIFETIME, KeyFormat, generate_key, key_prefix
 from app.tenants.caller import Caller, OperatorCaller, require_grantable
 from app.tenants.errors import NoSuchResource
+from app.tenants.rotation_store import transaction_start
 from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
 
 
 @dataclass(frozen=True, slots=True)
 class KeyAdministration(Administration):
+    default_lifetime: timedelta | None = DEFAULT_LIFETIME
+
     async def create_key(
         self,
         tenant_id: str | None,
@@ -32,8 +35,8 @@ class KeyAdministration(Administration):
         """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again.
 
         Without `tenant_id` it is an operator's key. Without `scopes` a tenant's key has `DEFAULT_SCOPES`, and an operator's key
-        has all. Without `expires_at`, `default_expiry` decides. Raises ScopeRequired or OperatorKeyRequired if `creator` has
-        less than the new key.
+        has all. Without `expires_at`, `default_lifetime` applies. Raises ScopeRequired or OperatorKeyRequired if
+        `creator` has less than the new key.
         """
         row, key = await self._create(
             tenant_id,
@@ -99,16 +102,20 @@ class KeyAdministration(Administration):
                 name=name,
                 prefix=key_prefix(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
-                expires_at=expires_at or default_expiry(datetime.now(UTC)),
+                expires_at=expires_at or self._default_expiry(await transaction_start(connection)),
                 idempotency_key=idempotency_key,
             )
             if row is not None:
                 await self._record(connection, "key.create", tenant_id, row.prefix)
                 return row, key
             existing = await store.find_key_by_idempotency_key(connection, tenant_id, idempotency_key)
+        expires_at = expires_at or self._default_expiry(existing.created_at)
         if (existing.name, existing.scopes, existing.expires_at) != (name, in_order(wanted), expires_at):
             raise IdempotencyKeyReused("This Idempotency-Key was used to create another API key.")
         return existing, None
+
+    def _default_expiry(self, created_at: datetime) -> datetime | None:
+        return None if self.default_lifetime is None else created_at + self.default_lifetime
 
     async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[KeyRow]:
         """Returns the keys of a tenant, oldest first; without a tenant, those of operators. `after` is the id of a row."""

@@ -1,15 +1,18 @@
-"""API keys: their two formats, their default expiry, and the public part by which a key is found and named."""
+"""API keys: their two formats, their default lifetime, and the public part by which a key is found and named."""
 
 import hashlib
 import re
 import secrets
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, Literal
 
 KeyFormat = Literal["callgate", "twilio"]
 
 DEFAULT_LIFETIME: Final[timedelta | None] = None
-"""The lifetime of a key that is created without an expiry; None: it never expires. `callgate keys create --help` names it."""
+"""The lifetime of a key that is created without an expiry; None: it never expires.
+
+docs/adding.md lists the texts that repeat it.
+"""
 KEY_MARK = "cgk"
 _ID_DIGITS = 12
 _TWILIO_KEY_BYTES = 16
@@ -21,11 +24,6 @@ def generate_key(key_format: KeyFormat) -> str:
     if key_format == "twilio":
         return secrets.token_hex(_TWILIO_KEY_BYTES)
     return f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
-
-
-def default_expiry(now: datetime) -> datetime | None:
-    """Returns the expiry of a key that is created now without one; None: the key never expires."""
-    return None if DEFAULT_LIFETIME is None else now + DEFAULT_LIFETIME
 
 
 def key_prefix(key: str) -> str:

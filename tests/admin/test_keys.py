@@ -1,10 +1,15 @@
 """API keys over the admin API."""
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from app.errors import IdempotencyKeyReused
+from app.tenants.administration_store import KeyRow
+from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import Gateway
@@ -74,6 +79,31 @@ async def test_an_idempotency_key_creates_one_key_which_is_not_shown_again(opera
     assert [(await operator.post(path, body)).status_code for _ in range(2)] == [201, 201]
     events = (await operator.get(f"/audit-events?tenant={tenant_id}&action=key.create")).json()["audit_events"]
     assert len(events) == 4 + 1  # and the one of the fixture
+
+
+@pytest.mark.parametrize("lifetime", [None, timedelta(days=90)])
+async def test_a_key_without_an_expiry_has_the_default_and_is_created_once(
+    gateway: Gateway, tenant_id: str, lifetime: timedelta | None
+) -> None:
+    administration = replace(gateway.tenants, default_lifetime=lifetime)
+
+    async def create(expires_at: datetime | None) -> tuple[KeyRow, str | None]:
+        return await administration.create_key_once(
+            tenant_id,
+            name="x",
+            creator=COMMAND_LINE,
+            scopes=None,
+            expires_at=expires_at,
+            key_format="callgate",
+            idempotency_key="once",
+        )
+
+    row, key = await create(None)
+    assert key is not None
+    assert row.expires_at == (None if lifetime is None else row.created_at + lifetime)
+    assert await create(None) == (row, None)
+    with pytest.raises(IdempotencyKeyReused):
+        await create(datetime(2100, 1, 1, tzinfo=UTC))
 
 
 async def test_an_idempotency_key_belongs_to_its_tenant(gateway: Gateway, operator: Admin, tenant_id: str) -> None:
