@@ -1,4 +1,4 @@
-"""The kinds of members that a declaration has. Does not define the members themselves."""
+"""The types of a declaration's members, such as nullable values and references to secrets. app/apply/schemas.py uses them."""
 
 import re
 from dataclasses import dataclass

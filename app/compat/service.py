@@ -50,9 +50,9 @@ class StartedCalls:
     reads: ReadLimit
 
     async def fetch(self, call: Call) -> FetchedCall:
-        """Updates the record from Twilio, unless the record is complete, and returns it.
+        """Returns the record, updated from Twilio unless it is complete.
 
-        Raises CallNotFound if the call was deleted at Twilio.
+        If Twilio cannot be asked, returns it as it is, with its age. Raises CallNotFound if the call was deleted at Twilio.
         """
         if is_complete(call):
             return FetchedCall(call)

@@ -116,7 +116,7 @@ SentFormDep = Annotated[SentForm, Depends(read_console_form)]
 
 
 class ConsoleRoute(ScopedRoute):
-    """A route with a session instead of an API key. Refuses acts that other sites send, before anything else."""
+    """A route with a session instead of an API key. Refuses POSTs from other sites (CSRF) before anything else."""
 
     def authentication(self) -> Callable[..., Any]:
         return authenticate_session

@@ -25,7 +25,7 @@ class FewReads:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Raises Overloaded, and as the database's own."""
+        """Runs one transaction in a slot of the tenant. Raises Overloaded without a slot, and DatabaseUnavailable."""
         async with self.limit.slot(self.tenant_id or ""), self.database.transaction() as connection:
             yield connection
 

@@ -55,7 +55,7 @@ class DeliveryService:
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
         """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch.
 
-        With `actor`, the audit log says who did it, if there were any.
+        With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))

@@ -127,7 +127,7 @@ def similar_calls(
 
 
 def earliest_date(call: Call) -> datetime:
-    """Returns the earliest date that Twilio may show for a call that the intent started."""
+    """Returns the earliest `date_created` with which Twilio may list the call that this creation started."""
     return call.pending_since - CLOCK_SKEW - DATE_TOLERANCE
 
 

@@ -44,7 +44,8 @@ _LAST_RETRY_WAIT = 2880
 _JITTER = 0.1
 # While a tenant is at its limit, the longest delay until newly due deliveries of other tenants are claimed.
 _RECHECK_INTERVAL_S = 0.5
-# A later event of the same call waits as much longer, and a worker that is killed repeats the attempts of as much more time.
+# How long results are gathered for one commit. It delays the next event of the same call. A worker that is killed meanwhile
+# loses these results, so their deliveries are sent again.
 _GATHER_RESULTS_S = 0.05
 _STATUS_GONE = 410
 

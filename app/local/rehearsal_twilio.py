@@ -91,7 +91,10 @@ class RehearsedTwilio:
 
 @asynccontextmanager
 async def running_twilio(clock: RehearsalClock, limits: Limits, *, call_s: int, calls: int) -> AsyncIterator[RehearsedTwilio]:
-    """Serves a simulator with these limits of the account. An answered call lasts `call_s` seconds; it keeps `calls` calls."""
+    """Serves a simulator with these limits of the account.
+
+    Answered calls last `call_s` seconds. The simulator keeps at most `calls` calls.
+    """
     config = SimulatorConfig(
         open_mode=True, talking_s=(call_s, call_s), seed=_SEED, max_calls=calls, clock=clock, limits=limits
     )

@@ -120,7 +120,7 @@ async def record_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HaltedGrants:
-    """Grants that are halted, by this request or before (`was_halted`)."""
+    """A halt of all grants: on which server, since when, and whether it existed before this request (`was_halted`)."""
 
     server: str
     since: datetime

@@ -1,4 +1,7 @@
-"""SQL for tenants, accounts, credentials and API keys, beside that of `administration_store`. Never commits."""
+"""SQL with SQLAlchemy on tenants' rows: last uses, rejected credentials, and with which encryption key each secret is stored.
+
+Never commits. The SQL of administration is in `administration_store`.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

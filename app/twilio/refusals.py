@@ -24,7 +24,7 @@ _MAX_MESSAGE_LENGTH = 1000
 _MAX_REQUEST_ID_LENGTH = 64
 CREDENTIALS_CODE = 20003
 WRONG_STATE_CODE = 21220
-# Calls that the account may place later: too many are under way (10004), or its queue at Twilio is full (22005).
+# Codes of temporary refusals: too many calls are under way (10004), or the account's queue at Twilio is full (22005).
 FULL_ACCOUNT_CODES = frozenset({10004, 22005})
 
 

@@ -58,7 +58,7 @@ class KeyRecord(BaseModel):
 
 
 class CreatedKey(KeyRecord):
-    """An API key that was just created."""
+    """The answer to the creation of an API key: its record, and the key itself, which is shown only once."""
 
     key: str | None = Field(
         description="The key, to be sent as `Authorization: Bearer …`. This answer alone has it, because only a keyed hash is "

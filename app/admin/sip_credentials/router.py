@@ -72,7 +72,7 @@ async def list_sip_credentials(
 async def create_sip_credential(
     tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
 ) -> SipCredentialRecord:
-    """Stores a user name and a password, encrypted. Creations that give the name in `sip_credential` use them.
+    """Stores a user name and a password, encrypted, under a name. A creation with this name in `sip_credential` uses them.
 
     The same request again answers 200. With another user name or password, the answer is 409 `already-exists`: a PUT to the
     credential replaces both.

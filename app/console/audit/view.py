@@ -35,7 +35,7 @@ _DEEDS: Final = {
     "reveal": "revealed",
     "end": "ended",
 }
-# What is shown of an action's noun, where that is not the noun itself.
+# The word for the noun of an action, where it differs from the noun.
 _NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
 _OF_SEVERAL: Final = {"delivery.replay": "deliveries"}
 # What the subject of an action is, where that is not its noun.

@@ -1,7 +1,7 @@
 """SQL of the pages about calls. Every statement is limited to a tenant, unless an operator asks for all of them.
 
-A filter that an index serves begins with the tenant in that index. For all tenants, the statement asks the index once for each
-tenant and merges the pages, which costs an index look-up per tenant instead of an index of its own for every creation.
+The indexes that serve the filters begin with the tenant. For all tenants, a statement therefore looks up each tenant in the
+index and merges the pages. That costs one look-up for each tenant, but no second index that every creation has to maintain.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants; values are parameters.
 

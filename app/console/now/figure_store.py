@@ -56,7 +56,7 @@ _READ_FIGURES: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RolledUp:
-    """The figures of the minutes, or of the hours where they are more than a day ago, by their start.
+    """Figures by the start of their period: of minutes within the last day, of hours before that.
 
     Periods that are not rolled up are missing.
     """

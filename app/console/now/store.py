@@ -31,7 +31,7 @@ LISTED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many wait, at most COUNTED, and since when the oldest of them waits."""
+    """How many items wait, at most COUNTED. `since`: since when the oldest waits, unless the field says otherwise."""
 
     number: int
     since: datetime | None
@@ -103,7 +103,7 @@ class Facts:
     unknown: WaitingCount
     pending: WaitingCount
     waiting: WaitingCount
-    """Scheduled calls; `since` is when the last of them is due."""
+    """Scheduled calls. Here `since` is when the last of those that were counted is due."""
     queues: list[WaitingQueue]
     missing: MissingCalls
     failing: WaitingCount

@@ -37,7 +37,7 @@ _NEEDS_ATTENTION: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
-    """Returns what the next call does, as "waits for its time". `waits` says whether there is any."""
+    """Returns in words what the next call waits for, such as "waits for its time"; "–" if no call waits (`waits` is false)."""
     if not waits:
         return "–"
     return "is dialled now" if reason is None else _REASONS[reason]

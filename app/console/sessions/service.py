@@ -28,6 +28,7 @@ from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
+"""`callgate console link --help` and docs/console.md repeat it."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 # No cookie contains it, so the stored form of a link is never that of a cookie.
 _LINK_MARK = "link:"
@@ -115,7 +116,7 @@ class ConsoleSessions:
 
 
 async def add_login_link(database: Transactions, actor: Actor) -> str:
-    """Returns the secret of a new one-time link, which logs an operator with all scopes in.
+    """Returns the secret of a new one-time link, which logs in an operator with all scopes.
 
     Until it is used, its row has the hash of the link. No cookie has this hash, so the row is not a session yet.
     """
