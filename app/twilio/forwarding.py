@@ -131,7 +131,7 @@ class Forwarding:
             headers = {name: response.headers[name] for name in _MEDIA_HEADERS if name in response.headers}
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
-            if int(headers.get("content-length", 0)) > MAX_MEDIA_BYTES:  # h11 guarantees a number
+            if int(headers.get("content-length", 0)) > MAX_MEDIA_BYTES:  # llhttp guarantees a number
                 raise TwilioOutcomeUnknown("answer_too_long")
             yield StreamedResponse(response.status_code, headers, _chunks(response, MAX_MEDIA_BYTES))
 

@@ -122,8 +122,7 @@ def test_a_body_without_a_length_is_not_whole_if_the_transport_was_closed(run: R
 
 
 def test_a_body_without_a_length_is_not_whole_if_tls_did_not_end(tls: ssl.SSLContext) -> None:
-    """Only with uvloop, which the image uses: asyncio does not tell the two ends apart."""
-
+    # Only with uvloop, which the image uses: asyncio does not tell the two ends apart.
     async def cut(writer: asyncio.StreamWriter) -> None:
         writer.write(WITHOUT_LENGTH)
         writer.transport.abort()
@@ -236,8 +235,7 @@ def test_a_response_that_arrived_while_the_process_was_stopped_is_in_time(run: R
 
 
 def test_a_request_while_the_loop_shuts_down_is_not_sent() -> None:
-    """Only asyncio resolves names in the loop's executor, which no longer takes work."""
-
+    # Only asyncio resolves names in the loop's executor, which no longer takes work.
     async def scenario() -> None:
         transport = new_transport()
         await asyncio.get_running_loop().shutdown_default_executor()
