@@ -19,6 +19,7 @@ from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_answer
+from app.twilio.response_body import decoded_chunks
 from app.twilio.schemas import Credential, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
@@ -207,7 +208,7 @@ async def _read_all(response: httpx.Response, limit: int, deadline_s: float) -> 
 async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     length = 0
     with ErrorTranslation():
-        async for chunk in response.aiter_bytes():
+        async for chunk in decoded_chunks(response):
             length += len(chunk)
             if length > limit:
                 raise TwilioOutcomeUnknown("answer_too_long")

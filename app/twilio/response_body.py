@@ -1,8 +1,11 @@
 """Reads the body of a response up to a limit: what a server sends must not fill the memory."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 
 import httpx
+
+# gzip expands a thousandfold at most, so what is decoded at once has at most 4 MiB.
+_DECODED_AT_ONCE_BYTES = 4 * 1024
 
 
 class BodyTooLong(Exception):
@@ -15,12 +18,36 @@ async def read_response_body(response: httpx.Response, *, limit: int) -> bytes:
     The caller closes the response.
     """
     body = bytearray()
-    # httpx's decoding wrapper takes longer than the reading, even where there is nothing to decode.
-    chunks: AsyncIterable[bytes] = response.aiter_bytes()
-    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
-        chunks = response.stream
-    async for chunk in chunks:
+    async for chunk in decoded_chunks(response):
         body += chunk
         if len(body) > limit:
             raise BodyTooLong
     return bytes(body)
+
+
+def decoded_chunks(response: httpx.Response) -> AsyncIterable[bytes]:
+    """Returns the decoded body piece by piece. Raises DecodingError if it was encoded more than once."""
+    stream = response.stream
+    if not isinstance(stream, httpx.AsyncByteStream):
+        return response.aiter_bytes()
+    if "content-encoding" not in response.headers:
+        return stream  # httpx's decoding wrapper takes longer than the reading, even where there is nothing to decode
+    if "," in response.headers["content-encoding"]:
+        raise httpx.DecodingError("the body is encoded more than once")
+    response.stream = _SmallPieces(stream)
+    return response.aiter_bytes()
+
+
+class _SmallPieces(httpx.AsyncByteStream):
+    """The same stream in pieces that stay small when each is decoded."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            for start in range(0, len(chunk), _DECODED_AT_ONCE_BYTES):
+                yield chunk[start : start + _DECODED_AT_ONCE_BYTES]
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
