@@ -28,11 +28,11 @@ from app.apply.members import (
 from app.apply.pace import DeclaredPace
 from app.setting_values import MAX_IN_FLIGHT_LIMIT, parse_twilio_base_url
 from app.tenants.administration import TENANT_ID
-from app.tenants.administration_accounts import KEY_SID
+from app.tenants.administration_accounts import KEY_SID_PATTERN
 from app.tenants.callback_form import CallbackForm, CallbackMethod, DeliveryEvent
 from app.tenants.names import RESOURCE_NAME
 from app.tenants.scopes import Scope
-from app.twilio.schemas import ACCOUNT_SID
+from app.twilio.schemas import ACCOUNT_SID_PATTERN
 from app.workloads.service_accounts import (
     MAX_NAMESPACE_LENGTH,
     MAX_SERVICE_ACCOUNT_LENGTH,
@@ -57,10 +57,10 @@ def _without_repetition(values: list[Value]) -> list[Value]:
 
 
 _TenantIdentifier = Annotated[str, Matching(TENANT_ID.pattern, "lower-case letters, digits and '-', at most 63")]
-_AccountSid = Annotated[str, Matching(ACCOUNT_SID.pattern, "AC and 32 hexadecimal digits")]
-_KeySid = Annotated[str, Matching(KEY_SID.pattern, "SK and 32 hexadecimal digits")]
+_AccountSid = Annotated[str, Matching(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
+_KeySid = Annotated[str, Matching(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
 _RevokedCredential = Annotated[
-    str, Matching(f"{KEY_SID.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
+    str, Matching(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
 ]
 _SipCredentialName = Annotated[str, Matching(RESOURCE_NAME, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from app.calls.progress import is_stale, take_resource
 from app.calls.store import CALLBACK_EVENT, CallState, Event
-from app.twilio.schemas import CALL_SID, CallResource
+from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
 CallbackResult = Literal["taken", "late", "duplicate"]
 
@@ -30,7 +30,7 @@ class Callback:
     @classmethod
     def read(cls, fields: Mapping[str, str], *, account_sid: str) -> Self | None:
         """Returns the callback, or None if it names no CallSid or another account."""
-        if not CALL_SID.fullmatch(fields.get("CallSid", "")) or fields.get("AccountSid") != account_sid:
+        if not CALL_SID_PATTERN.fullmatch(fields.get("CallSid", "")) or fields.get("AccountSid") != account_sid:
             return None
         resource = CallResource(
             sid=fields["CallSid"],

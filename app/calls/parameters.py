@@ -34,9 +34,9 @@ from app.calls.parameter_types import (
 )
 from app.http.times import Timestamp
 from app.scheduling.schedule import Priority
-from app.security.redaction import without_userinfo
+from app.security.redaction import mask_userinfo
 from app.tenants.names import RESOURCE_NAME
-from app.twilio.schemas import ACCOUNT_SID, SECRET_PARAMETERS
+from app.twilio.schemas import ACCOUNT_SID_PATTERN, SECRET_PARAMETERS
 
 
 class CallParameters(BaseModel):
@@ -134,7 +134,7 @@ class CallParameters(BaseModel):
     def for_record(self) -> dict[str, Any]:
         """Returns the parameters to store and show, without secrets and without user or password in a URL."""
         return {
-            name: without_userinfo(value) if isinstance(value, str) else value
+            name: mask_userinfo(value) if isinstance(value, str) else value
             for name, value in self._given().items()
             if name not in SECRET_PARAMETERS
         }
@@ -168,7 +168,7 @@ class CallRequest(CallParameters):
 
     account_sid: str | None = Field(
         None,
-        pattern=f"^{ACCOUNT_SID.pattern}$",
+        pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$",
         description="The tenant's Twilio account that pays; by default its oldest with an active credential.",
     )
     sip_credential: str | None = Field(

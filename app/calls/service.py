@@ -12,7 +12,7 @@ from app.database.engine import Database
 from app.errors import CallNotFound
 from app.http.read_limit import CHUNK_ROWS, ReadLimit, render_rows
 from app.tenants.caller import Caller
-from app.twilio.schemas import CALL_SID
+from app.twilio.schemas import CALL_SID_PATTERN
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class CallService:
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self.database.begin() as session:
-            if CALL_SID.fullmatch(id_or_sid):
+            if CALL_SID_PATTERN.fullmatch(id_or_sid):
                 call = await repository.get_call_by_sid(session, id_or_sid, tenant_id=caller.tenant_id)
             else:
                 call = await repository.get_call(session, _parse_uuid(id_or_sid), tenant_id=caller.tenant_id)

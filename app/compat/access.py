@@ -21,7 +21,7 @@ from app.http.routes import ScopedRoute
 from app.tenants.api_keys import key_prefix
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.twilio.schemas import ACCOUNT_SID
+from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
 _SID_AS_USERNAME = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
 # The URL of a recording's audio ends with .mp3 or .wav, or has no suffix, as in Twilio's `RecordingUrl`.
@@ -47,7 +47,7 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
     if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)
-    if not ACCOUNT_SID.fullmatch(account_sid):
+    if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
         raise CallNotFound
     tenants: TenantDirectory = request.state.tenants
     account_id = await tenants.account_id(caller.tenant_id, account_sid=account_sid)

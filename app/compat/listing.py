@@ -20,7 +20,7 @@ from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
 from app.http.form import ParameterValues
 from app.twilio.call_uris import account_uri
-from app.twilio.schemas import CALL_SID
+from app.twilio.schemas import CALL_SID_PATTERN
 
 MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 50
@@ -109,7 +109,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
 def _value_error(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
         "Status": ("unknown_status", "must be one of " + ", ".join(_STATUSES), value in _STATUSES),
-        "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID.fullmatch(value)),
+        "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID_PATTERN.fullmatch(value)),
         "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _is_number_within(value, 1, MAX_PAGE_SIZE)),
         "Page": ("page", "must be a number", _is_number_within(value, 0, _MAX_PAGE_NUMBER)),
         "PageToken": ("page_token", "must be the token of an earlier page", _edge_of_page_token(value)),

@@ -36,7 +36,7 @@ from app.http.routes import needs
 from app.setting_values import TWILIO_API_VERSION
 from app.subresources.router import SubresourceServiceDep
 from app.tenants.scopes import Scope
-from app.twilio.schemas import CALL_SID
+from app.twilio.schemas import CALL_SID_PATTERN
 
 PREFIX = f"/{TWILIO_API_VERSION}"
 WARNING_HEADER = "Callgate-Warning"
@@ -50,7 +50,7 @@ async def own_call(sid: str, account: AccountDep, service: CallServiceDep) -> Ca
 
 
 async def find_own_call(service: CallService, account: OwnAccount, sid: str) -> Call:
-    if not CALL_SID.fullmatch(sid):
+    if not CALL_SID_PATTERN.fullmatch(sid):
         raise CallNotFound
     call = await service.get(account.caller, sid)
     if call.account_sid != account.account_sid or call.deleted_at is not None:

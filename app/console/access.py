@@ -5,7 +5,7 @@
     @router.get("")
     @needs(Scope.READ, clients="any")
     async def list_things(request: Request, client: ConsoleClientDep) -> Response:
-        return page(request, "things/list.html", things=await …(tenant_id=client.tenant_id))
+        return page_response(request, "things/list.html", things=await …(tenant_id=client.tenant_id))
 
 Without a session, a page leads to the login and an act is refused. A tenant's client has a `tenant_id`, which limits what its
 queries read; an operator's is None. docs/console.md describes sessions.
@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse
 from app.admin.problems import problem_for
 from app.audit.events import Actor
 from app.console.headers import protect_page
-from app.console.reads import FewReads
+from app.console.reads import LimitedReads
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
@@ -87,10 +87,10 @@ async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
 ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
-def reads_of(request: Request) -> FewReads:
+def reads_of(request: Request) -> LimitedReads:
     """Returns the database from which the page of a session reads."""
     session: ActiveSession = request.state.console_session
-    return FewReads(request.state.database, request.state.console_reads, session.client.tenant_id)
+    return LimitedReads(request.state.database, request.state.console_reads, session.client.tenant_id)
 
 
 class SentForm:

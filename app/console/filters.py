@@ -8,11 +8,9 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
-_HIDDEN = "•••"
-_SHOWN_DIGITS = 4
+from app.console.masking import mask
+
 _CLOCK_SUFFICES = timedelta(hours=12)
-_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE)
-_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 
 
 def time(value: datetime | None, form: str = "") -> Markup:
@@ -36,31 +34,6 @@ def moment(value: datetime | None, now: datetime) -> Markup:
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:
     """Returns an amount with its currency, and with a minus sign instead of a hyphen."""
     return "–" if amount is None else f"{amount:f} {unit or ''}".strip().replace("-", "−")
-
-
-def mask(value: str | None) -> str:
-    """Hides who is meant in a phone number or an address: keeps the last digits of a number, and the host of an address."""
-    if not value:
-        return "–"
-    found = _SCHEME.match(value)
-    scheme = found[0] if found else ""
-    before, at, after = value[len(scheme) :].rpartition("@")
-    if not at:
-        return f"{scheme}{_mask_user(_until(after, ';?'))}"
-    # The user may have parameters of its own, and a password (RFC 3261, section 25.1).
-    return f"{scheme}{_mask_user(_until(before, ';:?@'))}@{_until(after, ';?')}"
-
-
-def _until(text: str, ends: str) -> str:
-    return re.split(f"[{ends}]", text, maxsplit=1)[0]
-
-
-def _mask_user(user: str) -> str:
-    if _NUMBER.fullmatch(user):
-        digits = re.sub(r"\D", "", user)
-        hidden = len(digits) - min(_SHOWN_DIGITS, len(digits) // 2)
-        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[hidden:]}"
-    return f"{user[:1]}{_HIDDEN}"
 
 
 def code(text: str) -> Markup:

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from app.console.filters import mask
 from app.setting_values import TWILIO_API_VERSION
 
+_HIDDEN = "•••"
+_SHOWN_DIGITS = 4
+_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE)
+_PHONE_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 _WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
 _AT = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
-_NUMBER = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
-_PERSONAL = re.compile(f"{_WITH_SCHEME}|{_AT}|{_NUMBER}", re.IGNORECASE)
+_NUMBER_IN_TEXT = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
+_PERSONAL = re.compile(f"{_WITH_SCHEME}|{_AT}|{_NUMBER_IN_TEXT}", re.IGNORECASE)
 _NUMBER_IN_KEY = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,15}(?![A-Za-z0-9])")
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -59,6 +62,31 @@ _PLAIN: Final = frozenset(
 )
 
 
+def mask(value: str | None) -> str:
+    """Hides who is meant in a phone number or an address: keeps the last digits of a number, and the host of an address."""
+    if not value:
+        return "–"
+    found = _SCHEME.match(value)
+    scheme = found[0] if found else ""
+    before, at, after = value[len(scheme) :].rpartition("@")
+    if not at:
+        return f"{scheme}{_mask_user(_until(after, ';?'))}"
+    # The user may have parameters of its own, and a password (RFC 3261, section 25.1).
+    return f"{scheme}{_mask_user(_until(before, ';:?@'))}@{_until(after, ';?')}"
+
+
+def _until(text: str, ends: str) -> str:
+    return re.split(f"[{ends}]", text, maxsplit=1)[0]
+
+
+def _mask_user(user: str) -> str:
+    if _PHONE_NUMBER.fullmatch(user):
+        digits = re.sub(r"\D", "", user)
+        hidden = len(digits) - min(_SHOWN_DIGITS, len(digits) // 2)
+        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[hidden:]}"
+    return f"{user[:1]}{_HIDDEN}"
+
+
 def mask_text(text: str) -> str:
     """Returns a sentence without the phone numbers, SIP addresses and e-mail addresses in it."""
     return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
@@ -78,7 +106,7 @@ def mask_url(url: str) -> str:
         return _hidden(url)
     if not host or parts.scheme not in ("http", "https"):
         return _hidden(url)
-    more = "?•••" if parts.query or parts.fragment else ""
+    more = f"?{_HIDDEN}" if parts.query or parts.fragment else ""
     return mask_text(f"{parts.scheme}://{host}{parts.path}{more}")
 
 
@@ -109,4 +137,4 @@ def _mask_member(text: str, name: str) -> str:
 
 
 def _hidden(text: str) -> str:
-    return f"••• ({len(text)} characters)"
+    return f"{_HIDDEN} ({len(text)} characters)"

@@ -15,7 +15,7 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 
 @dataclass(frozen=True, slots=True)
-class FewReads:
+class LimitedReads:
     """The database for the pages of one process: few people read at a time, so that they take no connections of creations."""
 
     database: Transactions

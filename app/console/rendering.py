@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+def page_response(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
     """Returns the page, or the fragment of a page, that the template makes of the context."""
     return render(template, status, request.url.path, request.scope["state"], context)
 

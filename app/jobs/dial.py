@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 
 from app.calls.creation.granted import GrantedCalls
-from app.calls.creation.grants.service import Round, grant_calls
+from app.calls.creation.grants.service import GrantRound, grant_calls
 from app.calls.creation.grants.store import Grant, waiting_accounts
 from app.calls.creation.scheduled.store import end_expired_calls
 from app.calls.settlement import Settlement
@@ -61,7 +61,7 @@ class Dialer:
         self._wake_in(min(waits, default=None))
         return not is_last and len(self._dials) < self.max_in_flight
 
-    async def _grant(self, account_id: UUID, limit: int) -> Round:
+    async def _grant(self, account_id: UUID, limit: int) -> GrantRound:
         """Grants calls of one account and starts to dial them. A failure that is the account's own is only logged."""
         began = elapsed()
         try:
@@ -74,10 +74,10 @@ class Dialer:
         except OSError as error:
             # What other workers have granted is not known.
             logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)
-            return Round([], is_last=True)
+            return GrantRound([], is_last=True)
         except Exception:
             logger.exception("grant_failed", account_id=str(account_id))
-            return Round([], is_last=True)
+            return GrantRound([], is_last=True)
         for grant in granted.grants:
             self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
             self._start(grant, began)

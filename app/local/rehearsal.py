@@ -143,7 +143,7 @@ class Rehearsal:
     async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
         """Does what workers and Twilio do at this moment, and returns the next one at which there is something to do."""
         while await self._deadlines.step():
-            self.twilio.plan_again()
+            self.twilio.reread_ends()
         for call_id, placed in self.twilio.take_ended(at):
             await self._take_end(call_id, self._see(call_id, placed))
         await self._expire(at)

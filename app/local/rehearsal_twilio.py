@@ -59,7 +59,7 @@ class RehearsedTwilio:
         self._under_way[call_id] = call
         self._push(call_id, call)
 
-    def plan_again(self) -> None:
+    def reread_ends(self) -> None:
         """Reads the ends of all calls again. Those in a queue move up when one before them is canceled."""
         self._ends.clear()
         for call_id, call in self._under_way.items():

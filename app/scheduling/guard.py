@@ -119,7 +119,7 @@ async def record_or_halt(connection: Connection) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class HaltedGrants:
+class StoredHalt:
     """A halt of all grants: on which server, since when, and whether it existed before this request (`was_halted`)."""
 
     server: str
@@ -127,12 +127,12 @@ class HaltedGrants:
     was_halted: bool
 
 
-async def halt_grants(connection: Connection) -> HaltedGrants:
+async def halt_grants(connection: Connection) -> StoredHalt:
     """Halts all grants, whatever the server, until they are released. A release that has begun fails."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
-        return HaltedGrants(halted["server"], halted["halted_at"], was_halted=False)
+        return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_STILL_HALTED)
-    return HaltedGrants(before["server"], before["halted_at"], was_halted=True)
+    return StoredHalt(before["server"], before["halted_at"], was_halted=True)
 
 
 async def grants_under_way(database: Statements) -> set[tuple[int, str]]:

@@ -90,7 +90,7 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
     return value
 
 
-def without_userinfo(text: str) -> str:
+def mask_userinfo(text: str) -> str:
     """Returns the text with `***` for user and password in every URL."""
     return _USERINFO.sub(rf"\g<scheme>{_REDACTED}@", text) if "://" in text and "@" in text else text
 

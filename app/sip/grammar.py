@@ -88,7 +88,7 @@ Part = str
 """The name of a group of `SIP_URI`."""
 
 
-class Split(Protocol):
+class UriParts(Protocol):
     """The parts of a text: the `re.Match` of `SIP_URI`, or the valid parts that `diagnosis` found."""
 
     def groups(self) -> tuple[str | None, ...]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from app.sip.escapes import Pairs, check_escapes, decode_items, unescape
 from app.sip.findings import AUTHENTICATION_ADVICE, Report, shorten_name
-from app.sip.grammar import HEADER_CHARACTERS, Split
+from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
 
 Values = Mapping[str, str | None]
@@ -158,7 +158,7 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
 
 
-def check_security(sips: bool, port: str | None, values: Values, split: Split, report: Report) -> None:
+def check_security(sips: bool, port: str | None, values: Values, parts: UriParts, report: Report) -> None:
     """Checks that scheme, transport, secure and port agree. `values` are those of the parameters."""
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()
@@ -166,18 +166,18 @@ def check_security(sips: bool, port: str | None, values: Values, split: Split, r
     tls = encrypted or sips or transport == "tls"
     if encrypted and transport in ("udp", "tcp"):
         detail = f"Leave out transport={transport}, or secure=true: SRTP needs its keys sent over TLS."
-        report.add("SECURE_TRANSPORT_CONTRADICTION", *split.span("parameters"), detail)
+        report.add("SECURE_TRANSPORT_CONTRADICTION", *parts.span("parameters"), detail)
     elif sips and transport == "udp":
         detail = "Use transport=tls or leave transport out: sips never goes over UDP (RFC 3261 §26.2.2)."
-        report.add("SIPS_OVER_UDP", *split.span("parameters"), detail)
+        report.add("SIPS_OVER_UDP", *parts.span("parameters"), detail)
     elif transport == "tls" and secure is None:
         detail = "Add secure=true to encrypt the media as well, or secure=false to say that signalling is enough."
-        report.add("MEDIA_NOT_ENCRYPTED", *split.span("parameters"), detail)
+        report.add("MEDIA_NOT_ENCRYPTED", *parts.span("parameters"), detail)
     if port == "5060" and tls:
-        report.add("TLS_ON_PORT_5060", *split.span("port"), "Check the port: TLS is usually served at 5061.")
+        report.add("TLS_ON_PORT_5060", *parts.span("port"), "Check the port: TLS is usually served at 5061.")
     elif port == "5061" and not tls:
         detail = "Add transport=tls if 5061 is a TLS port, as it usually is."
-        report.add("NO_TLS_ON_PORT_5061", *split.span("port"), detail)
+        report.add("NO_TLS_ON_PORT_5061", *parts.span("port"), detail)
 
 
 def read_headers(written: str, start: int, report: Report) -> Pairs:

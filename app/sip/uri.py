@@ -7,7 +7,7 @@ from app.sip.comparison import comparable_form, equal
 from app.sip.diagnosis import diagnose
 from app.sip.escapes import Pairs, unescape
 from app.sip.findings import Finding, Report, Severity
-from app.sip.grammar import SIP_URI, Split
+from app.sip.grammar import SIP_URI, UriParts
 from app.sip.hosts import read_host
 from app.sip.rules import (
     PLAIN_USER,
@@ -60,28 +60,28 @@ class SipUri:
             _check_lengths(text, report)
         if len(text) > MAX_PARSED_LENGTH:
             return cls(text, findings=report.findings())
-        split: Split | None = SIP_URI.fullmatch(text)
-        if split is None:
+        parts: UriParts | None = SIP_URI.fullmatch(text)
+        if parts is None:
             if report.closed:
                 return cls(text, findings=report.findings())
-            split = diagnose(text, report)
-        scheme, user, password, host, port, written_parameters, written_headers = split.groups()
+            parts = diagnose(text, report)
+        scheme, user, password, host, port, written_parameters, written_headers = parts.groups()
         scheme = scheme and scheme.lower()
         if not report.closed:
-            _check_parts(text, scheme, split, report)
-        canonical = host and read_host(host, split.start("host"), user is not None, report)
+            _check_parts(text, scheme, parts, report)
+        canonical = host and read_host(host, parts.start("host"), user is not None, report)
         parameters: Pairs = ()
         headers: Pairs = ()
         values: Values = {}
         if written_parameters:
-            parameters, values = read_parameters(written_parameters, split.start("parameters"), report)
+            parameters, values = read_parameters(written_parameters, parts.start("parameters"), report)
         if written_headers:
-            headers = read_headers(written_headers, split.start("headers"), report)
+            headers = read_headers(written_headers, parts.start("headers"), report)
         if values or port is not None:
-            check_security(scheme == "sips", port, values, split, report)
+            check_security(scheme == "sips", port, values, parts, report)
         # A frozen dataclass's __init__ sets each field with object.__setattr__, which would take a third of this method's time.
         uri = object.__new__(cls)
-        parts = {
+        fields = {
             "text": text,
             "scheme": scheme,
             "user": unescape(user) if user and "%" in user else user,
@@ -92,7 +92,7 @@ class SipUri:
             "headers": headers,
             "findings": report.findings() if report else (),
         }
-        object.__setattr__(uri, "__dict__", parts)
+        object.__setattr__(uri, "__dict__", fields)
         return uri
 
     @property
@@ -134,20 +134,20 @@ class SipUri:
         }
 
 
-def _check_parts(text: str, scheme: str | None, split: Split, report: Report) -> None:
+def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report) -> None:
     """Checks the scheme, the user, the password and the port."""
-    _, user, password, host, port, _, _ = split.groups()
+    _, user, password, host, port, _, _ = parts.groups()
     if scheme == "sips":
         detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
         report.add("SIPS_SCHEME", 0, 4, detail)
     if user and not PLAIN_USER.fullmatch(user):
-        check_user(user, split.start("user"), report)
+        check_user(user, parts.start("user"), report)
     elif user is None and host is not None and "@" not in text:
-        report.add("NO_USER", *split.span("host"), "Put a user before the host, as in sip:user@example.com.")
+        report.add("NO_USER", *parts.span("host"), "Put a user before the host, as in sip:user@example.com.")
     if password is not None:
-        check_password(password, split.start("password"), report)
+        check_password(password, parts.start("password"), report)
     if port is not None:
-        check_port(port, split.start("port"), report)
+        check_port(port, parts.start("port"), report)
 
 
 def _check_lengths(text: str, report: Report) -> None:

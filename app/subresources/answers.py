@@ -15,7 +15,7 @@ from app.errors import (
 )
 from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
 from app.twilio.forwarding import UpstreamResponse
-from app.twilio.schemas import SID
+from app.twilio.schemas import SID_PATTERN
 
 _PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioWrongState: WrongCallState,
@@ -47,7 +47,7 @@ def event_data_of(error: TwilioError) -> dict[str, Any]:
 
 def sid_of(response: UpstreamResponse) -> dict[str, Any]:
     sid = (response.document or {}).get("sid")
-    return {"sid": sid} if isinstance(sid, str) and SID.fullmatch(sid) else {}
+    return {"sid": sid} if isinstance(sid, str) and SID_PATTERN.fullmatch(sid) else {}
 
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:

@@ -31,7 +31,7 @@ from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, UpstreamResponse
-from app.twilio.schemas import SID, Credential, read_json
+from app.twilio.schemas import SID_PATTERN, Credential, read_json
 from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
 
 _FETCH_RECORDING = Operation(RECORDINGS, "fetch")
@@ -199,7 +199,7 @@ class SubresourceService:
 
     async def _record_event(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
         operation = request.operation
-        sid = {"sid": request.sid} if request.sid and SID.fullmatch(request.sid) else {}
+        sid = {"sid": request.sid} if request.sid and SID_PATTERN.fullmatch(request.sid) else {}
         async with self._database.begin() as session:
             await repository.add_event(
                 session, call.id, f"call.{operation.subresource.noun}", {"action": operation.action} | sid | data

@@ -13,9 +13,9 @@ from app.tenants.administration_base import Administration
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import credential_identity
-from app.twilio.schemas import ACCOUNT_SID
+from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
-KEY_SID = re.compile(r"SK[0-9a-fA-F]{32}")
+KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,9 @@ class AccountAdministration(Administration):
 
 
 def check_sids(account_sid: str, key_sid: str | None) -> None:
-    if not ACCOUNT_SID.fullmatch(account_sid):
+    if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
         raise InvalidMember("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
-    if key_sid is not None and not KEY_SID.fullmatch(key_sid):
+    if key_sid is not None and not KEY_SID_PATTERN.fullmatch(key_sid):
         raise InvalidMember("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
 
 

@@ -22,12 +22,12 @@ TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canc
 CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progress"}
 # Never stored, logged or returned: used once, in the form that is sent to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
-SID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
+SID_PATTERN = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 # Twilio ends a call that has waited this long in its queue, and a call that has lasted this long.
 MAX_QUEUE_TIME = timedelta(hours=24)
 MAX_CALL_TIME = timedelta(hours=24)
-ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+ACCOUNT_SID_PATTERN = re.compile(r"AC[0-9a-fA-F]{32}")
+CALL_SID_PATTERN = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
 _MAX_TEXT_LENGTH = 512
 _MAX_PRICE_LENGTH = 30
@@ -135,7 +135,7 @@ class CallResource(BaseModel):
         """Returns the resource, or None for an answer without a valid CallSid: it does not prove that a call exists."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
-        if not CALL_SID.fullmatch(answer["sid"]):
+        if not CALL_SID_PATTERN.fullmatch(answer["sid"]):
             return None
         return cls.model_validate({name: value for name, value in answer.items() if value is not None} | {"raw": answer})
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from app.security.redaction import Secrets, basic_header_values, redact, userinfo_in
-from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID, Credential
+from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID_PATTERN, Credential
 
 
 def authorization(credential: Credential) -> str:
@@ -36,7 +36,7 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
 
 def redact_document(document: Any, secrets: Secrets) -> Any:
     """Returns the JSON of an answer without secrets. SIDs and call statuses stay, even if a short password is a part of one."""
-    return redact(document, secrets, keep=lambda text: text in CALL_STATUSES or SID.fullmatch(text) is not None)
+    return redact(document, secrets, keep=lambda text: text in CALL_STATUSES or SID_PATTERN.fullmatch(text) is not None)
 
 
 @lru_cache(maxsize=1024)

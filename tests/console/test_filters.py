@@ -1,37 +1,9 @@
-"""How the console shows times, money, and personal data."""
+"""How the console shows times and money, and backticks."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import pytest
-
-from app.console.filters import code, mask, money, time
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("+14155550100", "+•••0100"),
-        ("4155550100", "•••0100"),
-        ("sip:kate@example.com", "sip:k•••@example.com"),
-        ("sips:+14155550100@pbx.example.com;transport=tls?X-Name=Kate", "sips:+•••0100@pbx.example.com"),
-        ("sip:kate:secret@example.com", "sip:k•••@example.com"),
-        ("sip:kate;transport=tls@example.com", "sip:k•••@example.com"),
-        ("sip:+14155550100;phone-context=example.net@pbx.example.com;transport=tls", "sip:+•••0100@pbx.example.com"),
-        ("sip:a@kate.smith@example.com", "sip:a•••@example.com"),
-        ("sip:@example.com", "sip:•••@example.com"),
-        ("sip:12345@example.com", "sip:•••45@example.com"),
-        ("tel:+14155550100", "tel:+•••0100"),
-        ("client:jack", "client:j•••"),
-        ("Jack", "J•••"),
-        ("Jack Ö. <sip:x>", "J•••"),
-        ("sip:example.com", "sip:e•••"),
-        ("", "–"),
-        (None, "–"),
-    ],
-)
-def test_personal_data_is_masked(value: str | None, shown: str) -> None:
-    assert mask(value) == shown
+from app.console.filters import code, money, time
 
 
 def test_money_has_its_currency_and_a_minus_sign() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from app.console.now.findings import Attention
-from app.console.now.store import COUNTED, Facts, MissingCalls, Recent, RejectedCredential, WaitingCount, WaitingQueue
+from app.console.now.store import COUNTED, Facts, LastHour, MissingCalls, RejectedCredential, WaitingCount, WaitingQueue
 from app.console.now.view import now_view
 from app.console.now.words import SentencePart, percent, span_text
 from app.database.heartbeats import WorkerSummary
@@ -31,12 +31,12 @@ QUIET = Facts(
     gave_up=0,
     unpriced=0,
     credentials=[],
-    recent=Recent(started=500),
+    recent=LastHour(started=500),
     called_back_before=100,
     rolled_until=NOW,
     took_s=0.01,
 )
-QUIET = replace(QUIET, recent=Recent(started=500, called_back=400))
+QUIET = replace(QUIET, recent=LastHour(started=500, called_back=400))
 QUEUE = WaitingQueue(
     tenant_id="blue",
     name="reminders",
@@ -72,7 +72,7 @@ def test_the_example_of_the_console() -> None:
             unknown=_since(40, 3),
             waiting=WaitingCount(120, NOW),
             queues=[replace(QUEUE, calls_per_second=1 / 6)],
-            recent=Recent(started=998, unknown=2, server_errors=2, called_back=900),
+            recent=LastHour(started=998, unknown=2, server_errors=2, called_back=900),
         ),
         for_operator=True,
     )
@@ -89,40 +89,40 @@ NO_WORKER = WorkerSummary(0, None)
     ("facts", "sentence"),
     [
         ({}, "Calls go out. Twilio answers no 5xx."),
-        ({"has_tenants": False, "has_calls": False, "workers": NO_WORKER, "recent": Recent()}, "Nothing is set up yet."),
-        ({"has_calls": False, "recent": Recent()}, "No call has been requested yet."),
-        ({"recent": Recent()}, "No call was dialled in the last hour."),
-        ({"recent": Recent(scheduled=20)}, "No call was dialled in the last hour."),
+        ({"has_tenants": False, "has_calls": False, "workers": NO_WORKER, "recent": LastHour()}, "Nothing is set up yet."),
+        ({"has_calls": False, "recent": LastHour()}, "No call has been requested yet."),
+        ({"recent": LastHour()}, "No call was dialled in the last hour."),
+        ({"recent": LastHour(scheduled=20)}, "No call was dialled in the last hour."),
         ({"workers": NO_WORKER}, "Calls go out, but no worker runs. Twilio answers no 5xx."),
         ({"is_halted": True}, "Calls go out, but scheduled calls are stopped. Twilio answers no 5xx."),
         (
-            {"is_halted": True, "recent": Recent(), "waiting": WaitingCount(3, NOW)},
+            {"is_halted": True, "recent": LastHour(), "waiting": WaitingCount(3, NOW)},
             "No call was dialled in the last hour, and scheduled calls are stopped. 3 waiting.",
         ),
         (
-            {"recent": Recent(started=10, not_started=40)},
+            {"recent": LastHour(started=10, not_started=40)},
             "Most calls do not start: 40 of 50 in the last hour. Twilio answers no 5xx.",
         ),
-        ({"recent": Recent(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
-        ({"recent": Recent(), "unknown": _since(60)}, "No call was dialled in the last hour. 1 unknown, oldest 1 min."),
+        ({"recent": LastHour(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
+        ({"recent": LastHour(), "unknown": _since(60)}, "No call was dialled in the last hour. 1 unknown, oldest 1 min."),
         (
-            {"recent": Recent(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
+            {"recent": LastHour(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
             "No call was dialled in the last hour. 7 waiting, the last at 10:35.",
         ),
         (
-            {"recent": Recent(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
+            {"recent": LastHour(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
             "No call was dialled in the last hour. 7 waiting, the last at 10:30.",
         ),
         (
-            {"recent": Recent(), "waiting": WaitingCount(COUNTED, NOW)},
+            {"recent": LastHour(), "waiting": WaitingCount(COUNTED, NOW)},
             "No call was dialled in the last hour. 10,000 or more waiting.",
         ),
         (
-            {"recent": Recent(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHour(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 150 waiting, 120 of them in paused queues.",
         ),
         (
-            {"recent": Recent(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHour(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 120 waiting in paused queues.",
         ),
     ],
@@ -151,14 +151,14 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
         ({"unknown": _since(3000)}, "warning", "1 unknown call, the oldest for 50 min.", "callgate doctor"),
         ({"pending": _since(700)}, "warning", "A call is pending for 11 min.", "worker"),
         (
-            {"recent": Recent(started=90, unknown=10, server_errors=10, called_back=80)},
+            {"recent": LastHour(started=90, unknown=10, server_errors=10, called_back=80)},
             "warning",
             "Twilio answered 5xx to 10.0 % of the calls of the last hour.",
             "status.twilio.com",
         ),
-        ({"recent": Recent(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
+        ({"recent": LastHour(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
         (
-            {"recent": Recent(started=20)},
+            {"recent": LastHour(started=20)},
             "danger",
             "No callback came for the 20 calls that started in the last hour, and before they did.",
             "CALLGATE_PUBLIC_URL",
@@ -212,8 +212,8 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"pending": _since(300)},
         {"failing": _since(60, 9)},
         {"missing": MissingCalls(1, NOW - timedelta(seconds=90), UUID(int=7))},
-        {"recent": Recent(started=3)},
-        {"recent": Recent(started=20), "called_back_before": 0},
+        {"recent": LastHour(started=3)},
+        {"recent": LastHour(started=20), "called_back_before": 0},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
         {"took_s": 0.3, "rolled_until": NOW - timedelta(minutes=2)},
     ],

@@ -13,8 +13,8 @@ from app.console.tenants.forms import (
     KEY_FIELDS,
     TENANT_FIELDS,
     filled,
+    idempotency_key_of,
     key_body,
-    once_of,
     refused,
 )
 from app.errors import CallgateError, InvalidRequest, ScopeRequired, TenantNotFound
@@ -118,5 +118,5 @@ def test_a_key_that_cannot_be_made(typed: dict[str, Any], faulty: str) -> None:
 
 def test_a_form_for_a_key_has_an_id_of_its_own() -> None:
     with pytest.raises(InvalidRequest):
-        once_of(Typed(once="x"))
-    assert once_of(Typed(once="6F1ED002-AB55-4585-8590-14EBF0951522")) == "6f1ed002-ab55-4585-8590-14ebf0951522"
+        idempotency_key_of(Typed(once="x"))
+    assert idempotency_key_of(Typed(once="6F1ED002-AB55-4585-8590-14EBF0951522")) == "6f1ed002-ab55-4585-8590-14ebf0951522"

@@ -12,12 +12,12 @@ from pydantic_core import PydanticCustomError
 
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
-from app.tenants.administration_accounts import KEY_SID
+from app.tenants.administration_accounts import KEY_SID_PATTERN
 from app.tenants.administration_store import AccountRow, CredentialRow
-from app.twilio.schemas import ACCOUNT_SID
+from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
-_AccountSid = Annotated[str, Field(pattern=f"^{ACCOUNT_SID.pattern}$", description="The account's SID.")]
-_KeySid = Annotated[str, Field(pattern=f"^{KEY_SID.pattern}$", description="The SID of an API key of the account.")]
+_AccountSid = Annotated[str, Field(pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$", description="The account's SID.")]
+_KeySid = Annotated[str, Field(pattern=f"^{KEY_SID_PATTERN.pattern}$", description="The SID of an API key of the account.")]
 _SECRET_RULE: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}
 _NONE = SecretStr("")
 

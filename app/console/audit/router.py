@@ -8,7 +8,7 @@ from app.audit.service import AuditLog
 from app.console.access import ConsoleClientDep, console_router, reads_of
 from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
 from app.console.reads import PAGE_SIZE, PageReads
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -22,7 +22,7 @@ async def list_audit_events(request: Request, client: ConsoleClientDep, query: A
     filters, faults = query.read(client.tenant_id)
     log = AuditLog(PageReads(reads_of(request)))
     events, cursor = ([], None) if faults else await log.list(filters, limit=PAGE_SIZE)
-    return page(
+    return page_response(
         request,
         "audit/list.html",
         status=422 if faults else 200,

@@ -15,14 +15,14 @@ from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
 from app.console.calls.service import CallActs
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenancy import require_read
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallgateError, CallNotFound, DatabaseUnavailable
 from app.http.routes import needs
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
-from app.twilio.schemas import CALL_SID
+from app.twilio.schemas import CALL_SID_PATTERN
 
 router = console_router("/calls")
 
@@ -82,7 +82,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
             timed_out = True
     if form.given.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _SINGLE:
         return RedirectResponse(f"{view.LIST_PATH}/{lines[0].id}", status_code=303)
-    return page(
+    return page_response(
         request,
         "calls/list.html",
         status=_list_status(form, timed_out=timed_out),
@@ -109,7 +109,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
     """Shows the call with this id. Redirects from its sid to its id."""
-    if CALL_SID.fullmatch(id_or_sid):
+    if CALL_SID_PATTERN.fullmatch(id_or_sid):
         return _lead_to((await _read(request, client, id_or_sid)).call.id)
     return _call_page(request, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
 
@@ -119,7 +119,7 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
 async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
     """Returns the part of the page that renews itself."""
     history = await _read(request, client, call_id)
-    return page(request, "calls/live.html", **_context(history, reveal=False))
+    return page_response(request, "calls/live.html", **_context(history, reveal=False))
 
 
 @router.get("/{id_or_sid}/reveal")
@@ -177,7 +177,7 @@ def _call_page(
     status: int = 200,
 ) -> Response:
     context = _context(history, reveal=reveal) | {"done": done, "fault": fault}
-    return page(request, "calls/call.html", status=status, **context)
+    return page_response(request, "calls/call.html", status=status, **context)
 
 
 def _context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:

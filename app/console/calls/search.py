@@ -14,7 +14,7 @@ from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import all_errors
 from app.tenants.names import RESOURCE_NAME
-from app.twilio.schemas import CALL_SID
+from app.twilio.schemas import CALL_SID_PATTERN
 
 SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
 
@@ -118,7 +118,7 @@ def read_search(text: str) -> Search | None:
     if _UUID.fullmatch(text):
         own = UUID(text)
         return Search("id", (str(own),)) if own.version == _ID_VERSION else Search("key", (text,))
-    if CALL_SID.fullmatch(text):
+    if CALL_SID_PATTERN.fullmatch(text):
         return Search("sid", (text,))
     if _SCHEME.match(text):
         return Search("to", (text,))

@@ -15,8 +15,7 @@ from app.console.calls.tables import Row, parameter_rows, resource_rows
 from app.console.calls.timeline import Entry, quiet_since, timeline
 from app.console.calls.words import problem_in_words, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
-from app.console.filters import mask
-from app.console.masking import mask_json, mask_key, mask_text, mask_url
+from app.console.masking import mask, mask_json, mask_key, mask_text, mask_url
 from app.console.times import form_time, read_form_time
 from app.twilio.schemas import TERMINAL_STATUSES
 

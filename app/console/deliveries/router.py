@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, open_to_suspended, reads_of
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenancy import caller_in, reachable_tenant, require_read
 from app.console.times import form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
@@ -41,7 +41,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
     """Renders what waits of each tenant with a later id than `after`."""
     backlogs = await store.list_backlogs(reads_of(request), after=after.replace("\x00", ""))
     is_full = len(backlogs) == store.MAX_TENANTS
-    return page(
+    return page_response(
         request,
         "deliveries/overview.html",
         items=[BacklogItem.of(each) for each in backlogs],
@@ -66,7 +66,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
     else:
         lines, has_more = await store.list_waiting_deliveries(database, query.tenant, after=after)
         next_page = query.address(cursor=cursor_after(lines[-1])) if has_more else None
-    return page(
+    return page_response(
         request,
         "deliveries/list.html",
         status=422 if fault else 200,

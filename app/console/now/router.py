@@ -10,7 +10,7 @@ from app.console.now import figures
 from app.console.now.figure_store import read_figures
 from app.console.now.store import read_facts
 from app.console.now.view import NowView, now_view
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenancy import reachable_tenant
 from app.http.routes import needs
 from app.tenants.caller import OperatorCaller
@@ -40,7 +40,7 @@ async def show_now(
     view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
     read = await read_figures(reads_of(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
-    return page(
+    return page_response(
         request,
         "now/page.html",
         view=view,
@@ -59,7 +59,7 @@ async def show_now(
 async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresOfDep) -> Response:
     """Shows the part of the page that renews itself."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
-    return page(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
+    return page_response(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
 
 
 @router.get("/figures")

@@ -73,8 +73,8 @@ class MissingCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class Recent:
-    """What became of the calls that were requested within the last hour: EXECUTIONS, and more of those that are rolled up."""
+class LastHour:
+    """How many calls of the last hour have each execution. `server_errors` and `called_back` count only what is rolled up."""
 
     scheduled: int = 0
     pending: int = 0
@@ -113,7 +113,7 @@ class Facts:
     unpriced: int
     """Completed calls of the last week that are older than a day and have no price."""
     credentials: list[RejectedCredential]
-    recent: Recent
+    recent: LastHour
     called_back_before: int
     """Started calls of the last day with a callback."""
     rolled_until: datetime | None
@@ -168,7 +168,7 @@ _CREDENTIALS: Final = f"""
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
     ORDER BY credential.rejected_at DESC LIMIT {LISTED}
 """
-_RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Recent.__dataclass_fields__)
+_RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHour.__dataclass_fields__)
 # Ids begin with their time in milliseconds (app.calls.ids).
 _FIRST_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
@@ -177,7 +177,7 @@ _FIRST_ID: Final = """(
 # The minutes that are rolled up, and calls that were requested since then: at most as many as suffice for the sentence.
 _RECENT: Final = f"""
     SELECT {_RECENT_SUMS} FROM (
-        SELECT {", ".join(Recent.__dataclass_fields__)} FROM rollup
+        SELECT {", ".join(LastHour.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, 0 FROM (

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote_plus
 
 import httpx
@@ -37,7 +37,7 @@ _METADATA_S = 60.0
 _MAX_BYTES = 256 * 1024
 _LEEWAY_S = 60
 # Only signatures that nobody but the provider can make: neither `none` nor those of a shared secret.
-_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+_SIGNATURE_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class OidcProvider:
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
         supported = _list_of(metadata, "id_token_signing_alg_values_supported", "RS256")
-        algorithms = [algorithm for algorithm in _ALGORITHMS if algorithm in supported]
+        algorithms = [algorithm for algorithm in _SIGNATURE_ALGORITHMS if algorithm in supported]
         try:
             registry = JWSRegistry(algorithms=algorithms, strict_check_header=False)
             decoded = jwt.decode(str(tokens["id_token"]), KeySet.import_key_set(keys), registry=registry)

@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse
 from app.console.access import console_router, local_path
 from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.rules import client_by
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.sessions.router import login_page, start_session
 from app.console_settings import OidcRule
 from app.errors import RouteNotFound, TenantNotFound
@@ -84,7 +84,7 @@ async def finish_login(request: Request) -> Response:
         return _refused(request, _NO_RULE, 403, "no_rule")
     # A page, not a redirect: a redirect would still count as the provider's, and the Strict cookie would not be sent.
     try:
-        response = await start_session(request, client, page(request, "oidc/done.html", wanted=wanted))
+        response = await start_session(request, client, page_response(request, "oidc/done.html", wanted=wanted))
     except TenantNotFound:
         return _refused(request, _NO_RULE, 403, "no_such_tenant")
     _forget(response)

@@ -10,7 +10,7 @@ from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
 from app.console.queues import store
 from app.console.queues.view import QueueItem, QueueView, calls_of, canceled_text, page_after, queue_path, waiting_text
 from app.console.reads import PageReads
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenancy import reachable_tenant, require_read
 from app.errors import QueueNotFound
 from app.http.routes import needs
@@ -65,7 +65,9 @@ async def list_queues(
     lines, has_more = await store.list_queue_lines(reads_of(request), wanted or None, after=place)
     items = [(QueueItem.of(line.state), waiting_text(line.waiting)) for line in lines]
     next_page = page_after(items[-1][0], wanted) if has_more else None
-    return page(request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", ""))
+    return page_response(
+        request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", "")
+    )
 
 
 @router.get("/{tenant_id}/{name}")
@@ -88,7 +90,7 @@ async def _show(
 ) -> Response:
     """Renders a page about a queue. Its numbers are those of the API."""
     progress = await service.progress(*queue)
-    return page(request, template, view=QueueView.of(progress), calls=calls_of(*queue), done=done)
+    return page_response(request, template, view=QueueView.of(progress), calls=calls_of(*queue), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")

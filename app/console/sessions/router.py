@@ -15,7 +15,7 @@ from app.console.access import (
     local_path,
     session_of,
 )
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.sessions.service import ConsoleSessions
 from app.errors import TooManyAttempts, Unauthorized
 from app.http.authentication import client_of_key
@@ -39,7 +39,7 @@ async def show_login(request: Request, wanted: Annotated[str, Query(alias="next"
 def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PREFIX, fault: str | None = None) -> Response:
     """Returns the page with the ways to log in, and above them what went wrong."""
     has_oidc = request.state.console_oidc is not None
-    return page(request, "sessions/login.html", status=status, wanted=wanted, fault=fault, has_oidc=has_oidc)
+    return page_response(request, "sessions/login.html", status=status, wanted=wanted, fault=fault, has_oidc=has_oidc)
 
 
 @router.post("/login")
@@ -62,7 +62,7 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
 @public
 async def show_link(request: Request, link: str) -> Response:
     """Shows a form that uses the one-time link. Opening the link does not use it: chat programs open links for previews."""
-    return page(request, "sessions/link.html", link=link)
+    return page_response(request, "sessions/link.html", link=link)
 
 
 @router.post("/link")
@@ -105,4 +105,4 @@ async def log_out(request: Request) -> Response:
 @needs(Scope.READ, clients="any")
 async def show_session(request: Request, client: ConsoleClientDep) -> Response:
     session = request.state.console_session
-    return page(request, "sessions/session.html", session=session, scopes=in_order(client.scopes))
+    return page_response(request, "sessions/session.html", session=session, scopes=in_order(client.scopes))

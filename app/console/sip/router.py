@@ -3,7 +3,7 @@
 from fastapi import Request, Response
 
 from app.console.access import SentFormDep, console_router, open_to_suspended
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.sip.view import view_of
 from app.http.routes import needs
 from app.tenants.scopes import Scope
@@ -14,7 +14,7 @@ router = console_router("/sip")
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def show_sip_form(request: Request) -> Response:
-    return page(request, "sip/check.html", view=None)
+    return page_response(request, "sip/check.html", view=None)
 
 
 @router.post("")
@@ -22,4 +22,4 @@ async def show_sip_form(request: Request) -> Response:
 @open_to_suspended
 async def check_address(request: Request, form: SentFormDep) -> Response:
     """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
-    return page(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))
+    return page_response(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))

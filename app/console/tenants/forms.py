@@ -100,7 +100,7 @@ CREDENTIAL_FIELDS: Final = ("auth_token", "key_sid", "secret")
 KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
-def once_of(form: Fields) -> str:
+def idempotency_key_of(form: Fields) -> str:
     """Returns the idempotency key of the form for a new key: reloading the answer creates no second key."""
     try:
         return str(UUID(form.text("once")))

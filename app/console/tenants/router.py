@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenancy import reachable_tenant, require_read
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled, refused
@@ -54,7 +54,7 @@ async def list_tenants(request: Request, client: ConsoleClientDep, after: str = 
 
 async def _show_list(request: Request, form: FormState, *, after: str = "") -> Response:
     rows, has_more = await store.list_tenant_rows(reads_of(request), after=after)
-    return page(
+    return page_response(
         request,
         "tenants/list.html",
         status=form.status,
@@ -96,7 +96,7 @@ async def render_tenant(
         raise TenantNotFound
     account_sid, of_credential = credential or ("", FormState())
     forms = (account or FormState(), of_credential, key or FormState())
-    return page(
+    return page_response(
         request,
         "tenants/tenant.html",
         status=next((form.status for form in forms if form.is_refused), 200),

@@ -22,7 +22,7 @@ _MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class GrantRound:
     """The grants of one transaction.
 
     `is_last` says that nothing more can be granted now, `wait_s` in how many seconds there may be a token again.
@@ -33,22 +33,22 @@ class Round:
     wait_s: float | None = None
 
 
-async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> Round:
+async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
     """Grants calls of the account, at most `limit` and BATCH.
 
-    The Round is empty if another worker is granting calls of the account, or if grants are halted. Halts them if the account
-    has fewer grants than `counters` has noted. Notes the new grants there.
+    Grants nothing if another worker is granting calls of the account, or if grants are halted. Halts them if the account has
+    fewer grants than `counters` has noted. Notes the new grants there.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:
         account = await store.lock_account_pace(connection, account_id)
         if account is None:
-            return Round([], is_last=True)
+            return GrantRound([], is_last=True)
         if not account.may_grant and not await record_or_halt(connection):
-            return Round([], is_last=True)
+            return GrantRound([], is_last=True)
         if counters.is_behind(account_id, account.count):
             await halt_behind(connection, account_id, granted_at=account.granted_at)
-            return Round([], is_last=True)
+            return GrantRound([], is_last=True)
         if await free_ended_slots(connection, account_id):
             # Read again, with the slots that are free now.
             account = await store.lock_account_pace(connection, account_id) or account
@@ -62,7 +62,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
     # After a grant another round reads how long the account has to wait then.
     is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
-    return Round(grants, is_last, min(waits, default=None))
+    return GrantRound(grants, is_last, min(waits, default=None))
 
 
 @dataclass(slots=True)

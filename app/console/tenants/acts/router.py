@@ -10,14 +10,14 @@ from app.admin.accounts.router import require_allowed_base_url
 from app.admin.accounts.schemas import NewAccount, NewCredential
 from app.admin.keys.schemas import NewKey
 from app.console.access import ConsoleClientDep, SentFormDep, console_router
-from app.console.rendering import page
+from app.console.rendering import page_response
 from app.console.tenants.forms import (
     ACCOUNT_FIELDS,
     CREDENTIAL_FIELDS,
     KEY_FIELDS,
     filled,
+    idempotency_key_of,
     key_body,
-    once_of,
     refused,
 )
 from app.console.tenants.router import AdministrationDep, ShownTenantDep, render_tenant
@@ -95,11 +95,11 @@ async def create_key(
             scopes=new.scopes,
             expires_at=new.expires_at,
             key_format=new.format,
-            idempotency_key=once_of(form),
+            idempotency_key=idempotency_key_of(form),
         )
     except (CallgateError, OperatorError) as error:
         return await render_tenant(request, tenant_id, key=refused(form, KEY_FIELDS, error))
-    return page(request, "tenants/key.html", row=row, key=key, tenant_path=tenant_path(tenant_id))
+    return page_response(request, "tenants/key.html", row=row, key=key, tenant_path=tenant_path(tenant_id))
 
 
 @router.post("/keys/{key_id}/revoke")
