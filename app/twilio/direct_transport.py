@@ -7,7 +7,6 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from socket import SOCK_STREAM
 from typing import Final
 from urllib.request import getproxies
 
@@ -15,6 +14,7 @@ import aiohappyeyeballs
 import httpx
 
 from app.twilio.connection import HttpConnection
+from app.twilio.name_lookup import NameLookup
 from app.twilio.transport import AiohttpTransport
 
 _MAX_BODY_BYTES = 32 * 1024
@@ -31,6 +31,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._tls = tls or httpx.create_ssl_context()
         self._other = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s, tls=self._tls)
         self._has_proxies = not getproxies().keys() <= {"no"}
+        self._names = NameLookup()
         self._slots = asyncio.Semaphore(max_connections)
         self._keepalive_s = keepalive_s
         self._idle: dict[_Origin, deque[HttpConnection]] = {}
@@ -100,7 +101,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         tls = self._tls if scheme == "https" else None
         try:
             async with asyncio.timeout(seconds):
-                addresses = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+                addresses = await self._names.addresses(host, port)
                 socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
                 _, connection = await loop.create_connection(
                     lambda: HttpConnection(loop, is_tls=tls is not None),

@@ -1,0 +1,45 @@
+"""Looks up the addresses of hosts. Connections that begin at the same time, or shortly after, share a look-up."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+_KEEP_S = 10.0
+_MAX_KEPT = 1000
+
+Addresses = list[tuple[int, int, int, str, Any]]
+"""As `socket.getaddrinfo` returns them."""
+
+
+async def _get_addresses(host: str, port: int) -> Addresses:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
+
+
+class NameLookup:
+    """Keeps addresses for ten seconds. A failure is not kept, but all who wait for the same look-up get it."""
+
+    def __init__(
+        self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, keep_s: float = _KEEP_S
+    ) -> None:
+        self._get_addresses = get_addresses
+        self._keep_s = keep_s
+        self._look_ups: dict[tuple[str, int], tuple[float, asyncio.Future[Addresses]]] = {}
+
+    async def addresses(self, host: str, port: int) -> Addresses:
+        """Raises as `socket.getaddrinfo`. A caller that is canceled does not end the look-up for others."""
+        now = asyncio.get_running_loop().time()
+        began, look_up = self._look_ups.get((host, port), (0.0, None))
+        if look_up is None or (look_up.done() and (look_up.exception() is not None or now - began > self._keep_s)):
+            if len(self._look_ups) >= _MAX_KEPT:
+                self._look_ups.clear()
+            look_up = asyncio.ensure_future(self._get_addresses(host, port))
+            look_up.add_done_callback(_mark_as_seen)
+            self._look_ups[host, port] = now, look_up
+        return await asyncio.shield(look_up)
+
+
+def _mark_as_seen(look_up: "asyncio.Future[Addresses]") -> None:
+    """Keeps asyncio from reporting a failure that nobody waits for any more."""
+    if not look_up.cancelled():
+        look_up.exception()
