@@ -155,7 +155,7 @@ class DueQueue:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A waiting call: the one whose turn it is (`next_candidate`), or one of its queue that is due after it (`due_after`)."""
+    """A waiting call: the one whose turn it is (`next_candidate`), or one of its queue that is due no earlier (`due_after`)."""
 
     call_id: UUID
     queue_id: UUID
