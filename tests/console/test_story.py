@@ -194,6 +194,7 @@ async def test_now_tells_how_calls_go(demo: Demo) -> None:
 async def test_pages_with_data_are_accessible_and_fit_the_screen(demo: Demo, browser: Browser, look: str) -> None:
     install(CONSOLE)
     async with demo.http as http:
+        await http.put("/v1/queues/reminders", json={"pace": {"calls_per_second": 5}})
         (call, *_) = (await http.get("/v1/calls", params={"limit": 1})).json()["calls"]
     context = await browser.new_context(storage_state=await demo.context.storage_state(), **LOOKS[look])  # type: ignore[arg-type]
     page = await context.new_page()
