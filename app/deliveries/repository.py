@@ -75,7 +75,7 @@ async def replay(
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (
-        select(Delivery.call_id, Delivery.at, Delivery.id)
+        select(Delivery.call_id, Delivery.id)
         .where(Delivery.tenant_id == tenant_id, Delivery.at >= since, Delivery.state.in_(states))
         .where(tuple_(Delivery.at, Delivery.id) > tuple_(ids.created_at(after), after))
         .where(exists().where(Call.id == Delivery.call_id))
@@ -86,7 +86,8 @@ async def replay(
     )
     statement = (
         update(Delivery)
-        .where(Delivery.call_id == settled.c.call_id, Delivery.at == settled.c.at, Delivery.id == settled.c.id)
+        # Not by `at` of the other rows: see app.deliveries.store.
+        .where(Delivery.call_id == settled.c.call_id, Delivery.id == settled.c.id, Delivery.at >= since)
         .values(_pending_again())
         .returning(Delivery.id)
     )
