@@ -15,7 +15,7 @@ import httpx
 
 from app.twilio.connection import HttpConnection
 from app.twilio.name_lookup import NameLookup
-from app.twilio.transport import AiohttpTransport
+from app.twilio.transport import AiohttpTransport, take_slot
 
 _MAX_BODY_BYTES = 32 * 1024
 _NEXT_ADDRESS_AFTER_S = 0.25
@@ -45,7 +45,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             return await self._other.handle_async_request(request)
         origin, head = _origin(request.url), _head(request, len(content))
         timeout = request.extensions.get("timeout", {})
-        await self._take_slot(timeout.get("pool"))
+        await take_slot(self._slots, timeout.get("pool"))
         connection = None
         try:
             connection = self._take_idle(origin) or await self._connect(origin, timeout.get("connect"))
@@ -73,16 +73,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
             connection.transport.abort()
         self._idle.clear()
         await self._other.aclose()
-
-    async def _take_slot(self, seconds: float | None) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()  # does not wait
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise httpx.PoolTimeout("no free connection in time") from error
 
     def _take_idle(self, origin: _Origin) -> HttpConnection | None:
         """Returns the connection that was used last, if one is still usable."""

@@ -52,7 +52,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeout = request.extensions.get("timeout", {})
         arguments = self._request_arguments(request, timeout)
-        await self._take_slot(timeout.get("pool"))
+        await take_slot(self._slots, timeout.get("pool"))
         try:
             response = await self._session.request(**arguments)
         except BaseException:
@@ -67,16 +67,6 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
-
-    async def _take_slot(self, seconds: float | None) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()  # does not wait
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise httpx.PoolTimeout("no free connection in time") from error
 
     def _request_arguments(self, request: httpx.Request, timeout: Mapping[str, float | None]) -> dict[str, Any]:
         try:
@@ -106,6 +96,18 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 raise httpx.UnsupportedProtocol("a proxy that is neither http:// nor https://")
             return f"http://{proxy}"
         return proxy or None
+
+
+async def take_slot(slots: asyncio.Semaphore, seconds: float | None) -> None:
+    """Takes one of the slots for connections. Raises PoolTimeout if none is free in time."""
+    if not slots.locked():
+        await slots.acquire()  # does not wait
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await slots.acquire()
+    except TimeoutError as error:
+        raise httpx.PoolTimeout("no free connection in time") from error
 
 
 class _Connector(aiohttp.TCPConnector):
