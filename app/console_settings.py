@@ -55,7 +55,7 @@ class ConsoleSettings(BaseSettings):
     @classmethod
     def _check_issuer(cls, value: str | None) -> str | None:
         if value is not None and not is_trusted_url(value):
-            raise ValueError("must be an https:// URL: whoever can change its answers can log in")
+            raise ValueError("must be an https:// URL, because its answers decide who may log in")
         return value
 
     @field_validator("console_oidc_scope")

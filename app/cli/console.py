@@ -34,8 +34,7 @@ def print_link(
 ) -> None:
     """Print a link that logs an operator in, with all scopes.
 
-    It works once, within 15 minutes. Anyone who opens it is logged in, so send it to nobody else. The audit log names the user
-    who made it.
+    It works once, within 15 minutes, for anyone who opens it: keep it secret. The audit log names the user who made it.
     """
     base = url or _local_address()
     shown = run_with_pool(lambda pool: login_address(pool, base))

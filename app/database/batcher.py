@@ -1,8 +1,8 @@
 """Batches concurrent writes of one kind into one transaction (group commit). Independent of the tables.
 
-A single write is sent at once, unless the batcher is told to wait for others. Items that arrive while a batch is being written
-form the next batch. Batches therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be
-batched in the same way.
+A single write is sent at once, unless `gather_s` is set. Items that arrive while a batch is being written form the next batch.
+Batches therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be batched in the same
+way.
 """
 
 import asyncio
@@ -65,8 +65,8 @@ class Batcher(Generic[Item, Result]):
     a time; further submissions wait until there is space, so memory is bounded. The next batch starts without waiting for one
     that takes longer than `slow_after_s`.
 
-    Where nobody waits for the results, `gather_s` saves commits at low rates: a first item waits this long for others, or until
-    there are `gather_up_to` of them.
+    `gather_s` saves commits at low rates: the first item of a batch waits so many seconds for others, or until the batch has
+    `gather_up_to` items. Every result comes so much later.
     """
 
     def __init__(

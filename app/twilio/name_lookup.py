@@ -40,6 +40,6 @@ class NameLookup:
 
 
 def _mark_as_seen(look_up: "asyncio.Future[Addresses]") -> None:
-    """Keeps asyncio from reporting a failure that nobody waits for any more."""
+    """Reads the exception, because asyncio logs one that is never read: all callers may have been canceled."""
     if not look_up.cancelled():
         look_up.exception()

@@ -121,7 +121,8 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
             **UNKNOWN,
         ),
         "It is unknown whether Twilio has this call: no answer in time. "
-        "The last of 2 searches of Twilio's list found calls that cannot be told apart. The next search is in 30 s. "
+        "The last of 2 searches of Twilio's list found several calls, and cannot tell which one it is. "
+        "The next search is in 30 s. "
         "It is never dialled again.",
         "warning",
     ),

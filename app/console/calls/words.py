@@ -10,7 +10,7 @@ Tone = Literal["", "ok", "warning", "danger"]
 
 SEARCH_RESULTS: Final = {
     "none": "found nothing",
-    "ambiguous": "found calls that cannot be told apart",
+    "ambiguous": "found several calls, and cannot tell which one it is",
     "inconclusive": "proves nothing",
     "bound": "found it",
 }
@@ -21,7 +21,7 @@ REFUSALS: Final = {
     "upstream-unreachable": "Twilio could not be reached, so nothing was sent",
     "database-unavailable": "The database was unavailable, so nothing was sent",
 }
-"""What a stored problem means, by its slug. Others are told by their title."""
+"""Explanations of stored problems by slug. For any other problem the page shows its title."""
 _REASONS: Final = {
     "abandoned": "the process that sent it has ended",
     "grant_lost": "whether it was dialled was not recorded",

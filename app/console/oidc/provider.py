@@ -36,7 +36,7 @@ _TIMEOUT_S = 10.0
 _METADATA_S = 60.0
 _MAX_BYTES = 256 * 1024
 _LEEWAY_S = 60
-# Only signatures that nobody but the provider can make: neither `none` nor those of a shared secret.
+# Only signatures made with a private key, which the provider alone has: no `none`, and no HMAC with a shared secret.
 _SIGNATURE_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 
 
