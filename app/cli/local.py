@@ -175,16 +175,11 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
 async def _print_console(settings: Settings, running: RunningStack) -> None:
     """Prints a link to the console that logs an operator in once."""
     from app.cli.console import login_address
-    from app.database.connection import SESSION_SETTINGS, Connector
-    from app.database.pool import Pool
+    from app.cli.tenants import with_pool
 
     if not settings.console:
         return
-    pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
-    try:
-        address = await login_address(pool, running.api_url)
-    finally:
-        await pool.close()
+    address = await with_pool(settings, lambda pool: login_address(pool, running.api_url))
     typer.echo(f"  Console    {address}\n             (logs you in, once; `callgate console link` prints another)")
 
 

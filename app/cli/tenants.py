@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.database.pool import Pool
     from app.scheduling.administration import PaceAdministration
     from app.scheduling.pace_limits import PaceLimits
+    from app.settings import Settings
     from app.tenants.administration import TenantAdministration
     from app.tenants.administration_store import AccountRow, CredentialRow, TenantRow
 
@@ -59,19 +60,19 @@ def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]
 
 def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Runs one use case with a connection pool to the configured database."""
+    return asyncio.run(with_pool(service_settings(), use_case))
+
+
+async def with_pool(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
+    """Runs one use case with a connection pool to the database of the settings."""
     from app.database.connection import SESSION_SETTINGS, Connector
     from app.database.pool import Pool
 
-    settings = service_settings()
-
-    async def run() -> Result:
-        pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
-        try:
-            return await use_case(pool)
-        finally:
-            await pool.close()
-
-    return asyncio.run(run())
+    pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
+    try:
+        return await use_case(pool)
+    finally:
+        await pool.close()
 
 
 @tenants.command("create")
