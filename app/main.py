@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -163,11 +162,7 @@ def _lifespan(
                 "workload_tokens": tokens,
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
-                "console_sessions": ConsoleSessions(
-                    state["database"],
-                    idle=timedelta(seconds=settings.console_idle_timeout),
-                    lifetime=timedelta(seconds=settings.console_session_timeout),
-                ),
+                "console_sessions": ConsoleSessions.of(state["database"], settings),
                 # Not the slots of the API's lists: people who search do not delay services, and the reverse.
                 "console_reads": ReadLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -79,9 +78,7 @@ def end_session(
 def _sessions(pool: StatementPool) -> ConsoleSessions:
     from app.console.sessions.service import ConsoleSessions
 
-    settings = service_settings()
-    idle, lifetime = timedelta(seconds=settings.console_idle_timeout), timedelta(seconds=settings.console_session_timeout)
-    return ConsoleSessions(pool, idle, lifetime)
+    return ConsoleSessions.of(pool, service_settings())
 
 
 async def login_address(database: Transactions, base_url: str) -> str:

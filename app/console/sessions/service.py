@@ -5,6 +5,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -22,6 +23,7 @@ from app.console.sessions.store import (
     redeem_link,
     revoke_session,
 )
+from app.console_settings import ConsoleSettings
 from app.database.pool import StatementPool, Transactions
 from app.errors import TenantNotFound
 from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
@@ -50,6 +52,11 @@ class ConsoleSessions:
     database: StatementPool
     idle: timedelta
     lifetime: timedelta
+
+    @classmethod
+    def of(cls, database: StatementPool, settings: ConsoleSettings) -> Self:
+        idle, lifetime = settings.console_idle_timeout, settings.console_session_timeout
+        return cls(database, timedelta(seconds=idle), timedelta(seconds=lifetime))
 
     async def start(self, client: Caller | OperatorCaller, *, request_id: str) -> str:
         """Starts a session and returns the value of its cookie, which is stored nowhere.
