@@ -47,13 +47,19 @@ async def _running(pair: Pair) -> AsyncIterator[tuple[Gateway, Dialer, Tenant, s
 
 async def _promote(pair: Pair, tenant: Tenant, dialer: Dialer) -> None:
     await pair.standby.execute("SELECT pg_promote()")
-    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+    await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
+
+
+async def reconnected(tenant: Tenant, dialer: Dialer, *, within_s: float) -> None:
+    """Returns when the API and the worker have new connections. Raises TimeoutError."""
+    async with asyncio.timeout(within_s):
         while (await tenant.http.get("/v1/calls")).status_code != 200:
             await asyncio.sleep(0.05)
         while True:
             try:
                 await dial_all(dialer)
             except DatabaseUnavailable:
+                await asyncio.sleep(0.05)
                 continue
             return
 

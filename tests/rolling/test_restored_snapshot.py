@@ -13,8 +13,6 @@ import pytest
 
 from app.audit.events import command_actor
 from app.doctor.grants import check_grants
-from app.errors import DatabaseUnavailable
-from app.jobs.dial import Dialer
 from app.jobs.guard import GuardWatch
 from app.jobs.release.service import GrantRelease
 from app.local.postgres import remove
@@ -27,6 +25,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.rolling.test_failover import accepted_calls
+from tests.rolling.test_lost_grants import reconnected
 from tests.support.gateway import Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.postgres_pair import Node
 
@@ -70,20 +69,6 @@ async def running(node: SnapshotNode) -> AsyncIterator[tuple[Gateway, Tenant, st
         yield gateway, await gateway.add_tenant(simulator), simulator
 
 
-async def reconnected(tenant: Tenant, dialer: Dialer) -> None:
-    """Returns when the API and the worker have new connections."""
-    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
-        while (await tenant.http.get("/v1/calls")).status_code != 200:
-            await asyncio.sleep(0.05)
-        while True:
-            try:
-                await dial_all(dialer)
-            except DatabaseUnavailable:
-                await asyncio.sleep(0.05)
-                continue
-            return
-
-
 async def release(gateway: Gateway) -> None:
     async with services(gateway.settings, Metrics()) as state:
         grants = GrantRelease(
@@ -102,7 +87,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
         (row,) = await gateway.database.fetch("SELECT clock_timestamp() AS at")
         async with running_dialer(gateway, counters) as dialer:
             node.save()
-            await reconnected(tenant, dialer)
+            await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
             assert (await record(tenant, rung["id"]))["execution"] == "started"
             assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
             # With the folder, another worker that did not run at the time halts grants.
@@ -110,7 +95,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
                 counters = GrantCounters(folder)
             node.restore()
             async with running_dialer(gateway, counters) as after:
-                await reconnected(tenant, after)
+                await reconnected(tenant, after, within_s=RECOVERY_TIMEOUT_S)
                 assert (await record(tenant, rung["id"]))["execution"] == "scheduled", "its grant is lost"
                 await GuardWatch(gateway.database, counters).step()
                 await dial_all(after)
@@ -141,9 +126,9 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
             await GuardWatch(gateway.database).step()
             seen_at = await seen(gateway)
             node.save()
-            await reconnected(tenant, dialer)
+            await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
             node.restore()
-            await reconnected(tenant, dialer)
+            await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
         assert await seen(gateway) <= seen_at
         await gateway.database.fetch("UPDATE grant_guard SET halted_at = NULL")
         await GuardWatch(gateway.database, GrantCounters(tmp_path)).step()
@@ -165,12 +150,12 @@ async def test_a_lower_count_is_accepted_while_no_call_waits(node: SnapshotNode,
             node.save()
             await tenant_is_back(tenant)
             await tenant.create(priority="normal", to="sip:rung@example.com")
-            await reconnected(tenant, dialer)
+            await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
             node.restore()
             await tenant_is_back(tenant)
             await GuardWatch(gateway.database, counters).step()
             await tenant.create(priority="normal", to="sip:new@example.com")
-            await reconnected(tenant, dialer)
+            await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
         assert await accepted_calls(simulator) == {"sip:rung@example.com": 1, "sip:new@example.com": 1}
 
 
