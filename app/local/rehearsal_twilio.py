@@ -55,7 +55,7 @@ class RehearsedTwilio:
         """Follows a call until it ends. `call_id` is the id of its record."""
         call = self.state.calls.find(sid)
         if call is None:
-            raise RuntimeError("the simulator has created the call")
+            raise RuntimeError(f"the simulator has no call {sid}")
         self._under_way[call_id] = call
         self._push(call_id, call)
 

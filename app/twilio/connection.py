@@ -26,13 +26,14 @@ class HttpConnection(asyncio.Protocol):
     """Takes one request after the other: `send`, then `body` until `is_complete`. Raises httpx's errors."""
 
     transport: asyncio.Transport
+    # One for each response, so that none has the state of an earlier one.
+    _parser: httptools.HttpResponseParser
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, is_tls: bool) -> None:
         self._loop = loop
         # A new TLS connection may hold unread session tickets, which are not data of the application.
         self._may_hold_tickets = is_tls
         self._readable = select.poll()  # instead of MSG_PEEK, which uvloop's sockets do not support
-        self._parser = httptools.HttpResponseParser(self)
         self._is_reading = False
         self._is_dirty = False
         self._error: httpx.TransportError | None = None
@@ -51,7 +52,7 @@ class HttpConnection(asyncio.Protocol):
             raise httpx.ConnectError("the server closed the connection or sent data before the request")
         if gate is not None and not gate.enter():
             raise TooLate("the deadline to send the request has passed")
-        self._parser = httptools.HttpResponseParser(self)  # a new one, with no state of an earlier response
+        self._parser = httptools.HttpResponseParser(self)
         self._is_reading = True
         self._may_hold_tickets = False
         self._read_timeout_s = read_timeout_s

@@ -226,7 +226,6 @@ async def test_a_provider_that_cannot_be_reached_is_said_without_its_cause(datab
 
 # What the provider may not do. `Forger` signs whatever a test wants.
 
-NOW = int(time.time())
 ATTEMPT = LoginAttempt("state", "nonce", "verifier")
 
 
@@ -235,7 +234,8 @@ def b64(value: Any) -> str:
 
 
 def claims(upstream: Upstream, **changes: Any) -> dict[str, Any]:
-    plain = {"iss": upstream.url, "sub": "kate", "aud": "callgate", "nonce": "nonce", "iat": NOW, "exp": NOW + 3600}
+    now = int(time.time())
+    plain = {"iss": upstream.url, "sub": "kate", "aud": "callgate", "nonce": "nonce", "iat": now, "exp": now + 3600}
     return {name: value for name, value in (plain | changes).items() if value is not None}
 
 
@@ -292,7 +292,7 @@ FORGED: dict[str, Any] = {
     "without a nonce": signed(nonce=None),
     "without a subject": signed(sub=None),
     "with an empty subject": signed(sub=""),
-    "expired": signed(exp=NOW - 3600),
+    "expired": signed(exp=int(time.time()) - 3600),
     "without an expiry": signed(exp=None),
     "for another party, too": signed(aud=["callgate", "another"]),
     "with the hash of another access token": signed(at_hash="AAAAAAAAAAAAAAAAAAAAAA"),

@@ -16,8 +16,6 @@ from tests.queues.conftest import QueuedCalls
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 
-HOUR_AHEAD = {"not_before": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
-
 
 @pytest.fixture
 async def tenant(gateway: Gateway) -> Tenant:
@@ -49,7 +47,8 @@ async def cancel(tenant: Tenant) -> int:
 
 
 async def test_waiting_calls_of_the_queue_are_canceled_and_no_other(gateway: Gateway, tenant: Tenant) -> None:
-    waiting = [await schedule(tenant), await schedule(tenant, **HOUR_AHEAD)]
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    waiting = [await schedule(tenant), await schedule(tenant, not_before=in_an_hour)]
     other = await schedule(tenant, "others")
     assert await cancel(tenant) == 2
     for call_id in waiting:

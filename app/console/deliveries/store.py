@@ -6,7 +6,7 @@ in an index of their own, and those that were given up are looked for among a te
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -115,7 +115,7 @@ _GIVEN_UP = f"""
         LEFT JOIN call ON call.id = given_up.call_id
     ORDER BY given_up.at DESC, given_up.id DESC
 """
-_EARLIEST: Final = datetime.fromtimestamp(0, tz=ids.created_at(UUID(int=0)).tzinfo)
+_EARLIEST: Final = datetime.fromtimestamp(0, tz=UTC)
 _LATEST_ID: Final = UUID(int=2**128 - 1)
 
 
