@@ -1,7 +1,7 @@
 """Finds the calls at Twilio that a creation of unknown outcome may have started, and rates the match.
 
 The account's whole list is read once for all calls of a batch that were placed in the same hour. If the list is too long,
-Twilio filters it by address, with each way in which Twilio may write the address.
+Twilio filters it by address, once for each spelling of the address that Twilio may use.
 """
 
 import asyncio
@@ -20,32 +20,37 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
-# The difference between Postgres's clock, which dates intents, and Twilio's up to which a match is certain.
+# The largest difference between Postgres's clock, which dates intents, and Twilio's with which a match can be certain.
 CLOCK_SKEW = WARN_OFFSET
-# A call that is dated outside the expected span by up to this is not bound, but still prevents the result "none".
+# If the date of a call is outside the expected time by no more than this, the call is not bound, but the result of the search
+# is not "none" either.
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 # Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
 _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
 _DIRECTION = "outbound-api"
 
 Likeness = Literal["yes", "perhaps", "no"]
+"""Whether a creation may have started a call in Twilio's list."""
 Keep = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """`calls` maps sids to the calls that may be the one, each with its likeness."""
+    """The result of a search: `calls` maps sids to the calls that the creation may have started, each with its likeness."""
 
     calls: Mapping[str, tuple[CallResource, Likeness]]
     is_complete: bool
-    """Whether the search finds the call in every spelling of its address that Twilio may use."""
+    """Whether the search would have found the call, however Twilio writes its address."""
     twilio_ahead: timedelta | None
     """The lead of Twilio's clock over this machine's; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
-    """Reads Twilio's lists for one batch of calls. Methods raise TwilioError."""
+    """Reads Twilio's lists for one batch of calls. Methods raise TwilioError.
+
+    `longest_life` is the longest time from the intent of a call until nothing is sent for it any more.
+    """
 
     tenants: TenantDirectory
     twilio: TwilioClient
@@ -55,6 +60,7 @@ class CallLists:
     _reading: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
 
     async def candidates(self, call: Call) -> Candidates:
+        """Returns the calls in Twilio's list that this creation may have started. Raises TimeoutError, too."""
         listed = await self._calls_of_account(call)
         is_complete = listed is not None or is_plain(call.to)
         if listed is None:
@@ -63,7 +69,10 @@ class CallLists:
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns the account's calls of about that time to an address of the batch; None if the list is too long to read."""
+        """Returns the account's calls around that time to any address of the batch; None if the list is too long to read.
+
+        The list is read once for all calls of the batch with the same account and hour.
+        """
         group = _account_and_hour(call)
         if group not in self._reading:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
@@ -108,7 +117,7 @@ async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, acco
 
 
 def may_be_to(calls: Iterable[Call]) -> Keep:
-    """Returns a predicate for entries of Twilio's list: whether they may show a call to the address of one of these calls."""
+    """Returns a filter for entries of Twilio's list: it keeps those that may be a call to the address of one of `calls`."""
     keys = {address_key(call.to) for call in calls}
 
     def keep(entry: Mapping[str, Any]) -> bool:
@@ -121,7 +130,7 @@ def may_be_to(calls: Iterable[Call]) -> Keep:
 def similar_calls(
     call: Call, listed: Iterable[CallResource], *, longest_life: timedelta
 ) -> dict[str, tuple[CallResource, Likeness]]:
-    """Returns, by sid, the calls of Twilio's list that the intent may have started."""
+    """Returns, by sid, the calls of Twilio's list that the creation may have started, each with its likeness."""
     rated = {entry.sid: (entry, likeness(call, entry, longest_life=longest_life)) for entry in listed}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
@@ -132,7 +141,7 @@ def earliest_date(call: Call) -> datetime:
 
 
 def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Likeness:
-    """Rates whether the intent may have started Twilio's call. A field that Twilio omits proves nothing."""
+    """Rates whether the creation may have started Twilio's call. A field that Twilio omits proves nothing."""
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_DIRECTION, None):
         return "no"

@@ -1,4 +1,4 @@
-"""Applies updates that were requested before the call's outcome was known, or whose answer was lost."""
+"""Sends updates to Twilio that were requested before the call's outcome was known, or whose answer was lost."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -1,6 +1,6 @@
-"""Cancels granted calls that Twilio still queues at their `ring_by`, and frees the dial slots of calls that have ended.
+"""Cancels scheduled calls that were dialled, but are still in Twilio's queue at their `ring_by`.
 
-Also deletes turns that are not needed any more.
+Also frees the dial slots of ended calls (a slot stands for one concurrent call), and deletes idle rows of `dial_turn`.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from app.twilio.errors import TwilioError
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 20
-# After this time a caller counts as new: its next call is behind all callers that wait.
+# A caller without a grant for so long counts as new: its next call comes after the calls of all callers that wait.
 _TURN_IDLE_FOR = timedelta(hours=1)
 _TURNS_AT_ONCE = 500
 # The wait until a call is checked again if its outcome is open, or Twilio could not be asked.
@@ -54,12 +54,12 @@ class Deadlines:
         await store.end_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the dial slots of calls that have ended, also where no call waits for one. Returns false."""
+        """Frees the dial slots of ended calls in all accounts, even if no call waits for a slot. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
             await free_slots(self.database, account_id)
         return False
 
     async def delete_idle_turns(self) -> bool:
-        """Deletes turns of callers that schedule no calls any more: each grant would read them. Returns false."""
+        """Deletes `dial_turn` rows of callers that schedule no calls any more: each grant reads all rows. Returns false."""
         await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURNS_AT_ONCE)
         return False

@@ -1,4 +1,4 @@
-"""Dials scheduled calls when it is their turn, and ends those whose `ring_by` has passed."""
+"""Dials scheduled calls when it is their turn, and settles those whose `ring_by` has passed."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _EXPIRED_AT_ONCE = 500
 
 @dataclass
 class Dialer:
-    """Grants and dials. At most `max_in_flight` of its dials are under way."""
+    """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time."""
 
     database: Database
     granted: GrantedCalls
@@ -42,7 +42,10 @@ class Dialer:
             self.settlement.metrics.calls.grants.labels(priority)
 
     async def step(self) -> bool:
-        """Grants calls of each account, at most a batch, and starts to dial them. Returns whether there may be more to do."""
+        """Settles expired calls, grants at most a batch of calls of each account, and starts to dial them.
+
+        Returns whether there may be more to do.
+        """
         is_last = await self._end_expired() < _EXPIRED_AT_ONCE
         waits = []
         waiting = await waiting_accounts(self.database)
@@ -62,7 +65,10 @@ class Dialer:
         return not is_last and len(self._dials) < self.max_in_flight
 
     async def _grant(self, account_id: UUID, limit: int) -> GrantRound:
-        """Grants calls of one account and starts to dial them. A failure that is the account's own is only logged."""
+        """Grants calls of one account and starts to dial them.
+
+        Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts.
+        """
         began = elapsed()
         try:
             await self.counters.load()
@@ -72,7 +78,7 @@ class Dialer:
         except DatabaseUnavailable:
             raise
         except OSError as error:
-            # What other workers have granted is not known.
+            # Nothing is granted: without the counters it is unknown what other workers have granted.
             logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)
             return GrantRound([], is_last=True)
         except Exception:
@@ -84,7 +90,7 @@ class Dialer:
         return granted
 
     async def _end_expired(self) -> int:
-        """Ends a batch of calls whose `ring_by` has passed, and returns how many."""
+        """Settles a batch of calls whose `ring_by` has passed, and returns how many."""
         change = self.settlement.change_to_expired()
         expired = await end_expired_calls(self.database, change, limit=_EXPIRED_AT_ONCE)
         self.settlement.count_undialled(change, len(expired))
@@ -107,7 +113,7 @@ class Dialer:
         self._dials.discard(task)
 
     def _wake_in(self, seconds: float | None) -> None:
-        """Sets the alarm for the next step. Without one, the next step comes after the job's pause."""
+        """Makes the next step begin in `seconds`; None: after the normal pause of the job."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

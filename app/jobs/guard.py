@@ -1,4 +1,4 @@
-"""Updates the row that shows whether the database may have lost grants."""
+"""Halts grants of scheduled calls if the database may have lost some, for example because it was restored."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +13,9 @@ class GuardWatch:
     counters: GrantCounters = field(default_factory=GrantCounters)
 
     async def step(self) -> bool:
-        """Moves the row's `seen_at` to now, or halts grants if the database may have lost some. Returns false.
+        """Records that the database has all grants made until now, or halts grants if some may be lost. Returns false.
 
-        Raises OSError if the folder of the counts cannot be read.
+        Raises OSError if the folder with the counts of grants cannot be read.
         """
         await self.counters.load()
         async with self.database.transaction() as connection:

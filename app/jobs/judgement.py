@@ -1,4 +1,4 @@
-"""Decides what the calls of Twilio's list say about a creation. Binds only what is unambiguous."""
+"""Decides which call in Twilio's list a creation has started. A call is bound only if the match is unambiguous."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,10 +11,14 @@ from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, Candidates
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
+"""`ambiguous`: calls were found, but none can be bound for certain. `inconclusive`: none was found, but one may be missing."""
 
 
 class SearchFinding(NamedTuple):
-    """What a search found about a call, and the call at Twilio to bind it to."""
+    """The result of a search for one call. `resource` is the call at Twilio to bind to the record, if the result is `bound`.
+
+    `data` are details for the event.
+    """
 
     result: SearchResult
     data: Mapping[str, Any]
@@ -30,10 +34,11 @@ async def judge(
     span: timedelta,
     more_rivals: int = 0,
 ) -> SearchFinding:
-    """Decides what the candidates say about a locked call. Writes nothing.
+    """Decides whether one of the candidates is the call of this record, which the caller has locked. Writes nothing.
 
     `span` is the longest time from `pending_since` until Twilio creates the call. `clock_offset` is Twilio's clock minus
-    Postgres's; None if unknown. `more_rivals` are creations that may have started a candidate and that the records do not show.
+    Postgres's; None if unknown. `more_rivals` is the number of other creations that may have started a candidate, but that the
+    records do not show.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
@@ -51,7 +56,7 @@ async def judge(
 
 
 def reason_for_doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
-    """Returns why Twilio may have a call that the search did not find; None if it has none."""
+    """Returns a code that says why the search may have missed a call at Twilio; None if the search is conclusive."""
     if not candidates.is_complete:
         return "list_too_long"
     if clock_offset is None:

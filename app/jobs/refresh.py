@@ -1,7 +1,7 @@
 """Refreshes started calls from Twilio until they have ended and have a price.
 
-Calls of one account that are due together are read from Twilio's list (app.jobs.sweep), and a few by requests of their own.
-When a call is refreshed is decided in app.calls.refresh_plan.
+If many calls of an account are due, they are read from Twilio's list (app.jobs.sweep). A few are fetched one by one.
+app.calls.refresh_plan decides when a call is due.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH = 500
-# Calls of one account that are fetched by requests of their own in one step.
+# How many calls of one account are fetched one by one in a step.
 MAX_FETCHES = 20
 _CONCURRENT_FETCHES = 5
 _WRITE_BATCH = 100
@@ -48,7 +48,10 @@ Result = Literal["changed", "unchanged", "gone", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class _FetchResult:
-    """Twilio's answer about a due call: its resource, that it is gone, or neither."""
+    """What Twilio answered about a due call: its resource, or an error. Neither, if Twilio was not asked.
+
+    `not_before` is the earliest time of the next refresh while Twilio throttles the account.
+    """
 
     resource: CallResource | None = None
     error: TwilioError | None = None
@@ -65,7 +68,7 @@ class Refresher:
     fetch_deadline_s: float
     bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
     """Receives the first page of each list that is read: `Resolver.bind_listed`."""
-    # Accounts that Twilio throttles, with the time until which they are left alone.
+    # Accounts that Twilio throttles, with the time until which no request is sent for them.
     _throttled: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
@@ -104,7 +107,7 @@ class Refresher:
             logger.exception("refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES]], calls=len(calls))
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
-        """Asks Twilio about all of the calls, with the fewest requests."""
+        """Reads the calls from Twilio with as few requests as possible. Returns a result for each call, by id."""
         if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: Mapping[str, CallResource] = {}
@@ -118,7 +121,7 @@ class Refresher:
         except TwilioThrottled as error:
             return self._pause_account(account_id, calls, error)
         except TwilioError as error:
-            # Says nothing about a single call: a 404 of the list deletes none, and a key may read calls without listing them.
+            # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
         seen = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
         return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
@@ -156,14 +159,17 @@ class Refresher:
         return until if until is not None and until > datetime.now(UTC) else None
 
     def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
-        """Sends no request for this account for a while. Other accounts are not affected."""
+        """Sends no request for this account for a while, and returns the result for each of its calls.
+
+        Other accounts are not affected.
+        """
         wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _THROTTLED_WAIT)
         until = self._throttled[account_id] = datetime.now(UTC) + wait
         logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
     async def _write(self, seen: dict[UUID, _FetchResult]) -> None:
-        """Updates the records. One that has changed meanwhile, or is locked, is claimed again."""
+        """Updates the records. If a record has changed meanwhile, or is locked, its call is refreshed again later."""
         calls = await read_calls(self.database, seen)
         changes = {call_id: self._apply_result(call, seen[call_id]) for call_id, call in calls.items()}
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])

@@ -1,8 +1,8 @@
 """Settles unknown outcomes: finds creations whose process died, and searches Twilio's list for calls whose answer was lost.
 
-A search binds a call only if it is unambiguous: exactly one unbound call in Twilio's list may be it, and no other intent may
-have started that call. Otherwise it waits for the callback. When to search: `SearchPlan` in
-`app/calls/search_plan.py`. This module never dials.
+A search binds a record to a call in Twilio's list only if the match is unambiguous: exactly one call that belongs to no record
+fits, and no other creation can have started that call. Otherwise the record waits for the callback or another search.
+`SearchPlan` in `app/calls/search_plan.py` says when to search. This module never dials.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Resolver:
     deadline_s: float
 
     async def mark_abandoned(self) -> bool:
-        """Marks a batch of creations as unknown whose process died between intent and outcome.
+        """Marks a batch of abandoned creations as unknown: their process died after the intent and before the outcome.
 
         Returns false if there were none.
         """
@@ -59,7 +59,7 @@ class Resolver:
         return bool(abandoned)
 
     async def search(self) -> bool:
-        """Searches for a batch of unknown calls. Returns false if none was due."""
+        """Searches Twilio's lists for a batch of calls whose outcome is unknown. Returns false if none was due."""
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
         async with self.database.begin() as session:
@@ -76,10 +76,10 @@ class Resolver:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
     async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
-        """Binds calls of unknown outcome that the first page of an account's list shows without doubt.
+        """Binds records of unknown outcome whose call is, without doubt, on the first page of an account's list.
 
-        Such a call need not wait for a search of its own. Nothing else is concluded, because the page may be stale or lack
-        calls. Raises DatabaseUnavailable.
+        Such a record needs no search of its own. Nothing else is concluded, because the page may be stale or lack calls. Raises
+        DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.unknown_calls(session, account_id, limit=BATCH)
@@ -148,11 +148,12 @@ class Resolver:
 
 
 def _is_open(call: Call) -> bool:
+    """Returns whether a search can settle the call: its outcome is unknown, or was only assumed after earlier searches."""
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
 
 
 def _covers(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page, newest entries first, shows all of the account's calls that the intent may have started."""
+    """Returns whether the page, newest entries first, must show every call that this creation may have started."""
     last = CallResource.read(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
     return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))

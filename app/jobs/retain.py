@@ -34,7 +34,7 @@ class Retention:
     database: Database
     metrics: Metrics
     keep: timedelta
-    # The partitioned tables whose rows are kept for that time.
+    # The partitioned tables whose rows are kept for the time `keep`.
     tables: Sequence[str] = CALL_TABLES
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
     _after: UUID = _BEFORE_ALL_IDS

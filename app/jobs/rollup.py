@@ -1,4 +1,4 @@
-"""Rolls up the figures of calls per minute and hour, which the console shows."""
+"""Computes the counts of calls per minute and hour that the console shows."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from app.rollups.periods import FIRST_SPAN, HOUR, MINUTE, MINUTES_ARE_KEPT_FOR, 
 logger = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_STEP_S: Final = 2.0
-# More due periods than one minute can bring: after an installation, an upgrade or a pause.
+# With more due periods than this, those before the first call are skipped. So many are due only after an installation, an
+# upgrade or a pause.
 _BACKLOG_FROM: Final = 50
 
 
@@ -29,9 +30,9 @@ class RollUp:
     calls_kept_for: timedelta | None = None
 
     async def step(self) -> bool:
-        """Rolls up periods that are due, for about _LONGEST_STEP_S. Returns whether more are due.
+        """Computes the counts of periods that are due, for about _LONGEST_STEP_S. Returns whether more are due.
 
-        One worker does this at a time, in one transaction, so all of a step is written or nothing.
+        One worker does this at a time, in one transaction, so either the whole step is written or nothing.
         """
         async with self.database.transaction() as connection:
             progress = await store.lock_progress(connection, first_span=FIRST_SPAN)
@@ -55,7 +56,10 @@ class RollUp:
         return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
-        """Rolls up periods, and returns the first that was left for the next step. Those of one minute are done together."""
+        """Computes the counts of periods, and returns the first period that is left for the next step; None: all are done.
+
+        Periods that are due at the same time are done in the same step.
+        """
         began = time.monotonic()
         for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):
             periods = list(together)

@@ -1,7 +1,7 @@
 """Refreshes many calls of an account from pages of Twilio's list, with fewer requests than fetching each of them.
 
-app/calls/refresh_plan.py says when a call is due, and so how often the list is read. Nothing is deleted. The list may lack
-calls: it is eventually consistent, and its pages move while they are read. The caller fetches the rest.
+A call that the list lacks does not count as deleted: the list is eventually consistent, and its pages move while they are read.
+The caller fetches such calls one by one. app/calls/refresh_plan.py says when a call is due, and so how often the list is read.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ _MISSING_CALLS_PER_PAGE = 10
 
 
 class Swept(NamedTuple):
-    """The wanted calls that the list shows, by sid, and the entries of its first page."""
+    """The wanted calls that were in the list, by sid, and all entries of the first page, the newest first."""
 
     found: Mapping[str, CallResource]
     newest: Sequence[Mapping[str, Any]]

@@ -44,7 +44,7 @@ _GUARD_EVERY_S = 15.0
 _SLOTS_EVERY_S = 60.0
 _TURNS_EVERY_S = 600.0
 _HEARTBEAT_EVERY_S = 15.0
-# The steps of the jobs that `_wake_due` wakes. They would find work all the same if it did not.
+# How often the jobs that `_wake_due` wakes look for work without a wake-up.
 _UNPOLLED_EVERY_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
 # How long a job that was woken waits before it starts: wake-ups come in groups, and one step then handles all of them.
@@ -122,7 +122,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
 
 
 async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
-    """Wakes those of the jobs that have work, and returns false."""
+    """Wakes the jobs that have due work. Returns false."""
     due = await jobs_with_due_work(database, longest_life=longest_life)
     for job in jobs:
         if job.name in due:

@@ -1,1 +1,1 @@
-"""`callgate queues release`: resumes grants after the database may have lost some."""
+"""`callgate queues release`: allows grants of scheduled calls again, after the database may have lost some."""

@@ -1,7 +1,8 @@
-"""Finds out which waiting calls Twilio has already, settles them, and resumes grants.
+"""Finds out which waiting calls Twilio already has, settles them, and allows grants again.
 
-Each call is settled in a transaction of its own, and the server is recorded at the very end. So the release can be killed at
-any time and run again.
+A grant is the right to dial a scheduled call. If the database has lost a grant, its call waits again, although it may have been
+dialled. Each call is settled in a transaction of its own, and grants are allowed at the very end. So the release can be killed
+at any time and run again.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The result of a release. Grants before `since` are certainly not lost; None: grants were not halted."""
+    """The result of a release. Grants made before `since` were not lost. None: grants were not halted."""
 
     since: datetime | None
     accounts: list[CheckedAccount]
@@ -50,7 +51,11 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The waiting calls that may have been granted, and the time in which a lost grant was made and dialled."""
+    """What limits the search: a lost grant was made at `since` or later, and its call was dialled before `until`.
+
+    A call whose own `not_before` is later than this one cannot have been granted. `same_address` counts the waiting calls by
+    account sid and address.
+    """
 
     since: datetime
     not_before: datetime
@@ -66,14 +71,14 @@ class GrantRelease:
     tenants: TenantDirectory
     twilio: TwilioClient
     settlement: Settlement
-    # From a grant until Twilio has the call, or it is certain that nothing is sent.
+    # The longest time from a grant until Twilio has the call, or nothing is sent for it any more.
     longest_life: timedelta
     deadline_s: float
 
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
     ) -> Released:
-        """Searches Twilio's lists and resumes grants. `on_wait` gets the seconds of a wait before it begins.
+        """Searches Twilio's lists and allows grants again. `on_wait` gets the seconds of a wait before it begins.
 
         Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
         CommandFailed if Twilio cannot be asked, and if meanwhile another server was promoted or grants were halted again.
@@ -84,7 +89,7 @@ class GrantRelease:
         if not is_dry_run:
             state = await self._halted(state)
         search = await self._search(state, is_dry_run=is_dry_run)
-        # A process may have a grant that is lost, and dial until then.
+        # Until then, a process may still dial a call whose grant is lost.
         left_s = (search.until - state.read_at).total_seconds()
         if left_s > 0 and not is_dry_run:
             on_wait(left_s)
@@ -98,7 +103,7 @@ class GrantRelease:
         return Released(state.seen_at, accounts)
 
     async def _halted(self, state: GuardState) -> GuardState:
-        """Halts grants if no worker has done so yet."""
+        """Halts grants if no worker has done so yet, and returns the state."""
         if state.halted_at is not None:
             return state
         async with self.database.transaction() as connection:
@@ -141,7 +146,10 @@ class GrantRelease:
         return checked
 
     async def _candidates(self, lists: CallLists, intent: Call, search: _Search) -> Candidates:
-        """Raises CommandFailed if Twilio's list cannot be read, or if its dates cannot be compared."""
+        """Returns the calls in Twilio's list that may be this call.
+
+        Raises CommandFailed if the list cannot be read, or if its dates cannot be compared.
+        """
         sid = intent.account_sid
         try:
             candidates = await lists.candidates(intent)
@@ -154,7 +162,7 @@ class GrantRelease:
         return candidates
 
     async def _settle(self, intent: Call, candidates: Candidates, span: timedelta, search: _Search) -> ReleaseResult:
-        """Settles one call unless Twilio has certainly no call of it. Nothing is dialled that is in doubt."""
+        """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`."""
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:
@@ -177,10 +185,10 @@ class GrantRelease:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write(self, session: Session, call: Call, finding: SearchFinding, *, is_long: bool) -> None:
-        """Settles a locked call and takes its right to dial.
+        """Settles a locked call and deletes its right to dial.
 
-        `is_long`: a later search does not cover all of the time in which the call may have been dialled. Where this one has
-        found nothing, only a callback can settle the call then.
+        `is_long`: the call may have been dialled at a time that a later search does not cover. If this search was inconclusive,
+        only a callback can settle the call, so no other search is planned.
         """
         await store.add_slot(session, call.id)
         await store.delete_right(session, call.id)

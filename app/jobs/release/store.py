@@ -1,4 +1,4 @@
-"""SQL of the release of grants. Functions with a session run in its transaction and never commit."""
+"""SQL for the release of grants. Functions with a session run in its transaction and never commit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ _ADD_SLOT = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class DueAccount:
-    """An account with waiting calls that may have been granted before."""
+    """An account with waiting calls that may already have been dialled."""
 
     id: UUID
     account_sid: str
@@ -71,7 +71,10 @@ async def lost_intents(
 
 
 async def lock_right(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the right to dial, before the call. Returns whether there is one."""
+    """Locks the call's row of `scheduled_dial`, which is the right to dial. Returns whether there is one.
+
+    Lock it before the row of the call.
+    """
     statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
     return await session.scalar(statement) is not None
 
