@@ -1,6 +1,7 @@
-"""Applies a callback to its call: each callback once, and never back to an earlier state. The caller writes the call.
+"""Applies a callback to its call in memory: each callback once, and never back to an earlier state.
 
-Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio.
+Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio. The caller
+writes the call.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ from app.calls.store import CALLBACK_EVENT, CallState, Event
 from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
 CallbackResult = Literal["taken", "late", "duplicate"]
+"""`taken`: accepted. `late`: older than the record, so it only fills in missing values. `duplicate`: received before."""
 
-# A call has four events, so this is ample. Of more callbacks, the newest are remembered.
+# How many callbacks of a call are remembered: the newest. A call has four events, so this is more than enough.
 _MAX_REPETITION_KEYS = 100
 _MAX_SEQUENCE = 2**31 - 1
 
@@ -48,7 +50,10 @@ class Callback:
 
     @property
     def repetition_key(self) -> str:
-        """Returns the key of repetitions: a hash of call and sequence number, or of all fields if there is no number."""
+        """Returns a hash that is equal for repetitions of the same callback.
+
+        It covers the sid and the sequence number. If there is no number, it covers all fields.
+        """
         content = sorted(self.fields.items()) if self.sequence is None else (self.resource.sid, self.sequence)
         return blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
@@ -62,9 +67,10 @@ class CallbackEffect:
 
 
 def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
-    """Updates the record.
+    """Applies the callback to the record in memory. Returns the result, and the events to write.
 
-    A callback with another sid than the call's only becomes an event; the settlement decides what it proves.
+    A callback with another sid than the record's only becomes an event. The caller then decides, with `Settlement`, whether the
+    sid belongs to the record.
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")

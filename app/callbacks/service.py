@@ -76,7 +76,7 @@ class CallbackService:
         self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
     async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
-        """Returns the account whose auth tokens sign the callbacks of this call, from the tag in the query.
+        """Returns the id of the account whose auth tokens sign the callbacks of this call. The tag in the query has the id.
 
         Raises CallbackForged for a malformed signature or an invalid tag. Neither check needs Postgres, except for calls that
         may have no tag (`UntaggedCallbacks`).
@@ -93,7 +93,7 @@ class CallbackService:
         return account_id
 
     async def receive(self, received: ReceivedCallback) -> None:
-        """Verifies the signature of a callback whose account `find_account` has found, and applies the callback.
+        """Verifies the signature of a callback and applies the callback. `find_account` has found its account.
 
         Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
         nothing has changed.
@@ -121,7 +121,11 @@ class CallbackService:
         return CallbackForged()
 
     async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | Busy]:
-        """Applies callbacks in two statements, whatever their number, and a third if a call is not known to have started."""
+        """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
+
+        If callbacks have a sid that their calls do not have, a third statement finds the records of these sids. Returns a
+        result for each callback: LOCKED if the callback must be applied again, because its call has changed meanwhile.
+        """
         calls = await read_calls(self._database, {received.call_id for received in batch})
         callbacks = [_parse_for_call(received, calls.get(received.call_id)) for received in batch]
         unbound = {
@@ -181,7 +185,7 @@ class CallbackService:
 
 
 def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
-    """Returns the callback, or the error for a callback of no call of that account."""
+    """Returns the callback, or the error if it is malformed or the account has no such call."""
     if call is None or call.account_id != received.account_id:
         return CallNotFound()
     callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)

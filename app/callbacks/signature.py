@@ -20,10 +20,13 @@ def has_signature_form(text: str) -> bool:
 
 
 def signing_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:
-    """Returns the auth token that signed the request, or None: while a token is rotated, Twilio signs with the old one."""
+    """Returns the auth token that signed the request; None if none of them did.
+
+    There may be several tokens: while a token is rotated, Twilio signs with the old one.
+    """
     try:
         return next(
             (token for token in auth_tokens if is_signed(token.password.get_secret_value(), url, posted, signature)), None
         )
     except ValueError:
-        return None  # an address that is none
+        return None  # the URL is invalid

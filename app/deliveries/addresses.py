@@ -31,7 +31,7 @@ _PRIVATE: Final = [ip_network(network) for network in _PRIVATE_RANGES]
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
-# RFC 3986 without what parsers disagree on: userinfo, backslashes, raw control characters, non-ASCII.
+# The URLs of RFC 3986 without parts that parsers read differently: userinfo, backslashes, control characters, non-ASCII.
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>(?:/[!$&-;=@-Z_a-z~%]*)?(?:\?[!$&-;=?-Z_a-z~%]*)?(?:\#[!-~]*)?)",
     re.IGNORECASE | re.ASCII,
@@ -134,7 +134,7 @@ def _url_error(url: str) -> UrlError:
 
 
 def _read_host(host: str) -> Address | UrlError | None:
-    """Returns the address that the host is, or None for a name."""
+    """Returns the IP address if the host is one, None if it is a name, and a UrlError if it is neither."""
     if host.startswith("["):
         try:
             return (
@@ -162,6 +162,7 @@ def _read_host(host: str) -> Address | UrlError | None:
 
 
 def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
+    """Returns the error if the address is reserved, or if it is private and not allowed; otherwise None."""
     address = _embedded_ipv4(address)
     is_private = _any_contains(_PRIVATE, address)
     is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST

@@ -12,7 +12,7 @@ from app.database.base import Base
 
 
 class Delivery(Base):
-    """A delivery of one event of a call to the tenant. An outbox: written with the event, sent by the worker.
+    """A delivery: the request to a tenant about one event of a call. The row is written with the event; a worker sends it.
 
     Range-partitioned by `at`, like `call_event`; `at` is the time in `id` (app.calls.ids). `next_attempt_at` is null when no
     attempt is due any more. A worker takes a lease on a row by moving `next_attempt_at` forward.
@@ -42,19 +42,20 @@ class Delivery(Base):
     position: Mapped[int] = mapped_column(SmallInteger)
     # Twilio's sequence number; null without one, or when no callback reported the event.
     sequence: Mapped[int | None] = mapped_column(Integer)
-    # Null, unless an early version wrote the row: these follow from the call (app.deliveries.stored_fields).
+    # Only rows that an early version wrote have these three values. Otherwise they are null, and follow from the call
+    # (app.deliveries.stored_fields).
     webhook_id: Mapped[str | None] = mapped_column(Text)
     url: Mapped[str | None] = mapped_column(Text)
     method: Mapped[str | None] = mapped_column(Text)
-    # The fields of the form, by Twilio's names; null if they are those of the event that has the delivery's id.
+    # The fields of the form, by Twilio's names. Null if the call event with the same id as the delivery has them.
     fields: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     state: Mapped[str] = mapped_column(Text, server_default=text("'pending'"))
-    # When it was written or requested again. Attempts end three days later.
+    # When the delivery was written or requested again. Attempts end three days later.
     pending_since: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
-    # Whether it waits for an earlier event of its call.
+    # Whether the delivery waits for the delivery of an earlier event of its call.
     held: Mapped[bool] = mapped_column(server_default=text("false"))
     last_attempt_at: Mapped[datetime | None]
     last_status: Mapped[int | None] = mapped_column(Integer)

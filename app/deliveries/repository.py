@@ -40,7 +40,10 @@ async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
 
 
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, ReportedFields | None]]:
-    """Returns the deliveries of a call in the order of the events, each with the event that has its id."""
+    """Returns the deliveries of a call in the order of the events, each with the stored fields of its callback event.
+
+    The event has the same id as the delivery. None: there is no such event.
+    """
     statement = (
         select(Delivery, CallEvent.id, CallEvent.data, CallEvent.data_left_out)
         .join(CallEvent, (CallEvent.call_id == Delivery.call_id) & (CallEvent.id == Delivery.id), isouter=True)
@@ -54,7 +57,10 @@ async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tupl
 
 
 async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> bool:
-    """Makes a delivery due now; a settled one starts again. Returns whether the tenant's call has such a delivery."""
+    """Makes a delivery due now. Returns False if the tenant's call has no such delivery.
+
+    A delivery that was delivered or given up becomes pending again, and its attempts are counted from 0.
+    """
     statement = (
         update(Delivery)
         .where(Delivery.call_id == call_id, Delivery.at == ids.created_at(delivery_id), Delivery.id == delivery_id)
@@ -69,9 +75,10 @@ async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tena
 async def replay(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
-    """Makes settled deliveries pending again, the oldest first, from `since` and after the id `after`.
+    """Makes deliveries that were given up pending again, the oldest first, and returns their ids in order.
 
-    Deliveries whose call retention has deleted stay as they are: nothing is left to send. Returns the ids in order.
+    Includes delivered ones unless `failed_only`. Starts with deliveries written at `since`, after the one with the id `after`.
+    Deliveries whose call retention has deleted stay as they are: nothing is left to send.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (
@@ -86,7 +93,7 @@ async def replay(
     )
     statement = (
         update(Delivery)
-        # Not by `at` of the other rows: see app.deliveries.store.
+        # Do not compare `at` with `settled.at`, because Postgres may crash (app.deliveries.store).
         .where(Delivery.call_id == settled.c.call_id, Delivery.id == settled.c.id, Delivery.at >= since)
         .values(_pending_again())
         .returning(Delivery.id)
@@ -96,6 +103,7 @@ async def replay(
 
 
 def _pending_again() -> dict[str, Any]:
+    """Returns the values that make a delivery pending and due now. Attempts start at 0 unless it was pending."""
     pending = Delivery.state == "pending"
     return {
         "state": "pending",

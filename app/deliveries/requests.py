@@ -27,7 +27,7 @@ class DeliveryContent:
     """The content of a delivery: one event of one call."""
 
     webhook_id: str
-    """Every attempt to deliver this event has the same one."""
+    """The id of the event for the receiver, the same in every attempt."""
     event: str
     call_id: str
     sequence: int | None
@@ -70,7 +70,10 @@ def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secre
 
 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
-    """Signs like Twilio Voice: without the port of an https URL, with that of an http URL. Validators accept both."""
+    """Returns the signature that Twilio Voice would compute: over the URL without the port if it is https, else with it.
+
+    Validators accept both.
+    """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:
         url = urlunsplit(parts._replace(netloc=parts.netloc.removesuffix(f":{parts.port}")))

@@ -106,7 +106,7 @@ class Sender:
                 try:
                     return await self._exchange(method, url, headers, body, connection)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    # Terminates: a connection that failed is not kept, and a new one is not repeated.
+                    # The loop ends: a failed connection is not kept, and a request on a new connection is not repeated.
                     if not connection.is_reused or isinstance(error, aiohttp.ClientConnectorError):
                         raise
         except _AddressRefused:
@@ -150,6 +150,8 @@ class Sender:
 
 @dataclass(slots=True)
 class _ConnectionUse:
+    """Says whether a request used a connection that was kept from an earlier request."""
+
     is_reused: bool = False
 
 
@@ -165,6 +167,8 @@ def _reuse_tracer() -> aiohttp.TraceConfig:
 
 
 class _AddressRefused(Exception):
+    """Raised if the host has addresses, but none of them is allowed."""
+
     pass
 
 

@@ -24,6 +24,8 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
+    """The number of deliveries that are due again, and the `since` of the next request; None if none are left."""
+
     count: int
     continue_since: datetime | None
 
@@ -39,9 +41,9 @@ class DeliveryService:
             return await _delivery_records(session, call)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID, *, actor: Actor | None = None) -> DeliveryRecord:
-        """Makes the delivery due now, whatever its state. A settled one is retried for three days again.
+        """Makes the delivery due now, whatever its state. If it was delivered or given up, it is tried for three days again.
 
-        With `actor`, the audit log says who did it.
+        With `actor`, the audit log says who did it. Raises DeliveryNotFound.
         """
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
@@ -53,9 +55,9 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes settled deliveries due again, the oldest first, at most 10,000, with one transaction per batch.
+        """Makes deliveries that were given up due again, and delivered ones unless `failed_only`: at most 10,000, oldest first.
 
-        With `actor`, the audit log records the replay, if there was anything to send again.
+        Each batch is a transaction. With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))

@@ -1,4 +1,4 @@
-"""Completes a delivery with what its call and its event hold: a row of `delivery` repeats neither. Pure."""
+"""Computes the values of a delivery that its row does not store, because its call or its event has them. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,10 @@ from app.calls.callback_fields import CallIdentity, whole_fields
 
 
 class ReportedFields(NamedTuple):
-    """The stored data of the event that has the delivery's id."""
+    """The fields of a callback as its event stores them. The event has the same id as the delivery.
+
+    The bits of `left_out` say which fields `data` lacks.
+    """
 
     data: Mapping[str, Any]
     left_out: int | None
