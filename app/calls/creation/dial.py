@@ -46,13 +46,13 @@ class Budget:
 
     @property
     def first_attempt(self) -> float:
-        """Seconds required for a first attempt: fewer than for a repetition, because the intent is committed."""
+        """Seconds that must be left for a first attempt. Less than for a repetition, because the intent is committed."""
         return min(self.attempt, self.total / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt, as the call's events show it."""
+    """One request to Twilio, as the call's events show it. `result`: `started`, or the reason of the error."""
 
     result: str
     milliseconds: int
@@ -64,6 +64,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """The outcome that Twilio created the call."""
+
     execution: ClassVar[ExecutionName] = "started"
     resource: CallResource
     attempts: Sequence[Attempt]
@@ -71,7 +73,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """The proven outcome that Twilio created no call."""
+    """The proven outcome that no call was created. `problem` is the error for the client."""
 
     execution: ClassVar[ExecutionName] = "not_started"
     problem: CallgateError
@@ -92,7 +94,7 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class WaitingDial:
-    """The row of `scheduled_dial` of a call that was granted, and the wait until another try if this one fails."""
+    """What a scheduled call needs to wait again: its row of `scheduled_dial`, and the time until the next dial."""
 
     row: Mapping[str, Any]
     retry_in: timedelta
@@ -116,6 +118,8 @@ class PreparedCall:
 
 @dataclass
 class _Dial:
+    """The time limits and the attempts of one dial. `began` and `deadline` are values of `elapsed()`."""
+
     budget: Budget
     began: float
     deadline: float = math.inf
@@ -126,15 +130,19 @@ class _Dial:
         return self.budget.total - (elapsed() - self.began)
 
     def send_before(self) -> float:
-        """Returns the latest time to write the request of an attempt that begins now, in case the process is suspended."""
+        """Returns the value of `elapsed()` by which the request of an attempt that begins now must be written.
+
+        The process may be suspended between the begin of the attempt and the write.
+        """
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def delay(self, tries: int, asked_for: float | None) -> float:
+        """Returns the seconds to wait before the next attempt: the backoff, or `asked_for` (Retry-After) if that is longer."""
         backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
         return max(backoff, asked_for or 0.0)
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
-        """Waits, and returns whether another attempt may begin."""
+        """Waits, and returns whether another attempt may begin. Returns False at once if too little time would be left."""
         if self.remaining - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)

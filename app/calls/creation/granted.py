@@ -1,4 +1,7 @@
-"""Dials calls that were granted, with the same placement as calls that are requested."""
+"""Dials scheduled calls that were granted: a worker has taken the right to dial them.
+
+They are dialled by the same code as calls that are not scheduled.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -42,7 +45,7 @@ class GrantedCalls:
         except CallgateError as problem:
             await self.placement.settle_undialled(call, problem, prepared)
         except ValidationError as error:
-            # Another version has stored it, and nothing was sent.
+            # Another version of Callgate has stored these parameters. Nothing was sent.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
             logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
             await self.placement.settle_undialled(call, InternalError(), prepared)

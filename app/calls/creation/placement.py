@@ -33,9 +33,10 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# Begins after the server has waited for its requests (CALLGATE_DRAIN_TIMEOUT).
+# How long a process that stops waits for outcomes to be committed. This time begins after the server has waited for its
+# requests (CALLGATE_DRAIN_TIMEOUT).
 LAST_COMMITS_S = 5.0
-# A client waits no longer than this for it. If it fails, the next call tries the credentials in the old order.
+# How long a client waits for credentials to be marked. If that fails, the next call tries the credentials in the old order.
 _MARKING_TIMEOUT_S = 2.0
 
 
@@ -73,7 +74,7 @@ class Placement:
         return await asyncio.shield(self._start_task(self._place(call, account, prepared)))
 
     async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
-        """Commits that a pending call was not started, because of this problem. Raises no Exception, as `place`."""
+        """Commits that a pending call was not dialled because of this problem. Like `place`, raises no Exception."""
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:
@@ -177,7 +178,10 @@ class Placement:
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_late(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Applies the outcome to a record that was settled meanwhile, unless that is better founded. Returns the record."""
+        """Applies the outcome to a record that was settled in another way meanwhile, if the outcome is better founded.
+
+        Returns the record. If Postgres has lost the record, inserts it again.
+        """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:

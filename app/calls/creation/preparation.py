@@ -1,4 +1,4 @@
-"""Turns a valid request into what is sent to Twilio: the account and its credentials, SIP credentials, status callbacks."""
+"""Prepares the form for Twilio: finds the account and its credentials, the SIP credential, and the status callbacks."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -28,7 +28,10 @@ class Preparation:
         return account
 
     async def find_sip_auth(self, tenant_id: str, name: str | None) -> SipAuth | None:
-        """Returns what the tenant's SIP credential holds now. Raises InvalidRequest for a name that it does not have."""
+        """Returns the user name and password that this SIP credential has now; None if no name is given.
+
+        Raises InvalidRequest if the tenant has no SIP credential with this name.
+        """
         if name is None:
             return None
         sip_auth = await self.tenants.sip_auth(tenant_id, name)
@@ -40,6 +43,7 @@ class Preparation:
     def prepare(
         self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
+        """Returns the call's status callbacks, and the form for Twilio with every parameter and secret."""
         callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
         parameters = request.for_twilio() | callbacks.for_twilio
         if sip_auth is not None:

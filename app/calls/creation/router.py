@@ -48,7 +48,10 @@ router = APIRouter(tags=["calls"], route_class=ScopedRoute)
 
 
 def require_capacity(scope: ASGIScope) -> None:
-    """Raises Overloaded or ShuttingDown early. A request with a key passes, because a refusal could hide its live call."""
+    """Raises Overloaded or ShuttingDown if no creation can begin now, before the body is read.
+
+    A request with an idempotency key passes: it may be a repetition, and a refusal would hide the call of the first request.
+    """
     if "idempotency-key" not in Headers(scope=scope):
         service: CreationService = scope["state"]["creation"]
         service.require_capacity()
@@ -150,7 +153,7 @@ router.add_api_route(
 
 
 async def create_call_asgi(scope: ASGIScope, receive: Receive, send: Send) -> None:
-    """Runs `create_call` as an ASGI app, for this route's path and method only. The middleware answers its errors.
+    """Runs `create_call` as an ASGI app, for this route's path and method only. Errors are left to the middleware.
 
     FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would take much of the time.
     """

@@ -87,11 +87,11 @@ class CreationService:
         self._existing = Batcher(self._find_existing, max_batch=SCHEDULED_BATCH)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
-        """Places a call with at most one POST that Twilio may have processed, even if this process dies, or schedules it.
+        """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
-        Raises CallgateError if the call was not started, or if the key belongs to another request. Before any error is
-        raised, the key is looked up: a repeated request gets its call, even if it would be refused by now. Without an error,
-        no lookup is needed: the insert of the intent fails if the key is taken.
+        Raises CallgateError if the call was not started, or if the key belongs to another request. Before an error is raised,
+        the key is looked up: a repeated request gets its call, even if the request would now be refused. Without an error no
+        lookup is needed, because the insert of the intent finds out whether the key is taken.
         """
         began = elapsed()
         fingerprint = _canonical_bytes(body)
@@ -141,7 +141,7 @@ class CreationService:
                 _, prepared = self._preparation.prepare(valid.request, account, sip_auth, existing.id, began)
                 if reopened := await self._reopen(existing, call, account, scheduled):
                     return Creation(reopened) if scheduled else await self._place(reopened, account, prepared)
-        # Another request with the same key was first.
+        # Another request with the same key was faster.
         return await self.create(caller, body, idempotency_key)
 
     def require_capacity(self) -> None:
@@ -159,7 +159,10 @@ class CreationService:
         return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
-        """Returns whether the key's call ended `not_started` for a temporary reason. Raises the error for a repetition."""
+        """Returns whether the call with this key ended `not_started` for a temporary reason. False: answer with this call.
+
+        Raises the error to answer with if the request differs, the call is pending, or its reason is not temporary.
+        """
         if not self._keyring.matches(call.fingerprint, fingerprint):
             raise IdempotencyKeyReused(call_id=call.id)
         if call.execution == "pending":
@@ -171,7 +174,7 @@ class CreationService:
         raise restore_error(call.problem, call_id=call.id)
 
     async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
-        """Returns when the call may ring. Raises InvalidRequest for what cannot be kept."""
+        """Returns when the call may ring. Raises InvalidRequest for an unknown queue and for impossible times."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"
@@ -179,7 +182,10 @@ class CreationService:
         return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
 
     async def _commit_intent(self, call: NewCall, account: CallableAccount, scheduled: ScheduledCall | None) -> bool:
-        """Commits the intent. Returns False if the idempotency key names a call already. Raises Paced."""
+        """Commits the intent. Returns False if a call with its idempotency key exists.
+
+        Raises Paced if the pace of the account does not allow the call.
+        """
         try:
             if scheduled:
                 written_at = await self._scheduled_intents.submit(scheduled)
@@ -218,9 +224,10 @@ class CreationService:
     async def _reopen(
         self, existing: Call, intended: NewCall, account: CallableAccount, scheduled: ScheduledCall | None
     ) -> Call | None:
-        """Makes the call of an earlier attempt pending or scheduled again and returns it.
+        """Makes the call of an earlier attempt pending or scheduled again, and returns it.
 
-        Returns None if another request with the same key was first. Raises Paced.
+        Returns None if another request with the same key was faster. Raises Paced if the pace of the account does not allow the
+        call.
         """
         event_id = uuid7()
         committing = False

@@ -9,7 +9,10 @@ from app.observability import Metrics
 
 
 class CreationSlots:
-    """The slots of one process. The limit of each tenant leaves slots for the others."""
+    """Counts the creations that this process sends to Twilio at the moment. Each creation takes a slot.
+
+    The limit per tenant leaves slots for the other tenants.
+    """
 
     def __init__(self, metrics: Metrics, *, limit: int, limit_per_tenant: int) -> None:
         self._in_flight = metrics.calls.in_flight
@@ -30,7 +33,7 @@ class CreationSlots:
             raise Overloaded(after_s=1)
 
     def take(self, tenant_id: str, own_limit: int | None) -> None:
-        """Takes a slot, or raises Overloaded or ShuttingDown. `own_limit` replaces the limit that all tenants have."""
+        """Takes a slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's own limit; None: the usual one."""
         self.require_free()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
             raise Overloaded(after_s=1)
@@ -47,7 +50,7 @@ class CreationSlots:
 class CreationSlot:
     """A slot for one creation of a tenant: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
 
-    The end of the block frees it if it was taken.
+    At the end of the block the slot is freed, if it was taken.
     """
 
     __slots__ = ("_is_taken", "_slots", "_tenant_id")
@@ -58,7 +61,7 @@ class CreationSlot:
         self._is_taken = False
 
     def take(self, own_limit: int | None) -> None:
-        """Raises Overloaded or ShuttingDown. `own_limit` replaces the limit that all tenants have."""
+        """Takes the slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's own limit; None: the usual one."""
         self._slots.take(self._tenant_id, own_limit)
         self._is_taken = True
 

@@ -1,7 +1,7 @@
 """Writes intents and outcomes of many creations at once: each write is one statement, and so one transaction.
 
-Rows are sent as JSON, which Postgres reads by the table's column types. That costs this process a tenth of one bound
-parameter for each value.
+An intent is the record of a call that is dialled next. Rows are sent as JSON, which Postgres converts to the table's column
+types. That costs this process a tenth of what one bound parameter for each value would cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class _Unsettled(RecordColumns):
 
     redial_of: UUID | None = None
 
-    # As in Twilio's answer; `SettledCall.of` says what is stored of them.
+    # The values in Twilio's answer. `SettledCall.of` decides how they are stored.
     uri: str | None = None
     subresource_uris: dict[str, Any] | None = None
     resource: dict[str, Any] | None = None
@@ -43,10 +43,10 @@ class _Unsettled(RecordColumns):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class NewCall(_Unsettled):
-    """A call that a creation has made, with the attributes of `Call` that an answer shows.
+    """A call that is being created, with the attributes of `Call` that a response shows.
 
-    A plain object, because SQLAlchemy's instrumentation of `Call` would cost more than both writes, and no session holds it.
-    The dataclass fields are the columns of an intent: `insert_intents` writes them.
+    It is a plain object, because no session holds it, and SQLAlchemy's instrumentation of `Call` would cost more than both
+    writes. The dataclass fields are the columns of an intent: `insert_intents` writes them.
     """
 
     id: UUID
@@ -70,10 +70,10 @@ class NewCall(_Unsettled):
 # From attribute to column: they differ where the column's name is a keyword of Python.
 _INTENT = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
 _INTENT_COLUMNS = tuple(_INTENT.values())
-# A record that is dialled again stays the same record.
+# These columns do not change when a record is dialled again.
 _KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
 
-# Rows in one statement. All requests in a batch wait for the whole batch.
+# The maximum number of rows in one statement. All requests in a batch wait for the whole batch.
 BATCH = 16
 _OUTCOME_COLUMNS = (
     "execution",
@@ -102,8 +102,9 @@ def insert_statement(
 ) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    Rows are sorted, so that two processes that insert the same keys do not deadlock. `before` are parts of the statement that
-    choose the rows to insert, as `admitted`. `more` are parts that may join `given`, with the columns `given`, and `inserted`.
+    Rows are sorted, so that two processes that insert the same keys do not deadlock. `given` are more columns to read from the
+    JSON rows. `before` are CTEs that choose the rows to insert and name them `admitted`. `more` are CTEs that may read `given`
+    and `inserted`. `end` is the final SELECT.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -123,9 +124,9 @@ def insert_statement(
 
 
 BY_KEY = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
-"""The conflict of an intent whose key names a call already."""
+"""The conflict target of an intent: the idempotency key of the tenant may be taken."""
 
-# Has the newest column of an outcome: on a schema without it the intent fails, before anything is dialled.
+# Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
 INTENT_STATE = ("execution", "resource_left_out")
 PENDING = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_statement(INTENT_STATE, on_conflict=BY_KEY)
@@ -141,7 +142,7 @@ _INSERT_WITHDRAWN = insert_statement(
 def _outcome_statement(*, complete: bool) -> str:
     """Returns SQL that writes outcomes with one event each.
 
-    With `complete`, a row may have a delivery (`delivery`), and the right to dial with which the call waits again (`dial`).
+    With `complete`, a row may have a delivery (`delivery`), and a row of `scheduled_dial` if the call is to wait again (`dial`).
 
     Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
     may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
@@ -188,12 +189,12 @@ class SettledCall:
     change: RecordChange
     delivery: NewDelivery | None = None
     deliveries_written: Sequence[str] = ()
-    """With the event of `delivery`."""
+    """The events for which a delivery is written, including the event of `delivery`."""
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
-        # A new call has none. A NewCall that was read from its row has the attribute, too.
+        # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())
         delivery = settled_delivery(call, change.columns, written=written)
         if change.columns.get("resource"):
@@ -214,38 +215,41 @@ class SettledCall:
 
 
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
-    """Inserts pending calls with their events. Returns the time of each write by id, without those whose key is taken."""
+    """Inserts pending calls with their events.
+
+    Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
+    """
     inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
-    """Inserts intents as settled, so that an insert which comes late collides: with the id, or with the key.
+    """Inserts intents that will not be dialled as settled calls. A later insert of the same intent then fails.
 
-    Returns the ids of those that were inserted: the insert of the others was committed, or their key is taken.
+    Returns the ids that were inserted. The other intents were committed before, or another call has their idempotency key.
     """
     rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
     return {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
 
 
 async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
-    """Settles intents that were not dialled, although their insert may have been committed or may still be under way.
+    """Settles intents that were not dialled. It is unknown whether their insert was committed or is still under way.
 
-    Returns LOCKED for those that another session has locked.
+    Returns one result for each call: LOCKED if another session has locked the row, otherwise None.
     """
     written = await insert_withdrawn(database, calls, change)
-    # After the insert, so that what it collided with is seen.
+    # This statement follows the insert, so that it sees the rows with which the insert collided.
     landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
     found = await write_outcomes(database, landed) if landed else {}
     return [LOCKED if found.get((call.id, call.attempt)) is LOCKED else None for call in calls]
 
 
 async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> dict[tuple[UUID, int], datetime | Busy | None]:
-    """Writes the outcomes of pending calls, with their events.
+    """Writes the outcomes of pending calls, with their events. Returns a result for each, by id and attempt.
 
-    Returns when each was changed, by id and attempt: None for those that were not pending any more, not in this attempt, or not
-    there, and LOCKED for those that another session has locked. A late outcome of an earlier attempt may be in the same batch
-    as the present one's. Raises SidTaken, and then has written nothing.
+    The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt, and
+    LOCKED if another session has locked the row. A batch may have outcomes of two attempts of one call. Raises SidTaken if a
+    sid belongs to another record; then nothing is written.
     """
     has_more = any(outcome.delivery is not None or outcome.change.dial is not None for outcome in outcomes)
     statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
@@ -259,9 +263,9 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
 
 
 async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call | None:
-    """Makes a `not_started` call pending or scheduled for another attempt, as `intended` is.
+    """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `intended`.
 
-    Returns None if another request has reopened it already.
+    Returns None if another request has reopened the call already.
     """
     intent = {name: getattr(intended, name) for name in _INTENT if name not in _KEPT_BY_REOPENING}
     ended = {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

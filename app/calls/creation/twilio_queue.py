@@ -1,4 +1,4 @@
-"""Notices that Twilio queues calls: they are placed faster than their account may dial."""
+"""Warns when Twilio queues calls, because they are placed faster than Twilio dials them for the account."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from app.observability.metrics import TwilioMetrics
 logger = structlog.stdlib.get_logger(__name__)
 
 _WARNING_INTERVAL_S: Final = 60.0
-# With more accounts than this, all are forgotten, and an account may be warned of twice in a minute.
+# If more accounts than this are remembered, all are forgotten. The log may then warn of an account twice in a minute.
 MAX_ACCOUNTS: Final = 10_000
 
 
 class TwilioQueueWatch:
-    """Counts the calls that Twilio has queued, and warns of an account at most once a minute."""
+    """Counts the calls that Twilio has queued, and logs at most one warning per account and minute."""
 
     def __init__(self, metrics: TwilioMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
@@ -27,11 +27,11 @@ class TwilioQueueWatch:
         self._warned_at: dict[UUID, float] = {}
 
     def __len__(self) -> int:
-        """The number of accounts that are remembered."""
+        """Returns the number of accounts that are remembered."""
         return len(self._warned_at)
 
     def note_queued(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
-        """Notes a call that Twilio dials in `queue_time_ms`, as its answer to the creation says."""
+        """Records that Twilio dials this call only after `queue_time_ms`, as its answer to the creation says."""
         self._metrics.queued.inc()
         now = self._clock()
         warned_at = self._warned_at.get(call.account_id)

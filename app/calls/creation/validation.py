@@ -37,7 +37,7 @@ class ValidCall:
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
     """Returns the valid request and its warnings. Raises InvalidRequest with every error.
 
-    The only value that an error's text repeats is a phone number, as E.164.
+    Error texts do not repeat values of the request, except a phone number as E.164.
     """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
@@ -107,6 +107,7 @@ def _credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, 
 
 
 def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
+    """Returns the parameters that Twilio ignores because `application_sid` is given."""
     events = request.status_callback_event or ()
     if SETTLED not in events:
         return *_IGNORED_WITH_APPLICATION, *_CALLBACKS_IGNORED_WITH_APPLICATION
@@ -115,7 +116,10 @@ def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
 
 
 def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
-    """Yields an error for each secret of a scheduled call: Callgate stores none, so it would be missing when it dials."""
+    """Yields errors for `time_zone` and `redial` without a schedule, and for each secret of a scheduled call.
+
+    Callgate stores no secrets, so they would be missing when the call is dialled.
+    """
     if not request.is_scheduled:
         text = "is only for a scheduled call: add not_before, ring_by, priority or queue"
         for name in ("time_zone", "redial"):

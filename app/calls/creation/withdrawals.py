@@ -1,4 +1,4 @@
-"""Settles intents that will not be dialled but may have been committed: they end `not_started` in either case."""
+"""Withdraws intents: calls that will not be dialled, but may have been committed. They end `not_started` in either case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
-# Queued intents. The worker marks a record that does not fit as `unknown`.
+# The maximum number of queued withdrawals. With more, the oldest is dropped, and the worker marks its record as `unknown`.
 _MAX_QUEUED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """Another attempt of a record. `event_id` is the id of the event in the same transaction."""
+    """Another attempt for an existing record. `event_id` is the id of the event that the same transaction writes."""
 
     call_id: UUID
     attempt: int
@@ -33,6 +33,8 @@ class _ScheduledIntent:
 
 
 class Withdrawals:
+    """Settles, in the background, calls that will not be dialled. Retries while Postgres is unavailable."""
+
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
@@ -41,11 +43,14 @@ class Withdrawals:
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
-        """Withdraws a new call in the background. A scheduled one that a worker is dialling by then is left to it."""
+        """Withdraws a new call in the background. A scheduled call that a worker has begun to dial is not changed."""
         self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
-        """Withdraws an attempt in the background, unless it is another request's: then `event_id` was not committed."""
+        """Withdraws another attempt of a call in the background.
+
+        If the event `event_id` was not committed, the attempt is not this request's and is not changed.
+        """
         self._queue.add(_Reopening(call_id, attempt, event_id))
 
     async def close(self) -> None:
@@ -67,7 +72,7 @@ class Withdrawals:
     async def _write_scheduled_intents(self, calls: Sequence[NewCall]) -> Sequence[None]:
         change = self._change_to_not_started()
         written = await insert_withdrawn(self._database, calls, change)
-        # Only with the right to dial: without it the record is that of a worker's dial.
+        # This settles only calls that still wait: a worker is dialling the others.
         if landed := [call.id for call in calls if call.id not in written]:
             async with self._database.transaction() as connection:
                 await end_calls(connection, landed, change)

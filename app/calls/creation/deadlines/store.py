@@ -1,4 +1,7 @@
-"""SQL of granted calls: deadlines that have come, accounts with dial slots, and turns to delete."""
+"""SQL for calls that a worker may dial or has dialled: their deadlines (`ring_by`), and accounts with dial slots.
+
+Also deletes idle rows of `dial_turn`: the last grant of each caller, which decides the order in which callers take turns.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,8 +23,8 @@ _ACCOUNTS_WITH_SLOTS = f"""
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
-# A caller without a turn is granted nothing. The lock keeps others from scheduling calls while turns are deleted, and the next
-# statement sees all calls that were scheduled before it.
+# No call is granted whose caller has no row in `dial_turn`. The lock keeps other sessions from scheduling calls while such rows
+# are deleted, and the next statement sees all calls that were scheduled before the lock.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
 _IDLE_TURNS = f"""
@@ -46,7 +49,7 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
 
 
 async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Returns calls whose `ring_by` has come, and moves it by `lease`."""
+    """Claims and returns calls whose `ring_by` has come. Other workers skip them for the time `lease`."""
     due = (
         select(DialSlot.call_id)
         .where(DialSlot.ring_by <= func.now())
@@ -65,7 +68,7 @@ async def check_deadline_again(database: Database, call_id: UUID, wait: timedelt
 
 
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes turns of callers that have no waiting call and no grant within `idle_for`. Returns how many.
+    """Deletes `dial_turn` rows of callers without waiting calls or grants within `idle_for`. Returns how many.
 
     Meanwhile, for some milliseconds, no call can be scheduled or granted. Deletes none if the lock is not free within 0.1 s.
     """

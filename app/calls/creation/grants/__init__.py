@@ -1,1 +1,1 @@
-"""Grants: which scheduled call may be dialled now."""
+"""Grants: decides which scheduled calls may be dialled now."""

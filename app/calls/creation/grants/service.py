@@ -1,4 +1,7 @@
-"""Grants scheduled calls of one account: those whose turn it is, as many as pace and slots allow. Independent of the worker."""
+"""Grants scheduled calls of one account: takes the right to dial them, which only one process can do.
+
+Callers take turns. The paces of the account and its queues limit how many calls are granted. Independent of the worker.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,9 +26,10 @@ _MOMENT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class GrantRound:
-    """The grants of one transaction.
+    """The grants of one transaction. `is_last`: no more calls can be granted now.
 
-    `is_last` says that nothing more can be granted now, `wait_s` in how many seconds there may be a token again.
+    `wait_s` is the time in seconds until the call rate of the account, or of a queue, allows another call; None: no rate delays
+    it.
     """
 
     grants: list[Grant]
@@ -36,8 +40,8 @@ class GrantRound:
 async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
     """Grants calls of the account, at most `limit` and BATCH.
 
-    Grants nothing if another worker is granting calls of the account, or if grants are halted. Halts them if the account has
-    fewer grants than `counters` has noted. Notes the new grants there.
+    Grants nothing if another worker is granting calls of the account, or if all grants are halted. Halts all grants if Postgres
+    counts fewer grants of the account than `counters`, because the database has lost some. Adds the new grants to `counters`.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:
@@ -59,7 +63,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
     counters.note(account_id, account.count._replace(grants=account.count.grants + len(grants)))
-    # After a grant another round reads how long the account has to wait then.
+    # After a grant, another round follows, which reads how long the account has to wait.
     is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
     return GrantRound(grants, is_last, min(waits, default=None))
@@ -67,7 +71,10 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
 
 @dataclass(slots=True)
 class _Granting:
-    """The grants of one transaction, in which the account and the queues are locked. `room` is that of queues with limits."""
+    """Grants calls in one transaction, in which the `pace` rows of the account and the queues are locked.
+
+    `room` is the number of calls that each queue with limits still allows.
+    """
 
     connection: Connection
     account_id: UUID
@@ -111,10 +118,10 @@ class _Granting:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
     async def _postpone_closed(self, candidate: Candidate) -> bool:
-        """Postpones the candidate, with others of its queue and priority, if it may not ring now. Returns whether it did.
+        """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
-        Only calls from the candidate on are read: earlier ones may ring, and would be read again in each round. A call with no
-        open hour before its `ring_by` is postponed to `ring_by`, where it expires.
+        Returns whether it was. Only calls from the candidate on are read: earlier ones may ring, and would be read again in
+        each round. A call with no open hour before its `ring_by` is postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:
@@ -124,7 +131,7 @@ class _Granting:
             return False
         at = self.at
         due = await store.due_after(self.connection, self.account_id, candidate, at, limit=_POSTPONED_AT_ONCE)
-        # A number that may be in many zones takes milliseconds, and most calls are to the same zones.
+        # The openings are kept by time zones, because the opening for a number that may be in many zones takes milliseconds.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}
         for each in (candidate, *due):

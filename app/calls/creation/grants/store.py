@@ -1,7 +1,7 @@
-"""SQL of grants. Each grant is the right to dial one scheduled call now.
+"""SQL for grants. A grant takes the right to dial one scheduled call now.
 
-All grants of an account are made in transactions that have locked the account's pace row, so that they follow each other,
-whichever worker makes them: pace, slots and turns are exact.
+Every transaction that grants calls of an account first locks the account's row of `pace`. So the grants of an account are made
+one after the other, by whichever worker, and the limits of pace, slots and turns are exact.
 """
 
 import json
@@ -132,12 +132,15 @@ _POSTPONE = """
 
 @dataclass(frozen=True, slots=True)
 class LockedPace:
-    """A locked pace row: how many calls may be dialled at `at`, and the seconds until there is a token again."""
+    """A locked row of `pace`. `room` is the number of calls that may be dialled at `at`.
+
+    `wait_s` is the time in seconds until the call rate allows another call; None: it does now.
+    """
 
     at: datetime
     room: int
     wait_s: float | None
-    # Of an account: MAY_GRANT, its counter, and the time of its last grant.
+    # Only for an account: whether grants are allowed (MAY_GRANT), its count of grants, and the time of its last grant.
     may_grant: bool | None = None
     count: GrantCount = NO_GRANTS
     granted_at: datetime | None = None
@@ -145,7 +148,7 @@ class LockedPace:
 
 @dataclass(frozen=True, slots=True)
 class DueQueue:
-    """A queue with due calls, or with NO_QUEUE the calls that are in none."""
+    """A queue with due calls. The id NO_QUEUE stands for the calls that are in no queue."""
 
     id: UUID
     is_open: bool
@@ -155,7 +158,7 @@ class DueQueue:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A waiting call: the one whose turn it is (`next_candidate`), or one of its queue that is due no earlier (`due_after`)."""
+    """A waiting call that may be granted next, with the values that decide whether it may ring now."""
 
     call_id: UUID
     queue_id: UUID
@@ -168,7 +171,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to dial one call now, held by this process. `ring_in_s`: the time left until its `ring_by`."""
+    """The right to dial one call now, which this process holds. `ring_in_s` is the time left until the call's `ring_by`.
+
+    `dial` is the deleted row of `scheduled_dial`, without `due_at`.
+    """
 
     call: NewCall
     dial: Mapping[str, Any]
@@ -176,12 +182,12 @@ class Grant:
 
 
 async def waiting_accounts(database: Database) -> dict[UUID, float]:
-    """Returns the accounts with scheduled calls, and in how many seconds the first one is due."""
+    """Returns, by account id, in how many seconds the first scheduled call of the account is due. Negative: overdue."""
     return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
 
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
-    """Locks the account's pace row, and returns None if another session has it."""
+    """Locks and returns the account's row of `pace`, which is created if missing. None: another session has locked it."""
     found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
         await connection.execute(_ADD_PACE, account_id)
@@ -194,13 +200,16 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
-    """Locks the pace rows of queues, after that of the account. A queue without a row has no limits of its own."""
+    """Locks the `pace` rows of queues and returns them by queue id. Lock the row of the account before.
+
+    A queue without a row has no limits of its own.
+    """
     found = await connection.fetch(_LOCK_QUEUES, list(queue_ids))
     return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns the queues of the account's tenant that have due calls, and NO_QUEUE first."""
+    """Returns the queues of the account's tenant that have due calls. The first item is NO_QUEUE, for calls in no queue."""
     rows = await connection.fetch(_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _stored_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -213,21 +222,25 @@ async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> 
 async def next_candidate(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
 ) -> Candidate | None:
-    """Returns the call whose turn it is among those of these queues."""
+    """Returns the due call in these queues that is next: by priority, then by the turns of callers, then by its due time."""
     rows = await connection.fetch(_CHOSEN, account_id, at, list(queue_ids))
     return Candidate(**rows[0]) if rows else None
 
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
-    """Deletes the call's row of `scheduled_dial`, makes it pending, and takes its token, slot and turn.
+    """Grants one call: deletes its row of `scheduled_dial`, makes the call pending, and takes a token and a dial slot.
 
-    Returns None if the call was canceled.
+    The caller's next call waits for the turns of other callers. Returns None if the call was canceled or its `ring_by` has
+    passed.
     """
     return _grant(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
 async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
-    """Grants the call that `next_candidate` returns, in one statement. None may also mean that it was canceled meanwhile."""
+    """Grants the call that `next_candidate` would return, in one statement.
+
+    Returns None if no call is due, or if the call was canceled meanwhile.
+    """
     return _grant(await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids)))
 
 
@@ -244,13 +257,13 @@ def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
 async def due_after(
     connection: Connection, account_id: UUID, call: Candidate, at: datetime, *, limit: int
 ) -> Sequence[Candidate]:
-    """Returns calls of the same queue and priority that are due, from this one on, the earliest first."""
+    """Returns the due calls of the queue and priority of `call`, from its due time on, the earliest first."""
     rows = await connection.fetch(_DUE_AFTER, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [Candidate(**row) for row in rows]
 
 
 async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
-    """Sets when calls are due again."""
+    """Sets the due times of calls. `later` maps ids to times."""
     await connection.execute(_POSTPONE, list(later), list(later.values()))
 
 

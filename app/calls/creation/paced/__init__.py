@@ -1,1 +1,1 @@
-"""Intents on accounts whose pace is limited."""
+"""Commits the intents of calls on accounts whose pace is limited."""

@@ -1,4 +1,7 @@
-"""Commits intents on accounts whose pace is limited. What the pace refuses is not written."""
+"""Commits intents (calls that are dialled next) on accounts whose pace is limited: call rate and concurrent calls.
+
+An intent that the pace does not allow is not written.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +18,7 @@ from app.errors import DatabaseUnavailable, Paced
 from app.scheduling.admission import Refusal, admit
 from app.scheduling.dial_slots import free_ended_slots, free_slots
 
-# Retry-After of a full account. It cannot be known when one of its calls will end.
+# Retry-After for an account with as many concurrent calls as it may have. Nobody knows when one of them will end.
 _FULL_AFTER_S = 5
 
 
@@ -28,9 +31,10 @@ class PacedIntents:
         self._freed = Batcher(self._free_slots, max_batch=BATCH)
 
     async def submit(self, call: NewCall) -> datetime | None:
-        """Writes the intent and returns the time of the write; None if its key is taken.
+        """Writes the intent and returns the time of the write; None if another call has its idempotency key.
 
-        Raises Paced: nothing was written. An account that is full is tried once more if some of its calls have ended.
+        Raises Paced if the pace does not allow the call; then nothing is written. If the account has too many concurrent calls,
+        the slots of ended calls are freed, and the intent is tried once more.
         """
         written = await self._intents.submit(call)
         if isinstance(written, Refusal) and written.is_full and await self._has_freed(call.account_id):
@@ -43,7 +47,7 @@ class PacedIntents:
         try:
             return await self._freed.submit(account_id) > 0
         except DatabaseUnavailable:
-            # Not raised: it would say that the intent may have been committed.
+            # Do not raise the error: for the caller it would mean that the intent may have been committed.
             return False
 
     async def _write(self, calls: Sequence[NewCall]) -> Sequence[datetime | Refusal | None]:
@@ -56,10 +60,13 @@ class PacedIntents:
 
 
 async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call | None:
-    """Reopens the call as `reopen` does, with a token and a slot. Raises Paced, after which the transaction must not commit."""
+    """Reopens the call as `reopen` does, and takes a token and a dial slot for it.
+
+    Raises Paced if the pace does not allow it; then the transaction must not commit.
+    """
     await lock_pace_in_session(session, intended.account_id)
     connection = await driver_connection(session)
-    # The slot of the attempt before is among them.
+    # This includes the slot of the call's earlier attempt.
     await free_ended_slots(connection, intended.account_id)
     reopened = await reopen(session, call, intended)
     if reopened and (refusal := await admit(connection, intended.account_id, call.id)):

@@ -1,4 +1,4 @@
-"""Writes intents with their tokens and dial slots, as far as the pace of their accounts allows: each batch in one statement."""
+"""Writes intents with their tokens and dial slots, each batch in one statement, if the pace of the account allows them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,9 +16,10 @@ _INSERT = insert_statement(INTENT_STATE, on_conflict=BY_KEY, before=ADMISSION, e
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | Refusal]:
-    """Inserts pending calls as `insert_intents` does: of each account the earliest, as many as its pace allows.
+    """Inserts pending calls as `insert_intents` does, but for each account only as many as its pace allows, oldest first.
 
-    Returns a Refusal for each call that may not be placed now.
+    Returns, by id, the time of the write, or a Refusal if the call may not be placed now. A call whose idempotency key is taken
+    is not in the result.
     """
     rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING for call in calls]))
     return {row["id"]: row["updated_at"] or Refusal.of(row) for row in rows}

@@ -1,1 +1,1 @@
-"""Scheduled calls, from their creation until they are granted, canceled or expired."""
+"""Scheduled calls, from their creation until a worker dials them, or until they are canceled or expire."""

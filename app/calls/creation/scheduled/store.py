@@ -1,4 +1,4 @@
-"""Writes scheduled calls with their right to dial, and ends those that are not dialled: each batch in one statement.
+"""Writes scheduled calls with their right to dial, and settles those that are not dialled. Each batch is one statement.
 
 The right to dial is the row in `scheduled_dial`. The statement that deletes it decides whether the call is dialled or ends.
 """
@@ -24,7 +24,7 @@ from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
 SCHEDULED_BATCH = 250
-"""The most scheduled calls in one statement. It is more than for intents, whose clients wait for the dial."""
+"""The maximum number of scheduled calls in one statement. Larger than for other calls, whose clients wait for the dial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,10 @@ _ANY_EXPIRED = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LI
 
 
 async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
-    """Inserts scheduled calls with their events and rights. Returns as `insert_intents` does."""
+    """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
+
+    Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
+    """
     rows = await database.fetch(_INSERT, rows_as_json([call.row() for call in calls]))
     return {row["id"]: row["updated_at"] for row in rows}
 
@@ -110,17 +113,23 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Settles the calls that still wait, and returns their ids. The others are granted, or have ended."""
+    """Settles those of the calls that still wait to be dialled, and returns their ids.
+
+    The other calls were granted or have ended.
+    """
     return await _end(connection, _END_CALLS, change, len(call_ids), list(call_ids))
 
 
 async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles a batch of the queue's calls that wait, and returns their ids."""
+    """Settles a batch of the queue's calls that still wait to be dialled, and returns their ids."""
     return await _end(connection, _END_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles a batch of calls whose `ring_by` has passed, and returns their ids. Without any, it costs one short statement."""
+    """Settles a batch of waiting calls whose `ring_by` has passed, and returns their ids.
+
+    If there is none, this costs one short statement.
+    """
     if not await database.fetch(_ANY_EXPIRED):
         return set()
     async with database.transaction() as connection:
@@ -128,7 +137,10 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 
 
 async def _end(connection: Connection, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
-    """Settles calls in a transaction of the caller, with a delivery for each whose tenant requested `settled`."""
+    """Settles waiting calls in the caller's transaction and returns their ids.
+
+    Writes a delivery for each call whose tenant requested `settled`.
+    """
     rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
     ended = [_EndedCall(**row) for row in rows]
     delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
