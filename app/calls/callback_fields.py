@@ -1,4 +1,4 @@
-"""Leaves out of the stored fields of a callback what the call's record implies, and puts it back. Pure."""
+"""Stores a callback without the fields whose values the call's record already has, and restores them. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ _FIELDS = LeftOut((*_COLUMNS, *_CONSTANTS))
 
 
 class CallIdentity(Protocol):
-    """The attributes of a record that callbacks repeat."""
+    """The attributes of a call's record whose values Twilio repeats in every callback."""
 
     @property
     def execution(self) -> str: ...
@@ -28,9 +28,9 @@ class CallIdentity(Protocol):
 
 
 def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the fields to store, and a number that says which are left out (`LeftOut`).
+    """Returns the fields to store, and a number whose bits say which fields are left out (`LeftOut`).
 
-    The number is None if the fields are not those of this call, and nothing is left out.
+    If the call has not started, or the callback has another CallSid, returns all fields and None.
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
@@ -38,7 +38,7 @@ def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mappin
 
 
 def whole_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
-    """Returns all fields of the callback."""
+    """Returns all fields of a callback. `stored` and `left_out` are the values that `stored_fields` returned."""
     return _FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
 
 

@@ -1,7 +1,8 @@
-"""Makes and checks the URL to which Twilio sends callbacks about a call, with a keyed tag.
+"""Makes and checks callback URLs, to which Twilio sends the callbacks about one call. Each URL has a tag.
 
-The tag names the account and is checked before any read: a forged request costs no SQL statement. A tenant that shares its
-Twilio account with another tenant can sign callbacks, but cannot make tags for the other's calls.
+The tag holds the id of the account and a keyed hash. It is checked before anything is read from Postgres, so a forged request
+costs no SQL statement. If two tenants share a Twilio account, each can sign callbacks for it, but neither can make a tag for a
+call of the other.
 """
 
 import base64
@@ -13,16 +14,16 @@ from app.security.keyring import Keyring
 
 CALLBACK_PATH = "/callbacks/twilio"
 TAG = "tag"
-# In the query, not in the path: a version without tags accepts the URL, too.
+# The tag is in the query and not in the path, so that an older version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
-# 32 bytes in URL-safe base64: the account's id and the keyed tag. The two unused bits of the last digit are zero.
+# 32 bytes in URL-safe base64: the account's id and the keyed hash. The two unused bits of the last digit are zero.
 _TAG_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackUrls:
-    """Makes callback URLs. `base` is the public address without the call's id."""
+    """Makes and checks callback URLs. `base` is the part of the URL before the call's id."""
 
     base: str
     keyring: Keyring
@@ -33,7 +34,7 @@ class CallbackUrls:
         return f"{self.base}/{call_id}?{TAG}={tag}"
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
-        """Returns the account in the tag, or None if the tag was made for another call or with an unknown key."""
+        """Returns the account id in the tag. Returns None if the tag was made for another call or with an unknown key."""
         if not _TAG_FORM.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
@@ -42,6 +43,6 @@ class CallbackUrls:
 
 
 def tag_in(query: str) -> str | None:
-    """Returns the unchecked tag in a callback's query, or None without one."""
+    """Returns the tag in a callback's query string, unchecked; None if there is no tag."""
     found = _TAG_IN_QUERY.search(query)
     return found and found[1]

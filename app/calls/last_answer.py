@@ -1,7 +1,7 @@
-"""Shows Twilio's last answer about a call whole, although a record stores only what its columns do not hold.
+"""Stores Twilio's last answer about a call without the values that other columns hold, and restores the whole answer.
 
-Twilio's usual URIs follow from the account and the sid, and most other members have a column. A column may change afterwards,
-because a callback has newer values: then the answer's own value is stored.
+Most members of the answer have a column, and Twilio's usual URIs follow from the account and the sid. A callback may change a
+column later. Then the record stores the value from the answer as well.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ _MEMBERS = LeftOut(
     )
 )
 _URI, _SUBRESOURCE_URIS = _MEMBERS.bits["uri"], _MEMBERS.bits["subresource_uris"]
-# From column to attribute, which may derive what a column lacks.
+# Maps each column to the attribute that holds its value. The attributes with the columns' own names are properties, which also
+# compute what is not stored.
 _ATTRIBUTES = {
     "uri": "own_uri",
     "subresource_uris": "own_subresource_uris",
@@ -38,7 +39,7 @@ _STORED = {
 
 
 class LastAnswer:
-    """Adds `uri`, `subresource_uris` and `resource` to a record that has the columns of `Call`."""
+    """Adds the properties `uri`, `subresource_uris` and `resource` to a record that has the columns of `Call`."""
 
     if TYPE_CHECKING:
         sid: Any
@@ -80,7 +81,7 @@ class LastAnswer:
 
     @resource.setter
     def resource(self, answer: dict[str, Any] | None) -> None:
-        """Stores an answer. Set the other columns before."""
+        """Stores Twilio's answer without the members that other columns hold. Set those columns first."""
         if answer is None:
             self.resource_rest = self.resource_left_out = None
             return
@@ -89,7 +90,7 @@ class LastAnswer:
             setattr(self, _ATTRIBUTES[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute. Keeps the last answer: a member that was left out as equal to the old value is stored first."""
+        """Sets an attribute. If the last answer was stored without its old value, stores that value with the answer first."""
         bit = _MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
             self.resource_rest = {name: self._implied(name)} | self.resource_rest
@@ -101,7 +102,7 @@ class LastAnswer:
 
 
 class CallRow(LastAnswer):
-    """A row with some attributes of `Call`, among them those in `stored_attributes`."""
+    """A row with some attributes of `Call`. To have a derived attribute, it needs those that `stored_attributes` returns."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self.__dict__.update(row)
@@ -112,7 +113,7 @@ class CallRow(LastAnswer):
 
 
 def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the attributes of `Call` that have columns and from which these attributes are computed."""
+    """Returns the attributes that have columns and must be read so that all of `attributes` can be computed."""
     stored = [name for derived in _DERIVED if derived in attributes for name in _STORED[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _DERIVED), *stored]),)
 
@@ -120,7 +121,8 @@ def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
 def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
 
-    `columns` are the values of Twilio's resource by attribute; `request` is the record, for `to`, `from_` and `account_sid`.
+    `columns` maps attribute names to the values of Twilio's resource. `request` is the call's record, from which only `to`,
+    `from_` and `account_sid` are read.
     """
     record = {"account_sid": request.account_sid, "to": request.to, "from": request.from_, **columns}
     implied = {name: as_twilio(value) for name, value in record.items() if name in _MEMBERS.bits}
@@ -128,9 +130,10 @@ def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
-    """Returns the columns that store an answer, without the members that equal `implied`: what the record's columns say.
+    """Returns the columns that store an answer. Leaves out the members whose values equal those in `implied`.
 
-    Where the record has no URI (None), Twilio's usual one is implied.
+    `implied` holds the values of the record's other columns, in Twilio's form. If the record has no URI (None), Twilio's usual
+    URI counts as implied.
     """
     usual_uri = call_uri(implied["account_sid"], implied["sid"])
     usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])
@@ -147,7 +150,7 @@ def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[
 
 
 def as_twilio(value: Any) -> Any:
-    """Returns a column's value as it stands in Twilio's JSON: RFC 2822 dates, numbers as strings."""
+    """Returns a column's value in the form that Twilio's JSON has: dates as RFC 2822, numbers as strings."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, datetime):

@@ -1,7 +1,7 @@
-"""Leases of due calls for workers. Never commits.
+"""Leases: a worker that claims a due call reserves it for a limited time. Never commits.
 
-A lease is a separate, short row: the row of a call is long, and changing its time rewrites entries in eight indexes. A lease
-belongs to one due time: it ends when that time changes, or when it expires because the worker died.
+A lease is a separate, short row, because changing the due time in the long row of a call rewrites entries in eight indexes. A
+lease belongs to one due time. It ends when the due time of the call changes, or when it expires because the worker died.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from app.database.base import Base
 
 
 class Lease(Base):
-    """A call that a worker has claimed and not released."""
+    """The claim of one worker on a call that is due at `due_at`. Other workers skip the call until `until`."""
 
     __tablename__ = "lease"
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
@@ -40,7 +40,7 @@ class DueCall(NamedTuple):
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[DueCall]:
-    """Claims started calls that are due for a refresh."""
+    """Claims started calls that are due for a refresh, and returns them. Other workers skip them during `lease`."""
     claimed = _claim(Call.refresh_at, lease=lease, limit=limit)
     columns = [getattr(Call, name) for name in DueCall._fields]
     rows = await session.execute(select(*columns).join(claimed, Call.id == claimed.c.call_id))
@@ -48,7 +48,7 @@ async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int
 
 
 async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims calls that are due for a search."""
+    """Claims calls that are due for a search of Twilio's list, and returns them. Other workers skip them during `lease`."""
     claimed = _claim(Call.search_at, lease=lease, limit=limit)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
@@ -62,7 +62,7 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
 
 
 def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int) -> CTE:
-    """Claims due calls without a lease. The upsert decides between two workers that found the same call."""
+    """Returns a CTE that leases due calls without a lease. If two workers find the same call, only one upsert succeeds."""
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))
@@ -82,12 +82,15 @@ def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, 
 async def _release(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
-    """Deletes leases. After a failure the due time is unchanged: the lease stays and delays the next try."""
+    """Deletes the leases of calls whose due time has changed.
+
+    If the due time is the same, the work failed: the lease stays and delays the next attempt.
+    """
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
 async def delete_lapsed(session: AsyncSession) -> None:
-    """Deletes leases that were never released: the worker died, or the due time changed meanwhile."""
+    """Deletes leases that expired more than a day ago. Their worker died, or the due time changed meanwhile."""
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

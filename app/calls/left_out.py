@@ -1,26 +1,26 @@
-"""Leaves out of a stored JSON object what other columns already hold, and puts it back. Pure."""
+"""Stores a JSON object without the members whose values other columns hold, and restores the whole object. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ValueOf = Callable[[str], Any]
-"""Returns the value that the columns imply for a member of the JSON object."""
+"""Takes the name of a member of the JSON object, and returns the value that other columns hold for it."""
 
 
 class LeftOut:
-    """The members of a kind of JSON object that may be left out.
+    """The names of the members that may be left out of one kind of JSON object.
 
-    What is left out of one object is stored beside it as a number, in which bit n stands for `names[n]`. Names may be appended
-    later, but never moved.
+    A number is stored beside each object. Its bit n is set if the member `names[n]` was left out. Append new names at the end:
+    the order of the existing ones must not change.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.bits: Mapping[str, int] = {name: 1 << number for number, name in enumerate(names)}
 
     def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        """Returns the members to store, and the number of those that are left out.
+        """Returns the members to store, and a number whose bits say which members are left out.
 
-        `implied` holds the values that the columns imply. A member is left out if its value is the same JSON.
+        `implied` holds the values that other columns have. A member is left out if its value is the same JSON.
         """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():
@@ -33,7 +33,7 @@ class LeftOut:
         return rest, left_out
 
     def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
-        """Returns the whole object, its members in the order in which Postgres keeps them."""
+        """Returns the whole object, with its members in the order in which Postgres keeps them (`jsonb`)."""
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
         return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}
 

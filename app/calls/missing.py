@@ -17,6 +17,6 @@ def is_missing(error: TwilioError) -> bool:
 
 
 def is_gone(call: AnyCall, error: TwilioError) -> bool:
-    """Returns whether the call is missing for so long that it must have been deleted."""
+    """Returns whether the call was deleted: Twilio answers 404, and a call that started so long ago would be visible."""
     limit = _GONE_AFTER_IF_ENDED if call.status in TERMINAL_STATUSES else _GONE_AFTER
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

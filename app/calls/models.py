@@ -24,14 +24,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.calls.last_answer import LastAnswer
 from app.database.base import Base
 
-# A query repeats an index condition literally: Postgres uses a partial index only if it can prove that the query implies it.
+# True for a call that may exist at Twilio although its record has no sid. Queries repeat this condition literally, because
+# Postgres uses a partial index only if it can prove that the query implies the condition of the index.
 MAYBE_CALLED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
 class Call(LastAnswer, Base):
-    """One call creation. `id` is Callgate's (UUIDv7: keys are time-ordered), `sid` is Twilio's.
+    """One call creation. `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.
 
-    The table is not partitioned: the promises rest on the uniqueness of (tenant, idempotency key) and of sid.
+    The table is not partitioned: (tenant, idempotency key) and sid must be unique in the whole table, and Postgres cannot
+    guarantee that across partitions.
     """
 
     __tablename__ = "call"
@@ -48,7 +50,7 @@ class Call(LastAnswer, Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_call_tenant_id_id", "tenant_id", "id"),
-        # An intent has no status; leaving it out saves an entry that its outcome would replace.
+        # A pending call has no status. An index entry for it would only be replaced by its outcome.
         Index("ix_call_tenant_id_status_id_known", "tenant_id", "status", "id", postgresql_where=text("status IS NOT NULL")),
         Index("ix_call_tenant_id_to_id", "tenant_id", "to", "id"),
         Index("ix_call_tenant_id_from_id", "tenant_id", "from", "id"),
@@ -91,8 +93,8 @@ class Call(LastAnswer, Base):
     execution: Mapped[str] = mapped_column(Text)
     settled_by: Mapped[str | None] = mapped_column(Text)
     settled_at: Mapped[datetime | None]
-    # Number of the present dial: a retry under the same key increments it. An outcome is written only if its attempt
-    # is the present one.
+    # The number of the current dial. A retry with the same idempotency key, or another grant of a scheduled call, increments
+    # it. The outcome of an earlier attempt is not written.
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     pending_since: Mapped[datetime]
     problem: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
@@ -104,15 +106,16 @@ class Call(LastAnswer, Base):
     warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'"))
     to: Mapped[str] = mapped_column(Text)
     from_: Mapped[str] = mapped_column("from", Text)
-    # `to` in its normal form (app.twilio.addresses); null in rows of a version that did not know it.
+    # `to` in its normal form (app.twilio.addresses); null in rows that an older version wrote.
     address_key: Mapped[str | None] = mapped_column(Text)
 
     # Scheduled calls only.
     queue_id: Mapped[UUID | None] = mapped_column(Uuid)
-    # The call whose end caused this one.
+    # The id of the call that this call redials; null for a call that a client requested.
     redial_of: Mapped[UUID | None] = mapped_column(Uuid)
 
-    # Twilio's resource, as last seen: null until started, and mostly null at first.
+    # The members of Twilio's call resource, as last received. They are null until the call is started, and most of them until
+    # Twilio has a value.
     sid: Mapped[str | None] = mapped_column(Text, unique=True)
     account_sid: Mapped[str] = mapped_column(Text)
     status: Mapped[str | None] = mapped_column(Text)
@@ -136,10 +139,11 @@ class Call(LastAnswer, Base):
     phone_number_sid: Mapped[str | None] = mapped_column(Text)
     queue_time: Mapped[int | None] = mapped_column(Integer)
     trunk_sid: Mapped[str | None] = mapped_column(Text)
-    # Null if they are Twilio's usual ones (app.calls.last_answer).
+    # Null if Twilio's URIs have the usual form, which follows from account_sid and sid (app.calls.last_answer).
     own_uri: Mapped[str | None] = mapped_column("uri", Text)
     own_subresource_uris: Mapped[dict[str, Any] | None] = mapped_column("subresource_uris", JSONB(none_as_null=True))
-    # Twilio's last answer, without the members that follow from other columns; the number says which these are.
+    # Twilio's last answer, without the members whose values other columns hold. Each bit of `resource_left_out` stands for one
+    # of these members (app.calls.left_out).
     resource_rest: Mapped[dict[str, Any] | None] = mapped_column("resource", JSONB(none_as_null=True))
     resource_left_out: Mapped[int | None] = mapped_column(Integer)
 
@@ -147,6 +151,7 @@ class Call(LastAnswer, Base):
     refresh_at: Mapped[datetime | None]
     # When the worker searches Twilio's list next, while it is unknown whether the call exists; null: never.
     search_at: Mapped[datetime | None]
+    # How many searches found no call that this creation could have started.
     clean_searches: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # When the call was deleted at Twilio; Twilio's own paths no longer show it.
     deleted_at: Mapped[datetime | None]
@@ -154,19 +159,19 @@ class Call(LastAnswer, Base):
     # W3C trace context of the creating request, to which later spans are linked; null if it was not traced.
     traceparent: Mapped[str | None] = mapped_column(Text)
 
-    # Twilio's callbacks: the highest sequence number applied, and marks of those applied, which detect repetitions.
+    # The highest sequence number of the callbacks that were applied, and hashes of them, which detect repeated callbacks.
     callback_sequence: Mapped[int | None] = mapped_column(Integer)
     callbacks_seen: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     # The tenant's URL and the events that Callgate delivers to it; null: no deliveries, or Twilio sends them itself.
     status_callback: Mapped[str | None] = mapped_column(Text)
     status_callback_method: Mapped[str | None] = mapped_column(Text)
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    # Events whose delivery is written. Each event has one delivery, however often it is reported.
+    # The events for which a delivery was written. Each event gets at most one, however often it is reported.
     deliveries_written: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
 class PendingUpdate(Base):
-    """A request to end a call, remembered until it can be sent to Twilio. A separate table, because such requests are rare."""
+    """A request to end a call, stored until Callgate can send it to Twilio. Such requests are rare, so they have a table."""
 
     # The table has the older name `wanted_update`.
 
@@ -174,7 +179,7 @@ class PendingUpdate(Base):
     __table_args__ = (CheckConstraint("status IN ('canceled', 'completed')", name="status"),)
 
     call_id: Mapped[UUID] = mapped_column(ForeignKey("call.id", ondelete="CASCADE"), primary_key=True)
-    # The attempt to which the request applies; a later attempt under the same key is not ended by it.
+    # The attempt to which the request applies. A later attempt with the same idempotency key is not ended.
     attempt: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(Text)
     wanted_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -182,7 +187,7 @@ class PendingUpdate(Base):
 
 
 class CallEvent(Base):
-    """One event of a call. Range-partitioned by `at`, so that retention drops partitions."""
+    """One event of a call. Range-partitioned by `at`, so that retention can drop whole partitions instead of deleting rows."""
 
     __tablename__ = "call_event"
     __table_args__ = (
@@ -195,5 +200,6 @@ class CallEvent(Base):
     at: Mapped[datetime]
     type: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    # The fields of a callback that `data` lacks because the record implies them (app.calls.callback_fields).
+    # Says, with one bit per field, which fields of a callback `data` lacks because the call's record has their values
+    # (app.calls.callback_fields).
     data_left_out: Mapped[int | None] = mapped_column(Integer)

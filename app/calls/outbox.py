@@ -20,7 +20,7 @@ NewDelivery = dict[str, Any]
 
 SETTLED: Final = "settled"
 CORRECTED: Final = "corrected"
-# The events in the order in which they happen. Deliveries store the numbers.
+# The events in the order in which they happen. Deliveries store these numbers.
 _POSITION_OF_EVENT = {SETTLED: -2, CORRECTED: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
 _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"} | dict.fromkeys(
     TERMINAL_STATUSES, "completed"
@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a record that do not change when it is settled."""
+    """The attributes of a call's record that its settlement does not change."""
 
     @property
     def id(self) -> UUID: ...
@@ -47,11 +47,11 @@ class RequestedCall(Protocol):
 def settled_delivery(
     call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery of a settlement; None if the tenant did not request `settled`, or there is nothing new to report.
+    """Returns the delivery that reports how a creation ended. None: not requested, or there is nothing new to report.
 
-    `settlement` are the columns that the settlement sets, `written` are the events that have a delivery (`deliveries_written`).
-    Write the delivery in the settlement's transaction, and add its event to `deliveries_written`. If `settled` has reported
-    `not_started` and the call has started after all, the event is `corrected`.
+    `settlement` are the columns that the settlement sets; `written` are the events that have a delivery (`deliveries_written`).
+    Write the delivery in the transaction of the settlement, and add its event to `deliveries_written`. If `settled` has
+    reported `not_started` and the call has started after all, the event is `corrected`.
     """
     execution = settlement["execution"]
     if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
@@ -78,21 +78,25 @@ def settled_delivery(
 
 
 def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
-    """Returns the delivery of a callback; None if the tenant did not request its event, or it has a delivery.
+    """Returns the delivery of the event that a callback with this status reports.
 
-    Write the event `call.callback` with the id of the delivery, which takes its fields from there.
+    Returns None if the tenant did not request the event, or if the event already has a delivery. Write the event
+    `call.callback` with the id of the delivery: the delivery stores no fields and takes those of that event.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
-    """Returns whether the call has ended and the tenant requested `completed`, of which no delivery is written yet."""
+    """Returns whether the call has ended, the tenant requested `completed`, and no delivery of it is written yet."""
     return call.status in TERMINAL_STATUSES and _is_wanted(call, "completed")
 
 
 def final_delivery(call: AnyCall) -> NewDelivery:
-    """Returns the delivery of a call's end for which no callback came, with the known fields of Twilio's callback."""
+    """Returns the delivery of `completed` for a call whose last callback did not arrive.
+
+    Its fields are those of Twilio's callback whose values the record knows.
+    """
     resource = call.resource or {}
     to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)
     candidates = {

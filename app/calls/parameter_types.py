@@ -17,7 +17,7 @@ def _without_nul(value: str) -> str:
 
 
 def _http_url(value: str) -> str:
-    """Requires an absolute http(s) URL. Keeps the caller's spelling."""
+    """Returns the URL unchanged. Raises PydanticCustomError unless it is an absolute http or https URL."""
     if any(character <= " " or character == "\x7f" for character in value):
         raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
     try:
@@ -44,7 +44,7 @@ def _callback_url(value: str) -> str:
 
 
 def _secret_text(value: SecretStr) -> SecretStr:
-    """Applies the checks of text fields to a secret, which pydantic does not check."""
+    """Returns the secret. Raises PydanticCustomError for NUL and lone surrogates: pydantic does not check a SecretStr."""
     secret = value.get_secret_value()
     if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
         raise PydanticCustomError("not_text", "must be text without the NUL character")
@@ -52,14 +52,14 @@ def _secret_text(value: SecretStr) -> SecretStr:
 
 
 def without_repetitions(values: list[Any]) -> list[Any]:
-    """Returns the list. Refuses one that names an item twice."""
+    """Returns the list unchanged. Raises PydanticCustomError if an item occurs twice."""
     if len(set(values)) != len(values):
         raise PydanticCustomError("repeated_item", "must not name an item twice")
     return values
 
 
 def at_most_five_passports(value: str) -> str:
-    """Returns the text. Refuses one with more than five parts."""
+    """Returns the text unchanged. Raises PydanticCustomError if it has more than five parts between commas."""
     if value.count(",") >= 5:
         raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
     return value
@@ -68,9 +68,10 @@ def at_most_five_passports(value: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_nul)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
 HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
-# Callbacks that Twilio always sends itself. `status_callbacks` decides who sends status callbacks.
+# The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
-# Named types are components of the OpenAPI document; generators would name inline ones after the member and a number.
+# Named types become components of the OpenAPI document. For an inline type, a client generator would invent a name from the
+# member's name and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
 ProgressEvent = TypeAliasType("ProgressEvent", DeliveryEvent)
 RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])

@@ -126,7 +126,7 @@ class CallParameters(BaseModel):
     )
 
     def for_twilio(self) -> dict[str, Any]:
-        """Returns every given parameter with secrets in clear text. Only for the form that goes to Twilio."""
+        """Returns every given parameter, with secrets in clear text. Only for the form that goes to Twilio."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
         }
@@ -144,7 +144,7 @@ class CallParameters(BaseModel):
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
 
-# Members of subclasses are not Twilio's.
+# Pairs of an attribute and its parameter's name. The members that subclasses add are not Twilio's parameters.
 _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
@@ -248,7 +248,7 @@ class CallUpdate(BaseModel):
         return self.given_parameters().keys() == {"status"}
 
     def for_twilio(self) -> dict[str, Any]:
-        """Returns the parameters without the status callback, which `changed_callbacks` decides."""
+        """Returns the parameters without those of the status callback: `changed_callbacks` decides what Twilio gets there."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given_parameters(self) -> dict[str, Any]:

@@ -11,17 +11,18 @@ E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 _WITH_SEPARATORS = re.compile(r"\+?[0-9 ().-]{1,40}")
 _SEPARATORS = re.compile(r"[ ().-]")
 _US_NUMBER = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
-# A number with its country code, outside the US.
+# Digits that may be a number outside the US, with its country code but without the `+`.
 _INTERNATIONAL_DIGITS = re.compile(r"[2-9][0-9]{7,14}")
 _PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
-# "+44 (0)20 …" names the digit that is left out after a country code.
+# In "+44 (0)20 …" the zero in parentheses is not dialled after a country code.
 _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 
 
 def read_number(text: str) -> str | None:
-    """Returns E.164 for E.164 with separators and for US numbers with or without the 1; None for every other form.
+    """Returns the number as E.164. Accepts E.164 with separators, and US numbers with or without the 1; else returns None.
 
-    A leading space is read as a `+` that a client did not encode. Returns None if the number is valid without it, too.
+    A leading space may be a `+` that a client did not percent-encode. If the text with a `+` and the text without it are two
+    different numbers, returns None.
     """
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
@@ -46,10 +47,10 @@ def guess_number(text: str) -> str | None:
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """Returns the spellings that a filter by address matches.
+    """Returns the stored spellings of an address for which a list filter must search.
 
-    A query's raw `+` arrives as a space, and numbers are stored as E.164. Includes the text itself, because the caller of a SIP
-    call can be digits alone.
+    In a query string a raw `+` arrives as a space, and numbers are stored as E.164. The result includes the text itself,
+    because the caller of a SIP call can be digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
     if not _WITH_SEPARATORS.fullmatch(plus):

@@ -1,4 +1,4 @@
-"""Updates a record from Twilio's resource: forward only, in whatever order the updates arrive.
+"""Updates a call's record from Twilio's resource. The status never goes back, in whatever order the updates arrive.
 
 Twilio's resource is eventually consistent, so a later read may show an earlier state.
 """
@@ -17,14 +17,14 @@ _CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time"
 def resource_columns(resource: CallResource) -> dict[str, Any]:
     """Returns Twilio's resource as attributes of a call, without `sid`, which is set once and never changed.
 
-    `resource`, the whole answer, is the last: the others have to be set before it.
+    Set them in the order of the result: `resource`, the whole answer, is last because it leaves out the values of the others.
     """
     columns = {name: value for name, value in resource if name not in ("sid", "raw")}
     return columns | {"resource": resource.raw or None}
 
 
 def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
-    """Updates the record and returns the events to write. The status never goes back.
+    """Updates the record from Twilio's resource and returns the events to write. The status never goes back.
 
     `late`: the resource is known to be older than the record.
     """

@@ -1,7 +1,7 @@
 """Decides when a record is refreshed from Twilio next. Pure.
 
-Where Twilio's callbacks arrive, a refresh is due only when one is overdue, and for the price, which no callback has. Due times
-are rounded up to common moments, so that one list request can refresh all calls of an account.
+If Twilio's callbacks arrive, a refresh is needed only when a callback is overdue, and for the price, which no callback has. Due
+times are rounded up to common times, so that one list request can refresh many calls of an account.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ _MAX_WAIT_POLLED = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
 _PRICE_INTERVAL = timedelta(seconds=15)
 _MAX_WAIT_PRICE = timedelta(hours=1)
-# Twilio queues a call for at most a day and ends it after another. A price comes within minutes or never.
+# Twilio queues a call for at most a day, and ends it after a further day. A price comes within minutes or never.
 _GIVE_UP_ACTIVE = timedelta(days=3)
 _GIVE_UP_PRICE = timedelta(days=1)
 # Calls that were not answered usually cost nothing.
@@ -59,7 +59,7 @@ def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timede
 
 
 def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
-    """Returns the time since `since`, or else since the start of the call."""
+    """Returns the time since `since`. If it is None, returns the time since the call was settled or, before that, created."""
     return now - (since or call.settled_at or call.created_at)
 
 

@@ -40,7 +40,11 @@ _ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::deliver
 
 @dataclass(frozen=True, slots=True)
 class CallFilter:
-    """Filters of a list. Time bounds are ids, because a UUIDv7 begins with its creation time."""
+    """The filters of a list. A call matches if `since <= id < until`, `id < before`, and the other values are equal.
+
+    Times are compared as ids, because a UUIDv7 begins with its creation time. `before` is the id in a page's cursor. None: no
+    filter.
+    """
 
     status: str | None = None
     execution: str | None = None
@@ -52,7 +56,7 @@ class CallFilter:
 
 
 class StoredEvent(NamedTuple):
-    """An event without the fields that `data_left_out` names."""
+    """An event as it is stored. The bits of `data_left_out` say which fields of a callback `data` lacks."""
 
     id: UUID
     at: datetime
@@ -164,7 +168,10 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
 
 
 async def put_back(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
-    """Inserts the row of `scheduled_dial` with which a call waits again, and a turn of its caller if it has none."""
+    """Makes a call wait again: inserts its row of `scheduled_dial`, due `due_in` seconds after `now`.
+
+    Also inserts a row of `dial_turn` for the caller if there is none.
+    """
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
     turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
@@ -179,7 +186,7 @@ async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> boo
 async def list_events(
     session: AsyncSession, call_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[StoredEvent]:
-    """Returns the call's events in order, from after the event with this time and id."""
+    """Returns the call's events in order, starting after the event with the time and id in `after`; None: with the first."""
     columns = [getattr(CallEvent, name) for name in StoredEvent._fields]
     statement = select(*columns).where(CallEvent.call_id == call_id)
     if after is not None:
@@ -189,7 +196,10 @@ async def list_events(
 
 
 async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
-    """Returns calls pending for longer than `older_than`: their process died between its two commits. Locks them."""
+    """Locks and returns calls that have been pending for longer than `older_than`.
+
+    Their process died between the commit of the intent and the commit of the outcome.
+    """
     statement = (
         select(Call)
         .where(Call.execution == "pending", Call.pending_since < func.now() - older_than)
@@ -213,21 +223,24 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
-    """Records that the call was deleted at Twilio, and ends its refreshes. `call` is locked. `by` names who deleted it."""
+    """Records that the call was deleted at Twilio, and ends its refreshes. `by` names who deleted it.
+
+    The caller has locked the call.
+    """
     for type_, data in progress.apply_deletion(call, by=by, now=await transaction_time(session)):
         await add_event(session, call.id, type_, data)
 
 
 async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
-    """Returns those of the sids that a record of any tenant has."""
+    """Returns those of the given sids that already belong to a record, of any tenant."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts the other creations that may have started a call of this account to this address.
+    """Counts the rivals of a call: other creations, by this account to this address, that may have started a call.
 
-    Those are the ones whose outcome is open, or that ended as none found. Includes all tenants, because two may share an
-    account. `span` limits the distance in time; None: no limit.
+    These creations are pending, unknown, or settled as none found. All tenants count, because two may share an account. `span`
+    limits the difference between the times of the dials; None: no limit.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,
@@ -238,6 +251,6 @@ async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | N
         conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))
     key = address_key(call.to)
     keyed = await session.scalar(select(func.count()).where(*conditions, Call.address_key == key))
-    # Rows of the previous version.
+    # Rows that an older version wrote have no address key.
     unkeyed = await session.scalars(select(Call.to).where(*conditions, Call.address_key.is_(None)))
     return (keyed or 0) + sum(address_key(to) == key for to in unkeyed)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """The times of searches for a call of unknown outcome: `searches` in `period`, with growing intervals."""
+    """Plans the searches for a call of unknown outcome: `searches` within `period`, at growing intervals."""
 
     searches: int
     period: timedelta

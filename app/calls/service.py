@@ -39,7 +39,7 @@ class CallService:
     async def render_calls(
         self, caller: Caller, call_ids: Sequence[UUID], attributes: Sequence[str], render: Callable[[Any], bytes]
     ) -> AsyncIterator[bytes]:
-        """Yields chunks of calls, joined by commas. `render` gets a row with these attributes of a call."""
+        """Yields chunks of bytes: calls as JSON, joined by commas. `render` gets a row with the attributes of one call."""
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids = call_ids[start : start + CHUNK_ROWS]
             async with self.reads.slot(caller.tenant_id, started=start > 0), self.database.begin() as session:
@@ -49,7 +49,7 @@ class CallService:
                 yield chunk
 
     async def render_events(self, caller: Caller, call: Call, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
-        """Yields chunks of the call's events, in order, joined by commas."""
+        """Yields chunks of bytes: the call's events as JSON, in order, joined by commas."""
         after = None
         while True:
             async with self.reads.slot(caller.tenant_id, started=after is not None):

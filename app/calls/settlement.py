@@ -1,7 +1,7 @@
-"""Settles the execution of a call: by Twilio's response, a callback, a search of Twilio's list, or the lack of any.
+"""Settles calls: records whether a call was started, from Twilio's response, a callback, or a search of Twilio's list.
 
-Proof that a call exists overrides everything: `unknown`, a `none_found` that was a guess, and a `not_started` that was
-wrong. Each step is an event on the record.
+Proof that a call exists overrides every earlier result: `unknown`, a `none_found` that was only assumed, and a `not_started`
+that was wrong. Each step writes an event of the call.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class RecordChange:
     event: str
     data: Mapping[str, Any]
     dial: Mapping[str, Any] | None = None
-    """The row of `scheduled_dial` with which the call waits again, with `due_in` (seconds) instead of `due_at`."""
+    """The row of `scheduled_dial` if the call is to wait again, with `due_in` (seconds) instead of `due_at`; otherwise None."""
 
     def apply_to(self, call: object, *, now: datetime) -> None:
         """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
@@ -78,20 +78,25 @@ def record_change(
     refresh_in: timedelta | None = None,
     search_in: timedelta | None = None,
 ) -> RecordChange:
-    """Returns the change that settles a record, or leaves it unknown. Every settlement resets the search and its schedule."""
+    """Returns the change that sets these columns and writes one event.
+
+    The record is refreshed after `refresh_in` and searched for after `search_in`; None: never. The count of searches starts at
+    0 again. `settled_at` becomes the time of the change, or null if the execution is `unknown` or `scheduled`.
+    """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
     return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
 class Binding(NamedTuple):
-    """What is written with a record that was bound: events, and a delivery if the tenant wants one of the settlement."""
+    """What to write after a record was bound to a call at Twilio: events, and a delivery if the tenant requested one."""
 
     events: list[Event]
     delivery: NewDelivery | None = None
 
 
 def _change_undialled(settled_by: str, error: CallgateError) -> RecordChange:
+    """Returns the change for a scheduled call that ended before it was dialled."""
     problem = stored_form(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
     return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
@@ -111,30 +116,33 @@ class Settlement:
     def change_to_started(
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
-        """Returns the change for an answer to the creation that contains the sid."""
+        """Returns the change for a creation that Twilio answered with a sid. With callbacks, the first refresh is later."""
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a proof that no call was created: Twilio's answer, or that no request was sent."""
+        """Returns the change for a creation that certainly started no call: Twilio refused it, or no request was sent."""
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
         return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
     def change_to_scheduled(
         self, problem: Mapping[str, Any], dial: Mapping[str, Any], *, due_in: timedelta, data: Mapping[str, Any]
     ) -> RecordChange:
-        """Returns the change that puts a call back among those that wait: it was not started, for a temporary reason."""
+        """Returns the change that makes a scheduled call wait again, because a temporary problem prevented its start.
+
+        `dial` is the row of `scheduled_dial`; the call is due again after `due_in`.
+        """
         event_data = {"problem": problem["slug"], **data}
         change = record_change("call.scheduled", event_data, {"execution": "scheduled"})
         return replace(change, dial={**dial, "due_in": due_in.total_seconds()})
 
     @staticmethod
     def change_to_expired() -> RecordChange:
-        """Returns the change for a scheduled call that was not granted before its `ring_by`."""
+        """Returns the change for a scheduled call that was not dialled before its `ring_by`."""
         return _change_undialled("expired", RingByPassed())
 
     def change_to_canceled(self) -> RecordChange:
-        """Returns the change for a scheduled call that was canceled before it was granted."""
+        """Returns the change for a scheduled call that was canceled before it was dialled."""
         return _change_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
@@ -142,7 +150,7 @@ class Settlement:
         return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a call that no search of the plan has found."""
+        """Returns the change for an unknown call that none of the planned searches has found. It counts as not started."""
         problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
@@ -158,7 +166,10 @@ class Settlement:
     async def bind_call(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
-        """Binds Twilio's call to the record: `resource` is proof that Twilio created it."""
+        """Binds Twilio's call to the record, because `resource` proves that Twilio created it. Writes events and a delivery.
+
+        `by` says where the proof comes from.
+        """
         is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
         was_started = call.execution == "started"
         now = await repository.transaction_time(session)
@@ -199,7 +210,10 @@ class Settlement:
         return Binding([(change.event, dict(change.data))], delivery)
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
-        """Writes the change, its event, its delivery and the right to dial with which the call waits again."""
+        """Applies the change to the record, and writes its event and its delivery.
+
+        If the call waits again, also inserts its row of `scheduled_dial`.
+        """
         now = await repository.transaction_time(session)
         delivery = _settle(call, change, now=now)
         if change.dial:
@@ -233,18 +247,21 @@ class Settlement:
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
     def count_undialled(self, change: RecordChange, number: int) -> None:
-        """Counts scheduled calls that ended with this change, without a grant."""
+        """Counts in the metrics `number` scheduled calls that this change ended before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
     def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
-        """Logs an error: two calls for one intent, or two intents for one call. The operator has to look into it."""
+        """Logs an error and returns the event: Twilio has two calls for one record, or one call for two records.
+
+        An operator must find out why.
+        """
         why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
         return "call.second_sid", {"sid": resource.sid, "by": by}
 
 
 def _settle(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
-    """Applies the change to a record in memory. Returns the delivery to write with it."""
+    """Applies the change to a record in memory. Returns the delivery to write with the record, or None."""
     delivery = settled_delivery(call, change.columns, written=call.deliveries_written)
     if delivery is not None:
         call.deliveries_written = [*call.deliveries_written, delivery["event"]]

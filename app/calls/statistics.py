@@ -1,4 +1,4 @@
-"""Reads over the calls of all tenants, for gauges, `callgate secrets` and `callgate doctor`. Changes nothing."""
+"""Counts and times over the calls of all tenants, for gauges, `callgate secrets` and `callgate doctor`. Only reads."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,10 @@ FOLLOWED_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FollowedCalls:
-    """Counts of the calls that the worker refreshes. Covers the FOLLOWED_LIMIT most overdue ones."""
+    """Counts of the calls that the worker refreshes: `active` have not ended, `unpriced` have ended without a price.
+
+    At most FOLLOWED_LIMIT calls are counted, those whose refresh is due first. `most_overdue` is the earliest due time.
+    """
 
     most_overdue: datetime | None
     active: int
@@ -24,7 +27,7 @@ class FollowedCalls:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns the time since which the oldest `pending` and the oldest `unknown` call wait; None if there is none.
+    """Returns since when the oldest `pending` and the oldest `unknown` call have waited, by execution; None without one.
 
     Reads one index entry for each.
     """
@@ -52,9 +55,9 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
-    """Counts fingerprints by the key that hashed them, among the next `limit` calls after an id. Also returns the last id.
+    """Counts request fingerprints by the id of the key that hashed them, in the next `limit` calls after an id.
 
-    Only calls with an idempotency key count.
+    Only calls with an idempotency key count. Also returns the last id that was read; None if there are no more calls.
     """
     page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
     page_of = (page if after is None else page.where(Call.id > after)).subquery()

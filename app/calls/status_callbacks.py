@@ -15,7 +15,8 @@ from app.errors import FieldError, InvalidRequest
 from app.tenants.callback_form import TWILIO_EVENTS
 from app.tenants.directory import CallableAccount
 
-# By default Twilio repeats a callback only when it cannot connect, and once.
+# Asks Twilio to repeat a callback up to three times after a 5xx or a timeout. By default Twilio repeats it once, and only if it
+# cannot connect.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
 CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
 _CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
@@ -27,28 +28,29 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """The callback parameters of a call: `for_twilio` replaces the request's, `columns` are set on the record.
+    """The callback parameters of a call: `for_twilio` overrides those of the request, `columns` are set on the record.
 
-    Twilio does not get the request's parameters whose value in `for_twilio` is None.
+    A parameter whose value in `for_twilio` is None is not sent to Twilio.
     """
 
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
     reach_callgate: bool = False
-    """Whether `for_twilio` has Callgate's own URL."""
+    """Whether Twilio sends the callbacks to Callgate."""
 
 
 def status_callbacks(
     request: CallRequest, account: CallableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Returns the status callbacks of a new call. Sends Twilio Callgate's own callback URL where possible.
+    """Returns the status callbacks of a new call. Where possible, Twilio gets Callgate's own callback URL.
 
-    That callback reveals a call whose response was lost. Callgate then delivers to the tenant's URL or its default, and raises
-    InvalidRequest if that URL is not allowed. Without a public URL no callback arrives, and without an auth token no callback
-    can be verified: Twilio gets the request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an
-    application_sid Twilio ignores both. `settled` is Callgate's own event: Twilio never gets it, and Callgate always delivers
-    it.
+    Callgate then delivers the events to the request's URL or the tenant's default URL, and raises InvalidRequest if that URL is
+    not allowed. The callbacks also reveal a call whose response was lost.
+
+    Without a public URL no callback arrives, and without an auth token no callback can be verified. Then Twilio gets the
+    request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an application_sid Twilio ignores
+    both. `settled` is Callgate's own event: Callgate always delivers it, and Twilio never gets it.
     """
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
@@ -70,9 +72,10 @@ def status_callbacks(
 def changed_callbacks(
     update: CallUpdate, call: Call, account: CallableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Returns the status callbacks after an update. Callgate's URL stays at Twilio; Callgate delivers to the tenant's.
+    """Returns the status callbacks after an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
 
-    `columns` holds only what changes.
+    `columns` holds only what changes. If Twilio sends its callbacks directly to the tenant, it gets the update's own
+    parameters.
     """
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
@@ -92,7 +95,7 @@ def changed_callbacks(
 
 
 def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
-    """Returns the request's own parameters without `settled`; each is None if no other event is requested."""
+    """Returns the request's callback parameters without the event `settled`. If no other event is left, all are None."""
     own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     events = own.get("status_callback_event", ())
     if SETTLED not in events:
@@ -103,7 +106,7 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
 
 
 def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
-    """Returns the columns of a call of which Callgate delivers `settled` and no other event."""
+    """Returns the columns of a call for which Callgate delivers only `settled`. Without that event all are None."""
     if SETTLED not in (_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)
@@ -111,26 +114,30 @@ def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, va
 
 
 def _events(request: CallRequest, account: CallableAccount) -> list[str] | None:
-    """Returns the request's events, or the default's if the URL is the default's, too."""
+    """Returns the events of the request or, if the request names neither events nor a URL, those of the tenant's default."""
     events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
     return list(events) if events else None
 
 
 def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
+    """Raises InvalidRequest if `validate_url` refuses the URL. None is valid."""
     if url and (refused := validate_url(url)):
         code, text = refused
         raise InvalidRequest(field_errors=(FieldError("/status_callback", code, text),))
 
 
 def _callback_columns(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
-    """Returns the columns. Without a URL in the request the tenant's default is used; the request's method and events win."""
+    """Returns the columns with URL, method and events. If the request has no URL, uses the tenant's defaults for all three.
+
+    Method and events that the request names replace the defaults. Raises InvalidRequest if the request's URL is not allowed.
+    """
     named, default = request.status_callback, account.callbacks
     _require_valid_url(named, validate_url)
     url = named or default.url
     if url is None:
         return dict.fromkeys(_CALLBACK_COLUMNS)
     return {
-        # The fragment sets Twilio's own retries.
+        # The fragment is only for Twilio, whose retries it sets.
         "status_callback": urldefrag(url).url,
         "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
         "status_callback_events": _events(request, account) or ["completed"],

@@ -1,6 +1,7 @@
-"""Reads the records of many calls, and writes their changes with events and deliveries, each in one statement.
+"""Reads the records of many calls in one statement, and writes their changes, events and deliveries in another.
 
-Nothing is locked in between. A record is written only if its row has not changed since; otherwise the caller reads it again.
+Nothing is locked between the two. A record is written only if its row has not changed since it was read; otherwise the caller
+reads it again.
 """
 
 import json
@@ -35,7 +36,7 @@ class SidTaken(Exception):
 
 
 class RecordColumns:
-    """The columns of a call that change after its intent, with the values of a new call.
+    """The columns of a call that change after the intent is written, with the values of a new call.
 
     They are class attributes, so that a new object does not have to set them.
     """
@@ -120,6 +121,7 @@ class CallState(LastAnswer, RecordColumns):
 
 
 AnyCall = Call | CallState
+"""The record of a call: an ORM object in a session, or a row that was read for `write_changes`."""
 
 _READ_ONLY = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
 _JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "resource_rest"})
@@ -143,7 +145,7 @@ _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fiel
 
 
 def insert_deliveries_from(source: str) -> str:
-    """Returns SQL that inserts deliveries and wakes the workers. In `source`, a FROM clause, `new` has the type `delivery`."""
+    """Returns SQL that inserts deliveries and notifies the workers. In the FROM clause `source`, `new` is the new row."""
     values = ", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))
     notify = f"RETURNING pg_notify('{DELIVERIES_CHANNEL}', '')"
     return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names
@@ -191,7 +193,7 @@ _ADD_DELIVERIES = f"""
 async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
     """Writes deliveries, at most one per call, and adds their events to `deliveries_written`.
 
-    This transaction must have changed the calls before.
+    The caller's transaction must have changed the calls before.
     """
     if deliveries:
         await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
@@ -199,7 +201,7 @@ async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[st
 
 @dataclass(slots=True)
 class ChangedCall:
-    """A record that was changed in memory, with what is written in the same transaction."""
+    """A record that was changed in memory, with the events and deliveries to write in the same transaction."""
 
     call: CallState
     events: list[Event] = field(default_factory=list)
@@ -225,21 +227,21 @@ class ChangedCall:
 
 
 async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
-    """Returns the records of any tenant by id."""
+    """Returns the records with these ids, of any tenant, by id."""
     rows = await database.fetch(_READ_CALLS, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 
 
 async def taken_sids(database: Database, sids: Collection[str]) -> dict[str, UUID]:
-    """Returns, for those of the sids that a record of any tenant has, the id of the record."""
+    """Returns, by sid, the id of the record that has it, of any tenant. A sid that no record has is not in the result."""
     return {row["sid"]: row["id"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else {}
 
 
 async def write_changes(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
-    """Writes changed records, each of them once, in one transaction. Returns the ids of those that were written.
+    """Writes changed records in one transaction. Returns the ids of those that were written.
 
-    The others have changed since they were read, or another session has locked them. Raises SidTaken, and then has written
-    nothing.
+    A record is not written if its row has changed since it was read, or if another session has locked it. Pass each record only
+    once. Raises SidTaken if a sid belongs to another record; then nothing is written.
     """
     if not changed:
         return set()

@@ -27,7 +27,7 @@ def is_temporary(slug: str) -> bool:
 
 
 def may_pass_soon(error: CallgateError) -> bool:
-    """Returns whether a scheduled call that was not started for this reason waits again and is tried until its `ring_by`."""
+    """Returns whether a scheduled call that was not started for this reason is tried again until its `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in FULL_ACCOUNT_CODES
     return is_temporary(error.slug) or is_full
 
@@ -39,7 +39,7 @@ def stored_form(error: CallgateError) -> dict[str, Any]:
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """Returns the error that `stored_form` has stored."""
+    """Returns the error whose stored form this is."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

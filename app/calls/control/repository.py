@@ -24,7 +24,7 @@ async def store_pending_update(session: AsyncSession, call: Call, *, status: str
 async def delete_pending_update(
     session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None
 ) -> PendingUpdate | None:
-    """Deletes and returns the pending update, if any. With `only`, deletes just that one: a later one stays."""
+    """Deletes and returns the pending update, if any. With `only`, does not delete a later update that has replaced it."""
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
         statement = statement.where(PendingUpdate.due_at == only.due_at)
@@ -38,7 +38,7 @@ async def postpone_pending_update(session: AsyncSession, call_id: UUID, wait: ti
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
     """Returns due updates whose call is settled, and leases them by moving their due time.
 
-    A call that was given up as none found may still appear, so its update stays until the last search.
+    A call that was settled as none found may still be found, so its update waits until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),

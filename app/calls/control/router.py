@@ -46,7 +46,10 @@ CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
 def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
-    """Returns the error for a process that fails or stops during the change; None for ending a call, which may be repeated."""
+    """Returns the error to answer with if this process fails or stops during the change.
+
+    Returns None if the request only ends the call, because that may be repeated.
+    """
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 
 

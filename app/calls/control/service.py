@@ -59,7 +59,7 @@ _GIVE_UP_AFTER = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """The call after an update. `done`: Twilio has accepted it; otherwise it is stored and sent later."""
+    """The call after an update. `done`: the change has been made; otherwise it is stored and sent to Twilio later."""
 
     call: Call
     done: bool
@@ -83,7 +83,7 @@ class CallControl:
         if call.execution == "scheduled":
             call = await self._cancel_scheduled(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
-            # The same request again, as when its answer was lost.
+            # The call is already canceled: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
         if call.execution in _UNSETTLED:
             call = await self._store_unless_settled(call, update)
@@ -128,7 +128,7 @@ class CallControl:
     async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored update after the call was settled."""
         if call.execution == "scheduled":
-            # It waits again after a temporary refusal.
+            # The call was put back to wait, because Twilio could not take it for a temporary reason.
             if await self._end_waiting(call):
                 await self._drop_pending_update(call, pending, "not_started")
             return
@@ -147,7 +147,7 @@ class CallControl:
             await self._record_update(call, resource, update, remembered=pending)
 
     async def cancel_if_queued(self, call: Call) -> None:
-        """Cancels a started call if Twilio says that it is still queued. Twilio does not cancel one that rings meanwhile.
+        """Cancels a started call if Twilio reports that the call is still in Twilio's queue. Otherwise changes nothing.
 
         Raises TwilioError if Twilio cannot be asked, or its answer was lost.
         """
@@ -160,7 +160,10 @@ class CallControl:
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
     async def _cancel_scheduled(self, call: Call, update: CallUpdate) -> Call:
-        """Ends a call that waits, and returns the record: it will not ring, unless it was granted before."""
+        """Cancels a scheduled call and returns its record. The call is not canceled if a worker has begun to dial it.
+
+        Raises WrongCallState for any other change.
+        """
         if not update.only_ends_call:
             raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
         await self._end_waiting(call)
@@ -168,7 +171,7 @@ class CallControl:
             return await repository.get_any_call(session, call.id) or call
 
     async def _end_waiting(self, call: Call) -> bool:
-        """Settles a scheduled call as canceled. Returns False if it was granted, or ended, before."""
+        """Settles a scheduled call as canceled. Returns False if a worker has begun to dial it, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
             ended = await end_calls(connection, [call.id], change)
@@ -262,5 +265,5 @@ class CallControl:
 
 
 def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
-    """Returns the error for a proven refusal: nothing was changed."""
+    """Returns the error for the client when Twilio has certainly not made the change."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id)
