@@ -13,7 +13,7 @@ from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import Budget
-from app.calls.creation.granted import GrantedCalls
+from app.calls.creation.granted import GrantedCallDialer
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.service import CreationService
@@ -58,7 +58,7 @@ class Services(TypedDict):
     twilio: TwilioClient
     settlement: Settlement
     creation: CreationService
-    granted: GrantedCalls
+    granted: GrantedCallDialer
     calls: CallService
     control: CallControl
     started: StartedCalls
@@ -112,7 +112,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             pseudonyms=Pseudonyms(shared.keyring, shown=settings.log_pii),
             preparation=preparation,
         )
-        yield _build_services(settings, metrics, shared, creation, GrantedCalls(placement, preparation))
+        yield _build_services(settings, metrics, shared, creation, GrantedCallDialer(placement, preparation))
         slots.close()
         await placement.drain()
 
@@ -164,7 +164,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
 
 
 def _build_services(
-    settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService, granted: GrantedCalls
+    settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService, granted: GrantedCallDialer
 ) -> Services:
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
     reads = ReadLimit(per_process=2, per_tenant=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, Self
 
-from app.calls.progress import is_stale, take_resource
+from app.calls.progress import apply_resource, is_stale
 from app.calls.store import CALLBACK_EVENT, CallState, Event
 from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
@@ -79,7 +79,7 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))
     late = _is_overtaken(call, callback) or is_stale(call, callback.resource)
-    events += take_resource(call, callback.resource, late=late)
+    events += apply_resource(call, callback.resource, late=late)
     record_sequence(call, callback)
     return CallbackEffect("late" if late else "taken", tuple(events))
 

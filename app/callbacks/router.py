@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.callbacks.fields import FormFields
 from app.callbacks.service import CallbackService, ReceivedCallback
-from app.calls.callback_urls import CALLBACK_PATH, TAG
+from app.calls.callback_urls import CALLBACK_PATH, TAG_PARAMETER
 from app.errors import MalformedBody, RouteNotFound
 from app.http.routes import ScopedRoute, public
 
@@ -30,7 +30,7 @@ async def receive_callback(request: Request) -> Response:
         posted = FormFields.parse((await request.body()).decode("utf-8", "replace"))
         # A GET has its fields in the URL, which is signed.
         fields = posted if request.method == "POST" else FormFields.parse(query)
-        fields.pop(TAG, None)
+        fields.pop(TAG_PARAMETER, None)
     except ValueError:
         raise MalformedBody("The callback has too many fields.") from None
     await service.receive(ReceivedCallback(call_id, account_id, path, fields, posted, signature))

@@ -164,7 +164,7 @@ class CallbackService:
         changed.events += effect.events
         if effect.result != "duplicate":
             if call.sid != resource.sid:
-                # The record itself may have been bound since it was read: then nothing is written, and it is read again.
+                # Another transaction may have bound this record since. Then nothing is written, and the record is read again.
                 is_taken = taken.get(resource.sid, call.id) != call.id
                 bound = self._settlement.bind_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken

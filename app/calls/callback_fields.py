@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from app.calls.left_out import LeftOut
+from app.calls.left_out import LeftOutMembers
 from app.setting_values import TWILIO_API_VERSION
 
 # These columns of a call do not change once it has started.
 _COLUMNS = {"CallSid": "sid", "AccountSid": "account_sid", "From": "from_", "Caller": "from_", "To": "to", "Called": "to"}
 _CONSTANTS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
-_FIELDS = LeftOut((*_COLUMNS, *_CONSTANTS))
+_FIELDS = LeftOutMembers((*_COLUMNS, *_CONSTANTS))
 
 
 class CallIdentity(Protocol):
@@ -28,7 +28,7 @@ class CallIdentity(Protocol):
 
 
 def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the fields to store, and a number whose bits say which fields are left out (`LeftOut`).
+    """Returns the fields to store, and a number whose bits say which fields are left out (`LeftOutMembers`).
 
     If the call has not started, or the callback has another CallSid, returns all fields and None.
     """
@@ -37,7 +37,7 @@ def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mappin
     return _FIELDS.leave_out(fields, {name: _implied(call, name) for name in _FIELDS.bits})
 
 
-def whole_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
+def all_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
     """Returns all fields of a callback. `stored` and `left_out` are the values that `stored_fields` returned."""
     return _FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
 

@@ -13,9 +13,9 @@ from uuid import UUID
 from app.security.keyring import Keyring
 
 CALLBACK_PATH = "/callbacks/twilio"
-TAG = "tag"
+TAG_PARAMETER = "tag"
 # The tag is in the query and not in the path, so that an older version without tags accepts the URL, too.
-_TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG}=([^&]*)")
+_TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG_PARAMETER}=([^&]*)")
 # 32 bytes in URL-safe base64: the account's id and the keyed hash. The two unused bits of the last digit are zero.
 _TAG_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_LENGTH = 16
@@ -31,7 +31,7 @@ class CallbackUrls:
     def url_of(self, call_id: UUID, account_id: UUID) -> str:
         proof = self.keyring.tag(call_id.bytes + account_id.bytes)
         tag = base64.urlsafe_b64encode(account_id.bytes + proof).decode().rstrip("=")
-        return f"{self.base}/{call_id}?{TAG}={tag}"
+        return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
         """Returns the account id in the tag. Returns None if the tag was made for another call or with an unknown key."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 # 16 bytes in base64url: the last of the 22 characters holds two bits.
-CURSOR = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
+CURSOR_PATTERN = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 _RANDOM_BITS = 80
 # The latest time that a `datetime` can hold. A UUIDv7 can hold later ones.
 _MAX_DATETIME_MS = 253_402_300_799_999
@@ -33,4 +33,4 @@ def cursor_of(call_id: UUID) -> str:
 
 def read_cursor(cursor: str) -> UUID | None:
     """Returns the id in the cursor, or None if the cursor is malformed."""
-    return UUID(bytes=base64.urlsafe_b64decode(cursor + "==")) if CURSOR.fullmatch(cursor) else None
+    return UUID(bytes=base64.urlsafe_b64decode(cursor + "==")) if CURSOR_PATTERN.fullmatch(cursor) else None

@@ -10,10 +10,10 @@ from decimal import Decimal
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from app.calls.left_out import LeftOut
+from app.calls.left_out import LeftOutMembers
 from app.twilio.call_uris import call_uri, subresource_uris
 
-_MEMBERS = LeftOut(
+_MEMBERS = LeftOutMembers(
     (
         *("sid", "account_sid", "to", "from", "status", "direction", "to_formatted", "from_formatted", "date_created"),
         *("date_updated", "start_time", "end_time", "duration", "price", "price_unit", "answered_by", "api_version"),
@@ -38,7 +38,7 @@ _STORED = {
 }
 
 
-class LastAnswer:
+class LastAnswerMixin:
     """Adds the properties `uri`, `subresource_uris` and `resource` to a record that has the columns of `Call`."""
 
     if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class LastAnswer:
         super().__setattr__(name, value)
 
     def _implied(self, name: str) -> Any:
-        return as_twilio(getattr(self, "from_" if name == "from" else name))
+        return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 
-class CallRow(LastAnswer):
+class CallRow(LastAnswerMixin):
     """A row with some attributes of `Call`. To have a derived attribute, it needs those that `stored_attributes` returns."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     `from_` and `account_sid` are read.
     """
     record = {"account_sid": request.account_sid, "to": request.to, "from": request.from_, **columns}
-    implied = {name: as_twilio(value) for name, value in record.items() if name in _MEMBERS.bits}
+    implied = {name: as_twilio_json(value) for name, value in record.items() if name in _MEMBERS.bits}
     return {**columns, **_answer_columns(columns["resource"], implied)}
 
 
@@ -149,7 +149,7 @@ def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[
     }
 
 
-def as_twilio(value: Any) -> Any:
+def as_twilio_json(value: Any) -> Any:
     """Returns a column's value in the form that Twilio's JSON has: dates as RFC 2822, numbers as strings."""
     if value is None or isinstance(value, str):
         return value

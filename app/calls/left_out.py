@@ -7,7 +7,7 @@ ValueOf = Callable[[str], Any]
 """Takes the name of a member of the JSON object, and returns the value that other columns hold for it."""
 
 
-class LeftOut:
+class LeftOutMembers:
     """The names of the members that may be left out of one kind of JSON object.
 
     A number is stored beside each object. Its bit n is set if the member `names[n]` was left out. Append new names at the end:

@@ -6,7 +6,7 @@ from app.calls.store import AnyCall
 from app.twilio.errors import TwilioError, TwilioNotFound
 from app.twilio.schemas import TERMINAL_STATUSES
 
-# The resource is eventually consistent: a fresh call may not be found yet. Only a call that has ended can be deleted.
+# The resource is eventually consistent: a new call may not be found yet. Only a call that has ended can be deleted.
 _GONE_AFTER = timedelta(hours=1)
 _GONE_AFTER_IF_ENDED = timedelta(minutes=1)
 

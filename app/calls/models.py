@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.calls.last_answer import LastAnswer
+from app.calls.last_answer import LastAnswerMixin
 from app.database.base import Base
 
 # True for a call that may exist at Twilio although its record has no sid. Queries repeat this condition literally, because
@@ -29,7 +29,7 @@ from app.database.base import Base
 MAYBE_CALLED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
-class Call(LastAnswer, Base):
+class Call(LastAnswerMixin, Base):
     """One call creation. `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.
 
     The table is not partitioned: (tenant, idempotency key) and sid must be unique in the whole table, and Postgres cannot
@@ -37,7 +37,7 @@ class Call(LastAnswer, Base):
     """
 
     __tablename__ = "call"
-    # `updated_at` is read after the session has ended.
+    # A write reads the server's defaults at once, because `updated_at` is used after the session has ended.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # declared as SQLAlchemy documents it
     __table_args__ = (
         CheckConstraint("execution IN ('scheduled', 'pending', 'started', 'not_started', 'unknown')", name="execution"),

@@ -30,7 +30,7 @@ def _http_url(value: str) -> str:
     return value
 
 
-def refused_by_twilio(url: str) -> tuple[str, str] | None:
+def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
     """Returns a stable code and a text if Twilio would refuse this URL, otherwise None."""
     if "_" in (urlsplit(url).hostname or ""):
         return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
@@ -38,7 +38,7 @@ def refused_by_twilio(url: str) -> tuple[str, str] | None:
 
 
 def _callback_url(value: str) -> str:
-    if refused := refused_by_twilio(value):
+    if refused := validate_url_for_twilio(value):
         raise PydanticCustomError(*refused)
     return value
 
@@ -51,14 +51,14 @@ def _secret_text(value: SecretStr) -> SecretStr:
     return value
 
 
-def without_repetitions(values: list[Any]) -> list[Any]:
+def require_distinct_items(values: list[Any]) -> list[Any]:
     """Returns the list unchanged. Raises PydanticCustomError if an item occurs twice."""
     if len(set(values)) != len(values):
         raise PydanticCustomError("repeated_item", "must not name an item twice")
     return values
 
 
-def at_most_five_passports(value: str) -> str:
+def require_at_most_five_passports(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if it has more than five parts between commas."""
     if value.count(",") >= 5:
         raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")

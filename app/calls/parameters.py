@@ -29,8 +29,8 @@ from app.calls.parameter_types import (
     Secret,
     Text,
     Trim,
-    at_most_five_passports,
-    without_repetitions,
+    require_at_most_five_passports,
+    require_distinct_items,
 )
 from app.http.times import Timestamp
 from app.scheduling.schedule import Priority
@@ -68,7 +68,7 @@ class CallParameters(BaseModel):
         None,
         description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
-    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(without_repetitions)] | None = Field(
+    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(require_distinct_items)] | None = Field(
         None,
         min_length=1,
         description="The events that are sent to `status_callback`; only `completed` by default. `settled` is not one of "
@@ -89,7 +89,7 @@ class CallParameters(BaseModel):
     recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
     recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(without_repetitions)] | None = Field(
+    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(require_distinct_items)] | None = Field(
         None, min_length=1, description="`completed` by default."
     )
     recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
@@ -121,7 +121,7 @@ class CallParameters(BaseModel):
         None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
     )
     client_notification_url: HttpUrl | None = Field(None, description="The URL for push notifications to `client:` targets.")
-    passports: Annotated[Text, AfterValidator(at_most_five_passports)] | None = Field(
+    passports: Annotated[Text, AfterValidator(require_at_most_five_passports)] | None = Field(
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
 
@@ -156,7 +156,7 @@ class Redial(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    on: Annotated[list[RedialStatus], AfterValidator(without_repetitions)] = Field(
+    on: Annotated[list[RedialStatus], AfterValidator(require_distinct_items)] = Field(
         min_length=1, description="Statuses after which it is dialled again: `busy`, `no-answer` or both."
     )
     times: int = Field(ge=1, le=10, description="How often it is dialled again at most, whatever the statuses were.")

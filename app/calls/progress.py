@@ -23,7 +23,7 @@ def resource_columns(resource: CallResource) -> dict[str, Any]:
     return columns | {"resource": resource.raw or None}
 
 
-def take_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
+def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
     """Updates the record from Twilio's resource and returns the events to write. The status never goes back.
 
     `late`: the resource is known to be older than the record.

@@ -12,7 +12,7 @@ from app.twilio.schemas import TERMINAL_STATUSES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-CALLBACK_PATIENCE = 10
+CALLBACK_OVERDUE_INTERVALS = 10
 """A callback that has not arrived after this many refresh intervals is overdue."""
 _MAX_WAIT_POLLED = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
@@ -27,7 +27,7 @@ _GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
 
 def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
     """Returns the wait from the start of a call to its first refresh."""
-    return CALLBACK_PATIENCE * interval if expects_callbacks else interval
+    return CALLBACK_OVERDUE_INTERVALS * interval if expects_callbacks else interval
 
 
 def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
@@ -64,7 +64,7 @@ def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timed
 
 
 def _wait_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
-    return _clamp(age(call, now=now) / 2, CALLBACK_PATIENCE * interval, _MAX_WAIT_WITH_CALLBACKS)
+    return _clamp(age(call, now=now) / 2, CALLBACK_OVERDUE_INTERVALS * interval, _MAX_WAIT_WITH_CALLBACKS)
 
 
 def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from app.calls import progress
-from app.calls.callback_fields import whole_fields
+from app.calls.callback_fields import all_fields
 from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAYBE_CALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery
@@ -66,7 +66,7 @@ class StoredEvent(NamedTuple):
 
     def whole(self, call: Call) -> Self:
         """Returns the event with all of its data."""
-        return self._replace(data=whole_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
+        return self._replace(data=all_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
 
 
 async def transaction_time(session: AsyncSession) -> datetime:
@@ -116,7 +116,7 @@ async def find_calls_by_key(session: AsyncSession, keys: Collection[tuple[str, s
         keys_of_tenants[tenant_id].append(key)
     found: dict[tuple[str, str], Call] = {}
     for tenant_id, own_keys in keys_of_tenants.items():
-        # `IS NOT NULL` is the condition of the index, which does not follow from an array whose values are not known.
+        # `IS NOT NULL` is the condition of the partial index. The comparison with an array does not imply it for Postgres.
         is_known = Call.idempotency_key.is_not(None), Call.idempotency_key == any_(bindparam("keys", own_keys, ARRAY(Text)))
         calls = await session.scalars(select(Call).where(Call.tenant_id == tenant_id, *is_known))
         found |= {(tenant_id, call.idempotency_key or ""): call for call in calls}
@@ -167,7 +167,7 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
     await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
 
 
-async def put_back(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
+async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
     """Makes a call wait again: inserts its row of `scheduled_dial`, due `due_in` seconds after `now`.
 
     Also inserts a row of `dial_turn` for the caller if there is none.

@@ -48,7 +48,7 @@ IdOrSid = Annotated[
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
 _ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": WITHOUT_NUL}
 
-_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR.pattern}$"}
+_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _LIST_ERRORS = (*READ_ERRORS, Overloaded)

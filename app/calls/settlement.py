@@ -14,7 +14,7 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, settled_delivery
-from app.calls.progress import resource_columns, take_resource
+from app.calls.progress import apply_resource, resource_columns
 from app.calls.refresh_plan import first_wait
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
@@ -37,7 +37,7 @@ SID_TAKEN_EXPLANATION = (
 Evidence = Literal["response", "callback", "list"]
 
 
-class Settled(Protocol):
+class SettledRecord(Protocol):
     """The attributes of a record that show how and when it was settled."""
 
     @property
@@ -88,7 +88,7 @@ def record_change(
     return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
-class Binding(NamedTuple):
+class BindingEffects(NamedTuple):
     """What to write after a record was bound to a call at Twilio: events, and a delivery if the tenant requested one."""
 
     events: list[Event]
@@ -190,15 +190,15 @@ class Settlement:
         data: Mapping[str, Any],
         now: datetime,
         is_taken: bool,
-    ) -> Binding:
+    ) -> BindingEffects:
         """Binds Twilio's call to the record in memory and returns what to write.
 
         `now` is the database's clock; `is_taken` says that another record has the sid.
         """
         if call.execution == "started" and call.sid == resource.sid:
-            return Binding(take_resource(call, resource))
+            return BindingEffects(apply_resource(call, resource))
         if call.execution == "started" or is_taken:
-            return Binding([self._report_second_sid(call, resource, by=by)])
+            return BindingEffects([self._report_second_sid(call, resource, by=by)])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
@@ -206,8 +206,8 @@ class Settlement:
             self.metrics.calls.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         delivery = _settle(call, change, now=now)
-        take_resource(call, resource)
-        return Binding([(change.event, dict(change.data))], delivery)
+        apply_resource(call, resource)
+        return BindingEffects([(change.event, dict(change.data))], delivery)
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
         """Applies the change to the record, and writes its event and its delivery.
@@ -217,7 +217,7 @@ class Settlement:
         now = await repository.transaction_time(session)
         delivery = _settle(call, change, now=now)
         if change.dial:
-            await repository.put_back(session, change.dial, now=now)
+            await repository.requeue_call(session, change.dial, now=now)
         await repository.add_event(session, call.id, change.event, dict(change.data))
         if delivery is not None:
             await repository.add_delivery(session, delivery)
@@ -239,7 +239,7 @@ class Settlement:
         wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _GIVE_UP_SEARCHING_AFTER else None
 
-    def count_settled(self, call: Settled) -> None:
+    def count_settled(self, call: SettledRecord) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled_series(call.settled_by).inc()

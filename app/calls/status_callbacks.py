@@ -9,7 +9,7 @@ from uuid import UUID
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
 from app.calls.outbox import SETTLED
-from app.calls.parameter_types import refused_by_twilio
+from app.calls.parameter_types import validate_url_for_twilio
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
 from app.tenants.callback_form import TWILIO_EVENTS
@@ -36,7 +36,7 @@ class StatusCallbacks:
     for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
-    reach_callgate: bool = False
+    sent_to_callgate: bool = False
     """Whether Twilio sends the callbacks to Callgate."""
 
 
@@ -54,7 +54,7 @@ def status_callbacks(
     """
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
-        _require_valid_url(own.get("status_callback"), refused_by_twilio)
+        _require_valid_url(own.get("status_callback"), validate_url_for_twilio)
         return StatusCallbacks(own, _columns_of_settled_alone(request, account, validate_url))
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
@@ -66,7 +66,7 @@ def status_callbacks(
         "status_callback_event": list(TWILIO_EVENTS),
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), reach_callgate=True)
+    return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
 
 
 def changed_callbacks(
@@ -80,7 +80,7 @@ def changed_callbacks(
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
     if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
-        _require_valid_url(update.status_callback, refused_by_twilio)
+        _require_valid_url(update.status_callback, validate_url_for_twilio)
         return StatusCallbacks(own, {})
     if update.status_callback is None:
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from uuid_utils import uuid7
 
 from app.calls.callback_fields import stored_fields
-from app.calls.last_answer import LastAnswer
+from app.calls.last_answer import LastAnswerMixin
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
@@ -77,7 +77,7 @@ class RecordColumns:
     trunk_sid: str | None = None
 
 
-class CallState(LastAnswer, RecordColumns):
+class CallState(LastAnswerMixin, RecordColumns):
     """A record as it was read, to be changed in memory and written with `write_changes`.
 
     Has the attributes of `Call` that changes read or set.

@@ -15,7 +15,7 @@ from app.cli.tenants import run_with_pool
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from app.jobs.release.service import Released
+    from app.jobs.release.service import ReleaseReport
 
 
 def register(queues: typer.Typer) -> None:
@@ -76,7 +76,7 @@ def release(
         typer.echo("Nothing was changed." if dry_run else "Scheduled calls are dialled again.")
 
 
-async def _run(skipped: list[str], *, is_dry_run: bool) -> Released:
+async def _run(skipped: list[str], *, is_dry_run: bool) -> ReleaseReport:
     from app.audit.events import command_actor
     from app.jobs.release.service import GrantRelease
     from app.observability import Metrics

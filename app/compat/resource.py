@@ -7,7 +7,7 @@ example from a callback.
 from typing import Any
 
 from app.calls.creation.store import NewCall
-from app.calls.last_answer import CallRow, as_twilio
+from app.calls.last_answer import CallRow, as_twilio_json
 from app.calls.models import Call
 from app.setting_values import TWILIO_API_VERSION
 from app.twilio.call_uris import call_uri, subresource_uris
@@ -68,4 +68,4 @@ def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
 
 
 def _in_twilios_form(name: str, value: Any) -> Any:
-    return _RESOURCE_STATUSES.get(value, value) if name == "status" else as_twilio(value)
+    return _RESOURCE_STATUSES.get(value, value) if name == "status" else as_twilio_json(value)

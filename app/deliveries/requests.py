@@ -50,11 +50,11 @@ def build_request(
 ) -> DeliveryRequest:
     """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new request."""
     if form == "twilio":
-        return _as_twilio(content, method, url, secret)
-    return _as_json(content, url, secret, at)
+        return _twilio_request(content, method, url, secret)
+    return _json_request(content, url, secret, at)
 
 
-def _as_twilio(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
+def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
     """Builds the form `twilio`. The secret with its prefix is the auth token of the signature.
 
     https://www.twilio.com/docs/usage/security#validating-requests
@@ -87,7 +87,7 @@ def _url_as_received(url: str) -> str:
     return url if parts.path else urlunsplit(parts._replace(path="/"))
 
 
-def _as_json(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
+def _json_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
     type_ = _EVENT_TYPES.get(content.event, _TYPE_OF_CALLBACK)

@@ -169,8 +169,6 @@ def _reuse_tracer() -> aiohttp.TraceConfig:
 class _AddressRefused(Exception):
     """Raised if the host has addresses, but none of them is allowed."""
 
-    pass
-
 
 class _CheckedResolver(AbstractResolver):
     """Returns only allowed addresses. aiohttp connects to them without another lookup."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from app.calls.callback_fields import CallIdentity, whole_fields
+from app.calls.callback_fields import CallIdentity, all_fields
 
 
 class ReportedFields(NamedTuple):
@@ -18,7 +18,7 @@ class ReportedFields(NamedTuple):
 
     def whole(self, call: CallIdentity) -> Mapping[str, Any]:
         """Returns all fields of Twilio's callback."""
-        return whole_fields(call, self.data, self.left_out)
+        return all_fields(call, self.data, self.left_out)
 
 
 def webhook_id(call_id: UUID, event: str) -> str:

@@ -20,7 +20,7 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
-# The largest difference between Postgres's clock, which dates intents, and Twilio's with which a match can be certain.
+# The largest difference between Postgres's clock, which dates intents, and Twilio's clock at which a match can be certain.
 CLOCK_SKEW = WARN_OFFSET
 # If the date of a call is outside the expected time by no more than this, the call is not bound, but the result of the search
 # is not "none" either.
@@ -29,16 +29,17 @@ DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
 _DIRECTION = "outbound-api"
 
-Likeness = Literal["yes", "perhaps", "no"]
+MatchRating = Literal["yes", "perhaps", "no"]
 """Whether a creation may have started a call in Twilio's list."""
-Keep = Callable[[Mapping[str, Any]], bool]
+EntryFilter = Callable[[Mapping[str, Any]], bool]
+"""Returns whether to keep an entry of Twilio's list, which is a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The result of a search: `calls` maps sids to the calls that the creation may have started, each with its likeness."""
+    """The result of a search: `calls` maps sids to the calls that the creation may have started, each with its rating."""
 
-    calls: Mapping[str, tuple[CallResource, Likeness]]
+    calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool
     """Whether the search would have found the call, however Twilio writes its address."""
     twilio_ahead: timedelta | None
@@ -82,7 +83,7 @@ class CallLists:
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                return await self._read_list(calls, {}, may_be_to(calls))
+                return await self._read_list(calls, {}, entry_filter(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
 
@@ -93,7 +94,7 @@ class CallLists:
                 listed += await self._read_list([call], {"To": to}, lambda _: True)
         return listed
 
-    async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: Keep) -> list[CallResource]:
+    async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
         """Lists queued calls, then calls by their start time, which queued calls lack.
 
         The order matters: a call may leave the queue between the two requests. It is unknown whether Twilio uses more of
@@ -116,7 +117,7 @@ async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, acco
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
-def may_be_to(calls: Iterable[Call]) -> Keep:
+def entry_filter(calls: Iterable[Call]) -> EntryFilter:
     """Returns a filter for entries of Twilio's list: it keeps those that may be a call to the address of one of `calls`."""
     keys = {address_key(call.to) for call in calls}
 
@@ -129,9 +130,9 @@ def may_be_to(calls: Iterable[Call]) -> Keep:
 
 def similar_calls(
     call: Call, listed: Iterable[CallResource], *, longest_life: timedelta
-) -> dict[str, tuple[CallResource, Likeness]]:
-    """Returns, by sid, the calls of Twilio's list that the creation may have started, each with its likeness."""
-    rated = {entry.sid: (entry, likeness(call, entry, longest_life=longest_life)) for entry in listed}
+) -> dict[str, tuple[CallResource, MatchRating]]:
+    """Returns, by sid, the calls of Twilio's list that the creation may have started, each with its rating."""
+    rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in listed}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
@@ -140,7 +141,7 @@ def earliest_date(call: Call) -> datetime:
     return call.pending_since - CLOCK_SKEW - DATE_TOLERANCE
 
 
-def likeness(call: Call, entry: CallResource, *, longest_life: timedelta) -> Likeness:
+def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
     """Rates whether the creation may have started Twilio's call. A field that Twilio omits proves nothing."""
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_DIRECTION, None):

@@ -25,8 +25,8 @@ class PendingUpdateSender:
             due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH)
         updates = {call.id: update for update, call in due}
 
-        async def carry_out(call: Call) -> None:
-            await self.control.carry_out(updates[call.id], call)
+        async def send_update(call: Call) -> None:
+            await self.control.send_pending_update(updates[call.id], call)
 
-        await run_isolated([call for _, call in due], carry_out, event="control_crashed")
+        await run_isolated([call for _, call in due], send_update, event="control_crashed")
         return bool(due)

@@ -21,7 +21,7 @@ logger = structlog.stdlib.get_logger(__name__)
 BATCH = 20
 # A caller without a grant for so long counts as new: its next call comes after the calls of all callers that wait.
 _TURN_IDLE_FOR = timedelta(hours=1)
-_TURNS_AT_ONCE = 500
+_TURN_BATCH = 500
 # The wait until a call is checked again if its outcome is open, or Twilio could not be asked.
 _RETRY_IN = timedelta(seconds=5)
 
@@ -36,22 +36,22 @@ class Deadlines:
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_IN
         async with self.database.begin() as session:
             calls = await store.claim_deadlines(session, lease=lease, limit=BATCH)
-        await run_isolated(calls, self._keep, event="deadline_crashed")
+        await run_isolated(calls, self._enforce_deadline, event="deadline_crashed")
         return bool(calls)
 
-    async def _keep(self, call: Call) -> None:
+    async def _enforce_deadline(self, call: Call) -> None:
         if call.execution in ("pending", "unknown"):
             # Nothing can be canceled before its sid is known.
-            await store.check_deadline_again(self.database, call.id, _RETRY_IN)
+            await store.postpone_deadline_check(self.database, call.id, _RETRY_IN)
             return
         if call.execution == "started" and call.status in (None, "queued"):
             try:
                 await self.control.cancel_if_queued(call)
             except TwilioError as error:
                 logger.warning("deadline_not_kept_yet", call_id=str(call.id), reason=error.reason)
-                await store.check_deadline_again(self.database, call.id, _RETRY_IN)
+                await store.postpone_deadline_check(self.database, call.id, _RETRY_IN)
                 return
-        await store.end_deadline(self.database, call.id)
+        await store.clear_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts, even if no call waits for a slot. Returns false."""
@@ -61,5 +61,5 @@ class Deadlines:
 
     async def delete_idle_turns(self) -> bool:
         """Deletes `dial_turn` rows of callers that schedule no calls any more: each grant reads all rows. Returns false."""
-        await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURNS_AT_ONCE)
+        await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURN_BATCH)
         return False

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from app.calls.creation.granted import GrantedCalls
+from app.calls.creation.granted import GrantedCallDialer
 from app.calls.creation.grants.service import GrantRound, grant_calls
 from app.calls.creation.grants.store import Grant, waiting_accounts
 from app.calls.creation.scheduled.store import end_expired_calls
@@ -19,7 +19,7 @@ from app.scheduling.schedule import PRIORITIES
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_EXPIRED_AT_ONCE = 500
+_EXPIRED_BATCH = 500
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Dialer:
     """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time."""
 
     database: Database
-    granted: GrantedCalls
+    granted: GrantedCallDialer
     settlement: Settlement
     max_in_flight: int
     counters: GrantCounters = field(default_factory=GrantCounters)
@@ -46,7 +46,7 @@ class Dialer:
 
         Returns whether there may be more to do.
         """
-        is_last = await self._end_expired() < _EXPIRED_AT_ONCE
+        is_last = await self._end_expired() < _EXPIRED_BATCH
         waits = []
         waiting = await waiting_accounts(self.database)
         # Begin after the account that was served last, so that the first one cannot use up `max_in_flight` in every step.
@@ -92,7 +92,7 @@ class Dialer:
     async def _end_expired(self) -> int:
         """Settles a batch of calls whose `ring_by` has passed, and returns how many."""
         change = self.settlement.change_to_expired()
-        expired = await end_expired_calls(self.database, change, limit=_EXPIRED_AT_ONCE)
+        expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH)
         self.settlement.count_undialled(change, len(expired))
         return len(expired)
 

@@ -20,8 +20,8 @@ from app.calls import leases
 from app.calls.leases import DueCall
 from app.calls.missing import is_gone, is_missing
 from app.calls.outbox import final_delivery, needs_final_delivery
-from app.calls.progress import apply_deletion, take_resource
-from app.calls.refresh_plan import CALLBACK_PATIENCE, age, refresh_time_after_refresh
+from app.calls.progress import apply_deletion, apply_resource
+from app.calls.refresh_plan import CALLBACK_OVERDUE_INTERVALS, age, refresh_time_after_refresh
 from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
@@ -115,9 +115,9 @@ class Refresher:
             if len(calls) >= MIN_CALLS:
                 wanted = frozenset(call.sid for call in calls)
                 ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
-                found, newest = await first_accepted(await self.tenants.credentials(account_id), ask)
+                found, newest_entries = await first_accepted(await self.tenants.credentials(account_id), ask)
                 if self.bind_listed:
-                    await self.bind_listed(account_id, newest)
+                    await self.bind_listed(account_id, newest_entries)
         except TwilioThrottled as error:
             return self._pause_account(account_id, calls, error)
         except TwilioError as error:
@@ -184,7 +184,7 @@ class Refresher:
         result: Result
         gone = seen.error is not None and is_gone(call, seen.error)
         if seen.resource is not None and call.sid == seen.resource.sid:
-            changed.events += take_resource(call, seen.resource)
+            changed.events += apply_resource(call, seen.resource)
             result = "changed" if changed.events else "unchanged"
         elif gone:
             changed.events += apply_deletion(call, by="twilio", now=call.now)
@@ -198,7 +198,7 @@ class Refresher:
             due_at, result = call.now + self.interval, "unchanged"  # too many were missing in the list to fetch all of them
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
-            deliver_at = call.now + CALLBACK_PATIENCE * self.interval - age(call, now=call.now, since=call.end_time)
+            deliver_at = call.now + CALLBACK_OVERDUE_INTERVALS * self.interval - age(call, now=call.now, since=call.end_time)
             if deliver_at > call.now:
                 due_at = deliver_at if due_at is None else min(due_at, deliver_at)
             else:

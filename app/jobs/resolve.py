@@ -18,9 +18,9 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
-from app.jobs.candidates import CallLists, Candidates, earliest_date, may_be_to, similar_calls, twilio_clock_lead
+from app.jobs.candidates import CallLists, Candidates, earliest_date, entry_filter, similar_calls, twilio_clock_lead
+from app.jobs.evaluation import SearchFinding, SearchResult, evaluate_candidates
 from app.jobs.isolation import run_isolated
-from app.jobs.judgement import SearchFinding, SearchResult, judge
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.tenants.directory import TenantDirectory
@@ -88,7 +88,7 @@ class Resolver:
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
         if ahead is None:
             return
-        listed = [entry for each in filter(may_be_to(covered), page) if (entry := CallResource.read(each)) is not None]
+        listed = [entry for each in filter(entry_filter(covered), page) if (entry := CallResource.read(each)) is not None]
         for call in covered:
             calls = similar_calls(call, listed, longest_life=self.longest_life)
             if not calls:
@@ -98,7 +98,7 @@ class Resolver:
                 if locked is None or not _is_open(locked):
                     continue
                 shown, offset = Candidates(calls, True, ahead), ahead - database_ahead
-                finding = await judge(session, locked, shown, offset, span=self.longest_life)
+                finding = await evaluate_candidates(session, locked, shown, offset, span=self.longest_life)
                 if finding.resource is None:
                     continue
                 await self._write_finding(session, locked, finding)
@@ -124,12 +124,12 @@ class Resolver:
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            # Settled meanwhile, or claimed by another worker after the lease ended.
+            # The call was settled meanwhile, or another worker has claimed it after the lease ended.
             if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
                 return
             result: SearchResult | Literal["failed"] = "failed"
             if candidates is not None:
-                finding = await judge(session, locked, candidates, clock_offset, span=self.longest_life)
+                finding = await evaluate_candidates(session, locked, candidates, clock_offset, span=self.longest_life)
                 await self._write_finding(session, locked, finding)
                 result = finding.result
             if result == "none":

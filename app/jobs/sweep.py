@@ -16,14 +16,14 @@ _MISSING_CALLS_PER_PAGE = 10
 """Another page is read only while at least this many wanted calls are missing for each page that was read."""
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """The wanted calls that were in the list, by sid, and all entries of the first page, the newest first."""
 
     found: Mapping[str, CallResource]
-    newest: Sequence[Mapping[str, Any]]
+    newest_entries: Sequence[Mapping[str, Any]]
 
 
-async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> Swept:
+async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> SweepResult:
     """Looks for the wanted calls on the newest pages of Twilio's list.
 
     No filter on start times is used, because it would hide queued calls. Raises TwilioError.
@@ -40,4 +40,4 @@ async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collect
         missing = len(wanted) - len(found)
         if not missing or pages > missing // _MISSING_CALLS_PER_PAGE:
             break
-    return Swept(found, newest)
+    return SweepResult(found, newest)

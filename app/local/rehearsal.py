@@ -19,7 +19,7 @@ from app.audit.events import command_actor
 from app.calls.creation.grants.service import BATCH, grant_calls
 from app.calls.creation.grants.store import Grant
 from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, end_expired_calls, insert_scheduled
-from app.calls.progress import take_resource
+from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
 from app.calls.store import ChangedCall, read_calls, write_changes
 from app.clock import elapsed
@@ -162,7 +162,7 @@ class Rehearsal:
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
         resource = await first_accepted(await self.services["tenants"].credentials(self._account_id), fetch)
         changed = ChangedCall(record)
-        changed.events += take_resource(record, resource)
+        changed.events += apply_resource(record, resource)
         await write_changes(self._database, [changed])
         if call.status not in ("busy", "no-answer"):
             return

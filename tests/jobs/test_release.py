@@ -25,7 +25,7 @@ from app.doctor.grants import check_grants
 from app.errors import CommandFailed
 from app.jobs.dial import Dialer
 from app.jobs.guard import GuardWatch
-from app.jobs.release.service import GrantRelease, Released
+from app.jobs.release.service import GrantRelease, ReleaseReport
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCount, GrantCounters
 from app.scheduling.guard import read_guard
@@ -103,12 +103,12 @@ async def releasing(gateway: Gateway) -> AsyncIterator[GrantRelease]:
         )
 
 
-async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False) -> Released:
+async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False) -> ReleaseReport:
     async with releasing(gateway) as grants:
         return await grants.run(command_actor(), skipped=skipped, is_dry_run=is_dry_run, on_wait=lambda _: None)
 
 
-def counts(released: Released) -> list[tuple[int, int, int]]:
+def counts(released: ReleaseReport) -> list[tuple[int, int, int]]:
     return [(each.calls["bound"], each.calls["unknown"], each.calls["waiting"]) for each in released.accounts]
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.calls.creation.deadlines.store import delete_idle_turns
 from app.calls.creation.grants.service import grant_calls
-from app.calls.repository import put_back
+from app.calls.repository import requeue_call
 from app.tenants.caller import COMMAND_LINE
 from tests.scheduling.test_grants import account_of
 from tests.support.gateway import BASIC, Gateway, Tenant
@@ -95,5 +95,5 @@ async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) 
     await delete_idle_turns(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
     async with gateway.database.begin() as session:
-        await put_back(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])
+        await requeue_call(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])
     assert await turns(gateway, account_id) == [grant.dial["caller_id"]]

@@ -21,7 +21,7 @@ from app.calls.creation.scheduled.store import end_calls
 from app.calls.missing import is_gone, is_missing
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
-from app.calls.progress import take_resource
+from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import upstream_problem
@@ -105,7 +105,7 @@ class CallControl:
                 raise ActionUnknown(call_id=call.id) from None
             # Twilio has made the change; after a 503 the client would repeat it. The next refresh updates the record.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
-            take_resource(call, resource)
+            apply_resource(call, resource)
             return ControlResult(call, done=True)
 
     async def delete(self, call: Call) -> None:
@@ -125,7 +125,7 @@ class CallControl:
             if locked is not None:
                 await repository.mark_deleted(session, locked, by="tenant")
 
-    async def carry_out(self, pending: PendingUpdate, call: Call) -> None:
+    async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored update after the call was settled."""
         if call.execution == "scheduled":
             # The call was put back to wait, because Twilio could not take it for a temporary reason.
@@ -230,7 +230,7 @@ class CallControl:
                 setattr(locked, name, value)
             event_data = update.for_event() | ({"remembered": True} if remembered else {})
             await repository.add_event(session, call.id, "call.updated", event_data)
-            for type_, data in take_resource(locked, resource):
+            for type_, data in apply_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # The next status follows soon.
             locked.refresh_at = await repository.transaction_time(session)

@@ -23,7 +23,7 @@ _LONGEST_RETRY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class GrantedCalls:
+class GrantedCallDialer:
     placement: Placement
     preparation: Preparation
 

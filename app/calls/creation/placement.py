@@ -130,7 +130,7 @@ class Placement:
             if not isinstance(error, DatabaseUnavailable):
                 logger.exception("outcome_not_committed", call_id=str(call.id))
             if change is not None and not is_refusal(error):
-                # Committed as soon as Postgres takes it; if the process ends first, the worker finds the call pending.
+                # The outcome is committed as soon as Postgres takes it. If this process ends first, a worker finds the call.
                 self._late_outcomes.add((call, outcome, change))
         call.execution = "unknown"
         return call
@@ -188,7 +188,7 @@ class Placement:
                 if isinstance(outcome, Started):
                     await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
-                    # Any other record has an outcome that is more recent.
+                    # In any other state, the record has a more recent outcome.
                     await self.settlement.apply(session, locked, change)
                 return locked
         await self._insert_lost_record(call)

@@ -50,4 +50,4 @@ class Preparation:
             parameters |= sip_auth.for_twilio()
         if None in callbacks.for_twilio.values():
             parameters = {name: value for name, value in parameters.items() if value is not None}
-        return callbacks, PreparedCall(Form.of(parameters), began, callbacks.reach_callgate)
+        return callbacks, PreparedCall(Form.of(parameters), began, callbacks.sent_to_callgate)

@@ -199,7 +199,7 @@ class CreationService:
             if error.commit_in_doubt:
                 self._withdrawals.withdraw_intent(call, is_scheduled=scheduled is not None)
                 if scheduled:
-                    # A worker may dial it before it is withdrawn.
+                    # A worker may dial the call before the intent is withdrawn.
                     call.execution = "unknown"
                     call.pending_since = call.updated_at = call.created_at
                     return True
@@ -245,7 +245,7 @@ class CreationService:
         except (DatabaseUnavailable, asyncio.CancelledError):
             # A failure before the commit has rolled everything back.
             if committing and scheduled:
-                # A worker may dial it before it could be withdrawn.
+                # A worker may dial the call before this attempt could be withdrawn.
                 existing.execution = "unknown"
                 return existing
             if committing:

@@ -6,7 +6,7 @@ from typing import Final
 from app.calls.store import insert_deliveries_from
 
 
-def interval(name: str, *, of: str = "given") -> str:
+def interval_sql(name: str, *, of: str = "given") -> str:
     """Returns SQL for an interval: the member `name` of the JSON value `of` holds its length in seconds."""
     return f"make_interval(secs => ({of} ->> '{name}')::float8)"
 
@@ -16,14 +16,14 @@ def quoted(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
 
-def given_rows(*more: str) -> str:
+def given_rows_sql(*more: str) -> str:
     """Returns SQL that reads rows from the JSON array $1: the columns of `call` and of its event, and the columns `more`."""
     event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
     return f"""SELECT {", ".join(("wanted.*", *event, *more))}
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
 
 
-def new_deliveries(written: str) -> str:
+def new_deliveries_sql(written: str) -> str:
     """Returns a CTE, to append to a WITH clause, that inserts the deliveries of rows. `written` is the FROM clause."""
     source = f"{written} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
     return f", new_delivery AS ({insert_deliveries_from(source)})"

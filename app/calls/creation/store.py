@@ -16,7 +16,7 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
-from app.calls.creation.sql_parts import GIVEN_DELIVERY, given_rows, interval, new_deliveries, quoted
+from app.calls.creation.sql_parts import GIVEN_DELIVERY, given_rows_sql, interval_sql, new_deliveries_sql, quoted
 from app.calls.last_answer import stored_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, settled_delivery
@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource
 
 
 class _Unsettled(RecordColumns):
-    # Known when the intent is written.
+    # These are known once the intent is written.
     pending_since: datetime
     updated_at: datetime
 
@@ -84,21 +84,21 @@ _OUTCOME_COLUMNS = (
     "resource",
     "resource_left_out",
 )
-# Set relative to the database's clock.
+# These columns are set relative to the database's clock.
 _OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
 
 
-_WRITTEN = "SELECT id, updated_at FROM inserted"
+_SELECT_INSERTED = "SELECT id, updated_at FROM inserted"
 
 
-def insert_statement(
+def insert_calls_sql(
     columns: Sequence[str],
     *,
     on_conflict: str,
     given: Sequence[str] = (),
     before: str = "",
     more: str = "",
-    end: str = _WRITTEN,
+    end: str = _SELECT_INSERTED,
 ) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
@@ -108,7 +108,7 @@ def insert_statement(
     """
     return f"""
         WITH given AS MATERIALIZED (
-            {given_rows(*given)}
+            {given_rows_sql(*given)}
         ){before}, inserted AS (
             INSERT INTO call (pending_since, settled_at, {quoted(columns)}, {quoted(_INTENT_COLUMNS)})
             SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
@@ -123,38 +123,38 @@ def insert_statement(
     """  # noqa: S608  # column names from this module
 
 
-BY_KEY = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 """The conflict target of an intent: the idempotency key of the tenant may be taken."""
 
 # Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
-INTENT_STATE = ("execution", "resource_left_out")
-PENDING = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-_INSERT_INTENTS = insert_statement(INTENT_STATE, on_conflict=BY_KEY)
+INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
+PENDING_INTENT = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
+_INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
-_INSERT_WITHDRAWN = insert_statement(
+_INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",
     given=[GIVEN_DELIVERY],
-    more=new_deliveries("given JOIN inserted USING (id)"),
+    more=new_deliveries_sql("given JOIN inserted USING (id)"),
 )
 
 
 def _outcome_statement(*, complete: bool) -> str:
     """Returns SQL that writes outcomes with one event each.
 
-    With `complete`, a row may have a delivery (`delivery`), and a row of `scheduled_dial` if the call is to wait again (`dial`).
+    With `complete`, a row may have a delivery (`delivery`), and a row of `scheduled_dial` if the call waits again (`dial`).
 
     Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
     may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
     its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
     """
-    times = [f"{interval(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
-    due_at = f"now() + {interval('due_in', of='given.dial')}"
-    more = new_deliveries("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
+    times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
+    due_at = f"now() + {interval_sql('due_in', of='given.dial')}"
+    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {given_rows(*times, GIVEN_DELIVERY, GIVEN_DIAL) if complete else given_rows(*times)}
+            {given_rows_sql(*times, GIVEN_DELIVERY, GIVEN_DIAL) if complete else given_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
@@ -219,7 +219,7 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
     Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
     """
-    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING for call in calls]))
+    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 

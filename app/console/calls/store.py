@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from app.callgate_error import EXECUTIONS
 from app.calls import ids
-from app.calls.callback_fields import whole_fields
+from app.calls.callback_fields import all_fields
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd, SlotRow
@@ -117,7 +117,7 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
-    data = whole_fields(call, stored["data"], stored.pop("data_left_out"))
+    data = all_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT.validate_python(stored | {"data": data})
 
 

@@ -19,7 +19,7 @@ from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
 from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
-from app.jobs.judgement import SearchFinding, judge, reason_for_doubt
+from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
 from app.scheduling.guard import GuardState, read_guard, record_or_halt, release_grants
@@ -42,7 +42,7 @@ class CheckedAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class ReleaseReport:
     """The result of a release. Grants made before `since` were not lost. None: grants were not halted."""
 
     since: datetime | None
@@ -77,7 +77,7 @@ class GrantRelease:
 
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
-    ) -> Released:
+    ) -> ReleaseReport:
         """Searches Twilio's lists and allows grants again. `on_wait` gets the seconds of a wait before it begins.
 
         Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
@@ -85,9 +85,9 @@ class GrantRelease:
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
-            return Released(None, [])
+            return ReleaseReport(None, [])
         if not is_dry_run:
-            state = await self._halted(state)
+            state = await self._ensure_halted(state)
         search = await self._search(state, is_dry_run=is_dry_run)
         # Until then, a process may still dial a call whose grant is lost.
         left_s = (search.until - state.read_at).total_seconds()
@@ -100,9 +100,9 @@ class GrantRelease:
         ]
         if not is_dry_run:
             await self._release(actor, state)
-        return Released(state.seen_at, accounts)
+        return ReleaseReport(state.seen_at, accounts)
 
-    async def _halted(self, state: GuardState) -> GuardState:
+    async def _ensure_halted(self, state: GuardState) -> GuardState:
         """Halts grants if no worker has done so yet, and returns the state."""
         if state.halted_at is not None:
             return state
@@ -134,7 +134,7 @@ class GrantRelease:
     async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
         checked = CheckedAccount(account.account_sid)
         after = None
-        while intents := await store.lost_intents(
+        while intents := await store.possibly_granted_calls(
             self.database, account.id, before=search.not_before, since=search.since, after=after, limit=_BATCH
         ):
             span = search.until - min(intent.pending_since for intent in intents)
@@ -166,15 +166,15 @@ class GrantRelease:
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:
-            if not await store.lock_right(session, intent.id):
+            if not await store.lock_dial_right(session, intent.id):
                 return "waiting"
             call = await repository.lock_call(session, intent.id)
             if call is None or call.execution != "scheduled":
-                # A callback or a late outcome has settled it, and it is not dialled in any case.
+                # A callback or a late outcome has settled the call, so nobody dials it any more.
                 return "bound"
             rivals = search.same_address.get((intent.account_sid, intent.address_key or ""), 1) - 1
             offset = _clock_offset(candidates, search)
-            finding = await judge(session, intent, candidates, offset, span=span, more_rivals=rivals)
+            finding = await evaluate_candidates(session, intent, candidates, offset, span=span, more_rivals=rivals)
             if finding.result == "none":
                 return "waiting"
             if not search.is_dry_run:
@@ -191,7 +191,7 @@ class GrantRelease:
         only a callback can settle the call, so no other search is planned.
         """
         await store.add_slot(session, call.id)
-        await store.delete_right(session, call.id)
+        await store.delete_dial_right(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
             await self.settlement.bind_call(session, call, finding.resource, by="list", data={})

@@ -59,7 +59,7 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
     return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
 
 
-async def lost_intents(
+async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
     """Returns waiting calls of one account as if each had been granted at `since` or later and the grant was lost.
@@ -70,7 +70,7 @@ async def lost_intents(
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
-async def lock_right(session: AsyncSession, call_id: UUID) -> bool:
+async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
     """Locks the call's row of `scheduled_dial`, which is the right to dial. Returns whether there is one.
 
     Lock it before the row of the call.
@@ -84,6 +84,6 @@ async def add_slot(session: AsyncSession, call_id: UUID) -> None:
     await session.execute(_ADD_SLOT, {"call_id": call_id})
 
 
-async def delete_right(session: AsyncSession, call_id: UUID) -> None:
+async def delete_dial_right(session: AsyncSession, call_id: UUID) -> None:
     statement: Any = delete(ScheduledDial).where(ScheduledDial.call_id == call_id)
     await session.execute(statement.execution_options(synchronize_session=False))

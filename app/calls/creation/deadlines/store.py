@@ -63,7 +63,7 @@ async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int
     return (await session.scalars(select(Call).where(Call.id.in_(call_ids)))).all()
 
 
-async def check_deadline_again(database: Database, call_id: UUID, wait: timedelta) -> None:
+async def postpone_deadline_check(database: Database, call_id: UUID, wait: timedelta) -> None:
     await database.fetch(_CHECK_AGAIN, call_id, wait)
 
 
@@ -84,5 +84,5 @@ async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: i
         return len(await connection.fetch(_DELETE_IDLE_TURNS, idle_for, limit))
 
 
-async def end_deadline(database: Database, call_id: UUID) -> None:
+async def clear_deadline(database: Database, call_id: UUID) -> None:
     await database.fetch(_END_DEADLINE, call_id)

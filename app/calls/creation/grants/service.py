@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.calls.creation.grants import store
-from app.calls.creation.grants.store import Candidate, DueQueue, Grant
+from app.calls.creation.grants.store import DueQueue, Grant, WaitingCall
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dial_slots import free_ended_slots
@@ -20,8 +20,8 @@ from app.scheduling.schedule import MAX_AHEAD
 
 BATCH = 16
 """Grants in one transaction."""
-_POSTPONED_AT_ONCE = 500
-_MOMENT = timedelta(microseconds=1)
+_POSTPONE_BATCH = 500
+_SHORTEST_SPAN = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
             account = await store.lock_account_pace(connection, account_id) or account
         queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
         paces = await store.lock_queue_paces(connection, queues.keys())
-        # The time of the last lock: an earlier time would give tokens back to a queue whose lock was waited for.
+        # The time of the last lock. An earlier time would give tokens back to a queue for whose lock this transaction waited.
         at = max(pace.at for pace in (account, *paces.values()))
-        granting = _Granting(connection, account_id, at, queues, {each: paces[each].room for each in paces})
+        granting = _GrantTransaction(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
     counters.note(account_id, account.count._replace(grants=account.count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
@@ -70,7 +70,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
 
 
 @dataclass(slots=True)
-class _Granting:
+class _GrantTransaction:
     """Grants calls in one transaction, in which the `pace` rows of the account and the queues are locked.
 
     `room` is the number of calls that each queue with limits still allows.
@@ -90,7 +90,7 @@ class _Granting:
                 grants.append(granted)
             return grants
         while len(grants) < limit:
-            candidate = await store.next_candidate(self.connection, self.account_id, at, self._open_queues())
+            candidate = await store.next_waiting_call(self.connection, self.account_id, at, self._open_queues())
             if candidate is None:
                 break
             if await self._postpone_closed(candidate):
@@ -117,7 +117,7 @@ class _Granting:
     def _open_queues(self) -> Collection[UUID]:
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
-    async def _postpone_closed(self, candidate: Candidate) -> bool:
+    async def _postpone_closed(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
         Returns whether it was. Only calls from the candidate on are read: earlier ones may ring, and would be read again in
@@ -127,10 +127,10 @@ class _Granting:
         if hours is None:
             return False
         zones = callee_zones(candidate.to, candidate.time_zone, hours)
-        if next_opening(hours, self.at, zones, self.at + _MOMENT):
+        if next_opening(hours, self.at, zones, self.at + _SHORTEST_SPAN):
             return False
         at = self.at
-        due = await store.due_after(self.connection, self.account_id, candidate, at, limit=_POSTPONED_AT_ONCE)
+        due = await store.due_calls_from(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
         # The openings are kept by time zones, because the opening for a number that may be in many zones takes milliseconds.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}

@@ -85,7 +85,7 @@ _CHOSEN = f"""
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
 _MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
-# A call that is granted again may still have the slot of its earlier grant, if a job has that row just then.
+# A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
 _GRANT = f"""
     WITH granted AS MATERIALIZED (
         DELETE FROM scheduled_dial WHERE call_id = ({{which}}) AND ring_by > $2 RETURNING *
@@ -157,7 +157,7 @@ class DueQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class WaitingCall:
     """A waiting call that may be granted next, with the values that decide whether it may ring now."""
 
     call_id: UUID
@@ -219,12 +219,12 @@ async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> 
     ]
 
 
-async def next_candidate(
+async def next_waiting_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
-) -> Candidate | None:
+) -> WaitingCall | None:
     """Returns the due call in these queues that is next: by priority, then by the turns of callers, then by its due time."""
     rows = await connection.fetch(_CHOSEN, account_id, at, list(queue_ids))
-    return Candidate(**rows[0]) if rows else None
+    return WaitingCall(**rows[0]) if rows else None
 
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
@@ -237,7 +237,7 @@ async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | 
 
 
 async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
-    """Grants the call that `next_candidate` would return, in one statement.
+    """Grants the call that `next_waiting_call` would return, in one statement.
 
     Returns None if no call is due, or if the call was canceled meanwhile.
     """
@@ -254,12 +254,12 @@ def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
     return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
 
 
-async def due_after(
-    connection: Connection, account_id: UUID, call: Candidate, at: datetime, *, limit: int
-) -> Sequence[Candidate]:
+async def due_calls_from(
+    connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
+) -> Sequence[WaitingCall]:
     """Returns the due calls of the queue and priority of `call`, from its due time on, the earliest first."""
     rows = await connection.fetch(_DUE_AFTER, account_id, call.queue_id, call.priority, call.due_at, at, limit)
-    return [Candidate(**row) for row in rows]
+    return [WaitingCall(**row) for row in rows]
 
 
 async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:

@@ -40,7 +40,7 @@ class PacedIntents:
         if isinstance(written, Refusal) and written.is_full and await self._has_freed(call.account_id):
             written = await self._intents.submit(call)
         if isinstance(written, Refusal):
-            raise paced(written, call)
+            raise paced_error(written, call)
         return written
 
     async def _has_freed(self, account_id: UUID) -> bool:
@@ -70,11 +70,11 @@ async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call 
     await free_ended_slots(connection, intended.account_id)
     reopened = await reopen(session, call, intended)
     if reopened and (refusal := await admit(connection, intended.account_id, call.id)):
-        raise paced(refusal, call)
+        raise paced_error(refusal, call)
     return reopened
 
 
-def paced(refusal: Refusal, call: Call | NewCall) -> Paced:
+def paced_error(refusal: Refusal, call: Call | NewCall) -> Paced:
     """Returns the error that says which limit refused the call, and when to repeat it."""
     if refusal.is_full:
         return Paced(

@@ -7,12 +7,20 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import BY_KEY, INTENT_STATE, PENDING, NewCall, insert_statement, intent_row, rows_as_json
+from app.calls.creation.store import (
+    INTENT_STATE_COLUMNS,
+    KEY_CONFLICT,
+    PENDING_INTENT,
+    NewCall,
+    insert_calls_sql,
+    intent_row,
+    rows_as_json,
+)
 from app.database.engine import Database
 from app.scheduling.admission import ADMISSION, ADMISSION_RESULT, Refusal
 from app.scheduling.models import Pace
 
-_INSERT = insert_statement(INTENT_STATE, on_conflict=BY_KEY, before=ADMISSION, end=ADMISSION_RESULT)
+_INSERT = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT, before=ADMISSION, end=ADMISSION_RESULT)
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | Refusal]:
@@ -21,7 +29,7 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
     Returns, by id, the time of the write, or a Refusal if the call may not be placed now. A call whose idempotency key is taken
     is not in the result.
     """
-    rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING for call in calls]))
+    rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING_INTENT for call in calls]))
     return {row["id"]: row["updated_at"] or Refusal.of(row) for row in rows}
 
 

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import BY_KEY, NewCall, insert_statement, intent_row, rows_as_json
+from app.calls.creation.store import KEY_CONFLICT, NewCall, insert_calls_sql, intent_row, rows_as_json
 from app.calls.outbox import settled_delivery
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
@@ -60,9 +60,9 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
-_INSERT = insert_statement(
+_INSERT = insert_calls_sql(
     ["execution", "queue_id"],
-    on_conflict=BY_KEY,
+    on_conflict=KEY_CONFLICT,
     given=[GIVEN_DIAL],
     more=insert_dials(of="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
 )

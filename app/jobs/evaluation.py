@@ -25,7 +25,7 @@ class SearchFinding(NamedTuple):
     resource: CallResource | None = None
 
 
-async def judge(
+async def evaluate_candidates(
     session: Session,
     call: Call,
     candidates: Candidates,
@@ -45,7 +45,7 @@ async def judge(
     distance = None if undated else span + 2 * CLOCK_SKEW + DATE_TOLERANCE
     rivals = more_rivals + await repository.count_rivals(session, call, span=distance)
     free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
-    certain = [entry for entry, likeness in candidates.calls.values() if entry.sid in free and likeness == "yes"]
+    certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
     if not free:
         doubt = reason_for_doubt(candidates, clock_offset)
