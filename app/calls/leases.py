@@ -62,7 +62,10 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
 
 
 def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int) -> CTE:
-    """Returns a CTE that leases due calls without a lease. If two workers find the same call, only one upsert succeeds."""
+    """Returns a CTE that leases due calls which no worker has leased.
+
+    If two workers find the same call, the upsert of only one of them succeeds.
+    """
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))

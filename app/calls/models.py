@@ -171,7 +171,10 @@ class Call(LastAnswerMixin, Base):
 
 
 class PendingUpdate(Base):
-    """A request to end a call, stored until Callgate can send it to Twilio. Such requests are rare, so they have a table."""
+    """A request to end a call, stored until Callgate can send it to Twilio.
+
+    It is not a column of `call`, because such requests are rare.
+    """
 
     # The table has the older name `wanted_update`.
 

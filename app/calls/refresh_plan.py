@@ -72,4 +72,5 @@ def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelt
 
 
 def _round_up(moment: datetime, step: timedelta) -> datetime:
+    """Returns the time, rounded up to a multiple of `step` since 1970."""
     return moment + (_EPOCH - moment) % step

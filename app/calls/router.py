@@ -137,6 +137,7 @@ def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
 
 
 def _id_bound(moment: datetime | None) -> UUID | None:
+    """Returns the lowest id of calls at `moment` or later; None without a time."""
     return None if moment is None else ids.first_id_at(moment)
 
 

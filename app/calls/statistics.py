@@ -41,6 +41,7 @@ async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
 
 
 async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
+    """Counts the calls that the worker refreshes."""
     due = (
         select(Call.refresh_at, Call.status)
         .where(Call.refresh_at.is_not(None))

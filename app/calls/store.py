@@ -80,7 +80,7 @@ class RecordColumns:
 class CallState(LastAnswerMixin, RecordColumns):
     """A record as it was read, to be changed in memory and written with `write_changes`.
 
-    Has the attributes of `Call` that changes read or set.
+    Has the attributes of `Call` that callbacks and refreshes read or set.
     """
 
     id: UUID
@@ -145,7 +145,7 @@ _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fiel
 
 
 def insert_deliveries_from(source: str) -> str:
-    """Returns SQL that inserts deliveries and notifies the workers. In the FROM clause `source`, `new` is the new row."""
+    """Returns SQL that inserts deliveries and notifies the workers. `source` is a FROM clause that calls the rows `new`."""
     values = ", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))
     notify = f"RETURNING pg_notify('{DELIVERIES_CHANNEL}', '')"
     return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names

@@ -39,7 +39,7 @@ def stored_form(error: CallgateError) -> dict[str, Any]:
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """Returns the error whose stored form this is."""
+    """Returns the error that `stored_form` has turned into `stored`."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

@@ -67,6 +67,8 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
+    """Changes and deletes calls at Twilio. `deadline_s` is the time limit of one request to Twilio."""
+
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient
@@ -261,6 +263,7 @@ class CallControl:
         return await self._ask_with_credentials(call, send)
 
     async def _ask_with_credentials(self, call: Call, ask: Callable[[Credential], Awaitable[Result]]) -> Result:
+        """Returns the result of `ask` with the first of the account's credentials that Twilio accepts."""
         return await first_accepted(await self.tenants.credentials(call.account_id), ask)
 
 

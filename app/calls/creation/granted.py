@@ -24,6 +24,8 @@ _LONGEST_RETRY_S = 60
 
 @dataclass(frozen=True, slots=True)
 class GrantedCallDialer:
+    """Prepares and dials scheduled calls that this process has granted."""
+
     placement: Placement
     preparation: Preparation
 

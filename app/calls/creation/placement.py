@@ -106,7 +106,7 @@ class Placement:
 
     async def _dial(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Outcome:
         async def may_repeat() -> bool:
-            """Returns False also if the record cannot be read: a repetition needs certainty."""
+            """Returns whether the call still waits for this outcome. False if unknown: a repetition needs certainty."""
             try:
                 async with self.database.begin() as session:
                     return await repository.may_be_dialled_again(session, call.id, attempt=call.attempt)
@@ -136,6 +136,7 @@ class Placement:
         return call
 
     def _settlement_of(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
+        """Returns the change that records this outcome of a dial."""
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():

@@ -159,9 +159,10 @@ class CreationService:
         return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
-        """Returns whether the call with this key ended `not_started` for a temporary reason. False: answer with this call.
+        """Returns whether this call may be dialled again: it ended `not_started` for a temporary reason.
 
-        Raises the error to answer with if the request differs, the call is pending, or its reason is not temporary.
+        False: the client gets the call as it is. Raises the error to answer with if the request differs, the call is pending,
+        or it ended `not_started` for a lasting reason.
         """
         if not self._keyring.matches(call.fingerprint, fingerprint):
             raise IdempotencyKeyReused(call_id=call.id)

@@ -29,6 +29,8 @@ from app.twilio.schemas import CallResource
 
 
 class _Unsettled(RecordColumns):
+    """The attributes of a new call that are not columns of its intent."""
+
     # These are known once the intent is written.
     pending_since: datetime
     updated_at: datetime
@@ -224,7 +226,7 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
 
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
-    """Inserts intents that will not be dialled as settled calls. A later insert of the same intent then fails.
+    """Inserts calls that will not be dialled, already settled. An insert of the same intent that comes later then fails.
 
     Returns the ids that were inserted. The other intents were committed before, or another call has their idempotency key.
     """

@@ -27,6 +27,8 @@ _SIP_AUTH = ("sip_auth_username", "sip_auth_password")
 
 @dataclass(frozen=True, slots=True)
 class ValidCall:
+    """A valid request, and warnings about parameters that may not have the intended effect."""
+
     request: CallRequest
     warnings: tuple[FieldError, ...]
 

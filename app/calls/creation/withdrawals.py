@@ -29,6 +29,8 @@ class _Reopening:
 
 @dataclass(frozen=True, slots=True)
 class _ScheduledIntent:
+    """A new scheduled call, which a worker may already have dialled."""
+
     call: NewCall
 
 
@@ -47,9 +49,9 @@ class Withdrawals:
         self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
-        """Withdraws another attempt of a call in the background.
+        """Settles another attempt of a call as `not_started` in the background.
 
-        If the event `event_id` was not committed, the attempt is not this request's and is not changed.
+        If the event `event_id` was not committed, the attempt belongs to another request and is not changed.
         """
         self._queue.add(_Reopening(call_id, attempt, event_id))
 

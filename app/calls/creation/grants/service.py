@@ -115,13 +115,14 @@ class _GrantTransaction:
             self.room[queue_id] -= 1
 
     def _open_queues(self) -> Collection[UUID]:
+        """Returns the ids of the queues whose own limits allow another call."""
         return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
 
     async def _postpone_closed(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
-        Returns whether it was. Only calls from the candidate on are read: earlier ones may ring, and would be read again in
-        each round. A call with no open hour before its `ring_by` is postponed to `ring_by`, where it expires.
+        Returns whether it has postponed calls. Only calls from the candidate on are read: earlier ones may ring, and would be
+        read again in each round. A call with no open hour before its `ring_by` is postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

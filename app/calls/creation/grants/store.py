@@ -134,7 +134,7 @@ _POSTPONE = """
 class LockedPace:
     """A locked row of `pace`. `room` is the number of calls that may be dialled at `at`.
 
-    `wait_s` is the time in seconds until the call rate allows another call; None: it does now.
+    `wait_s` is the time in seconds until the call rate allows another call; None: it allows one now.
     """
 
     at: datetime

@@ -23,7 +23,7 @@ _FULL_AFTER_S = 5
 
 
 class PacedIntents:
-    """Writes intents with their tokens and dial slots, in batches."""
+    """Writes intents of accounts with limited pace, in batches. Each takes a token of the call rate and a dial slot."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
