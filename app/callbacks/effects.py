@@ -91,6 +91,7 @@ def record_sequence(call: CallState, callback: Callback) -> None:
 
 
 def _is_overtaken(call: CallState, callback: Callback) -> bool:
+    """Returns whether a callback with a higher sequence number was applied before."""
     if callback.sequence is None or call.callback_sequence is None:
         return False
     return callback.sequence < call.callback_sequence

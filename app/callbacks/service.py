@@ -41,6 +41,8 @@ class ReceivedCallback:
 
 @dataclass(frozen=True, slots=True)
 class _AppliedCallback:
+    """The result of a callback, and values of its call for the log and the trace."""
+
     result: CallbackResult
     traceparent: str | None
     tenant_id: str

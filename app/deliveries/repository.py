@@ -75,9 +75,9 @@ async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tena
 async def replay(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
-    """Makes deliveries that were given up pending again, the oldest first, and returns their ids in order.
+    """Makes up to `limit` given-up deliveries pending again, oldest first; delivered ones too, unless `failed_only`.
 
-    Includes delivered ones unless `failed_only`. Starts with deliveries written at `since`, after the one with the id `after`.
+    Returns their ids in order. Only deliveries written at `since` or later count, and only those after the id `after`.
     Deliveries whose call retention has deleted stay as they are: nothing is left to send.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]

@@ -55,7 +55,7 @@ def build_request(
 
 
 def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
-    """Builds the form `twilio`. The secret with its prefix is the auth token of the signature.
+    """Builds a request in the form `twilio`. The tenant's secret, including its prefix, signs it in place of an auth token.
 
     https://www.twilio.com/docs/usage/security#validating-requests
     """
@@ -70,9 +70,9 @@ def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, 
 
 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
-    """Returns the signature that Twilio Voice would compute: over the URL without the port if it is https, else with it.
+    """Returns the signature that Twilio Voice would send: an https URL is signed without its port, an http URL with it.
 
-    Validators accept both.
+    Twilio's validators accept both.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:
@@ -88,6 +88,7 @@ def _url_as_received(url: str) -> str:
 
 
 def _json_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
+    """Builds a request in the form `json`, signed as Standard Webhooks requires."""
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
     type_ = _EVENT_TYPES.get(content.event, _TYPE_OF_CALLBACK)

@@ -142,7 +142,10 @@ class Sender:
             return SendResult(response.status, None)
 
     async def _resolve_by_system(self, host: str) -> Sequence[str]:
-        """Resolves in separate threads: a dead name server could block all of the event loop's default threads."""
+        """Returns the addresses of a host, from the system's resolver.
+
+        Runs in threads of its own: a dead name server could block all of the event loop's default threads.
+        """
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         return [str(address[0]) for *_, address in found]

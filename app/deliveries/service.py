@@ -55,7 +55,7 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes deliveries that were given up due again, and delivered ones unless `failed_only`: at most 10,000, oldest first.
+        """Makes given-up deliveries due again, at most 10,000 and oldest first; delivered ones too, unless `failed_only`.
 
         Each batch is a transaction. With `actor`, the audit log records the replay, if there was anything to send again.
         """

@@ -61,7 +61,7 @@ class CallLists:
     _reading: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
 
     async def candidates(self, call: Call) -> Candidates:
-        """Returns the calls in Twilio's list that this creation may have started. Raises TimeoutError, too."""
+        """Returns the calls in Twilio's list that this creation may have started. Raises TwilioError or TimeoutError."""
         listed = await self._calls_of_account(call)
         is_complete = listed is not None or is_plain(call.to)
         if listed is None:

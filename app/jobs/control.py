@@ -14,6 +14,8 @@ BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class PendingUpdateSender:
+    """Sends stored requests to end calls to Twilio, as soon as the outcome of the call is known."""
+
     database: Database
     control: CallControl
 

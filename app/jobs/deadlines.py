@@ -28,6 +28,8 @@ _RETRY_IN = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
+    """Cancels calls that Twilio still queues at their `ring_by`, and frees the dial slots of calls that have ended."""
+
     database: Database
     control: CallControl
 

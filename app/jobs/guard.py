@@ -9,6 +9,8 @@ from app.scheduling.guard import watch
 
 @dataclass(frozen=True, slots=True)
 class GuardWatch:
+    """Halts grants of scheduled calls if the database may have lost some (app.scheduling.guard)."""
+
     database: Database
     counters: GrantCounters = field(default_factory=GrantCounters)
 

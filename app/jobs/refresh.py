@@ -60,6 +60,8 @@ class _FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class Refresher:
+    """Refreshes started calls from Twilio until they have ended and have a price."""
+
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient
@@ -127,6 +129,7 @@ class Refresher:
         return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
 
     async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
+        """Fetches the first MAX_FETCHES calls one by one. The others get an empty result."""
         seen = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _FetchResult())
         waiting = iter(calls[:MAX_FETCHES])
 
@@ -155,6 +158,7 @@ class Refresher:
                 return _FetchResult(error=error)
 
     def _paused_until(self, account_id: UUID) -> datetime | None:
+        """Returns until when no request is sent for the account; None if it is not throttled."""
         until = self._throttled.get(account_id)
         return until if until is not None and until > datetime.now(UTC) else None
 
@@ -180,6 +184,7 @@ class Refresher:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
     def _apply_result(self, call: CallState, seen: _FetchResult) -> tuple[ChangedCall, Result]:
+        """Applies Twilio's answer to a record in memory. Returns what to write, and the result for the metrics."""
         changed = ChangedCall(call)
         result: Result
         gone = seen.error is not None and is_gone(call, seen.error)

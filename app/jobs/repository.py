@@ -26,9 +26,9 @@ _IS_DONE = {
 
 
 async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
-    """Locks settled calls that need no more work and were last dialled before `before`.
+    """Locks the oldest settled calls, after the id `after`, that were last dialled before `before`. Returns their ids.
 
-    Returns the oldest after the id `after`.
+    Calls that still need a refresh or a search are left out.
     """
     statement = (
         select(Call.id)
@@ -68,6 +68,6 @@ async def delete_from_default_partition(session: AsyncSession, table: str, *, be
 
 
 async def has_no_work(session: AsyncSession, partition: Partition) -> bool:
-    """Returns whether the partition has no row with work to do."""
+    """Returns whether no row of the partition still has work, such as a delivery with another attempt."""
     statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE[partition.table]}))")  # noqa: S608
     return bool(await session.scalar(statement))

@@ -36,6 +36,8 @@ BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
+    """Settles creations of unknown outcome with searches of Twilio's lists. Never dials."""
+
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient

@@ -31,6 +31,8 @@ _BEFORE_ALL_IDS: Final = UUID(int=0)
 
 @dataclass(slots=True)
 class Retention:
+    """Deletes calls, or rows of partitioned tables, that are older than `keep`."""
+
     database: Database
     metrics: Metrics
     keep: timedelta

@@ -23,6 +23,8 @@ _BACKLOG_FROM: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class RollUp:
+    """Computes the counts of calls per minute and hour that the console shows."""
+
     database: Database
     # How long hours are kept.
     keep: timedelta

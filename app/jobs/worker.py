@@ -53,6 +53,8 @@ _WAKE_DELAY_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Job:
+    """A job of the worker, which repeats `step`. It pauses for `idle_s` after a step that left nothing to do."""
+
     name: str
     # Returns whether there may be more to do at once.
     step: Callable[[], Awaitable[bool]]
@@ -64,6 +66,7 @@ class Job:
 
 
 def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
+    """Returns the jobs of one worker. Without a retention period, calls are never deleted."""
     budget = budget_of(settings)
     resolver = Resolver(
         database=state["database"],

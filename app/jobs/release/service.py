@@ -67,6 +67,8 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
+    """Allows grants of scheduled calls again, after it has settled the waiting calls that Twilio already has."""
+
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient
@@ -132,6 +134,7 @@ class GrantRelease:
             await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current)
 
     async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
+        """Settles the account's waiting calls, in batches, and counts the results."""
         checked = CheckedAccount(account.account_sid)
         after = None
         while intents := await store.possibly_granted_calls(

@@ -49,7 +49,7 @@ class DueAccount:
 
 
 async def due_accounts(database: Database, before: datetime) -> list[DueAccount]:
-    """Returns the accounts with waiting calls whose `not_before` is not after `before`."""
+    """Returns the accounts with waiting calls whose `not_before` is at `before` or earlier."""
     return [DueAccount(**row) for row in await database.fetch(_ACCOUNTS, before)]
 
 
@@ -62,9 +62,10 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
 async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns waiting calls of one account as if each had been granted at `since` or later and the grant was lost.
+    """Returns the account's waiting calls that may have been granted, at `since` or later, by a grant that was lost.
 
-    They belong to no session and are never written. `after` is the id of the last call that was read.
+    Their `pending_since` is the earliest time of such a grant. They belong to no session and are never written. `after` is the
+    id of the last call that was read.
     """
     rows = await database.fetch(_INTENTS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
